@@ -1,0 +1,84 @@
+"""Makes .venv from requirements-dev.txt; called by justw when they differ.
+
+Runs before anything is installed, by whichever Python 3.11+ justw found: standard library only. The stamp is written
+last, so an interrupted run leaves none and the next one starts over; a second run at the same time waits for the first
+and finds it done.
+"""
+
+import fcntl
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LOCK = ROOT / "requirements-dev.txt"
+VENV = ROOT / ".venv"
+STAMP = VENV / "installed"
+
+
+def main() -> int:
+    with LOCK.open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A venv cannot be moved: scripts in it name its path. Hence the path in the stamp; justw compares it too.
+        wanted = f"{ROOT} {lock.read()}"
+        stamp = STAMP.read_text() if STAMP.exists() else ""
+        if stamp.rstrip("\n") == wanted.rstrip("\n"):
+            return 0
+        started = time.monotonic()
+        if stamp.startswith(f"{ROOT} ") and works(VENV):
+            STAMP.unlink()
+        else:
+            print(f"justw: making {VENV} with Python {sys.version.split()[0]}", flush=True)
+            shutil.rmtree(VENV, ignore_errors=True)
+            subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+        if not install(len(re.findall(r"^\S+==", wanted, re.MULTILINE))):
+            return 1
+        STAMP.write_text(wanted)
+        print(f"justw: .venv is ready after {time.monotonic() - started:.0f} s", flush=True)
+    return 0
+
+
+def works(venv: Path) -> bool:
+    """False when the Python that the venv was made with is gone."""
+    python = venv / "bin/python"
+    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+
+
+def install(packages: int) -> bool:
+    command = [f"{VENV}/bin/python", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:", "--no-input"]
+    pip = subprocess.Popen(
+        [*command, "--disable-pip-version-check", "--progress-bar=off", "-r", str(LOCK)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert pip.stdout is not None
+    log = list(progress(pip.stdout, packages))
+    if pip.wait() == 0:
+        return True
+    print("".join(log[-20:]), end="")
+    print(f"justw: pip could not install {LOCK.name} (above); mend that and run the same command again", flush=True)
+    return False
+
+
+def progress(lines: Iterator[str], packages: int) -> Iterator[str]:
+    """Passes pip's lines on, telling now and then how far it is."""
+    collected = 0
+    for line in lines:
+        if line.startswith("Collecting "):
+            collected += 1
+            if collected % 10 == 0:
+                print(f"justw: {collected} of about {packages} packages found", flush=True)
+        elif line.lstrip().startswith("Downloading ") and " MB)" in line:
+            print(f"justw: {line.strip()}", flush=True)
+        elif line.startswith("Installing collected packages"):
+            print("justw: installing them", flush=True)
+        yield line
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+# Everything that one does with Tandem, a line each. Settings (ports, paths, STACK) come from the environment or from .env.
+
+set dotenv-path := ".env"
+set positional-arguments
+set quiet
+
+# Called by justw, this finds all in place; called by an installed just, it is what makes .venv.
+export PATH := shell('./justw --prepare && printf %s "$PWD/.venv/bin:$PATH"')
+
+# Lists the recipes
+[private]
+default:
+    just --list --unsorted --justfile "{{ justfile() }}"
+
+# Start everything, wait until it is ready, and print the addresses (STACK=compose: in Docker Compose)
+[group('run')]
+up *args:
+    python -m dev up "$@"
+
+# Stop everything; the data stays
+[group('run')]
+down *args:
+    python -m dev down "$@"
+
+# Stop everything and delete the data, after asking (--yes: without)
+[group('run')]
+reset *args:
+    python -m dev reset "$@"
+
+# Start a service or an instance: just start payment, just start payment-2
+[group('run')]
+start *services:
+    python -m dev start "$@"
+
+# Stop a service or an instance
+[group('run')]
+stop *services:
+    python -m dev stop "$@"
+
+# Restart a service or an instance
+[group('run')]
+restart *services:
+    python -m dev restart "$@"
+
+# Change how many instances run: just scale payment=3 (order-api, order-saga, payment, inventory)
+[group('run')]
+scale *counts:
+    python -m dev scale "$@"
+
+# Show what runs: state, pid, uptime, ready or not, port
+[group('look')]
+ps:
+    python -m dev ps
+
+# Follow the logs of everything or of one service (--no-follow: only their ends)
+[group('look')]
+logs *args:
+    python -m dev logs "$@"
+
+# Open psql on a service's database, or run one statement: just psql payment -c 'SELECT …'
+[group('look')]
+psql *args:
+    python -m dev psql "$@"
+
+# List topics, partitions and consumer groups with their lag
+[group('look')]
+topics *args='list':
+    python -m dev ops topics "$@"
+
+# Say what is missing, which port is taken by whom, and what to do
+[group('look')]
+doctor:
+    python -m dev doctor
+
+# Lint, formatting, types, imports and unit tests, in seconds
+[group('develop')]
+check:
+    ruff check
+    ruff format --check
+    mypy
+    lint-imports --no-cache
+    pytest tests/unit
+
+# The checks and every test, by itself and on ports of its own; arguments go to pytest
+[group('develop')]
+test *args: check
+    pytest "$@"
+
+# Renew the lock files to the newest versions that pyproject.toml allows
+[group('develop')]
+lock:
+    uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt
+    uv pip compile pyproject.toml --group dev --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.txt -o requirements-dev.txt
