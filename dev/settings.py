@@ -1,0 +1,186 @@
+"""What can be set about a stack, and the environment that its processes get.
+
+A process of Tandem is configured by environment variables only. `environment` is the one place that puts them together,
+for the native stack as for the tests, which run on ports and passwords of their own.
+"""
+
+import json
+import os
+import random
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, Self, cast
+
+ROOT = Path(__file__).resolve().parent.parent
+HOST = "127.0.0.1"
+TOPIC_PARTITIONS = 12
+
+DATABASES = ("order", "payment", "inventory")
+ROLES = ("postgres", "auditor", *DATABASES)
+
+
+class SettingError(Exception):
+    """A setting has a value that cannot be used."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """A process of Tandem, of which several instances may run."""
+
+    name: str
+    arguments: tuple[str, ...]
+    database: str
+    port_setting: str
+    admin_port_offset: int
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        return ("-m", *self.arguments)
+
+    def instance(self, number: int) -> str:
+        return f"{self.name}-{number}"
+
+
+SERVICES = (
+    Service("order-api", ("order", "api"), "order", "order_api_port", 100),
+    Service("order-saga", ("order", "saga"), "order", "order_saga_port", 400),
+    Service("payment", ("payment",), "payment", "payment_port", 200),
+    Service("inventory", ("inventory",), "inventory", "inventory_port", 300),
+)
+Stack = Literal["native", "compose"]
+INSTANCES_MAX = 99  # of a service: its admin ports are a block of a hundred
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A field is set by the environment variable of its name in capitals (home: TANDEM_HOME).
+
+    Every port lies below the range from which Linux takes the ports of outgoing connections (32768-60999): a listener
+    up there would now and then fail to restart because a client had been given its port.
+    """
+
+    home: Path = ROOT / ".tandem"
+    stack: Stack | None = None
+    postgres_port: int = 15432
+    kafka_port: int = 9092
+    kafka_controller_port: int = 9093
+    order_api_port: int = 8081
+    payment_port: int = 8082
+    inventory_port: int = 8083
+    order_saga_port: int = 8084
+    admin_port_base: int = 18000
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
+        ports = {name: _port(name.upper(), environ) for name in PORT_SETTINGS if name.upper() in environ}
+        home = Path(environ["TANDEM_HOME"]).absolute() if environ.get("TANDEM_HOME") else ROOT / ".tandem"
+        return cls(home=home, stack=parse_stack(environ.get("STACK", "")), **ports)
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def cache(self) -> Path:
+        return self.home / "cache"
+
+    def port(self, service: Service) -> int:
+        port: int = getattr(self, service.port_setting)
+        return port
+
+    def admin_port(self, service: Service, number: int) -> int:
+        return self.admin_port_base + service.admin_port_offset + number
+
+
+PORT_SETTINGS = tuple(f.name for f in fields(Settings) if f.type is int)
+
+
+def parse_stack(text: str) -> Stack | None:
+    if text in ("native", "compose"):
+        return cast(Stack, text)
+    if text:
+        raise SettingError(f"STACK is {text!r}; it can be native or compose")
+    return None
+
+
+def _port(name: str, environ: Mapping[str, str]) -> int:
+    try:
+        port = int(environ[name])
+    except ValueError:
+        port = 0
+    if not 0 < port < 65536:
+        raise SettingError(f"{name} is {environ[name]!r}; a port is a number from 1 to 65535")
+    return port
+
+
+def new_passwords() -> dict[str, str]:
+    """A password for each role, safe to stand in a URL unquoted."""
+    return {role: secrets.token_urlsafe(24) for role in ROLES}
+
+
+def stored_passwords(home: Path) -> dict[str, str]:
+    """The stack's passwords, made on the first call and kept where only the owner reads them."""
+    path = home / "secrets.json"
+    if not path.exists():
+        home.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_suffix(".new")
+        unfinished.unlink(missing_ok=True)
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(new_passwords(), file, indent=1)
+        unfinished.replace(path)
+    passwords: dict[str, str] = json.loads(path.read_text())
+    return passwords
+
+
+def environment(
+    *,
+    kafka_port: int,
+    postgres_port: int,
+    passwords: Mapping[str, str],
+    database_ports: Mapping[str, int] | None = None,
+) -> dict[str, str]:
+    """Where Kafka and the databases are, for services and one-shots alike.
+
+    `database_ports` leads a service to its database by another port, such as that of a proxy which a test can cut.
+    """
+
+    def url(role: str, database: str, port: int) -> str:
+        return f"postgresql://{role}:{passwords[role]}@{HOST}:{port}/{database}?sslmode=disable"
+
+    variables = {
+        "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
+        "TOPIC_PARTITIONS": str(TOPIC_PARTITIONS),
+        "HTTP_HOST": HOST,
+    }
+    for database in DATABASES:
+        port = (database_ports or {}).get(database, postgres_port)
+        variables[f"{database.upper()}_DATABASE_URL"] = url(database, database, port)
+        variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres", postgres_port)
+        variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database, postgres_port)
+    return variables
+
+
+def instance_environment(service: Service, number: int, *, port: int, admin_port: int) -> dict[str, str]:
+    """What one instance of a service needs besides `environment`."""
+    return {"INSTANCE": service.instance(number), "HTTP_PORT": str(port), "ADMIN_PORT": str(admin_port)}
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface on which nothing listens, below those of outgoing connections."""
+    sockets: list[socket.socket] = []
+    try:
+        while len(sockets) < count:
+            candidate = socket.socket()
+            try:
+                candidate.bind((HOST, random.randrange(20_000, 32_000)))
+            except OSError:
+                candidate.close()
+            else:
+                sockets.append(candidate)
+        return [s.getsockname()[1] for s in sockets]
+    finally:
+        for s in sockets:
+            s.close()
