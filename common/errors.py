@@ -1,0 +1,104 @@
+"""Four classes of failure, each with one fate. Every consumer asks `classify` and nothing else decides.
+
+- transient: what failed may work in a moment. Roll back, back off, try again, for ever.
+- refused: declined, out of stock. Not an error at all but a decision, so it has no exception here.
+- poison: this one event can never be processed. Find it, and keep it from holding up the others.
+- fatal: going on would lose or falsify something. Stop, say why on /readyz and in the log, wait for an operator.
+"""
+
+from enum import Enum
+
+import msgspec
+import psycopg
+from confluent_kafka import KafkaError, KafkaException
+
+
+class Failure(Enum):
+    TRANSIENT = "transient"
+    POISON = "poison"
+    FATAL = "fatal"
+
+
+class TandemError(Exception):
+    """The base of what our own code raises on purpose. The message names the thing, the value and the way out."""
+
+
+class Transient(TandemError):
+    """May work in a moment."""
+
+
+class Superseded(Transient):
+    """Another instance has moved on what this one holds: drop the batch and join the group again."""
+
+
+class Poison(TandemError):
+    """An event that can never be processed as it is."""
+
+
+class Fatal(TandemError):
+    """Wrong configuration, missing schema: nothing this process can mend."""
+
+
+class LossDetected(Fatal):
+    """The log or the database is not the one this consumer knew: records would be skipped, or decided again."""
+
+
+# By SQLSTATE class: connection, rollback, resources, operator intervention. Then single codes.
+_TRANSIENT_CLASSES = frozenset({"08", "40", "53", "57"})
+_TRANSIENT_STATES = frozenset(
+    {
+        "55P03",  # lock_not_available: lock_timeout passed
+        "25P03",  # idle_in_transaction_session_timeout: this process was frozen, the server gave up on it
+        "23505",  # unique_violation on our own keys: another instance stored it first, the retry will read it
+        "25006",  # read_only_sql_transaction: connected to a standby in the middle of a failover
+    }
+)
+_POISON_STATES = frozenset({"23502", "23503", "23514"})  # NOT NULL, foreign key, CHECK
+
+_FATAL_KAFKA = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.SASL_AUTHENTICATION_FAILED,
+        KafkaError._AUTHENTICATION,
+        KafkaError._INVALID_ARG,
+        KafkaError.UNSUPPORTED_VERSION,
+        KafkaError._UNSUPPORTED_FEATURE,
+        KafkaError.OFFSET_OUT_OF_RANGE,
+        KafkaError._AUTO_OFFSET_RESET,
+    }
+)
+
+
+def classify(error: BaseException) -> Failure:
+    """The class of a failure. What is unknown is fatal: guessing would hide a bug or lose an event."""
+    match error:
+        case Transient():
+            return Failure.TRANSIENT
+        case Poison() | msgspec.DecodeError() | UnicodeDecodeError():
+            return Failure.POISON
+        case psycopg.Error():
+            return _classify_postgres(error)
+        case KafkaException():
+            return Failure.FATAL if error.args[0].code() in _FATAL_KAFKA else Failure.TRANSIENT
+        case OSError():
+            return Failure.TRANSIENT
+    return Failure.FATAL
+
+
+def _classify_postgres(error: psycopg.Error) -> Failure:
+    state = error.sqlstate
+    if state is None:
+        # Raised by the client itself: a lost connection, or a value it refuses to send, such as a NUL in text.
+        match error:
+            case psycopg.OperationalError() | psycopg.InterfaceError():
+                return Failure.TRANSIENT
+            case psycopg.DataError():
+                return Failure.POISON
+        return Failure.FATAL
+    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
+        return Failure.TRANSIENT
+    if state[:2] == "22" or state in _POISON_STATES:
+        return Failure.POISON
+    return Failure.FATAL

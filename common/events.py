@@ -1,0 +1,315 @@
+"""The events that travel between the services: one JSON document each, CloudEvents 1.0 in structured form.
+
+Everything that enters a process from Kafka is decoded and validated here, into frozen Structs; a reader ignores
+fields it does not know, so a producer may add some. Money is integer minor units with an ISO 4217 code.
+
+An event's `id` is derived from its subject, type and sequence, never drawn: what a service publishes again after
+a crash carries the same id, and any consumer may drop the repeat. `sequence` is fixed by the type (`Event.rank`),
+which gives the events of one order a rising number in every way an order can go.
+
+References: CloudEvents 1.0.2 (https://github.com/cloudevents/spec), its partitioning, sequence and distributed
+tracing extensions; ISO 4217.
+"""
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, Literal, NewType, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+OrderId = NewType("OrderId", str)
+"""A UUIDv7 in its 36-character form."""
+CustomerId = NewType("CustomerId", str)
+ProductId = NewType("ProductId", str)
+Milliseconds = NewType("Milliseconds", int)
+"""A point in time: milliseconds since the Unix epoch."""
+
+ORDERS: Final = "orders"
+PAYMENTS: Final = "payments"
+INVENTORY: Final = "inventory"
+PRODUCTS: Final = "products"
+
+QUANTITY_MAX: Final = 10_000
+ITEMS_MAX: Final = 100
+UNIT_PRICE_MAX: Final = 10**9
+"""Minor units. 100 items x 10,000 x 10^9 = 10^15 < 2^53: every amount is exact in JSON, everywhere."""
+AMOUNT_MAX: Final = ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX
+
+# `\Z`, not `$`: `$` also matches before a trailing newline.
+IDENTIFIER_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
+UUID_PATTERN: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
+Identifier = Annotated[str, Meta(pattern=IDENTIFIER_PATTERN, description="1 to 64 of A-Z a-z 0-9 . _ : -")]
+Uuid = Annotated[str, Meta(pattern=UUID_PATTERN)]
+Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217 code")]
+Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+UnitPrice = Annotated[int, Meta(ge=0, le=UNIT_PRICE_MAX, description="minor units")]
+Amount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX, description="minor units")]
+
+Reason = Literal[
+    "insufficient_funds",
+    "unknown_account",
+    "currency_mismatch",
+    "out_of_stock",
+    "inactive",
+    "customer",
+    "deadline",
+    "discarded",
+]
+PaymentState = Literal["completed", "declined", "refunded", "void"]
+StockState = Literal["reserved", "rejected", "released", "void"]
+
+
+class Item(Struct, frozen=True):
+    """One line of an order. `unit_price` is the price at acceptance, in minor units."""
+
+    product_id: Identifier
+    quantity: Quantity
+    unit_price: UnitPrice
+
+
+class Line(Struct, frozen=True):
+    """How many pieces of a product were reserved or released."""
+
+    product_id: Identifier
+    quantity: Annotated[int, Meta(ge=1)]
+
+
+class OrderRef(Struct, frozen=True, kw_only=True):
+    """What the data of every event about an order begins with."""
+
+    order_id: Uuid
+    customer_id: Identifier
+
+
+class PlacedData(OrderRef, frozen=True, kw_only=True):
+    items: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=ITEMS_MAX)]
+    amount: Amount
+    currency: Currency
+
+
+class OutcomeData(OrderRef, frozen=True, kw_only=True):
+    reason: Reason | None = None
+
+
+class PaymentData(OrderRef, frozen=True, kw_only=True):
+    amount: Amount | None = None
+    currency: Currency | None = None
+    reason: Reason | None = None
+
+
+class StockData(OrderRef, frozen=True, kw_only=True):
+    items: tuple[Line, ...] = ()
+    reason: Reason | None = None
+
+
+class ProductData(Struct, frozen=True, kw_only=True):
+    product_id: Identifier
+    name: str
+    unit_price: UnitPrice
+    currency: Currency
+    active: bool
+    version: Annotated[int, Meta(ge=1)]
+
+
+class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+    """The CloudEvents envelope. `subject` is the order id, `partitionkey` the customer id; for products both are the
+    product id."""
+
+    topic: ClassVar[str]
+    rank: ClassVar[int]
+    origin: ClassVar[str]
+
+    specversion: Literal["1.0"] = "1.0"
+    id: str
+    source: str
+    subject: str
+    time: str
+    partitionkey: str
+    traceparent: str = ""
+    sequence: int
+    datacontenttype: Literal["application/json"] = "application/json"
+
+
+class OrderEvent(Event, frozen=True, kw_only=True):
+    topic = ORDERS
+    origin = "/tandem/order"
+
+
+class OrderPlaced(OrderEvent, frozen=True, kw_only=True, tag="order.placed"):
+    rank = 1
+    data: PlacedData
+
+
+class OrderCancelRequested(OrderEvent, frozen=True, kw_only=True, tag="order.cancel_requested"):
+    rank = 3
+    data: OutcomeData
+
+
+class OrderDeadlinePassed(OrderEvent, frozen=True, kw_only=True, tag="order.deadline_passed"):
+    rank = 4
+    data: OutcomeData
+
+
+class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="order.confirmed"):
+    rank = 5
+    data: OutcomeData
+
+
+class OrderRejected(OrderEvent, frozen=True, kw_only=True, tag="order.rejected"):
+    rank = 6
+    data: OutcomeData
+
+
+class OrderCancelled(OrderEvent, frozen=True, kw_only=True, tag="order.cancelled"):
+    rank = 6
+    data: OutcomeData
+
+
+class PaymentEvent(Event, frozen=True, kw_only=True):
+    topic = PAYMENTS
+    origin = "/tandem/payment"
+    state: ClassVar[PaymentState]
+    data: PaymentData
+
+
+class PaymentCompleted(PaymentEvent, frozen=True, kw_only=True, tag="payment.completed"):
+    rank = 2
+    state = "completed"
+
+
+class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True, tag="payment.declined"):
+    rank = 2
+    state = "declined"
+
+
+class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True, tag="payment.refunded"):
+    rank = 7
+    state = "refunded"
+
+
+class PaymentVoid(PaymentEvent, frozen=True, kw_only=True, tag="payment.void"):
+    rank = 7
+    state = "void"
+
+
+class StockEvent(Event, frozen=True, kw_only=True):
+    topic = INVENTORY
+    origin = "/tandem/inventory"
+    state: ClassVar[StockState]
+    data: StockData
+
+
+class StockReserved(StockEvent, frozen=True, kw_only=True, tag="inventory.reserved"):
+    rank = 2
+    state = "reserved"
+
+
+class StockRejected(StockEvent, frozen=True, kw_only=True, tag="inventory.rejected"):
+    rank = 2
+    state = "rejected"
+
+
+class StockReleased(StockEvent, frozen=True, kw_only=True, tag="inventory.released"):
+    rank = 7
+    state = "released"
+
+
+class StockVoid(StockEvent, frozen=True, kw_only=True, tag="inventory.void"):
+    rank = 7
+    state = "void"
+
+
+class ProductChanged(Event, frozen=True, kw_only=True, tag="product.changed"):
+    """The catalogue's entry for a product. Its sequence is the product's version."""
+
+    topic = PRODUCTS
+    rank = 0
+    origin = "/tandem/inventory"
+    data: ProductData
+
+
+Outcome = OrderConfirmed | OrderRejected | OrderCancelled
+OnOrders = OrderPlaced | OrderCancelRequested | OrderDeadlinePassed | Outcome
+OnPayments = PaymentCompleted | PaymentDeclined | PaymentRefunded | PaymentVoid
+OnInventory = StockReserved | StockRejected | StockReleased | StockVoid
+AnyOrderEvent = OnOrders | OnPayments | OnInventory
+
+PAYMENT_EVENTS: Final[dict[PaymentState, type[PaymentEvent]]] = {
+    "completed": PaymentCompleted,
+    "declined": PaymentDeclined,
+    "refunded": PaymentRefunded,
+    "void": PaymentVoid,
+}
+STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {
+    "reserved": StockReserved,
+    "rejected": StockRejected,
+    "released": StockReleased,
+    "void": StockVoid,
+}
+
+decoder_for: Final[dict[str, msgspec.json.Decoder[Any]]] = {
+    ORDERS: msgspec.json.Decoder(OnOrders),
+    PAYMENTS: msgspec.json.Decoder(OnPayments),
+    INVENTORY: msgspec.json.Decoder(OnInventory),
+    PRODUCTS: msgspec.json.Decoder(ProductChanged),
+}
+"""By topic. A decoder raises `msgspec.DecodeError` for what is not JSON and its subclass `msgspec.ValidationError`
+for what is not an event of that topic."""
+
+# Faster here than orjson for typed events (0.6 against 0.9 us with the conversion to a dict orjson needs).
+encode: Final = msgspec.json.Encoder().encode
+
+E = TypeVar("E", bound=Event)
+
+
+def type_of(kind: type[Event] | Event) -> str:
+    """The CloudEvents type: `order.placed` for `OrderPlaced`."""
+    return str(kind.__struct_config__.tag)
+
+
+def make(kind: type[E], data: OrderRef, *, at: Milliseconds, traceparent: str) -> E:
+    """Put an order's `data` into the envelope of its `kind`. `at` becomes the event's `time`."""
+    order_id = data.order_id
+    return kind(
+        id=f"{order_id}:{kind.__struct_config__.tag}:{kind.rank}",
+        source=kind.origin,
+        subject=order_id,
+        time=rfc3339(at),
+        partitionkey=data.customer_id,
+        traceparent=traceparent,
+        sequence=kind.rank,
+        data=data,  # type: ignore[call-arg]  # every concrete kind declares it; `Event` itself carries none
+    )
+
+
+def product_changed(data: ProductData, *, at: Milliseconds) -> ProductChanged:
+    """The catalogue event for a product as it stands at `data.version`."""
+    return ProductChanged(
+        id=f"{data.product_id}:product.changed:{data.version}",
+        source=ProductChanged.origin,
+        subject=data.product_id,
+        time=rfc3339(at),
+        partitionkey=data.product_id,
+        sequence=data.version,
+        data=data,
+    )
+
+
+_second: tuple[int, str] = (-1, "")
+
+
+def rfc3339(at: Milliseconds) -> str:
+    """`1700000000123` as `2023-11-14T22:13:20.123Z`. The part up to the second is kept: a batch shares it."""
+    global _second
+    second, milli = divmod(at, 1000)
+    known, prefix = _second
+    if known != second:
+        prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
+        _second = (second, prefix)
+    return f"{prefix}{milli:03d}Z"
+
+
+def now() -> Milliseconds:
+    """The wall clock."""
+    return Milliseconds(time.time_ns() // 1_000_000)

@@ -1,0 +1,74 @@
+"""Logs: one flat JSON line a record on standard output, or a readable line on a terminal.
+
+Consumers write one line a batch at INFO; the way of a single order shows at DEBUG (`LOG_LEVEL=DEBUG`), by its id.
+Fields in use: service, instance, order, customer, trace, topic, partition, offset.
+"""
+
+import inspect
+import logging
+import os
+import sys
+from typing import TYPE_CHECKING
+
+import orjson
+from loguru import logger
+
+from common.events import Milliseconds, rfc3339
+
+if TYPE_CHECKING:
+    from loguru import Message
+
+TEXT_FORMAT = (
+    "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> <cyan>{extra[instance]}</cyan> "
+    "{message} <dim>{extra}</dim>"
+)
+
+
+def _write_json(message: "Message") -> None:
+    record = message.record
+    line: dict[str, object] = {
+        "time": rfc3339(Milliseconds(int(record["time"].timestamp() * 1000))),
+        "level": record["level"].name,
+        "message": record["message"],
+        **record["extra"],
+    }
+    if record["exception"] is not None:
+        kind, value, _ = record["exception"]
+        line["error_type"] = kind.__name__ if kind else None
+        line["error"] = str(value)
+        line["traceback"] = str(message).partition("\n")[2]
+    sys.stdout.write(orjson.dumps(line, default=str, option=orjson.OPT_NON_STR_KEYS).decode() + "\n")
+    sys.stdout.flush()
+
+
+class _ToLoguru(logging.Handler):
+    """Hands records of the standard library's logging (uvicorn, psycopg) to loguru."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        depth, frame = 0, inspect.currentframe()
+        while frame and (depth == 0 or frame.f_code.co_filename == logging.__file__):
+            frame, depth = frame.f_back, depth + 1
+        level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
+        logger.opt(depth=depth, exception=record.exc_info).log(level, record.getMessage())
+
+
+def _level() -> str:
+    return os.environ.get("LOG_LEVEL", "INFO").upper()
+
+
+def configure(service: str, instance: str) -> None:
+    """Set up logging for this process. `LOG_LEVEL` (default INFO) and `LOG_FORMAT` (json or text) steer it."""
+    level = _level()
+    as_text = os.environ.get("LOG_FORMAT", "text" if sys.stdout.isatty() else "json") == "text"
+    logger.remove()
+    logger.configure(extra={"service": service, "instance": instance})
+    if as_text:
+        logger.add(sys.stdout, level=level, format=TEXT_FORMAT, diagnose=False)
+    else:
+        logger.add(_write_json, level=level, format="{message}\n{exception}", diagnose=False)
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
+
+
+def is_debug() -> bool:
+    """Whether DEBUG lines are written: to be asked before preparing many of them."""
+    return _level() == "DEBUG"

@@ -1,0 +1,47 @@
+"""What a request says outside its body: path, query, headers. A wrong value is answered with what is allowed."""
+
+import re
+from typing import Final
+
+from starlette.requests import Request
+
+from common import problem
+from common.events import IDENTIFIER_PATTERN
+from common.problem import FieldError, Problem, ProblemError
+
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+_IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+_IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
+
+
+def path_identifier(request: Request, name: str) -> str:
+    """The identifier in the path. Raises `ProblemError` 404: what cannot be an identifier does not exist."""
+    value = str(request.path_params[name])
+    if not _IDENTIFIER.match(value):
+        raise ProblemError(problem.not_found(name.removesuffix("_id"), value[:64]))
+    return value
+
+
+def integer_parameter(request: Request, name: str, default: int, *, least: int, most: int) -> int:
+    """A whole number in the query. Raises `ProblemError` 422."""
+    raw = request.query_params.get(name)
+    if raw is None:
+        return default
+    if not raw.isascii() or not raw.isdigit() or len(raw) > len(str(most)) or not least <= int(raw) <= most:
+        raise ProblemError(problem.validation(FieldError(f"?{name}", f"must be from {least} to {most}")))
+    return int(raw)
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 for what is not a key."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+        raise ProblemError(
+            Problem(
+                code="idempotency-key",
+                title="The idempotency key is not valid",
+                status=400,
+                detail=f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters",
+            )
+        )
+    return key

@@ -1,0 +1,111 @@
+"""Connections to a service's own database, with the limits that keep a frozen process from freezing the others."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.adapt import Loader
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+LOCK_TIMEOUT_MS: Final = 5_000
+# A process stopped inside a transaction loses its session, and with it its locks. It does not fire during COPY: for
+# that there is `terminate_stale_blockers`.
+IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
+STATEMENT_TIMEOUT_MS: Final = 30_000
+STALE_TRANSACTION_S: Final = 30
+CONNECT_TIMEOUT_S: Final = 3
+POOL_SIZE: Final = 4
+
+Conn = Connection[TupleRow]
+
+
+class _UuidAsText(Loader):
+    """Our ids are strings in the code and uuid in the database; the trip through `uuid.UUID` costs more than both."""
+
+    def load(self, data: Any) -> str:
+        return bytes(data).decode()
+
+
+def _conninfo(url: str, instance: str) -> str:
+    options = (
+        f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
+        f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+    )
+    return make_conninfo(
+        url,
+        application_name=instance,
+        options=options,
+        connect_timeout=CONNECT_TIMEOUT_S,
+        # A half-open connection is noticed within seconds, not after the system's two hours.
+        keepalives_idle=5,
+        keepalives_interval=2,
+        keepalives_count=3,
+        tcp_user_timeout=10_000,
+    )
+
+
+def _adapt(connection: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
+    connection.adapters.register_loader("uuid", _UuidAsText)
+
+
+def connect(url: str, instance: str) -> Conn:
+    """Open a connection for a consumer's thread. Raises `psycopg.OperationalError` when it cannot."""
+    connection = psycopg.connect(_conninfo(url, instance))
+    _adapt(connection)
+    return connection
+
+
+def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPool[Any]:
+    """A pool for an HTTP loop, not yet open. Handing out waits 2 s at most, then raises `psycopg_pool.PoolTimeout`."""
+
+    async def configure(connection: "psycopg.AsyncConnection[Any]") -> None:
+        _adapt(connection)
+        await connection.set_autocommit(True)
+
+    return AsyncConnectionPool(
+        _conninfo(url, instance),
+        min_size=1,
+        max_size=size,
+        timeout=2.0,
+        reconnect_timeout=3600.0,
+        configure=configure,
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name=f"{instance}-http",
+    )
+
+
+def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Insert rows by COPY within the current transaction. psycopg escapes the values; nothing is joined by hand."""
+    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
+        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    )
+    with connection.cursor().copy(statement) as copy:
+        for row in rows:
+            copy.write_row(row)
+
+
+_STALE_BLOCKERS: Final = """
+    SELECT pid, pg_terminate_backend(pid)
+    FROM pg_stat_activity AS activity
+    WHERE usename = current_user AND datname = current_database() AND pid <> pg_backend_pid()
+      AND xact_start < clock_timestamp() - make_interval(secs => %s)
+      AND EXISTS (
+        SELECT FROM pg_locks
+        WHERE pg_locks.pid = activity.pid AND granted AND locktype = 'relation'
+          AND mode IN ('RowShareLock', 'RowExclusiveLock')
+      )
+"""
+
+
+def terminate_stale_blockers(connection: Conn) -> list[int]:
+    """End sessions of our own role that have held row locks for over `STALE_TRANSACTION_S`; returns their pids.
+
+    To be called after a lock timeout (55P03), outside a transaction. A process frozen inside COPY keeps its locks for
+    ever: no timeout of PostgreSQL fires there.
+    """
+    with connection.transaction():
+        return [row[0] for row in connection.execute(_STALE_BLOCKERS, (STALE_TRANSACTION_S,)).fetchall()]

@@ -1,0 +1,284 @@
+"""HTTP for every process: the sockets, the server, request ids, problem documents, health and metrics.
+
+Instances of one service share its public port by SO_REUSEPORT (the kernel spreads connections over them) and each has
+an admin port of its own, where a supervisor or a scraper reaches exactly this instance. Both serve the same routes.
+"""
+
+import asyncio
+import contextlib
+import gc
+import os
+import re
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+import orjson
+import psycopg
+import uvicorn
+from loguru import logger
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psycopg_pool import PoolTimeout
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common import problem
+from common.config import Http
+from common.errors import Fatal
+from common.problem import FieldError, Problem, ProblemError
+
+BODY_BYTES_MAX = 64 * 1024
+BACKLOG_CONNECTIONS = 2_048
+DRAIN_S = 8
+REQUEST_ID_PATTERN = re.compile(rb"[\x21-\x7e]{1,128}")
+
+Readiness = Callable[[], list[str]]
+"""What is missing before this process can do its work: empty when it is ready."""
+
+
+class Task(Protocol):
+    """Something that runs beside HTTP for as long as the process lives."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
+    def missing(self) -> list[str]: ...
+
+
+class RequestId:
+    """Pure ASGI middleware: every response carries `x-request-id`, the caller's own or a new one.
+
+    Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+            await send(message)
+
+        await self.app(scope, receive, send_with_id)
+
+
+def request_id_of(scope: Scope) -> bytes:
+    """The id in the `x-request-id` header if that is fit to be repeated, else a new one; kept in the scope."""
+    state: dict[str, Any] = scope.setdefault("state", {})
+    known: bytes | None = state.get("request_id")
+    if known is None:
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        known = given if REQUEST_ID_PATTERN.fullmatch(given) else os.urandom(8).hex().encode()
+        state["request_id"] = known
+    return known
+
+
+def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """A JSON response written by orjson. Structs are accepted."""
+    body = orjson.dumps(content, default=msgspec.to_builtins)
+    return Response(body, status, headers, media_type="application/json")
+
+
+def problem_response(request: Request, found: Problem) -> Response:
+    headers = {} if found.retry_after_s is None else {"retry-after": str(found.retry_after_s)}
+    body = found.body(request_id_of(request.scope).decode())
+    return Response(body, found.status, headers, media_type=problem.CONTENT_TYPE.decode())
+
+
+async def read_body(request: Request) -> bytes:
+    """The request's JSON body. Raises `ProblemError` 415 for another content type, 413 above `BODY_BYTES_MAX`."""
+    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise ProblemError(
+            Problem(
+                code="unsupported-media-type",
+                title="Unsupported media type",
+                status=415,
+                detail=f"content-type is {kind!r}, must be application/json",
+            )
+        )
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > BODY_BYTES_MAX:
+            raise ProblemError(
+                Problem(
+                    code="too-large",
+                    title="Content too large",
+                    status=413,
+                    detail=f"the body is over {BODY_BYTES_MAX} bytes",
+                )
+            )
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+T = TypeVar("T")
+_AT = re.compile(r" - at `\$(?P<path>.*)`$")
+
+
+def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
+    """Decode and validate in one step. Raises `ProblemError` 400 for what is not JSON, 422 for what is not a `T`."""
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        text = str(error)
+        where = _AT.search(text)
+        pointer = "#" + re.sub(r"\[(\d+)\]|\.", lambda m: f"/{m[1]}" if m[1] else "/", where["path"]) if where else "#"
+        raise ProblemError(problem.validation(FieldError(pointer, _AT.sub("", text)))) from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ProblemError(
+            Problem(code="malformed-json", title="The body is not JSON", status=400, detail=str(error))
+        ) from None
+
+
+def application(routes: Sequence[BaseRoute], ready: Readiness) -> Starlette:
+    """The routes of a service together with /livez, /readyz and /metrics; every error as a problem document."""
+
+    async def livez(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        missing = ready()
+        return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
+
+    async def metrics(_: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def on_problem(request: Request, error: Exception) -> Response:
+        assert isinstance(error, ProblemError)
+        return problem_response(request, error.problem)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        found = Problem(code=code, title=error.detail, status=error.status_code)
+        response = problem_response(request, found)
+        response.headers.update(error.headers or {})
+        return response
+
+    async def on_database_away(request: Request, error: Exception) -> Response:
+        logger.warning("the database cannot be reached: {}", str(error).strip(), path=request.url.path)
+        return problem_response(request, problem.unavailable("the database cannot be reached; nothing was changed"))
+
+    async def on_error(request: Request, error: Exception) -> Response:
+        logger.opt(exception=error).error("unhandled error", path=request.url.path)
+        return problem_response(
+            request, Problem(code="internal", title="Internal error", status=500, detail="it has been logged")
+        )
+
+    app = Starlette(
+        routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)],
+        exception_handlers={
+            ProblemError: on_problem,
+            HTTPException: on_http,
+            psycopg.OperationalError: on_database_away,
+            PoolTimeout: on_database_away,
+            Exception: on_error,
+        },
+    )
+    app.add_middleware(RequestId)
+    return app
+
+
+class _Server(uvicorn.Server):
+    """A uvicorn server that leaves the signals to `serve`, since two of them live in one loop."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        raise Fatal(f"cannot listen on {host}:{port}: {error.strerror}; who has it? try 'just doctor'") from None
+    listener.listen(BACKLOG_CONNECTIONS)
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(
+    app: ASGIApp,
+    http: Http,
+    tasks: Sequence[Task] = (),
+    open_: Callable[[], Awaitable[None]] | None = None,
+    close: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Serve `app` on both ports, with `tasks` beside it, until SIGTERM or SIGINT; then drain.
+
+    Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
+    Raises `Fatal` when a port is taken.
+    """
+    listeners = [_listen(http.host, http.port), _listen(http.host, http.admin_port)]
+    servers = [
+        _Server(
+            uvicorn.Config(
+                app,
+                loop="uvloop",
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                access_log=False,
+                log_config=None,
+                server_header=False,
+                date_header=False,
+                backlog=BACKLOG_CONNECTIONS,
+                timeout_graceful_shutdown=DRAIN_S,
+            )
+        )
+        for _ in listeners
+    ]
+    if open_ is not None:
+        await open_()
+    for task in tasks:
+        task.start()
+
+    def stop() -> None:
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    # What was built while starting lives as long as the process: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    logger.info("listening", host=http.host, port=http.port, admin_port=http.admin_port)
+    try:
+        await asyncio.gather(*(server.serve([listener]) for server, listener in zip(servers, listeners, strict=True)))
+    finally:
+        await asyncio.gather(*(asyncio.to_thread(task.stop) for task in tasks))
+        if close is not None:
+            await close()
+        logger.info("stopped")
+
+
+def run(main: Awaitable[None]) -> None:
+    """Run a process to its end on uvloop. A `Fatal` ends it with exit code 1 and one line that says why."""
+    import uvloop
+
+    async def guarded() -> None:
+        await main
+
+    try:
+        uvloop.run(guarded())
+    except Fatal as error:
+        logger.critical(str(error))
+        raise SystemExit(1) from None

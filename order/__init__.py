@@ -1,0 +1,1 @@
+"""Orders: taken over HTTP by the api, decided by the saga."""

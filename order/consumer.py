@@ -1,0 +1,76 @@
+"""The story of a batch in the saga: lock the orders, advance each by its events, store, publish what was decided."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from common.batch import Received
+from common.events import INVENTORY, ORDERS, PAYMENTS, Event, OrderId, OrderPlaced, Outcome, type_of
+from common.postgres import Conn
+from order import store
+from order.saga import advance, outcome_of
+from order.store import Entry, Row
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decided batch: the orders that changed, and the outcomes to publish, each with its partition number."""
+
+    changed: Sequence[Row]
+    outcomes: Sequence[tuple[int, Outcome]]
+
+    def store(self, connection: Conn) -> None:
+        if new := [row for row in self.changed if not row.stored]:
+            store.insert_orders(connection, new)
+
+    def update(self, connection: Conn) -> None:
+        if known := [row for row in self.changed if row.stored]:
+            store.update_orders(connection, known)
+
+    def results(self) -> Iterable[tuple[int, Event]]:
+        return self.outcomes
+
+
+class SagaHandler:
+    """The saga's part in the batch loop. See `common.batch.Handler`."""
+
+    group = "order-saga"
+    topics = (ORDERS, PAYMENTS, INVENTORY)
+
+    def lock(self, connection: Conn, records: Sequence[Received]) -> "psycopg.Cursor[Any]":
+        return store.lock(connection, {r.event.data.order_id for r in records})
+
+    def decide(self, locked: "psycopg.Cursor[Any]", fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
+        rows = store.locked(locked)
+        changed: dict[OrderId, Row] = {}
+        outcomes: dict[str, tuple[int, Outcome]] = {}
+        # Orders before their results, which saves writing a row for a result that came first.
+        for record in sorted(fresh, key=lambda r: self.topics.index(r.partition.topic)):
+            order_id = record.event.data.order_id
+            row = rows.get(order_id)
+            order, decided = advance(row.order if row else None, record.event, record.at)
+            if order is None or (row is not None and order is row.order):
+                continue
+            if row is None:
+                row = rows[order_id] = Row(order, record.partition.number, stored=False)
+            row.order = order
+            changed[order_id] = row
+            _remember(row, record, decided)
+            outcomes.update((outcome.id, (row.partition, outcome)) for outcome in decided)
+        # A repeat may be one whose outcome was stored but not published. Only these are answered again: if the saga
+        # answered everything, as payment and inventory do, the three would talk for ever.
+        for record in repeats:
+            if row := rows.get(record.event.data.order_id):
+                outcomes.update((outcome.id, (row.partition, outcome)) for outcome in outcome_of(row.order))
+        return Batch(list(changed.values()), list(outcomes.values()))
+
+
+def _remember(row: Row, record: Received, decided: Sequence[Outcome]) -> None:
+    """Note in the order's timeline what came in and what it led to."""
+    number = record.partition.number
+    if isinstance(record.event, OrderPlaced):
+        row.placed = record.event.data
+    row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))
+    row.timeline += [Entry(type_of(outcome), record.at, number, None) for outcome in decided]

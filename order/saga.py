@@ -1,0 +1,209 @@
+"""What becomes of an order: every rule of the saga, and nothing else. No I/O, no clock.
+
+`advance` takes an order as stored and one event about it, and returns the order as it is to be stored together with
+the events to publish. It is total: any event may arrive at any time, any number of times, in any order between the
+three topics. Within one topic the events of an order arrive in order.
+
+    awaiting_placed ──▶ pending ──▶ confirmed ──▶ cancelled (by the customer)
+                           ├──────▶ rejected
+                           └──────▶ cancelled (by the customer or the deadline)
+
+Rejected and cancelled are never left. A side, payment or stock, only moves forward.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from common.events import (
+    AnyOrderEvent,
+    CustomerId,
+    Milliseconds,
+    OrderCancelled,
+    OrderCancelRequested,
+    OrderConfirmed,
+    OrderDeadlinePassed,
+    OrderId,
+    OrderPlaced,
+    OrderRejected,
+    Outcome,
+    OutcomeData,
+    PaymentCompleted,
+    PaymentDeclined,
+    PaymentRefunded,
+    PaymentState,
+    PaymentVoid,
+    Reason,
+    StockRejected,
+    StockReleased,
+    StockReserved,
+    StockState,
+    StockVoid,
+    make,
+)
+
+Status = Literal["awaiting_placed", "pending", "confirmed", "rejected", "cancelled"]
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """What the saga has to know of an order. What was ordered does not concern it."""
+
+    order_id: OrderId
+    customer_id: CustomerId
+    traceparent: str
+    status: Status = "awaiting_placed"
+    reason: Reason | None = None
+    payment: PaymentState | None = None
+    inventory: StockState | None = None
+    # Why a side refused. Kept because a result may come before its order.
+    payment_reason: Reason | None = None
+    inventory_reason: Reason | None = None
+    placed_at: Milliseconds | None = None
+    decided_at: Milliseconds | None = None
+    settled_at: Milliseconds | None = None
+
+
+# How far a side has come. It only moves to a higher rank.
+_PROGRESS: Final[dict[PaymentState | StockState | None, int]] = {
+    None: 0,
+    "completed": 1,
+    "declined": 1,
+    "reserved": 1,
+    "rejected": 1,
+    "refunded": 2,
+    "released": 2,
+    "void": 2,
+}
+_OUTCOME_EVENT: Final[dict[Status, type[OrderConfirmed] | type[OrderRejected] | type[OrderCancelled]]] = {
+    "confirmed": OrderConfirmed,
+    "rejected": OrderRejected,
+    "cancelled": OrderCancelled,
+}
+
+
+def advance(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> tuple[Order | None, list[Outcome]]:
+    """Apply one event. Returns the order, the same object if nothing changed, and what to publish.
+
+    `at` is when the log took the event in, by the broker's clock; what the event decides is decided then, so that a
+    replay comes to the same row. `None` stands for an order that has no row, before and after.
+    """
+    after = _apply(order, event, at)
+    if after is None or after is order:
+        return after, []
+    after = _settle(_join(after, at), at)
+    # Our own words, read back, are not said again; nor is an outcome that stands.
+    if isinstance(event, Outcome) or (order is not None and order.status == after.status):
+        return after, []
+    return after, outcome_of(after)
+
+
+def _apply(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> Order | None:
+    match event:
+        case OrderPlaced():
+            return _place(order or _awaiting(event), event, at)
+        case PaymentCompleted() | PaymentDeclined() | PaymentRefunded() | PaymentVoid():
+            return _payment_result(order or _awaiting(event), event.state, event.data.reason)
+        case StockReserved() | StockRejected() | StockReleased() | StockVoid():
+            return _stock_result(order or _awaiting(event), event.state, event.data.reason)
+    # What follows speaks of an order that was placed before, in the same partition. Without a row there is none.
+    if order is None:
+        return None
+    match event:
+        case OrderCancelRequested() if order.status in ("pending", "confirmed"):
+            return _decided(order, "cancelled", "customer", at)
+        case OrderDeadlinePassed() if order.status == "pending":
+            return _decided(order, "cancelled", "deadline", at)
+        case OrderConfirmed() | OrderRejected() | OrderCancelled():
+            return _adopt(order, event, at)
+    return order
+
+
+def outcome_of(order: Order) -> list[Outcome]:
+    """The event that says how the order stands, if it is decided: published on a transition, and again on a repeat."""
+    kind = _OUTCOME_EVENT.get(order.status)
+    if kind is None:
+        return []
+    data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason=order.reason)
+    assert order.decided_at is not None
+    return [make(kind, data, at=order.decided_at, traceparent=order.traceparent)]
+
+
+def is_settled(order: Order) -> bool:
+    """Whether both sides are final for the order's outcome."""
+    if order.status == "confirmed":
+        return order.payment == "completed" and order.inventory == "reserved"
+    if order.status in ("rejected", "cancelled"):
+        return order.payment in ("declined", "refunded", "void") and order.inventory in ("rejected", "released", "void")
+    return False
+
+
+def _awaiting(event: AnyOrderEvent) -> Order:
+    """A row for an order whose result came before the order itself."""
+    return Order(
+        order_id=OrderId(event.data.order_id),
+        customer_id=CustomerId(event.data.customer_id),
+        traceparent=event.traceparent,
+    )
+
+
+def _place(order: Order, event: OrderPlaced, at: Milliseconds) -> Order:
+    if order.status != "awaiting_placed":
+        return order
+    return msgspec.structs.replace(
+        order,
+        status="pending",
+        traceparent=event.traceparent,
+        placed_at=at,
+    )
+
+
+def _payment_result(order: Order, state: PaymentState, reason: Reason | None) -> Order:
+    if _PROGRESS[state] <= _PROGRESS[order.payment]:
+        return order
+    return msgspec.structs.replace(order, payment=state, payment_reason=reason)
+
+
+def _stock_result(order: Order, state: StockState, reason: Reason | None) -> Order:
+    if _PROGRESS[state] <= _PROGRESS[order.inventory]:
+        return order
+    return msgspec.structs.replace(order, inventory=state, inventory_reason=reason)
+
+
+def _join(order: Order, at: Milliseconds) -> Order:
+    """Decide a pending order from its two sides, as soon as they allow it."""
+    if order.status != "pending":
+        return order
+    if order.payment == "declined":
+        return _decided(order, "rejected", order.payment_reason, at)
+    if order.inventory == "rejected":
+        return _decided(order, "rejected", order.inventory_reason, at)
+    if order.payment == "completed" and order.inventory == "reserved":
+        return _decided(order, "confirmed", None, at)
+    # A side that is void, refunded or released was told of an outcome which this row no longer knows (a restored
+    # database): the outcome follows in the log, and `_adopt` takes it.
+    return order
+
+
+def _adopt(order: Order, event: Outcome, at: Milliseconds) -> Order:
+    """Take over an outcome that was published. Normally the row says the same; after the database was restored from a
+    backup the log knows more than the row does."""
+    match event:
+        case OrderConfirmed() if order.status == "pending":
+            return _decided(order, "confirmed", None, at)
+        case OrderRejected() if order.status in ("pending", "confirmed"):
+            return _decided(order, "rejected", event.data.reason, at)
+        case OrderCancelled() if order.status in ("pending", "confirmed"):
+            return _decided(order, "cancelled", event.data.reason, at)
+    return order
+
+
+def _decided(order: Order, status: Status, reason: Reason | None, at: Milliseconds) -> Order:
+    return msgspec.structs.replace(order, status=status, reason=reason, decided_at=at)
+
+
+def _settle(order: Order, at: Milliseconds) -> Order:
+    """Note when the order became settled; a confirmed order that is cancelled opens again."""
+    if not is_settled(order):
+        return order if order.settled_at is None else msgspec.structs.replace(order, settled_at=None)
+    return order if order.settled_at is not None else msgspec.structs.replace(order, settled_at=at)

@@ -1,0 +1,151 @@
+"""The saga's side of the order database: all of its SQL, whole and readable. What HTTP reads is in `order.queries`."""
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import msgspec
+import psycopg
+
+from common.events import Milliseconds, OrderId, PlacedData, rfc3339
+from common.postgres import Conn, copy_in
+from order.saga import Order
+
+_LOCK_ORDERS = """
+    SELECT order_id, partition, customer_id, traceparent, status, reason, payment, inventory, payment_reason,
+      inventory_reason, (extract(epoch FROM placed_at) * 1000)::bigint, (extract(epoch FROM decided_at) * 1000)::bigint,
+      (extract(epoch FROM settled_at) * 1000)::bigint
+    FROM orders WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE
+"""
+_COLUMNS = (
+    "order_id", "customer_id", "partition", "status", "reason", "payment", "inventory", "payment_reason",
+    "inventory_reason", "amount", "currency", "items", "placed_at", "decided_at", "settled_at", "traceparent",
+    "timeline",
+)  # fmt: skip
+# What was ordered is known from the placed event on, and never changes after it.
+_UPDATE_ORDERS = """
+    UPDATE orders SET
+      status = changed.status, reason = changed.reason, payment = changed.payment, inventory = changed.inventory,
+      payment_reason = changed.payment_reason, inventory_reason = changed.inventory_reason,
+      amount = coalesce(changed.amount, orders.amount), currency = coalesce(changed.currency, orders.currency),
+      items = coalesce(changed.items, orders.items), placed_at = changed.placed_at, decided_at = changed.decided_at,
+      settled_at = changed.settled_at, traceparent = changed.traceparent,
+      timeline = orders.timeline || changed.timeline
+    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[],
+                %s::text[], %s::json[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::text[],
+                %s::jsonb[])
+      AS changed(order_id, status, reason, payment, inventory, payment_reason, inventory_reason, amount, currency,
+                 items, placed_at, decided_at, settled_at, traceparent, timeline)
+    WHERE orders.order_id = changed.order_id
+"""
+
+_encode = msgspec.json.Encoder().encode
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A line of an order's timeline. `at` is the broker's time. Our own outcome is stored before it has an offset."""
+
+    event: str
+    at: Milliseconds
+    partition: int
+    offset: int | None
+
+
+class Row(msgspec.Struct):
+    """An order with what a batch adds to it."""
+
+    order: Order
+    partition: int
+    stored: bool
+    placed: PlacedData | None = None
+    timeline: list[Entry] = []
+
+
+def lock(connection: Conn, orders: Collection[str]) -> "psycopg.Cursor[Any]":
+    """Lock the orders in one order and read them: a pipeline's query, whose rows `locked` fetches."""
+    return connection.execute(_LOCK_ORDERS, (sorted(orders),))
+
+
+def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
+    return {
+        row[0]: Row(
+            Order(
+                order_id=row[0],
+                customer_id=row[2],
+                traceparent=row[3],
+                status=row[4],
+                reason=row[5],
+                payment=row[6],
+                inventory=row[7],
+                payment_reason=row[8],
+                inventory_reason=row[9],
+                placed_at=row[10],
+                decided_at=row[11],
+                settled_at=row[12],
+            ),
+            row[1],
+            stored=True,
+        )
+        for row in cursor
+    }
+
+
+def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
+    copy_in(
+        connection,
+        "orders",
+        _COLUMNS,
+        (
+            (
+                row.order.order_id,
+                row.order.customer_id,
+                row.partition,
+                row.order.status,
+                row.order.reason,
+                row.order.payment,
+                row.order.inventory,
+                row.order.payment_reason,
+                row.order.inventory_reason,
+                row.placed.amount if row.placed else None,
+                row.placed.currency if row.placed else None,
+                _json(row.placed.items) if row.placed else "[]",
+                _time(row.order.placed_at),
+                _time(row.order.decided_at),
+                _time(row.order.settled_at),
+                row.order.traceparent,
+                _json(row.timeline),
+            )
+            for row in rows
+        ),
+    )
+
+
+def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
+    orders = [row.order for row in rows]
+    connection.execute(
+        _UPDATE_ORDERS,
+        (
+            [o.order_id for o in orders],
+            [o.status for o in orders],
+            [o.reason for o in orders],
+            [o.payment for o in orders],
+            [o.inventory for o in orders],
+            [o.payment_reason for o in orders],
+            [o.inventory_reason for o in orders],
+            [row.placed.amount if row.placed else None for row in rows],
+            [row.placed.currency if row.placed else None for row in rows],
+            [_json(row.placed.items) if row.placed else None for row in rows],
+            [_time(o.placed_at) for o in orders],
+            [_time(o.decided_at) for o in orders],
+            [_time(o.settled_at) for o in orders],
+            [o.traceparent for o in orders],
+            [_json(row.timeline) for row in rows],
+        ),
+    )
+
+
+def _json(value: object) -> str:
+    return _encode(value).decode()
+
+
+def _time(at: Milliseconds | None) -> str | None:
+    return None if at is None else rfc3339(at)

@@ -1,0 +1,1 @@
+"""Payment: accounts, and what is captured from and refunded to them."""

@@ -1,0 +1,93 @@
+"""Payment's HTTP interface: accounts, deposits, the ledger as the customer sees it."""
+
+from typing import Annotated, Any
+
+import msgspec
+import psycopg
+from msgspec import Meta, Struct
+from psycopg_pool import AsyncConnectionPool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common import problem
+from common.events import AMOUNT_MAX, Currency
+from common.parameters import idempotency_key, integer_parameter, path_identifier
+from common.problem import FieldError, Problem, ProblemError
+from common.server import decode_body, json_response, read_body
+from payment import store
+
+LEDGER_PAGE_DEFAULT = 50
+LEDGER_PAGE_MAX = 500
+ENTRY_ID_MAX = 2**63 - 1
+
+
+class DepositRequest(Struct, forbid_unknown_fields=True):
+    amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
+    currency: Currency
+
+
+_deposit_decoder = msgspec.json.Decoder(DepositRequest)
+
+
+def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
+    """The routes, served from connections of `pool`."""
+
+    async def get_account(request: Request) -> Response:
+        customer_id = path_identifier(request, "customer_id")
+        async with pool.connection() as connection:
+            found = await store.account(connection, customer_id)
+        if found is None:
+            raise ProblemError(problem.not_found("account", customer_id))
+        return json_response(found)
+
+    async def post_deposit(request: Request) -> Response:
+        customer_id = path_identifier(request, "customer_id")
+        key = idempotency_key(request)
+        wanted = decode_body(await read_body(request), _deposit_decoder)
+        async with pool.connection() as connection:
+            try:
+                credited = await store.deposit(connection, customer_id, wanted.amount, wanted.currency, key)
+            except store.CurrencyDiffers as differs:
+                found = FieldError("#/currency", f"must be {differs.currency}, the currency of the account")
+                raise ProblemError(problem.validation(found)) from None
+            except psycopg.errors.NumericValueOutOfRange:
+                found = FieldError("#/amount", "would take the balance past what an account holds")
+                raise ProblemError(problem.validation(found)) from None
+            if credited is not None:
+                return json_response(credited, 201)
+            return await _replay(connection, customer_id, str(key), wanted)
+
+    async def get_ledger(request: Request) -> Response:
+        customer_id = path_identifier(request, "customer_id")
+        limit = integer_parameter(request, "limit", LEDGER_PAGE_DEFAULT, least=1, most=LEDGER_PAGE_MAX)
+        before = integer_parameter(request, "cursor", ENTRY_ID_MAX, least=1, most=ENTRY_ID_MAX)
+        async with pool.connection() as connection:
+            if await store.account(connection, customer_id) is None:
+                raise ProblemError(problem.not_found("account", customer_id))
+            page = await store.entries(connection, customer_id, before=before, limit=limit)
+        cursor = str(page[-1].entry_id) if len(page) == limit else None
+        return json_response({"customer_id": customer_id, "entries": page, "next_cursor": cursor})
+
+    base = "/api/v1/accounts/{customer_id}"
+    return [
+        Route(base, get_account),
+        Route(base + "/deposits", post_deposit, methods=["POST"]),
+        Route(base + "/ledger", get_ledger),
+    ]
+
+
+async def _replay(connection: store.AsyncConn, customer_id: str, key: str, wanted: DepositRequest) -> Response:
+    """The key was used before: the same deposit is answered again, another one is refused."""
+    made = await store.deposited(connection, customer_id, key)
+    if made != (wanted.amount, wanted.currency):
+        raise ProblemError(
+            Problem(
+                code="idempotency-key-reused",
+                title="The idempotency key was used for another request",
+                status=422,
+                detail=f"the key {key!r} belongs to another deposit of this customer; use a new one",
+            )
+        )
+    found = await store.account(connection, customer_id)
+    return json_response(found, 201, {"idempotency-replayed": "true"})

@@ -1,0 +1,146 @@
+"""Who pays: every rule of payment, and nothing else. No I/O, no clock.
+
+`decide` is given the accounts and payments that a batch touches, as locked, and its events in order. It is total: an
+order may come twice, its revocation before it, after it or alone.
+
+    none ──▶ completed ──▶ refunded        none ──▶ declined        none ──▶ void (revoked before it was placed)
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from common.events import (
+    CustomerId,
+    Milliseconds,
+    OrderCancelled,
+    OrderId,
+    OrderPlaced,
+    OrderRejected,
+    PaymentState,
+    PlacedData,
+    Reason,
+)
+
+Revocation = OrderRejected | OrderCancelled
+Relevant = OrderPlaced | Revocation
+"""The events that payment answers. Others on the topic do not concern it."""
+
+
+class Account(Struct, frozen=True):
+    """A customer's account. `balance` is in minor units and never below zero."""
+
+    balance: int
+    currency: str
+
+
+class Payment(Struct, frozen=True, kw_only=True):
+    """The one decision about an order's payment."""
+
+    order_id: OrderId
+    customer_id: CustomerId
+    state: PaymentState
+    reason: Reason | None = None
+    amount: int | None = None
+    currency: str | None = None
+    decided_at: Milliseconds
+    revoked_at: Milliseconds | None = None
+
+
+class Transfer(NamedTuple):
+    """One ledger entry: `amount` (minor units, above zero) moves from the debited account to the credited one."""
+
+    kind: Literal["capture", "refund"]
+    order_id: OrderId
+    customer_id: CustomerId
+    amount: int
+    currency: str
+    at: Milliseconds
+
+
+class Decisions(NamedTuple):
+    """What a batch came to. `payments` holds every payment touched, as it now stands."""
+
+    payments: dict[OrderId, Payment]
+    balances: dict[CustomerId, int]
+    transfers: list[Transfer]
+
+
+def decide(
+    accounts: Mapping[CustomerId, Account],
+    payments: Mapping[OrderId, Payment],
+    events: Iterable[tuple[Relevant, Milliseconds]],
+) -> Decisions:
+    """Apply the events in order, each with the time at which the log took it in. Returns only what changed."""
+    changed: dict[OrderId, Payment] = {}
+    balances: dict[CustomerId, int] = {}
+    transfers: list[Transfer] = []
+    for event, at in events:
+        order_id, customer_id = OrderId(event.data.order_id), CustomerId(event.data.customer_id)
+        before = changed.get(order_id) or payments.get(order_id)
+        match event:
+            case OrderPlaced(data=data):
+                if before is not None:
+                    continue
+                account = accounts.get(customer_id)
+                balance = balances.get(customer_id, account.balance if account else 0)
+                reason = refusal(account, balance, data)
+                changed[order_id] = Payment(
+                    order_id=order_id,
+                    customer_id=customer_id,
+                    state="declined" if reason else "completed",
+                    reason=reason,
+                    amount=data.amount,
+                    currency=data.currency,
+                    decided_at=at,
+                )
+                if reason is None and data.amount:
+                    balances[customer_id] = balance - data.amount
+                    transfers.append(Transfer("capture", order_id, customer_id, data.amount, data.currency, at))
+            case OrderRejected() | OrderCancelled():
+                after = revoke(before, event, at)
+                if after is before:
+                    continue
+                changed[order_id] = after
+                if after.state == "refunded" and after.amount and after.currency:
+                    # What was captured is refunded to the minor unit; it was captured from this account, so it exists.
+                    balance = balances.get(customer_id, accounts[customer_id].balance)
+                    balances[customer_id] = balance + after.amount
+                    transfers.append(Transfer("refund", order_id, customer_id, after.amount, after.currency, at))
+    return Decisions(changed, balances, transfers)
+
+
+def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason | None:
+    """Why this order is declined, if it is."""
+    if account is None:
+        return "unknown_account"
+    if account.currency != order.currency:
+        return "currency_mismatch"
+    if balance < order.amount:
+        return "insufficient_funds"
+    return None
+
+
+def revoke(payment: Payment | None, event: Revocation, at: Milliseconds) -> Payment:
+    """The payment of an order that is rejected or cancelled. A payment not yet decided never will be: it is void."""
+    if payment is None:
+        return Payment(
+            order_id=OrderId(event.data.order_id),
+            customer_id=CustomerId(event.data.customer_id),
+            state="void",
+            reason=event.data.reason,
+            decided_at=at,
+        )
+    if payment.state == "completed":
+        return Payment(
+            order_id=payment.order_id,
+            customer_id=payment.customer_id,
+            state="refunded",
+            reason=event.data.reason,
+            amount=payment.amount,
+            currency=payment.currency,
+            decided_at=payment.decided_at,
+            revoked_at=at,
+        )
+    return payment
