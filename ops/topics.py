@@ -1,0 +1,204 @@
+"""`python -m ops.topics create|list|trim`: the topics, who reads them and how far, and the end of what all have read.
+
+create   make the topics that are missing; running it again changes nothing
+list     topics and partitions; consumer groups with members and lag
+trim     delete the records that every group has passed; nothing else ever deletes one (--dry-run: only say)
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+
+from common.config import Env
+from common.errors import Fatal
+from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS
+from common.kafka import client_config
+from common.positions import Partition
+
+TIMEOUT_S = 15.0
+WAIT_S = 60.0
+READERS: Mapping[str, frozenset[str]] = {
+    ORDERS: frozenset({"payment", "inventory", "order-saga"}),
+    PAYMENTS: frozenset({"order-saga"}),
+    INVENTORY: frozenset({"order-saga"}),
+}
+"""Which consumer groups must have passed a record before it may go."""
+
+# The broker's own time, and no limit: a wrong clock must not delete orders that nobody has read.
+KEPT = {
+    "cleanup.policy": "delete",
+    "message.timestamp.type": "LogAppendTime",
+    "retention.ms": "-1",
+    "retention.bytes": "-1",
+}
+COMPACTED = {
+    "cleanup.policy": "compact",
+    "message.timestamp.type": "LogAppendTime",
+    "min.cleanable.dirty.ratio": "0.1",
+    "segment.ms": "3600000",
+}
+
+
+def create(admin: AdminClient, partitions: int, replicas: int) -> None:
+    """Make the missing topics. Raises `Fatal` when one exists with another partition count."""
+    wanted = [NewTopic(name, partitions, replicas, config=dict(KEPT)) for name in READERS]
+    # The catalogue is small and each api reads all of it: one partition, one order.
+    wanted.append(NewTopic(PRODUCTS, 1, replicas, config=dict(COMPACTED)))
+    for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).items():
+        try:
+            future.result()
+            print(f"topics: {name} created")
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+                raise
+    _await_metadata(admin, [topic.topic for topic in wanted])
+    for name in READERS:
+        found = len(admin.list_topics(name, timeout=TIMEOUT_S).topics[name].partitions)
+        if found != partitions:
+            raise Fatal(
+                f"topics: {name} has {found} partitions, TOPIC_PARTITIONS is {partitions}: a customer's orders would "
+                "change partition; keep the count a topic was created with"
+            )
+
+
+def _await_metadata(admin: AdminClient, names: Sequence[str]) -> None:
+    """A topic just created is not at once known to every request."""
+    until = time.monotonic() + TIMEOUT_S
+    while missing := set(names) - set(admin.list_topics(timeout=TIMEOUT_S).topics):
+        if time.monotonic() > until:
+            raise Fatal(f"topics: created but not visible after {TIMEOUT_S:.0f} s: {sorted(missing)}")
+        time.sleep(0.1)
+
+
+def bounds(admin: AdminClient) -> dict[Partition, tuple[int, int]]:
+    """The first offset, and the one after the last, of every partition of our topics."""
+    known = admin.list_topics(timeout=TIMEOUT_S).topics
+    ours = [known[name] for name in (*READERS, PRODUCTS) if name in known]
+    partitions = [TopicPartition(str(topic.topic), number) for topic in ours for number in topic.partitions]
+    found = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
+        futures = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=TIMEOUT_S)
+        found.append({Partition(tp.topic, tp.partition): f.result().offset for tp, f in futures.items()})
+    return {partition: (found[0][partition], found[1][partition]) for partition in found[0]}
+
+
+def committed(admin: AdminClient, group: str) -> dict[Partition, int]:
+    """The offsets that a consumer group has committed."""
+    [future] = admin.list_consumer_group_offsets(
+        [ConsumerGroupTopicPartitions(group)], request_timeout=TIMEOUT_S
+    ).values()
+    try:
+        partitions = future.result().topic_partitions
+    except KafkaException as error:
+        if error.args[0].code() in (KafkaError.GROUP_ID_NOT_FOUND, KafkaError._UNKNOWN_GROUP):
+            return {}
+        raise
+    return {Partition(tp.topic, tp.partition): tp.offset for tp in partitions if tp.offset >= 0}
+
+
+def show(admin: AdminClient) -> None:
+    """Print the topics and the groups."""
+    ends = bounds(admin)
+    table(
+        ("topic", "partitions", "records", "first", "end"),
+        [
+            (topic, len(of), sum(e - f for f, e in of), min(f for f, _ in of), max(e for _, e in of))
+            for topic in (*READERS, PRODUCTS)
+            if (of := [b for p, b in ends.items() if p.topic == topic])
+        ],
+    )
+    print()
+    groups = sorted(frozenset().union(*READERS.values()))
+    members = _members(admin, groups)
+    rows = []
+    for group in groups:
+        at = committed(admin, group)
+        for topic, readers in READERS.items():
+            if group in readers:
+                lags = [end - max(first, at.get(p, 0)) for p, (first, end) in ends.items() if p.topic == topic]
+                rows.append((group, members.get(group, 0), topic, sum(lags), max(lags, default=0)))
+    table(("group", "members", "topic", "lag", "lag of the furthest behind"), rows)
+
+
+def _members(admin: AdminClient, groups: Sequence[str]) -> dict[str, int]:
+    found = {}
+    for group, future in admin.describe_consumer_groups(list(groups), request_timeout=TIMEOUT_S).items():
+        try:
+            found[group] = len(future.result().members)
+        except KafkaException:
+            found[group] = 0  # never seen by the broker, so nobody is in it
+    return found
+
+
+def trim(admin: AdminClient, *, dry_run: bool) -> None:
+    """Delete, of each partition, what every group that must read it has passed. Raises `Fatal` if one never came."""
+    passed = {group: committed(admin, group) for group in frozenset().union(*READERS.values())}
+    until: list[TopicPartition] = []
+    records = 0
+    for partition, (first, end) in bounds(admin).items():
+        if partition.topic not in READERS or first == end:
+            continue
+        offsets = {group: passed[group].get(partition) for group in READERS[partition.topic]}
+        if absent := sorted(group for group, offset in offsets.items() if offset is None):
+            raise Fatal(f"topics: {partition} has never been read by {', '.join(absent)}: nothing was deleted")
+        keep_from = min(offset for offset in offsets.values() if offset is not None)
+        if keep_from > first:
+            until.append(TopicPartition(partition.topic, partition.number, keep_from))
+            records += keep_from - first
+    if until and not dry_run:
+        for future in admin.delete_records(until, request_timeout=TIMEOUT_S).values():
+            future.result()
+    print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Print rows in columns, numbers to the right."""
+    cells = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    for row in cells:
+        print("  ".join(c.rjust(w) if c.isdigit() else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def _connect(env: Env) -> AdminClient:
+    """A client of a broker that answers, waiting up to `WAIT_S` for it to come up. Raises `Fatal`."""
+    servers = env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
+    admin = AdminClient(client_config(servers, "topics"))
+    try:
+        admin.list_topics(timeout=WAIT_S)
+    except KafkaException as error:
+        raise Fatal(f"topics: cannot reach Kafka at {servers} after {WAIT_S:.0f} s; is it up? try 'just up'") from error
+    return admin
+
+
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="topics", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("create")
+    commands.add_parser("list")
+    commands.add_parser("trim").add_argument("--dry-run", action="store_true")
+    chosen = parser.parse_args(arguments)
+    env = Env("topics")
+    admin = _connect(env)
+    match chosen.command:
+        case "create":
+            create(
+                admin,
+                env.integer("TOPIC_PARTITIONS", 12, least=1, most=1_000),
+                env.integer("TOPIC_REPLICAS", 1, least=1, most=9),
+            )
+        case "list":
+            show(admin)
+        case "trim":
+            trim(admin, dry_run=chosen.dry_run)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except (Fatal, KafkaException) as error:
+        sys.exit(str(error))
