@@ -1,0 +1,103 @@
+"""The command line behind the justfile: `python -m dev <command>`."""
+
+import argparse
+import sys
+
+from dev import logs
+from dev.jars import JarError
+from dev.native import NativeStack, StackError
+from dev.server import StartError
+from dev.settings import DATABASES, SERVICES, SettingError, Settings
+from dev.state import exclusive
+
+
+def main() -> int:
+    arguments = parser().parse_args()
+    try:
+        return run(arguments)
+    except (JarError, SettingError, StackError, StartError) as error:
+        print(f"{arguments.command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    root = argparse.ArgumentParser(prog="just", description="Runs Tandem on this machine.")
+    commands = root.add_subparsers(dest="command", required=True)
+    for name in ("up", "down", "ps", "doctor"):
+        commands.add_parser(name)
+    commands.add_parser("reset").add_argument("--yes", action="store_true", help="do not ask")
+    for name in ("start", "stop", "restart"):
+        commands.add_parser(name).add_argument("services", nargs="+", metavar="service")
+    commands.add_parser("scale").add_argument("counts", nargs="+", metavar="service=count", type=count)
+    log = commands.add_parser("logs")
+    log.add_argument("services", nargs="*", metavar="service")
+    log.add_argument("--no-follow", action="store_true", help="print the ends and return")
+    log.add_argument("-n", "--lines", type=int, default=20, help="how many lines of each to begin with")
+    psql = commands.add_parser("psql")
+    psql.add_argument("service", choices=(*DATABASES, *(s.name for s in SERVICES if s.name not in DATABASES)))
+    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="as psql takes them")
+    ops = commands.add_parser("ops", help="run a module of ops with the stack's environment")
+    ops.add_argument("arguments", nargs=argparse.REMAINDER)
+    commands.add_parser("run", help="become one of the processes; for supervisord").add_argument("program")
+    return root
+
+
+def count(text: str) -> tuple[str, int]:
+    name, _, number = text.partition("=")
+    if not number.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is not like payment=3")
+    return name, int(number)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = Settings.from_environment()
+    stack = NativeStack(settings)
+    match arguments.command:
+        case "ps":
+            stack.ps()
+        case "logs":
+            logs.show(stack.logs(arguments.services), lines=arguments.lines, follow=not arguments.no_follow)
+        case "psql":
+            database = next((s.database for s in SERVICES if s.name == arguments.service), arguments.service)
+            stack.psql(database, arguments.arguments)
+        case "ops":
+            stack.ops(arguments.arguments)
+        case "run":
+            stack.run(arguments.program)
+        case _:
+            with exclusive(settings.home):
+                change(stack, arguments)
+    return 0
+
+
+def change(stack: NativeStack, arguments: argparse.Namespace) -> None:
+    match arguments.command:
+        case "up":
+            stack.up()
+        case "down":
+            stack.down()
+        case "reset":
+            if not arguments.yes:
+                confirm(f"This deletes the databases, the topics and the logs in {stack.home}. Go on?")
+            stack.reset()
+        case "start":
+            stack.start(arguments.services)
+        case "stop":
+            stack.stop(arguments.services)
+        case "restart":
+            stack.restart(arguments.services)
+        case "scale":
+            stack.scale(dict(arguments.counts))
+
+
+def confirm(question: str) -> None:
+    if not sys.stdin.isatty():
+        raise StackError("nobody is there to ask; add --yes to delete all data")
+    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
+        raise StackError("nothing was deleted")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

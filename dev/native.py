@@ -1,0 +1,352 @@
+"""The native stack: PostgreSQL, Kafka and the services as processes of this machine, kept up by supervisord."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev import processes
+from dev.kafka import Broker
+from dev.postgres import Cluster, binary
+from dev.server import Server, StartError, tail
+from dev.settings import (
+    DATABASES,
+    HOST,
+    INSTANCES_MAX,
+    PORT_SETTINGS,
+    ROOT,
+    SERVICES,
+    Service,
+    Settings,
+    environment,
+    instance_environment,
+    stored_passwords,
+)
+from dev.state import State
+from dev.supervise import Program, Supervisor
+from dev.waiting import Waiting
+
+READY_S = 90
+SERVICE_STOP_S = 20
+SERVER_STOP_S = 120  # PostgreSQL's checkpoint at the end of a heavy load takes a while
+
+SET_UP = (
+    ("-m", "ops.migrate"),
+    ("-m", "ops.topics", "create"),
+    ("-m", "payment", "load-demo"),
+    ("-m", "inventory", "load-demo"),
+)
+
+
+class StackError(Exception):
+    """A command cannot do what it was asked; the message says what to do instead."""
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One running process of a service."""
+
+    service: Service
+    number: int
+
+    @property
+    def name(self) -> str:
+        return self.service.instance(self.number)
+
+
+class NativeStack:
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home
+        self.state = State.load(self.home)
+        self.asked = settings
+        self.settings = self.state.remembered(settings)
+        self.supervisor = Supervisor(self.home)
+
+    # What there is
+
+    def server(self, name: str) -> Server:
+        if name == "postgres":
+            password = stored_passwords(self.home)["postgres"]
+            return Cluster(self.home / "postgres", self.settings.postgres_port, password)
+        ports = (self.settings.kafka_port, self.settings.kafka_controller_port)
+        return Broker(self.home / "kafka", *ports, cache=self.settings.cache)
+
+    def instances(self) -> list[Instance]:
+        counts = self.state.instances()
+        return [Instance(s, number) for s in SERVICES for number in range(1, counts[s.name] + 1)]
+
+    def environment(self) -> dict[str, str]:
+        settings, passwords = self.settings, stored_passwords(self.home)
+        return environment(kafka_port=settings.kafka_port, postgres_port=settings.postgres_port, passwords=passwords)
+
+    def instance_environment(self, instance: Instance) -> dict[str, str]:
+        return instance_environment(
+            instance.service,
+            instance.number,
+            port=self.settings.port(instance.service),
+            admin_port=self.settings.admin_port(instance.service, instance.number),
+        )
+
+    def programs(self) -> list[Program]:
+        servers = [
+            Program("postgres", priority=1, stop_signal="INT", stop_s=SERVER_STOP_S, autostart=True),
+            Program("kafka", priority=1, stop_signal="TERM", stop_s=SERVER_STOP_S, autostart=True),
+        ]
+        # Not by themselves: on a first start there is no schema yet for them to find.
+        return servers + [
+            Program(i.name, priority=2, stop_signal="TERM", stop_s=SERVICE_STOP_S, autostart=False)
+            for i in self.instances()
+        ]
+
+    def named(self, names: Iterable[str]) -> list[str]:
+        """The programs that the names stand for: a service stands for all its instances."""
+        programs = [program.name for program in self.programs()]
+        chosen: list[str] = []
+        for name in names:
+            found = [p for p in programs if p == name or p.rpartition("-")[0] == name]
+            if not found:
+                services = ", ".join(["kafka", "postgres", *(service.name for service in SERVICES)])
+                raise StackError(f"there is no {name!r}; services are {services}, instances are {', '.join(programs)}")
+            chosen += [program for program in found if program not in chosen]
+        return chosen
+
+    def unready(self, name: str) -> str | None:
+        """What a running program is still missing."""
+        if name in ("postgres", "kafka"):
+            return self.server(name).unready()
+        instance = next(i for i in self.instances() if i.name == name)
+        url = f"http://{HOST}:{self.settings.admin_port(instance.service, instance.number)}/readyz"
+        try:
+            with urllib.request.urlopen(url, timeout=2):
+                return None
+        except urllib.error.HTTPError as error:
+            text = error.read().decode(errors="replace")
+            with suppress(ValueError, KeyError, TypeError):
+                text = "; ".join(json.loads(text)["missing"])
+            return text[:200] or str(error)
+        except OSError as error:
+            return f"does not answer at {url} ({getattr(error, 'reason', error)})"
+
+    # What can be done
+
+    def up(self) -> None:
+        started = time.monotonic()
+        running = self.supervisor.running()
+        if running and self._is_complete():
+            self._refuse_other_ports()
+            print("Tandem is up already; nothing was changed\n")
+            self.print_addresses()
+            return
+        if not running:
+            self._launch()
+        self.supervisor.write(self.programs())
+        self.supervisor.update()
+        self.supervisor.start(["postgres", "kafka"])
+        self._wait_ready(["postgres", "kafka"], None)
+        for arguments in SET_UP:
+            self._set_up(arguments)
+        names = [instance.name for instance in self.instances()]
+        self.supervisor.start(names)
+        self._wait_ready(names, READY_S)
+        print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
+        self.print_addresses()
+
+    def down(self) -> None:
+        if self.supervisor.running():
+            names = list(self.supervisor.statuses())
+            servers = [name for name in names if name in ("postgres", "kafka")]
+            print(f"stopping {', '.join(names)}", flush=True)
+            self.supervisor.stop([name for name in names if name not in servers])
+            self.supervisor.stop(servers)
+            self.supervisor.shutdown()
+        self._stop_left_over()
+        print("Tandem is down; its data stays, 'just up' brings it back")
+
+    def reset(self) -> None:
+        self.down()
+        for name in ("postgres", "kafka", "logs", "supervisor"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
+        for name in ("secrets.json", "stack.json", "postgres.log", "kafka.log"):
+            (self.home / name).unlink(missing_ok=True)
+        print("its data is deleted; 'just up' starts afresh")
+
+    def start(self, names: list[str]) -> None:
+        chosen = self.named(names)
+        self._require_running()
+        self.supervisor.start(chosen)
+        self._wait_ready(chosen, READY_S)
+
+    def stop(self, names: list[str]) -> None:
+        chosen = self.named(names)
+        self._require_running()
+        self.supervisor.stop(chosen)
+        print(f"stopped: {', '.join(chosen)}")
+
+    def restart(self, names: list[str]) -> None:
+        self.stop(names)
+        self.start(names)
+
+    def scale(self, counts: dict[str, int]) -> None:
+        services = {service.name for service in SERVICES}
+        for name, count in counts.items():
+            if name not in services:
+                raise StackError(f"{name!r} cannot be scaled; these can: {', '.join(sorted(services))}")
+            if not 0 <= count <= INSTANCES_MAX:
+                raise StackError(f"{name}={count}: from 0 to {INSTANCES_MAX} instances are possible")
+        before = {instance.name for instance in self.instances()}
+        self.state.scale |= counts
+        self.state.save()
+        if not self.supervisor.running():
+            print("remembered; 'just up' starts that many")
+            return
+        self.supervisor.write(self.programs())
+        self.supervisor.update()
+        added = [instance.name for instance in self.instances() if instance.name not in before]
+        self.supervisor.start(added)
+        self._wait_ready(added, READY_S)
+        print(", ".join(f"{name}: {count}" for name, count in self.state.instances().items()))
+
+    def ps(self) -> None:
+        self._require_running()
+        ports = {"postgres": self.settings.postgres_port, "kafka": self.settings.kafka_port}
+        ports |= {i.name: self.settings.port(i.service) for i in self.instances()}
+        admin_ports = {i.name: self.settings.admin_port(i.service, i.number) for i in self.instances()}
+        row = "{:<14} {:<9} {:>8} {:>9} {:>6} {:>6}  {}"
+        print(row.format("NAME", "STATE", "PID", "UPTIME", "PORT", "ADMIN", "READY"))
+        for name, status in sorted(self.supervisor.statuses().items(), key=lambda item: list(ports).index(item[0])):
+            running = status.state == "RUNNING"
+            missing = self.unready(name) if running else status.remark
+            uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
+            columns = (name, status.state.lower(), status.pid or "-", uptime, ports[name], admin_ports.get(name, "-"))
+            print(row.format(*columns, f"no: {missing}" if missing else "yes" if running else "no"))
+
+    def logs(self, names: list[str]) -> list[Path]:
+        chosen = self.named(names) if names else [program.name for program in self.programs()]
+        return [self.settings.logs / f"{name}.log" for name in chosen]
+
+    def psql(self, database: str, arguments: list[str]) -> None:
+        self._require_running()
+        connection = {
+            "PGHOST": HOST,
+            "PGPORT": str(self.settings.postgres_port),
+            "PGUSER": database,
+            "PGPASSWORD": stored_passwords(self.home)[database],
+            "PGDATABASE": database,
+            "PGSSLMODE": "disable",
+        }
+        program = str(binary("psql"))
+        os.execve(program, [program, *arguments], {**os.environ, **connection})
+
+    def ops(self, arguments: list[str]) -> None:
+        self._require_running()
+        module, *rest = arguments
+        os.execve(sys.executable, [sys.executable, "-m", f"ops.{module}", *rest], {**os.environ, **self.environment()})
+
+    def run(self, name: str) -> None:
+        """Becomes the named program; what supervisord calls."""
+        if name in ("postgres", "kafka"):
+            server = self.server(name)
+            server.prepare()
+            command = server.command()
+            os.execve(command[0], command, server.environment())
+        instance = next(i for i in self.instances() if i.name == name)
+        variables = {**os.environ, **self.environment(), **self.instance_environment(instance)}
+        os.execve(sys.executable, [sys.executable, *instance.service.command], variables)
+
+    def print_addresses(self) -> None:
+        settings = self.settings
+        for service, what in zip(
+            SERVICES,
+            ("orders", "health and metrics", "accounts, health and metrics", "products, health and metrics"),
+            strict=True,
+        ):
+            print(f"  {service.name:<11} http://{HOST}:{settings.port(service)}    {what}")
+        print(f"  {'kafka':<11} {HOST}:{settings.kafka_port}")
+        print(f"  {'postgres':<11} {HOST}:{settings.postgres_port}           databases {', '.join(DATABASES)}")
+        body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
+        print(f"\nOrder something:\n\n  curl -i http://{HOST}:{settings.order_api_port}/api/v1/orders \\")
+        print(f"    -H 'content-type: application/json' -d '{body}'\n")
+
+    # How
+
+    def _launch(self) -> None:
+        self._stop_left_over()
+        self.settings = self.asked
+        self._refuse_taken_ports()
+        self.state.stack = "native"
+        self.state.remember(self.settings)
+        self.state.save()
+        # Here rather than only under supervisord, so that one sees the jars come.
+        for name in ("postgres", "kafka"):
+            print(f"preparing {name}", flush=True)
+            self.server(name).prepare()
+        self.supervisor.write(self.programs())
+        self.supervisor.launch()
+
+    def _is_complete(self) -> bool:
+        statuses = self.supervisor.statuses()
+        wanted = [program.name for program in self.programs()]
+        running = all(name in statuses and statuses[name].state == "RUNNING" for name in wanted)
+        return running and not any(self.unready(name) for name in wanted)
+
+    def _refuse_other_ports(self) -> None:
+        changed = [
+            n for n in PORT_SETTINGS if n.upper() in os.environ and getattr(self.asked, n) != self.state.ports[n]
+        ]
+        if changed:
+            asked = ", ".join(f"{name.upper()}={getattr(self.asked, name)}" for name in changed)
+            raise StackError(f"Tandem is up on other ports than {asked}; 'just down' first")
+
+    def _refuse_taken_ports(self) -> None:
+        ports = {name.upper(): getattr(self.settings, name) for name in PORT_SETTINGS if name != "admin_port_base"}
+        taken = {name: port for name, port in ports.items() if processes.is_taken(port)}
+        lines = [f"  {name}={port} is taken by {processes.holder(port)}" for name, port in taken.items()]
+        admin = {i.name: self.settings.admin_port(i.service, i.number) for i in self.instances()}
+        lines += [
+            f"  ADMIN_PORT_BASE={self.settings.admin_port_base}: {port} for {name} is taken by {processes.holder(port)}"
+            for name, port in admin.items()
+            if processes.is_taken(port)
+        ]
+        if lines:
+            way_out = "stop what has them, or set others, in the environment or in .env"
+            raise StackError("\n".join(["these ports are taken:", *lines, way_out]))
+
+    def _stop_left_over(self) -> None:
+        left = processes.of_stack(self.home)
+        if left:
+            print(f"stopping what an earlier run left: {len(left)} processes", flush=True)
+            processes.stop(left)
+
+    def _require_running(self) -> None:
+        if not self.supervisor.running():
+            raise StackError("Tandem is not up; 'just up' starts it")
+
+    def _set_up(self, arguments: tuple[str, ...]) -> None:
+        print(f"running python {' '.join(arguments)}", flush=True)
+        variables = {**os.environ, "LOG_FORMAT": "text", **self.environment()}
+        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables)
+        if done.returncode != 0:
+            raise StackError(f"python {' '.join(arguments)} failed with {done.returncode}; see above")
+
+    def _wait_ready(self, names: list[str], limit_s: float | None) -> None:
+        """Returns when all are, telling what is missing meanwhile. Without a limit one that lives may take for ever."""
+        waiting = Waiting(names, limit_s)
+        while names := waiting.names:
+            statuses = self.supervisor.statuses()
+            for name in list(names):
+                running = statuses[name].state == "RUNNING"
+                waiting.see(statuses[name], self.unready(name) if running else statuses[name].remark or "starting")
+            waiting.report()
+            if late := waiting.late():
+                logs = "\n".join(f"{n}, the end of {log}:\n{tail(log)}" for n in late for log in self.logs([n]))
+                reasons = "\n".join(f"{name} is not ready: {waiting.missing[name]}" for name in late)
+                raise StartError(f"{logs}\n{reasons}")
+            time.sleep(0.1)

@@ -1,0 +1,67 @@
+"""What the stack remembers between commands: which kind runs, with which settings, how many instances of what.
+
+A stack that was started on other ports than the defaults is found, stopped and scaled without naming them again.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from dev.settings import PORT_SETTINGS, SERVICES, Settings, Stack, parse_stack
+
+
+@dataclass
+class State:
+    path: Path
+    stack: Stack = "native"
+    ports: dict[str, int] = field(default_factory=dict)
+    scale: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, home: Path) -> Self:
+        path = home / "stack.json"
+        stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        return cls(
+            path, parse_stack(stored.get("stack", "")) or "native", stored.get("ports", {}), stored.get("scale", {})
+        )
+
+    def save(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = self.path.with_suffix(".new")
+        stored = {"stack": self.stack, "ports": self.ports, "scale": self.scale}
+        unfinished.write_text(json.dumps(stored, indent=1))
+        os.replace(unfinished, self.path)
+
+    def remember(self, settings: Settings) -> None:
+        self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
+
+    def remembered(self, settings: Settings) -> Settings:
+        """The settings with which the stack was started last."""
+        ports: dict[str, Any] = {name: self.ports[name] for name in PORT_SETTINGS if name in self.ports}
+        return dataclasses.replace(settings, **ports)
+
+    def instances(self) -> dict[str, int]:
+        return {service.name: self.scale.get(service.name, 1) for service in SERVICES}
+
+
+@contextlib.contextmanager
+def exclusive(home: Path) -> Iterator[None]:
+    """One command at a time changes a stack; a second one waits and says so."""
+    home.mkdir(parents=True, exist_ok=True)
+    with (home / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            print(f"waiting for another command to finish (pid {lock.read()})", flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
