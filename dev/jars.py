@@ -25,15 +25,23 @@ class JarError(Exception):
 
 def classpath(cache: Path) -> str:
     """The class path of the pinned jars; fetches those that are missing or not what they should be."""
-    pins = {coordinate: digest for digest, coordinate in (line.split() for line in PINS.read_text().splitlines())}
     jars = cache / "jars"
     jars.mkdir(parents=True, exist_ok=True)
     with (jars / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        missing = {c: d for c, d in pins.items() if not matches(jars / file_name(c), d)}
-        if missing:
-            fetch_all(missing, jars, cache / "downloads")
-    return ":".join(str(jars / file_name(coordinate)) for coordinate in pins)
+        if wanted := missing(cache):
+            fetch_all(wanted, jars, cache / "downloads")
+    return ":".join(str(jars / file_name(coordinate)) for coordinate in pinned())
+
+
+def pinned() -> dict[str, str]:
+    """The sha256 of each jar, by coordinate."""
+    return {coordinate: digest for digest, coordinate in (line.split() for line in PINS.read_text().splitlines())}
+
+
+def missing(cache: Path) -> dict[str, str]:
+    """The pinned jars that are not in the cache, or not what they should be."""
+    return {c: digest for c, digest in pinned().items() if not matches(cache / "jars" / file_name(c), digest)}
 
 
 def file_name(coordinate: str) -> str:

@@ -47,6 +47,14 @@ def enter_user_namespace() -> bool:
     return True
 
 
+def can_enter_user_namespace() -> bool:
+    """Tried in a child, as there is no way back out of one."""
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if enter_user_namespace() else 1)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
 def give(directory: Path, user: int) -> None:
     """Changes the owner of all in the directory, unless it is so already."""
     if directory.stat().st_uid == user:
