@@ -3,12 +3,13 @@
 import argparse
 import sys
 
-from dev import logs
+from dev import doctor
+from dev.compose import ComposeStack
 from dev.jars import JarError
 from dev.native import NativeStack, StackError
 from dev.server import StartError
 from dev.settings import DATABASES, SERVICES, SettingError, Settings
-from dev.state import exclusive
+from dev.state import State, exclusive
 
 
 def main() -> int:
@@ -53,26 +54,37 @@ def count(text: str) -> tuple[str, int]:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_environment()
-    stack = NativeStack(settings)
+    if arguments.command == "run":
+        NativeStack(settings).run(arguments.program)
+    stack = chosen(settings)
     match arguments.command:
         case "ps":
             stack.ps()
         case "logs":
-            logs.show(stack.logs(arguments.services), lines=arguments.lines, follow=not arguments.no_follow)
+            stack.logs(arguments.services, arguments.lines, not arguments.no_follow)
         case "psql":
             database = next((s.database for s in SERVICES if s.name == arguments.service), arguments.service)
             stack.psql(database, arguments.arguments)
         case "ops":
             stack.ops(arguments.arguments)
-        case "run":
-            stack.run(arguments.program)
+        case "doctor":
+            return 0 if doctor.examine(NativeStack(settings)) else 1
         case _:
             with exclusive(settings.home):
                 change(stack, arguments)
     return 0
 
 
-def change(stack: NativeStack, arguments: argparse.Namespace) -> None:
+def chosen(settings: Settings) -> NativeStack | ComposeStack:
+    """The kind that STACK names, else the one that was used last. Only one of them is up at a time."""
+    state = State.load(settings.home)
+    asked = settings.stack or state.stack
+    if state.up and asked != state.stack:
+        raise StackError(f"the {state.stack} stack is up; before a change to {asked}, STACK={state.stack} just down")
+    return ComposeStack(settings) if asked == "compose" else NativeStack(settings)
+
+
+def change(stack: NativeStack | ComposeStack, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             stack.up()

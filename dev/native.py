@@ -13,12 +13,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dev import processes
+from dev import logs, processes
+from dev.addresses import print_addresses
 from dev.kafka import Broker
 from dev.postgres import Cluster, binary
 from dev.server import Server, StartError, tail
 from dev.settings import (
-    DATABASES,
     HOST,
     INSTANCES_MAX,
     PORT_SETTINGS,
@@ -143,7 +143,7 @@ class NativeStack:
         if running and self._is_complete():
             self._refuse_other_ports()
             print("Tandem is up already; nothing was changed\n")
-            self.print_addresses()
+            print_addresses(self.settings)
             return
         if not running:
             self._launch()
@@ -157,7 +157,7 @@ class NativeStack:
         self.supervisor.start(names)
         self._wait_ready(names, READY_S)
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
-        self.print_addresses()
+        print_addresses(self.settings)
 
     def down(self) -> None:
         if self.supervisor.running():
@@ -168,6 +168,7 @@ class NativeStack:
             self.supervisor.stop(servers)
             self.supervisor.shutdown()
         self._stop_left_over()
+        self.state.stopped()
         print("Tandem is down; its data stays, 'just up' brings it back")
 
     def reset(self) -> None:
@@ -228,9 +229,9 @@ class NativeStack:
             columns = (name, status.state.lower(), status.pid or "-", uptime, ports[name], admin_ports.get(name, "-"))
             print(row.format(*columns, f"no: {missing}" if missing else "yes" if running else "no"))
 
-    def logs(self, names: list[str]) -> list[Path]:
+    def logs(self, names: list[str], lines: int, follow: bool) -> None:
         chosen = self.named(names) if names else [program.name for program in self.programs()]
-        return [self.settings.logs / f"{name}.log" for name in chosen]
+        logs.show([self._log(name) for name in chosen], lines=lines, follow=follow)
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
@@ -261,29 +262,13 @@ class NativeStack:
         variables = {**os.environ, **self.environment(), **self.instance_environment(instance)}
         os.execve(sys.executable, [sys.executable, *instance.service.command], variables)
 
-    def print_addresses(self) -> None:
-        settings = self.settings
-        for service, what in zip(
-            SERVICES,
-            ("orders", "health and metrics", "accounts, health and metrics", "products, health and metrics"),
-            strict=True,
-        ):
-            print(f"  {service.name:<11} http://{HOST}:{settings.port(service)}    {what}")
-        print(f"  {'kafka':<11} {HOST}:{settings.kafka_port}")
-        print(f"  {'postgres':<11} {HOST}:{settings.postgres_port}           databases {', '.join(DATABASES)}")
-        body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
-        print(f"\nOrder something:\n\n  curl -i http://{HOST}:{settings.order_api_port}/api/v1/orders \\")
-        print(f"    -H 'content-type: application/json' -d '{body}'\n")
-
     # How
 
     def _launch(self) -> None:
         self._stop_left_over()
         self.settings = self.asked
         self._refuse_taken_ports()
-        self.state.stack = "native"
-        self.state.remember(self.settings)
-        self.state.save()
+        self.state.started("native", self.settings)
         # Here rather than only under supervisord, so that one sees the jars come.
         for name in ("postgres", "kafka"):
             print(f"preparing {name}", flush=True)
@@ -325,6 +310,9 @@ class NativeStack:
             print(f"stopping what an earlier run left: {len(left)} processes", flush=True)
             processes.stop(left)
 
+    def _log(self, name: str) -> Path:
+        return self.settings.logs / f"{name}.log"
+
     def _require_running(self) -> None:
         if not self.supervisor.running():
             raise StackError("Tandem is not up; 'just up' starts it")
@@ -346,7 +334,7 @@ class NativeStack:
                 waiting.see(statuses[name], self.unready(name) if running else statuses[name].remark or "starting")
             waiting.report()
             if late := waiting.late():
-                logs = "\n".join(f"{n}, the end of {log}:\n{tail(log)}" for n in late for log in self.logs([n]))
+                ends = "\n".join(f"the end of {self._log(name)}:\n{tail(self._log(name))}" for name in late)
                 reasons = "\n".join(f"{name} is not ready: {waiting.missing[name]}" for name in late)
-                raise StartError(f"{logs}\n{reasons}")
+                raise StartError(f"{ends}\n{reasons}")
             time.sleep(0.1)

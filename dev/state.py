@@ -20,6 +20,7 @@ from dev.settings import PORT_SETTINGS, SERVICES, Settings, Stack, parse_stack
 class State:
     path: Path
     stack: Stack = "native"
+    up: bool = False  # as of the last `up` or `down`
     ports: dict[str, int] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
 
@@ -28,18 +29,28 @@ class State:
         path = home / "stack.json"
         stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         return cls(
-            path, parse_stack(stored.get("stack", "")) or "native", stored.get("ports", {}), stored.get("scale", {})
+            path=path,
+            stack=parse_stack(stored.get("stack", "")) or "native",
+            up=stored.get("up", False),
+            ports=stored.get("ports", {}),
+            scale=stored.get("scale", {}),
         )
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = self.path.with_suffix(".new")
-        stored = {"stack": self.stack, "ports": self.ports, "scale": self.scale}
+        stored = {"stack": self.stack, "up": self.up, "ports": self.ports, "scale": self.scale}
         unfinished.write_text(json.dumps(stored, indent=1))
         os.replace(unfinished, self.path)
 
-    def remember(self, settings: Settings) -> None:
+    def started(self, stack: Stack, settings: Settings) -> None:
+        self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
+        self.save()
+
+    def stopped(self) -> None:
+        self.up = False
+        self.save()
 
     def remembered(self, settings: Settings) -> Settings:
         """The settings with which the stack was started last."""
