@@ -102,3 +102,13 @@ def _classify_postgres(error: psycopg.Error) -> Failure:
     if state[:2] == "22" or state in _POISON_STATES:
         return Failure.POISON
     return Failure.FATAL
+
+
+def describe(error: BaseException) -> str:
+    """One line for an operator."""
+    match error:
+        case KafkaException():
+            return f"Kafka: {error.args[0].str()}"
+        case psycopg.Error():
+            return f"PostgreSQL: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
+    return str(error) or type(error).__name__

@@ -5,13 +5,16 @@ librdkafka's own threads do the network; what is here decides when Python wakes 
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from loguru import logger
 
 from common.errors import Transient
+from common.events import Milliseconds
 
 # Java's partitioner, so that any client of any language puts a customer into the same partition.
 PARTITIONER: Final = "murmur2_random"
@@ -21,6 +24,9 @@ PRODUCER_BUFFER_MESSAGES: Final = 200_000
 MAX_POLL_INTERVAL_MS: Final = 300_000
 CONSUMER_BUFFER_KIB: Final = 16 * 1024
 POLL_S: Final = 0.1
+REPORTS_EVERY_S: Final = 0.001
+# With nothing in flight there are no reports, but errors: a lost broker is noticed by the next request's time.
+ERRORS_EVERY_S: Final = 0.1
 
 
 class Outgoing(NamedTuple):
@@ -80,6 +86,17 @@ def producer_config(bootstrap_servers: str, client_id: str, *, linger_ms: float)
     }
 
 
+def log_ends(admin: AdminClient, topic: str, timeout_s: float) -> dict[int, int]:
+    """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
+    try:
+        found = admin.list_topics(topic, timeout_s).topics[topic]
+        wanted = {TopicPartition(topic, number): OffsetSpec.latest() for number in found.partitions}  # type: ignore[no-untyped-call]
+        ends = admin.list_offsets(wanted, request_timeout=timeout_s) if wanted else {}
+        return {tp.partition: future.result().offset for tp, future in ends.items()}
+    except KafkaException as error:
+        raise Transient(f"the ends of topic {topic!r} cannot be read: {error.args[0].str()}") from error
+
+
 class Publisher:
     """Publishes a batch and waits until the log has all of it. For a consumer's thread; not shared."""
 
@@ -132,82 +149,132 @@ class Publisher:
 
 
 class Acknowledged(NamedTuple):
-    """Where the log has put a record. `timestamp_ms` is the broker's own (LogAppendTime)."""
+    """Where the log has put a record, and when by the broker's clock (LogAppendTime)."""
 
     partition: int
     offset: int
-    timestamp_ms: int
+    at: Milliseconds
+
+
+Reported = Callable[[Acknowledged | None], None]
+"""Told a record's fate, even after its future has timed out: its place in the log, or None when it failed."""
 
 
 class AsyncPublisher:
-    """Publishes single records from an event loop and wakes it once a poll, not once a record.
+    """Publishes single records from an event loop, which learns of many deliveries in one wake-up.
 
-    A poller thread collects the delivery reports and hands the loop a list. `confluent_kafka.aio.AIOProducer` is
-    not used: it buffers behind a timer of its own, which a request would wait for.
+    The loop asks for delivery reports itself, every `REPORTS_EVERY_S` while any are due. A poller thread would fight
+    the loop for the interpreter lock; `confluent_kafka.aio.AIOProducer` buffers behind a timer that a request would
+    wait for.
     """
 
-    def __init__(self, bootstrap_servers: str, client_id: str, *, linger_ms: float) -> None:
+    def __init__(self, bootstrap_servers: str, client_id: str, *, linger_ms: float, deadline_s: float) -> None:
+        """Call it in the loop. A future that has not ended after `deadline_s` ends with `TimeoutError`."""
         self._config = producer_config(bootstrap_servers, client_id, linger_ms=linger_ms)
+        self._config["error_cb"] = self._on_error
+        self._deadline_s = deadline_s
         self._producer = Producer(self._config)
+        self._retired: list[Producer] = []
         self._loop = asyncio.get_running_loop()
-        self._reports: list[tuple[asyncio.Future[Acknowledged], KafkaError | None, Acknowledged | None]] = []
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._poll, name="delivery-poller", daemon=True)
-        self._thread.start()
+        # Oldest first: all have the same time to live, so only the head can have expired.
+        self._waiting: deque[tuple[float, asyncio.Future[Acknowledged]]] = deque()
+        self._next_poll = self._loop.call_later(ERRORS_EVERY_S, self._poll)
+        self.in_flight = 0
+        """Records handed over whose fate is not known yet."""
+        self.acknowledged = 0
+        """Records that the log has taken, ever: as long as this rises, the broker is there."""
+        self.all_brokers_down = threading.Event()
+        """Set when the client has lost its last connection; for the one who asks `reachable` to clear."""
 
-    def publish(self, topic: str, key: bytes, value: bytes) -> "asyncio.Future[Acknowledged]":
-        """Hand a record to the client. The future ends with its place in the log, or with a `KafkaException`.
+    def publish(
+        self, topic: str, key: bytes, value: bytes, partition: int = -1, *, reported: Reported | None = None
+    ) -> "asyncio.Future[Acknowledged]":
+        """Hand a record to the client. The future ends with its place in the log, a `KafkaException`, a `TimeoutError`.
 
         Raises `BufferError` at once when the client's buffer is full, `KafkaException` when it is broken.
         """
         future: asyncio.Future[Acknowledged] = self._loop.create_future()
 
         def delivered(error: KafkaError | None, message: Message) -> None:
-            place = None if error else Acknowledged(message.partition(), message.offset(), message.timestamp()[1])  # type: ignore[arg-type]
-            self._reports.append((future, error, place))
+            self._delivered(future, reported, error, message)
 
-        self._producer.produce(topic, value, key, on_delivery=delivered)
+        try:
+            self._producer.produce(topic, value, key, partition, on_delivery=delivered)
+        except KafkaException as error:
+            self._renew_if_fatal(error.args[0])
+            raise
+        self._waiting.append((self._loop.time() + self._deadline_s, future))
+        self.in_flight += 1
+        if self.in_flight == 1:
+            self._next_poll.cancel()
+            self._next_poll = self._loop.call_later(REPORTS_EVERY_S, self._poll)
         return future
 
-    def _poll(self) -> None:
-        while not self._stopping.is_set() or len(self._producer):
-            self._producer.poll(POLL_S)
-            if self._reports:
-                reports, self._reports = self._reports, []
-                self._loop.call_soon_threadsafe(self._resolve, reports)
-
-    def _resolve(
-        self, reports: list[tuple["asyncio.Future[Acknowledged]", KafkaError | None, Acknowledged | None]]
+    def _delivered(
+        self,
+        future: "asyncio.Future[Acknowledged]",
+        reported: Reported | None,
+        error: KafkaError | None,
+        message: Message,
     ) -> None:
-        for future, error, place in reports:
-            if error is not None and (error.fatal() or error.code() == KafkaError._FATAL):
-                self._renew()
-            if future.done():
-                continue
-            if error is not None:
-                future.set_exception(KafkaException(error))
-            else:
-                assert place is not None
+        self.in_flight -= 1
+        if error is None:
+            self.acknowledged += 1
+            place = Acknowledged(message.partition(), message.offset(), Milliseconds(message.timestamp()[1]))  # type: ignore[arg-type]
+            if not future.done():
                 future.set_result(place)
+        else:
+            place = None
+            self._renew_if_fatal(error)
+            if not future.done():
+                future.set_exception(KafkaException(error))
+        if reported is not None:
+            reported(place)
 
-    def _renew(self) -> None:
-        logger.warning("renewing the producer after a fatal error")
-        self._producer = Producer(self._config)
+    def _poll(self) -> None:
+        self._producer.poll(0)
+        if self._retired:
+            self._drain_retired()
+        self._expire()
+        self._next_poll = self._loop.call_later(REPORTS_EVERY_S if self.in_flight else ERRORS_EVERY_S, self._poll)
 
-    def in_flight(self) -> int:
-        """Records handed over and not yet acknowledged."""
-        return len(self._producer)
+    def _expire(self) -> None:
+        now = self._loop.time()
+        waiting = self._waiting
+        while waiting and (waiting[0][1].done() or waiting[0][0] <= now):
+            _, future = waiting.popleft()
+            if not future.done():
+                future.set_exception(TimeoutError())
 
-    def reachable(self, timeout_s: float) -> bool:
-        """Whether the broker answers. Blocks; call it in a thread."""
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self.all_brokers_down.set()
+
+    def _renew_if_fatal(self, error: KafkaError) -> None:
+        """An idempotent producer that has lost its place never works again; a new one does."""
+        fatal = error.fatal() or error.code() == KafkaError._FATAL
+        if fatal and not self._retired:
+            logger.warning("renewing the producer after a fatal error: {}", error.str())
+            self._retired.append(self._producer)
+            self._producer = Producer(self._config)
+
+    def _drain_retired(self) -> None:
+        """What a broken producer still holds fails, and each record's waiter is told so."""
+        for producer in self._retired:
+            producer.purge()
+            producer.poll(0)
+        self._retired = [producer for producer in self._retired if len(producer)]
+
+    def reachable(self, topic: str, timeout_s: float) -> bool:
+        """Whether the broker answers and has the topic. Blocks; call it in a thread."""
         try:
-            self._producer.list_topics(timeout=timeout_s)
+            found = self._producer.list_topics(topic, timeout_s).topics[topic]
         except KafkaException:
             return False
-        return True
+        return found.error is None
 
-    def close(self) -> None:
-        """Wait for what is in flight, at most the delivery timeout, and stop the poller."""
-        self._producer.flush(DELIVERY_TIMEOUT_MS / 1000)
-        self._stopping.set()
-        self._thread.join(timeout=2 * POLL_S + 1)
+    async def close(self) -> None:
+        """Wait for what is in flight: at most the delivery timeout, by which each record has arrived or failed."""
+        while self.in_flight:  # noqa: ASYNC110 - once in a process's life; an event would cost every record
+            await asyncio.sleep(ERRORS_EVERY_S)
+        self._next_poll.cancel()

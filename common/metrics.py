@@ -14,3 +14,4 @@ stage_seconds = Histogram(
 )
 failures = Counter("tandem_failures_total", "Failures of a batch, by class.", ["group", "failure"])
 lag = Gauge("tandem_lag_records", "Records in the log that this instance has yet to settle.", ["group", "topic"])
+http_requests = Counter("tandem_http_requests_total", "Responses, by route and status.", ["method", "route", "status"])

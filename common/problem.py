@@ -1,6 +1,6 @@
 """Errors over HTTP, as RFC 9457 problem documents: one shape for every service and every mistake."""
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 import orjson
@@ -67,3 +67,6 @@ def unavailable(detail: str, *, retry_after_s: int = 1, order_id: str | None = N
         retry_after_s=retry_after_s,
         order_id=order_id,
     )
+
+
+INTERNAL: Final = Problem(code="internal", title="Internal error", status=500, detail="it has been logged")

@@ -7,19 +7,20 @@ an admin port of its own, where a supervisor or a scraper reaches exactly this i
 import asyncio
 import contextlib
 import gc
-import os
+import random
 import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType
+from typing import Any, Final, Protocol, TypeVar
 
 import msgspec
 import orjson
 import psycopg
 import uvicorn
 from loguru import logger
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, generate_latest
 from psycopg_pool import PoolTimeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -28,12 +29,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common import problem
+from common import metrics, problem
 from common.config import Http
 from common.errors import Fatal
-from common.problem import FieldError, Problem, ProblemError
+from common.problem import Problem, ProblemError
 
 BODY_BYTES_MAX = 64 * 1024
+JSON: Final = b"application/json"
 BACKLOG_CONNECTIONS = 2_048
 DRAIN_S = 8
 REQUEST_ID_PATTERN = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -50,27 +52,50 @@ class Task(Protocol):
     def missing(self) -> list[str]: ...
 
 
-class RequestId:
-    """Pure ASGI middleware: every response carries `x-request-id`, the caller's own or a new one.
+class ClientGone(Exception):
+    """The client closed the connection before its request had arrived. There is nobody to answer."""
 
-    Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput.
+
+class Frame:
+    """Pure ASGI around the routes: every response carries `x-request-id` and is counted by its route and status.
+
+    Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput. A `direct` endpoint, by method and
+    path, is called past router and middleware; it sets the id and counts for itself (`request_id`, `counter`).
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: Starlette, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
         self.app = app
+        self.stopping = False
+        """Set while the process drains: /readyz says so."""
+        self._direct = direct
+        self._templates = {route.endpoint: route.path for route in app.routes if isinstance(route, Route)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
         request_id = request_id_of(scope)
 
-        async def send_with_id(message: Message) -> None:
+        async def send_framed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                counter(scope["method"], self._route(scope), message["status"]).inc()
             await send(message)
 
-        await self.app(scope, receive, send_with_id)
+        await self.app(scope, receive, send_framed)
+
+    def _route(self, scope: Scope) -> str:
+        endpoint = scope.get("endpoint")
+        return "unmatched" if endpoint is None else self._templates.get(endpoint, "unmatched")
+
+
+def counter(method: str, route: str, status: int) -> Counter:
+    """What counts the responses of a route with a status."""
+    return metrics.http_requests.labels(method, route, status)
 
 
 def request_id_of(scope: Scope) -> bytes:
@@ -78,10 +103,16 @@ def request_id_of(scope: Scope) -> bytes:
     state: dict[str, Any] = scope.setdefault("state", {})
     known: bytes | None = state.get("request_id")
     if known is None:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        known = given if REQUEST_ID_PATTERN.fullmatch(given) else os.urandom(8).hex().encode()
-        state["request_id"] = known
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        known = state["request_id"] = request_id(given)
     return known
+
+
+def request_id(given: bytes | None) -> bytes:
+    """The caller's id if it is fit to be repeated, else a new one."""
+    if given is not None and REQUEST_ID_PATTERN.fullmatch(given):
+        return given
+    return b"%016x" % random.getrandbits(64)
 
 
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -91,74 +122,110 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
 
 
 def problem_response(request: Request, found: Problem) -> Response:
+    """The problem as Starlette's response."""
     headers = {} if found.retry_after_s is None else {"retry-after": str(found.retry_after_s)}
     body = found.body(request_id_of(request.scope).decode())
     return Response(body, found.status, headers, media_type=problem.CONTENT_TYPE.decode())
 
 
+async def send_problem(send: Send, found: Problem, request_id: bytes) -> None:
+    """The problem as bare ASGI messages, for a `direct` endpoint."""
+    body = found.body(request_id.decode())
+    headers = [
+        (b"content-type", problem.CONTENT_TYPE),
+        (b"content-length", b"%d" % len(body)),
+        (b"x-request-id", request_id),
+    ]
+    if found.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % found.retry_after_s))
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 async def read_body(request: Request) -> bytes:
-    """The request's JSON body. Raises `ProblemError` 415 for another content type, 413 above `BODY_BYTES_MAX`."""
-    kind = request.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise ProblemError(
-            Problem(
-                code="unsupported-media-type",
-                title="Unsupported media type",
-                status=415,
-                detail=f"content-type is {kind!r}, must be application/json",
-            )
-        )
-    chunks, size = [], 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > BODY_BYTES_MAX:
-            raise ProblemError(
-                Problem(
-                    code="too-large",
-                    title="Content too large",
-                    status=413,
-                    detail=f"the body is over {BODY_BYTES_MAX} bytes",
-                )
-            )
-        chunks.append(chunk)
-    return b"".join(chunks)
+    """The request's JSON body. Raises what `receive_json` raises."""
+    return await receive_json(dict(request.scope["headers"]), request.receive)
 
 
-T = TypeVar("T")
-_AT = re.compile(r" - at `\$(?P<path>.*)`$")
+async def receive_json(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    """The request's JSON body.
+
+    Raises `ProblemError` 415 for another content type, 413 above `BODY_BYTES_MAX`; `ClientGone`.
+    """
+    kind = headers.get(b"content-type", JSON)
+    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
+        raise ProblemError(_unsupported(kind))
+    message = await receive()
+    if message["type"] == "http.request" and not message.get("more_body", False):
+        body: bytes = message.get("body", b"")
+        return _within_limit(body)
+    return await _receive_rest(message, receive)
 
 
-def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
-    """Decode and validate in one step. Raises `ProblemError` 400 for what is not JSON, 422 for what is not a `T`."""
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        text = str(error)
-        where = _AT.search(text)
-        pointer = "#" + re.sub(r"\[(\d+)\]|\.", lambda m: f"/{m[1]}" if m[1] else "/", where["path"]) if where else "#"
-        raise ProblemError(problem.validation(FieldError(pointer, _AT.sub("", text)))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError(
-            Problem(code="malformed-json", title="The body is not JSON", status=400, detail=str(error))
-        ) from None
+async def _receive_rest(message: Message, receive: Receive) -> bytes:
+    body = bytearray()
+    while message["type"] == "http.request":
+        body += message.get("body", b"")
+        _within_limit(body)
+        if not message.get("more_body", False):
+            return bytes(body)
+        message = await receive()
+    raise ClientGone
 
 
-def application(routes: Sequence[BaseRoute], ready: Readiness) -> Starlette:
-    """The routes of a service together with /livez, /readyz and /metrics; every error as a problem document."""
+B = TypeVar("B", bytes, bytearray)
+
+
+def _within_limit(body: B) -> B:
+    if len(body) > BODY_BYTES_MAX:
+        detail = f"the body is over {BODY_BYTES_MAX} bytes"
+        raise ProblemError(Problem(code="too-large", title="Content too large", status=413, detail=detail))
+    return body
+
+
+def _unsupported(kind: bytes) -> Problem:
+    return Problem(
+        code="unsupported-media-type",
+        title="Unsupported media type",
+        status=415,
+        detail=f"content-type is {kind.decode('latin-1')!r}, must be application/json",
+    )
+
+
+def no_signs() -> list[str]:
+    """Nothing to report."""
+    return []
+
+
+def application(
+    routes: Sequence[BaseRoute],
+    ready: Readiness,
+    *,
+    degraded: Readiness = no_signs,
+    direct: Mapping[tuple[str, str], ASGIApp] = MappingProxyType({}),
+) -> Frame:
+    """The routes of a service together with /livez, /readyz and /metrics; every error as a problem document.
+
+    `degraded` names what is away although the process can do its main work. For `direct` see `Frame`.
+    """
 
     async def livez(_: Request) -> Response:
         return json_response({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        missing = ready()
-        return json_response({"ready": not missing, "missing": missing}, 503 if missing else 200)
+        missing = [*ready(), *(["this process is shutting down"] if frame.stopping else [])]
+        answer = {"ready": not missing, "missing": missing, "degraded": degraded()}
+        return json_response(answer, 503 if missing else 200)
 
-    async def metrics(_: Request) -> Response:
+    async def exposition(_: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def on_problem(request: Request, error: Exception) -> Response:
         assert isinstance(error, ProblemError)
         return problem_response(request, error.problem)
+
+    async def on_gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=400)  # for the count; nobody reads it
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
@@ -174,22 +241,21 @@ def application(routes: Sequence[BaseRoute], ready: Readiness) -> Starlette:
 
     async def on_error(request: Request, error: Exception) -> Response:
         logger.opt(exception=error).error("unhandled error", path=request.url.path)
-        return problem_response(
-            request, Problem(code="internal", title="Internal error", status=500, detail="it has been logged")
-        )
+        return problem_response(request, problem.INTERNAL)
 
     app = Starlette(
-        routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", metrics)],
+        routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)],
         exception_handlers={
             ProblemError: on_problem,
+            ClientGone: on_gone,
             HTTPException: on_http,
             psycopg.OperationalError: on_database_away,
             PoolTimeout: on_database_away,
             Exception: on_error,
         },
     )
-    app.add_middleware(RequestId)
-    return app
+    frame = Frame(app, direct)
+    return frame
 
 
 class _Server(uvicorn.Server):
@@ -215,7 +281,7 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 async def serve(
-    app: ASGIApp,
+    app: Frame,
     http: Http,
     tasks: Sequence[Task] = (),
     open_: Callable[[], Awaitable[None]] | None = None,
@@ -251,6 +317,7 @@ async def serve(
         task.start()
 
     def stop() -> None:
+        app.stopping = True
         for server in servers:
             server.should_exit = True
 

@@ -56,7 +56,7 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-    _await_metadata(admin, [topic.topic for topic in wanted])
+    _await_leaders(admin, [topic.topic for topic in wanted])
     for name in READERS:
         found = len(admin.list_topics(name, timeout=TIMEOUT_S).topics[name].partitions)
         if found != partitions:
@@ -66,13 +66,18 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
             )
 
 
-def _await_metadata(admin: AdminClient, names: Sequence[str]) -> None:
-    """A topic just created is not at once known to every request."""
+def _await_leaders(admin: AdminClient, names: Sequence[str]) -> None:
+    """A topic just created is not at once known to every request, nor led in every partition."""
     until = time.monotonic() + TIMEOUT_S
-    while missing := set(names) - set(admin.list_topics(timeout=TIMEOUT_S).topics):
+    while missing := [name for name in names if not _is_led(admin, name)]:
         if time.monotonic() > until:
-            raise Fatal(f"topics: created but not visible after {TIMEOUT_S:.0f} s: {sorted(missing)}")
+            raise Fatal(f"topics: created but without leaders after {TIMEOUT_S:.0f} s: {missing}")
         time.sleep(0.1)
+
+
+def _is_led(admin: AdminClient, name: str) -> bool:
+    topic = admin.list_topics(timeout=TIMEOUT_S).topics.get(name)
+    return topic is not None and all(partition.leader >= 0 for partition in topic.partitions.values())
 
 
 def bounds(admin: AdminClient) -> dict[Partition, tuple[int, int]]:

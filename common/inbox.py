@@ -1,0 +1,212 @@
+"""A consumer's side of Kafka: its membership in the group, what it may take in, and what it has committed.
+
+Offsets are checked one by one: a log that goes on elsewhere than it should is a loss to be named, not to be skipped.
+Rebalance callbacks run inside `next_batch` and `wait`, never while a batch is being settled.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from loguru import logger
+
+from common.config import Process
+from common.errors import Failure, LossDetected, classify, describe
+from common.kafka import consumer_config
+from common.positions import LOSS_HELP, Partition, Start
+
+BATCH_RECORDS_MAX: Final = 2_000
+BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
+POLL_S: Final = 0.25
+
+# When little arrives, a batch is whatever is there: latency. When much arrives, waiting a moment makes batches large:
+# each costs the broker and PostgreSQL the same, so 50 ms of waiting took a quarter off the CPU of an order.
+LINGER_MAX_S: Final = 0.05
+LINGER_FROM_RATE: Final = 600
+LINGER_FULL_RATE: Final = 3_500
+RATE_WINDOW_S: Final = 0.5
+
+
+def linger_s(records_per_s: float) -> float:
+    """Seconds to let a batch grow after its first record, given the recent rate."""
+    share = (records_per_s - LINGER_FROM_RATE) / (LINGER_FULL_RATE - LINGER_FROM_RATE)
+    return LINGER_MAX_S * min(1.0, max(0.0, share))
+
+
+class Rate:
+    """How many records a second arrived lately, by exponential smoothing over `RATE_WINDOW_S`."""
+
+    def __init__(self) -> None:
+        self.per_s = 0.0
+        self._at = 0.0
+
+    def count(self, records: int, at_s: float) -> None:
+        elapsed = max(at_s - self._at, 1e-6)
+        self._at = at_s
+        weight = min(1.0, elapsed / RATE_WINDOW_S)
+        self.per_s += weight * (records / elapsed - self.per_s)
+
+
+def partition_of(message: Message) -> Partition:
+    return Partition(str(message.topic()), int(message.partition() or 0))
+
+
+class Inbox:
+    """One membership in a consumer group. Belongs to one thread; any error it raises ends it, and a new one is made.
+
+    `find_starts` is asked where to begin in partitions just assigned, `say` is told why nothing is taken in.
+    """
+
+    def __init__(
+        self,
+        process: Process,
+        group: str,
+        topics: Sequence[str],
+        stopping: threading.Event,
+        find_starts: Callable[[Consumer, Sequence[TopicPartition]], list[Start]],
+        say: Callable[[str], None],
+    ) -> None:
+        self.positions: dict[Partition, int] = {}
+        """Of each partition assigned: the stored position as this instance knows it."""
+        self._topics = topics
+        self._stopping = stopping
+        self._find_starts = find_starts
+        self._say = say
+        self._log = logger.bind(group=group)
+        self._expected: dict[Partition, int] = {}
+        self._uncommitted: dict[Partition, int] = {}
+        self._pending: deque[Message] = deque()
+        self._rate = Rate()
+        self._broker_away = False
+        self._consumer = Consumer(
+            {**consumer_config(process.bootstrap_servers, process.instance, group), "error_cb": self._client_error}
+        )
+        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        say("joining the group")
+
+    def next_batch(self) -> list[Message]:
+        """The records to settle next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
+        if not self._pending:
+            self._fill()
+        batch: list[Message] = []
+        size = 0
+        while self._pending and len(batch) < BATCH_RECORDS_MAX and size < BATCH_BYTES_MAX:
+            message = self._pending.popleft()
+            size += len(message)
+            batch.append(message)
+        self._rate.count(len(batch), time.monotonic())
+        return batch
+
+    def wait(self, delay_s: float) -> None:
+        """Wait, but go on polling, so that the group does not take this instance for dead."""
+        self._consumer.pause([TopicPartition(*p) for p in self.positions])
+        until = time.monotonic() + delay_s
+        while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
+            self._take(self._consumer.consume(BATCH_RECORDS_MAX, min(left, POLL_S)))
+        self._consumer.resume([TopicPartition(*p) for p in self.positions])
+
+    def still_owned(self, batch: Iterable[Message]) -> list[Message]:
+        """The batch without records of partitions that were revoked meanwhile: those are their next owner's."""
+        return [message for message in batch if partition_of(message) in self.positions]
+
+    def commit(self, offsets: Mapping[Partition, int]) -> None:
+        """Commit to Kafka the next offsets of what is stored and published, together with what failed before.
+
+        A refusal is not an error: it will be committed later, here or by the partition's next owner, for whom these
+        records are repeats.
+        """
+        self._uncommitted.update(offsets)
+        wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
+        if not wanted:
+            return
+        try:
+            self._consumer.commit(offsets=wanted, asynchronous=False)
+            self._uncommitted.clear()
+        except KafkaException as error:
+            if classify(error) is not Failure.TRANSIENT:
+                raise
+            self._log.warning("offsets not committed, will try again: {}", describe(error))
+
+    def lag(self) -> dict[str, int]:
+        """By topic: how many records are known to be in the log and not settled yet, in the partitions assigned."""
+        lag = dict.fromkeys(self._topics, 0)
+        for partition, expected in self._expected.items():
+            _, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
+            lag[partition.topic] += max(0, end - expected)
+        for message in self._pending:
+            lag[partition_of(message).topic] += 1
+        return lag
+
+    def close(self) -> None:
+        """Leave the group."""
+        self._consumer.close()
+
+    def _fill(self) -> None:
+        first = self._consumer.consume(1, POLL_S)
+        if not first:
+            self.commit({})
+            if self._broker_away:
+                self._look_for_the_broker()
+            return
+        self._take(first)
+        wait = linger_s(self._rate.per_s)
+        if wait:
+            self._stopping.wait(wait)
+        self._take(self._consumer.consume(BATCH_RECORDS_MAX - 1, 0))
+
+    def _take(self, messages: Iterable[Message]) -> None:
+        for message in messages:
+            error = message.error()
+            if error is not None:
+                raise KafkaException(error)
+            partition = partition_of(message)
+            expected = self._expected.get(partition)
+            if expected is None:
+                continue  # a poll may still return records of a partition that has just been revoked
+            if message.offset() != expected:
+                raise LossDetected(
+                    f"{partition}: the log goes on at offset {message.offset()} where {expected} was to come: records "
+                    f"are missing; {LOSS_HELP}"
+                )
+            self._expected[partition] = expected + 1
+            self._pending.append(message)
+
+    def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
+        if added:
+            starts = self._find_starts(consumer, added)
+            for start in starts:
+                partition = Partition(start.topic, start.partition)
+                self.positions[partition] = start.position
+                self._expected[partition] = start.offset
+            consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.offset) for s in starts])
+            self._log.info("assigned", partitions=[f"{s.topic}/{s.partition}@{s.offset}" for s in starts])
+        self._say("")
+
+    def _revoked(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
+        self.commit({})
+        self._lost(consumer, gone)
+
+    def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:
+        for tp in gone:
+            partition = Partition(tp.topic, tp.partition)
+            for known in (self.positions, self._expected, self._uncommitted):
+                known.pop(partition, None)
+        self._pending = deque(self.still_owned(self._pending))
+        self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])
+
+    def _client_error(self, error: KafkaError) -> None:
+        if error.code() == KafkaError._ALL_BROKERS_DOWN:
+            self._broker_away = True
+            self._say(f"Kafka cannot be reached: {error.str()}")
+        self._log.warning("Kafka client: {}", error.str())
+
+    def _look_for_the_broker(self) -> None:
+        try:
+            self._consumer.list_topics(self._topics[0], timeout=POLL_S)
+        except KafkaException:
+            return
+        self._broker_away = False
+        self._say("")

@@ -1,0 +1,44 @@
+"""The stacks that tests run on. `stack` is shared and is left as it was found; `own_stack` is there to be broken."""
+
+from collections.abc import Generator, Iterator
+
+import pytest
+
+from tests.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """One of each process, running. Tests bring customers and products of their own."""
+    shared = Stack(tmp_path_factory.mktemp("stack"))
+    try:
+        shared.start_infrastructure()
+        shared.launch_all()
+        yield shared
+    finally:
+        shared.stop()
+
+
+@pytest.fixture(scope="module")
+def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Infrastructure with a proxy before each database, for the tests of one module; they start the processes."""
+    own = Stack(tmp_path_factory.mktemp("own"))
+    try:
+        own.start_infrastructure()
+        own.put_proxies()
+        yield own
+    finally:
+        own.stop()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failure shows the ends of the processes' logs."""
+    report = yield
+    if report.failed and isinstance(item, pytest.Function):
+        for value in item.funcargs.values():
+            if isinstance(value, Stack):
+                report.sections.append(("logs of the stack", value.logs()))
+    return report

@@ -1,0 +1,71 @@
+import msgspec
+import psycopg
+import pytest
+from confluent_kafka import KafkaError, KafkaException
+from psycopg import errors
+
+from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Transient, classify
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.DeadlockDetected(),
+        errors.SerializationFailure(),
+        errors.LockNotAvailable(),
+        errors.AdminShutdown(),
+        errors.QueryCanceled(),
+        errors.TooManyConnections(),
+        errors.DiskFull(),
+        errors.IdleInTransactionSessionTimeout(),
+        errors.UniqueViolation(),
+        psycopg.OperationalError("connection refused"),
+        psycopg.InterfaceError("the connection is closed"),
+        KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)),
+        KafkaException(KafkaError(KafkaError.STALE_MEMBER_EPOCH)),
+        KafkaException(KafkaError(KafkaError.FENCED_MEMBER_EPOCH)),
+        ConnectionResetError(),
+        Transient(),
+        Superseded(),
+    ],
+    ids=repr,
+)
+def test_what_may_work_in_a_moment_is_transient(error: Exception) -> None:
+    assert classify(error) is Failure.TRANSIENT
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.NumericValueOutOfRange(),
+        errors.InvalidTextRepresentation(),
+        errors.CheckViolation(),
+        errors.NotNullViolation(),
+        errors.ForeignKeyViolation(),
+        psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes"),
+        msgspec.ValidationError(),
+        msgspec.DecodeError(),
+        Poison(),
+    ],
+    ids=repr,
+)
+def test_what_can_never_be_processed_is_poison(error: Exception) -> None:
+    assert classify(error) is Failure.POISON
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.UndefinedTable(),
+        errors.InsufficientPrivilege(),
+        KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET)),
+        KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)),
+        Fatal(),
+        LossDetected(),
+        psycopg.ProgrammingError("the query has 2 placeholders but 1 parameters were passed"),
+        KeyError("a bug of ours"),
+    ],
+    ids=repr,
+)
+def test_all_else_is_fatal(error: Exception) -> None:
+    assert classify(error) is Failure.FATAL

@@ -1,0 +1,109 @@
+import msgspec
+import pytest
+
+from common import events
+from common.events import (
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    Item,
+    Milliseconds,
+    OrderPlaced,
+    PlacedData,
+    decoder_for,
+    encode,
+    make,
+    rfc3339,
+)
+
+ORDER_ID = "01997c5e-0000-7000-8000-000000000001"
+AT = Milliseconds(1_700_000_000_123)
+PLACED = make(
+    OrderPlaced,
+    PlacedData(
+        order_id=ORDER_ID, customer_id="cust-1", items=(Item("sku-1", 2, 1999),), amount=3998, currency="EUR"
+    ),
+    at=AT,
+    traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+)  # fmt: skip
+
+
+def changed(**fields: object) -> bytes:
+    """The placed event with other data; `...` takes a field out."""
+    document = msgspec.json.decode(encode(PLACED))
+    data = document["data"] | fields
+    document["data"] = {name: value for name, value in data.items() if value is not ...}
+    return msgspec.json.encode(document)
+
+
+def test_an_event_is_a_cloudevent_in_structured_form() -> None:
+    assert msgspec.json.decode(encode(PLACED)) == {
+        "specversion": "1.0",
+        "type": "order.placed",
+        "id": f"{ORDER_ID}:order.placed:1",
+        "source": "/tandem/order",
+        "subject": ORDER_ID,
+        "time": "2023-11-14T22:13:20.123Z",
+        "partitionkey": "cust-1",
+        "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        "sequence": 1,
+        "datacontenttype": "application/json",
+        "data": {
+            "order_id": ORDER_ID,
+            "customer_id": "cust-1",
+            "items": [{"product_id": "sku-1", "quantity": 2, "unit_price": 1999}],
+            "amount": 3998,
+            "currency": "EUR",
+        },
+    }
+
+
+def test_what_is_written_is_read() -> None:
+    assert decoder_for[ORDERS].decode(encode(PLACED)) == PLACED
+
+
+def test_the_same_event_said_again_has_the_same_id() -> None:
+    again = make(OrderPlaced, PLACED.data, at=Milliseconds(AT + 999), traceparent="another")
+    assert again.id == PLACED.id
+
+
+def test_unknown_fields_are_ignored() -> None:
+    assert decoder_for[ORDERS].decode(changed(colour="red")) == PLACED
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"amount": ...},
+        {"amount": -1},
+        {"amount": 1.5},
+        {"amount": "3998"},
+        {"amount": events.AMOUNT_MAX + 1},
+        {"currency": "eur"},
+        {"currency": "EUR\n"},
+        {"items": []},
+        {"items": [{"product_id": "sku-1", "quantity": 0, "unit_price": 1}]},
+        {"items": [{"product_id": "sku-1", "quantity": 1, "unit_price": 10**9 + 1}]},
+        {"items": [{"product_id": "sku\u0000", "quantity": 1, "unit_price": 1}]},
+        {"customer_id": ""},
+        {"customer_id": "x" * 65},
+        {"customer_id": "cust-1\n"},
+        {"order_id": "not-a-uuid"},
+    ],
+    ids=str,
+)
+def test_what_is_not_an_event_is_refused(fields: dict[str, object]) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decoder_for[ORDERS].decode(changed(**fields))
+
+
+def test_a_topic_takes_its_own_types_only() -> None:
+    for topic in (PAYMENTS, INVENTORY):
+        with pytest.raises(msgspec.ValidationError, match="Invalid value"):
+            decoder_for[topic].decode(encode(PLACED))
+
+
+def test_times_are_exact_to_the_millisecond() -> None:
+    assert rfc3339(Milliseconds(999)) == "1970-01-01T00:00:00.999Z"
+    assert rfc3339(Milliseconds(1_000)) == "1970-01-01T00:00:01.000Z"
+    assert rfc3339(Milliseconds(AT)) == "2023-11-14T22:13:20.123Z"

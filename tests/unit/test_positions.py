@@ -1,0 +1,45 @@
+import pytest
+
+from common.errors import Fatal, LossDetected
+from common.positions import Partition, Stored, Topic, check_partition_counts, start_offset
+
+PARTITION = Partition("orders", 3)
+
+
+def start(*, position: int, committed: int | None, first: int = 0, end: int = 100, topic_id: str = "one") -> int:
+    return start_offset(PARTITION, topic_id, Stored("one", position), committed, first, end)
+
+
+def test_reading_starts_at_the_smaller_of_position_and_committed_offset() -> None:
+    assert start(position=50, committed=40) == 40, "stored but not surely published: say it again"
+    assert start(position=40, committed=50) == 40, "a database behind its offsets takes the records in again"
+
+
+def test_where_nothing_is_committed_nobody_knows_what_was_published() -> None:
+    assert start(position=50, committed=None) == 0
+    assert start(position=50, committed=None, first=20) == 20
+    assert start(position=0, committed=None) == 0
+
+
+def test_a_trimmed_log_is_fine_up_to_the_position() -> None:
+    assert start(position=50, committed=50, first=50) == 50
+    with pytest.raises(LossDetected, match="starts at offset 51, after the position 50"):
+        start(position=50, committed=50, first=51)
+
+
+def test_a_log_that_ends_before_the_position_was_truncated() -> None:
+    assert start(position=100, committed=100, end=100) == 100
+    with pytest.raises(LossDetected, match="ends at offset 100, before the position 101"):
+        start(position=101, committed=101, end=100)
+
+
+def test_a_topic_created_anew_is_not_the_one_that_was_read() -> None:
+    with pytest.raises(LossDetected, match="created anew"):
+        start(position=5, committed=5, topic_id="two")
+
+
+def test_a_result_goes_to_its_orders_partition_number_so_counts_must_be_equal() -> None:
+    topics = {"orders": Topic("orders", "a", 12), "payments": Topic("payments", "b", 12)}
+    check_partition_counts(topics)
+    with pytest.raises(Fatal, match="equal partition counts"):
+        check_partition_counts({**topics, "inventory": Topic("inventory", "c", 6)})
