@@ -1,0 +1,125 @@
+"""Inventory's HTTP interface: products, what the catalogue says of them, and restocks."""
+
+from typing import Annotated, Any, Final
+
+import msgspec
+from msgspec import Meta, Struct
+from psycopg_pool import AsyncConnectionPool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common import problem
+from common.events import Currency, Identifier, UnitPrice
+from common.parameters import idempotency_key, path_identifier
+from common.problem import FieldError, Problem, ProblemError
+from common.server import json_response, read_body
+from common.validation import decode_body, decode_query
+from inventory import store
+
+PAGE_DEFAULT: Final = 50
+PAGE_MAX: Final = 500
+NAME_CHARS_MAX: Final = 200
+RESTOCK_MAX: Final = 1_000_000_000
+
+Name = Annotated[
+    str,
+    Meta(
+        pattern=rf"^[^\x00-\x1f\x7f-\x9f]{{1,{NAME_CHARS_MAX}}}\Z",
+        description=f"1 to {NAME_CHARS_MAX} characters, none of them a control character",
+    ),
+]
+
+
+class ProductRequest(Struct, forbid_unknown_fields=True):
+    """What the catalogue is to say of a product."""
+
+    name: Name
+    unit_price: UnitPrice
+    currency: Currency
+    active: bool
+
+
+class RestockRequest(Struct, forbid_unknown_fields=True):
+    quantity: Annotated[int, Meta(ge=1, le=RESTOCK_MAX)]
+
+
+class ProductsQuery(Struct):
+    """A page of products: those whose ids come after `cursor`."""
+
+    cursor: Identifier = ""
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+
+
+_product_decoder = msgspec.json.Decoder(ProductRequest)
+_restock_decoder = msgspec.json.Decoder(RestockRequest)
+
+
+def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
+    """The routes, served from connections of `pool`."""
+
+    async def get_products(request: Request) -> Response:
+        query = decode_query(request.query_params, ProductsQuery)
+        async with pool.connection() as connection:
+            page = await store.products(connection, after=query.cursor, limit=query.limit)
+        cursor = page[-1].product_id if len(page) == query.limit else None
+        return json_response({"products": page, "next_cursor": cursor})
+
+    async def get_product(request: Request) -> Response:
+        product_id = path_identifier(request, "product_id")
+        async with pool.connection() as connection:
+            return json_response(await _existing(connection, product_id))
+
+    async def put_product(request: Request) -> Response:
+        product_id = path_identifier(request, "product_id")
+        wanted = decode_body(await read_body(request), _product_decoder)
+        async with pool.connection() as connection:
+            created = await store.put_product(
+                connection, product_id, wanted.name, wanted.unit_price, wanted.currency, wanted.active
+            )
+            return json_response(await _existing(connection, product_id), 201 if created else 200)
+
+    async def post_restock(request: Request) -> Response:
+        product_id = path_identifier(request, "product_id")
+        key = idempotency_key(request)
+        wanted = decode_body(await read_body(request), _restock_decoder)
+        async with pool.connection() as connection:
+            try:
+                stocked = await store.restock(connection, product_id, wanted.quantity, key)
+            except store.UnknownProduct:
+                raise ProblemError(problem.not_found("product", product_id)) from None
+            except store.StockFull:
+                found = FieldError("#/quantity", f"would take the stock above {store.ON_HAND_MAX}")
+                raise ProblemError(problem.validation(found)) from None
+            if stocked is not None:
+                return json_response(stocked, 201)
+            return await _replay(connection, product_id, str(key), wanted)
+
+    base = "/api/v1/products"
+    return [
+        Route(base, get_products),
+        Route(base + "/{product_id}", get_product),
+        Route(base + "/{product_id}", put_product, methods=["PUT"]),
+        Route(base + "/{product_id}/restocks", post_restock, methods=["POST"]),
+    ]
+
+
+async def _existing(connection: store.AsyncConn, product_id: str) -> store.ProductView:
+    found = await store.product(connection, product_id)
+    if found is None:
+        raise ProblemError(problem.not_found("product", product_id))
+    return found
+
+
+async def _replay(connection: store.AsyncConn, product_id: str, key: str, wanted: RestockRequest) -> Response:
+    """The key was used before: the same restock is answered again, another one is refused."""
+    if await store.restocked(connection, product_id, key) != wanted.quantity:
+        raise ProblemError(
+            Problem(
+                code="idempotency-key-reused",
+                title="The idempotency key was used for another request",
+                status=422,
+                detail=f"the key {key!r} belongs to another restock of this product; use a new one",
+            )
+        )
+    return json_response(await _existing(connection, product_id), 201, {"idempotency-replayed": "true"})

@@ -1,0 +1,84 @@
+"""The story of a batch in inventory: lock the products, decide, store, answer every order with how its stock stands."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from common.batch import Received
+from common.events import (
+    ORDERS,
+    STOCK_EVENTS,
+    Event,
+    OrderCancelled,
+    OrderId,
+    OrderPlaced,
+    OrderRejected,
+    StockData,
+    make,
+)
+from common.postgres import Conn
+from inventory import store
+from inventory.decide import Decisions, Reservation, decide
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A decided batch: what to store, and the orders to answer."""
+
+    decisions: Decisions
+    known: dict[OrderId, Reservation]
+    asked: Sequence[Received]
+
+    def store(self, connection: Conn) -> None:
+        new = [r for order_id, r in self.decisions.reservations.items() if order_id not in self.known]
+        if new:
+            store.insert_reservations(connection, new)
+        if self.decisions.movements:
+            store.insert_movements(connection, self.decisions.movements)
+
+    def update(self, connection: Conn) -> None:
+        revoked = [r for order_id, r in self.decisions.reservations.items() if order_id in self.known]
+        if revoked:
+            store.update_reservations(connection, revoked)
+        if self.decisions.on_hand:
+            store.update_stock(connection, self.decisions.on_hand)
+
+    def results(self) -> Iterable[tuple[int, Event]]:
+        """Every event is answered, repeats included: whoever asks again may not have got the answer."""
+        for record in self.asked:
+            order_id = OrderId(record.event.data.order_id)
+            reservation = self.decisions.reservations.get(order_id) or self.known[order_id]
+            yield record.partition.number, answer(reservation, record.event.traceparent)
+
+
+class InventoryHandler:
+    """Inventory's part in the batch loop. See `common.batch.Handler`."""
+
+    group = "inventory"
+    topics = (ORDERS,)
+
+    def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
+        asked = [r.event for r in records if concerns_inventory(r)]
+        wanted = {item.product_id for event in asked if isinstance(event, OrderPlaced) for item in event.data.items}
+        return store.lock(connection, wanted, {event.data.order_id for event in asked})
+
+    def decide(self, locked: store.Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
+        products, reservations = locked.read()
+        asked = [r for r in fresh if concerns_inventory(r)]
+        decisions = decide(products, reservations, ((r.event, r.at) for r in asked))
+        return Batch(decisions, reservations, [*(r for r in repeats if concerns_inventory(r)), *asked])
+
+
+def concerns_inventory(record: Received) -> bool:
+    return isinstance(record.event, OrderPlaced | OrderRejected | OrderCancelled)
+
+
+def answer(reservation: Reservation, traceparent: str) -> Event:
+    """The event that says how an order's stock stands."""
+    data = StockData(
+        order_id=reservation.order_id,
+        customer_id=reservation.customer_id,
+        items=reservation.lines,
+        reason=reservation.reason,
+    )
+    at = reservation.decided_at if reservation.revoked_at is None else reservation.revoked_at
+    return make(STOCK_EVENTS[reservation.state], data, at=at, traceparent=traceparent)

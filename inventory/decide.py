@@ -1,0 +1,164 @@
+"""Who gets the stock: every rule of inventory, and nothing else. No I/O, no clock.
+
+`decide` is given the products and reservations that a batch touches, as locked, and its events in order. It is total:
+an order may come twice, its revocation before it, after it or alone.
+
+    none ──▶ reserved ──▶ released        none ──▶ rejected        none ──▶ void (revoked before it was placed)
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Literal, NamedTuple
+
+from msgspec import Struct
+
+from common.events import (
+    CustomerId,
+    Item,
+    Line,
+    Milliseconds,
+    OrderCancelled,
+    OrderId,
+    OrderPlaced,
+    OrderRejected,
+    ProductId,
+    Reason,
+    StockState,
+)
+
+Revocation = OrderRejected | OrderCancelled
+Relevant = OrderPlaced | Revocation
+"""The events that inventory answers. Others on the topic do not concern it."""
+
+
+class Product(Struct, frozen=True):
+    """A product's stock. `on_hand` is in pieces and never below zero; what is inactive is not sold."""
+
+    on_hand: int
+    active: bool
+
+
+class Reservation(Struct, frozen=True, kw_only=True):
+    """The one decision about an order's stock. `lines` is what was reserved, one line a product."""
+
+    order_id: OrderId
+    customer_id: CustomerId
+    state: StockState
+    reason: Reason | None = None
+    lines: tuple[Line, ...] = ()
+    decided_at: Milliseconds
+    revoked_at: Milliseconds | None = None
+
+
+class Movement(NamedTuple):
+    """Pieces that left the stock for an order, or came back from it."""
+
+    kind: Literal["reserve", "release"]
+    order_id: OrderId
+    product_id: ProductId
+    quantity: int
+    at: Milliseconds
+
+
+class Decisions(NamedTuple):
+    """What a batch came to. `reservations` holds every reservation touched, as it now stands."""
+
+    reservations: dict[OrderId, Reservation]
+    on_hand: dict[ProductId, int]
+    movements: list[Movement]
+
+
+def decide(
+    products: Mapping[ProductId, Product],
+    reservations: Mapping[OrderId, Reservation],
+    events: Iterable[tuple[Relevant, Milliseconds]],
+) -> Decisions:
+    """Apply the events in order, each with the time at which the log took it in. Returns only what changed."""
+    changed: dict[OrderId, Reservation] = {}
+    on_hand: dict[ProductId, int] = {}
+    movements: list[Movement] = []
+    for event, at in events:
+        order_id = OrderId(event.data.order_id)
+        before = changed.get(order_id) or reservations.get(order_id)
+        match event:
+            case OrderPlaced(data=data):
+                if before is not None:
+                    continue
+                lines = per_product(data.items)
+                reason = refusal(lines, products, on_hand)
+                changed[order_id] = Reservation(
+                    order_id=order_id,
+                    customer_id=CustomerId(data.customer_id),
+                    state="rejected" if reason else "reserved",
+                    reason=reason,
+                    lines=() if reason else lines,
+                    decided_at=at,
+                )
+                if reason is None:
+                    for line in lines:
+                        product_id = ProductId(line.product_id)
+                        on_hand[product_id] = level(product_id, products, on_hand) - line.quantity
+                        movements.append(Movement("reserve", order_id, product_id, line.quantity, at))
+            case OrderRejected() | OrderCancelled():
+                after = revoke(before, event, at)
+                if after is before:
+                    continue
+                changed[order_id] = after
+                if after.state == "released":
+                    # Exactly what was reserved comes back, whether or not the product is still sold.
+                    for line in after.lines:
+                        product_id = ProductId(line.product_id)
+                        on_hand[product_id] = level(product_id, products, on_hand) + line.quantity
+                        movements.append(Movement("release", order_id, product_id, line.quantity, at))
+    return Decisions(changed, on_hand, movements)
+
+
+def per_product(items: Iterable[Item]) -> tuple[Line, ...]:
+    """One line for each product: two lines of an order for the same product count together."""
+    quantities: dict[str, int] = {}
+    for item in items:
+        quantities[item.product_id] = quantities.get(item.product_id, 0) + item.quantity
+    return tuple(Line(product_id, quantity) for product_id, quantity in quantities.items())
+
+
+def refusal(
+    lines: Iterable[Line], products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]
+) -> Reason | None:
+    """Why nothing is reserved for these lines, if so: all of them, or none. Of two reasons, the one that a restock does
+    not mend."""
+    reason: Reason | None = None
+    for line in lines:
+        product_id = ProductId(line.product_id)
+        product = products.get(product_id)
+        if product is not None and not product.active:
+            return "inactive"
+        if product is None or level(product_id, products, on_hand) < line.quantity:
+            reason = "out_of_stock"
+    return reason
+
+
+def level(product_id: ProductId, products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]) -> int:
+    """The pieces on hand at this point of the batch."""
+    return on_hand[product_id] if product_id in on_hand else products[product_id].on_hand
+
+
+def revoke(reservation: Reservation | None, event: Revocation, at: Milliseconds) -> Reservation:
+    """The reservation of an order that is rejected or cancelled. One not yet decided never will be: it is void."""
+    if reservation is None:
+        return Reservation(
+            order_id=OrderId(event.data.order_id),
+            customer_id=CustomerId(event.data.customer_id),
+            state="void",
+            reason=event.data.reason,
+            decided_at=at,
+        )
+    if reservation.state == "reserved":
+        return Reservation(
+            order_id=reservation.order_id,
+            customer_id=reservation.customer_id,
+            state="released",
+            reason=event.data.reason,
+            lines=reservation.lines,
+            decided_at=reservation.decided_at,
+            revoked_at=at,
+        )
+    return reservation

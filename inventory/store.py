@@ -1,0 +1,309 @@
+"""The inventory database: all of its SQL, whole and readable. Batches come from the consumer, changes of the catalogue
+from the relay, single calls from HTTP.
+
+Whoever locks several products locks them in the order of product_id, so that nobody deadlocks with a batch.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import psycopg
+from msgspec import Struct
+from psycopg.rows import class_row
+
+from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, encode, rfc3339
+from common.postgres import Conn, copy_in
+from inventory.decide import Movement, Product, Reservation
+
+ON_HAND_MAX: Final = 2**53
+"""Pieces that a restock may fill a product up to: exact in JSON everywhere, and what orders give back on top of it
+stays far below a bigint."""
+
+# Before the reservations are read: whoever waits for this lock then sees what the holder decided. The products that a
+# revocation gives back stand in its reservation, which nobody else changes while this transaction holds the position of
+# the order's partition. An array, not a join, so that the index on product_id is used.
+_LOCK_PRODUCTS = """
+    SELECT product_id, on_hand, active FROM products
+    WHERE product_id = ANY(ARRAY(
+      SELECT unnest(%s::text[])
+      UNION
+      SELECT item ->> 'product_id' FROM reservations, json_array_elements(items) AS item
+      WHERE order_id = ANY(%s::uuid[]) AND state = 'reserved'
+    ))
+    ORDER BY product_id FOR UPDATE
+"""
+_READ_RESERVATIONS = """
+    SELECT order_id, customer_id, state, reason, items::text,
+      (extract(epoch FROM decided_at) * 1000)::bigint, (extract(epoch FROM revoked_at) * 1000)::bigint
+    FROM reservations WHERE order_id = ANY(%s::uuid[])
+"""
+_UPDATE_RESERVATIONS = """
+    UPDATE reservations SET state = changed.state, reason = changed.reason, revoked_at = changed.revoked_at
+    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::timestamptz[]) AS changed(order_id, state, reason, revoked_at)
+    WHERE reservations.order_id = changed.order_id
+"""
+_UPDATE_STOCK = """
+    UPDATE products SET on_hand = changed.on_hand
+    FROM unnest(%s::text[], %s::bigint[]) AS changed(product_id, on_hand)
+    WHERE products.product_id = changed.product_id
+"""
+_RESERVATION_COLUMNS = ("order_id", "customer_id", "state", "reason", "items", "decided_at", "revoked_at")
+_MOVEMENT_COLUMNS = ("kind", "order_id", "product_id", "quantity", "recorded_at")
+
+_lines = msgspec.json.Decoder(tuple[Line, ...])
+
+
+class Locked(NamedTuple):
+    """Two queries under way in a pipeline; their rows are there once it has ended."""
+
+    products: "psycopg.Cursor[Any]"
+    reservations: "psycopg.Cursor[Any]"
+
+    def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
+        products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self.products}
+        reservations = {
+            row[0]: Reservation(
+                order_id=row[0],
+                customer_id=row[1],
+                state=row[2],
+                reason=row[3],
+                lines=_lines.decode(row[4]),
+                decided_at=row[5],
+                revoked_at=row[6],
+            )
+            for row in self.reservations
+        }
+        return products, reservations
+
+
+def lock(connection: Conn, products: Collection[str], orders: Collection[str]) -> Locked:
+    """Lock these products, and those reserved for these orders, then read the reservations. To be called in pipeline
+    mode."""
+    wanted = list(orders)
+    return Locked(
+        connection.execute(_LOCK_PRODUCTS, (list(products), wanted)), connection.execute(_READ_RESERVATIONS, (wanted,))
+    )
+
+
+def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -> None:
+    copy_in(
+        connection,
+        "reservations",
+        _RESERVATION_COLUMNS,
+        (
+            (r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(), rfc3339(r.decided_at), _time(r))
+            for r in reservations
+        ),
+    )
+
+
+def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
+    copy_in(connection, "movements", _MOVEMENT_COLUMNS, ((*m[:-1], rfc3339(m.at)) for m in movements))
+
+
+def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -> None:
+    connection.execute(
+        _UPDATE_RESERVATIONS,
+        (
+            [r.order_id for r in reservations],
+            [r.state for r in reservations],
+            [r.reason for r in reservations],
+            [_time(r) for r in reservations],
+        ),
+    )
+
+
+def update_stock(connection: Conn, on_hand: dict[ProductId, int]) -> None:
+    connection.execute(_UPDATE_STOCK, (list(on_hand), list(on_hand.values())))
+
+
+def _time(reservation: Reservation) -> str | None:
+    return None if reservation.revoked_at is None else rfc3339(reservation.revoked_at)
+
+
+# For the relay: one transaction, whose lock no other relay holds.
+
+
+class Change(NamedTuple):
+    """A product whose catalogue entry is ahead of the log."""
+
+    product: ProductData
+    at: Milliseconds
+
+
+_TRY_RELAY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('inventory relay'))"
+_HAS_CHANGES = "SELECT EXISTS (SELECT FROM products WHERE version > published_version)"
+_CHANGES = """
+    SELECT product_id, name, unit_price, currency, active, version, (extract(epoch FROM changed_at) * 1000)::bigint
+    FROM products WHERE version > published_version ORDER BY product_id LIMIT %s
+"""
+_MARK_PUBLISHED = """
+    WITH locked AS (
+      SELECT product_id FROM products WHERE product_id = ANY(%s) ORDER BY product_id FOR UPDATE
+    )
+    UPDATE products SET published_version = published.version
+    FROM locked JOIN unnest(%s::text[], %s::bigint[]) AS published(product_id, version) USING (product_id)
+    WHERE products.product_id = locked.product_id
+"""
+
+
+def lock_for_relay(connection: Conn) -> bool:
+    """Whether this transaction is now the one that relays. If not, another one is."""
+    return connection.execute(_TRY_RELAY_LOCK).fetchone() == (True,)
+
+
+def has_changes(connection: Conn) -> bool:
+    return connection.execute(_HAS_CHANGES).fetchone() == (True,)
+
+
+def changes(connection: Conn, *, limit: int) -> list[Change]:
+    """Read, not locked: a batch of orders must not wait until Kafka has answered the relay."""
+    return [
+        Change(
+            ProductData(
+                product_id=row[0], name=row[1], unit_price=row[2], currency=row[3], active=row[4], version=row[5]
+            ),
+            row[6],
+        )
+        for row in connection.execute(_CHANGES, (limit,))
+    ]
+
+
+def mark_published(connection: Conn, published: Sequence[Change]) -> None:
+    product_ids = [change.product.product_id for change in published]
+    versions = [change.product.version for change in published]
+    connection.execute(_MARK_PUBLISHED, (product_ids, product_ids, versions))
+
+
+# For HTTP: single statements on a connection of the pool, in autocommit.
+
+AsyncConn = psycopg.AsyncConnection[Any]
+
+
+class ProductView(Struct, frozen=True):
+    """A product as it is shown. `unit_price` is in minor units, `on_hand` in pieces."""
+
+    product_id: str
+    name: str
+    unit_price: int
+    currency: str
+    active: bool
+    on_hand: int
+
+
+_VIEW = "SELECT product_id, name, unit_price, currency, active, on_hand FROM products"
+
+
+async def product(connection: AsyncConn, product_id: str) -> ProductView | None:
+    cursor = connection.cursor(row_factory=class_row(ProductView))
+    await cursor.execute(f"{_VIEW} WHERE product_id = %s", (product_id,))
+    return await cursor.fetchone()
+
+
+async def products(connection: AsyncConn, *, after: str, limit: int) -> list[ProductView]:
+    """The products in the order of their ids, from above product id `after`."""
+    cursor = connection.cursor(row_factory=class_row(ProductView))
+    await cursor.execute(f"{_VIEW} WHERE product_id > %s ORDER BY product_id LIMIT %s", (after, limit))
+    return await cursor.fetchall()
+
+
+# Where nothing differs, nothing is written and no row returned: the catalogue has no new version to publish.
+_PUT = """
+    INSERT INTO products (product_id, name, unit_price, currency, active) VALUES (%s, %s, %s, %s, %s)
+    ON CONFLICT (product_id) DO UPDATE
+      SET name = excluded.name, unit_price = excluded.unit_price, currency = excluded.currency,
+        active = excluded.active, version = products.version + 1, changed_at = now()
+      WHERE (products.name, products.unit_price, products.currency, products.active)
+        IS DISTINCT FROM (excluded.name, excluded.unit_price, excluded.currency, excluded.active)
+    RETURNING old.product_id IS NULL AS created
+"""
+
+
+async def put_product(
+    connection: AsyncConn, product_id: str, name: str, unit_price: int, currency: str, active: bool
+) -> bool:
+    """Create the product or change its catalogue entry; returns whether it was created."""
+    cursor = await connection.execute(_PUT, (product_id, name, unit_price, currency, active))
+    return await cursor.fetchone() == (True,)
+
+
+_LOCK_PRODUCT = "SELECT on_hand FROM products WHERE product_id = %s FOR UPDATE"
+_ENTER_RESTOCK = """
+    INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
+    VALUES (%s, 'restock', %s, now(), %s)
+    ON CONFLICT (product_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
+    RETURNING movement_id
+"""
+_ADD_STOCK = """
+    UPDATE products SET on_hand = on_hand + %s WHERE product_id = %s
+    RETURNING product_id, name, unit_price, currency, active, on_hand
+"""
+
+
+class UnknownProduct(Exception):
+    """There is no such product."""
+
+
+class StockFull(Exception):
+    """The restock would take the stock above `ON_HAND_MAX`."""
+
+
+async def restock(connection: AsyncConn, product_id: str, quantity: int, key: str | None) -> ProductView | None:
+    """Add pieces to the stock. None when the idempotency key was used before; nothing happened then.
+
+    Raises `UnknownProduct` and `StockFull`.
+    """
+    async with connection.transaction():
+        cursor = await connection.execute(_LOCK_PRODUCT, (product_id,))
+        row = await cursor.fetchone()
+        if row is None:
+            raise UnknownProduct(product_id)
+        cursor = await connection.execute(_ENTER_RESTOCK, (product_id, quantity, key))
+        if await cursor.fetchone() is None:
+            return None
+        if row[0] + quantity > ON_HAND_MAX:
+            raise StockFull(product_id)
+        stocked = connection.cursor(row_factory=class_row(ProductView))
+        await stocked.execute(_ADD_STOCK, (quantity, product_id))
+        return await stocked.fetchone()
+
+
+async def restocked(connection: AsyncConn, product_id: str, key: str) -> int | None:
+    """The quantity of the restock made under this idempotency key."""
+    cursor = await connection.execute(
+        "SELECT quantity FROM movements WHERE product_id = %s AND idempotency_key = %s", (product_id, key)
+    )
+    row = await cursor.fetchone()
+    return row[0] if row else None
+
+
+# Demo data.
+
+
+class DemoProduct(NamedTuple):
+    product_id: str
+    name: str
+    unit_price: int
+    pieces: int
+
+
+_LOAD_DEMO = """
+    WITH wanted AS (
+      SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::bigint[])
+        AS demo(product_id, name, unit_price, pieces)
+    ), created AS (
+      INSERT INTO products (product_id, name, unit_price, currency, active, on_hand)
+      SELECT product_id, name, unit_price, 'EUR', true, pieces FROM wanted
+      ON CONFLICT DO NOTHING RETURNING product_id, on_hand
+    )
+    INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
+    SELECT product_id, 'restock', on_hand, now(), 'demo' FROM created
+"""
+
+
+def load_demo(connection: Conn, demo: Iterable[DemoProduct]) -> int:
+    """Create the demo products that do not exist yet, each with a first restock; returns how many."""
+    columns = [list(column) for column in zip(*demo, strict=True)]
+    with connection.transaction():
+        return connection.execute(_LOAD_DEMO, columns).rowcount
