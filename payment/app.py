@@ -14,7 +14,8 @@ from common import problem
 from common.events import AMOUNT_MAX, Currency
 from common.parameters import idempotency_key, integer_parameter, path_identifier
 from common.problem import FieldError, Problem, ProblemError
-from common.server import decode_body, json_response, read_body
+from common.server import json_response, read_body
+from common.validation import decode_body
 from payment import store
 
 LEDGER_PAGE_DEFAULT = 50

@@ -1,0 +1,28 @@
+"""`python -m order api` takes orders over HTTP; `python -m order saga` decides them."""
+
+import sys
+
+from common import log, server
+from common.errors import Fatal
+from order import app, config
+
+
+def run_api() -> None:
+    settings = config.api()
+    log.configure(settings.process.service, settings.process.instance)
+    server.run(app.serve(settings))
+
+
+def main(arguments: list[str]) -> None:
+    match arguments:
+        case ["api"]:
+            run_api()
+        case _:
+            raise Fatal(f"order: unknown arguments {arguments}; usage: python -m order api|saga")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except Fatal as error:
+        sys.exit(str(error))

@@ -1,0 +1,109 @@
+"""The order api: its routes, and the parts behind them put together.
+
+It is ready when orders can be placed: Kafka answers and the catalogue is read. Without the order database placing works
+as well, and so does GET of an order just placed; so its absence is reported on /readyz as `degraded`, not as missing.
+"""
+
+import asyncio
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common import problem, server
+from common.events import OrderCancelRequested, OutcomeData, make, now
+from common.problem import Problem, ProblemError
+from common.server import json_response
+from common.validation import decode_query
+from order.catalogue import Catalogue
+from order.config import Api
+from order.lookup import Lookup
+from order.openapi import document
+from order.orders_log import OrdersLog
+from order.place import ORDERS_PATH, OrderDesk, PlaceOrder
+from order.queries import DatabaseAway, OrderQueries
+from order.recent import RecentOrders
+from order.requests import PageRequest
+from order.responses import CancelRequested
+
+PING_EVERY_S: Final = 1.0
+
+
+async def serve(settings: Api) -> None:
+    """Run the api until it is told to stop; what is in flight then is still acknowledged and answered."""
+    process = settings.process
+    recent = RecentOrders()
+    catalogue = Catalogue(process.bootstrap_servers, process.instance)
+    log = OrdersLog(settings, recent)
+    queries = OrderQueries(process.database_url, process.instance)
+
+    def missing() -> list[str]:
+        return catalogue.missing() + log.missing()
+
+    def degraded() -> list[str]:
+        return [] if queries.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
+
+    async def watch_database() -> None:
+        while True:
+            await queries.ping()
+            await asyncio.sleep(PING_EVERY_S)
+
+    async def close() -> None:
+        watch.cancel()
+        await log.close()
+        await queries.close()
+
+    app = server.application(
+        routes(Lookup(queries, recent, log), queries, log),
+        missing,
+        degraded=degraded,
+        direct={("POST", ORDERS_PATH): PlaceOrder(OrderDesk(catalogue, log))},
+    )
+    watch = asyncio.create_task(watch_database())
+    await server.serve(app, process.http, [catalogue, log], open_=queries.open, close=close)
+
+
+def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:
+    """All but the hot one, `order.place.PlaceOrder`."""
+
+    async def get_order(request: Request) -> Response:
+        found = await lookup.find(request.path_params["order_id"])
+        return json_response(found.view)
+
+    async def list_orders(request: Request) -> Response:
+        wanted = decode_query(request.query_params, PageRequest)
+        try:
+            page = await queries.page(wanted)
+        except DatabaseAway as error:
+            raise ProblemError(problem.unavailable(str(error))) from None
+        return json_response(page)
+
+    async def cancel_order(request: Request) -> Response:
+        found = await lookup.find(request.path_params["order_id"])
+        order = found.view
+        if order.status in ("rejected", "cancelled"):
+            raise ProblemError(_cannot_cancel(order.order_id, order.status))
+        data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason="customer")
+        event = make(OrderCancelRequested, data, at=now(), traceparent=found.traceparent)
+        await log.request_cancel(event, found.partition)
+        return json_response(CancelRequested(order.order_id, order.status), 202)
+
+    async def openapi(_: Request) -> Response:
+        return json_response(document())
+
+    return [
+        Route(ORDERS_PATH, list_orders),
+        Route(ORDERS_PATH + "/{order_id}", get_order),
+        Route(ORDERS_PATH + "/{order_id}/cancel", cancel_order, methods=["POST"]),
+        Route("/openapi.json", openapi),
+    ]
+
+
+def _cannot_cancel(order_id: str, status: str) -> Problem:
+    return Problem(
+        code="not-cancellable",
+        title="The order cannot be cancelled",
+        status=409,
+        detail=f"order {order_id} is {status} already, and that is final",
+    )

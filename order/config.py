@@ -1,0 +1,57 @@
+"""Settings of the two order processes, the api and the saga."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from common import config
+from common.config import Env, Process
+from common.errors import Fatal
+from common.kafka import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
+
+DATABASE: Final = "ORDER_DATABASE_URL"
+API_PORT: Final = 8081
+SAGA_PORT: Final = 8084
+
+DEADLINE_MS: Final = 5_000
+IN_FLIGHT_MAX: Final = 2_000
+LINGER_MS: Final = 2
+EVENT_KIB_MAX: Final = 16
+"""100 items of 150 bytes each, and the envelope."""
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """What the order api is told: how long a request may wait for the log, how many may wait, how long to gather."""
+
+    process: Process
+    deadline_ms: int
+    in_flight_max: int
+    linger_ms: int
+
+
+def api(env: Env | None = None) -> Api:
+    """Read the api's settings. Raises `Fatal`, also for limits that contradict one another."""
+    env = env or Env("order-api")
+    settings = Api(
+        process=config.process(env, database=DATABASE, port=API_PORT),
+        deadline_ms=env.integer("ORDER_DEADLINE_MS", DEADLINE_MS, least=100, most=600_000, unit="ms"),
+        in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", IN_FLIGHT_MAX, least=1, most=1_000_000, unit="orders"),
+        linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=1_000, unit="ms"),
+    )
+    if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:
+        raise Fatal(
+            f"{env.service}: ORDER_DEADLINE_MS={settings.deadline_ms} ms must be less than the producer's "
+            f"delivery.timeout.ms={DELIVERY_TIMEOUT_MS} ms, or an order fails before its request is answered"
+        )
+    if settings.in_flight_max * EVENT_KIB_MAX > PRODUCER_BUFFER_KIB:
+        raise Fatal(
+            f"{env.service}: ORDERS_IN_FLIGHT_MAX={settings.in_flight_max} orders of up to {EVENT_KIB_MAX} KiB do not "
+            f"fit into the producer's queue.buffering.max.kbytes={PRODUCER_BUFFER_KIB} KiB; set at most "
+            f"{PRODUCER_BUFFER_KIB // EVENT_KIB_MAX}"
+        )
+    return settings
+
+
+def saga(env: Env | None = None) -> Process:
+    """Read the saga's settings. Raises `Fatal`."""
+    return config.process(env or Env("order-saga"), database=DATABASE, port=SAGA_PORT)

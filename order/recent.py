@@ -1,0 +1,45 @@
+"""The orders that this process accepted last, so that a GET right after the 202 knows them before the saga does."""
+
+from typing import Final, NamedTuple
+
+from common.events import ORDERS, OrderId, OrderPlaced, decoder_for
+from common.kafka import Acknowledged
+
+RECENT_ORDERS_MAX: Final = 20_000
+"""About 20 MB. At full speed two seconds of orders; normally the saga is through with one in a tenth of a second."""
+
+
+class Recent(NamedTuple):
+    """An accepted order: its event as published, and where the log has it.
+
+    Kept as bytes: they are smaller than the objects, and the garbage collector need not look at them.
+    """
+
+    value: bytes
+    place: Acknowledged
+
+    @property
+    def placed(self) -> OrderPlaced:
+        event = decoder_for[ORDERS].decode(self.value)
+        assert isinstance(event, OrderPlaced)
+        return event
+
+
+class RecentOrders:
+    """The last orders, at most `most` of them; the older half is forgotten at once.
+
+    Two dictionaries, because finding the oldest entry of a single one scans past all that were removed before it.
+    """
+
+    def __init__(self, most: int = RECENT_ORDERS_MAX) -> None:
+        self._half = most // 2
+        self._newer: dict[OrderId, Recent] = {}
+        self._older: dict[OrderId, Recent] = {}
+
+    def remember(self, order_id: OrderId, value: bytes, place: Acknowledged) -> None:
+        if len(self._newer) >= self._half:
+            self._newer, self._older = {}, self._newer
+        self._newer[order_id] = Recent(value, place)
+
+    def get(self, order_id: OrderId) -> Recent | None:
+        return self._newer.get(order_id) or self._older.get(order_id)
