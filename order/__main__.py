@@ -3,8 +3,10 @@
 import sys
 
 from common import log, server
+from common.batch import BatchConsumer
 from common.errors import Fatal
 from order import app, config
+from order.consumer import SagaHandler
 
 
 def run_api() -> None:
@@ -13,10 +15,19 @@ def run_api() -> None:
     server.run(app.serve(settings))
 
 
+def run_saga() -> None:
+    process = config.saga()
+    log.configure(process.service, process.instance)
+    consumer = BatchConsumer(process, SagaHandler())
+    server.run(server.serve(server.application([], consumer.missing), process.http, [consumer]))
+
+
 def main(arguments: list[str]) -> None:
     match arguments:
         case ["api"]:
             run_api()
+        case ["saga"]:
+            run_saga()
         case _:
             raise Fatal(f"order: unknown arguments {arguments}; usage: python -m order api|saga")
 
