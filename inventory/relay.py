@@ -27,9 +27,8 @@ from loguru import logger
 
 from common import metrics
 from common.backoff import delays_s
-from common.batch import describe
 from common.config import Process
-from common.errors import Failure, Transient, classify
+from common.errors import Failure, Transient, classify, describe
 from common.events import PRODUCTS, encode, product_changed
 from common.kafka import producer_config
 from common.postgres import IDLE_IN_TRANSACTION_TIMEOUT_MS, Conn, connect
