@@ -9,6 +9,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,12 +39,9 @@ READY_S = 90
 SERVICE_STOP_S = 20
 SERVER_STOP_S = 120  # PostgreSQL's checkpoint at the end of a heavy load takes a while
 
-SET_UP = (
-    ("-m", "ops.migrate"),
-    ("-m", "ops.topics", "create"),
-    ("-m", "payment", "load-demo"),
-    ("-m", "inventory", "load-demo"),
-)
+# Each changes nothing the second time. What stands in one row runs side by side.
+DATABASE_SET_UP = (("ops.migrate",),), (("payment", "load-demo"), ("inventory", "load-demo"))
+TOPIC_SET_UP = ((("ops.topics", "create"),),)
 
 
 class StackError(Exception):
@@ -150,9 +148,13 @@ class NativeStack:
         self.supervisor.write(self.programs())
         self.supervisor.update()
         self.supervisor.start(["postgres", "kafka"])
-        self._wait_ready(["postgres", "kafka"], None)
-        for arguments in SET_UP:
-            self._set_up(arguments)
+        with ThreadPoolExecutor() as pool:
+            sides = [
+                pool.submit(self._set_up, "postgres", DATABASE_SET_UP),
+                pool.submit(self._set_up, "kafka", TOPIC_SET_UP),
+            ]
+            for side in sides:
+                side.result()
         names = [instance.name for instance in self.instances()]
         self.supervisor.start(names)
         self._wait_ready(names, READY_S)
@@ -224,7 +226,8 @@ class NativeStack:
         print(row.format("NAME", "STATE", "PID", "UPTIME", "PORT", "ADMIN", "READY"))
         for name, status in sorted(self.supervisor.statuses().items(), key=lambda item: list(ports).index(item[0])):
             running = status.state == "RUNNING"
-            missing = self.unready(name) if running else status.remark
+            failing = status.state in ("BACKOFF", "FATAL", "EXITED")
+            missing = self.unready(name) if running else status.remark if failing else None
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
             columns = (name, status.state.lower(), status.pid or "-", uptime, ports[name], admin_ports.get(name, "-"))
             print(row.format(*columns, f"no: {missing}" if missing else "yes" if running else "no"))
@@ -317,12 +320,18 @@ class NativeStack:
         if not self.supervisor.running():
             raise StackError("Tandem is not up; 'just up' starts it")
 
-    def _set_up(self, arguments: tuple[str, ...]) -> None:
-        print(f"running python {' '.join(arguments)}", flush=True)
+    def _set_up(self, server: str, rows: Iterable[Iterable[tuple[str, ...]]]) -> None:
+        """Waits for the server, then runs what makes it ready for the services."""
+        self._wait_ready([server], None)
         variables = {**os.environ, "LOG_FORMAT": "text", **self.environment()}
-        done = subprocess.run([sys.executable, *arguments], cwd=ROOT, env=variables)
-        if done.returncode != 0:
-            raise StackError(f"python {' '.join(arguments)} failed with {done.returncode}; see above")
+        for row in rows:
+            running = {
+                " ".join(command): subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=variables)
+                for command in row
+            }
+            failed = [command for command, process in running.items() if process.wait() != 0]
+            if failed:
+                raise StackError(f"python -m {failed[0]} failed; see above")
 
     def _wait_ready(self, names: list[str], limit_s: float | None) -> None:
         """Returns when all are, telling what is missing meanwhile. Without a limit one that lives may take for ever."""
@@ -330,8 +339,8 @@ class NativeStack:
         while names := waiting.names:
             statuses = self.supervisor.statuses()
             for name in list(names):
-                running = statuses[name].state == "RUNNING"
-                waiting.see(statuses[name], self.unready(name) if running else statuses[name].remark or "starting")
+                alive = statuses[name].state in ("RUNNING", "STARTING")
+                waiting.see(statuses[name], self.unready(name) if alive else statuses[name].remark or "starting")
             waiting.report()
             if late := waiting.late():
                 ends = "\n".join(f"the end of {self._log(name)}:\n{tail(self._log(name))}" for name in late)
