@@ -1,5 +1,6 @@
 """What must hold of a Tandem at rest, counted from its databases alone. Each query returns the offenders."""
 
+from collections.abc import Collection
 from typing import Any, Final
 
 from tests.stack import SETTLE_S, Stack, eventually
@@ -48,14 +49,20 @@ _REVOKED: Final = {
 }
 
 
-def await_rest(stack: Stack, orders: int, within_s: float = SETTLE_S) -> None:
-    """Wait until there are so many orders and all of them are settled."""
+def await_rest(stack: Stack, accepted: Collection[str], within_s: float = SETTLE_S) -> None:
+    """Wait until the accepted orders are there and settled, and so is every other order."""
 
     def at_rest() -> bool:
-        found = stack.query("order", "SELECT count(*), count(settled_at) FROM orders")
-        return found == [(orders, orders)]
+        found = stack.query(
+            "order",
+            """SELECT count(*) FILTER (WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL),
+                 count(*) FILTER (WHERE settled_at IS NULL)
+               FROM orders""",
+            (list(accepted),),
+        )
+        return found == [(len(accepted), 0)]
 
-    eventually(at_rest, f"{orders} orders are settled", within_s)
+    eventually(at_rest, f"{len(accepted)} orders are settled", within_s)
 
 
 def assert_consistent(stack: Stack) -> None:

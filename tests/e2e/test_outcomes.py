@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import httpx
 
-from tests.audit import assert_consistent
-from tests.stack import SETTLE_S, Stack, eventually
+from tests.audit import assert_consistent, await_rest
+from tests.stack import SETTLE_S, Stack
 
 ORDERS = int(os.environ.get("TANDEM_TEST_ORDERS", "2000"))
 SEED = 20261123
@@ -99,7 +99,7 @@ def test_each_order_ends_as_its_input_implies_and_all_adds_up(stack: Stack) -> N
         list(clients.map(lambda customer: _place_all(stack, customer), customers))
 
     ids = [order_id for customer in customers for order_id in customer.ids]
-    eventually(lambda: _all_settled(stack, ids), "all orders are settled", max(SETTLE_S, len(ids) / 50))
+    await_rest(stack, ids, max(SETTLE_S, len(ids) / 50))
     outcomes = {
         str(order_id): (status, reason)
         for order_id, status, reason in stack.query("order", "SELECT order_id, status, reason FROM orders")
@@ -128,10 +128,3 @@ def _place_all(stack: Stack, customer: Expected) -> None:
             answer = client.post(stack.url("order-api", "/orders"), json=body)
             assert answer.status_code == 202, answer.text
             customer.ids.append(answer.json()["order_id"])
-
-
-def _all_settled(stack: Stack, ids: list[str]) -> bool:
-    [(settled,)] = stack.query(
-        "order", "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL", (ids,)
-    )
-    return bool(settled == len(ids))

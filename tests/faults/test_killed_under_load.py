@@ -84,10 +84,5 @@ def test_a_killed_consumer_loses_nothing_and_is_replaced(crowd: Stack) -> None:
                 TAKEOVER_S,
             )
             print(f"{service}: taken over {time.monotonic() - started:.1f} s after the kill")
-    # One more was ordered for "cust-nobody" each time the catalogue was asked; all of them count.
-    [(orders,)] = crowd.query("order", "SELECT count(*) FROM orders")
-    assert orders >= len(load.accepted)
-    await_rest(crowd, orders)
-    known = {str(row[0]) for row in crowd.query("order", "SELECT order_id FROM orders")}
-    assert set(load.accepted) <= known, "an accepted order was lost"
+    await_rest(crowd, load.accepted)
     assert_consistent(crowd)

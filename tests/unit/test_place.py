@@ -1,0 +1,262 @@
+import asyncio
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import UNSET
+
+from common import problem
+from common.events import (
+    ITEMS_MAX,
+    QUANTITY_MAX,
+    UNIT_PRICE_MAX,
+    Milliseconds,
+    OrderId,
+    OrderPlaced,
+    PlacedData,
+    ProductData,
+)
+from common.kafka import Acknowledged
+from common.problem import Problem, ProblemError
+from common.server import BODY_BYTES_MAX
+from order.catalogue import Catalogue
+from order.orders_log import OrdersLog
+from order.place import OrderDesk, PlaceOrder, price
+from order.requests import OrderLine, OrderRequest
+
+ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
+HEADERS = {"content-type": "application/json"}
+
+
+def product(product_id: str, unit_price: int = 100, *, currency: str = "EUR", active: bool = True) -> ProductData:
+    return ProductData(
+        product_id=product_id, name=product_id, unit_price=unit_price, currency=currency, active=active, version=1
+    )
+
+
+PRODUCTS = {
+    p.product_id: p
+    for p in (
+        product("apple", 150),
+        product("pear", 250),
+        product("dollar", currency="USD"),
+        product("old", active=False),
+    )
+}
+
+
+def order(*lines: tuple[str, int], expected: int | None = None) -> OrderRequest:
+    items = tuple(OrderLine(product_id, quantity) for product_id, quantity in lines)
+    return OrderRequest(customer_id="cust-1", items=items, expected_amount=UNSET if expected is None else expected)
+
+
+def refusal(request: OrderRequest) -> Problem:
+    found = price(request, PRODUCTS, ORDER_ID)
+    assert isinstance(found, Problem)
+    return found
+
+
+def test_an_order_costs_what_its_lines_cost_now() -> None:
+    placed = price(order(("apple", 2), ("pear", 3), ("apple", 1)), PRODUCTS, ORDER_ID)
+    assert isinstance(placed, PlacedData)
+    assert (placed.amount, placed.currency, placed.customer_id) == (3 * 150 + 3 * 250, "EUR", "cust-1")
+    assert [(i.product_id, i.quantity, i.unit_price) for i in placed.items] == [
+        ("apple", 2, 150),
+        ("pear", 3, 250),
+        ("apple", 1, 150),
+    ]
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, UNIT_PRICE_MAX), st.integers(1, QUANTITY_MAX)), min_size=1, max_size=ITEMS_MAX)
+)
+def test_every_order_that_is_priced_is_an_event_that_consumers_accept(lines: list[tuple[int, int]]) -> None:
+    products = {f"p{n}": product(f"p{n}", unit_price) for n, (unit_price, _) in enumerate(lines)}
+    placed = price(order(*((f"p{n}", quantity) for n, (_, quantity) in enumerate(lines))), products, ORDER_ID)
+    assert isinstance(placed, PlacedData)
+    assert placed.amount == sum(unit_price * quantity for unit_price, quantity in lines)
+    assert msgspec.json.decode(msgspec.json.encode(placed), type=PlacedData) == placed
+
+
+def test_every_line_that_cannot_be_ordered_is_named() -> None:
+    found = refusal(order(("none", 1), ("apple", 1), ("old", 1)))
+    assert found.status == 422
+    assert {fault.pointer: fault.detail for fault in found.errors} == {
+        "#/items/0/product_id": "there is no product 'none'",
+        "#/items/2/product_id": "'old' is not for sale now",
+    }
+
+
+def test_the_product_of_the_short_form_is_pointed_at_where_it_stands() -> None:
+    found = refusal(OrderRequest(customer_id="cust-1", product_id="none", quantity=1))
+    assert [fault.pointer for fault in found.errors] == ["#/product_id"]
+
+
+def test_an_order_has_one_currency() -> None:
+    found = refusal(order(("apple", 1), ("dollar", 1), ("pear", 1)))
+    assert [(fault.pointer, fault.detail) for fault in found.errors] == [
+        ("#/items/1/product_id", "costs USD, must be EUR like the first line")
+    ]
+
+
+def test_another_price_than_expected_is_said_with_both_figures() -> None:
+    found = refusal(order(("apple", 2), expected=299))
+    assert (found.status, found.code) == (409, "price_changed")
+    assert "300" in found.detail
+    assert "299" in found.detail
+    assert isinstance(price(order(("apple", 2), expected=300), PRODUCTS, ORDER_ID), PlacedData)
+
+
+class FakeCatalogue(Catalogue):
+    def __init__(self, products: Mapping[str, ProductData]) -> None:
+        self.products = products
+
+
+class FakeLog(OrdersLog):
+    """Takes what it is given, unless told otherwise."""
+
+    def __init__(self, *, refused: Problem | None = None, fails: Exception | None = None) -> None:
+        self.placed: list[OrderPlaced] = []
+        self._refused = refused
+        self._fails = fails
+
+    def refusal(self) -> Problem | None:
+        return self._refused
+
+    async def place(self, event: OrderPlaced) -> Acknowledged:
+        if self._fails is not None:
+            raise self._fails
+        self.placed.append(event)
+        return Acknowledged(3, 17, Milliseconds(1))
+
+
+class Answer:
+    """What the endpoint sent."""
+
+    def __init__(self, messages: list[dict[str, Any]]) -> None:
+        start, *rest = messages
+        self.status: int = start["status"]
+        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        self.body: dict[str, Any] = json.loads(b"".join(message["body"] for message in rest))
+        assert int(self.headers["content-length"]) == sum(len(message["body"]) for message in rest)
+        assert self.headers["x-request-id"]
+
+
+def post(
+    *chunks: bytes,
+    log: FakeLog | None = None,
+    products: Mapping[str, ProductData] = PRODUCTS,
+    headers: Mapping[str, str] = HEADERS,
+    gone: bool = False,
+) -> tuple[list[dict[str, Any]], FakeLog]:
+    log = log or FakeLog()
+    incoming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if gone:
+        incoming.append({"type": "http.disconnect"})
+    elif incoming:
+        incoming[-1]["more_body"] = False
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": "/api/v1/orders",
+        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
+    }
+    asyncio.run(PlaceOrder(OrderDesk(FakeCatalogue(products), log))(scope, receive, send))
+    return sent, log
+
+
+ORDER = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
+
+
+def test_an_accepted_order_is_in_the_log_and_answered_with_its_place() -> None:
+    sent, log = post(ORDER, headers={**HEADERS, "x-request-id": "mine"})
+    answer = Answer(sent)
+    [event] = log.placed
+    assert answer.status == 202
+    assert answer.body == {"order_id": event.subject, "status": "pending", "amount": 300, "currency": "EUR"}
+    assert answer.headers["location"] == f"/api/v1/orders/{event.subject}"
+    assert answer.headers["x-request-id"] == "mine"
+    assert (event.partitionkey, event.data.customer_id, event.data.order_id) == ("cust-1", "cust-1", event.subject)
+    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", event.traceparent)
+
+
+def test_the_trace_of_the_request_is_the_trace_of_the_order() -> None:
+    trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    _, log = post(ORDER, headers={**HEADERS, "traceparent": trace})
+    assert log.placed[0].traceparent == trace
+
+
+def test_a_body_in_pieces_is_one_body() -> None:
+    sent, log = post(ORDER[:10], ORDER[10:20], ORDER[20:])
+    assert Answer(sent).status == 202
+    assert len(log.placed) == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status"),
+    [
+        (b"{", HEADERS, 400),
+        (b"{}", HEADERS, 422),
+        (b" " * (BODY_BYTES_MAX + 1), HEADERS, 413),
+        (ORDER, {"content-type": "text/plain"}, 415),
+    ],
+)
+def test_what_is_not_an_order_is_refused_and_not_logged(body: bytes, headers: Mapping[str, str], status: int) -> None:
+    sent, log = post(body, headers=headers)
+    answer = Answer(sent)
+    assert answer.status == answer.body["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.body["request_id"] == answer.headers["x-request-id"]
+    assert log.placed == []
+
+
+@pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
+def test_a_content_type_may_say_more(kind: str) -> None:
+    assert Answer(post(ORDER, headers={"content-type": kind})[0]).status == 202
+
+
+def test_a_body_that_never_ends_is_refused_at_the_limit() -> None:
+    sent, _ = post(*[b" " * 1_024] * (BODY_BYTES_MAX // 1_024 + 1), gone=True)
+    assert Answer(sent).status == 413
+
+
+def test_nobody_is_answered_when_the_client_has_gone() -> None:
+    sent, log = post(ORDER[:5], gone=True)
+    assert sent == []
+    assert log.placed == []
+
+
+def test_before_the_catalogue_is_read_orders_are_put_off_not_refused() -> None:
+    answer = Answer(post(ORDER, products={})[0])
+    assert answer.status == 503
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_a_refusal_does_not_wait_for_the_body() -> None:
+    answer = Answer(post(log=FakeLog(refused=problem.unavailable("full")))[0])
+    assert (answer.status, answer.body["detail"]) == (503, "full")
+
+
+def test_an_unknown_outcome_names_the_order_to_ask_for() -> None:
+    unknown = ProblemError(problem.unavailable("nobody knows", retry_after_s=10, order_id=ORDER_ID))
+    answer = Answer(post(ORDER, log=FakeLog(fails=unknown))[0])
+    assert (answer.status, answer.headers["retry-after"], answer.body["order_id"]) == (503, "10", ORDER_ID)
+
+
+def test_an_unexpected_error_is_a_problem_document_too() -> None:
+    answer = Answer(post(ORDER, log=FakeLog(fails=RuntimeError("bug")))[0])
+    assert answer.status == 500
+    assert "bug" not in json.dumps(answer.body)

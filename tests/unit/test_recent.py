@@ -1,0 +1,29 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.events import Milliseconds, OrderId
+from common.kafka import Acknowledged
+from order.recent import RecentOrders
+
+
+def place(offset: int) -> Acknowledged:
+    return Acknowledged(0, offset, Milliseconds(offset))
+
+
+@given(st.integers(1, 50), st.integers(0, 300))
+def test_the_last_orders_are_known_and_the_number_kept_is_bounded(half: int, count: int) -> None:
+    recent = RecentOrders(2 * half)
+    for n in range(count):
+        recent.remember(OrderId(f"order-{n}"), b"", place(n))
+    known = [n for n in range(count) if recent.get(OrderId(f"order-{n}"))]
+    assert known[-half:] == list(range(count))[-half:]
+    assert len(known) <= 2 * half
+
+
+def test_an_order_is_remembered_with_its_place() -> None:
+    recent = RecentOrders()
+    recent.remember(OrderId("order-1"), b"event", place(17))
+    found = recent.get(OrderId("order-1"))
+    assert found is not None
+    assert (found.value, found.place.offset) == (b"event", 17)
+    assert recent.get(OrderId("order-2")) is None

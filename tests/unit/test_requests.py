@@ -1,0 +1,102 @@
+import json
+import uuid
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.problem import ProblemError
+from common.validation import decode_body, decode_query
+from order.requests import OrderLine, PageRequest, cursor_after, is_order_id, order_before, order_request_decoder
+
+SINGLE = {"customer_id": "cust-1", "product_id": "sku-1", "quantity": 2}
+LISTED = {"customer_id": "cust-1", "items": [{"product_id": "sku-1", "quantity": 2}]}
+
+
+def faults(body: dict[str, Any]) -> dict[str, str]:
+    with pytest.raises(ProblemError) as caught:
+        decode_body(json.dumps(body).encode(), order_request_decoder)
+    assert caught.value.problem.status == 422
+    return {fault.pointer: fault.detail for fault in caught.value.problem.errors}
+
+
+def test_both_forms_come_to_the_same_lines() -> None:
+    for body in (SINGLE, LISTED):
+        request = decode_body(json.dumps(body).encode(), order_request_decoder)
+        assert request.lines == (OrderLine("sku-1", 2),)
+
+
+def test_two_lines_of_a_product_stay_two() -> None:
+    request = decode_body(json.dumps({**LISTED, "items": LISTED["items"] * 2}).encode(), order_request_decoder)  # type: ignore[operator]
+    assert request.lines == (OrderLine("sku-1", 2), OrderLine("sku-1", 2))
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"customer_id": "c"}, {"#": "must have either product_id and quantity, or items"}),
+        (
+            {**LISTED, **SINGLE},
+            {"#/product_id": "must not stand beside items", "#/quantity": "must not stand beside items"},
+        ),
+        ({**LISTED, "quantity": 1}, {"#/quantity": "must not stand beside items"}),
+        ({"customer_id": "c", "product_id": "p"}, {"#/quantity": "is required unless there are items"}),
+        ({"customer_id": "c", "quantity": 1}, {"#/product_id": "is required unless there are items"}),
+        ({**SINGLE, "price": 1}, {"#/price": "is not a known field"}),
+        ({**SINGLE, "quantity": 0}, {"#/quantity": "must be from 1 to 10000"}),
+        ({**SINGLE, "quantity": 10_001}, {"#/quantity": "must be from 1 to 10000"}),
+        ({**SINGLE, "quantity": 1.0}, {"#/quantity": "must be a whole number from 1 to 10000"}),
+        ({**SINGLE, "expected_amount": -1}, {"#/expected_amount": "must be from 0 to 1000000000000000"}),
+        ({**SINGLE, "customer_id": ""}, {"#/customer_id": "must be 1 to 64 of A-Z a-z 0-9 . _ : -"}),
+        ({**SINGLE, "customer_id": "a\n"}, {"#/customer_id": "must be 1 to 64 of A-Z a-z 0-9 . _ : -"}),
+        ({**SINGLE, "customer_id": "a\0"}, {"#/customer_id": "must be 1 to 64 of A-Z a-z 0-9 . _ : -"}),
+        ({**SINGLE, "customer_id": "é"}, {"#/customer_id": "must be 1 to 64 of A-Z a-z 0-9 . _ : -"}),
+        ({**LISTED, "items": []}, {"#/items": "must have from 1 to 100 entries"}),
+        ({**LISTED, "items": LISTED["items"] * 101}, {"#/items": "must have from 1 to 100 entries"}),  # type: ignore[operator]
+    ],
+)
+def test_what_is_wrong_is_named(body: dict[str, Any], expected: dict[str, str]) -> None:
+    assert faults(body) == expected
+
+
+def test_a_fault_of_the_form_does_not_hide_those_of_the_fields() -> None:
+    assert set(faults({"customer_id": 5, "items": [{"quantity": 0}], "quantity": "x"})) == {
+        "#/customer_id",
+        "#/items/0/product_id",
+        "#/items/0/quantity",
+        "#/quantity",
+    }
+
+
+@given(st.uuids())
+def test_a_cursor_leads_back_to_its_order(order_id: uuid.UUID) -> None:
+    cursor = cursor_after(str(order_id))
+    assert order_before(cursor) == str(order_id)
+    assert decode_query({"customer_id": "c", "cursor": cursor}, PageRequest).cursor == cursor
+
+
+@given(st.from_regex(r"\A[A-Za-z0-9_-]{22}\Z"))
+def test_any_cursor_that_is_let_in_stands_for_some_id(cursor: str) -> None:
+    assert is_order_id(order_before(cursor))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        {},
+        {"customer_id": "a b"},
+        {"customer_id": "c", "status": "awaiting_placed"},
+        {"customer_id": "c", "limit": "101"},
+        {"customer_id": "c", "cursor": "short"},
+        {"customer_id": "c", "page": "2"},
+    ],
+)
+def test_a_wrong_query_is_refused(query: dict[str, str]) -> None:
+    with pytest.raises(ProblemError):
+        decode_query(query, PageRequest)
+
+
+@pytest.mark.parametrize("value", ["", "x", "0" * 36, str(uuid.uuid4()).upper(), f"{uuid.uuid4()}\n", "\0" * 36])
+def test_what_cannot_be_an_order_id(value: str) -> None:
+    assert not is_order_id(value)
