@@ -304,6 +304,8 @@ async def serve(
                 access_log=False,
                 log_config=None,
                 server_header=False,
+                # A client must not choose the address it is known by, and the middleware costs every request.
+                proxy_headers=False,
                 date_header=False,
                 backlog=BACKLOG_CONNECTIONS,
                 timeout_graceful_shutdown=DRAIN_S,

@@ -2,6 +2,19 @@ import pytest
 
 from common.config import Env
 from common.errors import Fatal
+from common.events import (
+    ITEMS_MAX,
+    QUANTITY_MAX,
+    UNIT_PRICE_MAX,
+    CustomerId,
+    Item,
+    Milliseconds,
+    OrderId,
+    OrderPlaced,
+    PlacedData,
+    encode,
+    make,
+)
 from order import config
 
 REQUIRED = {"ORDER_DATABASE_URL": "postgresql://x"}
@@ -25,3 +38,15 @@ def test_more_orders_in_flight_than_the_buffer_holds_are_refused_naming_both() -
 
 def test_the_saga_has_a_port_of_its_own() -> None:
     assert config.saga(Env("order-saga", REQUIRED)).http.port == 8084
+
+
+def test_the_largest_order_is_within_the_size_that_the_limits_assume() -> None:
+    data = PlacedData(
+        order_id=OrderId("01997c00-0000-7000-8000-000000000001"),
+        customer_id=CustomerId("c" * 64),
+        items=(Item("p" * 64, QUANTITY_MAX, UNIT_PRICE_MAX),) * ITEMS_MAX,
+        amount=ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX,
+        currency="EUR",
+    )
+    event = make(OrderPlaced, data, at=Milliseconds(1_795_403_860_266), traceparent="t" * 55)
+    assert len(encode(event)) < config.EVENT_KIB_MAX * 1024

@@ -1,0 +1,150 @@
+"""The rule of `GET /orders/{id}`: what was accepted is never "not found"; what nobody can know is not either."""
+
+import asyncio
+
+import pytest
+
+from common.errors import Transient
+from common.events import (
+    CustomerId,
+    Item,
+    Milliseconds,
+    OrderId,
+    OrderPlaced,
+    PlacedData,
+    encode,
+    make,
+)
+from common.kafka import Acknowledged
+from common.problem import Problem, ProblemError
+from order import lookup
+from order.lookup import Lookup, as_accepted
+from order.orders_log import OrdersLog
+from order.queries import DatabaseAway, OrderQueries, Stored
+from order.recent import Recent, RecentOrders
+
+ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
+AT = Milliseconds(1_795_403_860_266)
+PLACE = Acknowledged(3, 17, AT)
+
+
+def recent() -> Recent:
+    data = PlacedData(
+        order_id=ORDER_ID, customer_id=CustomerId("cust-1"), items=(Item("apple", 2, 150),), amount=300, currency="EUR"
+    )
+    return Recent(encode(make(OrderPlaced, data, at=Milliseconds(AT - 5), traceparent="00-trace")), PLACE)
+
+
+STORED = as_accepted(recent())
+
+
+class FakeQueries(OrderQueries):
+    """The order database. The saga stores the order, if ever, after so many looks at its positions."""
+
+    def __init__(self, *, away: bool = False, stored_after: int | None = None, behind: bool = False) -> None:
+        self.reachable = not away
+        self.looks = 0
+        self._stored_after = stored_after
+        self._behind = behind
+
+    async def by_id(self, order_id: OrderId) -> Stored | None:
+        if not self.reachable:
+            raise DatabaseAway("away")
+        return STORED if self._stored_after is not None and self.looks >= self._stored_after else None
+
+    async def positions(self) -> dict[int, int]:
+        if not self.reachable:
+            raise DatabaseAway("away")
+        self.looks += 1
+        unread = self._behind or (self._stored_after is not None and self.looks < self._stored_after)
+        return {3: 17 if unread else 18}
+
+
+class FakeLog(OrdersLog):
+    def __init__(self, *, away: bool = False, undecided: bool = False) -> None:
+        self._broker_away = away
+        self._is_undecided = undecided
+
+    def undecided(self, order_id: OrderId) -> bool:
+        return self._is_undecided
+
+    async def ends(self) -> dict[int, int]:
+        if self._broker_away:
+            raise Transient("Kafka is away")
+        return {0: 0, 3: 18}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "SAGA_WAIT_S", 0.05)
+    monkeypatch.setattr(lookup, "SAGA_LOOK_EVERY_S", 0.001)
+
+
+def find(queries: FakeQueries, log: FakeLog | None = None, *, known: bool = False, order_id: str = ORDER_ID) -> Stored:
+    async def main() -> Stored:
+        orders = RecentOrders()
+        if known:
+            orders.remember(ORDER_ID, *recent())
+        return await Lookup(queries, orders, log or FakeLog()).find(order_id)
+
+    return asyncio.run(main())
+
+
+def refusal(queries: FakeQueries, log: FakeLog | None = None, *, order_id: str = ORDER_ID) -> Problem:
+    with pytest.raises(ProblemError) as caught:
+        find(queries, log, order_id=order_id)
+    return caught.value.problem
+
+
+def test_what_is_stored_is_found() -> None:
+    assert find(FakeQueries(stored_after=0)) is STORED
+
+
+def test_an_order_just_accepted_here_is_pending_at_its_place_in_the_log() -> None:
+    view = find(FakeQueries(), known=True).view
+    assert (view.status, view.payment, view.inventory, view.settled) == ("pending", "pending", "pending", False)
+    [entry] = view.timeline
+    assert (entry.event, entry.partition, entry.offset, entry.at) == ("order.placed", 3, 17, view.placed_at)
+
+
+def test_what_is_stored_counts_more_than_what_was_accepted() -> None:
+    assert find(FakeQueries(stored_after=0), known=True) is STORED
+
+
+def test_an_order_just_accepted_here_needs_no_database() -> None:
+    assert find(FakeQueries(away=True), known=True).view.order_id == ORDER_ID
+
+
+def test_an_order_accepted_elsewhere_is_found_once_the_saga_has_read_so_far() -> None:
+    queries = FakeQueries(stored_after=3)
+    assert find(queries) is STORED
+    assert queries.looks == 3
+
+
+def test_there_is_no_order_when_the_saga_has_read_to_the_end() -> None:
+    assert refusal(FakeQueries()).status == 404
+
+
+def test_while_the_saga_is_behind_nobody_can_say() -> None:
+    found = refusal(FakeQueries(behind=True))
+    assert (found.status, found.retry_after_s) == (503, 1)
+    assert "behind" in found.detail
+
+
+def test_with_the_database_away_nobody_can_say() -> None:
+    assert refusal(FakeQueries(away=True)).status == 503
+
+
+def test_with_kafka_away_nobody_can_say() -> None:
+    assert refusal(FakeQueries(), FakeLog(away=True)).status == 503
+
+
+def test_an_order_the_log_may_still_take_is_not_denied() -> None:
+    assert refusal(FakeQueries(), FakeLog(undecided=True)).status == 503
+
+
+@pytest.mark.parametrize("order_id", ["x", ORDER_ID.upper() + "X", "a" * 5_000])
+def test_what_cannot_be_an_id_is_not_looked_for(order_id: str) -> None:
+    found = refusal(FakeQueries(away=True), order_id=order_id)
+    assert found.status == 404
+    assert len(found.detail) < 100
