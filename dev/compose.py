@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
@@ -69,11 +70,15 @@ class ComposeStack:
         self._compose("logs", "--tail", str(lines), *(["--follow"] if follow else []), *self._named(names))
 
     def psql(self, database: str, arguments: list[str]) -> None:
-        self._compose("exec", DATABASE_SERVICES[database], "psql", "-U", database, "-h", HOST, database, *arguments)
+        terminal = [] if sys.stdin.isatty() else ["-T"]
+        password = f"PGPASSWORD={database}"  # as docker-compose.yml has it
+        client = ["psql", "-U", database, "-h", HOST, database, *arguments]
+        self._compose("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client)
 
     def ops(self, arguments: list[str]) -> None:
         module, *rest = arguments
-        self._compose("run", "--rm", "--no-deps", "setup", "python", "-m", f"ops.{module}", *rest)
+        terminal = [] if sys.stdout.isatty() else ["-T"]
+        self._compose("run", *terminal, "--rm", "--no-deps", "setup", "python", "-m", f"ops.{module}", *rest)
 
     def _named(self, names: list[str]) -> list[str]:
         known = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES)]
