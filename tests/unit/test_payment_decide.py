@@ -98,6 +98,12 @@ def test_a_free_order_is_completed_and_revoked_without_an_entry_in_the_ledger() 
     assert (bank.state(), bank.transfers) == ("refunded", [])
 
 
+def test_an_order_that_paid_nothing_gets_nothing_back() -> None:
+    bank = Bank(ann=100)
+    bank.take(order(amount=300), rejected(customer=ANN), cancelled(customer=ANN))
+    assert (bank.state(), bank.payments[order_id(1)].reason, bank.transfers) == ("declined", "insufficient_funds", [])
+
+
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
 def test_one_order_in_every_order_of_arrival(length: int) -> None:
     """Its events in every order and any number of times, in one batch and in batches of one."""

@@ -130,6 +130,12 @@ def test_both_sides_may_refuse() -> None:
     assert saga.said_types() == ["order.rejected"]
 
 
+def test_a_settled_order_stays_settled_whatever_a_side_still_says() -> None:
+    saga = Saga()
+    saga.hear(PLACED, SOLD_OUT, DECLINED, PAYMENT_VOID)
+    assert (saga.order.payment, saga.order.settled_at) == ("void", 3)
+
+
 def test_an_order_that_nobody_placed_yet_is_not_decided() -> None:
     saga = Saga()
     assert saga.hear(DECLINED, SOLD_OUT) == []
@@ -273,6 +279,17 @@ def test_what_is_heard_twice_counts_once(events: list[AnyOrderEvent]) -> None:
         once = saga.known
         assert saga.hear(event) == []
         assert saga.known is once
+
+
+@given(anything)
+def test_an_order_was_settled_when_it_first_was(events: list[AnyOrderEvent]) -> None:
+    saga = Saga()
+    for event in events:
+        before = saga.known
+        saga.hear(event)
+        if before is not None and before.settled_at is not None:
+            reopened = before.status == "confirmed" and saga.order.status != "confirmed"
+            assert reopened or saga.order.settled_at in (before.settled_at, None)
 
 
 @given(anything)
