@@ -26,10 +26,11 @@ def main() -> int:
         # A venv cannot be moved: scripts in it name its path. Hence the path in the stamp; justw compares it too.
         wanted = f"{ROOT} {lock.read()}"
         stamp = STAMP.read_text() if STAMP.exists() else ""
-        if stamp.rstrip("\n") == wanted.rstrip("\n"):
+        usable = stamp.startswith(f"{ROOT} ") and works(VENV)
+        if usable and stamp == wanted:
             return 0
         started = time.monotonic()
-        if stamp.startswith(f"{ROOT} ") and works(VENV):
+        if usable:
             STAMP.unlink()
         else:
             print(f"justw: making {VENV} with Python {sys.version.split()[0]}", flush=True)

@@ -121,9 +121,9 @@ class NativeStack:
         if name in ("postgres", "kafka"):
             return self.server(name).unready()
         instance = next(i for i in self.instances() if i.name == name)
-        url = f"http://{HOST}:{self.settings.admin_port(instance.service, instance.number)}/readyz"
+        port = self.settings.admin_port(instance.service, instance.number)
         try:
-            with urllib.request.urlopen(url, timeout=2):
+            with urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=2):
                 return None
         except urllib.error.HTTPError as error:
             text = error.read().decode(errors="replace")
@@ -131,7 +131,7 @@ class NativeStack:
                 text = "; ".join(json.loads(text)["missing"])
             return text[:200] or str(error)
         except OSError as error:
-            return f"does not answer at {url} ({getattr(error, 'reason', error)})"
+            return f"no answer on port {port} ({getattr(error, 'reason', error)})"
 
     # What can be done
 
