@@ -6,19 +6,20 @@ between publishes it again: same version, same event id.
 The topic is compacted, so the last record of a product must be the one with its highest version, or compaction would
 throw the newer price away and keep the older one. Two relays must therefore never write out of turn:
 
-- Of all instances the one with the advisory lock relays. It is the transaction's, so that PostgreSQL takes it from a
-  process that froze or vanished. No row is locked meanwhile: orders do not wait for Kafka's answer to the relay, and
-  the relay does not wait for products that are always being sold.
-- A process that lost the lock does not know it yet, and may have a record under way. So each round begins by taking the
+- Of all instances the one whose session has the advisory lock relays. PostgreSQL ends a session that asks nothing for
+  `IDLE_SESSION_TIMEOUT_S`, so a process that froze or vanished loses the lock. No row is locked while Kafka answers:
+  orders do not wait for the relay, nor the relay for products that are always being sold.
+- A process that lost the lock does not know it yet, and may have a record under way. So a term begins by taking the
   transactional id from whoever had it, after which the broker refuses his records and drops an unfinished transaction
   (KIP-98, "zombie fencing"). Lock, fence, read, publish: what a fenced relay had read, it read before its successor
-  got the lock, and nothing of it can come after what the successor writes. Leaving the lock to time, or publishing
-  again after a late record, would leave a gap for a process that dies just then.
+  got the lock, and nothing of it can come after what the successor writes. Trusting to time, or publishing again after
+  a late record, would leave a gap for a process that dies just then.
 
 Readers have to read committed records only (librdkafka's default), and the end of the log is a marker, not a record.
 """
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -31,7 +32,7 @@ from common.config import Process
 from common.errors import Failure, Transient, classify, describe
 from common.events import PRODUCTS, encode, product_changed
 from common.kafka import producer_config
-from common.postgres import IDLE_IN_TRANSACTION_TIMEOUT_MS, Conn, connect
+from common.postgres import Conn, connect
 from inventory import store
 from inventory.store import Change
 
@@ -39,8 +40,10 @@ NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
 """An order may name a product within a second of its PUT."""
 BATCH_ROWS_MAX: Final = 1_000
-# Fencing and committing wait for Kafka inside a transaction of PostgreSQL, which ends a session that idles too long.
-KAFKA_TIMEOUT_S: Final = 0.4 * IDLE_IN_TRANSACTION_TIMEOUT_MS / 1000
+TERM_GOOD_S: Final = 60.0
+# A relay asks for changes every POLL_S, and in between waits for Kafka at most.
+KAFKA_TIMEOUT_S: Final = 4.0
+IDLE_SESSION_TIMEOUT_S: Final = 10
 # For so long an unfinished transaction of a vanished relay can keep readers from what follows it, at most.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 
@@ -59,7 +62,7 @@ class Relay:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish the round in hand and return."""
+        """Finish what is being published and return."""
         self._stopping.set()
         self._thread.join()
 
@@ -70,14 +73,10 @@ class Relay:
     def _run(self) -> None:
         delays = delays_s()
         while not self._stopping.is_set():
+            started = time.monotonic()
             try:
                 with connect(self._process.database_url, self._process.instance) as connection:
-                    while not self._stopping.is_set():
-                        published = self._relay(connection)
-                        self._missing = ""
-                        delays = delays_s()
-                        if published < BATCH_ROWS_MAX:
-                            self._stopping.wait(POLL_S)
+                    self._serve_term(connection)
             except Exception as error:
                 failure = classify(error)
                 metrics.failures.labels(NAME, failure.value).inc()
@@ -86,21 +85,31 @@ class Relay:
                     self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
                     return
                 self._log.warning("starting over: {}", describe(error))
+                if time.monotonic() - started > TERM_GOOD_S:
+                    delays = delays_s()
                 self._stopping.wait(next(delays))
         self._missing = "stopped"
 
-    def _relay(self, connection: Conn) -> int:
-        """One round, if it is this instance's turn and there is something to say. Returns how many were published."""
-        with connection.transaction():
-            if not store.lock_for_relay(connection) or not store.has_changes(connection):
-                return 0
-            producer = self._fence()
+    def _serve_term(self, connection: Conn) -> None:
+        """Wait for the lock, then relay until told to stop. Raises whatever ends the term, and with it the session."""
+        connection.autocommit = True
+        store.limit_idleness(connection, seconds=IDLE_SESSION_TIMEOUT_S)
+        while not store.lock_for_relay(connection):
+            self._missing = ""  # another instance does the work
+            if self._stopping.wait(POLL_S):
+                return
+        producer = self._fence()
+        self._missing = ""
+        self._log.info("relaying the catalogue")
+        while not self._stopping.is_set():
             changes = store.changes(connection, limit=BATCH_ROWS_MAX)
-            publish(producer, changes)
-            store.mark_published(connection, changes)
-        metrics.published.labels(NAME).inc(len(changes))
-        self._log.info("catalogue published", products=len(changes))
-        return len(changes)
+            if changes:
+                publish(producer, changes)
+                store.mark_published(connection, changes)
+                metrics.published.labels(NAME).inc(len(changes))
+                self._log.info("catalogue published", products=len(changes))
+            if len(changes) < BATCH_ROWS_MAX:
+                self._stopping.wait(POLL_S)
 
     def _fence(self) -> Producer:
         """A producer that is the only one whose records the broker takes."""

@@ -122,7 +122,7 @@ def _time(reservation: Reservation) -> str | None:
     return None if reservation.revoked_at is None else rfc3339(reservation.revoked_at)
 
 
-# For the relay: one transaction, whose lock no other relay holds.
+# For the relay: single statements in autocommit, on the session that has its lock.
 
 
 class Change(NamedTuple):
@@ -132,8 +132,8 @@ class Change(NamedTuple):
     at: Milliseconds
 
 
-_TRY_RELAY_LOCK = "SELECT pg_try_advisory_xact_lock(hashtext('inventory relay'))"
-_HAS_CHANGES = "SELECT EXISTS (SELECT FROM products WHERE version > published_version)"
+_LIMIT_IDLENESS = "SELECT set_config('idle_session_timeout', %s, false)"
+_TRY_RELAY_LOCK = "SELECT pg_try_advisory_lock(hashtext('inventory relay'))"
 _CHANGES = """
     SELECT product_id, name, unit_price, currency, active, version, (extract(epoch FROM changed_at) * 1000)::bigint
     FROM products WHERE version > published_version ORDER BY product_id LIMIT %s
@@ -148,13 +148,14 @@ _MARK_PUBLISHED = """
 """
 
 
+def limit_idleness(connection: Conn, *, seconds: int) -> None:
+    """Let PostgreSQL end this session, and with it its lock, when it has asked nothing for so long."""
+    connection.execute(_LIMIT_IDLENESS, (f"{seconds}s",))
+
+
 def lock_for_relay(connection: Conn) -> bool:
-    """Whether this transaction is now the one that relays. If not, another one is."""
+    """Whether this session is now the one that relays. If not, another one is."""
     return connection.execute(_TRY_RELAY_LOCK).fetchone() == (True,)
-
-
-def has_changes(connection: Conn) -> bool:
-    return connection.execute(_HAS_CHANGES).fetchone() == (True,)
 
 
 def changes(connection: Conn, *, limit: int) -> list[Change]:
