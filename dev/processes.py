@@ -75,7 +75,7 @@ def _send(process: psutil.Process, number: signal.Signals) -> None:
 
 def describe(process: psutil.Process) -> str:
     try:
-        arguments = " ".join(process.cmdline())
+        arguments = " ".join(" ".join(process.cmdline()).split())
         return f"{process.name()} (pid {process.pid}): {arguments[:77] + '…' if len(arguments) > 78 else arguments}"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return f"pid {process.pid}"
