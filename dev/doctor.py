@@ -50,7 +50,7 @@ def machine(stack: NativeStack) -> Iterator[Finding]:
 def native(stack: NativeStack) -> Iterator[Finding]:
     if os.geteuid() == 0:
         allowed = can_enter_user_namespace()
-        way = "in a user namespace" if allowed else "under an ordinary user id, as user namespaces are refused here"
+        way = "in a user namespace" if allowed else "as an ordinary user, as user namespaces are refused here"
         yield Finding(True, f"root: PostgreSQL, which refuses to run as root, runs {way}")
     missing = jars.missing(stack.settings.cache)
     yield Finding(True, f"jars: {f'{len(missing)} still to be fetched by just up' if missing else 'all as pinned'}")
