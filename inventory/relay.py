@@ -98,7 +98,7 @@ class Relay:
             self._missing = ""  # another instance does the work
             if self._stopping.wait(POLL_S):
                 return
-        producer = self._fence()
+        producer = fence(self._process)
         self._missing = ""
         self._log.info("relaying the catalogue")
         while not self._stopping.is_set():
@@ -111,17 +111,18 @@ class Relay:
             if len(changes) < BATCH_ROWS_MAX:
                 self._stopping.wait(POLL_S)
 
-    def _fence(self) -> Producer:
-        """A producer that is the only one whose records the broker takes."""
-        producer = Producer(
-            {
-                **producer_config(self._process.bootstrap_servers, self._process.instance, linger_ms=0),
-                "transactional.id": NAME,
-                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
-            }
-        )
-        producer.init_transactions(KAFKA_TIMEOUT_S)
-        return producer
+
+def fence(process: Process) -> Producer:
+    """A producer that is the only one whose records the broker takes, until another one is made."""
+    producer = Producer(
+        {
+            **producer_config(process.bootstrap_servers, process.instance, linger_ms=0),
+            "transactional.id": NAME,
+            "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+        }
+    )
+    producer.init_transactions(KAFKA_TIMEOUT_S)
+    return producer
 
 
 def publish(producer: Producer, changes: Sequence[Change]) -> None:
