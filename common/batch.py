@@ -9,43 +9,35 @@ count once, and safety never depends on a rebalance callback.
 The loop runs in a thread of its own and owns its consumer, its publisher and its connection.
 """
 
-import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
-import msgspec
 import psycopg
-from confluent_kafka import Message
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 
-from common import log, metrics, positions
+from common import log, metrics, parking, positions
 from common.backoff import delays_s
 from common.config import Process
-from common.errors import Failure, Poison, Superseded, classify, describe
-from common.events import Event, Milliseconds, decoder_for, encode, type_of
-from common.inbox import Inbox, partition_of
+from common.errors import Failure, Stopped, Superseded, classify, describe
+from common.events import Event, encode, type_of
+from common.inbox import Inbox
 from common.kafka import Outgoing, Publisher, client_config
+from common.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
 from common.positions import Partition
-from common.postgres import Conn, connect, terminate_stale_blockers
+from common.postgres import Conn, connect, terminate_stale_blockers, transaction
 
 LAG_EVERY_S: Final = 1.0
+ATTEND_EVERY_S: Final = 1.0
+STOPPED_POLL_S: Final = 1.0
 SESSION_GOOD_S: Final = 60.0
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
-class Received(NamedTuple):
-    """A record as read from the log. `at` is the broker's time (LogAppendTime)."""
-
-    partition: Partition
-    offset: int
-    at: Milliseconds
-    event: Any  # an `Event` of the topic; handlers match on its type
-
-
 Locked = TypeVar("Locked")
+Answer = TypeVar("Answer")
 
 
 class Handler(Protocol[Locked]):
@@ -82,6 +74,19 @@ class Decided(Protocol):
     def results(self) -> Iterable[tuple[int, Event]]:
         """The events to publish, each with its partition number."""
         ...
+
+
+class Stopwatch:
+    """The seconds that each stage of a batch took."""
+
+    def __init__(self) -> None:
+        self.laps: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        at = time.perf_counter()
+        self.laps[stage] = at - self._last
+        self._last = at
 
 
 class BatchConsumer(Generic[Locked]):
@@ -141,6 +146,8 @@ class _Session(Generic[Locked]):
         self._stopping = stopping
         self._say = say
         self._log = logger.bind(group=handler.group)
+        self._breaker = Breaker()
+        self._attended_at = 0.0
         self._lag_at = 0.0
 
     def run(self) -> None:
@@ -152,6 +159,7 @@ class _Session(Generic[Locked]):
             admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
             topics = positions.describe(admin, handler.topics)
             positions.check_partition_counts(topics)
+            self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._publisher = Publisher(process.bootstrap_servers, process.instance)
             self._inbox = Inbox(
                 process,
@@ -164,74 +172,180 @@ class _Session(Generic[Locked]):
             try:
                 while not self._stopping.is_set():
                     if batch := self._inbox.next_batch():
-                        self._settle_with_retries(batch)
+                        self._with_retries(batch)
+                    self._attend_when_due()
                     self._report_lag()
             finally:
                 self._inbox.close()
         finally:
             self._connection.close()
 
-    def _settle_with_retries(self, batch: list[Message]) -> None:
+    def _with_retries(self, letters: list[Letter]) -> None:
         for delay in delays_s():
             try:
-                self._settle(batch)
+                self._settle(letters)
             except Exception as error:
                 if classify(error) is not Failure.TRANSIENT or isinstance(error, Superseded):
                     raise
-                metrics.failures.labels(self._handler.group, Failure.TRANSIENT.value).inc()
-                self._say(f"retrying: {describe(error)}")
-                self._log.warning("batch failed, retrying in {:.2f} s: {}", delay, describe(error))
+                self._tell(error)
                 self._recover(error)
-                self._inbox.wait(delay)
-                batch = self._inbox.still_owned(batch)
+                self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
+                letters = [letter for letter in letters if letter.partition in self._inbox.positions]
             else:
                 self._say("")
                 return
-            if not batch or self._stopping.is_set():
+            if not letters or self._stopping.is_set():
                 return
 
-    def _settle(self, batch: Sequence[Message]) -> None:
-        """The batch's whole way. The order of these steps is what the guarantees rest on."""
-        started = time.perf_counter()
-        records = [_decode(message) for message in batch]
-        decided, fresh = self._store(records)
-        stored = time.perf_counter()
+    def _settle(self, letters: Sequence[Letter], suspect: str = "") -> None:
+        """A batch's whole way. The order of these steps is what the guarantees rest on.
+
+        When some event of it turns out to be poison, it is bisected down to that one, the `suspect`, which is parked.
+        """
+        clock = Stopwatch()
+        try:
+            decided, found = self._store(letters, suspect)
+        except Exception as error:
+            if classify(error) is not Failure.POISON or suspect:
+                raise
+            middle = len(letters) // 2
+            if middle == 0:
+                self._settle(letters, describe(error))
+                return
+            self._settle(letters[:middle])
+            self._settle(letters[middle:])
+            return
+        clock.lap("store")
+        published = self._publish(decided)
+        clock.lap("publish")
+        self._inbox.commit({letter.partition: letter.offset + 1 for letter in letters})
+        clock.lap("commit")
+        self._count(letters, found, published, clock)
+        self._watch(len(letters), found.parked)
+
+    def _store(self, letters: Sequence[Letter], suspect: str) -> tuple[Decided, Sorted]:
+        """Decide and store in one transaction. Raises `Superseded` when another instance has moved a position,
+        `Stopped` when an operator has to resume this consumer."""
+        connection, known = self._connection, self._inbox.positions
+        opened = [Opened(letters[0], None, suspect)] if suspect else parking.open_all(letters)
+        partitions = {letter.partition for letter in letters}
+        with transaction(connection):
+            with connection.pipeline():
+                held = positions.lock(connection, partitions)
+                guards = parking.look(connection, {letter.key for letter in letters if letter.key is not None})
+                locked = self._handler.lock(connection, [o.received for o in opened if o.received is not None])
+            _check_not_superseded(known, positions.fetched(held), partitions)
+            _check_not_stopped(guards)
+            found = parking.sort(opened, known, dict(guards.held.fetchall()))
+            decided = self._handler.decide(locked, found.fresh, found.repeats)
+            moved = {o.letter.partition: o.letter for o in opened if o.letter.offset >= known[o.letter.partition]}
+            if moved:
+                decided.store(connection)
+                if found.parked:
+                    parking.park(connection, found.parked, self._topic_ids)
+                with connection.pipeline():
+                    decided.update(connection)
+                    positions.advance(connection, {p: (last.offset + 1, last.at) for p, last in moved.items()})
+        known.update({partition: last.offset + 1 for partition, last in moved.items()})
+        return decided, found
+
+    def _watch(self, events: int, parked: Sequence[Parked]) -> None:
+        """Tell what was parked, and stop this consumer group if it is too much."""
+        for letter, root, error, _ in parked:
+            metrics.parked.labels(self._handler.group, "root" if root else "follower").inc()
+            customer = letter.key and letter.key.decode(errors="replace")
+            topic, partition = letter.partition
+            self._log.error(
+                "parked: {}", error, customer=customer, topic=topic, partition=partition, offset=letter.offset
+            )
+        if self._breaker.count(events, sum(p.root for p in parked)):
+            self._breaker = Breaker()
+            share = f"{parking.STOP_SHARE_MAX:.0%}"
+            self._ask(lambda: parking.stop(self._connection, f"over {share} of the last events could not be processed"))
+            self._attended_at = 0.0
+
+    def _publish(self, decided: Decided) -> int:
         outgoing = [
             Outgoing(event.topic, partition, event.partitionkey.encode(), encode(event))
             for partition, event in decided.results()
         ]
         self._publisher.publish(outgoing)
-        published = time.perf_counter()
-        self._inbox.commit({r.partition: r.offset + 1 for r in records})
-        self._count(records, fresh, len(outgoing), started, stored, published)
-        if log.is_debug():
-            self._trace(records)
+        return len(outgoing)
 
-    def _store(self, records: Sequence[Received]) -> tuple[Decided, int]:
-        """Decide and store in one transaction. Raises `Superseded` when another instance has moved a position."""
-        connection, known = self._connection, self._inbox.positions
+    # What an operator wants
+
+    def _attend_when_due(self) -> None:
+        if time.monotonic() - self._attended_at < ATTEND_EVERY_S:
+            return
+        self._attended_at = time.monotonic()
         try:
-            with connection.pipeline():
-                held = positions.lock(connection, {r.partition for r in records})
-                locked = self._handler.lock(connection, records)
-            _check_not_superseded(known, positions.fetched(held), {r.partition for r in records})
-            fresh = [r for r in records if r.offset >= known[r.partition]]
-            repeats = [r for r in records if r.offset < known[r.partition]]
-            decided = self._handler.decide(locked, fresh, repeats)
-            if fresh:
+            self._wait_while_stopped()
+            while rows := self._ask(lambda: parking.marked(self._connection, self._inbox.positions)):
+                self._redrive(rows)
+        except Exception as error:
+            if classify(error) is not Failure.TRANSIENT or isinstance(error, Superseded):
+                raise
+            self._tell(error)
+            self._recover(error)
+
+    def _wait_while_stopped(self) -> None:
+        while reason := self._ask(lambda: parking.stopped(self._connection)):
+            self._say(str(Stopped(reason)))
+            self._inbox.wait(STOPPED_POLL_S)
+            if self._stopping.is_set():
+                return
+            self._say("")
+
+    def _ask(self, question: Callable[[], Answer]) -> Answer:
+        with transaction(self._connection):
+            return question()
+
+    def _redrive(self, rows: Sequence[Marked], error: str = "") -> None:
+        """Decide marked letters like a batch. One that fails again is parked again, with those behind it.
+
+        A letter that was decided, but perhaps not published before a crash, is a repeat and answered again.
+        """
+        connection, known = self._connection, self._inbox.positions
+        partitions = {row.letter.partition for row in rows}
+        try:
+            with transaction(connection):
+                if error:
+                    parking.park_again(connection, rows[0], error)
+                    return
+                reopened = [(row.state, received) for row in rows if (received := parking.reopen(row)) is not None]
+                with connection.pipeline():
+                    held = positions.lock(connection, partitions)
+                    locked = self._handler.lock(connection, [received for _, received in reopened])
+                _check_not_superseded(known, positions.fetched(held), partitions)
+                decided = self._handler.decide(
+                    locked,
+                    [received for state, received in reopened if state != "decided"],
+                    [received for state, received in reopened if state == "decided"],
+                )
                 decided.store(connection)
-                moved = {r.partition: (r.offset + 1, r.at) for r in fresh}
                 with connection.pipeline():
                     decided.update(connection)
-                    positions.advance(connection, moved)
-                connection.commit()
-                known.update({partition: offset for partition, (offset, _) in moved.items()})
+                    parking.set_state(connection, rows, "decided")
+        except Exception as failure:
+            if classify(failure) is not Failure.POISON:
+                raise
+            middle = len(rows) // 2
+            if middle == 0:
+                self._redrive(rows, describe(failure))
             else:
-                connection.rollback()
-        except BaseException:
-            _rollback(connection)
-            raise
-        return decided, len(fresh)
+                self._redrive(rows[:middle])
+            return  # what is left is asked for again: a part of it may wait behind what has just failed
+        self._publish(decided)
+        with transaction(connection):
+            parking.set_state(connection, rows, "done")
+        self._log.info("redriven", records=len(rows))
+
+    # Recovery
+
+    def _tell(self, error: Exception) -> None:
+        metrics.failures.labels(self._handler.group, Failure.TRANSIENT.value).inc()
+        self._say(describe(error) if isinstance(error, Stopped) else f"retrying: {describe(error)}")
+        self._log.warning("will try again: {}", describe(error))
 
     def _recover(self, error: Exception) -> None:
         if self._connection.closed:
@@ -244,26 +358,25 @@ class _Session(Generic[Locked]):
             if ended:
                 self._log.warning("terminated sessions that held locks for too long", pids=ended)
 
-    def _count(
-        self, records: Sequence[Received], fresh: int, results: int, started: float, stored: float, published: float
-    ) -> None:
+    def _count(self, letters: Sequence[Letter], found: Sorted, published: int, clock: Stopwatch) -> None:
         group = self._handler.group
-        ended = time.perf_counter()
         metrics.batches.labels(group).inc()
-        metrics.records.labels(group, "fresh").inc(fresh)
-        metrics.records.labels(group, "repeat").inc(len(records) - fresh)
-        metrics.published.labels(group).inc(results)
-        took = {"store": stored - started, "publish": published - stored, "commit": ended - published}
-        for stage, seconds in took.items():
+        metrics.records.labels(group, "fresh").inc(len(found.fresh))
+        metrics.records.labels(group, "repeat").inc(len(found.repeats))
+        metrics.published.labels(group).inc(published)
+        for stage, seconds in clock.laps.items():
             metrics.stage_seconds.labels(group, stage).observe(seconds)
         self._log.info(
             "batch",
-            records=len(records),
-            repeats=len(records) - fresh,
-            published=results,
-            partitions=len({r.partition for r in records}),
-            **{f"{stage}_ms": round(seconds * 1e3, 1) for stage, seconds in took.items()},
+            records=len(letters),
+            repeats=len(found.repeats),
+            parked=len(found.parked),
+            published=published,
+            partitions=len({letter.partition for letter in letters}),
+            **{f"{stage}_ms": round(seconds * 1e3, 1) for stage, seconds in clock.laps.items()},
         )
+        if log.is_debug():
+            self._trace(found.fresh)
 
     def _trace(self, records: Iterable[Received]) -> None:
         """The way of each order, at DEBUG."""
@@ -285,15 +398,6 @@ class _Session(Generic[Locked]):
                 metrics.lag.labels(self._handler.group, topic).set(behind)
 
 
-def _decode(message: Message) -> Received:
-    partition = partition_of(message)
-    try:
-        event = decoder_for[partition.topic].decode(message.value() or b"")
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise Poison(f"{partition} offset {message.offset()} is not an event: {error}") from error
-    return Received(partition, int(message.offset() or 0), Milliseconds(message.timestamp()[1]), event)
-
-
 def _check_not_superseded(
     known: Mapping[Partition, int], stored: Mapping[Partition, int], partitions: Iterable[Partition]
 ) -> None:
@@ -306,7 +410,6 @@ def _check_not_superseded(
             )
 
 
-def _rollback(connection: Conn) -> None:
-    """Leave the transaction if there still is a session to leave it in; the server does it for a broken one."""
-    with contextlib.suppress(psycopg.Error):
-        connection.rollback()
+def _check_not_stopped(guards: parking.Guards) -> None:
+    if row := guards.stopped.fetchone():
+        raise Stopped(row[0])

@@ -12,6 +12,8 @@ import msgspec
 import psycopg
 from confluent_kafka import KafkaError, KafkaException
 
+from common.events import Contradiction
+
 
 class Failure(Enum):
     TRANSIENT = "transient"
@@ -29,6 +31,13 @@ class Transient(TandemError):
 
 class Superseded(Transient):
     """Another instance has moved on what this one holds: drop the batch and join the group again."""
+
+
+class Stopped(Transient):
+    """An operator has to resume this consumer. Made with the reason why it stopped."""
+
+    def __str__(self) -> str:
+        return f"stopped, waiting for 'just dlq resume': {super().__str__()}"
 
 
 class Poison(TandemError):
@@ -59,6 +68,7 @@ _FATAL_KAFKA = frozenset(
     {
         KafkaError.TOPIC_AUTHORIZATION_FAILED,
         KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
         KafkaError.CLUSTER_AUTHORIZATION_FAILED,
         KafkaError.SASL_AUTHENTICATION_FAILED,
         KafkaError._AUTHENTICATION,
@@ -76,7 +86,7 @@ def classify(error: BaseException) -> Failure:
     match error:
         case Transient():
             return Failure.TRANSIENT
-        case Poison() | msgspec.DecodeError() | UnicodeDecodeError():
+        case Poison() | Contradiction() | msgspec.DecodeError() | UnicodeDecodeError():
             return Failure.POISON
         case psycopg.Error():
             return _classify_postgres(error)

@@ -92,6 +92,10 @@ class OutcomeData(OrderRef, frozen=True, kw_only=True):
     reason: Reason | None = None
 
 
+class DeadlineData(OutcomeData, frozen=True, kw_only=True):
+    deadline_ms: Annotated[int, Meta(ge=0)] = 0
+
+
 class PaymentData(OrderRef, frozen=True, kw_only=True):
     amount: Amount | None = None
     currency: Currency | None = None
@@ -141,14 +145,23 @@ class OrderPlaced(OrderEvent, frozen=True, kw_only=True, tag="order.placed"):
     data: PlacedData
 
 
+class OrderDiscarded(OrderEvent, frozen=True, kw_only=True, tag="order.discarded"):
+    """An `order.placed` that an operator has given up. Never published: it stands in for the parked event."""
+
+    rank = 1
+    data: OrderRef
+
+
 class OrderCancelRequested(OrderEvent, frozen=True, kw_only=True, tag="order.cancel_requested"):
     rank = 3
     data: OutcomeData
 
 
 class OrderDeadlinePassed(OrderEvent, frozen=True, kw_only=True, tag="order.deadline_passed"):
+    """Says that `deadline_ms` have passed since the order was placed; the saga judges by the broker's clock."""
+
     rank = 4
-    data: OutcomeData
+    data: DeadlineData
 
 
 class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="order.confirmed"):
@@ -227,6 +240,16 @@ class ProductChanged(Event, frozen=True, kw_only=True, tag="product.changed"):
     rank = 0
     origin = "/tandem/inventory"
     data: ProductData
+
+
+class Contradiction(Exception):
+    """An event that contradicts what is known of its order. It can never be processed."""
+
+
+def check_customer(order_id: str, known: str, named: str) -> None:
+    """An order belongs to one customer. Raises `Contradiction` when an event names another."""
+    if known != named:
+        raise Contradiction(f"order {order_id} belongs to customer {known!r}, the event names {named!r}")
 
 
 Outcome = OrderConfirmed | OrderRejected | OrderCancelled

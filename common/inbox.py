@@ -15,7 +15,9 @@ from loguru import logger
 
 from common.config import Process
 from common.errors import Failure, LossDetected, classify, describe
+from common.events import Milliseconds
 from common.kafka import consumer_config
+from common.parking import Letter
 from common.positions import LOSS_HELP, Partition, Start
 
 BATCH_RECORDS_MAX: Final = 2_000
@@ -50,8 +52,15 @@ class Rate:
         self.per_s += weight * (records / elapsed - self.per_s)
 
 
-def partition_of(message: Message) -> Partition:
-    return Partition(str(message.topic()), int(message.partition() or 0))
+def _letter(message: Message, partition: Partition) -> Letter:
+    return Letter(
+        partition,
+        int(message.offset() or 0),
+        Milliseconds(message.timestamp()[1]),
+        message.key(),
+        message.value() or b"",
+        list(message.headers() or ()),  # type: ignore[arg-type]  # as pairs, which is how librdkafka gives them
+    )
 
 
 class Inbox:
@@ -78,7 +87,7 @@ class Inbox:
         self._log = logger.bind(group=group)
         self._expected: dict[Partition, int] = {}
         self._uncommitted: dict[Partition, int] = {}
-        self._pending: deque[Message] = deque()
+        self._pending: deque[Letter] = deque()
         self._rate = Rate()
         self._broker_away = False
         self._consumer = Consumer(
@@ -87,16 +96,16 @@ class Inbox:
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         say("joining the group")
 
-    def next_batch(self) -> list[Message]:
+    def next_batch(self) -> list[Letter]:
         """The records to settle next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
         if not self._pending:
             self._fill()
-        batch: list[Message] = []
+        batch: list[Letter] = []
         size = 0
         while self._pending and len(batch) < BATCH_RECORDS_MAX and size < BATCH_BYTES_MAX:
-            message = self._pending.popleft()
-            size += len(message)
-            batch.append(message)
+            letter = self._pending.popleft()
+            size += len(letter.value)
+            batch.append(letter)
         self._rate.count(len(batch), time.monotonic())
         return batch
 
@@ -107,10 +116,6 @@ class Inbox:
         while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
             self._take(self._consumer.consume(BATCH_RECORDS_MAX, min(left, POLL_S)))
         self._consumer.resume([TopicPartition(*p) for p in self.positions])
-
-    def still_owned(self, batch: Iterable[Message]) -> list[Message]:
-        """The batch without records of partitions that were revoked meanwhile: those are their next owner's."""
-        return [message for message in batch if partition_of(message) in self.positions]
 
     def commit(self, offsets: Mapping[Partition, int]) -> None:
         """Commit to Kafka the next offsets of what is stored and published, together with what failed before.
@@ -136,8 +141,8 @@ class Inbox:
         for partition, expected in self._expected.items():
             _, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
             lag[partition.topic] += max(0, end - expected)
-        for message in self._pending:
-            lag[partition_of(message).topic] += 1
+        for letter in self._pending:
+            lag[letter.partition.topic] += 1
         return lag
 
     def close(self) -> None:
@@ -162,7 +167,7 @@ class Inbox:
             error = message.error()
             if error is not None:
                 raise KafkaException(error)
-            partition = partition_of(message)
+            partition = Partition(str(message.topic()), int(message.partition() or 0))
             expected = self._expected.get(partition)
             if expected is None:
                 continue  # a poll may still return records of a partition that has just been revoked
@@ -172,7 +177,7 @@ class Inbox:
                     f"are missing; {LOSS_HELP}"
                 )
             self._expected[partition] = expected + 1
-            self._pending.append(message)
+            self._pending.append(_letter(message, partition))
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         if added:
@@ -194,7 +199,7 @@ class Inbox:
             partition = Partition(tp.topic, tp.partition)
             for known in (self.positions, self._expected, self._uncommitted):
                 known.pop(partition, None)
-        self._pending = deque(self.still_owned(self._pending))
+        self._pending = deque(letter for letter in self._pending if letter.partition in self.positions)
         self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])
 
     def _client_error(self, error: KafkaError) -> None:

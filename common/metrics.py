@@ -8,6 +8,7 @@ STAGE_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.
 
 batches = Counter("tandem_batches_total", "Batches committed.", ["group"])
 records = Counter("tandem_records_total", "Records taken in, by whether they were new or repeats.", ["group", "kind"])
+parked = Counter("tandem_parked_total", "Events parked, as root causes or behind one.", ["group", "as"])
 published = Counter("tandem_published_total", "Records published and acknowledged.", ["group"])
 stage_seconds = Histogram(
     "tandem_batch_stage_seconds", "Time a batch spends in a stage.", ["group", "stage"], buckets=STAGE_BUCKETS_S

@@ -1,6 +1,7 @@
 """Connections to a service's own database, with the limits that keep a frozen process from freezing the others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
@@ -76,6 +77,18 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPo
         open=False,
         name=f"{instance}-http",
     )
+
+
+@contextmanager
+def transaction(connection: Conn) -> Iterator[None]:
+    """Commit at the end, or roll back. Unlike `Connection.transaction`, it lets the first pipeline carry the BEGIN."""
+    try:
+        yield
+        connection.commit()
+    except BaseException:
+        with suppress(psycopg.Error):  # the server does it for a session that is gone
+            connection.rollback()
+        raise
 
 
 def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

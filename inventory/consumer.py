@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from common.batch import Received
 from common.events import (
     ORDERS,
     STOCK_EVENTS,
     Event,
     OrderCancelled,
+    OrderDiscarded,
     OrderId,
     OrderPlaced,
     OrderRejected,
     StockData,
     make,
 )
+from common.parking import Received
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Reservation, decide
@@ -46,8 +47,10 @@ class Batch:
         """Every event is answered, repeats included: whoever asks again may not have got the answer."""
         for record in self.asked:
             order_id = OrderId(record.event.data.order_id)
-            reservation = self.decisions.reservations.get(order_id) or self.known[order_id]
-            yield record.partition.number, answer(reservation, record.event.traceparent)
+            # None for a repeat that is parked: there is nothing to say yet.
+            reservation = self.decisions.reservations.get(order_id) or self.known.get(order_id)
+            if reservation is not None:
+                yield record.partition.number, answer(reservation, record.event.traceparent)
 
 
 class InventoryHandler:
@@ -69,7 +72,7 @@ class InventoryHandler:
 
 
 def concerns_inventory(record: Received) -> bool:
-    return isinstance(record.event, OrderPlaced | OrderRejected | OrderCancelled)
+    return isinstance(record.event, OrderPlaced | OrderDiscarded | OrderRejected | OrderCancelled)
 
 
 def answer(reservation: Reservation, traceparent: str) -> Event:

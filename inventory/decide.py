@@ -17,16 +17,18 @@ from common.events import (
     Line,
     Milliseconds,
     OrderCancelled,
+    OrderDiscarded,
     OrderId,
     OrderPlaced,
     OrderRejected,
     ProductId,
     Reason,
     StockState,
+    check_customer,
 )
 
 Revocation = OrderRejected | OrderCancelled
-Relevant = OrderPlaced | Revocation
+Relevant = OrderPlaced | OrderDiscarded | Revocation
 """The events that inventory answers. Others on the topic do not concern it."""
 
 
@@ -72,13 +74,18 @@ def decide(
     reservations: Mapping[OrderId, Reservation],
     events: Iterable[tuple[Relevant, Milliseconds]],
 ) -> Decisions:
-    """Apply the events in order, each with the time at which the log took it in. Returns only what changed."""
+    """Apply the events in order, each with the time at which the log took it in. Returns only what changed.
+
+    Raises `Contradiction` for an event that names another customer than the reservation's.
+    """
     changed: dict[OrderId, Reservation] = {}
     on_hand: dict[ProductId, int] = {}
     movements: list[Movement] = []
     for event, at in events:
         order_id = OrderId(event.data.order_id)
         before = changed.get(order_id) or reservations.get(order_id)
+        if before is not None:
+            check_customer(order_id, before.customer_id, event.data.customer_id)
         match event:
             case OrderPlaced(data=data):
                 if before is not None:
@@ -98,6 +105,15 @@ def decide(
                         product_id = ProductId(line.product_id)
                         on_hand[product_id] = level(product_id, products, on_hand) - line.quantity
                         movements.append(Movement("reserve", order_id, product_id, line.quantity, at))
+            case OrderDiscarded():
+                if before is None:
+                    changed[order_id] = Reservation(
+                        order_id=order_id,
+                        customer_id=CustomerId(event.data.customer_id),
+                        state="rejected",
+                        reason="discarded",
+                        decided_at=at,
+                    )
             case OrderRejected() | OrderCancelled():
                 after = revoke(before, event, at)
                 if after is before:

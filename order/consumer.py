@@ -6,8 +6,8 @@ from typing import Any
 
 import psycopg
 
-from common.batch import Received
 from common.events import INVENTORY, ORDERS, PAYMENTS, Event, OrderId, OrderPlaced, Outcome, type_of
+from common.parking import Received
 from common.postgres import Conn
 from order import store
 from order.saga import advance, outcome_of

@@ -24,6 +24,7 @@ from common.events import (
     OrderCancelRequested,
     OrderConfirmed,
     OrderDeadlinePassed,
+    OrderDiscarded,
     OrderId,
     OrderPlaced,
     OrderRejected,
@@ -40,6 +41,7 @@ from common.events import (
     StockReserved,
     StockState,
     StockVoid,
+    check_customer,
     make,
 )
 
@@ -82,12 +84,17 @@ _OUTCOME_EVENT: Final[dict[Status, type[OrderConfirmed] | type[OrderRejected] | 
 }
 
 
-def advance(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> tuple[Order | None, list[Outcome]]:
+def advance(
+    order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milliseconds
+) -> tuple[Order | None, list[Outcome]]:
     """Apply one event. Returns the order, the same object if nothing changed, and what to publish.
 
     `at` is when the log took the event in, by the broker's clock; what the event decides is decided then, so that a
-    replay comes to the same row. `None` stands for an order that has no row, before and after.
+    replay comes to the same row. `None` stands for an order that has no row, before and after. Raises `Contradiction`
+    for an event that names another customer than the order's.
     """
+    if order is not None:
+        check_customer(order.order_id, order.customer_id, event.data.customer_id)
     after = _apply(order, event, at)
     if after is None or after is order:
         return after, []
@@ -98,7 +105,7 @@ def advance(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> tupl
     return after, outcome_of(after)
 
 
-def _apply(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> Order | None:
+def _apply(order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milliseconds) -> Order | None:
     match event:
         case OrderPlaced():
             return _place(order or _awaiting(event), event, at)
@@ -106,13 +113,15 @@ def _apply(order: Order | None, event: AnyOrderEvent, at: Milliseconds) -> Order
             return _payment_result(order or _awaiting(event), event.state, event.data.reason)
         case StockReserved() | StockRejected() | StockReleased() | StockVoid():
             return _stock_result(order or _awaiting(event), event.state, event.data.reason)
+        case OrderDiscarded():
+            return _discard(order or _awaiting(event), at)
     # What follows speaks of an order that was placed before, in the same partition. Without a row there is none.
     if order is None:
         return None
     match event:
         case OrderCancelRequested() if order.status in ("pending", "confirmed"):
             return _decided(order, "cancelled", "customer", at)
-        case OrderDeadlinePassed() if order.status == "pending":
+        case OrderDeadlinePassed() if order.status == "pending" and _is_due(order, event, at):
             return _decided(order, "cancelled", "deadline", at)
         case OrderConfirmed() | OrderRejected() | OrderCancelled():
             return _adopt(order, event, at)
@@ -138,7 +147,7 @@ def is_settled(order: Order) -> bool:
     return False
 
 
-def _awaiting(event: AnyOrderEvent) -> Order:
+def _awaiting(event: AnyOrderEvent | OrderDiscarded) -> Order:
     """A row for an order whose result came before the order itself."""
     return Order(
         order_id=OrderId(event.data.order_id),
@@ -156,6 +165,13 @@ def _place(order: Order, event: OrderPlaced, at: Milliseconds) -> Order:
         traceparent=event.traceparent,
         placed_at=at,
     )
+
+
+def _discard(order: Order, at: Milliseconds) -> Order:
+    """An order that could not be taken in, and was given up, is rejected."""
+    if order.status != "awaiting_placed":
+        return order
+    return _decided(msgspec.structs.replace(order, placed_at=at), "rejected", "discarded", at)
 
 
 def _payment_result(order: Order, state: PaymentState, reason: Reason | None) -> Order:
@@ -183,6 +199,11 @@ def _join(order: Order, at: Milliseconds) -> Order:
     # A side that is void, refunded or released was told of an outcome which this row no longer knows (a restored
     # database): the outcome follows in the log, and `_adopt` takes it.
     return order
+
+
+def _is_due(order: Order, event: OrderDeadlinePassed, at: Milliseconds) -> bool:
+    """Whether the deadline has passed by the broker's clock, which stamped both events. The timer's may be wrong."""
+    return order.placed_at is not None and at - order.placed_at >= event.data.deadline_ms
 
 
 def _adopt(order: Order, event: Outcome, at: Milliseconds) -> Order:

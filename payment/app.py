@@ -3,7 +3,6 @@
 from typing import Annotated, Any
 
 import msgspec
-import psycopg
 from msgspec import Meta, Struct
 from psycopg_pool import AsyncConnectionPool
 from starlette.requests import Request
@@ -52,8 +51,8 @@ def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
             except store.CurrencyDiffers as differs:
                 found = FieldError("#/currency", f"must be {differs.currency}, the currency of the account")
                 raise ProblemError(problem.validation(found)) from None
-            except psycopg.errors.NumericValueOutOfRange:
-                found = FieldError("#/amount", "would take the balance past what an account holds")
+            except store.BalanceTooHigh:
+                found = FieldError("#/amount", f"would take the balance past {store.BALANCE_MAX}")
                 raise ProblemError(problem.validation(found)) from None
             if credited is not None:
                 return json_response(credited, 201)

@@ -3,18 +3,19 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from common.batch import Received
 from common.events import (
     ORDERS,
     PAYMENT_EVENTS,
     Event,
     OrderCancelled,
+    OrderDiscarded,
     OrderId,
     OrderPlaced,
     OrderRejected,
     PaymentData,
     make,
 )
+from common.parking import Received
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, decide
@@ -46,8 +47,10 @@ class Batch:
         """Every event is answered, repeats included: whoever asks again may not have got the answer."""
         for record in self.asked:
             order_id = OrderId(record.event.data.order_id)
-            payment = self.decisions.payments.get(order_id) or self.known[order_id]
-            yield record.partition.number, answer(payment, record.event.traceparent)
+            # None for a repeat that is parked: there is nothing to say yet.
+            payment = self.decisions.payments.get(order_id) or self.known.get(order_id)
+            if payment is not None:
+                yield record.partition.number, answer(payment, record.event.traceparent)
 
 
 class PaymentHandler:
@@ -68,7 +71,7 @@ class PaymentHandler:
 
 
 def concerns_payment(record: Received) -> bool:
-    return isinstance(record.event, OrderPlaced | OrderRejected | OrderCancelled)
+    return isinstance(record.event, OrderPlaced | OrderDiscarded | OrderRejected | OrderCancelled)
 
 
 def answer(payment: Payment, traceparent: str) -> Event:

@@ -15,16 +15,18 @@ from common.events import (
     CustomerId,
     Milliseconds,
     OrderCancelled,
+    OrderDiscarded,
     OrderId,
     OrderPlaced,
     OrderRejected,
     PaymentState,
     PlacedData,
     Reason,
+    check_customer,
 )
 
 Revocation = OrderRejected | OrderCancelled
-Relevant = OrderPlaced | Revocation
+Relevant = OrderPlaced | OrderDiscarded | Revocation
 """The events that payment answers. Others on the topic do not concern it."""
 
 
@@ -72,13 +74,18 @@ def decide(
     payments: Mapping[OrderId, Payment],
     events: Iterable[tuple[Relevant, Milliseconds]],
 ) -> Decisions:
-    """Apply the events in order, each with the time at which the log took it in. Returns only what changed."""
+    """Apply the events in order, each with the time at which the log took it in. Returns only what changed.
+
+    Raises `Contradiction` for an event that names another customer than the payment's.
+    """
     changed: dict[OrderId, Payment] = {}
     balances: dict[CustomerId, int] = {}
     transfers: list[Transfer] = []
     for event, at in events:
         order_id, customer_id = OrderId(event.data.order_id), CustomerId(event.data.customer_id)
         before = changed.get(order_id) or payments.get(order_id)
+        if before is not None:
+            check_customer(order_id, before.customer_id, event.data.customer_id)
         match event:
             case OrderPlaced(data=data):
                 if before is not None:
@@ -98,6 +105,15 @@ def decide(
                 if reason is None and data.amount:
                     balances[customer_id] = balance - data.amount
                     transfers.append(Transfer("capture", order_id, customer_id, data.amount, data.currency, at))
+            case OrderDiscarded():
+                if before is None:
+                    changed[order_id] = Payment(
+                        order_id=order_id,
+                        customer_id=CustomerId(event.data.customer_id),
+                        state="declined",
+                        reason="discarded",
+                        decided_at=at,
+                    )
             case OrderRejected() | OrderCancelled():
                 after = revoke(before, event, at)
                 if after is before:

@@ -165,8 +165,18 @@ _ENTER_DEPOSIT = """
     RETURNING entry_id
 """
 _CREDIT = """
-    UPDATE accounts SET balance = balance + %s WHERE customer_id = %s RETURNING customer_id, balance, currency
+    UPDATE accounts SET balance = balance + %(amount)s
+    WHERE customer_id = %(customer_id)s AND balance + %(amount)s <= %(balance_max)s
+    RETURNING customer_id, balance, currency
 """
+
+
+BALANCE_MAX = 2**53
+"""Minor units; exact in JSON. Far enough from what a bigint holds that no refund can ever pass that."""
+
+
+class BalanceTooHigh(Exception):
+    """The deposit would take the balance past `BALANCE_MAX`."""
 
 
 class CurrencyDiffers(Exception):
@@ -182,7 +192,7 @@ async def deposit(
 ) -> AccountView | None:
     """Credit the account, opening it if need be. None when the idempotency key was used before; nothing happened then.
 
-    Raises `CurrencyDiffers`, and `psycopg.errors.NumericValueOutOfRange` when the balance would pass a bigint.
+    Raises `CurrencyDiffers`, and `BalanceTooHigh` when the balance would pass `BALANCE_MAX`.
     """
     async with connection.transaction():
         cursor = await connection.execute(_OPEN_AND_LOCK, (customer_id, currency))
@@ -193,8 +203,11 @@ async def deposit(
         if await cursor.fetchone() is None:
             return None
         credited = connection.cursor(row_factory=class_row(AccountView))
-        await credited.execute(_CREDIT, (amount, customer_id))
-        return await credited.fetchone()
+        await credited.execute(_CREDIT, {"amount": amount, "customer_id": customer_id, "balance_max": BALANCE_MAX})
+        found = await credited.fetchone()
+        if found is None:
+            raise BalanceTooHigh
+        return found
 
 
 async def deposited(connection: AsyncConn, customer_id: str, key: str) -> Deposit | None:

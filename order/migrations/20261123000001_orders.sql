@@ -19,7 +19,9 @@ CREATE TABLE orders (
     traceparent text NOT NULL,
     -- [{"event": .., "at": ms, "partition": .., "offset": ..}], in the order in which the saga took them in
     timeline    jsonb NOT NULL,
-    CHECK (status = 'awaiting_placed' OR (placed_at IS NOT NULL AND amount IS NOT NULL AND currency IS NOT NULL)),
+    CHECK (status = 'awaiting_placed' OR placed_at IS NOT NULL),
+    -- of an order that could not be taken in, and was given up, nobody knows what was ordered
+    CHECK (status = 'awaiting_placed' OR reason = 'discarded' OR (amount IS NOT NULL AND currency IS NOT NULL)),
     CHECK ((status IN ('awaiting_placed', 'pending')) = (decided_at IS NULL))
 ) WITH (fillfactor = 60); -- a row is written two or three times and never moves to another page (HOT)
 

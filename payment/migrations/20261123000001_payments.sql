@@ -16,7 +16,7 @@ CREATE TABLE payments (
     currency    text,
     decided_at  timestamptz NOT NULL,
     revoked_at  timestamptz,
-    CHECK (state = 'void' OR (amount IS NOT NULL AND currency IS NOT NULL)),
+    CHECK (state = 'void' OR (state = 'declined' AND reason = 'discarded') OR (amount IS NOT NULL AND currency IS NOT NULL)),
     CHECK ((state = 'refunded') = (revoked_at IS NOT NULL))
 ) WITH (fillfactor = 90);
 

@@ -4,9 +4,11 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from common.events import (
+    DeadlineData,
     E,
     Item,
     OrderCancelled,
+    OrderDeadlinePassed,
     OrderId,
     OrderPlaced,
     OrderRejected,
@@ -51,7 +53,8 @@ def cancelled(number: int = 1, reason: Reason = "customer", customer: str = CUST
 
 def about(kind: type[E], number: int = 1, reason: Reason | None = None, customer: str = CUSTOMER) -> E:
     """An event of this kind that says nothing but why."""
-    data = OutcomeData(order_id=order_id(number), customer_id=customer, reason=reason)
+    data_of = DeadlineData if kind is OrderDeadlinePassed else OutcomeData
+    data = data_of(order_id=order_id(number), customer_id=customer, reason=reason)
     return make(kind, data, at=At(0), traceparent="")
 
 

@@ -1,0 +1,306 @@
+"""Dead letters: events that cannot be processed are kept in the service's own database, in order, and come back.
+
+A poison event (a root) and every later event of its customer (followers) are parked in the batch's transaction; other
+customers do not notice. An operator marks them (`just dlq`); the partition's owner then takes them through the same
+handler, in order, before the customer's new events, which until then go on being parked behind them.
+
+The table is the queue: there is no second copy in a topic to reconcile. A row's way is written at its definition, in
+the migrations. That there is a bound on what is parked is the idea of arroyo's `DlqLimit` (getsentry/arroyo): a bad
+deployment must not drain the topic into the dead letters.
+"""
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+import psycopg
+
+from common.errors import Poison
+from common.events import (
+    ORDERS,
+    Event,
+    Milliseconds,
+    OrderDiscarded,
+    OrderRef,
+    decoder_for,
+    make,
+    rfc3339,
+)
+from common.positions import Partition
+from common.postgres import Conn, copy_in
+
+STOP_ROOTS_MIN: Final = 100
+STOP_SHARE_MAX: Final = 0.01
+STOP_WINDOW_EVENTS: Final = 10_000
+REDRIVE_ROWS_MAX: Final = 500
+ERROR_CHARS_MAX: Final = 1_000
+
+
+class Letter(NamedTuple):
+    """A record as the log has it, undecoded."""
+
+    partition: Partition
+    offset: int
+    at: Milliseconds
+    key: bytes | None
+    value: bytes
+    headers: Sequence[tuple[str, bytes]]
+
+
+class Received(NamedTuple):
+    """A record and the event in it. `at` is the broker's time (LogAppendTime)."""
+
+    partition: Partition
+    offset: int
+    at: Milliseconds
+    event: Any  # an `Event` of the topic; handlers match on its type
+
+
+class Parked(NamedTuple):
+    """A letter to park, and why: as a root cause, or as a follower of one, already marked for redrive or not."""
+
+    letter: Letter
+    root: bool
+    error: str
+    state: str
+
+
+class Sorted(NamedTuple):
+    """A batch, told apart."""
+
+    fresh: list[Received]
+    repeats: list[Received]
+    parked: list[Parked]
+
+
+def open_letter(letter: Letter) -> Received:
+    """Decode a letter. Raises `Poison` when it is not an event of its topic, or not its key's."""
+    try:
+        event: Event = decoder_for[letter.partition.topic].decode(letter.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise Poison(f"is not an event of {letter.partition.topic}: {error}") from error
+    data: OrderRef = event.data  # type: ignore[attr-defined]  # every concrete event has it
+    if letter.key is None:
+        raise Poison("has no key, so it cannot be kept in order")
+    if (event.subject, event.partitionkey, letter.key) != (data.order_id, data.customer_id, data.customer_id.encode()):
+        raise Poison("its key, partitionkey and subject do not agree with its data")
+    return Received(letter.partition, letter.offset, letter.at, event)
+
+
+class Opened(NamedTuple):
+    """A letter with what was found in it: an event, or why there is none."""
+
+    letter: Letter
+    received: Received | None
+    error: str
+
+
+def open_all(letters: Iterable[Letter]) -> list[Opened]:
+    """Decode the letters; what cannot be decoded says why."""
+    opened = []
+    for letter in letters:
+        try:
+            opened.append(Opened(letter, open_letter(letter), ""))
+        except Poison as poison:
+            opened.append(Opened(letter, None, str(poison)))
+    return opened
+
+
+def sort(opened: Iterable[Opened], known: Mapping[Partition, int], held: Mapping[bytes, str]) -> Sorted:
+    """Tell a batch apart, in order: what to decide, what was decided before, what to park.
+
+    `known` are the positions. `held` are the customers that have parked events, each with the state in which an event
+    behind them is parked. Whether a record was decided before is asked first: a repeat is not parked again.
+    """
+    held = dict(held)
+    found = Sorted([], [], [])
+    for letter, received, error in opened:
+        if letter.offset < known[letter.partition]:
+            if received is not None:
+                found.repeats.append(received)
+        elif letter.key is not None and letter.key in held:
+            found.parked.append(Parked(letter, False, error or "behind a parked event", held[letter.key]))
+        elif received is None:
+            found.parked.append(Parked(letter, True, error, "parked"))
+            if letter.key is not None:
+                held[letter.key] = "parked"
+        else:
+            found.fresh.append(received)
+    return found
+
+
+class Breaker:
+    """Tells bad data from a bad deployment: too many root causes among the last events."""
+
+    def __init__(self) -> None:
+        self._batches: deque[tuple[int, int]] = deque()
+        self._events = 0
+        self._roots = 0
+
+    def count(self, events: int, roots: int) -> bool:
+        """Count a batch; say whether the consumer should stop."""
+        self._batches.append((events, roots))
+        self._events += events
+        self._roots += roots
+        while self._events - self._batches[0][0] >= STOP_WINDOW_EVENTS:
+            old_events, old_roots = self._batches.popleft()
+            self._events -= old_events
+            self._roots -= old_roots
+        return self._roots >= STOP_ROOTS_MIN and self._roots > STOP_SHARE_MAX * self._events
+
+
+# SQL
+
+_HELD: Final = """
+    SELECT key, CASE WHEN bool_and(state IN ('redrive', 'discard')) THEN 'redrive' ELSE 'parked' END
+    FROM parked_events WHERE key = ANY(%s) AND state IN ('parked', 'redrive', 'discard') GROUP BY key
+"""
+_STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
+_STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
+_COLUMNS: Final = (
+    "topic", "partition", "offset", "topic_id", "key", "value", "headers", "record_time", "root", "error", "state",
+)  # fmt: skip
+# A marked row comes to its turn when nothing unmarked of its customer lies before it in its partition.
+_MARKED: Final = """
+    SELECT topic, partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, key, value, state
+    FROM parked_events AS row
+    WHERE state IN ('redrive', 'discard', 'decided')
+      AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::integer[]))
+      AND NOT EXISTS (
+        SELECT FROM parked_events AS earlier
+        WHERE earlier.key = row.key AND earlier.topic = row.topic AND earlier.partition = row.partition
+          AND earlier."offset" < row."offset" AND earlier.state = 'parked')
+    ORDER BY topic, partition, "offset" LIMIT %s
+"""
+_SET_STATE: Final = """
+    UPDATE parked_events SET state = %s FROM unnest(%s::text[], %s::integer[], %s::bigint[]) AS r(topic, partition, o)
+    WHERE parked_events.topic = r.topic AND parked_events.partition = r.partition AND parked_events."offset" = r.o
+"""
+# What lay marked behind an event that failed again waits again: it must not overtake it.
+_PARK_AGAIN: Final = """
+    UPDATE parked_events SET state = 'parked',
+      root = root OR "offset" = %(offset)s,
+      error = CASE WHEN "offset" = %(offset)s THEN %(error)s ELSE error END,
+      attempts = attempts + ("offset" = %(offset)s)::int
+    WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
+      AND state IN ('redrive', 'discard') AND ("offset" = %(offset)s OR key = %(key)s)
+"""
+
+
+class Marked(NamedTuple):
+    """A parked letter that an operator has marked, in its state `redrive`, `discard` or `decided`."""
+
+    letter: Letter
+    state: str
+
+    @property
+    def place(self) -> tuple[str, int, int]:
+        return (*self.letter.partition, self.letter.offset)
+
+
+class Guards(NamedTuple):
+    """Two queries under way in a pipeline: the customers with parked events, and whether the consumer is stopped."""
+
+    held: "psycopg.Cursor[Any]"
+    stopped: "psycopg.Cursor[Any]"
+
+
+def look(connection: Conn, keys: Collection[bytes]) -> Guards:
+    """Queue the questions that a batch asks before it decides. To be called in pipeline mode."""
+    return Guards(connection.execute(_HELD, (list(keys),)), connection.execute(_STOPPED))
+
+
+def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str]) -> None:
+    """Store parked letters, within the batch's transaction."""
+    copy_in(connection, "parked_events", _COLUMNS, (_row(p, topic_ids[p.letter.partition.topic]) for p in parked))
+
+
+def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:
+    letter = parked.letter
+    headers = msgspec.json.encode([[name, value.hex() if value else None] for name, value in letter.headers]).decode()
+    return (
+        *letter.partition,
+        letter.offset,
+        topic_id,
+        letter.key,
+        letter.value,
+        headers,
+        rfc3339(letter.at),
+        parked.root,
+        _storable(parked.error),
+        parked.state,
+    )
+
+
+def _storable(error: str) -> str:
+    """An error's text as PostgreSQL takes it: an event can put anything into it."""
+    text = error.replace("\0", "\\0")[:ERROR_CHARS_MAX]
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def stop(connection: Conn, reason: str) -> None:
+    """Store that the consumer stops until an operator resumes it."""
+    connection.execute(_STOP, (reason,))
+
+
+def stopped(connection: Conn) -> str:
+    """Why the consumer is stopped: empty when it is not."""
+    row = connection.execute(_STOPPED).fetchone()
+    return str(row[0]) if row else ""
+
+
+def marked(connection: Conn, partitions: Iterable[Partition]) -> list[Marked]:
+    """The letters whose turn it is to be taken again, in order."""
+    wanted = list(partitions)
+    parameters = ([p.topic for p in wanted], [p.number for p in wanted], REDRIVE_ROWS_MAX)
+    return [
+        Marked(Letter(Partition(topic, number), offset, at, key and bytes(key), bytes(value), ()), state)
+        for topic, number, offset, at, key, value, state in connection.execute(_MARKED, parameters).fetchall()
+    ]
+
+
+def set_state(connection: Conn, rows: Sequence[Marked], state: str) -> None:
+    places = [row.place for row in rows]
+    connection.execute(_SET_STATE, (state, *(list(column) for column in zip(*places, strict=True))))
+
+
+def park_again(connection: Conn, row: Marked, error: str) -> None:
+    """A marked letter has failed again: it and what lies behind it wait for the operator again."""
+    topic, number, offset = row.place
+    place = {"topic": topic, "partition": number, "offset": offset, "key": row.letter.key}
+    connection.execute(_PARK_AGAIN, place | {"error": _storable(error)})
+
+
+def reopen(row: Marked) -> Received | None:
+    """The event to take: as it is, or as a discarded order. None for what says nothing and is dropped.
+
+    Raises `Poison` when the letter is to be redriven and still is not an event.
+    """
+    if row.state != "discard":
+        return open_letter(row.letter)
+    return discarded(row.letter)
+
+
+class _AnyPlaced(msgspec.Struct, tag_field="type", tag="order.placed"):
+    """As little of an `order.placed` as it takes to decide that it will not be."""
+
+    data: OrderRef
+    traceparent: str = ""
+
+
+_any_placed: Final = msgspec.json.Decoder(_AnyPlaced)
+
+
+def discarded(letter: Letter) -> Received | None:
+    """The decision that an order is given up, if the letter is an order: only then is there something to decide."""
+    if letter.partition.topic != ORDERS:
+        return None
+    try:
+        found = _any_placed.decode(letter.value)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    if letter.key != found.data.customer_id.encode():
+        return None
+    event = make(OrderDiscarded, found.data, at=letter.at, traceparent=found.traceparent)
+    return Received(letter.partition, letter.offset, letter.at, event)

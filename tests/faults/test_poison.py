@@ -1,0 +1,217 @@
+"""Poison of each sort: the event and what follows of its customer are parked, others do not notice, an operator has the
+last word, and then all adds up."""
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, encode, make
+from common.kafka import producer_config
+from tests.audit import assert_consistent
+from tests.stack import Stack, eventually
+
+ORDER_ID = "01997c5e-0000-7000-8000-{:012d}"
+BALANCE = 10**6
+
+
+@pytest.fixture(scope="module")
+def shop(own_stack: Stack) -> Stack:
+    own_stack.launch_all()
+    own_stack.product("sku-a", price=100, pieces=10**6)
+    own_stack.await_orderable("sku-a")
+    return own_stack
+
+
+@pytest.fixture
+def log(shop: Stack) -> Iterator[Producer]:
+    config = producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0)
+    producer = Producer({**config, "log_level": 0})
+    yield producer
+    producer.flush(10)
+
+
+def placed(number: int, customer_id: str) -> dict[str, Any]:
+    data = PlacedData(
+        order_id=ORDER_ID.format(number),
+        customer_id=customer_id,
+        items=(Item("sku-a", 1, 100),),
+        amount=100,
+        currency="EUR",
+    )
+    event: dict[str, Any] = json.loads(encode(make(OrderPlaced, data, at=Milliseconds(0), traceparent="")))
+    return event
+
+
+def with_data(event: dict[str, Any], **data: Any) -> bytes:
+    return json.dumps(event | {"data": event["data"] | data}).encode()
+
+
+def without(event: dict[str, Any], field: str) -> bytes:
+    return json.dumps({name: value for name, value in event.items() if name != field}).encode()
+
+
+SORTS: dict[str, Callable[[dict[str, Any]], bytes]] = {
+    "not JSON": lambda _: b"<order/>",
+    "not UTF-8": lambda _: b'{"type":"order.placed","id":"\xff"}',
+    "empty": lambda _: b"",
+    "unknown type": lambda event: json.dumps(event | {"type": "order.teleported"}).encode(),
+    "missing field": lambda event: without(event, "data"),
+    "wrong type": lambda event: with_data(event, amount="much"),
+    "number out of range": lambda event: with_data(event, amount=2**60),
+    "NUL in a text": lambda event: with_data(event, items=[{"product_id": "a\0b", "quantity": 1, "unit_price": 1}]),
+    "a megabyte of nesting": lambda _: b"[" * 499_000 + b"]" * 499_000,
+    "newer version": lambda event: json.dumps(event | {"specversion": "2.0"}).encode(),
+    "another customer's key": lambda event: with_data(event, customer_id="somebody-else"),
+}
+
+
+def parked(shop: Stack, service: str, customer_id: str) -> list[tuple[bool, str]]:
+    return [
+        tuple(row)
+        for row in shop.query(
+            service,
+            'SELECT root, state FROM parked_events WHERE key = %s ORDER BY record_time, topic, "offset"',
+            (customer_id.encode(),),
+        )
+    ]
+
+
+def dlq(shop: Stack, *arguments: str) -> str:
+    return shop.run_tool("ops.dead_letters", *arguments)
+
+
+def test_each_sort_is_parked_with_what_follows_and_others_do_not_notice(shop: Stack, log: Producer) -> None:
+    shop.account("fine", BALANCE)
+    followers = {}
+    for number, (sort, spoil) in enumerate(SORTS.items()):
+        customer_id = f"poisoned-{number:02}"
+        shop.account(customer_id, BALANCE)
+        log.produce(ORDERS, spoil(placed(number, customer_id)), customer_id)
+        log.flush(10)
+        followers[customer_id] = (sort, shop.place(customer_id, ("sku-a", 1)))
+        assert shop.await_settled(shop.place("fine", ("sku-a", 1)))["status"] == "confirmed", sort
+    for customer_id, (sort, follower) in followers.items():
+        for service in ("payment", "inventory", "order"):
+            eventually(
+                lambda s=service, c=customer_id: len(parked(shop, s, c)) == 2,  # type: ignore[misc]
+                f"{sort}: parked in {service} with its follower",
+            )
+            assert parked(shop, service, customer_id) == [(True, "parked"), (False, "parked")], (sort, service)
+        assert shop.balance(customer_id) == BALANCE, sort
+        assert shop.order(follower)["status"] == "pending", sort
+    listed = dlq(shop, "list")
+    for customer_id in followers:
+        assert listed.count(customer_id) == 6
+    shop.await_ready()
+
+    # What is no event of ours is given up; what follows it then has its turn, and the customer is as any other.
+    for customer_id, (sort, _) in followers.items():
+        for service in ("payment", "inventory", "order"):
+            [(topic, partition, offset)] = shop.query(
+                service,
+                'SELECT topic, partition, "offset" FROM parked_events WHERE key = %s AND root',
+                (customer_id.encode(),),
+            )
+            dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", sort)
+    dlq(shop, "redrive", "--all", "--why", "the poison is gone")
+    for customer_id, (sort, follower) in followers.items():
+        assert shop.await_settled(follower)["status"] == "confirmed", sort
+        assert shop.await_settled(shop.place(customer_id, ("sku-a", 1)))["status"] == "confirmed", sort
+    assert "nothing is parked" in dlq(shop, "list", "--service", "payment")
+
+
+def test_an_event_without_a_key_is_parked_alone(shop: Stack, log: Producer) -> None:
+    shop.account("keyless", BALANCE)
+    log.produce(ORDERS, json.dumps(placed(100, "keyless")).encode(), partition=3)
+    log.flush(10)
+    alone = "SELECT state FROM parked_events WHERE key IS NULL AND root AND state <> 'done'"
+    for service in ("payment", "inventory", "order"):
+        eventually(lambda s=service: shop.query(s, alone) == [("parked",)], f"parked in {service}")  # type: ignore[misc]
+    assert shop.await_settled(shop.place("keyless", ("sku-a", 1)))["status"] == "confirmed"
+    for service in ("payment", "inventory", "order"):
+        [(topic, partition, offset)] = shop.query(
+            service, 'SELECT topic, partition, "offset" FROM parked_events WHERE key IS NULL'
+        )
+        dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", "no key")
+        eventually(lambda s=service: shop.query(s, alone) == [], f"gone from {service}")  # type: ignore[misc]
+
+
+def test_an_event_that_breaks_a_constraint_is_found_in_its_batch_and_redriven_when_mended(
+    shop: Stack, log: Producer
+) -> None:
+    """A well-formed order for a balance which a constraint of the database, new and wrong, refuses to write."""
+    customers = [f"bounded-{i}" for i in range(20)]
+    for customer_id in customers:
+        shop.account(customer_id, BALANCE)
+    with shop.postgres.connect("payment") as owner:
+        owner.execute("ALTER TABLE payments ADD CONSTRAINT not_bounded_7 CHECK (customer_id <> 'bounded-7')")
+    try:
+        shop["payment-1"].pause()
+        orders = {customer_id: shop.place(customer_id, ("sku-a", 1)) for customer_id in customers}
+        second = shop.place("bounded-7", ("sku-a", 1))
+        shop["payment-1"].resume()
+        for customer_id, order_id in orders.items():
+            if customer_id != "bounded-7":
+                assert shop.await_settled(order_id)["status"] == "confirmed"
+        eventually(lambda: len(parked(shop, "payment", "bounded-7")) == 2, "parked in payment, with its follower")
+        # Redriven too early it is parked again, attempts are counted, and it does not loop.
+        dlq(shop, "redrive", "--customer", "bounded-7", "--why", "too early")
+        attempts = "SELECT attempts, state FROM parked_events WHERE key = 'bounded-7' AND root"
+        eventually(lambda: shop.query("payment", attempts) == [(2, "parked")], "parked again")
+        assert parked(shop, "payment", "bounded-7") == [(True, "parked"), (False, "parked")]
+    finally:
+        with shop.postgres.connect("payment") as owner:
+            owner.execute("ALTER TABLE payments DROP CONSTRAINT not_bounded_7")
+    dlq(shop, "redrive", "--customer", "bounded-7", "--why", "the constraint is gone", "--actor", "ann")
+    for order_id in (orders["bounded-7"], second):
+        assert shop.await_settled(order_id)["status"] == "confirmed"
+    assert shop.balance("bounded-7") == BALANCE - 200
+    acts = shop.query("payment", "SELECT DISTINCT act, actor, why FROM dead_letter_acts WHERE actor = 'ann'")
+    assert acts == [("redrive", "ann", "the constraint is gone")]
+
+
+def test_a_discarded_order_is_rejected_and_nothing_of_it_remains(shop: Stack, log: Producer) -> None:
+    shop.account("given-up", BALANCE)
+    log.produce(ORDERS, with_data(placed(200, "given-up"), currency="euro"), "given-up")
+    log.flush(10)
+    for service in ("payment", "inventory", "order"):
+        eventually(lambda s=service: len(parked(shop, s, "given-up")) > 0, f"parked in {service}")  # type: ignore[misc]
+        [(topic, partition, offset)] = shop.query(
+            service, "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'given-up' AND root"
+        )
+        at = f"{topic}/{partition}@{offset}"
+        assert "dry run" in dlq(shop, "discard", at, "--service", service, "--why", "x", "--dry-run")
+        assert (True, "parked") in parked(shop, service, "given-up")
+        assert "currency" in dlq(shop, "show", at, "--service", service)
+        dlq(shop, "discard", at, "--service", service, "--why", "typed by hand")
+    # What payment and inventory said of it was parked behind it in the saga.
+    dlq(shop, "redrive", "--service", "order", "--customer", "given-up", "--why", "the order was discarded")
+    settled = "SELECT FROM orders WHERE order_id = %s AND settled_at IS NOT NULL"
+    eventually(lambda: shop.query("order", settled, (ORDER_ID.format(200),)) != [], "the discarded order is settled")
+    order = shop.order(ORDER_ID.format(200))
+    assert (order["status"], order["reason"]) == ("rejected", "discarded")
+    assert (order["payment"], order["inventory"]) == ("declined", "rejected")
+    assert shop.balance("given-up") == BALANCE
+
+
+def test_a_bad_deployment_stops_the_consumer_until_it_is_resumed(shop: Stack, log: Producer) -> None:
+    for number in range(150):
+        log.produce(ORDERS, b"nonsense", f"flood-{number}")
+    log.flush(10)
+    for instance in ("payment-1", "inventory-1", "order-saga-1"):
+        eventually(lambda i=instance: "dlq resume" in (shop[i].unready() or ""), f"{instance} has stopped")  # type: ignore[misc]
+        assert shop[instance].get("/livez").status_code == 200
+    shop["payment-1"].stop()
+    shop["payment-1"].launch()
+    eventually(lambda: "dlq resume" in (shop["payment-1"].unready() or ""), "the stop outlives a restart")
+    assert "STOPPED" in dlq(shop, "list")
+    shop.account("patient", BALANCE)
+    waiting = shop.place("patient", ("sku-a", 1))
+    assert shop.order(waiting)["status"] == "pending"
+    dlq(shop, "resume", "--why", "the old version is back")
+    assert shop.await_settled(waiting)["status"] == "confirmed"
+    shop.await_ready()
+    assert_consistent(shop)
