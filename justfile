@@ -3,6 +3,7 @@
 set dotenv-path := ".env"
 set positional-arguments
 set quiet
+set no-exit-message
 
 # Called by justw, this finds all in place; called by an installed just, it is what makes .venv.
 export PATH := shell('./justw --prepare && printf %s "$PWD/.venv/bin:$PATH"')

@@ -1,6 +1,7 @@
 """The command line behind the justfile: `python -m dev <command>`."""
 
 import argparse
+import os
 import sys
 
 from dev import doctor
@@ -21,6 +22,9 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # such as `just logs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
 
 
 def parser() -> argparse.ArgumentParser:

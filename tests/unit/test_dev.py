@@ -1,0 +1,161 @@
+"""The parts of the native stack that decide something: settings, pins, patience, logs."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from dev import jars, kafka, postgres
+from dev.logs import LogFile, readable
+from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
+from dev.state import State
+from dev.supervise import Status
+from dev.waiting import FAILED_AFTER_S, Waiting
+
+COORDINATE = "org.example:thing:1.0"
+GOOD = b"the jar"
+
+
+def test_a_port_that_is_none_is_named_with_its_setting() -> None:
+    with pytest.raises(SettingError, match="POSTGRES_PORT is '70000'"):
+        Settings.from_environment({"POSTGRES_PORT": "70000"})
+
+
+def test_default_ports_are_below_those_of_outgoing_connections() -> None:
+    settings = Settings.from_environment({})
+    assert max(settings.postgres_port, settings.kafka_port, settings.admin_port_base + 500) < 32_768
+    assert all(port < 32_768 for port in free_ports(20))
+
+
+def test_a_service_reaches_its_database_by_another_port_and_the_operator_directly() -> None:
+    variables = environment(kafka_port=1, postgres_port=2, passwords=new_passwords(), database_ports={"payment": 3})
+    assert ":3/payment?" in variables["PAYMENT_DATABASE_URL"]
+    assert ":2/order?" in variables["ORDER_DATABASE_URL"]
+    assert ":2/postgres?" in variables["PAYMENT_ADMIN_URL"]
+
+
+def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
+    state = State.load(tmp_path)
+    state.scale["payment"] = 3
+    state.started("native", Settings(home=tmp_path, payment_port=9999))
+    again = State.load(tmp_path)
+    assert again.instances() == {"order-api": 1, "order-saga": 1, "payment": 3, "inventory": 1}
+    assert again.remembered(Settings(home=tmp_path)).payment_port == 9999
+
+
+class Repository:
+    """Stands in for jgo's: hands out what it is given, one after the other."""
+
+    def __init__(self, *contents: bytes) -> None:
+        self.contents = list(contents)
+
+    def __call__(self, repo_cache: Path, timeout: int) -> "Repository":
+        self.cached_path = repo_cache / "thing.jar"
+        return self
+
+    def create_dependency(self, coordinate: str) -> "Repository":
+        assert coordinate == COORDINATE
+        self.artifact = self
+        return self
+
+    def resolve(self) -> Path:
+        if not self.cached_path.exists():
+            self.cached_path.parent.mkdir(parents=True, exist_ok=True)
+            self.cached_path.write_bytes(self.contents.pop(0))
+        return self.cached_path
+
+
+@pytest.fixture
+def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    pins = tmp_path / "pins"
+    pins.write_text(f"{hashlib.sha256(GOOD).hexdigest()}  {COORDINATE}\n")
+    monkeypatch.setattr(jars, "PINS", pins)
+    return tmp_path / "cache"
+
+
+def test_a_truncated_jar_is_fetched_again(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jgo.maven.MavenContext", Repository(GOOD[:3], GOOD))
+    jar = Path(jars.classpath(pinned))
+    assert jar.read_bytes() == GOOD
+
+    monkeypatch.setattr("jgo.maven.MavenContext", Repository())
+    assert jars.classpath(pinned) == str(jar)  # warm: nothing is fetched
+
+    jar.write_bytes(GOOD[:3])
+    monkeypatch.setattr("jgo.maven.MavenContext", Repository(GOOD))
+    assert Path(jars.classpath(pinned)).read_bytes() == GOOD
+
+
+def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jgo.maven.MavenContext", Repository(b"other", b"other", b"other"))
+    with pytest.raises(jars.JarError, match=r"cannot get org\.example:thing:1\.0 after 3 attempts: its sha256 is"):
+        jars.classpath(pinned)
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def status(state: str) -> Status:
+    return Status(name="payment-1", state=state, pid=1, uptime_s=0, remark="")
+
+
+def test_waiting_ends_for_a_program_that_keeps_ending_but_not_for_one_that_recovers() -> None:
+    clock = Clock()
+    waiting = Waiting(["payment-1"], limit_s=None, clock=clock)
+    waiting.see(status("RUNNING"), "the database system is starting up")
+    clock.now += 10_000
+    assert waiting.late() == []
+    waiting.see(status("BACKOFF"), "exited too quickly")
+    clock.now += FAILED_AFTER_S + 1
+    assert waiting.late() == ["payment-1"]
+
+
+def test_waiting_with_a_limit_ends_with_it() -> None:
+    clock = Clock()
+    waiting = Waiting(["payment-1"], limit_s=90, clock=clock)
+    waiting.see(status("RUNNING"), "joining the group")
+    clock.now = 91
+    assert waiting.late() == ["payment-1"]
+    waiting.see(status("RUNNING"), None)
+    assert waiting.late() == []
+
+
+def test_a_log_is_followed_through_its_rotation_in_whole_lines(tmp_path: Path) -> None:
+    path = tmp_path / "payment-1.log"
+    path.write_text("one\ntwo\n")
+    log = LogFile(path, lines=1)
+    assert log.news() == ["two"]
+    with path.open("a") as file:
+        file.write("three\nfo")
+    assert log.news() == ["three"]
+    with path.open("a") as file:
+        file.write("ur\n")
+    assert log.news() == ["four"]
+    path.rename(tmp_path / "payment-1.log.1")
+    path.write_text("five\n")
+    assert log.news() == ["five"]
+
+
+def test_a_record_is_readable_and_other_lines_stay() -> None:
+    record = '{"time":"12:00","level":"INFO","message":"batch","service":"payment","events":3}'
+    assert readable(record) == "12:00 INFO     batch events=3"
+    assert readable("plain text") == "plain text"
+    assert readable("17") == "17"
+
+
+def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_does() -> None:
+    compose = (ROOT / "docker-compose.yml").read_text()
+    different = {"listener.security.protocol.map"}  # one listener more, for clients outside the containers
+    for name, value in kafka.CONFIGURATION.items():
+        if name not in different:
+            variable = "KAFKA_" + name.replace(".", "_").upper()
+            assert f'{variable}: "{value}"\n' in compose or f"{variable}: {value}\n" in compose, variable
+    implied = {"listen_addresses", "unix_socket_directories", "password_encryption", "fsync", "synchronous_commit"}
+    told_apart = {"timezone", "log_timezone", "log_line_prefix"}
+    for name, value in postgres.CONFIGURATION.items():
+        if name not in implied | told_apart:
+            assert f"- --{name}={value}\n" in compose, name
