@@ -7,6 +7,7 @@ from common.batch import BatchConsumer
 from common.errors import Fatal
 from order import app, config
 from order.consumer import SagaHandler
+from order.deadlines import DeadlineTimer
 
 
 def run_api() -> None:
@@ -16,10 +17,12 @@ def run_api() -> None:
 
 
 def run_saga() -> None:
-    process = config.saga()
+    settings = config.saga()
+    process = settings.process
     log.configure(process.service, process.instance)
     consumer = BatchConsumer(process, SagaHandler())
-    server.run(server.serve(server.application([], consumer.missing), process.http, [consumer]))
+    timer = DeadlineTimer(process, settings.deadline_ms)
+    server.run(server.serve(server.application([], consumer.missing), process.http, [consumer, timer]))
 
 
 def main(arguments: list[str]) -> None:

@@ -13,6 +13,7 @@ API_PORT: Final = 8081
 SAGA_PORT: Final = 8084
 
 DEADLINE_MS: Final = 5_000
+SETTLE_DEADLINE_S: Final = 3_600
 IN_FLIGHT_MAX: Final = 2_000
 LINGER_MS: Final = 2
 EVENT_KIB_MAX: Final = 16
@@ -52,6 +53,16 @@ def api(env: Env | None = None) -> Api:
     return settings
 
 
-def saga(env: Env | None = None) -> Process:
+@dataclass(frozen=True, slots=True)
+class Saga:
+    """What the order saga is told: how long an order may stay pending."""
+
+    process: Process
+    deadline_ms: int
+
+
+def saga(env: Env | None = None) -> Saga:
     """Read the saga's settings. Raises `Fatal`."""
-    return config.process(env or Env("order-saga"), database=DATABASE, port=SAGA_PORT)
+    env = env or Env("order-saga")
+    deadline_s = env.integer("ORDER_SETTLE_DEADLINE_S", SETTLE_DEADLINE_S, least=1, most=30 * 86_400, unit="s")
+    return Saga(config.process(env, database=DATABASE, port=SAGA_PORT), deadline_s * 1_000)

@@ -1,7 +1,7 @@
 """The saga's side of the order database: all of its SQL, whole and readable. What HTTP reads is in `order.queries`."""
 
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -149,3 +149,61 @@ def _json(value: object) -> str:
 
 def _time(at: Milliseconds | None) -> str | None:
     return None if at is None else rfc3339(at)
+
+
+# For the deadline timer.
+
+_DEADLINES_LOCK = 7_309_453_221
+"""Any number that nothing else in this database locks."""
+_READINGS = """
+    SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
+    FROM positions WHERE topic = ANY(%s)
+"""
+# By the BRIN index on placed_at: unlike a partial index on pending orders, it leaves the saga's updates in their page.
+_OVERDUE = """
+    SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint
+    FROM orders JOIN unnest(%s::integer[], %s::timestamptz[]) AS due(partition, until) USING (partition)
+    WHERE status = 'pending' AND placed_at >= %s::timestamptz AND placed_at <= %s::timestamptz AND placed_at <= until
+    ORDER BY placed_at LIMIT %s
+"""
+OVERDUE_MAX = 1_000
+
+
+class Overdue(NamedTuple):
+    """A pending order past its deadline."""
+
+    order_id: str
+    customer_id: str
+    partition: int
+    traceparent: str
+    placed_at: Milliseconds
+
+
+def lead_deadlines(connection: Conn) -> bool:
+    """Whether this session is the one that sweeps; it stays so until the session ends."""
+    row = connection.execute(
+        """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
+             OR pg_try_advisory_lock(%s)""",
+        (_DEADLINES_LOCK,),
+    ).fetchone()
+    return bool(row and row[0])
+
+
+def readings(connection: Conn, topics: Sequence[str]) -> list[tuple[str, int, int, Milliseconds | None]]:
+    """Topic, partition, next offset and the time of the record before it."""
+    return connection.execute(_READINGS, (list(topics),)).fetchall()
+
+
+def overdue(connection: Conn, since: Milliseconds, until: Mapping[int, Milliseconds]) -> list[Overdue]:
+    """Pending orders placed since a time and up to their partition's own, oldest first, at most `OVERDUE_MAX`."""
+    found = connection.execute(
+        _OVERDUE,
+        (
+            list(until),
+            [rfc3339(at) for at in until.values()],
+            rfc3339(since),
+            rfc3339(max(until.values())),
+            OVERDUE_MAX,
+        ),
+    )
+    return [Overdue(*row) for row in found.fetchall()]

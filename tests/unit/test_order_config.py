@@ -37,7 +37,7 @@ def test_more_orders_in_flight_than_the_buffer_holds_are_refused_naming_both() -
 
 
 def test_the_saga_has_a_port_of_its_own() -> None:
-    assert config.saga(Env("order-saga", REQUIRED)).http.port == 8084
+    assert config.saga(Env("order-saga", REQUIRED)).process.http.port == 8084
 
 
 def test_the_largest_order_is_within_the_size_that_the_limits_assume() -> None:

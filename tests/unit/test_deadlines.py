@@ -1,0 +1,31 @@
+from common.events import Milliseconds
+from common.positions import Partition
+from order.deadlines import Reading, cutoffs
+
+PAYMENTS, INVENTORY = Partition("payments", 0), Partition("inventory", 0)
+NOW, DEADLINE_MS = Milliseconds(100_000), 60_000
+LONG_AGO, LATELY = Milliseconds(10_000), Milliseconds(90_000)
+
+
+def due(payments: Reading, inventory: Reading) -> int:
+    ends = {PAYMENTS: 50, INVENTORY: 50}
+    return cutoffs({PAYMENTS: payments, INVENTORY: inventory}, ends, NOW, DEADLINE_MS)[0]
+
+
+def test_with_all_results_read_the_deadline_alone_counts() -> None:
+    assert due(Reading(50, LONG_AGO), Reading(50, LONG_AGO)) == NOW - DEADLINE_MS
+
+
+def test_unread_results_hold_back_every_order_whose_result_may_be_among_them() -> None:
+    assert due(Reading(50, LONG_AGO), Reading(49, LATELY)) == LATELY - DEADLINE_MS
+    assert due(Reading(49, LATELY), Reading(50, LONG_AGO)) == LATELY - DEADLINE_MS
+    assert due(Reading(49, LONG_AGO), Reading(49, LATELY)) == LONG_AGO - DEADLINE_MS
+
+
+def test_with_nothing_read_nothing_is_due() -> None:
+    assert due(Reading(0, None), Reading(50, LATELY)) == -DEADLINE_MS
+    assert cutoffs({}, {PAYMENTS: 1, INVENTORY: 1}, NOW, DEADLINE_MS)[0] == -DEADLINE_MS
+
+
+def test_a_broker_ahead_of_our_clock_makes_nothing_due_early() -> None:
+    assert due(Reading(49, Milliseconds(NOW + 1)), Reading(50, LATELY)) == NOW - DEADLINE_MS
