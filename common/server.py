@@ -38,6 +38,7 @@ BODY_BYTES_MAX = 64 * 1024
 JSON: Final = b"application/json"
 BACKLOG_CONNECTIONS = 2_048
 DRAIN_S = 8
+GC_OBJECTS = 50_000
 REQUEST_ID_PATTERN = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Readiness = Callable[[], list[str]]
@@ -326,9 +327,11 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # What was built while starting lives as long as the process: the collector need not look at it again.
+    # What was built while starting lives as long as the process: the collector need not look at it again. What requests
+    # and batches leave is freed by its reference count; looking for cycles every 700 objects cost an order a tenth.
     gc.collect()
     gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     logger.info("listening", host=http.host, port=http.port, admin_port=http.admin_port)
     try:
         await asyncio.gather(*(server.serve([listener]) for server, listener in zip(servers, listeners, strict=True)))

@@ -1,0 +1,223 @@
+"""What the order api promises, against the real log, saga and database."""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from dev.settings import HOST
+from tests.stack import API, Instance, Stack, eventually
+
+
+def draw(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture(scope="module")
+def product(stack: Stack) -> str:
+    product_id = draw("api")
+    stack.product(product_id, price=100, pieces=10**6)
+    stack.await_orderable(product_id)
+    return product_id
+
+
+@pytest.fixture
+def customer(stack: Stack) -> str:
+    customer_id = draw("cust")
+    stack.account(customer_id, 10**6)
+    return customer_id
+
+
+@pytest.fixture(scope="module")
+def second(stack: Stack) -> Iterator[Instance]:
+    """Another api process, reached by its admin port."""
+    instance = stack.launch("order-api", 2)
+    stack.await_ready(instance.name)
+    yield instance
+    instance.stop()
+    del stack.instances[instance.name]
+
+
+def at(instance: Instance, path: str) -> str:
+    return f"http://{HOST}:{instance.admin_port}{API}{path}"
+
+
+def body(customer_id: str, product_id: str, **more: Any) -> dict[str, Any]:
+    return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **more}
+
+
+def test_what_was_accepted_is_found_at_once_and_by_any_process(
+    stack: Stack, second: Instance, product: str, customer: str
+) -> None:
+    for _ in range(30):
+        placed = stack.http.post(at(stack["order-api-1"], "/orders"), json=body(customer, product))
+        assert placed.status_code == 202, placed.text
+        for instance in (second, stack["order-api-1"]):
+            found = stack.http.get(at(instance, placed.headers["location"].removeprefix(API)))
+            assert found.status_code == 200, found.text
+            assert found.json()["order_id"] == placed.json()["order_id"]
+
+
+def test_a_settled_order_tells_its_whole_story(stack: Stack, product: str, customer: str) -> None:
+    order = stack.await_settled(stack.place(customer, (product, 2), (product, 1)))
+    assert {name: order[name] for name in ("customer_id", "status", "reason", "amount", "currency")} == {
+        "customer_id": customer,
+        "status": "confirmed",
+        "reason": None,
+        "amount": 300,
+        "currency": "EUR",
+    }
+    assert (order["payment"], order["inventory"], order["settled"]) == ("completed", "reserved", True)
+    assert [item["quantity"] for item in order["items"]] == [2, 1]
+    assert {entry["event"] for entry in order["timeline"]} >= {
+        "order.placed",
+        "payment.completed",
+        "inventory.reserved",
+        "order.confirmed",
+    }
+    placed = next(entry for entry in order["timeline"] if entry["event"] == "order.placed")
+    assert (placed["at"], placed["after_ms"]) == (order["placed_at"], 0)
+    assert order["placed_at"] <= order["decided_at"] <= order["settled_at"]
+
+
+@pytest.mark.parametrize("order_id", [str(uuid.uuid4()), "x", "%00", "..%2f..", str(uuid.uuid4()).upper()])
+def test_what_does_not_exist_is_not_found(stack: Stack, order_id: str) -> None:
+    for method, path in (("GET", f"/orders/{order_id}"), ("POST", f"/orders/{order_id}/cancel")):
+        answer = stack.http.request(method, stack.url("order-api", path))
+        assert answer.status_code == 404, answer.text
+        assert answer.json()["status"] == 404
+
+
+def test_pages_hold_every_order_once_newest_first(stack: Stack, product: str, customer: str) -> None:
+    placed = [stack.place(customer, (product, 1)) for _ in range(7)]
+    for order_id in placed:
+        stack.await_settled(order_id)
+    listed: list[str] = []
+    cursor: dict[str, str] = {}
+    while True:
+        query = {"customer_id": customer, "limit": "3", **cursor}
+        page = stack.http.get(stack.url("order-api", "/orders"), params=query).json()
+        listed += [order["order_id"] for order in page["orders"]]
+        if page["next_cursor"] is None:
+            break
+        cursor = {"cursor": page["next_cursor"]}
+    assert listed == sorted(placed, reverse=True)
+    for status, count in (("confirmed", 7), ("rejected", 0)):
+        query = {"customer_id": customer, "status": status}
+        assert len(stack.http.get(stack.url("order-api", "/orders"), params=query).json()["orders"]) == count
+
+
+def test_a_wrong_query_is_answered_with_every_parameter_at_fault(stack: Stack) -> None:
+    answer = stack.http.get(stack.url("order-api", "/orders"), params={"status": "x", "limit": "0", "page": "1"})
+    assert answer.status_code == 422
+    assert {fault["pointer"] for fault in answer.json()["errors"]} == {"?customer_id", "?status", "?limit", "?page"}
+
+
+def test_an_order_is_cancelled_once(stack: Stack, product: str, customer: str) -> None:
+    order_id = stack.place(customer, (product, 1))
+    path = stack.url("order-api", f"/orders/{order_id}/cancel")
+    answer = stack.http.post(path)
+    assert answer.status_code == 202
+    assert (answer.json()["order_id"], answer.json()["cancel"]) == (order_id, "requested")
+    cancelled = eventually(
+        lambda: (order := stack.order(order_id))["status"] == "cancelled" and order["settled"] and order,
+        f"order {order_id} is cancelled and settled",
+    )
+    assert cancelled["reason"] == "customer"
+    assert stack.http.post(path).status_code == 409
+    assert stack.balance(customer) == 10**6
+
+
+def test_the_price_is_the_one_at_acceptance(stack: Stack, customer: str) -> None:
+    product_id = draw("api")
+    stack.product(product_id, price=100, pieces=10)
+    stack.await_orderable(product_id)
+    assert stack.post(body(customer, product_id, expected_amount=100)).status_code == 202
+    stack.product(product_id, price=120)
+
+    def refused() -> dict[str, Any] | None:
+        answer = stack.post(body(customer, product_id, expected_amount=100))
+        return answer.json() if answer.status_code == 409 else None
+
+    problem = eventually(refused, "the new price is known", within_s=5)
+    assert problem["type"] == "/problems/price_changed"
+    assert "120" in problem["detail"]
+
+
+def test_a_product_that_is_not_for_sale_is_named(stack: Stack, product: str, customer: str) -> None:
+    lines = [{"product_id": product, "quantity": 1}, {"product_id": "no-such-product", "quantity": 1}]
+    answer = stack.post({"customer_id": customer, "items": lines})
+    assert answer.status_code == 422
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["#/items/1/product_id"]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b'{"customer_id":"\xff"}', "application/json", 400),
+        (b'{"customer_id":' + b"[" * 60_000, "application/json", 400),
+        (b" " * 65_537, "application/json", 413),
+        (b"{}", "text/plain", 415),
+        (b"{}", "application/json", 422),
+    ],
+)
+def test_every_refusal_is_a_problem_document(stack: Stack, content: bytes, kind: str, status: int) -> None:
+    answer = stack.http.post(
+        stack.url("order-api", "/orders"), content=content, headers={"content-type": kind, "x-request-id": "mine"}
+    )
+    assert answer.status_code == answer.json()["status"] == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"] == answer.json()["request_id"] == "mine"
+
+
+def test_orders_in_flight_are_acknowledged_before_the_process_ends(stack: Stack, product: str, customer: str) -> None:
+    leaving = stack.launch("order-api", 3)
+    stack.await_ready(leaving.name)
+    accepted: list[str] = []
+    stopping = threading.Event()
+
+    def order_until_it_is_gone() -> None:
+        with httpx.Client(timeout=15) as client:
+            while True:
+                try:
+                    answer = client.post(at(leaving, "/orders"), json=body(customer, product))
+                except httpx.HTTPError:
+                    # Between two requests the connection may close; within one it must not, so the process is gone.
+                    assert stopping.is_set()
+                    return
+                assert answer.status_code == 202, answer.text
+                accepted.append(answer.json()["order_id"])
+
+    with ThreadPoolExecutor() as clients:
+        waiting = [clients.submit(order_until_it_is_gone) for _ in range(8)]
+        time.sleep(0.5)
+        stopping.set()
+        leaving.stop(timeout_s=20)
+        for client in waiting:
+            client.result()
+    del stack.instances[leaving.name]
+    assert accepted
+    for order_id in accepted:
+        assert stack.order(order_id)["order_id"] == order_id
+
+
+def test_the_description_names_every_route(stack: Stack) -> None:
+    document = stack["order-api-1"].get("/openapi.json").json()
+    assert document["openapi"].startswith("3.1")
+    assert set(document["paths"]) >= {
+        "/api/v1/orders",
+        "/api/v1/orders/{order_id}",
+        "/api/v1/orders/{order_id}/cancel",
+    }
+
+
+def test_what_is_counted_is_exposed(stack: Stack) -> None:
+    text = stack["order-api-1"].get("/metrics").text
+    for name in ("tandem_http_requests_total", "tandem_order_accept_seconds_bucket", "tandem_orders_in_flight"):
+        assert name in text
