@@ -102,9 +102,9 @@ class DeadlineTimer:
             while not self._stopping.wait(self._every_s):
                 if time.monotonic() - full_at > FULL_SWEEP_EVERY_S:
                     since, full_at = Milliseconds(0), time.monotonic()
-                since = self._sweep(connection, admin, publisher, since)
+                since = self.sweep(connection, admin, publisher, since)
 
-    def _sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher, since: Milliseconds) -> Milliseconds:
+    def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher, since: Milliseconds) -> Milliseconds:
         """Name the orders that are due; returns from when on the next sweep has to look."""
         at = now()
         ends = _ends(admin, range(self._process.partitions))

@@ -1,10 +1,17 @@
 """An order does not wait for ever, and a saga that was away does not cancel what was decided while it was."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from confluent_kafka.admin import AdminClient
 
+from common.config import Env
+from common.events import Milliseconds
+from common.kafka import Outgoing, Publisher, client_config
+from common.postgres import connect
+from order import config
+from order.deadlines import DeadlineTimer
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack, eventually
 
@@ -20,6 +27,22 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
     own_stack.await_orderable("sku-a")
     yield own_stack
     assert_consistent(own_stack)
+
+
+def overdue_named_by_a_sweep(shop: Stack) -> int:
+    """How many orders the timer names when it sweeps now, in this process, whatever the saga does."""
+    process = config.saga(Env("test", shop.variables)).process
+    admin = AdminClient(client_config(process.bootstrap_servers, "test"))
+    spoken: list[Outgoing] = []
+
+    class Recorder(Publisher):
+        def publish(self, records: Iterable[Outgoing]) -> None:
+            spoken.extend(records)
+
+    with connect(process.database_url, "test") as connection:
+        timer = DeadlineTimer(process, DEADLINE_S * 1_000)
+        timer.sweep(connection, admin, Recorder(process.bootstrap_servers, "test"), Milliseconds(0))
+    return len(spoken)
 
 
 def test_an_order_is_cancelled_when_payment_does_not_answer_and_late_money_is_refunded(shop: Stack) -> None:
@@ -38,12 +61,23 @@ def test_an_order_is_cancelled_when_payment_does_not_answer_and_late_money_is_re
 
 
 def test_a_saga_that_was_away_past_the_deadline_confirms_what_was_decided_meanwhile(shop: Stack) -> None:
-    shop["order-saga-1"].kill()
+    for side in ("payment-1", "inventory-1"):
+        shop[side].kill()
     ids = [shop.place("ann", ("sku-a", 1)) for _ in range(20)]
-    asked = "SELECT count(*) FROM {} WHERE order_id = ANY(%s::uuid[])"
-    for service, table in (("payment", "payments"), ("inventory", "reservations")):
-        eventually(lambda s=service, t=table: shop.query(s, asked.format(t), (ids,)) == [(20,)], "decided")  # type: ignore[misc]
+    counted = "SELECT count(*) FROM {} WHERE order_id = ANY(%s::uuid[])"
+
+    def await_count(service: str, table: str) -> None:
+        known = counted.format(table)
+        eventually(lambda: shop.query(service, known, (ids,)) == [(20,)], f"{service} knows all orders")
+
+    await_count("order", "orders")
     placed = time.monotonic()
+    shop["order-saga-1"].kill()
+    for side in ("payment-1", "inventory-1"):
+        shop[side].launch()
+    await_count("payment", "payments")
+    await_count("inventory", "reservations")
     eventually(lambda: time.monotonic() - placed > 1.5 * DEADLINE_S, "the deadline has passed")
+    assert overdue_named_by_a_sweep(shop) == 0, "the results lie unread: nobody may say that time is up"
     shop["order-saga-1"].launch()
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == ["confirmed"] * 20
