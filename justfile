@@ -68,6 +68,11 @@ psql *args:
 topics *args='list':
     python -m dev ops topics "$@"
 
+# Prove, on the running system, that no order was lost, charged twice or oversold (--json, --accepted FILE)
+[group('look')]
+verify *args:
+    python -m dev ops verify "$@"
+
 # Say what is missing, which port is taken by whom, and what to do
 [group('look')]
 doctor:
@@ -86,6 +91,11 @@ check:
 [group('develop')]
 test *args: check
     pytest "$@"
+
+# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25)
+[group('measure')]
+bench *args:
+    python -m bench "$@"
 
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]

@@ -1,0 +1,76 @@
+"""The judgement of a bucket of orders: what a worker process does once all lines are put aside."""
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from ops.verify import spill
+from ops.verify.evidence import ID_LENGTH, Evidence, read
+from ops.verify.judge import judge
+from ops.verify.marks import UNREAD, Marks, Progress
+from ops.verify.statements import Finding, Statement
+
+
+class FirstLook(NamedTuple):
+    """What the first look at some buckets came to. Who has to be looked at again stands in their `.again` files."""
+
+    checked: Counter[Statement]
+    again: int
+
+
+def look(directory: Path, buckets: Iterable[str], marks: Marks) -> FirstLook:
+    """Judge every order of these buckets for the first time."""
+    progress = Progress(marks)
+    checked: Counter[Statement] = Counter()
+    again = 0
+    for bucket in buckets:
+        suspects = []
+        for order_id, evidence in read(spill.lines(directory, bucket)).items():
+            judged = judge(evidence, progress)
+            checked[Statement.DECIDED] += judged.is_placed
+            checked[Statement.OUTCOME] += judged.is_settled
+            checked[Statement.ONCE] += judged.decisions
+            if judged.verdict.findings or judged.verdict.waiting:
+                suspects.append(order_id)
+        if suspects:
+            again_file(directory, bucket).write_text("".join(f"{order_id}\n" for order_id in suspects))
+            again += len(suspects)
+    return FirstLook(checked, again)
+
+
+def again_file(directory: Path, bucket: str) -> Path:
+    return directory / f"again.{bucket}"
+
+
+def to_look_at_again(directory: Path, bucket: str) -> list[str]:
+    path = again_file(directory, bucket)
+    return path.read_text().splitlines() if path.exists() else []
+
+
+class SecondLook(NamedTuple):
+    """An order looked at again, after its readers have come to the ends, or could not."""
+
+    order_id: str
+    findings: tuple[Finding, ...]
+    is_unread: bool
+    """Whether a record of the first look has still not been read by all."""
+    evidence: Evidence
+
+
+def look_again(directory: Path, bucket: str, first: Marks, second: Marks) -> Iterable[SecondLook]:
+    """Judge the suspects of a bucket by the log as it was put aside and the rows as they are now."""
+    suspects = set(to_look_at_again(directory, bucket))
+    if not suspects:
+        return
+    lines = (line for line in spill.lines(directory, bucket, "[ale]*") if line[:ID_LENGTH] in suspects)
+    progress = Progress(second)
+    for order_id, evidence in read(lines).items():
+        judged = judge(evidence, progress)
+        is_unread = judged.verdict.waiting and any(
+            UNREAD in second.progress(partition.topic, partition.number, record.offset)
+            for record in evidence.records
+            for partition in (record.place,)
+            if record.offset < first.ends[partition]
+        )
+        yield SecondLook(order_id, judged.verdict.findings, is_unread, evidence)

@@ -1,0 +1,141 @@
+"""How far each reader has come, and where the log begins and ends: what a record is judged by. No I/O."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+from common.events import INVENTORY, ORDERS, PAYMENTS
+from common.positions import Partition
+
+TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
+SAGA: Final = "order-saga"
+READERS: Final[Mapping[str, tuple[str, ...]]] = {
+    ORDERS: (SAGA, "payment", "inventory"),
+    PAYMENTS: (SAGA,),
+    INVENTORY: (SAGA,),
+}
+"""Of each topic, the consumer groups that read it, in the order in which a record's progress names them."""
+DATABASE_OF: Final[Mapping[str, str]] = {SAGA: "order", "payment": "payment", "inventory": "inventory"}
+
+UNREAD: Final = "0"
+PASSED: Final = "1"
+"""Below the stored position: decided and stored."""
+ANSWERED: Final = "2"
+"""Below the committed offset as well: what it led to was published and acknowledged."""
+PARKED: Final = "p"
+DISCARDED: Final = "d"
+REDRIVEN: Final = "r"
+
+Place = tuple[str, str, int]
+"""A consumer group, a topic, a partition number."""
+
+
+class Trimmed(NamedTuple):
+    """Which logs no longer reach back to their first record."""
+
+    orders: bool
+    payments: bool
+    inventory: bool
+
+
+class Behind(NamedTuple):
+    """A reader that has not come to the end of a partition as it was read."""
+
+    group: str
+    partition: Partition
+    position: int
+    end: int
+
+    def __str__(self) -> str:
+        return f"{self.group} stands at offset {self.position} of {self.partition}, which was read up to {self.end}"
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Positions, committed offsets and the parts of the log that were read. Positions are of the snapshots; committed
+    offsets were read before them, so that what lies below one was decided in every snapshot and published before the
+    ends were read."""
+
+    starts: Mapping[Partition, int]
+    ends: Mapping[Partition, int]
+    positions: Mapping[Place, int]
+    committed: Mapping[Place, int]
+    parked: Mapping[Place, Mapping[int, str]] = field(default_factory=dict)
+
+    def behind(self) -> list[Behind]:
+        return [
+            Behind(group, partition, at, end)
+            for partition, end in sorted(self.ends.items())
+            for group in READERS[partition.topic]
+            if (at := self.positions.get((group, *partition), 0)) < end
+        ]
+
+    def trimmed(self, number: int | None) -> Trimmed:
+        """Of one partition number, or of any when it is not known."""
+        return Trimmed(
+            *(
+                any(start > 0 for p, start in self.starts.items() if p.topic == topic and number in (None, p.number))
+                for topic in TOPICS
+            )
+        )
+
+    def progress(self, topic: str, number: int, offset: int) -> str:
+        """A letter for each reader of the record's topic: how far it has come with this record."""
+        return "".join(self._of_reader((group, topic, number), offset) for group in READERS[topic])
+
+    def _of_reader(self, place: Place, offset: int) -> str:
+        if offset >= self.positions.get(place, 0):
+            return UNREAD
+        if fate := self.parked.get(place, {}).get(offset):
+            return PASSED if fate == REDRIVEN else fate
+        return ANSWERED if offset < self.committed.get(place, 0) else PASSED
+
+    def unlisted(self, topic: str, number: int, offset: int) -> list[str]:
+        """The groups that have passed a record which cannot be an event, and do not list it as parked."""
+        return [
+            group
+            for group in READERS[topic]
+            if offset < self.positions.get((group, topic, number), 0)
+            and offset not in self.parked.get((group, topic, number), {})
+        ]
+
+
+class Progress:
+    """`Marks.progress` made fast: nearly every record lies below everything and behind nothing parked."""
+
+    def __init__(self, marks: Marks) -> None:
+        self._marks = marks
+        self._trimmed: dict[int | None, Trimmed] = {}
+        self._quiet = {
+            topic: _Quiet(ANSWERED * len(groups), _answered_below(marks, topic, groups))
+            for topic, groups in READERS.items()
+        }
+
+    def of(self, topic: str, number: int, offset: int) -> str:
+        """How far each reader of the topic has come with this record."""
+        quiet = self._quiet[topic]
+        if offset < quiet.below.get(number, 0):
+            return quiet.progress
+        return self._marks.progress(topic, number, offset)
+
+    def trimmed(self, number: int | None) -> Trimmed:
+        if number not in self._trimmed:
+            self._trimmed[number] = self._marks.trimmed(number)
+        return self._trimmed[number]
+
+
+class _Quiet(NamedTuple):
+    progress: str
+    below: Mapping[int, int]
+
+
+def _answered_below(marks: Marks, topic: str, groups: Iterable[str]) -> dict[int, int]:
+    """For each partition, the offset below which every reader has answered all, with nothing parked."""
+    below = {}
+    for partition in marks.ends:
+        if partition.topic == topic:
+            places = [(group, *partition) for group in groups]
+            limits = [min(marks.positions.get(p, 0), marks.committed.get(p, 0)) for p in places]
+            limits += [min(marks.parked[p]) for p in places if marks.parked.get(p)]
+            below[partition.number] = min(limits)
+    return below

@@ -1,0 +1,464 @@
+"""The proof, step by step.
+
+1. Read where the log begins and what the groups have committed.
+2. Take the snapshots, each with its positions: the order database first, then payment and inventory.
+3. Read where the log ends, and the log up to there. Hold every row against exactly those records that its reader had
+   passed when its snapshot was taken.
+4. Wait until all readers have passed those ends. Look again at every offender and at every order that had unread
+   records, with new snapshots. What remains is a violation; what its reader did not come to is unproven.
+
+Why this order raises no false alarm:
+
+- The log is read last, so it holds every record that any snapshot knows of: a row without its record is a forgery or a
+  loss, not a race. The trim points are read first: what is deleted later is noticed by the reading itself.
+- The order database speaks of the two others only by what they have published, which they had committed before. Their
+  snapshots are later than its own, so they are as far as it knows, or further: `completed` there may have become
+  `refunded`, never the other way. Taken before it, they could lag behind what it knows, and each running order would
+  be an alarm. Payment and inventory know nothing of one another, so their order is free.
+- The two others speak of an order only by records of `orders`, never by its row.
+- Committed offsets are read before the positions, so they are never ahead of them in a healthy system; and what lay
+  below one had been published before, so it is in the log by the time its ends are read.
+- Balance and ledger, stock and movements stand in one snapshot each.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import psycopg
+
+from common.positions import Partition
+from ops.verify import buckets, databases, log, spill
+from ops.verify.buckets import SecondLook
+from ops.verify.databases import DATABASES, Snapshot
+from ops.verify.evidence import ACCEPTED, SEPARATOR, TYPES
+from ops.verify.log import Bounds, Contents, Log, Range
+from ops.verify.marks import READERS, TOPICS, Behind, Marks, Place
+from ops.verify.report import OFFENDERS_SHOWN, Report
+from ops.verify.statements import Finding, Statement
+from ops.verify.unproven import Unproven
+
+PATIENCE_S: Final = 30.0
+"""How long a reader may stand still before what it has not read is unproven."""
+CATCH_UP_S: Final = 600.0
+"""How long readers may take to pass the ends, as long as they move."""
+SETTLE_S: Final = 60.0
+PENDING_GRACE_S: Final = 60.0
+COMPENSATION_S: Final = 300.0
+POLL_S: Final = 0.2
+INLINE_RECORDS: Final = 100_000
+"""With fewer records than this, starting worker processes takes longer than they save."""
+IDS_AT_ONCE: Final = 50_000
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where to look, and how long to wait."""
+
+    servers: str
+    urls: Mapping[str, str]
+    deadline_s: float
+    compensation_s: float = COMPENSATION_S
+    patience_s: float = PATIENCE_S
+    settle_s: float = SETTLE_S
+    workers: int = 2
+
+
+def prove(settings: Settings, accepted: Sequence[str] = ()) -> Report:
+    """Audit everything once. What keeps the whole proof from being made is in the report, as unproven."""
+    started = time.monotonic()
+    report = Report()
+    try:
+        if accepted:
+            _await_settled(settings, accepted, report)
+        with tempfile.TemporaryDirectory(prefix="tandem-verify-") as directory:
+            _Proof(settings, report, Path(directory), accepted).run()
+    except Unproven as reason:
+        _doubt_all(report, str(reason))
+    except psycopg.Error as error:
+        _doubt_all(report, f"a database went away: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+    report.took_s = time.monotonic() - started
+    return report
+
+
+def _doubt_all(report: Report, reason: str) -> None:
+    for statement in Statement:
+        report.doubt(statement, reason)
+
+
+class _Proof:
+    """One proof under way. `directory` holds what is put aside."""
+
+    def __init__(self, settings: Settings, report: Report, directory: Path, accepted: Sequence[str]) -> None:
+        self._settings = settings
+        self._report = report
+        self._directory = directory
+        self._accepted = accepted
+        self._log = Log(settings.servers)
+
+    def run(self) -> None:
+        topic_ids = self._log.topic_ids()
+        starts = self._log.bounds().starts
+        committed = self._log.committed()
+        with ExitStack() as stack:
+            snapshots = [stack.enter_context(Snapshot(name, self._settings.urls[name])) for name in DATABASES]
+            ends = self._log.bounds().ends
+            if problems := foreign(snapshots_positions(snapshots), topic_ids, ends):
+                for problem in problems:
+                    for statement in (Statement.DECIDED, Statement.OUTCOME, Statement.ONCE, Statement.WAITING):
+                        self._report.doubt(statement, problem)
+                self._audit_databases(snapshots)
+                return
+            marks = _marks(snapshots, Bounds(starts, ends), committed)
+            unlisted, gaps, again, suspicious = self._first_look(snapshots, marks)
+        self._note_trimmed(marks)
+        for gap in gaps:
+            self._report.violate("log", Finding(Statement.DECIDED, gap))
+        if again or unlisted or suspicious or marks.behind():
+            self._second_look(marks, topic_ids, unlisted)
+        if not self._report.checked[Statement.DECIDED] and not self._report.violations.total():
+            self._report.doubt(Statement.DECIDED, "there is no order in the log: nothing was proved about any")
+
+    # The first look
+
+    def _first_look(
+        self, snapshots: Sequence[Snapshot], marks: Marks
+    ) -> tuple[list[tuple[Partition, int]], list[str], int, bool]:
+        """Judge all. Returns the records that are no events and not listed, gaps, how many orders to look at again,
+        and whether balances, stock or waiting orders look wrong."""
+        records = sum(end - marks.starts[p] for p, end in marks.ends.items())
+        digits = spill.digits_for(records)
+        ranges = [Range(p, marks.starts[p], end) for p, end in sorted(marks.ends.items())]
+        with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:
+            reading = self._read_log(executor, ranges, "l0", digits)
+            accepted = spill.Writer(self._directory, "a0", digits)
+            for order_id in self._accepted:
+                accepted.write(SEPARATOR.join((order_id, ACCEPTED)))
+            accepted.flush()
+            for snapshot in snapshots:
+                writer = spill.Writer(self._directory, f"d0-{snapshot.database}", digits)
+                for line in snapshot.lines():
+                    writer.write(line)
+                writer.flush()
+            trial = Report()
+            self._audit_databases(snapshots, trial)
+            contents = [future.result() for future in reading]
+            names = spill.bucket_names(digits)
+            shares = [names[i :: 4 * self._settings.workers] for i in range(4 * self._settings.workers)]
+            looks = [executor.submit(buckets.look, self._directory, share, marks).result for share in shares if share]
+            again = 0
+            for look in [look() for look in looks]:
+                self._report.checked += look.checked
+                again += look.again
+        self._report.records = sum(c.records for c in contents)
+        unlisted = [place for c in contents for place in c.unreadable if marks.unlisted(*place[0], place[1])]
+        self._report.checked += trial.checked
+        self._report.parked = trial.parked
+        self._report.oldest_unsettled_s = trial.oldest_unsettled_s
+        for reasons in trial.reasons.values():
+            for reason in reasons:
+                self._report.doubt(Statement.WAITING, reason)
+        return unlisted, [gap for c in contents for gap in c.gaps], again, bool(trial.violations)
+
+    def _read_log(
+        self, executor: Executor, ranges: Sequence[Range], source: str, digits: int
+    ) -> list[Future[Contents]]:
+        """Have the log read, by every worker a share of the partition numbers."""
+        workers = self._settings.workers
+        return [
+            executor.submit(
+                log.read,
+                self._settings.servers,
+                [r for r in ranges if r.partition.number % workers == worker],
+                self._directory,
+                f"{source}-{worker}",
+                digits,
+            )
+            for worker in range(workers)
+        ]
+
+    # What concerns one database alone
+
+    def _audit_databases(self, snapshots: Sequence[Snapshot], report: Report | None = None) -> None:
+        report = report or self._report
+        order, payment, inventory = snapshots
+        _audit_money(payment, report)
+        _audit_stock(inventory, report)
+        _audit_waiting(order, report, self._settings)
+        for snapshot in snapshots:
+            report.parked += snapshot.parked_open()
+            for reason in snapshot.stops():
+                report.doubt(Statement.WAITING, f"{snapshot.group} is stopped until 'just dlq resume': {reason}")
+        report.checked[Statement.WAITING] += len(report.parked)
+
+    # The second look
+
+    def _second_look(
+        self, first: Marks, topic_ids: Mapping[str, str], unlisted: Sequence[tuple[Partition, int]]
+    ) -> None:
+        behind = self._await_readers(first)
+        committed = self._log.committed()
+        with ExitStack() as stack:
+            snapshots = [stack.enter_context(Snapshot(name, self._settings.urls[name])) for name in DATABASES]
+            ends = self._log.bounds().ends
+            if problems := foreign(snapshots_positions(snapshots), topic_ids, ends):
+                raise Unproven("; ".join(problems))
+            second = _marks(snapshots, Bounds(dict(first.starts), ends), committed)
+            trial = Report()
+            self._audit_databases(snapshots, trial)
+            self._conclude_databases(trial, behind)
+            digits = spill.digits_for(sum(end - first.starts[p] for p, end in first.ends.items()))
+            with _executor(0) as executor:
+                newer = [Range(p, first.ends[p], end) for p, end in sorted(ends.items())]
+                for future in self._read_log(executor, newer, "l1", digits):
+                    future.result()
+            names = spill.bucket_names(digits)
+            self._fetch_suspects(snapshots, names, digits)
+            unread = 0
+            for name in names:
+                for look in buckets.look_again(self._directory, name, first, second):
+                    unread += look.is_unread
+                    for finding in look.findings:
+                        self._violate_order(look, finding, second, snapshots)
+            for partition, offset in unlisted:
+                if groups := second.unlisted(*partition, offset):
+                    self._report.violate(
+                        f"record {partition}@{offset}",
+                        Finding(
+                            Statement.WAITING, f"it is not an event, and {', '.join(groups)} does not list it as parked"
+                        ),
+                    )
+        if behind:
+            for lag in behind:
+                self._report.doubt(Statement.DECIDED, str(lag), 0)
+            self._report.doubt(Statement.DECIDED, f"{unread} orders have records that were not read", max(unread, 1))
+
+    def _await_readers(self, marks: Marks) -> list[Behind]:
+        """Wait until every reader has passed the ends. Returns those that have not moved for a while."""
+        moved = time.monotonic()
+        until = moved + CATCH_UP_S
+        last: list[Behind] | None = None
+        while True:
+            behind = replace(marks, positions=_positions_now(self._settings.urls)).behind()
+            now = time.monotonic()
+            if behind != last:
+                moved = now
+            if not behind or now - moved > self._settings.patience_s or now > until:
+                return behind
+            last = behind
+            time.sleep(POLL_S)
+
+    def _conclude_databases(self, trial: Report, behind: Sequence[Behind]) -> None:
+        """Balances and stock are violations as they stand; what waits is one only when all readers have come by."""
+        for offender in trial.offenders:
+            finding = Finding(offender.statement, offender.what)
+            if offender.statement is Statement.WAITING and behind:
+                self._report.doubt(Statement.WAITING, f"{offender.subject}: {offender.what}; a reader is behind")
+            else:
+                self._report.violate(offender.subject, finding, offender.known)
+        for statement, count in trial.violations.items():
+            if statement in self._report.violations:
+                self._report.violations[statement] = max(count, self._report.violations[statement])
+
+    def _fetch_suspects(self, snapshots: Sequence[Snapshot], names: Sequence[str], digits: int) -> None:
+        """Put the rows of the suspects aside as they are now."""
+        ids: list[str] = []
+
+        def fetch() -> None:
+            for snapshot in snapshots:
+                writer = spill.Writer(self._directory, f"e1-{snapshot.database}", digits)
+                for line in snapshot.lines(orders=ids):
+                    writer.write(line)
+                writer.flush()
+            ids.clear()
+
+        for name in names:
+            ids += filter(_is_uuid, buckets.to_look_at_again(self._directory, name))
+            if len(ids) >= IDS_AT_ONCE:
+                fetch()
+        if ids:
+            fetch()
+
+    def _violate_order(self, look: SecondLook, finding: Finding, marks: Marks, snapshots: Sequence[Snapshot]) -> None:
+        known = {}
+        if self._report.violations[finding.statement] < OFFENDERS_SHOWN:
+            known = _known(look, marks, snapshots)
+        self._report.violate(f"order {look.order_id}", finding, known)
+
+    def _note_trimmed(self, marks: Marks) -> None:
+        if trimmed := sum(start > 0 for start in marks.starts.values()):
+            self._report.notes.append(
+                f"{trimmed} partitions are trimmed: statements about the log hold as far as it is kept"
+            )
+
+
+# Steps
+
+
+def _executor(workers: int) -> Executor:
+    """Worker processes, or none for what is small. Spawned: a Kafka client does not survive a fork."""
+    if not workers:
+        return _Inline()
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
+
+
+class _Inline(Executor):
+    """Does at once, in this process, what it is given."""
+
+    def submit(self, fn: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        future: Future[T] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+def snapshots_positions(snapshots: Sequence[Snapshot]) -> dict[Place, databases.Stored]:
+    return {place: stored for snapshot in snapshots for place, stored in snapshot.positions.items()}
+
+
+def foreign(
+    stored: Mapping[Place, databases.Stored], topic_ids: Mapping[str, str], ends: Mapping[Partition, int]
+) -> list[str]:
+    """Why these databases and this log do not belong together, if so."""
+    found = []
+    for (group, topic, number), (topic_id, offset) in stored.items():
+        if topic not in TOPICS:
+            continue
+        end = ends.get(Partition(topic, number))
+        if topic_ids[topic] != topic_id:
+            found.append(f"{group} has read another topic {topic!r} ({topic_id}) than this one ({topic_ids[topic]})")
+        elif end is None:
+            found.append(f"{group} has read {topic}/{number}, which does not exist")
+        elif offset > end:
+            found.append(
+                f"{topic}/{number} ends at offset {end}, and {group} has read up to {offset}: records are gone"
+            )
+    for topic, groups in READERS.items():
+        known = sum(partition.topic == topic for partition in ends)
+        for group in groups:
+            count = sum(place[:2] == (group, topic) for place in stored)
+            if count not in (0, known):
+                found.append(f"{group} has positions in {count} partitions of {topic}, which has {known}")
+    return list(dict.fromkeys(found))
+
+
+def _marks(snapshots: Sequence[Snapshot], bounds: Bounds, committed: Mapping[Place, int]) -> Marks:
+    parked: dict[Place, dict[int, str]] = {}
+    for snapshot in snapshots:
+        parked |= snapshot.parked()
+    positions = {place: stored.next_offset for place, stored in snapshots_positions(snapshots).items()}
+    return Marks(bounds.starts, bounds.ends, positions, committed, parked)
+
+
+def _positions_now(urls: Mapping[str, str]) -> dict[Place, int]:
+    found = {}
+    for name in DATABASES:
+        with Snapshot(name, urls[name]) as snapshot:
+            found.update({place: stored.next_offset for place, stored in snapshot.positions.items()})
+    return found
+
+
+def _audit_money(payment: Snapshot, report: Report) -> None:
+    for total in payment.query(databases.LEDGER):
+        report.checked[Statement.MONEY] += total["accounts"]
+        subject = f"ledger in {total['currency']}"
+        if total["wrong"]:
+            what = f"{total['wrong']} entries have an amount or accounts that their kind does not allow"
+            report.violate(subject, Finding(Statement.MONEY, what))
+        for name in ("sum_of_entries", "sum_of_accounts"):
+            if total[name]:
+                what = f"customers, merchant and cash add up to {total[name]}, not zero, by {name.replace('_', ' ')}"
+                report.violate(subject, Finding(Statement.MONEY, what))
+    for row in payment.query(databases.ACCOUNTS):
+        what = f"the balance is {row['balance']} {row['currency'] or ''}, its ledger comes to {row['entered'] or 0}"
+        _violate_row(report, Statement.MONEY, f"account {row['customer_id']}", what, row)
+
+
+def _audit_stock(inventory: Snapshot, report: Report) -> None:
+    [counted] = inventory.query(databases.STOCK)
+    report.checked[Statement.STOCK] += counted["products"]
+    for row in inventory.query(databases.PRODUCTS):
+        what = f"{row['on_hand']} pieces are on hand, its movements come to {row['moved'] or 0}"
+        _violate_row(report, Statement.STOCK, f"product {row['product_id']}", what, row)
+
+
+def _audit_waiting(order: Snapshot, report: Report, settings: Settings) -> None:
+    [unsettled] = order.query(databases.UNSETTLED)
+    report.checked[Statement.WAITING] += unsettled["orders"]
+    report.oldest_unsettled_s = unsettled["oldest_s"]
+    allowed = {"pending_s": settings.deadline_s + PENDING_GRACE_S, "compensation_s": settings.compensation_s}
+    for row in order.query(databases.OVERDUE, **allowed):
+        limit = allowed["pending_s" if row["status"] == "pending" else "compensation_s"]
+        sides = f"payment {row['payment'] or 'open'}, inventory {row['inventory'] or 'open'}"
+        what = f"it has been {row['status']} for {row['waited_s']:.0f} s ({sides}), at most {limit:.0f} s are allowed"
+        _violate_row(report, Statement.WAITING, f"order {row['order_id']}", what, row)
+
+
+def _violate_row(report: Report, statement: Statement, subject: str, what: str, row: databases.Row) -> None:
+    """A query tells how many offenders there are with each of the first ones."""
+    report.violate(subject, Finding(statement, what), {"row": {k: v for k, v in row.items() if k != "offenders"}})
+
+
+def _known(look: SecondLook, marks: Marks, snapshots: Sequence[Snapshot]) -> dict[str, Any]:
+    """Everything known of an order."""
+    known: dict[str, Any] = {}
+    evidence = look.evidence
+    customers = {order.customer_id for order in evidence.orders} | {p.customer_id for p in evidence.payments}
+    customers |= {reservation.customer_id for reservation in evidence.reservations}
+    customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == "p"}
+    for snapshot in snapshots:
+        name, statement = databases.ABOUT_ORDER[snapshot.database]
+        if _is_uuid(look.order_id):
+            known[name] = [row["row"] for row in snapshot.query(statement, order_id=look.order_id)] or "no row"
+        for customer in sorted(customers):
+            if parked := snapshot.query(databases.PARKED_OF, customer_id=customer):
+                known[f"parked by {snapshot.group}"] = parked
+    known["ledger"] = [row._asdict() for row in evidence.entries] or "no entry"
+    known["movements"] = [row._asdict() for row in evidence.movements] or "no movement"
+    known["log"] = [
+        {
+            "event": TYPES[record.kind],
+            "at": f"{record.place}@{record.offset}",
+            "says": record.content,
+            "read": dict(zip(READERS[record.place.topic], marks.progress(*record.place, record.offset), strict=True)),
+        }
+        for record in evidence.records
+    ] or "no record"
+    return known
+
+
+def _is_uuid(text: str) -> bool:
+    return len(text.replace("-", "")) == 32 and all(c in "0123456789abcdef" for c in text.replace("-", ""))
+
+
+def _await_settled(settings: Settings, accepted: Sequence[str], report: Report) -> None:
+    """Give acknowledged orders a bounded time to settle."""
+    waiting = set(accepted)
+    until = time.monotonic() + settings.settle_s
+    while waiting:
+        with Snapshot("order", settings.urls["order"]) as snapshot:
+            for chunk in _chunks(sorted(waiting), IDS_AT_ONCE):
+                waiting -= databases.settled_of(snapshot, chunk)
+        if waiting and time.monotonic() > until:
+            some = ", ".join(sorted(waiting)[:OFFENDERS_SHOWN])
+            reason = f"{len(waiting)} acknowledged orders are not settled after {settings.settle_s:.0f} s: {some}"
+            report.doubt(Statement.WAITING, reason, len(waiting))
+            return
+        if waiting:
+            time.sleep(POLL_S)
+
+
+def _chunks(ids: Sequence[str], size: int) -> list[Sequence[str]]:
+    return [ids[i : i + size] for i in range(0, len(ids), size)]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,140 @@
+"""What a proof came to, as data, as a table for people and as JSON for machines."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import orjson
+
+from ops.topics import table
+from ops.verify.statements import COUNTED, TEXT, Finding, Statement
+
+OFFENDERS_SHOWN: Final = 20
+PARKED_SHOWN: Final = 20
+
+PROVED: Final = 0
+VIOLATED: Final = 1
+UNPROVEN: Final = 2
+
+
+@dataclass
+class Offender:
+    """Who breaks a statement, and everything known of them."""
+
+    statement: Statement
+    subject: str
+    """`order 0199…`, `account cust-1`, `product sku-1`, `record orders/3@17`."""
+    what: str
+    known: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Report:
+    """The outcome of a proof."""
+
+    checked: Counter[Statement] = field(default_factory=Counter)
+    violations: Counter[Statement] = field(default_factory=Counter)
+    unproven: Counter[Statement] = field(default_factory=Counter)
+    reasons: dict[Statement, list[str]] = field(default_factory=dict)
+    """Why something is unproven."""
+    offenders: list[Offender] = field(default_factory=list)
+    parked: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    records: int = 0
+    oldest_unsettled_s: float = 0.0
+    took_s: float = 0.0
+
+    @property
+    def exit_code(self) -> int:
+        if self.violations.total():
+            return VIOLATED
+        return UNPROVEN if self.unproven.total() else PROVED
+
+    def violate(self, subject: str, finding: Finding, known: dict[str, Any] | None = None) -> None:
+        self.violations[finding.statement] += 1
+        if sum(o.statement == finding.statement for o in self.offenders) < OFFENDERS_SHOWN:
+            self.offenders.append(Offender(finding.statement, subject, finding.what, known or {}))
+
+    def doubt(self, statement: Statement, reason: str, count: int = 1) -> None:
+        """Something of a statement cannot be proved."""
+        self.unproven[statement] += count
+        known = self.reasons.setdefault(statement, [])
+        if reason not in known:
+            known.append(reason)
+
+    def as_json(self) -> bytes:
+        document = {
+            "verdict": {PROVED: "proved", VIOLATED: "violated", UNPROVEN: "unproven"}[self.exit_code],
+            "exit_code": self.exit_code,
+            "statements": [
+                {
+                    "statement": int(s),
+                    "text": TEXT[s],
+                    "checked": self.checked[s],
+                    "violations": self.violations[s],
+                    "unproven": self.unproven[s],
+                    "reasons": self.reasons.get(s, []),
+                }
+                for s in Statement
+            ],
+            "offenders": [
+                {"statement": int(o.statement), "subject": o.subject, "what": o.what, "known": o.known}
+                for o in self.offenders
+            ],
+            "parked": self.parked,
+            "notes": self.notes,
+            "records": self.records,
+            "oldest_unsettled_s": round(self.oldest_unsettled_s, 3),
+            "took_s": round(self.took_s, 3),
+        }
+        return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
+
+    def shown(self) -> list[Offender]:
+        """The first offenders, of each statement some."""
+        by_statement = [[o for o in self.offenders if o.statement == s] for s in Statement]
+        share = max(1, OFFENDERS_SHOWN // max(1, sum(map(bool, by_statement))))
+        return [offender for offenders in by_statement for offender in offenders[:share]]
+
+    def show(self) -> None:
+        """Print it for people."""
+        table(
+            ("", "statement", "checked", "", "violations", "unproven"),
+            [
+                (str(int(s)), TEXT[s], str(self.checked[s]), COUNTED[s], str(self.violations[s]), str(self.unproven[s]))
+                for s in Statement
+            ],
+        )
+        for statement, reasons in sorted(self.reasons.items()):
+            for reason in reasons:
+                print(f"unproven {int(statement)}: {reason}")
+        for offender in self.shown():
+            print(f"\nviolation of {int(offender.statement)}: {offender.subject}: {offender.what}")
+            for name, known in offender.known.items():
+                for line in known if isinstance(known, list) else [known]:
+                    print(f"  {name}: {_line(line)}")
+        _show_parked(self.parked)
+        for note in self.notes:
+            print(f"note: {note}")
+        print(f"{self._verdict()} ({self.records} records of the log, {self.took_s:.1f} s)")
+
+    def _verdict(self) -> str:
+        match self.exit_code:
+            case 0:
+                return f"proved for {self.checked[Statement.DECIDED]} orders"
+            case 1:
+                return f"VIOLATED: {self.violations.total()} violations"
+        return "UNPROVEN: nothing wrong was found, but not all could be looked at"
+
+
+def _line(known: Any) -> str:
+    return known if isinstance(known, str) else orjson.dumps(known, default=str).decode()
+
+
+def _show_parked(parked: Sequence[dict[str, Any]]) -> None:
+    if not parked:
+        return
+    print(f"\n{len(parked)} parked events, open; 'just dlq list' has them all")
+    for row in parked[:PARKED_SHOWN]:
+        place = f"{row['topic']}/{row['partition']}@{row['offset']}"
+        print(f"  {row['service']}: {place} customer {row['customer']} {row['state']}: {row['error']}")

@@ -1,0 +1,40 @@
+"""The six statements that always hold, and what is said about a breach of one."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+
+class Statement(IntEnum):
+    DECIDED = 1
+    MONEY = 2
+    STOCK = 3
+    OUTCOME = 4
+    ONCE = 5
+    WAITING = 6
+
+
+TEXT: Final[Mapping[Statement, str]] = {
+    Statement.DECIDED: "every order in the log has its row, its payment and its stock decision",
+    Statement.MONEY: "every balance is what its ledger says, and not below zero",
+    Statement.STOCK: "every stock is what its movements say, and not below zero",
+    Statement.OUTCOME: "confirmed means captured and reserved, all else no net money or stock",
+    Statement.ONCE: "nothing is decided twice",
+    Statement.WAITING: "nothing waits for ever, and what is parked is listed",
+}
+COUNTED: Final[Mapping[Statement, str]] = {
+    Statement.DECIDED: "orders",
+    Statement.MONEY: "accounts",
+    Statement.STOCK: "products",
+    Statement.OUTCOME: "settled orders",
+    Statement.ONCE: "decisions",
+    Statement.WAITING: "unsettled orders and parked events",
+}
+"""What is counted as checked."""
+
+
+class Finding(NamedTuple):
+    """A breach: of which statement, and what is wrong."""
+
+    statement: Statement
+    what: str
