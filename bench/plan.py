@@ -1,0 +1,90 @@
+"""How long each part of a run takes: about a minute, five minutes or twenty-five, the stack's start included."""
+
+from typing import Final
+
+from msgspec import Struct
+
+REFERENCE_PER_S: Final = 17.0
+"""1,000 orders a minute, the load that the system which this one replaces was measured at."""
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    name: str
+    warm_up_orders: int
+    """A cold JVM costs 70 to 170 us an order for the first tens of thousands of orders, 20 later."""
+    warm_up_s_max: float
+    echo_s: float
+    """Of each of the echo measurements, before and after the rest: the machine drifts."""
+    broker_records: int
+    accept_s: float
+    govern_s: float
+    """How long the governor looks for the rate that is then to be held."""
+    hold_s: float
+    fixed_rates: tuple[float, ...]
+    shares: tuple[float, ...]
+    """Of the confirmed rate."""
+    low_point_s: float
+    point_s: float
+    breaking_step: float
+    breaking_s: float
+    keyed_s: float
+    batch_s: float
+    full: bool = False
+    """With growth, instances, drain, recovery and the chain."""
+
+
+QUICK: Final = Plan(
+    name="quick",
+    warm_up_orders=6_000,
+    warm_up_s_max=8,
+    echo_s=1.5,
+    broker_records=60_000,
+    accept_s=2,
+    govern_s=5,
+    hold_s=5,
+    fixed_rates=(REFERENCE_PER_S,),
+    shares=(0.5, 2.0),
+    low_point_s=3,
+    point_s=3,
+    breaking_step=0,
+    breaking_s=0,
+    keyed_s=0,
+    batch_s=0,
+)
+DEFAULT: Final = Plan(
+    name="default",
+    warm_up_orders=40_000,
+    warm_up_s_max=20,
+    echo_s=3,
+    broker_records=300_000,
+    accept_s=5,
+    govern_s=10,
+    hold_s=15,
+    fixed_rates=(10.0, REFERENCE_PER_S),
+    shares=(0.25, 0.5, 0.75, 1.0, 2.0),
+    low_point_s=12,
+    point_s=12,
+    breaking_step=0.15,
+    breaking_s=5,
+    keyed_s=8,
+    batch_s=8,
+)
+FULL: Final = Plan(
+    name="full",
+    warm_up_orders=100_000,
+    warm_up_s_max=60,
+    echo_s=6,
+    broker_records=1_000_000,
+    accept_s=10,
+    govern_s=20,
+    hold_s=60,
+    fixed_rates=(10.0, REFERENCE_PER_S),
+    shares=(0.25, 0.5, 0.75, 1.0, 2.0),
+    low_point_s=60,
+    point_s=30,
+    breaking_step=0.1,
+    breaking_s=10,
+    keyed_s=20,
+    batch_s=20,
+    full=True,
+)

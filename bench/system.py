@@ -1,0 +1,75 @@
+"""The stack under measurement, as the bench sees it from outside: a child process that runs `bench.stack`."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import psycopg
+
+from bench.stack import Layout, NotReady
+
+STOP_S: Final = 90.0
+
+
+class System:
+    """A private Tandem; a context manager, at whose end it is gone."""
+
+    def __init__(
+        self, directory: Path, *, root: Path, databases_only: bool = False, settings: Mapping[str, str] | None = None
+    ) -> None:
+        """`root` is the checkout whose services, brokers' and databases' settings are run."""
+        self.directory = directory
+        directory.mkdir(parents=True)
+        options = ["--databases-only"] if databases_only else []
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.stack", str(directory), *options],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=root,
+            env={**os.environ, **(settings or {})},
+        )
+        self.layout = self._answer()
+
+    def _answer(self) -> Layout:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise NotReady(f"the stack ended with {self._process.wait()}; what it said stands above")
+        return msgspec.json.decode(line, type=Layout)
+
+    def _command(self, *words: str) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(words).encode() + b"\n")
+        self._process.stdin.flush()
+        self.layout = self._answer()
+
+    def start(self, service: str, number: int = 1) -> None:
+        """Start an instance and wait until it is ready."""
+        self._command("start", service, str(number))
+
+    def stop(self, service: str, number: int = 1) -> None:
+        """Stop an instance: it finishes its batch and leaves."""
+        self._command("stop", service, str(number))
+
+    def connect(self, service: str) -> "psycopg.Connection[tuple[object, ...]]":
+        """A superuser's connection to a service's database."""
+        url = self.layout.variables[f"{service.upper()}_ADMIN_URL"]
+        return psycopg.connect(url, dbname=service, autocommit=True)
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(STOP_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+
+    def __enter__(self) -> "System":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
