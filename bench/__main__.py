@@ -4,6 +4,7 @@ Exit codes: 0 a result, 1 something was lost or not proven (no result then), 2 t
 """
 
 import argparse
+import contextlib
 import shutil
 import sys
 import tempfile
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import scenarios
+from bench import html, markdown, scenarios
 from bench.load import GeneratorFailed
 from bench.measure import Lost
 from bench.plan import DEFAULT, FULL, QUICK
@@ -22,9 +23,15 @@ from bench.stack import NotReady
 from bench.system import System
 from dev.settings import ROOT, Settings
 
+HISTORY_SHOWN = 30
+
+
+_began = time.monotonic()
+
 
 def say(text: str) -> None:
-    print(text, flush=True)
+    """A line on the terminal, with the seconds since the start."""
+    print(f"{time.monotonic() - _began:5.0f} s  {text}", flush=True)
 
 
 def main(arguments: list[str]) -> int:
@@ -37,10 +44,9 @@ def main(arguments: list[str]) -> int:
     out: Path = chosen.out
     out.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=out))
-    began = time.monotonic()
     try:
         with System(directory / "stack", root=ROOT) as system:
-            say(f"the stack is up after {time.monotonic() - began:.0f} s")
+            say("the stack is up")
             found = scenarios.run(chosen.plan, system, directory, say)
     except (Lost, Refuted) as error:
         say(f"NO RESULT: {error}")
@@ -50,10 +56,29 @@ def main(arguments: list[str]) -> int:
         return 2
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-    say(table(found))
-    with (out / "history.jsonl").open("ab") as history:
-        history.write(msgspec.json.encode(found) + b"\n")
+    print(table(found))
+    write(found, out)
     return 0
+
+
+def write(found: Run, out: Path) -> None:
+    """The line in the history, the Markdown summary, the HTML report."""
+    path = out / "history.jsonl"
+    before = runs_before(path, found.plan)
+    with path.open("ab") as history:
+        history.write(msgspec.json.encode(found) + b"\n")
+    (out / "summary.md").write_text(markdown.summary(found, before[-1] if before else None))
+    (out / "report.html").write_text(html.page(found, before))
+    say(f"\nwritten to {out}: report.html, summary.md, and a line in history.jsonl")
+
+
+def runs_before(path: Path, plan: str) -> list[Run]:
+    """The last runs of a plan in the history, oldest first; lines that another revision wrote differently are left."""
+    found = []
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(msgspec.ValidationError):
+            found.append(msgspec.json.decode(line, type=Run))
+    return [run for run in found if run.plan == plan][-HISTORY_SHOWN:]
 
 
 def table(run: Run) -> str:

@@ -37,7 +37,7 @@ def histogram(values_us: Iterable[int]) -> HdrHistogram:
 
 def supported(samples: int, percentile: float) -> bool:
     """Whether this many samples say anything about a percentile."""
-    return samples * (100 - percentile) / 100 >= SAMPLES_BEYOND
+    return round(samples * (100 - percentile), 6) >= 100 * SAMPLES_BEYOND
 
 
 def summary(values_us: Iterable[int]) -> Latency:

@@ -75,7 +75,9 @@ class OrdersLog:
         try:
             consumer.assign([TopicPartition(ORDERS, number, starts[number]) for number in ends if ends[number]])
             while left > 0:
-                messages = consumer.consume(READ_AT_ONCE, READ_TIMEOUT_S)
+                messages = consumer.consume(
+                    min(READ_AT_ONCE, left), READ_TIMEOUT_S
+                )  # waits until all of them are there
                 if not messages:
                     raise TimeoutError(f"the log of {ORDERS} stopped {left} records before its end")
                 for message in messages:

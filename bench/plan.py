@@ -20,6 +20,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     govern_s: float
     """How long the governor looks for the rate that is then to be held."""
     hold_s: float
+    climbs: int
+    """How often a rate that was held at once is raised, to see whether more is held too."""
     fixed_rates: tuple[float, ...]
     shares: tuple[float, ...]
     """Of the confirmed rate."""
@@ -42,6 +44,7 @@ QUICK: Final = Plan(
     accept_s=2,
     govern_s=5,
     hold_s=5,
+    climbs=0,
     fixed_rates=(REFERENCE_PER_S,),
     shares=(0.5, 2.0),
     low_point_s=3,
@@ -60,6 +63,7 @@ DEFAULT: Final = Plan(
     accept_s=5,
     govern_s=10,
     hold_s=15,
+    climbs=1,
     fixed_rates=(10.0, REFERENCE_PER_S),
     shares=(0.25, 0.5, 0.75, 1.0, 2.0),
     low_point_s=12,
@@ -78,6 +82,7 @@ FULL: Final = Plan(
     accept_s=10,
     govern_s=20,
     hold_s=60,
+    climbs=3,
     fixed_rates=(10.0, REFERENCE_PER_S),
     shares=(0.25, 0.5, 0.75, 1.0, 2.0),
     low_point_s=60,

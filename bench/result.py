@@ -4,6 +4,7 @@ from msgspec import Struct
 
 from bench.broker import BrokerRates
 from bench.ceilings import Copy, Echo
+from bench.latency import Latency
 from bench.machine import Machine
 from bench.measure import Measured
 
@@ -60,6 +61,41 @@ class Ratios(Struct, frozen=True, kw_only=True):
     """Confirmed at 200 % offered to the confirmed rate."""
 
 
+class Drain(Struct, frozen=True, kw_only=True):
+    """One consumer, alone, on a backlog."""
+
+    service: str
+    records: int
+    seconds: float
+    records_per_s: float
+    cpu_us: dict[str, float]
+    """A record, by process."""
+
+
+class Recovery(Struct, frozen=True, kw_only=True):
+    """Payment is away while orders go on coming, then comes back."""
+
+    offered_per_s: float
+    away_s: float
+    gone_within_s: float
+    """From its return to the last decided order of the backlog."""
+    load: Measured
+
+
+class ChainPoint(Struct, frozen=True, kw_only=True):
+    """The same work done synchronously, at one delay of the payment gateway."""
+
+    gateway_ms: int
+    at_reference: Latency
+    """Open loop, at the reference's 17 orders a second."""
+    highest_per_s: float
+    """Closed loop."""
+    connections: int
+    at_highest: Latency
+    cpu_us: dict[str, float]
+    """An order, by process, at the highest rate."""
+
+
 class Run(Struct, frozen=True, kw_only=True):
     """Everything a run found out."""
 
@@ -88,3 +124,8 @@ class Run(Struct, frozen=True, kw_only=True):
     left_out: list[str]
     """What was not measured, and why."""
     warnings: list[str]
+    drains: list[Drain] = []
+    growth: list[Measured] = []
+    instances: list[Measured] = []
+    recovery: Recovery | None = None
+    chain: list[ChainPoint] = []

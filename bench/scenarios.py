@@ -142,25 +142,37 @@ def accept_alone(meter: Meter, plan: Plan) -> tuple[Measured, float]:
     return accept, (decided - done) / (time.monotonic() - began)
 
 
-def highest_held(meter: Meter, name: str, first_rate: float, govern_s: float, hold_s: float, **given: Any) -> Measured:
-    """The highest rate that is held with no growing backlog: the governor's, lowered by 5 % until it is held.
+def highest_held(
+    meter: Meter, name: str, first_rate: float, govern_s: float, hold_s: float, climbs: int = 0, **given: Any
+) -> Measured:
+    """The highest rate that is held with no growing backlog, to 5 %.
 
-    Where none of `HOLD_TRIES` is held, the last is returned, with a warning in it that says so.
+    The governor's rate is lowered until it is held; if it was held at once, it is raised up to `climbs` times. Where
+    nothing is held, the last try is returned, with a warning in it that says so.
     """
     lines = max(1, given.get("lines", 0))
     governed = meter.governed(f"{name}, governed", max(FIRST_RATE, first_rate) / lines, govern_s, **given)
     rate = settled_late_per_s(governed)
+    best: Measured | None = None
     tries = HOLD_TRIES
     while True:
-        held = meter.open(f"{name}, held {rate:.0f}/s", rate / lines, hold_s, **given)
-        why = not_held(held)
         tries -= 1
+        held = meter.open(f"{name}, {rate:.0f}/s", rate / lines, hold_s, **given)
+        why = not_held(held)
         if not why:
-            return held
-        if not tries:
-            held.warnings.append(f"not held: {why}")
-            return held
-        rate *= HOLD_STEP
+            best = held
+            if not climbs or not tries:
+                return held
+            climbs -= 1
+            rate /= HOLD_STEP
+        elif best is not None:
+            return best
+        else:
+            climbs = 0
+            rate *= HOLD_STEP
+            if not tries:
+                held.warnings.append(f"not held: {why}")
+                return held
 
 
 def settled_late_per_s(governed: Measured) -> float:

@@ -1,0 +1,212 @@
+"""The bench's own arithmetic: what it counts as latency, as held, as broken, as lost."""
+
+import socket
+import threading
+import time
+from array import array
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from bench import governor, load, wire
+from bench.generator import NS, Result, Spec
+from bench.latency import summary, supported
+from bench.load import Records
+from bench.measure import Lost, check
+from bench.orders_log import Outcome, Seen, note
+from bench.wire import NotUnderstood, Population
+
+ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
+BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
+
+
+def spec(tmp_path: Path, port: int = 1, **given: object) -> Spec:
+    fields = {"mode": "open", "rate": 100.0, "duration_s": 1.0, "connections": 10, **given}
+    return Spec(port=port, population=Population(bodies=100), files=str(tmp_path / "load"), **fields)  # type: ignore[arg-type]
+
+
+def records(
+    tmp_path: Path, due: list[int], sent: list[int], done: list[int], statuses: list[int], late: int = 0
+) -> Records:
+    """Records as the generator leaves them. Times in milliseconds."""
+    files = tmp_path / "load"
+    result = Result(
+        started_wall_ns=1_000 * NS, wall_drift_ns=0, elapsed_s=1.0, cpu_s=0.1, requests=len(due), bytes_sent=0,
+        bytes_received=0, connections=1, waited_for_connection=0, late=late, broken="",
+    )  # fmt: skip
+    files.with_suffix(".result").write_bytes(msgspec.json.encode(result))
+    times = array("q", [ms * 1_000_000 for ms in (*due, *sent, *done)])
+    files.with_suffix(".times").write_bytes(times.tobytes())
+    files.with_suffix(".statuses").write_bytes(array("H", statuses).tobytes())
+    ids = [f"{number} order-{number}\n" for number, status in enumerate(statuses) if status == 202]
+    files.with_suffix(".ids").write_text("".join(ids))
+    return Records(spec(tmp_path), files)
+
+
+class TestWire:
+    def test_an_answer_is_cut_by_its_content_length(self) -> None:
+        answer = ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
+        assert wire.length_of(answer) == len(answer)
+        assert wire.status_of(answer) == 202
+        assert wire.order_id_of(answer) == b"01997c00-0000-7000-8000-000000000000"
+
+    def test_half_a_head_has_no_length_yet(self) -> None:
+        assert wire.length_of(ANSWER[:40]) == 0
+
+    def test_header_names_may_be_capitals(self) -> None:
+        assert wire.length_of(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello") == 43
+
+    def test_what_cannot_be_cut_is_refused(self) -> None:
+        with pytest.raises(NotUnderstood):
+            wire.length_of(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def test_the_same_seed_gives_the_same_orders(self) -> None:
+        population = Population(bodies=500)
+        assert wire.bodies(population) == wire.bodies(population)
+        assert wire.bodies(population) != wire.bodies(Population(bodies=500, seed=2))
+
+    def test_customers_do_not_repeat_before_all_were_drawn(self) -> None:
+        customers = [
+            msgspec.json.decode(body)["customer_id"] for body in wire.bodies(Population(customers=50, bodies=50))
+        ]
+        assert len(set(customers)) == 50
+
+    def test_a_key_goes_between_the_parts_of_a_request(self) -> None:
+        [parts] = wire.single_orders([b"{}"], "h", "/p", keyed=True)
+        request = parts.before + b"k" + parts.after
+        assert b"\r\nidempotency-key: k\r\ncontent-length: 2\r\n\r\n{}" in request
+
+    def test_a_batch_is_lines(self) -> None:
+        [parts] = wire.batches([b"{1}", b"{2}", b"{3}"], "h", "/p", 2)
+        assert parts.before.endswith(b"content-length: 8\r\n\r\n{1}\n{2}\n")
+
+
+class TestLatency:
+    def test_percentiles_are_those_of_the_values(self) -> None:
+        found = summary(range(1_000, 11_000))
+        assert found.samples == 10_000
+        assert found.p50 == pytest.approx(6, rel=0.002)
+        assert found.p99 == pytest.approx(10.9, rel=0.002)
+        assert found.p999 == pytest.approx(10.99, rel=0.002)
+
+    def test_what_few_samples_cannot_say_is_left_out(self) -> None:
+        found = summary(range(1_000, 1_100))
+        assert found.p50 is not None
+        assert found.p95 is not None
+        assert found.p99 is None
+        assert not supported(4_999, 99.9)
+        assert supported(5_000, 99.9)
+
+    def test_nothing_measured_has_no_percentiles(self) -> None:
+        assert summary([]).p50 is None
+
+    def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self, tmp_path: Path) -> None:
+        # The server stalls for 100 ms: the second request waits for the connection and is answered in 1 ms.
+        found = records(tmp_path, due=[0, 10], sent=[0, 100], done=[100, 101], statuses=[202, 202])
+        assert found.accept_us() == [100_000, 91_000]
+
+    def test_refusals_do_not_flatter_the_latency_of_the_accepted(self, tmp_path: Path) -> None:
+        found = records(tmp_path, due=[0, 10], sent=[0, 10], done=[50, 11], statuses=[202, 503])
+        assert found.accept_us() == [50_000]
+        assert found.by_status == {202: 1, 503: 1}
+
+
+class TestGenerator:
+    def test_a_stall_of_the_server_shows_in_every_request_due_meanwhile(self, tmp_path: Path) -> None:
+        """Coordinated omission: 100 requests a second for 1 s on one connection, at a server that stalls for 0.5 s."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve_with_a_stall, args=(listener, 0.5), daemon=True).start()
+            found = load.run(spec(tmp_path, listener.getsockname()[1], connections=1))
+        latencies = found.accept_us()
+        assert len(latencies) == 100
+        # A closed loop would have seen a single slow request; some fifty were due during the stall.
+        assert sum(us > 100_000 for us in latencies) >= 30
+        assert max(latencies) >= 450_000
+        assert found.result.waited_for_connection >= 30
+        assert len(found.ids) == 100
+
+    def test_it_sends_by_the_schedule(self, tmp_path: Path) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve_with_a_stall, args=(listener, 0), daemon=True).start()
+            found = load.run(spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1))
+        gaps = {round((b - a) / 1e6) for a, b in zip(found.due_ns, found.due_ns[1:], strict=False)}
+        assert gaps == {20}
+        assert len(found.due_ns) == 50
+
+    def test_a_run_that_fell_behind_its_schedule_says_so(self, tmp_path: Path) -> None:
+        times = [0] * 100
+        assert "late" in records(tmp_path, times, times, times, [202] * 100, late=2).fell_behind()
+        assert not records(tmp_path, times, times, times, [202] * 100, late=1).fell_behind()
+
+
+def serve_with_a_stall(listener: socket.socket, stall_s: float) -> None:
+    """Answer one connection's requests; stall once, after the tenth."""
+    connection, _ = listener.accept()
+    answer = ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
+    with connection:
+        for number in range(1_000):
+            if not connection.recv(65_536):
+                return
+            if number == 10 and stall_s:
+                time.sleep(stall_s)
+            connection.sendall(answer)
+
+
+class TestHeld:
+    times = tuple(number / 2 for number in range(20))
+
+    def test_a_level_backlog_is_held(self) -> None:
+        assert not governor.why_not_held(1_000, self.times, [300 + number % 3 for number in range(20)])
+
+    def test_a_growing_backlog_is_not(self) -> None:
+        assert "grew" in governor.why_not_held(1_000, self.times, [number * 20 for number in range(20)])
+
+    def test_what_grew_at_the_beginning_only_is_held(self) -> None:
+        assert not governor.why_not_held(1_000, self.times, [min(number, 5) * 60 for number in range(20)])
+
+    def test_a_large_backlog_is_not_held_even_if_level(self) -> None:
+        assert "waiting" in governor.why_not_held(1_000, self.times, [2_500] * 20)
+
+    def test_the_slope_is_that_of_the_line(self) -> None:
+        assert governor.slope_per_s([0, 1, 2, 3], [5, 7, 9, 11]) == pytest.approx(2)
+        assert governor.slope_per_s([1], [1]) == 0
+
+    @pytest.mark.parametrize("capacity", [400, 3_000, 12_000])
+    def test_the_governor_comes_to_rest_at_capacity(self, capacity: int) -> None:
+        """A system that settles `capacity` orders a second, half a second late."""
+        rate, backlog, rising = 500.0, 0.0, True
+        arriving: list[float] = [0.0]
+        offered = []
+        for _ in range(80):
+            backlog += arriving[-1]
+            settled = min(backlog, capacity / 2)
+            backlog -= settled
+            arriving.append(rate / 2)
+            rising = rising and not governor.has_backlog(rate, backlog)
+            rate = rate * governor.STEP_MAX if rising else governor.next_rate(rate, settled * 2, backlog)
+            offered.append(rate)
+        assert sum(offered[-20:]) / 20 == pytest.approx(capacity, rel=0.05)
+
+
+class TestLost:
+    def test_an_order_that_the_log_does_not_have_is_lost(self, tmp_path: Path) -> None:
+        found = records(tmp_path, [0], [0], [1], [202])
+        with pytest.raises(Lost, match="not in the log"):
+            check(found, {})
+
+    def test_an_order_without_an_outcome_is_lost(self, tmp_path: Path) -> None:
+        found = records(tmp_path, [0], [0], [1], [202])
+        seen: dict[str, Outcome] = {}
+        note(seen, Seen("order.placed", "order-0"), 5)
+        with pytest.raises(Lost, match="no outcome"):
+            check(found, seen)
+        note(seen, Seen("order.confirmed", "order-0"), 9)
+        check(found, seen)
+        assert (seen["order-0"].placed_ms, seen["order-0"].decided_ms, seen["order-0"].status) == (5, 9, "confirmed")
+
+    def test_an_outcome_published_again_counts_once_at_its_first_time(self) -> None:
+        seen: dict[str, Outcome] = {}
+        for at_ms in (9, 20):
+            note(seen, Seen("order.confirmed", "a"), at_ms)
+        assert (seen["a"].decided_ms, seen["a"].decided) == (9, 2)
