@@ -197,7 +197,7 @@ def _adder(rows: Rows) -> Any:
 def _events(
     kind: str, order_id: OrderId, customer_id: CustomerId, items: tuple[Item, ...], amount: int, at: Milliseconds
 ) -> Iterator[Event]:
-    order = {"order_id": order_id, "customer_id": customer_id}
+    order: dict[str, Any] = {"order_id": order_id, "customer_id": customer_id}
     lines = tuple(Line(item.product_id, item.quantity) for item in items)
     stock = StockData(**order, items=lines)
     paid = PaymentData(**order, amount=amount, currency="EUR")

@@ -1,0 +1,295 @@
+"""The judgement of an order: what holds, what is a breach of which statement, and what cannot be judged yet."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from common.positions import Partition
+from ops.verify.databases import Stored
+from ops.verify.evidence import Evidence, per_product, read, total
+from ops.verify.judge import Verdict, judge
+from ops.verify.log import line_of
+from ops.verify.marks import READERS, TOPICS, Marks, Place, Progress
+from ops.verify.proof import foreign
+from ops.verify.report import Report
+from ops.verify.spill import digits_for
+from ops.verify.statements import Finding, Statement
+
+ORDER = "01997c00-0000-7000-8000-000000000001"
+END = 100
+
+
+def marks(behind: Mapping[Place, int] | None = None, **changed: Any) -> Marks:
+    """Everybody has read and answered all of partition 0, but for the readers `behind`."""
+    places = {(group, topic, 0): END for topic, groups in READERS.items() for group in groups}
+    defaults: dict[str, Any] = {
+        "starts": {Partition(topic, 0): 0 for topic in TOPICS},
+        "ends": {Partition(topic, 0): END for topic in TOPICS},
+        "positions": places | dict(behind or {}),
+        "committed": places,
+    }
+    return Marks(**(defaults | changed))
+
+
+CONFIRMED = """
+L|p|0|10|cust-1|300|EUR|sku-1:2:100,sku-2:1:100
+L|C|0|10|cust-1|300|EUR
+L|S|0|10|cust-1|sku-1:2,sku-2:1
+L|c|0|11|
+O|cust-1|0|confirmed|completed|reserved|t|300|EUR|[{"product_id":"sku-1","quantity":2,"unit_price":100},{"product_id":"sku-2","quantity":1,"unit_price":100}]
+P|cust-1|completed|300|EUR
+G|capture|cust-1|300|EUR
+R|cust-1|reserved|[{"product_id":"sku-1","quantity":2},{"product_id":"sku-2","quantity":1}]
+M|reserve|sku-1|2
+M|reserve|sku-2|1
+"""
+CANCELLED = """
+L|p|0|10|cust-1|300|EUR|sku-1:3:100
+L|C|0|10|cust-1|300|EUR
+L|S|0|10|cust-1|sku-1:3
+L|c|0|11|
+L|q|0|12|
+L|x|0|13|
+L|R|0|11|cust-1|300|EUR
+L|L|0|11|cust-1|sku-1:3
+O|cust-1|0|cancelled|refunded|released|t|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
+P|cust-1|refunded|300|EUR
+G|capture|cust-1|300|EUR
+G|refund|cust-1|300|EUR
+R|cust-1|released|[{"product_id":"sku-1","quantity":3}]
+M|reserve|sku-1|3
+M|release|sku-1|3
+"""
+
+
+def evidence(text: str) -> Evidence:
+    return read(f"{ORDER}|{line}" for line in text.strip().splitlines())[ORDER]
+
+
+def verdict(text: str, found: Marks | None = None) -> Verdict:
+    return judge(evidence(text), Progress(found or marks())).verdict
+
+
+def without(text: str, *beginnings: str) -> str:
+    return "\n".join(line for line in text.strip().splitlines() if not line.startswith(beginnings))
+
+
+def statements(text: str, found: Marks | None = None) -> set[int]:
+    return {int(finding.statement) for finding in verdict(text, found).findings}
+
+
+@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
+def test_a_settled_order_is_right(history: str) -> None:
+    assert verdict(history) == Verdict((), False)
+
+
+@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
+def test_every_event_may_come_again(history: str) -> None:
+    records = [line for line in history.strip().splitlines() if line.startswith("L|")]
+    again = [line.replace("|0|1", "|0|2", 1) for line in records]
+    assert verdict("\n".join([history.strip(), *again])) == Verdict((), False)
+
+
+@pytest.mark.parametrize(
+    ("history", "gone", "breached"),
+    [
+        (CONFIRMED, "O|", {1}),
+        (CONFIRMED, "P|", {1, 2}),
+        (CONFIRMED, "R|", {1, 3}),
+        (CONFIRMED, "G|", {2}),
+        (CONFIRMED, "M|reserve|sku-2", {3}),
+        (CANCELLED, "G|refund", {2}),
+        (CANCELLED, "M|release", {3}),
+        (CONFIRMED, "L|p", {1}),
+        (CONFIRMED, "L|C", {4, 6}),
+        (CONFIRMED, "L|c", {6}),
+        (CANCELLED, "L|R", {4, 6}),
+        (CANCELLED, "L|x", {4, 6}),
+    ],
+)
+def test_whatever_is_missing_is_noticed(history: str, gone: str, breached: set[int]) -> None:
+    assert statements(without(history, gone)) >= breached
+
+
+@pytest.mark.parametrize(
+    ("history", "old", "new", "breached"),
+    [
+        (CONFIRMED, "P|cust-1|completed|300", "P|cust-1|completed|301", {2, 4}),
+        (CONFIRMED, "P|cust-1|completed", "P|cust-1|refunded", {2, 4}),
+        (CONFIRMED, "P|cust-1|completed", "P|cust-1|declined", {2, 4, 5}),
+        (CONFIRMED, "G|capture|cust-1|300", "G|capture|cust-1|299", {2}),
+        (CONFIRMED, "G|capture|cust-1|300", "G|capture|cust-2|300", {2}),
+        (
+            CONFIRMED,
+            "O|cust-1|0|confirmed|completed|reserved|t|300",
+            "O|cust-1|0|confirmed|completed|reserved|t|1",
+            {1},
+        ),
+        (CONFIRMED, "O|cust-1|0|confirmed|completed|reserved|t", "O|cust-1|0|confirmed|completed|reserved|f", {4}),
+        (CONFIRMED, "O|cust-1|0|confirmed|completed|reserved", "O|cust-1|0|pending|completed|reserved", {4}),
+        (CONFIRMED, "O|cust-1|0|confirmed", "O|cust-1|0|rejected", {4}),
+        (CONFIRMED, "M|reserve|sku-1|2", "M|reserve|sku-1|3", {3}),
+        (CONFIRMED, '"product_id":"sku-1","quantity":2}', '"product_id":"sku-1","quantity":1}', {3, 4}),
+        (CONFIRMED, "|300|EUR|sku-1:2:100", "|300|EUR|sku-1:1:100", {1, 4}),
+        (CANCELLED, "P|cust-1|refunded", "P|cust-1|completed", {2, 4}),
+        (CANCELLED, "R|cust-1|released", "R|cust-1|reserved", {3, 4}),
+        (CANCELLED, "M|release|sku-1|3", "M|release|sku-1|2", {3}),
+        (CANCELLED, "M|release|sku-1|3", "M|release|sku-9|3", {3}),
+    ],
+)
+def test_whatever_is_altered_is_noticed(history: str, old: str, new: str, breached: set[int]) -> None:
+    assert old in history
+    assert statements(history.replace(old, new)) >= breached
+
+
+@pytest.mark.parametrize(
+    ("history", "extra", "breached"),
+    [
+        (CANCELLED, "G|refund|cust-1|300|EUR", {2, 5}),
+        (CONFIRMED, "G|capture|cust-1|300|EUR", {2, 5}),
+        (CONFIRMED, "M|reserve|sku-1|2", {3, 5}),
+        (CONFIRMED, "P|cust-1|completed|300|EUR", {5}),
+        (CONFIRMED, "L|D|0|12|cust-1|300|EUR", {5}),
+        (CONFIRMED, "L|C|0|12|cust-1|400|EUR", {5}),
+        (CONFIRMED, "L|J|0|12|cust-1|", {5}),
+        (CONFIRMED, "L|j|0|12|", {4, 5}),
+        (CONFIRMED, "L|p|0|12|cust-1|100|EUR|sku-1:1:100", {1}),
+        (CONFIRMED, "L|R|0|12|cust-1|300|EUR", {5}),
+    ],
+)
+def test_whatever_is_forged_is_noticed(history: str, extra: str, breached: set[int]) -> None:
+    assert statements(f"{history.strip()}\n{extra}") >= breached
+
+
+def running() -> Iterator[tuple[str, Marks]]:
+    """An order at work: what each snapshot can hold while records lie unread."""
+    placed = "L|p|0|50|cust-1|300|EUR|sku-1:3:100"
+    nobody: dict[Place, int] = {
+        ("order-saga", "orders", 0): 50,
+        ("payment", "orders", 0): 50,
+        ("inventory", "orders", 0): 50,
+    }
+    yield placed, marks(nobody)
+    # Decided by payment after the snapshots: its word is in the log, its row is not.
+    yield f"{placed}\nL|C|0|50|cust-1|300|EUR", marks(nobody | {("order-saga", "payments", 0): 50})
+    # Confirmed in the first snapshot, cancelled and refunded before the second one.
+    later = without(CANCELLED, "O|", "R|", "M|release") + (
+        '\nO|cust-1|0|confirmed|completed|reserved|t|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
+        '\nR|cust-1|reserved|[{"product_id":"sku-1","quantity":3}]'
+    )
+    yield (
+        later,
+        marks(
+            {
+                ("order-saga", "orders", 0): 12,
+                ("order-saga", "payments", 0): 11,
+                ("order-saga", "inventory", 0): 11,
+                ("inventory", "orders", 0): 13,
+            }
+        ),
+    )
+
+
+@pytest.mark.parametrize(("history", "found"), list(running()))
+def test_an_order_at_work_is_waiting_and_not_wrong(history: str, found: Marks) -> None:
+    assert verdict(history, found) == Verdict((), True)
+
+
+def test_what_lies_above_a_position_does_not_excuse_what_lies_below() -> None:
+    found = marks({("order-saga", "orders", 0): 11})
+    assert (
+        Finding(Statement.DECIDED, "payment has passed the order and has no row for it")
+        in verdict(without(CONFIRMED, "P|"), found).findings
+    )
+
+
+def test_an_answer_is_due_only_once_the_offset_is_committed() -> None:
+    said_nothing = (
+        without(CONFIRMED, "L|C", "L|c")
+        .replace("|completed|reserved|t", "||reserved|f")
+        .replace("confirmed", "pending")
+    )
+    assert statements(said_nothing) == {6}
+    assert statements(said_nothing, marks(committed={})) == set()
+
+
+def test_a_parked_order_has_no_effect_and_is_no_breach() -> None:
+    places: list[Place] = [(group, "orders", 0) for group in READERS["orders"]]
+    parked = marks(parked={place: {10: "p"} for place in places})
+    placed = "L|p|0|10|cust-1|300|EUR|sku-1:3:100"
+    assert verdict(placed, parked) == Verdict((), False)
+    assert statements(placed) == {1, 6}, "silently deleted from the list"
+
+
+def test_a_discarded_order_is_declined() -> None:
+    places: list[Place] = [(group, "orders", 0) for group in READERS["orders"]]
+    discarded = marks(parked={place: {10: "d"} for place in places})
+    history = "L|p|0|10|!\nL|D|0|10|cust-1||\nL|J|0|10|cust-1|\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    assert verdict(history, discarded) == Verdict((), False)
+
+
+def test_a_trimmed_log_is_held_against_nobody() -> None:
+    trimmed = marks(starts={Partition(topic, 0): 50 for topic in TOPICS})
+    assert verdict(without(CONFIRMED, "L|"), trimmed) == Verdict((), False)
+    assert statements(without(CONFIRMED, "L|", "P|"), trimmed) == {1, 2}
+
+
+def test_an_accepted_order_must_be_in_the_log() -> None:
+    assert statements("A") == {1}
+    assert statements(f"{CONFIRMED.strip()}\nA") == set()
+
+
+def test_a_reader_behind_the_ends_is_named() -> None:
+    [behind] = marks({("payment", "orders", 0): 40}).behind()
+    assert str(behind) == "payment stands at offset 40 of orders/0, which was read up to 100"
+
+
+def test_databases_of_another_stack_are_told() -> None:
+    ids = dict.fromkeys(TOPICS, "here")
+    ends = {Partition(topic, 0): END for topic in TOPICS}
+    assert foreign({("payment", "orders", 0): Stored("here", END)}, ids, ends) == []
+    assert "another topic" in foreign({("payment", "orders", 0): Stored("there", 5)}, ids, ends)[0]
+    assert "records are gone" in foreign({("payment", "orders", 0): Stored("here", END + 1)}, ids, ends)[0]
+    assert (
+        "has positions in 1"
+        in foreign({("payment", "orders", 0): Stored("here", 5)}, ids, ends | {Partition("orders", 1): 0})[0]
+    )
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None, b"", b"{", b"[" * 10**6, b"null", b'{"type":"order.placed"}', b'{"type":"nobody.knows","data":{}}',
+        b'{"type":"order.placed","data":{"order_id":"x","customer_id":"c"}}',
+        b'{"type":"payment.void","data":{"order_id":"' + ORDER.encode() + b'","customer_id":"c"}}',
+    ],
+)  # fmt: skip
+def test_what_is_not_an_event_of_the_topic_has_no_line(value: bytes | None) -> None:
+    assert line_of("orders", 0, 1, value) is None
+
+
+def test_a_line_cannot_be_forged_by_what_stands_in_an_event() -> None:
+    value = (
+        f'{{"type":"order.placed","data":{{"order_id":"{ORDER}","customer_id":"a|b\\nc","amount":1,"currency":"EUR"}}}}'
+    )
+    assert line_of("orders", 0, 1, value.encode()) == f"{ORDER}|L|p|0|1|!"
+
+
+def test_items_are_summed_by_product() -> None:
+    assert per_product("b:1:5,a:b:2:10,b:3:5") == "a:b:2,b:4"
+    assert total("b:1:5,a:b:2:10,b:3:5") == 40
+
+
+@pytest.mark.parametrize(("records", "digits"), [(0, 0), (30_000, 0), (500_000, 2), (4_000_000, 2), (10**8, 3)])
+def test_buckets_grow_in_number_not_in_size(records: int, digits: int) -> None:
+    assert digits_for(records) == digits
+
+
+def test_the_exit_code_tells_a_violation_from_a_doubt() -> None:
+    report = Report()
+    assert report.exit_code == 0
+    report.doubt(Statement.DECIDED, "a reader is behind")
+    assert report.exit_code == 2
+    report.violate("order 1", Finding(Statement.ONCE, "refunded twice"))
+    assert report.exit_code == 1
