@@ -97,6 +97,31 @@ test *args: check
 bench *args:
     python -m bench "$@"
 
+# Open Locust's web UI against the running stack
+[group('measure')]
+locust *args:
+    locust -f locustfile.py --class-picker --host "http://127.0.0.1:${ORDER_API_PORT:-8081}" "$@"
+
+# Run 10 users for a minute against the running stack (--own-stack: one of its own); pass or fail, then verify
+[group('measure')]
+load *args:
+    python -m bench.shaped load "$@"
+
+# Run 0 to 100 users
+[group('measure')]
+stress *args:
+    python -m bench.shaped stress "$@"
+
+# Run 0 to 50 to 0 users, then ten times as many
+[group('measure')]
+spike *args:
+    python -m bench.shaped spike "$@"
+
+# Run 10 users for as long as given: just soak 2h
+[group('measure')]
+soak *args:
+    python -m bench.shaped soak "$@"
+
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]
 lock:

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import msgspec
 
-from bench import html, markdown, scenarios
+from bench import full, html, markdown, replaced, scenarios
 from bench.load import GeneratorFailed
-from bench.measure import Lost
-from bench.plan import DEFAULT, FULL, QUICK
+from bench.measure import Lost, Meter
+from bench.plan import DEFAULT, FULL, QUICK, Plan
 from bench.result import Run
 from bench.scenarios import Refuted
 from bench.stack import NotReady
@@ -45,9 +45,7 @@ def main(arguments: list[str]) -> int:
     out.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=out))
     try:
-        with System(directory / "stack", root=ROOT) as system:
-            say("the stack is up")
-            found = scenarios.run(chosen.plan, system, directory, say)
+        found = measure(chosen.plan, directory)
     except (Lost, Refuted) as error:
         say(f"NO RESULT: {error}")
         return 1
@@ -59,6 +57,22 @@ def main(arguments: list[str]) -> int:
     print(table(found))
     write(found, out)
     return 0
+
+
+def measure(plan: Plan, directory: Path) -> Run:
+    """All parts of a plan, each on the stack it needs, one stack at a time."""
+    with System(directory / "stack", root=ROOT) as system:
+        say("the stack is up")
+        found = scenarios.run(plan, system, directory, say)
+    if not plan.chain_s:
+        return found
+    (directory / "growth").mkdir()
+    with System(directory / "growth/stack", root=ROOT) as system:
+        meter = Meter(system, directory / "growth", say)
+        grown = full.growth(meter, plan, found.confirmed.confirmed_per_s, say)
+        scenarios.verify(system, meter.accepted_file, meter.orders)
+    chain = replaced.measure(directory, ROOT, plan.chain_s, say)
+    return msgspec.structs.replace(found, growth=grown, chain=chain, seconds=time.monotonic() - _began)
 
 
 def write(found: Run, out: Path) -> None:

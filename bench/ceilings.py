@@ -25,7 +25,7 @@ from bench.wire import Population
 from dev.settings import HOST, free_ports
 
 ECHO_CONNECTIONS: Final = 64
-ECHO_START_S: Final = 10.0
+START_S: Final = 20.0
 COPY_ORDERS_MAX: Final = 20_000
 COPY_ORDERS_A_TRANSACTION: Final = 500
 _ROWS: Final = {"order": ("orders",), "payment": ("payments", "ledger"), "inventory": ("reservations", "movements")}
@@ -57,7 +57,7 @@ def echo(directory: Path, duration_s: float) -> Echo:
     try:
         files = str(directory / "echo")
         given: dict[str, Any] = {"port": port, "mode": "closed", "connections": ECHO_CONNECTIONS, "files": files}
-        _await_listening(port)
+        await_listening(port)
         load.run(Spec(**given, population=Population(bodies=100), duration_s=0.3))
         before_s = processes.tree_cpu_s(server.pid)
         records = load.run(Spec(**given, population=Population(), duration_s=duration_s))
@@ -74,8 +74,9 @@ def echo(directory: Path, duration_s: float) -> Echo:
     )
 
 
-def _await_listening(port: int) -> None:
-    until = time.monotonic() + ECHO_START_S
+def await_listening(port: int) -> None:
+    """Wait until something listens there. Raises `OSError` when nothing does in time."""
+    until = time.monotonic() + START_S
     while True:
         try:
             socket.create_connection((HOST, port), timeout=1).close()

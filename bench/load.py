@@ -19,6 +19,7 @@ from bench.generator import (
     REFUSED,
     SENT,
     STARTED_NS,
+    STOP,
     Result,
     Spec,
     open_board,
@@ -41,6 +42,10 @@ class Board:
 
     def set_rate(self, per_s: float) -> None:
         self._numbers[RATE_MILLI] = int(per_s * 1_000)
+
+    def stop(self) -> None:
+        """Send no more; what is out is still awaited."""
+        self._numbers[STOP] = 1
 
     @property
     def started(self) -> bool:
@@ -106,12 +111,10 @@ class Records:
         """When a request was answered, in seconds from the start."""
         return (self.done_ns[request] - self._origin_ns) / 1e9
 
-    def fell_behind(self) -> str:
-        """Whether the generator kept to its schedule; empty when it did."""
-        late, count = self.result.late, self.result.requests
-        if self.spec.mode == "open" and late > LATE_SHARE_MAX * count:
-            return f"the generator sent {late} of {count} requests over 5 ms late"
-        return ""
+    @property
+    def late_share(self) -> float:
+        """Share of the requests sent over 5 ms late although a connection was free: the generator fell behind."""
+        return self.result.late / max(1, self.result.requests)
 
 
 def run(spec: Spec, tick: Callable[[Board, float], None] | None = None, every_s: float = 0.5) -> Records:

@@ -198,7 +198,7 @@ def _full(run: Run) -> list[str]:
         )
         lines.append("")
     for title, loads in (
-        ("Growth and spread", run.growth),
+        ("Growth and spread", [*run.growth, *run.spread]),
         ("Instances of api, payment, inventory and saga each", run.instances),
     ):
         if loads:

@@ -24,7 +24,10 @@ NO_PROGRESS_S: Final = 15.0
 POLL_S: Final = 0.1
 BUCKET_S: Final = 0.5
 CONNECTIONS_MAX: Final = 2_000
-GOVERN_EVERY_S: Final = 0.5
+TICK_S: Final = 0.5
+
+Tick = Callable[[Board, float], None]
+Mode = Literal["open", "closed", "governed"]
 
 
 class Lost(Exception):
@@ -48,9 +51,11 @@ class Measured(Struct, frozen=True, kw_only=True):
     """A load and what came of it."""
 
     name: str
-    mode: Literal["open", "closed", "governed"]
+    mode: Mode
     offered_per_s: float
     """Requests a second of the schedule; 0 where there was none."""
+    started_at_s: float
+    """Seconds since the epoch."""
     duration_s: float
     orders_a_request: int
     keyed: bool
@@ -75,6 +80,8 @@ class Measured(Struct, frozen=True, kw_only=True):
     """Request and answer, an order."""
     loopback_bytes: float
     """Everything that went over the loopback interface, an order: all processes, and other users of the machine."""
+    late_share: float
+    """Share of the requests that the generator sent over 5 ms late although a connection was free."""
     others_share: float
     """Share of the machine's CPU that went to processes which are not ours."""
     series: Series
@@ -141,27 +148,31 @@ class Meter:
             **given,
         )
 
-    def open(self, name: str, rate: float, duration_s: float, *, settle: bool = True, **given: Any) -> Measured:
-        """An open-loop load of `rate` requests a second."""
+    def open(
+        self, name: str, rate: float, duration_s: float, *, meanwhile: Tick | None = None, **given: Any
+    ) -> Measured:
+        """An open-loop load of `rate` requests a second; `meanwhile` is called every half second."""
         spec = self.spec("open", duration_s=duration_s, rate=rate, connections=CONNECTIONS_MAX, **given)
-        return self._measure(name, spec, "open", settle=settle)
+        return self._measure(name, spec, "open", settle=True, meanwhile=meanwhile)
 
-    def closed(self, name: str, connections: int, duration_s: float, *, settle: bool = True, **given: Any) -> Measured:
+    def closed(
+        self, name: str, connections: int, duration_s: float, *, settle: bool = True, meanwhile: Tick | None = None
+    ) -> Measured:
         """A closed-loop load of so many connections."""
-        spec = self.spec("closed", duration_s=duration_s, connections=connections, **given)
-        return self._measure(name, spec, "closed", settle=settle)
+        spec = self.spec("closed", duration_s=duration_s, connections=connections)
+        return self._measure(name, spec, "closed", settle=settle, meanwhile=meanwhile)
 
     def governed(self, name: str, first_rate: float, duration_s: float, **given: Any) -> Measured:
         """An open-loop load whose rate follows what is settled. See `bench.governor`."""
         spec = self.spec("open", duration_s=duration_s, rate=first_rate, connections=CONNECTIONS_MAX, **given)
         return self._measure(name, spec, "governed", settle=True)
 
-    def _measure(self, name: str, spec: Spec, mode: Literal["open", "closed", "governed"], *, settle: bool) -> Measured:
+    def _measure(self, name: str, spec: Spec, mode: Mode, *, settle: bool, meanwhile: Tick | None = None) -> Measured:
         starts = self.log.ends()
         base = sum(starts.values())
-        govern = _Governing(self.log, base, spec) if mode == "governed" else None
+        tick = _Governing(self.log, base, spec) if mode == "governed" else meanwhile
         window = Window(self.system)
-        records = load.run(spec, govern, GOVERN_EVERY_S)
+        records = load.run(spec, tick, TICK_S)
         accepted = len(records.ids)
         if settle:
             self.await_decided(base + 2 * accepted)
@@ -230,7 +241,7 @@ def check(records: Records, found: dict[str, Outcome]) -> None:
 
 def evaluate(
     name: str,
-    mode: Literal["open", "closed", "governed"],
+    mode: Mode,
     records: Records,
     found: dict[str, Outcome],
     cpu: processes.Cpu,
@@ -253,11 +264,11 @@ def evaluate(
     ]
     last_ms = max((o.decided_ms for o in outcomes), default=0)
     a_order = 1e6 / max(1, orders)
-    behind = records.fell_behind()
     return Measured(
         name=name,
         mode=mode,
         offered_per_s=spec.rate if mode == "open" else 0,
+        started_at_s=result.started_wall_ns / 1e9,
         duration_s=load_s,
         orders_a_request=max(1, spec.lines),
         keyed=spec.keyed,
@@ -275,10 +286,10 @@ def evaluate(
         cpu_us={group: seconds * a_order for group, seconds in cpu.by_group.items()},
         http_bytes=(result.bytes_sent + result.bytes_received) / max(1, orders),
         loopback_bytes=cpu.loopback_bytes / max(1, orders),
+        late_share=records.late_share,
         others_share=others_share,
         series=series(records, found, start_ms, load_s),
         warnings=[
-            *([behind] if behind else []),
             *(
                 [f"{result.waited_for_connection} requests waited for one of {result.connections} connections"]
                 if result.waited_for_connection

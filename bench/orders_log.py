@@ -40,16 +40,17 @@ class Outcome(Struct):
 
 
 class OrdersLog:
-    """The topic `orders` of one broker."""
+    """A topic of one broker; `orders` unless another one is to be counted."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
+    def __init__(self, bootstrap_servers: str, topic: str = ORDERS) -> None:
+        self._topic = topic
         self._settings: dict[str, Any] = {"bootstrap.servers": bootstrap_servers, **_SETTINGS}
         self._admin = AdminClient(self._settings)
-        self._partitions = sorted(self._admin.list_topics(ORDERS, 10).topics[ORDERS].partitions)
+        self._partitions = sorted(self._admin.list_topics(topic, 10).topics[topic].partitions)
 
     def ends(self) -> dict[int, int]:
         """For each partition, the offset its next record will get."""
-        wanted = {TopicPartition(ORDERS, number): OffsetSpec.latest() for number in self._partitions}  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(self._topic, number): OffsetSpec.latest() for number in self._partitions}  # type: ignore[no-untyped-call]
         futures = self._admin.list_offsets(wanted, request_timeout=10)
         return {tp.partition: future.result().offset for tp, future in futures.items()}
 
@@ -73,13 +74,13 @@ class OrdersLog:
         )
         decode = msgspec.json.Decoder(Seen).decode
         try:
-            consumer.assign([TopicPartition(ORDERS, number, starts[number]) for number in ends if ends[number]])
+            consumer.assign([TopicPartition(self._topic, number, starts[number]) for number in ends if ends[number]])
             while left > 0:
                 messages = consumer.consume(
                     min(READ_AT_ONCE, left), READ_TIMEOUT_S
                 )  # waits until all of them are there
                 if not messages:
-                    raise TimeoutError(f"the log of {ORDERS} stopped {left} records before its end")
+                    raise TimeoutError(f"the log of {self._topic} stopped {left} records before its end")
                 for message in messages:
                     if (error := message.error()) is not None:
                         raise KafkaException(error)

@@ -31,8 +31,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     breaking_s: float
     keyed_s: float
     batch_s: float
-    full: bool = False
-    """With growth, instances, drain, recovery and the chain."""
+    drain_orders: int = 0
+    away_s: float = 0
+    growth_orders: int = 0
+    chain_s: float = 0
+    """0: without drain, recovery, growth (and spread and instances), the chain."""
 
 
 QUICK: Final = Plan(
@@ -91,5 +94,8 @@ FULL: Final = Plan(
     breaking_s=10,
     keyed_s=20,
     batch_s=20,
-    full=True,
+    drain_orders=200_000,
+    away_s=60,
+    growth_orders=5_000_000,
+    chain_s=8,
 )

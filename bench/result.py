@@ -126,6 +126,7 @@ class Run(Struct, frozen=True, kw_only=True):
     warnings: list[str]
     drains: list[Drain] = []
     growth: list[Measured] = []
+    spread: list[Measured] = []
     instances: list[Measured] = []
     recovery: Recovery | None = None
     chain: list[ChainPoint] = []

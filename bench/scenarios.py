@@ -13,16 +13,15 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench import ceilings, governor, machine, processes
-from bench.measure import BUCKET_S, CORES, Lost, Measured, Meter
+from bench import ceilings, full, load, machine, processes
+from bench.measure import CORES, Lost, Measured, Meter
 from bench.plan import Plan
+from bench.rates import FIRST_RATE, highest_held, settled_late_per_s
 from bench.result import Breaking, Ceilings, Disk, Ratios, Run, Verified
 from bench.system import System
 from bench.wire import BATCH_PATH, ORDERS_PATH
+from dev.settings import DATABASES
 
-FIRST_RATE: Final = 500.0
-HOLD_TRIES: Final = 5
-HOLD_STEP: Final = 0.95
 ACCEPT_CONNECTIONS: Final = 128
 P95_MAX_MS: Final = 50.0
 ERRORS_MAX: Final = 0.001
@@ -35,7 +34,6 @@ OTHERS_MAX: Final = 0.05
 DRIFT_MAX: Final = 0.15
 IDLE_S: Final = 3.0
 CONSUMERS: Final = ("payment", "inventory", "order-saga")
-DATABASES: Final = ("order", "payment", "inventory")
 
 
 class Refuted(Exception):
@@ -88,6 +86,12 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
         else:
             left_out.append("the batch endpoint: this revision has none")
     disk = footprint.since(meter.orders)
+    drains, recovery, instances, spread = [], None, [], []
+    if plan.chain_s:
+        drains = full.drains(meter, plan, say)
+        recovery = full.recovery(meter, confirmed.confirmed_per_s, plan.away_s)
+        instances = full.instances(meter, plan, confirmed.confirmed_per_s)
+        spread = full.spread(meter, plan, confirmed.confirmed_per_s)
     echoes.append(ceilings.echo(directory, plan.echo_s))
     echo = sorted(echoes, key=lambda e: e.per_s)[len(echoes) // 2]
     verified = verify(system, meter.accepted_file, meter.orders)
@@ -123,6 +127,10 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
         verified=verified,
         left_out=left_out,
         warnings=warnings_of(meter.measured, found),
+        drains=drains,
+        recovery=recovery,
+        instances=instances,
+        spread=spread,
     )
 
 
@@ -140,59 +148,6 @@ def accept_alone(meter: Meter, plan: Plan) -> tuple[Measured, float]:
     if decided < accept.orders:
         raise Lost(f"{accept.orders - decided} of {accept.orders} acknowledged orders have no outcome")
     return accept, (decided - done) / (time.monotonic() - began)
-
-
-def highest_held(
-    meter: Meter, name: str, first_rate: float, govern_s: float, hold_s: float, climbs: int = 0, **given: Any
-) -> Measured:
-    """The highest rate that is held with no growing backlog, to 5 %.
-
-    The governor's rate is lowered until it is held; if it was held at once, it is raised up to `climbs` times. Where
-    nothing is held, the last try is returned, with a warning in it that says so.
-    """
-    lines = max(1, given.get("lines", 0))
-    governed = meter.governed(f"{name}, governed", max(FIRST_RATE, first_rate) / lines, govern_s, **given)
-    rate = settled_late_per_s(governed)
-    best: Measured | None = None
-    tries = HOLD_TRIES
-    while True:
-        tries -= 1
-        held = meter.open(f"{name}, {rate:.0f}/s", rate / lines, hold_s, **given)
-        why = not_held(held)
-        if not why:
-            best = held
-            if not climbs or not tries:
-                return held
-            climbs -= 1
-            rate /= HOLD_STEP
-        elif best is not None:
-            return best
-        else:
-            climbs = 0
-            rate *= HOLD_STEP
-            if not tries:
-                held.warnings.append(f"not held: {why}")
-                return held
-
-
-def settled_late_per_s(governed: Measured) -> float:
-    """What was settled a second in the second half of a load, when the governor had come to rest."""
-    buckets = int(governed.duration_s / BUCKET_S)
-    late = governed.series.decided[buckets // 2 : buckets]
-    return sum(late) / len(late) / BUCKET_S
-
-
-def not_held(measured: Measured) -> str:
-    """Why the rate of a load was not held; empty when it was."""
-    rate = measured.offered_per_s * measured.orders_a_request
-    buckets = int(measured.duration_s / BUCKET_S)
-    times = [number * BUCKET_S for number in range(buckets)]
-    why = governor.why_not_held(rate, times, measured.series.backlog[:buckets])
-    if not why and measured.orders < rate * measured.duration_s * (1 - ERRORS_MAX):
-        why = (
-            f"{rate * measured.duration_s - measured.orders:.0f} of {rate * measured.duration_s:.0f} were not accepted"
-        )
-    return why
 
 
 def broken(measured: Measured) -> str:
@@ -271,6 +226,14 @@ def verify(system: System, accepted: Path, orders: int) -> Verified:
 def warnings_of(measured: Sequence[Measured], found: Ceilings) -> list[str]:
     """What a reader must know before believing the figures."""
     warnings = [f"{m.name}: {warning}" for m in measured for warning in m.warnings]
+    late = [m for m in measured if m.late_share > load.LATE_SHARE_MAX]
+    if late:
+        worst = max(late, key=lambda m: m.late_share)
+        warnings.append(
+            f"the generator fell behind its schedule in {len(late)} of {len(measured)} loads, most in {worst.name!r}, "
+            f"where it sent {worst.late_share:.0%} of its requests over 5 ms late; their latencies count from the "
+            "schedule all the same"
+        )
     disturbed = max(measured, key=lambda m: m.others_share)
     if disturbed.others_share > OTHERS_MAX:
         typical = median(m.others_share for m in measured)

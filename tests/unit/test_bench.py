@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import governor, load, wire
+from bench import governor, load, shapes, wire
 from bench.generator import NS, Result, Spec
 from bench.latency import summary, supported
 from bench.load import Records
@@ -134,10 +134,9 @@ class TestGenerator:
         assert gaps == {20}
         assert len(found.due_ns) == 50
 
-    def test_a_run_that_fell_behind_its_schedule_says_so(self, tmp_path: Path) -> None:
+    def test_what_it_sent_late_is_counted(self, tmp_path: Path) -> None:
         times = [0] * 100
-        assert "late" in records(tmp_path, times, times, times, [202] * 100, late=2).fell_behind()
-        assert not records(tmp_path, times, times, times, [202] * 100, late=1).fell_behind()
+        assert records(tmp_path, times, times, times, [202] * 100, late=2).late_share == 0.02
 
 
 def serve_with_a_stall(listener: socket.socket, stall_s: float) -> None:
@@ -210,3 +209,27 @@ class TestLost:
         for at_ms in (9, 20):
             note(seen, Seen("order.confirmed", "a"), at_ms)
         assert (seen["a"].decided_ms, seen["a"].decided) == (9, 2)
+
+
+class TestShapes:
+    @pytest.mark.parametrize(
+        ("shape", "at_s", "users"),
+        [
+            ("load", 0, 10), ("load", 59, 10), ("stress", 0, 1), ("stress", 30, 50), ("stress", 89, 100),
+            ("spike", 5, 1), ("spike", 20, 50), ("spike", 35, 1), ("spike", 60, 500), ("soak", 1e6, 10),
+        ],
+    )  # fmt: skip
+    def test_users_over_time(self, shape: str, at_s: float, users: int) -> None:
+        target = shapes.SHAPES[shape](at_s)
+        assert target is not None
+        assert target.users == users
+
+    @pytest.mark.parametrize(("shape", "at_s"), [("load", 60), ("stress", 90), ("spike", 95)])
+    def test_a_shape_ends(self, shape: str, at_s: float) -> None:
+        assert shapes.SHAPES[shape](at_s) is None
+
+    def test_a_run_passes_below_both_limits_only(self) -> None:
+        assert not shapes.verdict(10_000, 9, 49)
+        assert "p95" in shapes.verdict(10_000, 0, 50)
+        assert "failed" in shapes.verdict(10_000, 10, 5)
+        assert shapes.verdict(0, 0, 0)

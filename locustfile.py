@@ -1,0 +1,143 @@
+"""Customers of Tandem as Locust plays them: they order, look up, cancel and list.
+
+`just locust` opens the web UI, where the shape is chosen; `just load`, `stress`, `spike` and `soak` run one headless
+and pass or fail. Locust is good for shapes of load and for people to watch. It is no measure of what Tandem can do: a
+core of it makes 500 to 2,000 requests a second, on the cores that Tandem needs; it waits for answers before it sends,
+so a stall shows in one request a user, not in all that were due; and it rounds percentiles above 100 ms to two digits.
+For ceilings, and for latency under a fixed rate, there is `just bench`.
+"""
+
+import os
+import random
+from collections import deque
+from typing import Any
+
+from locust import FastHttpUser, LoadTestShape, between, events, run_single_user, task
+
+from bench import shapes
+
+ORDERS = "/api/v1/orders"
+CUSTOMERS = 100_000
+PRODUCTS = 1_000
+REMEMBERED = 50
+# Set by the headless recipes: which shape runs, where acknowledged ids and the verdict go.
+SHAPE = os.environ.get("TANDEM_SHAPE", "")
+ACCEPTED_FILE = os.environ.get("TANDEM_ACCEPTED_FILE", "")
+
+_accepted = open(ACCEPTED_FILE, "a", buffering=1) if ACCEPTED_FILE else None  # noqa: SIM115 - open as long as Locust runs
+
+
+class Customer(FastHttpUser):
+    """Of 100 steps 70 order, 20 look an order up, 7 list, 3 cancel."""
+
+    wait_time = between(0.5, 1.5)
+
+    def on_start(self) -> None:
+        self.customer_id = f"cust-{random.randrange(CUSTOMERS):06}"
+        self.orders: deque[str] = deque(maxlen=REMEMBERED)
+
+    @task(70)
+    def order(self) -> None:
+        body = {
+            "customer_id": self.customer_id,
+            "product_id": f"sku-{random.randrange(PRODUCTS):04}",
+            "quantity": 1,
+        }
+        with self.client.post(ORDERS, json=body, catch_response=True) as answer:
+            if answer.status_code != 202:
+                answer.failure(f"{answer.status_code}: {answer.text}")
+                return
+            order_id = answer.json()["order_id"]
+            self.orders.append(order_id)
+            if _accepted is not None:
+                _accepted.write(f"{order_id}\n")
+
+    @task(20)
+    def look_up(self) -> None:
+        if not self.orders:
+            return
+        order_id = random.choice(self.orders)
+        with self.client.get(f"{ORDERS}/{order_id}", name=f"{ORDERS}/[id]", catch_response=True) as answer:
+            if answer.status_code != 200:
+                answer.failure(f"{answer.status_code}: {answer.text}")
+            elif answer.json()["order_id"] != order_id:
+                answer.failure(f"asked for {order_id}, got {answer.text}")
+
+    @task(7)
+    def list_orders(self) -> None:
+        self.client.get(f"{ORDERS}?customer_id={self.customer_id}&limit=20", name=f"{ORDERS}?customer_id=[id]")
+
+    @task(3)
+    def cancel(self) -> None:
+        if not self.orders:
+            return
+        order_id = self.orders.popleft()
+        url, name = f"{ORDERS}/{order_id}/cancel", f"{ORDERS}/[id]/cancel"
+        with self.client.post(url, name=name, catch_response=True) as answer:
+            # 409: it was rejected before, for want of money say. That is an answer, not a failure.
+            if answer.status_code == 409:
+                answer.success()
+
+
+class Shape(LoadTestShape):
+    """A shape by its name in `bench.shapes`."""
+
+    abstract = True
+    shape = ""
+
+    def tick(self) -> tuple[int, float] | None:
+        return shapes.SHAPES[self.shape](self.get_run_time())  # type: ignore[no-untyped-call]
+
+
+class Load(Shape):
+    """10 users for a minute."""
+
+    abstract = SHAPE not in ("", "load")
+    shape = "load"
+
+
+class Stress(Shape):
+    """0 to 100 users."""
+
+    abstract = SHAPE not in ("", "stress")
+    shape = "stress"
+
+
+class Spike(Shape):
+    """0, 50, 0 users; 50, 500, 50 users."""
+
+    abstract = SHAPE not in ("", "spike")
+    shape = "spike"
+
+
+class Soak(Shape):
+    """10 users, until it is stopped."""
+
+    abstract = SHAPE not in ("", "soak")
+    shape = "soak"
+
+    def tick(self) -> tuple[int, float] | None:
+        options = self.runner.environment.parsed_options if self.runner else None
+        run_time = options.run_time if options else None
+        return None if run_time and self.get_run_time() > run_time else super().tick()  # type: ignore[no-untyped-call]
+
+
+@events.quitting.add_listener  # type: ignore[untyped-decorator]
+def judge(environment: Any, **_: Any) -> None:
+    """Pass or fail, for a headless run's exit code."""
+    if not SHAPE:
+        return
+    total = environment.stats.total
+    p95_ms = total.get_response_time_percentile(0.95) or 0.0
+    why = shapes.verdict(total.num_requests, total.num_failures, p95_ms)
+    p50_ms, p99_ms = total.median_response_time, total.get_response_time_percentile(0.99) or 0.0
+    figures = (
+        f"{SHAPE}: {total.num_requests} requests, {total.num_failures} failed; "
+        f"p50 {p50_ms:.0f} ms, p95 {p95_ms:.0f} ms, p99 {p99_ms:.0f} ms"
+    )
+    print(f"{figures}: {'FAILED, ' + why if why else 'passed'}", flush=True)
+    environment.process_exit_code = 1 if why else 0
+
+
+if __name__ == "__main__":
+    run_single_user(Customer)
