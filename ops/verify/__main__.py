@@ -10,10 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from common import log
 from common.config import Env
 from common.errors import Fatal
 from common.events import UUID_PATTERN
 from ops.verify import databases, proof
+from ops.verify import watch as watching
 from ops.verify.report import UNPROVEN
 
 DEADLINE_S = 3_600
@@ -37,6 +39,10 @@ def parser() -> argparse.ArgumentParser:
         metavar="S",
         help="how long a reader may stand still before what it has not read is unproven (%(default)s s)",
     )
+    described.add_argument(
+        "--watch", type=float, metavar="S", help="prove for ever, with a rest of so many seconds, and serve metrics"
+    )
+    described.add_argument("--port", type=int, default=watching.PORT, help="where --watch serves metrics (%(default)s)")
     return described
 
 
@@ -63,6 +69,9 @@ def main(arguments: Sequence[str]) -> int:
         settle_s=chosen.settle_within,
         workers=min(4, proof.cores()),
     )
+    if chosen.watch is not None:
+        log.configure("verify", "verify")
+        watching.watch(settings, every_s=chosen.watch, host=env.text("HTTP_HOST", "127.0.0.1"), port=chosen.port)
     accepted = accepted_ids(chosen.accepted) if chosen.accepted else []
     report = proof.prove(settings, accepted)
     if chosen.json:
@@ -78,6 +87,8 @@ if __name__ == "__main__":
     except Fatal as error:
         print(error, file=sys.stderr)
         status = UNPROVEN
+    except KeyboardInterrupt:
+        status = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = UNPROVEN

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from common.positions import Partition
 from ops.verify.databases import Stored
@@ -15,6 +16,7 @@ from ops.verify.proof import foreign
 from ops.verify.report import Report
 from ops.verify.spill import digits_for
 from ops.verify.statements import Finding, Statement
+from ops.verify.watch import Metrics
 
 ORDER = "01997c00-0000-7000-8000-000000000001"
 END = 100
@@ -293,3 +295,16 @@ def test_the_exit_code_tells_a_violation_from_a_doubt() -> None:
     assert report.exit_code == 2
     report.violate("order 1", Finding(Statement.ONCE, "refunded twice"))
     assert report.exit_code == 1
+
+
+def test_the_watch_tells_what_the_last_proof_came_to() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    report = Report()
+    report.violate("order 1", Finding(Statement.ONCE, "refunded twice"))
+    metrics.take(report, 0.0)
+    assert registry.get_sample_value("tandem_verify_violations", {"statement": "5"}) == 1
+    assert registry.get_sample_value("tandem_verify_violations", {"statement": "1"}) == 0
+    age = registry.get_sample_value("tandem_verify_last_proof_age_seconds")
+    assert age is not None
+    assert age < 60, "a violated proof is none, so the age is that of the start"

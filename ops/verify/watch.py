@@ -1,0 +1,73 @@
+"""The proof again and again, as metrics: violations by statement, the oldest unsettled order, the last proof's age.
+
+Each round is the whole proof, not a sample: at a rest of `every_s` between two, it costs what a proof costs. A shop of
+many millions of orders sets the rest to minutes.
+"""
+
+import time
+from typing import Final
+
+from loguru import logger
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
+
+from ops.verify.proof import Settings, prove
+from ops.verify.report import PROVED, Report
+from ops.verify.statements import Statement
+
+PORT: Final = 8085
+
+
+class Metrics:
+    """What the last proof came to. Gauges, since a violation that was mended is one no more."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        by_statement = ["statement"]
+        self._violations = Gauge(
+            "tandem_verify_violations", "Violations found by the last proof.", by_statement, registry=registry
+        )
+        self._unproven = Gauge(
+            "tandem_verify_unproven", "What the last proof could not prove.", by_statement, registry=registry
+        )
+        self._checked = Gauge("tandem_verify_checked", "What the last proof checked.", by_statement, registry=registry)
+        self._oldest = Gauge(
+            "tandem_verify_oldest_unsettled_seconds", "Age of the oldest unsettled order.", registry=registry
+        )
+        self._parked = Gauge("tandem_verify_parked_events", "Parked events that are not done.", registry=registry)
+        self._took = Gauge("tandem_verify_proof_seconds", "How long the last proof took.", registry=registry)
+        age = Gauge(
+            "tandem_verify_last_proof_age_seconds",
+            "Time since all six statements were proved; since the start if never.",
+            registry=registry,
+        )
+        self._proved_at = time.monotonic()
+        age.set_function(lambda: time.monotonic() - self._proved_at)
+
+    def take(self, report: Report, started: float) -> None:
+        """`started` is when the proof began, by the monotonic clock: it says nothing of what came after."""
+        for statement in Statement:
+            name = str(int(statement))
+            self._violations.labels(name).set(report.violations[statement])
+            self._unproven.labels(name).set(report.unproven[statement])
+            self._checked.labels(name).set(report.checked[statement])
+        self._oldest.set(report.oldest_unsettled_s)
+        self._parked.set(len(report.parked))
+        self._took.set(report.took_s)
+        if report.exit_code == PROVED:
+            self._proved_at = started
+
+
+def watch(settings: Settings, *, every_s: float, host: str, port: int) -> None:
+    """Prove for ever, and serve what was found at `http://host:port/metrics`."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    start_http_server(port, host, registry)
+    while True:
+        started = time.monotonic()
+        report = prove(settings)
+        metrics.take(report, started)
+        for offender in report.shown():
+            logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.what)
+        for statement, reasons in report.reasons.items():
+            logger.warning("unproven {}: {}", int(statement), "; ".join(reasons))
+        logger.info("proof", exit_code=report.exit_code, took_s=round(report.took_s, 1), records=report.records)
+        time.sleep(every_s)
