@@ -1,4 +1,4 @@
-"""`python -m bench [--quick | --full]`: measure Tandem on a private stack, prove that nothing was lost, report.
+"""`python -m bench [--quick | --full] [--against REV]`: measure Tandem, prove that nothing was lost, report.
 
 Exit codes: 0 a result, 1 something was lost or not proven (no result then), 2 the bench itself could not run.
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench import full, html, markdown, replaced, scenarios
+from bench import against, full, html, markdown, replaced, scenarios
 from bench.load import GeneratorFailed
 from bench.measure import Lost, Meter
 from bench.plan import DEFAULT, FULL, QUICK, Plan
@@ -24,6 +24,9 @@ from bench.system import System
 from dev.settings import ROOT, Settings
 
 HISTORY_SHOWN = 30
+DOCS = ROOT / "docs"
+FIGURES_BEGIN = "<!-- figures: written by `just bench --full --docs` -->"
+FIGURES_END = "<!-- end of figures -->"
 
 
 _began = time.monotonic()
@@ -39,12 +42,20 @@ def main(arguments: list[str]) -> int:
     how_long = parser.add_mutually_exclusive_group()
     how_long.add_argument("--quick", action="store_const", dest="plan", const=QUICK, default=DEFAULT)
     how_long.add_argument("--full", action="store_const", dest="plan", const=FULL)
+    parser.add_argument("--against", metavar="REV", help="compare this checkout with a revision, A B A B")
+    parser.add_argument("--docs", action="store_true", help="also put the result into docs/")
     parser.add_argument("--out", type=Path, default=Settings.from_environment().home / "bench")
     chosen = parser.parse_args(arguments)
     out: Path = chosen.out
     out.mkdir(parents=True, exist_ok=True)
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=out))
     try:
+        if chosen.against:
+            changes = against.run(chosen.against, against.BY_PLAN[chosen.plan.name], directory, say)
+            comparison = against.markdown(chosen.against, changes)
+            (out / "against.md").write_text(comparison)
+            print(comparison)
+            return 0
         found = measure(chosen.plan, directory)
     except (Lost, Refuted) as error:
         say(f"NO RESULT: {error}")
@@ -56,6 +67,8 @@ def main(arguments: list[str]) -> int:
         shutil.rmtree(directory, ignore_errors=True)
     print(table(found))
     write(found, out)
+    if chosen.docs:
+        put_into_docs(out)
     return 0
 
 
@@ -84,6 +97,17 @@ def write(found: Run, out: Path) -> None:
     (out / "summary.md").write_text(markdown.summary(found, before[-1] if before else None))
     (out / "report.html").write_text(html.page(found, before))
     say(f"\nwritten to {out}: report.html, summary.md, and a line in history.jsonl")
+
+
+def put_into_docs(out: Path) -> None:
+    """Make this the run that docs/PERFORMANCE.md shows, with its report as the example."""
+    page = DOCS / "PERFORMANCE.md"
+    before, _, rest = page.read_text().partition(FIGURES_BEGIN)
+    _, _, after = rest.partition(FIGURES_END)
+    summary = (out / "summary.md").read_text()
+    page.write_text(f"{before}{FIGURES_BEGIN}\n\n{summary}\n{FIGURES_END}{after}")
+    shutil.copyfile(out / "report.html", DOCS / "bench-report.html")
+    say(f"put into {page} and bench-report.html beside it")
 
 
 def runs_before(path: Path, plan: str) -> list[Run]:

@@ -25,7 +25,7 @@ from dev.settings import DATABASES
 ACCEPT_CONNECTIONS: Final = 128
 P95_MAX_MS: Final = 50.0
 ERRORS_MAX: Final = 0.001
-BREAKING_FROM: Final = 0.85
+BREAKING_FROM: Final = 1.1
 BREAKING_TRIES: Final = 8
 BATCH_LINES: Final = 100
 CONFIRMED_FIRST: Final = 0.8
@@ -70,7 +70,7 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
     ]  # fmt: skip
     breaking = None
     if plan.breaking_step:
-        breaking = breaking_point(meter, plan, confirmed.confirmed_per_s)
+        breaking = breaking_point(meter, plan, confirmed.confirmed_per_s, ladder)
     echoes.append(ceilings.echo(directory, plan.echo_s))
     keyed = batch = None
     if plan.keyed_s:
@@ -155,19 +155,23 @@ def broken(measured: Measured) -> str:
     failed = 1 - measured.by_status.get("202", 0) / max(1, measured.requests)
     if failed > ERRORS_MAX:
         return f"{failed:.2%} of the requests were refused or failed"
-    if measured.accept.p95 is None or measured.accept.p95 > P95_MAX_MS:
-        return f"p95 of accept was {measured.accept.p95 or 0:.0f} ms"
+    if measured.accept.p95 is not None and measured.accept.p95 > P95_MAX_MS:
+        return f"p95 of accept was {measured.accept.p95:.0f} ms"
     return ""
 
 
-def breaking_point(meter: Meter, plan: Plan, confirmed_per_s: float) -> Breaking:
-    """Raise the rate by a step of the confirmed rate until accept breaks."""
+def breaking_point(meter: Meter, plan: Plan, confirmed_per_s: float, ladder: Sequence[Measured]) -> Breaking:
+    """The lowest rate that breaks accept: of the ladder, or of a series that rises from below the confirmed rate."""
+    rising = sorted((m for m in ladder if m.offered_per_s <= confirmed_per_s), key=lambda m: m.offered_per_s)
     tried = []
+    for measured in rising:
+        tried.append(measured.offered_per_s)
+        if why := broken(measured):
+            return Breaking(per_s=measured.offered_per_s, why=why, tried_per_s=tried)
     for step in range(BREAKING_TRIES):
         rate = confirmed_per_s * (BREAKING_FROM + step * plan.breaking_step)
         tried.append(rate)
-        why = broken(meter.open(f"breaking? {rate:.0f}/s", rate, plan.breaking_s))
-        if why:
+        if why := broken(meter.open(f"breaking? {rate:.0f}/s", rate, plan.breaking_s)):
             return Breaking(per_s=rate, why=why, tried_per_s=tried)
     return Breaking(per_s=0, why="none of the rates tried broke it", tried_per_s=tried)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import governor, load, shapes, wire
+from bench import governor, load, pairs, shapes, wire
 from bench.generator import NS, Result, Spec
 from bench.latency import summary, supported
 from bench.load import Records
@@ -233,3 +233,26 @@ class TestShapes:
         assert "p95" in shapes.verdict(10_000, 0, 50)
         assert "failed" in shapes.verdict(10_000, 10, 5)
         assert shapes.verdict(0, 0, 0)
+
+
+class TestPairs:
+    def test_a_steady_difference_is_real_on_a_drifting_machine(self) -> None:
+        before = [100.0, 130.0, 90.0, 160.0, 110.0, 140.0]
+        change = pairs.compare(
+            before, [figure * factor for figure, factor in zip(before, (1.09, 1.11) * 3, strict=True)]
+        )
+        assert change.real
+        assert change.ratio == pytest.approx(1.1, rel=0.01)
+        assert change.low < 1.1 < change.high
+
+    def test_noise_is_not(self) -> None:
+        change = pairs.compare([100.0, 130.0, 90.0, 160.0], [110.0, 120.0, 95.0, 150.0])
+        assert not change.real
+
+    def test_two_pairs_hardly_show_anything(self) -> None:
+        assert not pairs.compare([100.0, 100.0], [105.0, 110.0]).real
+
+    @pytest.mark.parametrize(("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 0.0], [1.0, 1.0])])
+    def test_what_cannot_be_compared_is_refused(self, before: list[float], after: list[float]) -> None:
+        with pytest.raises(ValueError, match=r"pairs|above zero"):
+            pairs.compare(before, after)
