@@ -218,7 +218,7 @@ class _Session(Generic[Locked]):
         clock.lap("store")
         published = self._publish(decided)
         clock.lap("publish")
-        self._inbox.commit({letter.partition: letter.offset + 1 for letter in letters})
+        self._inbox.done({letter.partition: letter.offset + 1 for letter in letters})
         clock.lap("commit")
         self._count(letters, found, published, clock)
         self._watch(len(letters), found.parked)

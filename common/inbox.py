@@ -8,6 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -23,9 +24,10 @@ from common.positions import LOSS_HELP, Partition, Start
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
+COMMIT_EVERY_S: Final = 0.25
 
-# When little arrives, a batch is whatever is there: latency. When much arrives, waiting a moment makes batches large:
-# each costs the broker and PostgreSQL the same, so 50 ms of waiting took a quarter off the CPU of an order.
+# When little arrives, a batch is whatever is there: latency. When much arrives, batches are spaced, which makes them
+# large: each costs the broker and PostgreSQL the same, so 50 ms of it took a quarter off the CPU of an order.
 LINGER_MAX_S: Final = 0.05
 LINGER_FROM_RATE: Final = 600
 LINGER_FULL_RATE: Final = 3_500
@@ -33,7 +35,7 @@ RATE_WINDOW_S: Final = 0.5
 
 
 def linger_s(records_per_s: float) -> float:
-    """Seconds to let a batch grow after its first record, given the recent rate."""
+    """Seconds from the start of one batch to the start of the next, at the least, given the recent rate."""
     share = (records_per_s - LINGER_FROM_RATE) / (LINGER_FULL_RATE - LINGER_FROM_RATE)
     return LINGER_MAX_S * min(1.0, max(0.0, share))
 
@@ -90,6 +92,8 @@ class Inbox:
         self._pending: deque[Letter] = deque()
         self._rate = Rate()
         self._broker_away = False
+        self._filled_at = 0.0
+        self._committed_at = 0.0
         self._consumer = Consumer(
             {**consumer_config(process.bootstrap_servers, process.instance, group), "error_cb": self._client_error}
         )
@@ -117,13 +121,20 @@ class Inbox:
             self._take(self._consumer.consume(BATCH_RECORDS_MAX, min(left, POLL_S)))
         self._consumer.resume([TopicPartition(*p) for p in self.positions])
 
-    def commit(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit to Kafka the next offsets of what is stored and published, together with what failed before.
+    def done(self, offsets: Mapping[Partition, int]) -> None:
+        """Take note of the next offsets of what is stored and published; commit them to Kafka now and then.
 
-        A refusal is not an error: it will be committed later, here or by the partition's next owner, for whom these
-        records are repeats.
+        The positions make each record count once. A commit only spares a successor repeats, so one every
+        `COMMIT_EVERY_S` is enough, and it is the broker's dearest request.
         """
         self._uncommitted.update(offsets)
+        if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
+            self._commit()
+
+    def _commit(self) -> None:
+        """A refusal is not an error: it will be committed later, here or by the partition's next owner, for whom these
+        records are repeats."""
+        self._committed_at = time.monotonic()
         wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
         if not wanted:
             return
@@ -146,20 +157,24 @@ class Inbox:
         return lag
 
     def close(self) -> None:
-        """Leave the group."""
+        """Commit what is done, if the group still takes it, and leave."""
+        with suppress(KafkaException):
+            self._commit()
         self._consumer.close()
 
     def _fill(self) -> None:
         first = self._consumer.consume(1, POLL_S)
         if not first:
-            self.commit({})
+            self._commit()
             if self._broker_away:
                 self._look_for_the_broker()
             return
         self._take(first)
-        wait = linger_s(self._rate.per_s)
-        if wait:
+        # The time that the last batch took counts: what arrived meanwhile has waited already.
+        wait = self._filled_at + linger_s(self._rate.per_s) - time.monotonic()
+        if wait > 0:
             self._stopping.wait(wait)
+        self._filled_at = time.monotonic()
         self._take(self._consumer.consume(BATCH_RECORDS_MAX - 1, 0))
 
     def _take(self, messages: Iterable[Message]) -> None:
@@ -191,7 +206,7 @@ class Inbox:
         self._say("")
 
     def _revoked(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
-        self.commit({})
+        self._commit()
         self._lost(consumer, gone)
 
     def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:

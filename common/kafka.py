@@ -66,7 +66,8 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
         "auto.offset.reset": "error",
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
         # The default second of waiting when the local queue is full stalls a fast consumer.
-        "fetch.queue.backoff.ms": 5,
+        "fetch.queue.backoff.ms": 2,
+        "queued.min.messages": 1,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": CONSUMER_BUFFER_KIB,
     }

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 from psycopg import Connection, sql
-from psycopg.adapt import Loader
+from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
@@ -30,6 +30,34 @@ class _UuidAsText(Loader):
         return bytes(data).decode()
 
 
+class _ArrayDumper(Dumper):
+    """Python lists of text, numbers and bytes as PostgreSQL arrays in text form; statements name the type by a cast.
+
+    psycopg's own dumper, in Python, finds the element type out anew and quotes by regular expressions: 3 to 30 us an
+    element where this takes 0.2 to 1, which was a third of the saga's CPU.
+    """
+
+    def dump(self, obj: Any) -> bytes:
+        text = f"{{{','.join([_element(value) for value in obj])}}}"
+        if "\0" in text:
+            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+        return text.encode()
+
+
+def _element(value: str | int | bytes | None) -> str:
+    match value:
+        case str():
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{escaped}"'
+        case None:
+            return "NULL"
+        case int():
+            return str(value)
+        case bytes():
+            return f'"\\\\x{value.hex()}"'
+    raise psycopg.DataError(f"cannot put a {type(value).__name__} into an array")
+
+
 def _conninfo(url: str, instance: str) -> str:
     options = (
         f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
@@ -50,6 +78,7 @@ def _conninfo(url: str, instance: str) -> str:
 
 def _adapt(connection: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
     connection.adapters.register_loader("uuid", _UuidAsText)
+    connection.adapters.register_dumper(list, _ArrayDumper)
 
 
 def connect(url: str, instance: str) -> Conn:
