@@ -73,6 +73,11 @@ topics *args='list':
 verify *args:
     python -m dev ops verify "$@"
 
+# Dead letters: just dlq list | show | redrive | discard | resume (each says how: just dlq redrive --help)
+[group('operate')]
+dlq *args='list':
+    python -m dev ops dead_letters "$@"
+
 # Say what is missing, which port is taken by whom, and what to do
 [group('look')]
 doctor:
