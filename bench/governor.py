@@ -14,6 +14,7 @@ RATE_MIN: Final = 200.0
 RATE_MAX: Final = 100_000.0
 STEP_MAX: Final = 1.25
 GROWTH_MAX: Final = 0.01
+JITTER_S: Final = 0.25
 BACKLOG_MAX_S: Final = 2.0
 
 
@@ -42,11 +43,12 @@ def why_not_held(rate: float, times_s: Sequence[float], backlog: Sequence[float]
     """Why a fixed rate was not held; empty when it was.
 
     Held means: over the second half of the load the backlog grew by less than 1 % of what arrived, and at its end it
-    was worth less than two seconds.
+    was worth less than two seconds. In a short load a quarter of a second's worth is let pass: batches come and go.
     """
     half = len(times_s) // 2
+    late_s = times_s[-1] - times_s[half] if times_s else 0.0
     growth = slope_per_s(times_s[half:], backlog[half:])
-    if growth > GROWTH_MAX * rate:
+    if growth > GROWTH_MAX * rate and growth * late_s > JITTER_S * rate:
         return f"the backlog grew by {growth:.0f} orders/s at {rate:.0f}/s"
     if backlog and backlog[-1] > BACKLOG_MAX_S * rate:
         return f"{backlog[-1]:.0f} orders were waiting at the end, over {BACKLOG_MAX_S:.0f} s worth"

@@ -55,6 +55,18 @@ class System:
         """Stop an instance: it finishes its batch and leaves."""
         self._command("stop", service, str(number))
 
+    def run(self, *arguments: str) -> None:
+        """A tool of this stack's checkout, to its end. Raises `NotReady` with what it said."""
+        done = subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.layout.root,
+            env={**os.environ, **self.layout.variables},
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode:
+            raise NotReady(f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
+
     def connect(self, service: str) -> "psycopg.Connection[tuple[object, ...]]":
         """A superuser's connection to a service's database."""
         url = self.layout.variables[f"{service.upper()}_ADMIN_URL"]

@@ -159,7 +159,12 @@ class TestHeld:
         assert not governor.why_not_held(1_000, self.times, [300 + number % 3 for number in range(20)])
 
     def test_a_growing_backlog_is_not(self) -> None:
-        assert "grew" in governor.why_not_held(1_000, self.times, [number * 20 for number in range(20)])
+        assert "grew" in governor.why_not_held(1_000, self.times, [number * 40 for number in range(20)])
+
+    def test_over_a_minute_one_percent_is_growth(self) -> None:
+        minute = [number / 2 for number in range(120)]
+        assert "grew" in governor.why_not_held(1_000, minute, [number * 6.0 for number in range(120)])
+        assert not governor.why_not_held(1_000, minute, [number * 4.0 for number in range(120)])
 
     def test_what_grew_at_the_beginning_only_is_held(self) -> None:
         assert not governor.why_not_held(1_000, self.times, [min(number, 5) * 60 for number in range(20)])
