@@ -190,6 +190,7 @@ class _Session(Generic[Locked]):
                 self._tell(error)
                 self._recover(error)
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
+                self._report_lag()
                 letters = [letter for letter in letters if letter.partition in self._inbox.positions]
             else:
                 self._say("")
@@ -292,6 +293,7 @@ class _Session(Generic[Locked]):
         while reason := self._ask(lambda: parking.stopped(self._connection)):
             self._say(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
+            self._report_lag()
             if self._stopping.is_set():
                 return
             self._say("")

@@ -147,13 +147,11 @@ class Inbox:
             self._log.warning("offsets not committed, will try again: {}", describe(error))
 
     def lag(self) -> dict[str, int]:
-        """By topic: how many records are known to be in the log and not settled yet, in the partitions assigned."""
+        """By topic: how many records are known to be in the log and not stored yet, in the partitions assigned."""
         lag = dict.fromkeys(self._topics, 0)
-        for partition, expected in self._expected.items():
+        for partition, position in self.positions.items():
             _, end = self._consumer.get_watermark_offsets(TopicPartition(*partition), cached=True)
-            lag[partition.topic] += max(0, end - expected)
-        for letter in self._pending:
-            lag[letter.partition.topic] += 1
+            lag[partition.topic] += max(0, end - position)
         return lag
 
     def close(self) -> None:

@@ -158,6 +158,11 @@ _HELD: Final = """
 """
 _STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
+_FORGET_DONE: Final = """
+    DELETE FROM parked_events USING unnest(%s::text[], %s::integer[], %s::bigint[]) AS again(topic, partition, o)
+    WHERE parked_events.topic = again.topic AND parked_events.partition = again.partition
+      AND parked_events."offset" = again.o AND state = 'done'
+"""
 _COLUMNS: Final = (
     "topic", "partition", "offset", "topic_id", "key", "value", "headers", "record_time", "root", "error", "state",
 )  # fmt: skip
@@ -213,6 +218,9 @@ def look(connection: Conn, keys: Collection[bytes]) -> Guards:
 
 def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str]) -> None:
     """Store parked letters, within the batch's transaction."""
+    # An operator may have moved a position back over events that were parked and settled before.
+    places = [(*p.letter.partition, p.letter.offset) for p in parked]
+    connection.execute(_FORGET_DONE, tuple(list(column) for column in zip(*places, strict=True)))
     copy_in(connection, "parked_events", _COLUMNS, (_row(p, topic_ids[p.letter.partition.topic]) for p in parked))
 
 

@@ -52,7 +52,7 @@ def place(text: str) -> Place:
 
 
 _LIST: Final = """
-    SELECT topic, partition, "offset", convert_from(key, 'UTF8'), root, state, attempts,
+    SELECT topic, partition, "offset", encode(key, 'escape'), root, state, attempts,
       to_char(parked_at, 'YYYY-MM-DD HH24:MI:SS'), error
     FROM parked_events WHERE state <> 'done' AND (%(customer)s::text IS NULL OR key = convert_to(%(customer)s, 'UTF8'))
     ORDER BY record_time, topic, partition, "offset"

@@ -5,12 +5,14 @@ import sys
 from common import log, server
 from common.batch import BatchConsumer
 from common.errors import Fatal
-from order import app, config
+from order import config
 from order.consumer import SagaHandler
 from order.deadlines import DeadlineTimer
 
 
 def run_api() -> None:
+    from order import app  # here, not above: its metrics are none of the saga's
+
     settings = config.api()
     log.configure(settings.process.service, settings.process.instance)
     server.run(app.serve(settings))

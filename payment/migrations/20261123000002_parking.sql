@@ -17,7 +17,7 @@ CREATE TABLE parked_events (
     state       text NOT NULL DEFAULT 'parked' CHECK (state IN ('parked', 'redrive', 'discard', 'decided', 'done')),
     parked_at   timestamptz NOT NULL DEFAULT now(),
     attempts    integer NOT NULL DEFAULT 1,
-    PRIMARY KEY (topic, partition, "offset")
+    PRIMARY KEY (topic, partition, "offset", topic_id)
 );
 CREATE INDEX parked_events_open ON parked_events (key, topic, partition, "offset") WHERE state <> 'done';
 
