@@ -97,6 +97,11 @@ check:
 test *args: check
     pytest "$@"
 
+# Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)
+[group('develop')]
+model *args:
+    python -m tests.model "$@"
+
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25)
 [group('measure')]
 bench *args:
