@@ -1,8 +1,8 @@
 """Finds an order for whoever asks, also before the saga has stored it: what was accepted is never "not found".
 
 The order database knows it; or this process, which accepted it a moment ago; or it lies in the log unread. To rule out
-the last, the ends of `orders` are read and the saga's positions must pass them: then an order that is not stored was
-never accepted.
+the last, the ends of `orders` are read and the saga's positions must pass them: then an order that is neither stored
+nor parked was never accepted.
 """
 
 import asyncio
@@ -10,13 +10,12 @@ from typing import Final
 
 from common import problem
 from common.errors import Transient
-from common.events import OrderId, rfc3339
+from common.events import OrderId
 from common.problem import ProblemError
 from order.orders_log import OrdersLog
-from order.queries import DatabaseAway, OrderQueries, Stored
-from order.recent import Recent, RecentOrders
+from order.queries import DatabaseAway, OrderQueries, Stored, as_accepted
+from order.recent import RecentOrders
 from order.requests import is_order_id
-from order.responses import OrderView, TimelineEntry
 from order.shared_read import SharedRead
 
 SAGA_WAIT_S: Final = 1.0
@@ -51,7 +50,7 @@ class Lookup:
             stored = None
         if stored is not None or recent is None:
             return stored
-        return as_accepted(recent)
+        return as_accepted(recent.placed, recent.place)
 
     async def _once_the_saga_has_read_on(self, order_id: OrderId) -> Stored:
         if self._log.undecided(order_id):
@@ -61,10 +60,11 @@ class Lookup:
             raise Transient(
                 f"the saga is behind the log by more than {SAGA_WAIT_S:g} s; it may be among what is unread"
             )
-        stored = await self._stored_or_recent(order_id)
-        if stored is None:
+        # First what is parked: it goes from there to what is stored, never back.
+        found = await self._queries.parked(order_id) or await self._stored_or_recent(order_id)
+        if found is None:
             raise ProblemError(problem.not_found("order", order_id))
-        return stored
+        return found
 
     async def _saga_passes(self, ends: dict[int, int]) -> bool:
         """Whether the saga has read all that lies before `ends`, or does so within `SAGA_WAIT_S`."""
@@ -77,26 +77,3 @@ class Lookup:
             if loop.time() >= give_up_at:
                 return False
             await asyncio.sleep(SAGA_LOOK_EVERY_S)
-
-
-def as_accepted(recent: Recent) -> Stored:
-    """An order of which no more is known than that the log has it."""
-    placed, place = recent.placed, recent.place
-    at = rfc3339(place.at)
-    view = OrderView(
-        order_id=placed.data.order_id,
-        customer_id=placed.data.customer_id,
-        status="pending",
-        reason=None,
-        amount=placed.data.amount,
-        currency=placed.data.currency,
-        items=placed.data.items,
-        payment="pending",
-        inventory="pending",
-        settled=False,
-        placed_at=at,
-        decided_at=None,
-        settled_at=None,
-        timeline=[TimelineEntry("order.placed", at, 0, place.partition, place.offset)],
-    )
-    return Stored(view, place.partition, placed.traceparent)

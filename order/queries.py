@@ -3,7 +3,9 @@
 Orders that are still `awaiting_placed` (a result came before its order) are hidden everywhere.
 """
 
-from typing import Any, Final, get_args
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
 import psycopg
@@ -12,7 +14,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from common.errors import Transient
-from common.events import ORDERS, Item, Milliseconds, OrderId, rfc3339
+from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, decoder_for, rfc3339
+from common.kafka import Acknowledged
 from common.postgres import pool
 from order.requests import PageRequest, cursor_after, order_before
 from order.responses import OrderPage, OrderView, Status, TimelineEntry
@@ -29,6 +32,23 @@ _SELECT: Final = """
 """
 _BY_ID: Final = _SELECT + "WHERE order_id = %s AND status = ANY(%s)"
 _PAGE: Final = _SELECT + "WHERE customer_id = %s AND order_id < %s AND status = ANY(%s) ORDER BY order_id DESC LIMIT %s"
+# A pending order is news when it is decided, or when its timeline has grown past what was seen.
+_NEWS: Final = (
+    _SELECT
+    + """
+    JOIN unnest(%s::uuid[], %s::integer[]) AS watched(order_id, seen) USING (order_id)
+    WHERE status = ANY(%s)
+      AND CASE WHEN seen IS NULL THEN decided_at IS NOT NULL ELSE jsonb_array_length(timeline) > seen END
+    """
+)
+# By its index, which takes the order's id out of the event's bytes.
+_PARKED: Final = """
+    SELECT partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, value
+    FROM parked_events
+    WHERE topic = 'orders' AND state IN ('parked', 'redrive', 'discard')
+      AND substring(encode(value, 'escape') FROM '"subject":"([0-9a-f-]{36})"') = %s
+    ORDER BY "offset"
+"""
 _POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = %s"
 
 
@@ -51,6 +71,13 @@ class Stored(msgspec.Struct, frozen=True):
     view: OrderView
     partition: int
     traceparent: str
+
+
+class Watched(NamedTuple):
+    """An order, and the length of timeline past which it is news; None: it is news when it is decided."""
+
+    order_id: OrderId
+    seen: int | None
 
 
 class DatabaseAway(Transient):
@@ -91,6 +118,20 @@ class OrderQueries:
         rows = await self._rows(_BY_ID, order_id, VISIBLE)
         return _stored(rows[0]) if rows else None
 
+    async def parked(self, order_id: OrderId) -> Stored | None:
+        """The order as it was placed, if that event waits among the saga's dead letters."""
+        for partition, offset, at, value in await self._rows(_PARKED, order_id):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                event = decoder_for[ORDERS].decode(value)
+                if isinstance(event, OrderPlaced):
+                    return as_accepted(event, Acknowledged(partition, offset, at))
+        return None
+
+    async def news(self, watched: Sequence[Watched]) -> list[Stored]:
+        """Those of the orders that are news."""
+        rows = await self._rows(_NEWS, [w.order_id for w in watched], [w.seen for w in watched], VISIBLE)
+        return [_stored(row) for row in rows]
+
     async def page(self, wanted: PageRequest) -> OrderPage:
         """A page of a customer's orders, newest first (ids rise with time). Raises `ValueError` for a wrong cursor."""
         before = BEYOND_ALL_ORDERS if wanted.cursor is None else order_before(wanted.cursor)
@@ -114,6 +155,28 @@ class OrderQueries:
         except (psycopg.Error, PoolTimeout) as error:
             raise DatabaseAway(f"the order database cannot be read: {error}") from error
         return rows
+
+
+def as_accepted(placed: OrderPlaced, place: Acknowledged) -> Stored:
+    """An order of which no more is known than that the log has it."""
+    at = rfc3339(place.at)
+    view = OrderView(
+        order_id=placed.data.order_id,
+        customer_id=placed.data.customer_id,
+        status="pending",
+        reason=None,
+        amount=placed.data.amount,
+        currency=placed.data.currency,
+        items=placed.data.items,
+        payment="pending",
+        inventory="pending",
+        settled=False,
+        placed_at=at,
+        decided_at=None,
+        settled_at=None,
+        timeline=[TimelineEntry("order.placed", at, 0, place.partition, place.offset)],
+    )
+    return Stored(view, place.partition, placed.traceparent)
 
 
 def _stored(row: TupleRow) -> Stored:

@@ -18,9 +18,9 @@ from common.events import (
 from common.kafka import Acknowledged
 from common.problem import Problem, ProblemError
 from order import lookup
-from order.lookup import Lookup, as_accepted
+from order.lookup import Lookup
 from order.orders_log import OrdersLog
-from order.queries import DatabaseAway, OrderQueries, Stored
+from order.queries import DatabaseAway, OrderQueries, Stored, as_accepted
 from order.recent import Recent, RecentOrders
 
 ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
@@ -35,14 +35,17 @@ def recent() -> Recent:
     return Recent(encode(make(OrderPlaced, data, at=Milliseconds(AT - 5), traceparent="00-trace")), PLACE)
 
 
-STORED = as_accepted(recent())
+STORED = as_accepted(recent().placed, PLACE)
 
 
 class FakeQueries(OrderQueries):
     """The order database. The saga stores the order, if ever, after so many looks at its positions."""
 
-    def __init__(self, *, away: bool = False, stored_after: int | None = None, behind: bool = False) -> None:
+    def __init__(
+        self, *, away: bool = False, stored_after: int | None = None, behind: bool = False, parked: bool = False
+    ) -> None:
         self.reachable = not away
+        self.is_parked = parked
         self.looks = 0
         self._stored_after = stored_after
         self._behind = behind
@@ -51,6 +54,9 @@ class FakeQueries(OrderQueries):
         if not self.reachable:
             raise DatabaseAway("away")
         return STORED if self._stored_after is not None and self.looks >= self._stored_after else None
+
+    async def parked(self, order_id: OrderId) -> Stored | None:
+        return STORED if self.is_parked else None
 
     async def positions(self) -> dict[int, int]:
         if not self.reachable:
@@ -123,6 +129,19 @@ def test_an_order_accepted_elsewhere_is_found_once_the_saga_has_read_so_far() ->
 
 def test_there_is_no_order_when_the_saga_has_read_to_the_end() -> None:
     assert refusal(FakeQueries()).status == 404
+
+
+def test_an_order_that_the_saga_has_parked_is_found() -> None:
+    assert find(FakeQueries(parked=True)) is STORED
+
+
+def test_an_order_that_comes_out_of_parking_at_this_moment_is_found() -> None:
+    class Redriven(FakeQueries):
+        async def parked(self, order_id: OrderId) -> Stored | None:
+            self._stored_after = 0
+            return None
+
+    assert find(Redriven()) is STORED
 
 
 def test_while_the_saga_is_behind_nobody_can_say() -> None:
