@@ -35,7 +35,12 @@ def integer_parameter(request: Request, name: str, default: int, *, least: int, 
 def idempotency_key(request: Request) -> str | None:
     """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 for what is not a key."""
     key = request.headers.get("idempotency-key")
-    if key is not None and not _IDEMPOTENCY_KEY.fullmatch(key):
+    return None if key is None else checked_idempotency_key(key)
+
+
+def checked_idempotency_key(key: str) -> str:
+    """The key. Raises `ProblemError` 400 for what is not one."""
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise ProblemError(
             Problem(
                 code="idempotency-key",
@@ -45,3 +50,13 @@ def idempotency_key(request: Request) -> str | None:
             )
         )
     return key
+
+
+def idempotency_key_reused(key: str, owner: str) -> Problem:
+    """422: the key came before with `owner`, such as "another order of this customer"."""
+    return Problem(
+        code="idempotency-key-reused",
+        title="The idempotency key was used for another request",
+        status=422,
+        detail=f"the key {key!r} belongs to {owner}; use a new one",
+    )

@@ -116,6 +116,11 @@ def request_id(given: bytes | None) -> bytes:
     return b"%016x" % random.getrandbits(64)
 
 
+def header(scope: Scope, name: bytes) -> str:
+    """All of a header's values as one (RFC 9110 §5.3), empty without it."""
+    return b", ".join(value for given, value in scope["headers"] if given == name).decode("latin-1")
+
+
 def json_response(content: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """A JSON response written by orjson. Structs are accepted."""
     body = orjson.dumps(content, default=msgspec.to_builtins)
@@ -144,30 +149,32 @@ async def send_problem(send: Send, found: Problem, request_id: bytes) -> None:
 
 
 async def read_body(request: Request) -> bytes:
-    """The request's JSON body. Raises what `receive_json` raises."""
-    return await receive_json(dict(request.scope["headers"]), request.receive)
+    """The request's JSON body. Raises what `receive_body` raises."""
+    return await receive_body(dict(request.scope["headers"]), request.receive)
 
 
-async def receive_json(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-    """The request's JSON body.
+async def receive_body(
+    headers: Mapping[bytes, bytes], receive: Receive, kinds: Sequence[bytes] = (JSON,), bytes_max: int = BODY_BYTES_MAX
+) -> bytes:
+    """The request's body. A missing content type is taken for the first of `kinds`.
 
-    Raises `ProblemError` 415 for another content type, 413 above `BODY_BYTES_MAX`; `ClientGone`.
+    Raises `ProblemError` 415 for a content type that is none of `kinds`, 413 above `bytes_max`; `ClientGone`.
     """
-    kind = headers.get(b"content-type", JSON)
-    if kind != JSON and kind.partition(b";")[0].strip().lower() != JSON:
-        raise ProblemError(_unsupported(kind))
+    kind = headers.get(b"content-type", kinds[0])
+    if kind not in kinds and kind.partition(b";")[0].strip().lower() not in kinds:
+        raise ProblemError(_unsupported(kind, kinds))
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
-        return _within_limit(body)
-    return await _receive_rest(message, receive)
+        return _within_limit(body, bytes_max)
+    return await _receive_rest(message, receive, bytes_max)
 
 
-async def _receive_rest(message: Message, receive: Receive) -> bytes:
+async def _receive_rest(message: Message, receive: Receive, bytes_max: int) -> bytes:
     body = bytearray()
     while message["type"] == "http.request":
         body += message.get("body", b"")
-        _within_limit(body)
+        _within_limit(body, bytes_max)
         if not message.get("more_body", False):
             return bytes(body)
         message = await receive()
@@ -177,19 +184,19 @@ async def _receive_rest(message: Message, receive: Receive) -> bytes:
 B = TypeVar("B", bytes, bytearray)
 
 
-def _within_limit(body: B) -> B:
-    if len(body) > BODY_BYTES_MAX:
-        detail = f"the body is over {BODY_BYTES_MAX} bytes"
+def _within_limit(body: B, bytes_max: int) -> B:
+    if len(body) > bytes_max:
+        detail = f"the body is over {bytes_max} bytes"
         raise ProblemError(Problem(code="too-large", title="Content too large", status=413, detail=detail))
     return body
 
 
-def _unsupported(kind: bytes) -> Problem:
+def _unsupported(kind: bytes, kinds: Sequence[bytes]) -> Problem:
     return Problem(
         code="unsupported-media-type",
         title="Unsupported media type",
         status=415,
-        detail=f"content-type is {kind.decode('latin-1')!r}, must be application/json",
+        detail=f"content-type is {kind.decode('latin-1')!r}, must be {b' or '.join(kinds).decode()}",
     )
 
 

@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from common import problem
 from common.events import Currency, Identifier, UnitPrice
-from common.parameters import idempotency_key, path_identifier
-from common.problem import FieldError, Problem, ProblemError
+from common.parameters import idempotency_key, idempotency_key_reused, path_identifier
+from common.problem import FieldError, ProblemError
 from common.server import json_response, read_body
 from common.validation import decode_body, decode_query
 from inventory import store
@@ -114,12 +114,5 @@ async def _existing(connection: store.AsyncConn, product_id: str) -> store.Produ
 async def _replay(connection: store.AsyncConn, product_id: str, key: str, wanted: RestockRequest) -> Response:
     """The key was used before: the same restock is answered again, another one is refused."""
     if await store.restocked(connection, product_id, key) != wanted.quantity:
-        raise ProblemError(
-            Problem(
-                code="idempotency-key-reused",
-                title="The idempotency key was used for another request",
-                status=422,
-                detail=f"the key {key!r} belongs to another restock of this product; use a new one",
-            )
-        )
+        raise ProblemError(idempotency_key_reused(key, "another restock of this product"))
     return json_response(await _existing(connection, product_id), 201, {"idempotency-replayed": "true"})

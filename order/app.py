@@ -18,10 +18,14 @@ from common.server import json_response
 from common.validation import decode_query
 from order.catalogue import Catalogue
 from order.config import Api
+from order.desk import OrderDesk
+from order.idempotency import KeyedOrders
+from order.keyed_requests import KeyedRequests
 from order.lookup import Lookup
 from order.openapi import document
 from order.orders_log import OrdersLog
-from order.place import ORDERS_PATH, OrderDesk, PlaceOrder
+from order.outcomes import Outcomes
+from order.place import ORDERS_PATH, PlaceOrder
 from order.queries import DatabaseAway, OrderQueries
 from order.recent import RecentOrders
 from order.requests import PageRequest
@@ -37,6 +41,11 @@ async def serve(settings: Api) -> None:
     catalogue = Catalogue(process.bootstrap_servers, process.instance)
     log = OrdersLog(settings, recent)
     queries = OrderQueries(process.database_url, process.instance)
+    requests = KeyedRequests(process.database_url, process.instance, lambda: queries.reachable)
+    desk = OrderDesk(catalogue, log)
+    keyed = KeyedOrders(desk, requests, log, recent)
+    outcomes = Outcomes(queries, lambda: app.stopping)
+    background: list[asyncio.Task[None]] = []
 
     def missing() -> list[str]:
         return catalogue.missing() + log.missing()
@@ -49,19 +58,26 @@ async def serve(settings: Api) -> None:
             await queries.ping()
             await asyncio.sleep(PING_EVERY_S)
 
+    async def open_() -> None:
+        await queries.open()
+        await requests.open()
+        background.append(asyncio.create_task(watch_database()))
+        background.append(asyncio.create_task(requests.keep_forgetting()))
+
     async def close() -> None:
-        watch.cancel()
+        for task in background:
+            task.cancel()
         await log.close()
+        await requests.close()
         await queries.close()
 
     app = server.application(
         routes(Lookup(queries, recent, log), queries, log),
         missing,
         degraded=degraded,
-        direct={("POST", ORDERS_PATH): PlaceOrder(OrderDesk(catalogue, log))},
+        direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
     )
-    watch = asyncio.create_task(watch_database())
-    await server.serve(app, process.http, [catalogue, log], open_=queries.open, close=close)
+    await server.serve(app, process.http, [catalogue, log], open_=open_, close=close)
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:

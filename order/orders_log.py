@@ -6,6 +6,7 @@ that orders are refused at once while it is not, instead of each waiting for its
 
 import asyncio
 import threading
+from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -14,8 +15,8 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 
 from common import problem
-from common.events import ORDERS, OrderCancelRequested, OrderId, OrderPlaced, encode
-from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, client_config, log_ends
+from common.events import ORDERS, OrderCancelRequested, OrderId, encode
+from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Reported, client_config, log_ends
 from common.problem import Problem, ProblemError
 from order.config import Api
 from order.recent import RecentOrders
@@ -43,13 +44,14 @@ class OrdersLog:
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
         # Until it has answered for the first time: refusing is right, since nothing shows that it is there.
         self._reachable = False
-        self._undecided: set[OrderId] = set()
+        # How often an order was sent whose fate is open although its request has been answered.
+        self._undecided: Counter[OrderId] = Counter()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._probe, name="broker-probe", daemon=True)
-        self._away = problem.unavailable("Kafka cannot be reached; the order was not placed, send it again")
+        self._away = problem.unavailable("Kafka cannot be reached; this request placed nothing, send it again")
         self._full = problem.unavailable(
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); "
-            "this one was not placed, send it again"
+            "this request placed nothing, send it again"
         )
 
     def start(self) -> None:
@@ -77,42 +79,59 @@ class OrdersLog:
             return self._full
         return None
 
-    async def place(self, event: OrderPlaced) -> Acknowledged:
-        """Append an order, and remember it once the log has it.
+    async def place(self, order_id: OrderId, customer_id: str, value: bytes) -> Acknowledged:
+        """Append an order's `order.placed`, and remember the order once the log has it.
 
         Raises `ProblemError` 503 when the log does not take it, or does not say in time whether it did.
         """
-        order_id = OrderId(event.subject)
-        value = encode(event)
-        return await self._append(order_id, event.partitionkey, value, -1, partial(self._placed, order_id, value))
+        return await self.acknowledged(order_id, self.send(order_id, customer_id, value))
+
+    def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        """The first half of `place`: what is sent is appended in this order. Pass the future to `acknowledged`."""
+        return self._send(customer_id, value, -1, partial(self._placed, order_id, value))
+
+    async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """The second half of `place`."""
+        try:
+            return await sent
+        except TimeoutError:
+            self._undecided[order_id] += 1
+            raise ProblemError(self._outcome_unknown(order_id)) from None
+        except KafkaException as error:
+            raise ProblemError(self._outcome_unknown(order_id, error)) from None
 
     async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
         """Append the wish to cancel, to the partition that has the order. Raises `ProblemError` 503 like `place`."""
         if (refused := self.refusal()) is not None:
             raise ProblemError(refused)
-        return await self._append(OrderId(event.subject), event.partitionkey, encode(event), partition, None)
-
-    async def _append(
-        self, order_id: OrderId, key: str, value: bytes, partition: int, reported: "partial[None] | None"
-    ) -> Acknowledged:
         try:
-            return await self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
+            return await self._send(event.partitionkey, encode(event), partition, None)
+        except TimeoutError:
+            raise ProblemError(self._outcome_unknown(OrderId(event.subject))) from None
+        except KafkaException as error:
+            raise ProblemError(self._outcome_unknown(OrderId(event.subject), error)) from None
+
+    def _send(
+        self, key: str, value: bytes, partition: int, reported: Reported | None
+    ) -> "asyncio.Future[Acknowledged]":
+        try:
+            return self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
         except BufferError:
             raise ProblemError(self._full) from None
-        except TimeoutError:
-            if reported is not None:
-                self._undecided.add(order_id)
-            raise ProblemError(self._outcome_unknown(order_id)) from None
         except KafkaException as error:
-            logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
-            raise ProblemError(self._outcome_unknown(order_id)) from None
+            logger.warning("the producer takes nothing now: {}", error.args[0].str())
+            raise ProblemError(self._away) from None
 
     def _placed(self, order_id: OrderId, value: bytes, place: Acknowledged | None) -> None:
-        self._undecided.discard(order_id)
+        if order_id in self._undecided:
+            self._undecided[order_id] -= 1
+            self._undecided += Counter()  # leaves out what has come to nought
         if place is not None:
             self._recent.remember(order_id, value, place)
 
-    def _outcome_unknown(self, order_id: OrderId) -> Problem:
+    def _outcome_unknown(self, order_id: OrderId, error: KafkaException | None = None) -> Problem:
+        if error is not None:
+            logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
         wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
         return problem.unavailable(
             f"the log has not acknowledged this in time and may still take it: ask for order {order_id} in {wait_s} s "

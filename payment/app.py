@@ -11,8 +11,8 @@ from starlette.routing import Route
 
 from common import problem
 from common.events import AMOUNT_MAX, Currency
-from common.parameters import idempotency_key, integer_parameter, path_identifier
-from common.problem import FieldError, Problem, ProblemError
+from common.parameters import idempotency_key, idempotency_key_reused, integer_parameter, path_identifier
+from common.problem import FieldError, ProblemError
 from common.server import json_response, read_body
 from common.validation import decode_body
 from payment import store
@@ -81,13 +81,6 @@ async def _replay(connection: store.AsyncConn, customer_id: str, key: str, wante
     """The key was used before: the same deposit is answered again, another one is refused."""
     made = await store.deposited(connection, customer_id, key)
     if made != (wanted.amount, wanted.currency):
-        raise ProblemError(
-            Problem(
-                code="idempotency-key-reused",
-                title="The idempotency key was used for another request",
-                status=422,
-                detail=f"the key {key!r} belongs to another deposit of this customer; use a new one",
-            )
-        )
+        raise ProblemError(idempotency_key_reused(key, "another deposit of this customer"))
     found = await store.account(connection, customer_id)
     return json_response(found, 201, {"idempotency-replayed": "true"})

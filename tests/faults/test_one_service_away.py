@@ -3,9 +3,10 @@
 import time
 from collections.abc import Iterator
 
+import httpx
 import pytest
 
-from tests.audit import assert_consistent
+from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack, eventually
 
 CUSTOMERS = 5
@@ -21,6 +22,7 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
         own_stack.account(f"cust-{i}", 10**6)
     own_stack.await_orderable("sku-a")
     yield own_stack
+    await_rest(own_stack, ())
     assert_consistent(own_stack)
 
 
@@ -72,6 +74,27 @@ def test_with_a_database_out_of_reach_orders_are_accepted_and_settle_later(shop:
     shop.proxies[database].restore()
     await_confirmed(shop, ids)
     shop.await_ready(service)
+
+
+def test_with_the_order_database_out_of_reach_only_keyed_orders_are_put_off(shop: Stack) -> None:
+    url = shop.url("order-api", "/orders")
+    body = {"customer_id": "cust-0", "product_id": "sku-a", "quantity": 1}
+
+    def keyed(status: int) -> httpx.Response | None:
+        answer = shop.http.post(url, json=body, headers={"idempotency-key": "away"})
+        return answer if answer.status_code == status else None
+
+    shop.proxies["order"].cut()
+    refused = eventually(lambda: keyed(503), "keyed orders are put off")
+    assert int(refused.headers["retry-after"]) >= 1
+    unkeyed = shop.post(body)
+    assert unkeyed.status_code == 202
+    shop.proxies["order"].restore()
+    accepted = eventually(lambda: keyed(202), "keyed orders are accepted again")
+    again = keyed(202)
+    assert again is not None
+    assert again.json() == accepted.json()
+    await_confirmed(shop, [unkeyed.json()["order_id"], accepted.json()["order_id"]])
 
 
 def test_with_the_broker_away_orders_are_refused_at_once_and_accepted_again_by_itself(shop: Stack) -> None:

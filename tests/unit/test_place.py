@@ -1,8 +1,6 @@
-import asyncio
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import msgspec
 import pytest
@@ -11,43 +9,15 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from common import problem
-from common.events import (
-    ITEMS_MAX,
-    QUANTITY_MAX,
-    UNIT_PRICE_MAX,
-    Milliseconds,
-    OrderId,
-    OrderPlaced,
-    PlacedData,
-    ProductData,
-)
-from common.kafka import Acknowledged
+from common.events import ITEMS_MAX, QUANTITY_MAX, UNIT_PRICE_MAX, OrderId, PlacedData, ProductData
 from common.problem import Problem, ProblemError
 from common.server import BODY_BYTES_MAX
-from order.catalogue import Catalogue
-from order.orders_log import OrdersLog
-from order.place import OrderDesk, PlaceOrder, price
+from order.desk import price
 from order.requests import OrderLine, OrderRequest
+from tests.unit.order_api import JSON, PRODUCTS, Answer, Api, FakeLog, product
 
 ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
-HEADERS = {"content-type": "application/json"}
-
-
-def product(product_id: str, unit_price: int = 100, *, currency: str = "EUR", active: bool = True) -> ProductData:
-    return ProductData(
-        product_id=product_id, name=product_id, unit_price=unit_price, currency=currency, active=active, version=1
-    )
-
-
-PRODUCTS = {
-    p.product_id: p
-    for p in (
-        product("apple", 150),
-        product("pear", 250),
-        product("dollar", currency="USD"),
-        product("old", active=False),
-    )
-}
+HEADERS = JSON
 
 
 def order(*lines: tuple[str, int], expected: int | None = None) -> OrderRequest:
@@ -112,78 +82,24 @@ def test_another_price_than_expected_is_said_with_both_figures() -> None:
     assert isinstance(price(order(("apple", 2), expected=300), PRODUCTS, ORDER_ID), PlacedData)
 
 
-class FakeCatalogue(Catalogue):
-    def __init__(self, products: Mapping[str, ProductData]) -> None:
-        self.products = products
-
-
-class FakeLog(OrdersLog):
-    """Takes what it is given, unless told otherwise."""
-
-    def __init__(self, *, refused: Problem | None = None, fails: Exception | None = None) -> None:
-        self.placed: list[OrderPlaced] = []
-        self._refused = refused
-        self._fails = fails
-
-    def refusal(self) -> Problem | None:
-        return self._refused
-
-    async def place(self, event: OrderPlaced) -> Acknowledged:
-        if self._fails is not None:
-            raise self._fails
-        self.placed.append(event)
-        return Acknowledged(3, 17, Milliseconds(1))
-
-
-class Answer:
-    """What the endpoint sent."""
-
-    def __init__(self, messages: list[dict[str, Any]]) -> None:
-        start, *rest = messages
-        self.status: int = start["status"]
-        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
-        self.body: dict[str, Any] = json.loads(b"".join(message["body"] for message in rest))
-        assert int(self.headers["content-length"]) == sum(len(message["body"]) for message in rest)
-        assert self.headers["x-request-id"]
-
-
 def post(
     *chunks: bytes,
     log: FakeLog | None = None,
     products: Mapping[str, ProductData] = PRODUCTS,
     headers: Mapping[str, str] = HEADERS,
-    gone: bool = False,
-) -> tuple[list[dict[str, Any]], FakeLog]:
-    log = log or FakeLog()
-    incoming = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
-    if gone:
-        incoming.append({"type": "http.disconnect"})
-    elif incoming:
-        incoming[-1]["more_body"] = False
-    sent: list[dict[str, Any]] = []
-
-    async def receive() -> dict[str, Any]:
-        return incoming.pop(0)
-
-    async def send(message: Any) -> None:
-        sent.append(dict(message))
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": "/api/v1/orders",
-        "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
-    }
-    asyncio.run(PlaceOrder(OrderDesk(FakeCatalogue(products), log))(scope, receive, send))
-    return sent, log
+) -> tuple[Answer, FakeLog]:
+    api = Api(log, products=products)
+    answer = api.post(*chunks, headers=headers)
+    assert answer is not None
+    assert answer.headers["x-request-id"]
+    return answer, api.log
 
 
 ORDER = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
 
 
 def test_an_accepted_order_is_in_the_log_and_answered_with_its_place() -> None:
-    sent, log = post(ORDER, headers={**HEADERS, "x-request-id": "mine"})
-    answer = Answer(sent)
+    answer, log = post(ORDER, headers={**HEADERS, "x-request-id": "mine"})
     [event] = log.placed
     assert answer.status == 202
     assert answer.body == {"order_id": event.subject, "status": "pending", "amount": 300, "currency": "EUR"}
@@ -200,8 +116,8 @@ def test_the_trace_of_the_request_is_the_trace_of_the_order() -> None:
 
 
 def test_a_body_in_pieces_is_one_body() -> None:
-    sent, log = post(ORDER[:10], ORDER[10:20], ORDER[20:])
-    assert Answer(sent).status == 202
+    answer, log = post(ORDER[:10], ORDER[10:20], ORDER[20:])
+    assert answer.status == 202
     assert len(log.placed) == 1
 
 
@@ -215,8 +131,7 @@ def test_a_body_in_pieces_is_one_body() -> None:
     ],
 )
 def test_what_is_not_an_order_is_refused_and_not_logged(body: bytes, headers: Mapping[str, str], status: int) -> None:
-    sent, log = post(body, headers=headers)
-    answer = Answer(sent)
+    answer, log = post(body, headers=headers)
     assert answer.status == answer.body["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.body["request_id"] == answer.headers["x-request-id"]
@@ -225,38 +140,39 @@ def test_what_is_not_an_order_is_refused_and_not_logged(body: bytes, headers: Ma
 
 @pytest.mark.parametrize("kind", ["application/json; charset=utf-8", "Application/JSON"])
 def test_a_content_type_may_say_more(kind: str) -> None:
-    assert Answer(post(ORDER, headers={"content-type": kind})[0]).status == 202
+    assert post(ORDER, headers={"content-type": kind})[0].status == 202
 
 
 def test_a_body_that_never_ends_is_refused_at_the_limit() -> None:
-    sent, _ = post(*[b" " * 1_024] * (BODY_BYTES_MAX // 1_024 + 1), gone=True)
-    assert Answer(sent).status == 413
+    answer = Api().post(*[b" " * 1_024] * (BODY_BYTES_MAX // 1_024 + 1), gone=True)
+    assert answer is not None
+    assert answer.status == 413
 
 
 def test_nobody_is_answered_when_the_client_has_gone() -> None:
-    sent, log = post(ORDER[:5], gone=True)
-    assert sent == []
-    assert log.placed == []
+    api = Api()
+    assert api.post(ORDER[:5], gone=True) is None
+    assert api.log.placed == []
 
 
 def test_before_the_catalogue_is_read_orders_are_put_off_not_refused() -> None:
-    answer = Answer(post(ORDER, products={})[0])
+    answer, _ = post(ORDER, products={})
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"
 
 
 def test_a_refusal_does_not_wait_for_the_body() -> None:
-    answer = Answer(post(log=FakeLog(refused=problem.unavailable("full")))[0])
+    answer, _ = post(log=FakeLog(refused=problem.unavailable("full")))
     assert (answer.status, answer.body["detail"]) == (503, "full")
 
 
 def test_an_unknown_outcome_names_the_order_to_ask_for() -> None:
     unknown = ProblemError(problem.unavailable("nobody knows", retry_after_s=10, order_id=ORDER_ID))
-    answer = Answer(post(ORDER, log=FakeLog(fails=unknown))[0])
+    answer, _ = post(ORDER, log=FakeLog(fails=unknown))
     assert (answer.status, answer.headers["retry-after"], answer.body["order_id"]) == (503, "10", ORDER_ID)
 
 
 def test_an_unexpected_error_is_a_problem_document_too() -> None:
-    answer = Answer(post(ORDER, log=FakeLog(fails=RuntimeError("bug")))[0])
+    answer, _ = post(ORDER, log=FakeLog(fails=RuntimeError("bug")))
     assert answer.status == 500
     assert "bug" not in json.dumps(answer.body)

@@ -1,0 +1,53 @@
+"""Many callers' items in one piece of work: what comes while one is under way goes together in the next one."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Grouped(Generic[T, R]):
+    """Does one piece of work at a time, so that groups grow with the load and a lone item does not wait."""
+
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
+        """`work` returns a result for each of its items, at most `most` of them, or fails for all of them."""
+        self._work = work
+        self._most = most
+        self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
+        self._worker: asyncio.Task[None] | None = None
+
+    @property
+    def waiting(self) -> int:
+        """Items whose work has not begun."""
+        return len(self._waiting)
+
+    def submit(self, item: T) -> "asyncio.Future[R]":
+        """The future ends with the item's result, or with what the work raised."""
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._worker is None:
+            self._worker = asyncio.create_task(self._run())
+        return future
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+                await self._serve(group)
+        finally:
+            self._worker = None
+
+    async def _serve(self, group: "list[tuple[T, asyncio.Future[R]]]") -> None:
+        try:
+            results = await self._work([item for item, _ in group])
+        except Exception as error:
+            for _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+        else:
+            for (_, future), result in zip(group, results, strict=True):
+                if not future.done():
+                    future.set_result(result)

@@ -1,0 +1,174 @@
+"""The order api's endpoints without Kafka and database: fakes that take what they are given, unless told otherwise."""
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
+from common.kafka import Acknowledged
+from common.problem import Problem
+from order.catalogue import Catalogue
+from order.desk import OrderDesk
+from order.idempotency import KeyedOrders
+from order.keyed_requests import Ask, First, KeyedRequests
+from order.orders_log import OrdersLog
+from order.outcomes import Outcomes
+from order.place import PlaceOrder
+from order.queries import DatabaseAway, OrderQueries, Stored, Watched
+from order.recent import RecentOrders
+
+JSON = {"content-type": "application/json"}
+PLACE = Acknowledged(3, 17, Milliseconds(1))
+
+
+def product(product_id: str, unit_price: int = 100, *, currency: str = "EUR", active: bool = True) -> ProductData:
+    return ProductData(
+        product_id=product_id, name=product_id, unit_price=unit_price, currency=currency, active=active, version=1
+    )
+
+
+PRODUCTS = {
+    p.product_id: p
+    for p in (
+        product("apple", 150),
+        product("pear", 250),
+        product("dollar", currency="USD"),
+        product("old", active=False),
+    )
+}
+
+
+class FakeCatalogue(Catalogue):
+    def __init__(self, products: Mapping[str, ProductData] = PRODUCTS) -> None:
+        self.products = products
+
+
+class FakeLog(OrdersLog):
+    """Keeps what it takes: as events in `placed`, as bytes in `values`."""
+
+    def __init__(self, *, refused: Problem | None = None, fails: Exception | None = None) -> None:
+        self.placed: list[OrderPlaced] = []
+        self.values: list[bytes] = []
+        self.refused = refused
+        self.fails = fails
+
+    @property
+    def in_flight(self) -> int:
+        return 0
+
+    def refusal(self) -> Problem | None:
+        return self.refused
+
+    def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        sent: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
+        if self.fails is None:
+            event = msgspec.json.decode(value, type=OrderPlaced)
+            assert (event.subject, event.partitionkey) == (order_id, customer_id)
+            self.placed.append(event)
+            self.values.append(value)
+        sent.set_result(PLACE)
+        return sent
+
+    async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        if self.fails is not None:
+            raise self.fails
+        return await sent
+
+
+class FakeRequests(KeyedRequests):
+    """The stored requests, in a dictionary that several processes may share."""
+
+    def __init__(self, stored: dict[tuple[str, str], First] | None = None, *, away: bool = False) -> None:
+        self.stored = {} if stored is None else stored
+        self.away = away
+
+    def submit(self, ask: Ask) -> "asyncio.Future[First | None]":
+        if self.away:
+            raise DatabaseAway("away")
+        answer: asyncio.Future[First | None] = asyncio.get_running_loop().create_future()
+        if ask.first is not None:
+            self.stored.setdefault((ask.customer_id, ask.key), ask.first)
+        answer.set_result(self.stored.get((ask.customer_id, ask.key)))
+        return answer
+
+
+class FakeQueries(OrderQueries):
+    """The order database: answers each question for news with the next of these answers."""
+
+    def __init__(self, *answers: Iterable[Stored] | Exception) -> None:
+        self.answers = list(answers)
+        self.asked: list[Sequence[Watched]] = []
+
+    async def news(self, watched: Sequence[Watched]) -> list[Stored]:
+        self.asked.append(watched)
+        answer = self.answers.pop(0) if self.answers else ()
+        if isinstance(answer, Exception):
+            raise answer
+        return list(answer)
+
+
+class Answer:
+    """What an endpoint sent."""
+
+    def __init__(self, messages: Sequence[Mapping[str, Any]]) -> None:
+        start, *rest = messages
+        self.status: int = start["status"]
+        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
+        self.content = b"".join(message.get("body", b"") for message in rest)
+        if "content-length" in self.headers:
+            assert int(self.headers["content-length"]) == len(self.content)
+
+    @property
+    def body(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.content)
+        return found
+
+
+class Api:
+    """One process's endpoints."""
+
+    def __init__(
+        self,
+        log: FakeLog | None = None,
+        *,
+        products: Mapping[str, ProductData] = PRODUCTS,
+        requests: FakeRequests | None = None,
+        queries: FakeQueries | None = None,
+    ) -> None:
+        self.log = log or FakeLog()
+        self.catalogue = FakeCatalogue(products)
+        self.requests = requests or FakeRequests()
+        self.recent = RecentOrders()
+        self.stopping = False
+        self.desk = OrderDesk(self.catalogue, self.log)
+        self.keyed = KeyedOrders(self.desk, self.requests, self.log, self.recent)
+        self.outcomes = Outcomes(queries or FakeQueries(), lambda: self.stopping)
+
+    def post(self, *chunks: bytes, headers: Mapping[str, str] = JSON, gone: bool = False) -> Answer | None:
+        """Place an order whose body comes in chunks; None if nobody was answered, since the client had `gone`."""
+        return asyncio.run(call(PlaceOrder(self.desk, self.keyed, self.outcomes), chunks, headers, gone=gone))
+
+
+async def call(
+    endpoint: Any, chunks: Sequence[bytes], headers: Mapping[str, str], *, gone: bool = False
+) -> Answer | None:
+    """A POST to a bare ASGI endpoint."""
+    incoming: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
+    if gone:
+        incoming.append({"type": "http.disconnect"})
+    elif incoming:
+        incoming[-1]["more_body"] = False
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        return incoming.pop(0)
+
+    async def send(message: Any) -> None:
+        sent.append(dict(message))
+
+    given = [(name.encode(), value.encode()) for name, value in headers.items()]
+    await endpoint({"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": given}, receive, send)
+    return Answer(sent) if sent else None

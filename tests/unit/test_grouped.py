@@ -1,0 +1,69 @@
+"""Grouping: one piece of work at a time, and everybody gets an answer of his own."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from order.grouped import Grouped
+
+
+class Work:
+    """Doubles numbers, each group when it is let to."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
+
+    async def __call__(self, numbers: Sequence[int]) -> list[int]:
+        self.groups.append(list(numbers))
+        self.begun.set()
+        await self.may_end.wait()
+        if 13 in numbers:
+            raise ValueError("13")
+        return [2 * number for number in numbers]
+
+
+def test_what_comes_while_one_is_under_way_goes_together_in_the_next() -> None:
+    async def main() -> None:
+        work = Work()
+        grouped = Grouped(work, most=3)
+        first = grouped.submit(1)
+        await work.begun.wait()
+        later = [grouped.submit(number) for number in range(2, 7)]
+        assert grouped.waiting == 5
+        work.may_end.set()
+        assert await first == 2
+        assert [await future for future in later] == [4, 6, 8, 10, 12]
+        assert work.groups == [[1], [2, 3, 4], [5, 6]]
+
+    asyncio.run(main())
+
+
+def test_a_failure_is_its_group_s_alone() -> None:
+    async def main() -> None:
+        work = Work()
+        work.may_end.set()
+        grouped = Grouped(work, most=2)
+        failing = [grouped.submit(13), grouped.submit(1)]
+        fine = grouped.submit(2)
+        for future in failing:
+            with pytest.raises(ValueError, match="13"):
+                await future
+        assert await fine == 4
+        assert await grouped.submit(3) == 6
+
+    asyncio.run(main())
+
+
+def test_who_has_gone_does_not_disturb_the_others() -> None:
+    async def main() -> None:
+        work = Work()
+        grouped = Grouped(work, most=9)
+        gone, staying = grouped.submit(1), grouped.submit(2)
+        gone.cancel()
+        work.may_end.set()
+        assert await staying == 4
+
+    asyncio.run(main())
