@@ -5,7 +5,7 @@ For what has to be measured on a million orders. Run by itself on a stack's infr
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
@@ -41,10 +41,11 @@ from common.events import (
     rfc3339,
 )
 from common.kafka import client_config
-from ops.topics import bounds
+from common.positions import Partition
+from ops.topics import bounds, committed
 from ops.verify.marks import DATABASE_OF, READERS
 from order.ids import OrderIds
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 
 CUSTOMERS: Final = 10_000
 PRODUCTS: Final = 1_000
@@ -180,11 +181,14 @@ class History:
                     "INSERT INTO positions (topic, partition, topic_id, next_offset) VALUES (%s, %s, %s, %s)",
                     (*p, ids[p.topic].topic_id, end),
                 )
-            offsets = [TopicPartition(*p, end) for p, end in read]
-            for future in self._admin.alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, offsets)]
-            ).values():
-                future.result()
+            eventually(lambda g=group, r=dict(read): self._commit(g, r), f"{group} has committed")  # type: ignore[misc]
+
+    def _commit(self, group: str, read: Mapping[Partition, int]) -> bool:
+        """A broker just started has no coordinator yet, and says so by partition, in a result that is no error."""
+        offsets = [TopicPartition(*p, end) for p, end in read.items()]
+        for future in self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)]).values():
+            future.result()
+        return committed(self._admin, group) == read
 
 
 def _adder(rows: Rows) -> Any:

@@ -22,21 +22,21 @@ class FirstLook(NamedTuple):
 def look(directory: Path, buckets: Iterable[str], marks: Marks) -> FirstLook:
     """Judge every order of these buckets for the first time."""
     progress = Progress(marks)
-    checked: Counter[Statement] = Counter()
-    again = 0
+    placed = settled = decisions = again = 0
     for bucket in buckets:
         suspects = []
         for order_id, evidence in read(spill.lines(directory, bucket)).items():
             judged = judge(evidence, progress)
-            checked[Statement.DECIDED] += judged.is_placed
-            checked[Statement.OUTCOME] += judged.is_settled
-            checked[Statement.ONCE] += judged.decisions
+            placed += judged.is_placed
+            settled += judged.is_settled
+            decisions += judged.decisions
             if judged.verdict.findings or judged.verdict.waiting:
                 suspects.append(order_id)
         if suspects:
             again_file(directory, bucket).write_text("".join(f"{order_id}\n" for order_id in suspects))
             again += len(suspects)
-    return FirstLook(checked, again)
+    checked = {Statement.DECIDED: placed, Statement.OUTCOME: settled, Statement.ONCE: decisions}
+    return FirstLook(Counter(checked), again)
 
 
 def again_file(directory: Path, bucket: str) -> Path:
