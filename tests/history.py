@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
@@ -184,11 +184,16 @@ class History:
             eventually(lambda g=group, r=dict(read): self._commit(g, r), f"{group} has committed")  # type: ignore[misc]
 
     def _commit(self, group: str, read: Mapping[Partition, int]) -> bool:
-        """A broker just started has no coordinator yet, and says so by partition, in a result that is no error."""
+        """A broker just started has no coordinator yet; it says so for each partition, in a result that is no error."""
         offsets = [TopicPartition(*p, end) for p, end in read.items()]
-        for future in self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, offsets)]).values():
-            future.result()
-        return committed(self._admin, group) == read
+        try:
+            for future in self._admin.alter_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, offsets)]
+            ).values():
+                future.result()
+            return committed(self._admin, group) == read
+        except KafkaException:
+            return False
 
 
 def _adder(rows: Rows) -> Any:
