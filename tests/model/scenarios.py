@@ -89,7 +89,6 @@ LARGE: Final = (
     *SMALL,
     Scenario(name="a cancel and a crash", cancels=1, crashes=1),
     Scenario(name="sent twice, a cancel, a refused commit", duplicates=1, cancels=1, refusals=1),
-    Scenario(name="sold out, a crash, a zombie", stock=0, crashes=1, zombies=1, faults_in=("saga",)),
     Scenario(name="a cancel, a crash, a zombie", cancels=1, crashes=1, zombies=1, faults_in=("payment",)),
     Scenario(name="rare commits, a crash, a zombie", stock=0, crashes=1, zombies=1, refusals=3, faults_in=("payment",)),
     Scenario(name="a deadline and a zombie", deadline=True, zombies=1),
