@@ -42,6 +42,7 @@ TICK_BELOW_NS: Final = 1_000_000
 TICK_FAST_BELOW_NS: Final = 333_333
 
 NS: Final = 1_000_000_000
+FILES_BESIDE: Final = 64
 
 # What the generator and the one who started it share while it runs: eight-byte numbers in a mapped file.
 SENT, ACCEPTED, REFUSED, FAILED, RATE_MILLI, STOP, STARTED_NS = range(7)
@@ -340,9 +341,19 @@ def open_board(path: Path) -> "memoryview[int]":
         return memoryview(mmap.mmap(file.fileno(), BOARD_BYTES)).cast("q")
 
 
+def allow_connections(count: int) -> None:
+    """Raise the limit on open files, which is 1,024 on many systems, as far as it may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + FILES_BESIDE
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
 def main(spec_path: str) -> None:
     spec = msgspec.json.decode(Path(spec_path).read_bytes(), type=Spec)
     files = Path(spec.files)
+    allow_connections(spec.connections)
     generator = Generator(spec, open_board(files.with_suffix(".board")))
     result = generator.run()
     with files.with_suffix(".times").open("wb") as file:

@@ -23,6 +23,11 @@ def has_backlog(rate: float, backlog: float) -> bool:
     return backlog > TARGET_S * rate
 
 
+def rise(rate: float) -> float:
+    """The rate to offer next as long as there is no backlog."""
+    return min(RATE_MAX, rate * STEP_MAX)
+
+
 def next_rate(rate: float, settled_per_s: float, backlog: float) -> float:
     """The rate to offer next, given what was settled a second lately and how many orders wait."""
     wanted = settled_per_s + (TARGET_S * settled_per_s - backlog) / PULL_S

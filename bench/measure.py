@@ -202,28 +202,29 @@ class Meter:
 
 
 class _Governing:
-    """Sets the generator's rate by what the log says has been settled."""
+    """Sets the generator's rate by what the log says has been settled.
+
+    The backlog counts from what was due: orders that still wait for a connection are waiting, too.
+    """
 
     def __init__(self, log: OrdersLog, base: int, spec: Spec) -> None:
         self._log = log
         self._base = base
-        self._rate = spec.rate * max(1, spec.lines)
         self._lines = max(1, spec.lines)
+        self._rate = spec.rate * self._lines
+        self._due = 0.0
         self._seen: list[tuple[float, int]] = [(0.0, 0)]
         self._rising = True
 
     def __call__(self, board: Board, at_s: float) -> None:
-        accepted = board.accepted
-        settled = self._log.records() - self._base - accepted
+        self._due += self._rate * (at_s - self._seen[-1][0])
+        settled = self._log.records() - self._base - board.accepted
         self._seen.append((at_s, settled))
         before_s, before = self._seen[max(0, len(self._seen) - 3)]
         per_s = max(0.0, settled - before) / (at_s - before_s)
-        backlog = accepted - settled
+        backlog = self._due - (board.refused + board.failed) * self._lines - settled
         self._rising = self._rising and not governor.has_backlog(self._rate, backlog)
-        if self._rising:
-            self._rate *= governor.STEP_MAX
-        else:
-            self._rate = governor.next_rate(self._rate, per_s, backlog)
+        self._rate = governor.rise(self._rate) if self._rising else governor.next_rate(self._rate, per_s, backlog)
         board.set_rate(self._rate / self._lines)
 
 
@@ -290,6 +291,11 @@ def evaluate(
         others_share=others_share,
         series=series(records, found, start_ms, load_s),
         warnings=[
+            *(
+                [f"{result.requests * spec.lines - orders} lines of batches were not accepted"]
+                if spec.lines and orders < result.requests * spec.lines
+                else []
+            ),
             *(
                 [f"{result.waited_for_connection} requests waited for one of {result.connections} connections"]
                 if result.waited_for_connection

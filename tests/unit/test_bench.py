@@ -188,7 +188,7 @@ class TestHeld:
             backlog -= settled
             arriving.append(rate / 2)
             rising = rising and not governor.has_backlog(rate, backlog)
-            rate = rate * governor.STEP_MAX if rising else governor.next_rate(rate, settled * 2, backlog)
+            rate = governor.rise(rate) if rising else governor.next_rate(rate, settled * 2, backlog)
             offered.append(rate)
         assert sum(offered[-20:]) / 20 == pytest.approx(capacity, rel=0.05)
 
