@@ -168,7 +168,7 @@ _COLUMNS: Final = (
 )  # fmt: skip
 # A marked row comes to its turn when nothing unmarked of its customer lies before it in its partition.
 _MARKED: Final = """
-    SELECT topic, partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, key, value, state
+    SELECT topic, partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, key, value, state, given_up
     FROM parked_events AS row
     WHERE state IN ('redrive', 'discard', 'decided')
       AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::integer[]))
@@ -184,7 +184,7 @@ _SET_STATE: Final = """
 """
 # What lay marked behind an event that failed again waits again: it must not overtake it.
 _PARK_AGAIN: Final = """
-    UPDATE parked_events SET state = 'parked',
+    UPDATE parked_events SET state = 'parked', given_up = false,
       root = root OR "offset" = %(offset)s,
       error = CASE WHEN "offset" = %(offset)s THEN %(error)s ELSE error END,
       attempts = attempts + ("offset" = %(offset)s)::int
@@ -198,6 +198,7 @@ class Marked(NamedTuple):
 
     letter: Letter
     state: str
+    given_up: bool
 
     @property
     def place(self) -> tuple[str, int, int]:
@@ -263,8 +264,8 @@ def marked(connection: Conn, partitions: Iterable[Partition]) -> list[Marked]:
     wanted = list(partitions)
     parameters = ([p.topic for p in wanted], [p.number for p in wanted], REDRIVE_ROWS_MAX)
     return [
-        Marked(Letter(Partition(topic, number), offset, at, key and bytes(key), bytes(value), ()), state)
-        for topic, number, offset, at, key, value, state in connection.execute(_MARKED, parameters).fetchall()
+        Marked(Letter(Partition(topic, number), offset, at, key and bytes(key), bytes(value), ()), state, given_up)
+        for topic, number, offset, at, key, value, state, given_up in connection.execute(_MARKED, parameters).fetchall()
     ]
 
 
@@ -285,9 +286,7 @@ def reopen(row: Marked) -> Received | None:
 
     Raises `Poison` when the letter is to be redriven and still is not an event.
     """
-    if row.state != "discard":
-        return open_letter(row.letter)
-    return discarded(row.letter)
+    return discarded(row.letter) if row.given_up else open_letter(row.letter)
 
 
 class _AnyPlaced(msgspec.Struct, tag_field="type", tag="order.placed"):

@@ -159,11 +159,15 @@ _READINGS = """
     SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
     FROM positions WHERE topic = ANY(%s)
 """
-# By the BRIN index on placed_at: unlike a partial index on pending orders, it leaves the saga's updates in their page.
+# Not of a customer who has events parked: the results may be among them, and were in time. By the BRIN index on
+# placed_at: unlike a partial index on pending orders, it leaves the saga's updates in their page.
 _OVERDUE = """
     SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint
     FROM orders JOIN unnest(%s::integer[], %s::timestamptz[]) AS due(partition, until) USING (partition)
     WHERE status = 'pending' AND placed_at >= %s::timestamptz AND placed_at <= %s::timestamptz AND placed_at <= until
+      AND NOT EXISTS (
+        SELECT FROM parked_events
+        WHERE key = convert_to(customer_id, 'UTF8') AND state IN ('parked', 'redrive', 'discard'))
     ORDER BY placed_at LIMIT %s
 """
 OVERDUE_MAX = 1_000

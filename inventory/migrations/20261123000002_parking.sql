@@ -17,6 +17,7 @@ CREATE TABLE parked_events (
     state       text NOT NULL DEFAULT 'parked' CHECK (state IN ('parked', 'redrive', 'discard', 'decided', 'done')),
     parked_at   timestamptz NOT NULL DEFAULT now(),
     attempts    integer NOT NULL DEFAULT 1,
+    given_up    boolean NOT NULL DEFAULT false, -- discarded: it counts as the decision not to take it, to its end
     PRIMARY KEY (topic, partition, "offset", topic_id)
 );
 CREATE INDEX parked_events_open ON parked_events (key, topic, partition, "offset") WHERE state <> 'done';

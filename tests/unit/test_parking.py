@@ -1,0 +1,92 @@
+import json
+
+import pytest
+
+from common.errors import Poison
+from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
+from common.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, open_all, reopen, sort
+from common.positions import Partition
+from ops.dead_letters import type_named
+from tests.unit.orders import CUSTOMER, placed
+
+PARTITION = Partition(ORDERS, 3)
+GOOD = encode(placed())
+WITHOUT_ITEMS = json.dumps(
+    {**json.loads(GOOD), "data": {k: v for k, v in json.loads(GOOD)["data"].items() if k != "items"}}
+).encode()
+
+
+def letter(offset: int, value: bytes = GOOD, key: bytes | None = CUSTOMER.encode(), topic: str = ORDERS) -> Letter:
+    return Letter(Partition(topic, 3), offset, Milliseconds(offset), key, value, ())
+
+
+def told_apart(*letters: Letter, position: int = 0, held: dict[bytes, str] | None = None) -> Sorted:
+    return sort(open_all(letters), {PARTITION: position}, held or {})
+
+
+def test_what_lies_below_the_position_is_a_repeat_and_is_not_parked_again() -> None:
+    found = told_apart(letter(1), letter(2, b"poison"), letter(3), position=3, held={CUSTOMER.encode(): "parked"})
+    assert [r.offset for r in found.repeats] == [1]
+    assert [p.letter.offset for p in found.parked] == [3]
+    assert found.fresh == []
+
+
+def test_poison_is_a_root_and_what_follows_of_its_customer_a_follower() -> None:
+    other = b"somebody-else"
+    found = told_apart(letter(1), letter(2, b"poison"), letter(3), letter(4, b"more", other))
+    assert [r.offset for r in found.fresh] == [1]
+    assert [(p.letter.offset, p.root, p.state) for p in found.parked] == [
+        (2, True, "parked"),
+        (3, False, "parked"),
+        (4, True, "parked"),
+    ]
+
+
+def test_behind_events_that_are_all_marked_an_event_is_parked_marked_or_the_customer_never_catches_up() -> None:
+    found = told_apart(letter(1), held={CUSTOMER.encode(): "redrive"})
+    assert [(p.root, p.state) for p in found.parked] == [(False, "redrive")]
+
+
+def test_an_event_without_a_key_is_parked_alone() -> None:
+    found = told_apart(letter(1, GOOD, None), letter(2))
+    assert [(p.letter.offset, p.root) for p in found.parked] == [(1, True)]
+    assert [r.offset for r in found.fresh] == [2]
+
+
+@pytest.mark.parametrize("state", ["discard", "decided"])
+def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: str) -> None:
+    received = reopen(Marked(letter(1, WITHOUT_ITEMS), state, given_up=True))
+    assert received is not None
+    assert isinstance(received.event, OrderDiscarded)
+    assert received.event.data.customer_id == CUSTOMER
+
+
+def test_what_is_redriven_must_be_an_event_by_now() -> None:
+    with pytest.raises(Poison):
+        reopen(Marked(letter(1, WITHOUT_ITEMS), "redrive", given_up=False))
+
+
+def test_only_an_order_is_decided_by_being_given_up() -> None:
+    assert reopen(Marked(letter(1, b"<order/>"), "discard", given_up=True)) is None
+    assert reopen(Marked(letter(1, GOOD, topic=PAYMENTS), "discard", given_up=True)) is None
+    assert reopen(Marked(letter(1, GOOD, b"another"), "discard", given_up=True)) is None
+
+
+def test_an_event_says_its_type_whatever_else_is_wrong_with_it() -> None:
+    assert type_named(WITHOUT_ITEMS) == "order.placed"
+    assert type_named(b'{"specversion":"2.0","type":"order.cancelled"}') == "order.cancelled"
+    assert type_named(b"<order/>") == type_named(b"[" * 100_000) == type_named(b'{"type":1}') == ""
+
+
+def test_bad_data_does_not_trip_the_breaker_and_a_bad_deployment_does() -> None:
+    bad_data, bad_deployment = Breaker(), Breaker()
+    assert not any(bad_data.count(1_000, 9) for _ in range(100)), "0.9 % is bad data, however long it goes on"
+    assert not any(bad_deployment.count(10, 1) for _ in range(STOP_ROOTS_MIN - 1))
+    assert bad_deployment.count(10, 1)
+
+
+def test_the_breaker_forgets_what_was_long_ago() -> None:
+    breaker = Breaker()
+    assert not breaker.count(20_000, STOP_ROOTS_MIN)
+    assert not breaker.count(10_000, STOP_ROOTS_MIN - 1)
+    assert not breaker.count(10_000, 99)
