@@ -45,7 +45,7 @@ class Customer(FastHttpUser):
         }
         with self.client.post(ORDERS, json=body, catch_response=True) as answer:
             if answer.status_code != 202:
-                answer.failure(f"{answer.status_code}: {answer.text}")
+                answer.failure(f"{answer.status_code}: {answer.text or answer.error}")
                 return
             order_id = answer.json()["order_id"]
             self.orders.append(order_id)
