@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
@@ -40,9 +40,9 @@ from common.events import (
     now,
     rfc3339,
 )
-from common.kafka import client_config
+from common.kafka import client_config, producer_config
 from common.positions import Partition
-from ops.topics import bounds, committed
+from ops.topics import bounds
 from ops.verify.marks import DATABASE_OF, READERS
 from order.ids import OrderIds
 from tests.stack import Stack, eventually
@@ -52,6 +52,7 @@ PRODUCTS: Final = 1_000
 OPENING: Final = 10**9
 PIECES: Final = 10**7
 CHUNK: Final = 20_000
+COORDINATOR_S: Final = 30.0
 TRACE: Final = "00-0123456789abcdef0123456789abcdef-0123456789abcdef-01"
 
 Rows = dict[tuple[str, str], list[tuple[Any, ...]]]
@@ -78,10 +79,10 @@ class History:
 
     def __init__(self, stack: Stack, partitions: int) -> None:
         self._partitions = partitions
-        servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
+        servers = self._servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
         self._admin = AdminClient(client_config(servers, "history"))
         self._producer = Producer(
-            {**client_config(servers, "history"), "linger.ms": 50, "queue.buffering.max.messages": 1_000_000}
+            {**producer_config(servers, "history", linger_ms=50), "queue.buffering.max.messages": 1_000_000}
         )
         self._databases = {
             name: psycopg.connect(stack.variables[f"{name.upper()}_DATABASE_URL"]) for name in DATABASE_OF.values()
@@ -184,16 +185,18 @@ class History:
             eventually(lambda g=group, r=dict(read): self._commit(g, r), f"{group} has committed")  # type: ignore[misc]
 
     def _commit(self, group: str, read: Mapping[Partition, int]) -> bool:
-        """A broker just started has no coordinator yet; it says so for each partition, in a result that is no error."""
-        offsets = [TopicPartition(*p, end) for p, end in read.items()]
+        """A broker just started has no coordinator yet. It is asked by a consumer: the admin client of librdkafka
+        crashes the process when a coordinator is still loading."""
+        consumer = Consumer({**client_config(self._servers, "history"), "group.id": group, "enable.auto.commit": False})
         try:
-            for future in self._admin.alter_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group, offsets)]
-            ).values():
-                future.result()
-            return committed(self._admin, group) == read
+            consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
+            consumer.commit(offsets=[TopicPartition(*p, end) for p, end in read.items()], asynchronous=False)
+            found = consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
+            return all(tp.offset == read[Partition(tp.topic, tp.partition)] for tp in found)
         except KafkaException:
             return False
+        finally:
+            consumer.close()
 
 
 def _adder(rows: Rows) -> Any:

@@ -27,6 +27,7 @@ from ops.verify.unproven import Unproven
 
 CLIENT_ID: Final = "verify"
 SILENCE_S: Final = 20.0
+COORDINATOR_S: Final = 15.0
 FETCH_RECORDS: Final = 5_000
 UNREADABLE_MAX: Final = 100_000
 
@@ -81,15 +82,24 @@ class Log:
         return Bounds({p: first for p, (first, _) in ours.items()}, {p: end for p, (_, end) in ours.items()})
 
     def committed(self) -> dict[Place, int]:
-        """What the consumer groups have committed."""
-        try:
-            return {
-                (group, *partition): offset
-                for group in READERS[ORDERS]
-                for partition, offset in topics.committed(self._admin, group).items()
-            }
-        except KafkaException as error:
-            raise away(self._servers, error) from error
+        """What the consumer groups have committed. Asked as a consumer, which waits for a coordinator that is loading;
+        the admin client's way to ask (confluent-kafka 2.16) crashes the process then."""
+        partitions = [p for p in self.bounds().ends if p.topic in TOPICS]
+        found = {}
+        for group in READERS[ORDERS]:
+            consumer = Consumer(
+                {**client_config(self._servers, CLIENT_ID), "group.id": group, "enable.auto.commit": False}
+            )
+            try:
+                read = [TopicPartition(*p) for p in partitions if group in READERS[p.topic]]
+                for tp in consumer.committed(read, COORDINATOR_S):
+                    if tp.offset >= 0:
+                        found[group, tp.topic, tp.partition] = tp.offset
+            except KafkaException as error:
+                raise away(self._servers, error) from error
+            finally:
+                consumer.close()
+        return found
 
 
 def away(servers: str, error: KafkaException) -> Unproven:
