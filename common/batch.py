@@ -148,6 +148,7 @@ class _Session(Generic[Locked]):
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
         self._attended_at = 0.0
+        self._attend_failed = False
         self._lag_at = 0.0
 
     def run(self) -> None:
@@ -236,6 +237,7 @@ class _Session(Generic[Locked]):
                 guards = parking.look(connection, {letter.key for letter in letters if letter.key is not None})
                 locked = self._handler.lock(connection, [o.received for o in opened if o.received is not None])
             _check_not_superseded(known, positions.fetched(held), partitions)
+            _check_no_gap(known, letters)
             _check_not_stopped(guards)
             found = parking.sort(opened, known, dict(guards.held.fetchall()))
             decided = self._handler.decide(locked, found.fresh, found.repeats)
@@ -260,9 +262,9 @@ class _Session(Generic[Locked]):
                 "parked: {}", error, customer=customer, topic=topic, partition=partition, offset=letter.offset
             )
         if self._breaker.count(events, sum(p.root for p in parked)):
-            self._breaker = Breaker()
             share = f"{parking.STOP_SHARE_MAX:.0%}"
             self._ask(lambda: parking.stop(self._connection, f"over {share} of the last events could not be processed"))
+            self._breaker = Breaker()
             self._attended_at = 0.0
 
     def _publish(self, decided: Decided) -> int:
@@ -281,21 +283,26 @@ class _Session(Generic[Locked]):
         self._attended_at = time.monotonic()
         try:
             self._wait_while_stopped()
+            if self._attend_failed:
+                self._attend_failed = False
+                self._say("")
             while rows := self._ask(lambda: parking.marked(self._connection, self._inbox.positions)):
                 self._redrive(rows)
         except Exception as error:
             if classify(error) is not Failure.TRANSIENT or isinstance(error, Superseded):
                 raise
+            self._attend_failed = True
             self._tell(error)
             self._recover(error)
 
     def _wait_while_stopped(self) -> None:
-        while reason := self._ask(lambda: parking.stopped(self._connection)):
+        waited = False
+        while (reason := self._ask(lambda: parking.stopped(self._connection))) and not self._stopping.is_set():
+            waited = True
             self._say(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
             self._report_lag()
-            if self._stopping.is_set():
-                return
+        if waited:
             self._say("")
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
@@ -313,6 +320,7 @@ class _Session(Generic[Locked]):
             with transaction(connection):
                 if error:
                     parking.park_again(connection, rows[0], error)
+                    self._log.error("parked again: {}", error, place=rows[0].place)
                     return
                 reopened = [(row.state, received) for row in rows if (received := parking.reopen(row)) is not None]
                 with connection.pipeline():
@@ -410,6 +418,17 @@ def _check_not_superseded(
             raise Superseded(
                 f"{partition}: the position is {stored.get(partition)}, not {known[partition]}: another instance has it"
             )
+
+
+def _check_no_gap(known: Mapping[Partition, int], letters: Sequence[Letter]) -> None:
+    """Raise `Superseded` if records between the position and the batch would be passed over: a partition was lost and
+    given back while the batch waited, and its position is not where it was."""
+    first: dict[Partition, int] = {}
+    for letter in letters:
+        first.setdefault(letter.partition, letter.offset)
+    for partition, offset in first.items():
+        if offset > known[partition]:
+            raise Superseded(f"{partition}: the batch begins at {offset}, the position is {known[partition]}")
 
 
 def _check_not_stopped(guards: parking.Guards) -> None:

@@ -74,6 +74,7 @@ _FATAL_KAFKA = frozenset(
         KafkaError._AUTHENTICATION,
         KafkaError._INVALID_ARG,
         KafkaError.UNSUPPORTED_VERSION,
+        KafkaError.MSG_SIZE_TOO_LARGE,
         KafkaError._UNSUPPORTED_FEATURE,
         KafkaError.OFFSET_OUT_OF_RANGE,
         KafkaError._AUTO_OFFSET_RESET,

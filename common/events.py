@@ -46,6 +46,10 @@ Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 UnitPrice = Annotated[int, Meta(ge=0, le=UNIT_PRICE_MAX, description="minor units")]
 Amount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX, description="minor units")]
 
+Attribute = Annotated[str, Meta(max_length=256)]
+# Answers repeat it: without a bound, an order that just fits into the log has an answer that does not.
+TraceParent = Annotated[str, Meta(pattern=r"^[\x20-\x7e]{0,128}\Z")]
+
 Reason = Literal[
     "insufficient_funds",
     "unknown_account",
@@ -125,12 +129,12 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
     origin: ClassVar[str]
 
     specversion: Literal["1.0"] = "1.0"
-    id: str
-    source: str
-    subject: str
-    time: str
-    partitionkey: str
-    traceparent: str = ""
+    id: Attribute
+    source: Attribute
+    subject: Attribute
+    time: Attribute
+    partitionkey: Attribute
+    traceparent: TraceParent = ""
     sequence: int
     datacontenttype: Literal["application/json"] = "application/json"
 

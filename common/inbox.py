@@ -8,14 +8,20 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_LOG_APPEND_TIME,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
 from loguru import logger
 
 from common.config import Process
-from common.errors import Failure, LossDetected, classify, describe
+from common.errors import Fatal, LossDetected
 from common.events import Milliseconds
 from common.kafka import consumer_config
 from common.parking import Letter
@@ -55,10 +61,16 @@ class Rate:
 
 
 def _letter(message: Message, partition: Partition) -> Letter:
+    kind, at = message.timestamp()
+    if kind != TIMESTAMP_LOG_APPEND_TIME:
+        raise Fatal(
+            f"{partition.topic}: message.timestamp.type must be LogAppendTime: deadlines and the order of events are "
+            "judged by the broker's clock, not by a client's"
+        )
     return Letter(
         partition,
         int(message.offset() or 0),
-        Milliseconds(message.timestamp()[1]),
+        Milliseconds(at),
         message.key(),
         message.value() or b"",
         list(message.headers() or ()),  # type: ignore[arg-type]  # as pairs, which is how librdkafka gives them
@@ -94,8 +106,13 @@ class Inbox:
         self._broker_away = False
         self._filled_at = 0.0
         self._committed_at = 0.0
+        self._committing: dict[Partition, int] = {}
         self._consumer = Consumer(
-            {**consumer_config(process.bootstrap_servers, process.instance, group), "error_cb": self._client_error}
+            {
+                **consumer_config(process.bootstrap_servers, process.instance, group),
+                "error_cb": self._client_error,
+                "on_commit": self._committed,
+            }
         )
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         say("joining the group")
@@ -129,22 +146,32 @@ class Inbox:
         """
         self._uncommitted.update(offsets)
         if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
-            self._commit()
+            self._commit(asynchronous=True)
 
-    def _commit(self) -> None:
+    def _commit(self, *, asynchronous: bool) -> None:
         """A refusal is not an error: it will be committed later, here or by the partition's next owner, for whom these
-        records are repeats."""
-        self._committed_at = time.monotonic()
-        wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
-        if not wanted:
+        records are repeats. Waiting for an answer takes 45 s when there is nobody to give it."""
+        if not self._uncommitted or self._broker_away:
             return
+        self._committed_at = time.monotonic()
+        self._committing = self._uncommitted
+        wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
+        self._uncommitted = {}
         try:
-            self._consumer.commit(offsets=wanted, asynchronous=False)
-            self._uncommitted.clear()
+            if asynchronous:
+                self._consumer.commit(offsets=wanted, asynchronous=True)
+            else:
+                self._consumer.commit(offsets=wanted, asynchronous=False)
         except KafkaException as error:
-            if classify(error) is not Failure.TRANSIENT:
-                raise
-            self._log.warning("offsets not committed, will try again: {}", describe(error))
+            self._committed(error.args[0], wanted)
+
+    def _committed(self, error: KafkaError | None, _: list[TopicPartition]) -> None:
+        """What became of a commit. One that was refused is tried again, unless the partition is gone or further."""
+        if error is None:
+            return
+        owned = {partition: offset for partition, offset in self._committing.items() if partition in self.positions}
+        self._uncommitted = {**owned, **self._uncommitted}
+        self._log.warning("offsets not committed, will try again: {}", error.str())
 
     def lag(self) -> dict[str, int]:
         """By topic: how many records are known to be in the log and not stored yet, in the partitions assigned."""
@@ -156,14 +183,13 @@ class Inbox:
 
     def close(self) -> None:
         """Commit what is done, if the group still takes it, and leave."""
-        with suppress(KafkaException):
-            self._commit()
+        self._commit(asynchronous=False)
         self._consumer.close()
 
     def _fill(self) -> None:
         first = self._consumer.consume(1, POLL_S)
         if not first:
-            self._commit()
+            self._commit(asynchronous=True)
             if self._broker_away:
                 self._look_for_the_broker()
             return
@@ -199,12 +225,15 @@ class Inbox:
                 partition = Partition(start.topic, start.partition)
                 self.positions[partition] = start.position
                 self._expected[partition] = start.offset
-            consumer.incremental_assign([TopicPartition(s.topic, s.partition, s.offset) for s in starts])
+            assigned = [TopicPartition(s.topic, s.partition, s.offset) for s in starts]
+            consumer.incremental_assign(assigned)
+            # librdkafka keeps a pause over losing a partition and getting it back: it would never be read again.
+            consumer.resume(assigned)
             self._log.info("assigned", partitions=[f"{s.topic}/{s.partition}@{s.offset}" for s in starts])
         self._say("")
 
     def _revoked(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
-        self._commit()
+        self._commit(asynchronous=False)
         self._lost(consumer, gone)
 
     def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:

@@ -107,7 +107,7 @@ class Publisher:
         self._producer = Producer(self._config)
 
     def publish(self, records: Iterable[Outgoing]) -> None:
-        """Raises `Transient` unless every record was acknowledged within the delivery timeout."""
+        """Raises `KafkaException` or `Transient` unless every record was acknowledged within the delivery timeout."""
         failed: list[KafkaError] = []
         waiting = 0
 
@@ -128,12 +128,12 @@ class Publisher:
                     self._producer.poll(POLL_S)
                 except KafkaException as error:
                     self._renew_if_fatal(error.args[0])
-                    raise Transient(f"cannot produce to {topic}: {error.args[0].str()}") from error
+                    raise
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:
             self._renew_if_fatal(failed[0])
-            raise Transient(f"{len(failed)} records were not acknowledged: {failed[0].str()}")
+            raise KafkaException(failed[0])
         if waiting:
             raise Transient(f"{waiting} records were not acknowledged within {DELIVERY_TIMEOUT_MS} ms")
 

@@ -28,7 +28,7 @@ from common.events import (
     rfc3339,
 )
 from common.positions import Partition
-from common.postgres import Conn, copy_in
+from common.postgres import Conn
 
 STOP_ROOTS_MIN: Final = 100
 STOP_SHARE_MAX: Final = 0.01
@@ -153,19 +153,23 @@ class Breaker:
 # SQL
 
 _HELD: Final = """
-    SELECT key, CASE WHEN bool_and(state IN ('redrive', 'discard')) THEN 'redrive' ELSE 'parked' END
-    FROM parked_events WHERE key = ANY(%s) AND state IN ('parked', 'redrive', 'discard') GROUP BY key
+    SELECT substring(key FOR 64) AS customer,
+      CASE WHEN bool_and(state IN ('redrive', 'discard')) THEN 'redrive' ELSE 'parked' END
+    FROM parked_events
+    WHERE substring(key FOR 64) = ANY(%s::bytea[]) AND state IN ('parked', 'redrive', 'discard') GROUP BY customer
 """
 _STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
-_FORGET_DONE: Final = """
-    DELETE FROM parked_events USING unnest(%s::text[], %s::integer[], %s::bigint[]) AS again(topic, partition, o)
-    WHERE parked_events.topic = again.topic AND parked_events.partition = again.partition
-      AND parked_events."offset" = again.o AND state = 'done'
+# An operator may have moved a position back over events that were parked before: those settled are parked anew.
+_PARK: Final = """
+    INSERT INTO parked_events
+      (topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state)
+    SELECT * FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[], %s::bytea[], %s::bytea[], %s::jsonb[],
+                         %s::timestamptz[], %s::boolean[], %s::text[], %s::text[])
+    ON CONFLICT (topic, partition, "offset", topic_id) DO UPDATE
+    SET state = excluded.state, root = excluded.root, error = excluded.error, given_up = false, parked_at = now()
+    WHERE parked_events.state = 'done'
 """
-_COLUMNS: Final = (
-    "topic", "partition", "offset", "topic_id", "key", "value", "headers", "record_time", "root", "error", "state",
-)  # fmt: skip
 # A marked row comes to its turn when nothing unmarked of its customer lies before it in its partition.
 _MARKED: Final = """
     SELECT topic, partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, key, value, state, given_up
@@ -174,7 +178,8 @@ _MARKED: Final = """
       AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::integer[]))
       AND NOT EXISTS (
         SELECT FROM parked_events AS earlier
-        WHERE earlier.key = row.key AND earlier.topic = row.topic AND earlier.partition = row.partition
+        WHERE substring(earlier.key FOR 64) = substring(row.key FOR 64)
+          AND earlier.topic = row.topic AND earlier.partition = row.partition
           AND earlier."offset" < row."offset" AND earlier.state = 'parked')
     ORDER BY topic, partition, "offset" LIMIT %s
 """
@@ -189,7 +194,8 @@ _PARK_AGAIN: Final = """
       error = CASE WHEN "offset" = %(offset)s THEN %(error)s ELSE error END,
       attempts = attempts + ("offset" = %(offset)s)::int
     WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
-      AND state IN ('redrive', 'discard') AND ("offset" = %(offset)s OR key = %(key)s)
+      AND state IN ('redrive', 'discard', 'decided')
+      AND ("offset" = %(offset)s OR substring(key FOR 64) = substring(%(key)s::bytea FOR 64))
 """
 
 
@@ -219,10 +225,8 @@ def look(connection: Conn, keys: Collection[bytes]) -> Guards:
 
 def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str]) -> None:
     """Store parked letters, within the batch's transaction."""
-    # An operator may have moved a position back over events that were parked and settled before.
-    places = [(*p.letter.partition, p.letter.offset) for p in parked]
-    connection.execute(_FORGET_DONE, tuple(list(column) for column in zip(*places, strict=True)))
-    copy_in(connection, "parked_events", _COLUMNS, (_row(p, topic_ids[p.letter.partition.topic]) for p in parked))
+    rows = [_row(p, topic_ids[p.letter.partition.topic]) for p in parked]
+    connection.execute(_PARK, [list(column) for column in zip(*rows, strict=True)])
 
 
 def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:
@@ -236,7 +240,7 @@ def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:
         letter.value,
         headers,
         rfc3339(letter.at),
-        parked.root,
+        str(parked.root),
         _storable(parked.error),
         parked.state,
     )
@@ -278,7 +282,9 @@ def park_again(connection: Conn, row: Marked, error: str) -> None:
     """A marked letter has failed again: it and what lies behind it wait for the operator again."""
     topic, number, offset = row.place
     place = {"topic": topic, "partition": number, "offset": offset, "key": row.letter.key}
-    connection.execute(_PARK_AGAIN, place | {"error": _storable(error)})
+    parked = connection.execute(_PARK_AGAIN, place | {"error": _storable(error)}).rowcount
+    if not parked:
+        raise Poison(f"{row.letter.partition} offset {offset} cannot be parked again: {error}")
 
 
 def reopen(row: Marked) -> Received | None:
@@ -293,7 +299,6 @@ class _AnyPlaced(msgspec.Struct, tag_field="type", tag="order.placed"):
     """As little of an `order.placed` as it takes to decide that it will not be."""
 
     data: OrderRef
-    traceparent: str = ""
 
 
 _any_placed: Final = msgspec.json.Decoder(_AnyPlaced)
@@ -309,5 +314,5 @@ def discarded(letter: Letter) -> Received | None:
         return None
     if letter.key != found.data.customer_id.encode():
         return None
-    event = make(OrderDiscarded, found.data, at=letter.at, traceparent=found.traceparent)
+    event = make(OrderDiscarded, found.data, at=letter.at, traceparent="")
     return Received(letter.partition, letter.offset, letter.at, event)

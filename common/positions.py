@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
-from confluent_kafka import Consumer, TopicCollection, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from common.errors import Fatal, LossDetected, Transient
@@ -112,6 +112,8 @@ def starts(
     for tp in consumer.committed(wanted, REQUEST_TIMEOUT_S):
         partition = Partition(tp.topic, tp.partition)
         row = stored[partition]
+        if tp.error is not None:
+            raise KafkaException(tp.error)
         committed = tp.offset if tp.offset >= 0 else None  # below zero: OFFSET_INVALID, nothing was committed
         first, end = bounds[partition]
         offset = start_offset(partition, topics[tp.topic].topic_id, row, committed, first, end)

@@ -47,9 +47,10 @@ class Batch:
         """Every event is answered, repeats included: whoever asks again may not have got the answer."""
         for record in self.asked:
             order_id = OrderId(record.event.data.order_id)
-            # None for a repeat that is parked: there is nothing to say yet.
+            # None for a repeat that is parked; another customer's for one parked because it named that order. There
+            # is nothing to say then.
             reservation = self.decisions.reservations.get(order_id) or self.known.get(order_id)
-            if reservation is not None:
+            if reservation is not None and reservation.customer_id == record.event.data.customer_id:
                 yield record.partition.number, answer(reservation, record.event.traceparent)
 
 

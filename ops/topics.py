@@ -8,10 +8,10 @@ trim     delete the records that every group has passed; nothing else ever delet
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
 
 from common.config import Env
@@ -46,9 +46,11 @@ COMPACTED = {
 
 def create(admin: AdminClient, partitions: int, replicas: int) -> None:
     """Make the missing topics. Raises `Fatal` when one exists with another partition count."""
-    wanted = [NewTopic(name, partitions, replicas, config=dict(KEPT)) for name in READERS]
+    # With acks=all, a record is acknowledged when so many have it: all but one, or the one there is.
+    in_sync = {"min.insync.replicas": str(max(1, replicas - 1))}
+    wanted = [NewTopic(name, partitions, replicas, config={**KEPT, **in_sync}) for name in READERS]
     # The catalogue is small and each api reads all of it: one partition, one order.
-    wanted.append(NewTopic(PRODUCTS, 1, replicas, config=dict(COMPACTED)))
+    wanted.append(NewTopic(PRODUCTS, 1, replicas, config={**COMPACTED, **in_sync}))
     for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).items():
         try:
             future.result()
@@ -92,21 +94,21 @@ def bounds(admin: AdminClient) -> dict[Partition, tuple[int, int]]:
     return {partition: (found[0][partition], found[1][partition]) for partition in found[0]}
 
 
-def committed(admin: AdminClient, group: str) -> dict[Partition, int]:
-    """The offsets that a consumer group has committed."""
-    [future] = admin.list_consumer_group_offsets(
-        [ConsumerGroupTopicPartitions(group)], request_timeout=TIMEOUT_S
-    ).values()
+def committed(servers: str, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    """The offsets that a consumer group has committed.
+
+    Asked as a consumer that joins nothing: librdkafka 2.16's admin client crashes the process while the group's
+    coordinator still loads, shortly after a broker's start.
+    """
+    consumer = Consumer({**client_config(servers, "topics"), "group.id": group, "enable.auto.commit": False})
     try:
-        partitions = future.result().topic_partitions
-    except KafkaException as error:
-        if error.args[0].code() in (KafkaError.GROUP_ID_NOT_FOUND, KafkaError._UNKNOWN_GROUP):
-            return {}
-        raise
-    return {Partition(tp.topic, tp.partition): tp.offset for tp in partitions if tp.offset >= 0}
+        found = consumer.committed([TopicPartition(*partition) for partition in partitions], TIMEOUT_S)
+    finally:
+        consumer.close()
+    return {Partition(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
 
 
-def show(admin: AdminClient) -> None:
+def show(admin: AdminClient, servers: str) -> None:
     """Print the topics and the groups."""
     ends = bounds(admin)
     table(
@@ -122,7 +124,7 @@ def show(admin: AdminClient) -> None:
     members = _members(admin, groups)
     rows = []
     for group in groups:
-        at = committed(admin, group)
+        at = committed(servers, group, (p for p in ends if group in READERS.get(p.topic, ())))
         for topic, readers in READERS.items():
             if group in readers:
                 lags = [end - max(first, at.get(p, 0)) for p, (first, end) in ends.items() if p.topic == topic]
@@ -140,12 +142,16 @@ def _members(admin: AdminClient, groups: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def trim(admin: AdminClient, *, dry_run: bool) -> None:
+def trim(admin: AdminClient, servers: str, *, dry_run: bool) -> None:
     """Delete, of each partition, what every group that must read it has passed. Raises `Fatal` if one never came."""
-    passed = {group: committed(admin, group) for group in frozenset().union(*READERS.values())}
+    ends = bounds(admin)
+    passed = {
+        group: committed(servers, group, (p for p in ends if group in READERS.get(p.topic, ())))
+        for group in frozenset().union(*READERS.values())
+    }
     until: list[TopicPartition] = []
     records = 0
-    for partition, (first, end) in bounds(admin).items():
+    for partition, (first, end) in ends.items():
         if partition.topic not in READERS or first == end:
             continue
         offsets = {group: passed[group].get(partition) for group in READERS[partition.topic]}
@@ -169,9 +175,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         print("  ".join(c.rjust(w) if c.isdigit() else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
 
 
-def _connect(env: Env) -> AdminClient:
+def _connect(servers: str) -> AdminClient:
     """A client of a broker that answers, waiting up to `WAIT_S` for it to come up. Raises `Fatal`."""
-    servers = env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
     admin = AdminClient(client_config(servers, "topics"))
     try:
         admin.list_topics(timeout=WAIT_S)
@@ -188,7 +193,8 @@ def main(arguments: Sequence[str]) -> None:
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
     chosen = parser.parse_args(arguments)
     env = Env("topics")
-    admin = _connect(env)
+    servers = env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
+    admin = _connect(servers)
     match chosen.command:
         case "create":
             create(
@@ -197,9 +203,9 @@ def main(arguments: Sequence[str]) -> None:
                 env.integer("TOPIC_REPLICAS", 1, least=1, most=9),
             )
         case "list":
-            show(admin)
+            show(admin, servers)
         case "trim":
-            trim(admin, dry_run=chosen.dry_run)
+            trim(admin, servers, dry_run=chosen.dry_run)
 
 
 if __name__ == "__main__":

@@ -87,5 +87,6 @@ def _remember(row: Row, record: Received, decided: Sequence[Outcome]) -> None:
     number = record.partition.number
     if isinstance(record.event, OrderPlaced):
         row.placed = record.event.data
+        row.partition = number  # a result that came first may have named another
     row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))
     row.timeline += [Entry(type_of(outcome), record.at, number, None) for outcome in decided]

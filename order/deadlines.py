@@ -10,7 +10,7 @@ One instance sweeps at a time: the one whose session holds an advisory lock.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -23,6 +23,7 @@ from common.errors import Failure, classify, describe
 from common.events import INVENTORY, PAYMENTS, DeadlineData, Milliseconds, OrderDeadlinePassed, encode, make, now
 from common.kafka import Outgoing, Publisher, client_config
 from common.positions import REQUEST_TIMEOUT_S, Partition
+from common.positions import describe as describe_topics
 from common.postgres import Conn, connect, transaction
 from order import store
 from order.store import Overdue
@@ -65,6 +66,7 @@ class DeadlineTimer:
         self._every_s = min(SWEEP_EVERY_MAX_S, deadline_ms / 1000 / SWEEPS_PER_DEADLINE)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
+        self._missing = ""
         self._log = logger.bind(task="deadlines")
 
     def start(self) -> None:
@@ -75,8 +77,8 @@ class DeadlineTimer:
         self._thread.join()
 
     def missing(self) -> list[str]:
-        """Nothing: whatever it lacks the saga's consumer lacks too, and that one says so."""
-        return []
+        """Why nobody's time is watched here: empty when it is."""
+        return [f"deadlines: {self._missing}"] if self._missing else []
 
     def _run(self) -> None:
         delays = delays_s(cap_s=SWEEP_EVERY_MAX_S)
@@ -84,6 +86,7 @@ class DeadlineTimer:
             try:
                 self._sweep_until_stopped()
             except Exception as error:
+                self._missing = describe(error)
                 if classify(error) is not Failure.TRANSIENT:
                     self._log.opt(exception=error).error("deadlines: {}", describe(error))
                 else:
@@ -103,11 +106,12 @@ class DeadlineTimer:
                 if time.monotonic() - full_at > FULL_SWEEP_EVERY_S:
                     since, full_at = Milliseconds(0), time.monotonic()
                 since = self.sweep(connection, admin, publisher, since)
+                self._missing = ""
 
     def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher, since: Milliseconds) -> Milliseconds:
         """Name the orders that are due; returns from when on the next sweep has to look."""
         at = now()
-        ends = _ends(admin, range(self._process.partitions))
+        ends = _ends(admin)
         with transaction(connection):
             if not store.lead_deadlines(connection):
                 return Milliseconds(0)
@@ -131,9 +135,10 @@ class DeadlineTimer:
         return Outgoing(event.topic, order.partition, order.customer_id.encode(), encode(event))
 
 
-def _ends(admin: AdminClient, numbers: Iterable[int]) -> dict[Partition, int]:
+def _ends(admin: AdminClient) -> dict[Partition, int]:
     """The ends of the result topics, read before anything else: what the saga has read up to them it has read."""
-    partitions = [TopicPartition(topic, number) for topic in RESULTS for number in numbers]
+    topics = describe_topics(admin, RESULTS).values()
+    partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=REQUEST_TIMEOUT_S)
     return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}

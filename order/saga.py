@@ -93,7 +93,7 @@ def advance(
     replay comes to the same row. `None` stands for an order that has no row, before and after. Raises `Contradiction`
     for an event that names another customer than the order's.
     """
-    if order is not None:
+    if order is not None and not isinstance(event, OrderDiscarded):
         check_customer(order.order_id, order.customer_id, event.data.customer_id)
     after = _apply(order, event, at)
     if after is None or after is order:

@@ -24,17 +24,18 @@ _COLUMNS = (
 # What was ordered is known from the placed event on, and never changes after it.
 _UPDATE_ORDERS = """
     UPDATE orders SET
-      status = changed.status, reason = changed.reason, payment = changed.payment, inventory = changed.inventory,
+      partition = changed.partition, status = changed.status, reason = changed.reason,
+      payment = changed.payment, inventory = changed.inventory,
       payment_reason = changed.payment_reason, inventory_reason = changed.inventory_reason,
       amount = coalesce(changed.amount, orders.amount), currency = coalesce(changed.currency, orders.currency),
       items = coalesce(changed.items, orders.items), placed_at = changed.placed_at, decided_at = changed.decided_at,
       settled_at = changed.settled_at, traceparent = changed.traceparent,
       timeline = orders.timeline || changed.timeline
-    FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::bigint[],
-                %s::text[], %s::json[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::text[],
-                %s::jsonb[])
-      AS changed(order_id, status, reason, payment, inventory, payment_reason, inventory_reason, amount, currency,
-                 items, placed_at, decided_at, settled_at, traceparent, timeline)
+    FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                %s::bigint[], %s::text[], %s::json[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[],
+                %s::text[], %s::jsonb[])
+      AS changed(order_id, partition, status, reason, payment, inventory, payment_reason, inventory_reason, amount,
+                 currency, items, placed_at, decided_at, settled_at, traceparent, timeline)
     WHERE orders.order_id = changed.order_id
 """
 
@@ -125,6 +126,7 @@ def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
         _UPDATE_ORDERS,
         (
             [o.order_id for o in orders],
+            [row.partition for row in rows],
             [o.status for o in orders],
             [o.reason for o in orders],
             [o.payment for o in orders],

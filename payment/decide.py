@@ -84,7 +84,7 @@ def decide(
     for event, at in events:
         order_id, customer_id = OrderId(event.data.order_id), CustomerId(event.data.customer_id)
         before = changed.get(order_id) or payments.get(order_id)
-        if before is not None:
+        if before is not None and not isinstance(event, OrderDiscarded):
             check_customer(order_id, before.customer_id, event.data.customer_id)
         match event:
             case OrderPlaced(data=data):

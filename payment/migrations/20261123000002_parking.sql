@@ -20,7 +20,9 @@ CREATE TABLE parked_events (
     given_up    boolean NOT NULL DEFAULT false, -- discarded: it counts as the decision not to take it, to its end
     PRIMARY KEY (topic, partition, "offset", topic_id)
 );
-CREATE INDEX parked_events_open ON parked_events (key, topic, partition, "offset") WHERE state <> 'done';
+-- By as much of the key as a customer's can have: a foreign record's may be longer than an index takes.
+CREATE INDEX parked_events_open ON parked_events (substring(key FOR 64), topic, partition, "offset")
+    WHERE state <> 'done';
 
 -- Who did what to parked events, when and why. Rows are only ever added.
 CREATE TABLE dead_letter_acts (

@@ -2,6 +2,7 @@
 last word, and then all adds up."""
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -64,6 +65,8 @@ SORTS: dict[str, Callable[[dict[str, Any]], bytes]] = {
     "NUL in a text": lambda event: with_data(event, items=[{"product_id": "a\0b", "quantity": 1, "unit_price": 1}]),
     "a megabyte of nesting": lambda _: b"[" * 499_000 + b"]" * 499_000,
     "newer version": lambda event: json.dumps(event | {"specversion": "2.0"}).encode(),
+    "NUL in the trace": lambda event: json.dumps(event | {"traceparent": "00-\0"}).encode(),
+    "an endless trace": lambda event: json.dumps(event | {"traceparent": "0" * 900_000}).encode(),
     "another customer's key": lambda event: with_data(event, customer_id="somebody-else"),
 }
 
@@ -137,6 +140,39 @@ def test_an_event_without_a_key_is_parked_alone(shop: Stack, log: Producer) -> N
         )
         dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", "no key")
         eventually(lambda s=service: shop.query(s, alone) == [], f"gone from {service}")  # type: ignore[misc]
+
+
+def test_a_foreign_record_with_a_key_no_index_takes_is_parked_alone(shop: Stack, log: Producer) -> None:
+    log.produce(ORDERS, b"from elsewhere", os.urandom(4_000), partition=5)
+    log.flush(10)
+    alone = "SELECT \"offset\" FROM parked_events WHERE length(key) = 4000 AND root AND state = 'parked'"
+    for service in ("payment", "inventory", "order"):
+        [(offset,)] = eventually(lambda s=service: shop.query(s, alone) or None, f"parked in {service}")  # type: ignore[misc]
+        assert f"orders/5@{offset}" in dlq(shop, "list", "--service", service)
+        dlq(shop, "discard", f"orders/5@{offset}", "--service", service, "--why", "foreign")
+        eventually(lambda s=service: shop.query(s, alone) == [], f"gone from {service}")  # type: ignore[misc]
+
+
+def test_an_order_id_that_belongs_to_another_customer_is_parked_and_can_be_given_up(shop: Stack, log: Producer) -> None:
+    for customer_id in ("owner", "intruder"):
+        shop.account(customer_id, BALANCE)
+    taken = shop.place("owner", ("sku-a", 1))
+    assert shop.await_settled(taken)["status"] == "confirmed"
+    event = placed(300, "intruder")
+    forged = event | {"subject": taken, "data": event["data"] | {"order_id": taken}}
+    log.produce(ORDERS, json.dumps(forged).encode(), "intruder")
+    log.flush(10)
+    for service in ("payment", "inventory", "order"):
+        eventually(lambda s=service: len(parked(shop, s, "intruder")) == 1, f"parked in {service}")  # type: ignore[misc]
+        [(topic, partition, offset)] = shop.query(
+            service, "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'intruder'"
+        )
+        dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", "forged")
+        eventually(lambda s=service: parked(shop, s, "intruder") == [(True, "done")], f"given up in {service}")  # type: ignore[misc]
+    order = shop.order(taken)
+    assert (order["customer_id"], order["status"], order["settled"]) == ("owner", "confirmed", True)
+    assert (shop.balance("owner"), shop.balance("intruder")) == (BALANCE - 100, BALANCE)
+    assert shop.await_settled(shop.place("intruder", ("sku-a", 1)))["status"] == "confirmed"
 
 
 def test_an_event_that_breaks_a_constraint_is_found_in_its_batch_and_redriven_when_mended(
@@ -215,3 +251,21 @@ def test_a_bad_deployment_stops_the_consumer_until_it_is_resumed(shop: Stack, lo
     assert shop.await_settled(waiting)["status"] == "confirmed"
     shop.await_ready()
     assert_consistent(shop)
+
+
+def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack) -> None:
+    """librdkafka keeps a partition paused over losing it and getting it back."""
+    customers = [f"shared-{i}" for i in range(30)]  # enough to be in every partition
+    for customer_id in customers:
+        shop.account(customer_id, BALANCE)
+    with shop.postgres.connect("payment") as owner:
+        owner.execute("INSERT INTO stops (reason) VALUES ('a test')")
+    eventually(lambda: "dlq resume" in (shop["payment-1"].unready() or ""), "payment-1 waits")
+    shop.launch("payment", 2)
+    eventually(lambda: "dlq resume" in (shop["payment-2"].unready() or ""), "payment-2 waits")
+    dlq(shop, "resume", "--service", "payment", "--why", "the test goes on")
+    shop.await_ready("payment-1", "payment-2")
+    for _ in range(2):
+        ids = [shop.place(customer_id, ("sku-a", 1)) for customer_id in customers]
+        assert {shop.await_settled(order_id)["status"] for order_id in ids} == {"confirmed"}
+        shop["payment-2"].stop()
