@@ -16,6 +16,7 @@ from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.problem import Problem, ProblemError
 from common.server import json_response
 from common.validation import decode_query
+from order.batch import PlaceBatch
 from order.catalogue import Catalogue
 from order.config import Api
 from order.desk import OrderDesk
@@ -30,6 +31,7 @@ from order.queries import DatabaseAway, OrderQueries
 from order.recent import RecentOrders
 from order.requests import PageRequest
 from order.responses import CancelRequested
+from order.stream import OrderEvents
 
 PING_EVERY_S: Final = 1.0
 
@@ -71,8 +73,13 @@ async def serve(settings: Api) -> None:
         await requests.close()
         await queries.close()
 
+    lookup = Lookup(queries, recent, log)
+    bare = [
+        Route(ORDERS_PATH + "/batch", PlaceBatch(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
+        Route(ORDERS_PATH + "/{order_id}/events", OrderEvents(lookup, outcomes), methods=["GET"]),
+    ]
     app = server.application(
-        routes(Lookup(queries, recent, log), queries, log),
+        [*bare, *routes(lookup, queries, log)],
         missing,
         degraded=degraded,
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
@@ -81,7 +88,7 @@ async def serve(settings: Api) -> None:
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:
-    """All but the hot one, `order.place.PlaceOrder`."""
+    """All but those that are bare ASGI."""
 
     async def get_order(request: Request) -> Response:
         found = await lookup.find(request.path_params["order_id"])

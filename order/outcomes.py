@@ -23,7 +23,7 @@ WATCHED_MAX: Final = 10_000
 LOOK_EVERY_S: Final = 0.025
 PAUSE_BY_LOOK: Final = 9.0
 
-_WAIT: Final = re.compile(r'\s*wait\s*=\s*"?(?P<seconds>\d{1,9})"?\s*', re.IGNORECASE)
+_WAIT: Final = re.compile(r'\s*wait\s*=\s*"?(?P<seconds>[0-9]{1,9})"?\s*', re.IGNORECASE)
 
 
 def preferred_wait_s(prefer: str) -> int:
@@ -48,6 +48,11 @@ class Outcomes:
     def room(self) -> bool:
         """Whether one more may wait."""
         return len(self._waiting) < WATCHED_MAX
+
+    @property
+    def draining(self) -> bool:
+        """Whether the process is about to end, so that nothing new is told."""
+        return self._stopping()
 
     async def decided(self, order_id: OrderId, within_s: float) -> OrderView | None:
         """The order, once it is confirmed, rejected or cancelled; None if it is not in time."""
@@ -79,7 +84,8 @@ class Outcomes:
                         _end(future)
                     return
                 began = loop.time()
-                await self._look()
+                if self._waiting:  # those who waited may have gone meanwhile
+                    await self._look()
                 pause_s = max(LOOK_EVERY_S, PAUSE_BY_LOOK * (loop.time() - began))
         finally:
             self._watch = None

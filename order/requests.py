@@ -10,6 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from common.events import ITEMS_MAX, UUID_PATTERN, Amount, Identifier, OrderId, Quantity
+from common.parameters import IDEMPOTENCY_KEY_CHARS_MAX
 from common.validation import Combined
 from order.responses import Status
 
@@ -68,6 +69,14 @@ class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return "#/product_id" if self.items is UNSET else f"#/items/{line}/product_id"
 
 
+class BatchLine(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of a batch: an order, with or without a key of its own."""
+
+    idempotency_key: (
+        Annotated[str, Meta(description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters")] | UnsetType
+    ) = UNSET
+
+
 class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The query of a customer's list of orders."""
 
@@ -80,6 +89,7 @@ class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 order_request_decoder: Final = msgspec.json.Decoder(OrderRequest)
+batch_line_decoder: Final = msgspec.json.Decoder(BatchLine)
 
 
 def is_order_id(value: str) -> bool:

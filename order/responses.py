@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Raw, Struct, UnsetType
 
 from common.events import Item, PaymentState, Reason, StockState
 
@@ -16,6 +16,16 @@ class Accepted(Struct, frozen=True):
     status: Literal["pending"]
     amount: int
     currency: str
+
+
+class BatchResult(Struct, frozen=True, omit_defaults=True):
+    """What became of a line of a batch: the order that the log has, or the problem document that says why not."""
+
+    line: int
+    status: int
+    order_id: str | UnsetType = UNSET
+    idempotency_replayed: bool = False
+    problem: Raw | UnsetType = UNSET
 
 
 class TimelineEntry(Struct, frozen=True):

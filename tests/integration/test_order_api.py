@@ -212,8 +212,10 @@ def test_the_description_names_every_route(stack: Stack) -> None:
     assert document["openapi"].startswith("3.1")
     assert set(document["paths"]) >= {
         "/api/v1/orders",
+        "/api/v1/orders/batch",
         "/api/v1/orders/{order_id}",
         "/api/v1/orders/{order_id}/cancel",
+        "/api/v1/orders/{order_id}/events",
     }
 
 

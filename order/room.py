@@ -1,0 +1,49 @@
+"""So much room for all: who needs more of it than is left waits, first come, first served."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Room:
+    """A semaphore of which one may take several at once."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+
+    @asynccontextmanager
+    async def take(self, amount: int) -> AsyncIterator[None]:
+        """Hold `amount`, at most the whole room."""
+        await self._acquire(amount)
+        try:
+            yield
+        finally:
+            self._release(amount)
+
+    async def _acquire(self, amount: int) -> None:
+        if not self._waiting and amount <= self._free:
+            self._free -= amount
+            return
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((amount, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self._release(0)  # who came after may fit now
+            else:
+                self._release(amount)
+            raise
+
+    def _release(self, amount: int) -> None:
+        self._free += amount
+        while self._waiting:
+            wanted, turn = self._waiting[0]
+            if not turn.done():
+                if wanted > self._free:
+                    return
+                self._free -= wanted
+                turn.set_result(None)
+            self._waiting.popleft()

@@ -1,0 +1,204 @@
+"""A batch: each line is accepted or refused for itself, in order, and single orders find room beside it."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from common import problem
+from common.kafka import Acknowledged
+from common.problem import ProblemError
+from common.server import BODY_BYTES_MAX
+from order.batch import BATCHES_MAX, CHUNK_LINES, LINES_MAX, NO_ROOM, PlaceBatch, Sent, split
+from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
+
+NDJSON = {"content-type": "application/x-ndjson"}
+GOOD = {"customer_id": "cust-1", "product_id": "apple", "quantity": 2}
+IN_FLIGHT_MAX = 2_000
+
+
+def line(**more: Any) -> bytes:
+    return json.dumps({**GOOD, **more}).encode()
+
+
+def post(api: Api, *lines: bytes, in_flight_max: int = IN_FLIGHT_MAX) -> list[dict[str, Any]]:
+    async def main() -> Answer | None:
+        return await call(PlaceBatch(api.desk, api.keyed, api.log, in_flight_max), [b"\n".join(lines)], NDJSON)
+
+    answer = asyncio.run(main())
+    assert answer is not None
+    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(result) for result in answer.content.splitlines()]
+
+
+def refusal(api: Api, body: bytes, kind: str = "application/x-ndjson") -> int:
+    async def main() -> None:
+        await call(PlaceBatch(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [body], {"content-type": kind})
+
+    with pytest.raises(ProblemError) as caught:
+        asyncio.run(main())
+    return caught.value.problem.status
+
+
+def test_every_line_has_its_result_in_order() -> None:
+    api = Api()
+    results = post(api, *(line(customer_id=f"cust-{n}") for n in range(LINES_MAX)))
+    assert [result["line"] for result in results] == list(range(1, LINES_MAX + 1))
+    assert [event.partitionkey for event in api.log.placed] == [f"cust-{n}" for n in range(LINES_MAX)]
+    assert [result["order_id"] for result in results] == [event.subject for event in api.log.placed]
+    assert {result["status"] for result in results} == {202}
+
+
+@pytest.mark.parametrize(
+    ("bad", "status"),
+    [
+        (b"{", 400),
+        (b"\xff", 400),
+        (b"[]", 422),
+        (line(quantity=0), 422),
+        (line(product_id="none"), 422),
+        (line(expected_amount=1), 409),
+        (line(unknown=1), 422),
+        (line(idempotency_key="a b"), 400),
+        (line(idempotency_key=1), 422),
+        (b'"' + b" " * BODY_BYTES_MAX + b'"', 413),
+    ],
+)
+def test_a_bad_line_spoils_no_other(bad: bytes, status: int) -> None:
+    api = Api()
+    first, refused, last = post(api, line(), bad, line())
+    assert (first["status"], last["status"]) == (202, 202)
+    assert refused["line"] == 2
+    assert refused["status"] == refused["problem"]["status"] == status
+    assert "order_id" not in refused
+    assert len(api.log.placed) == 2
+
+
+def test_blank_lines_have_a_number_and_no_result() -> None:
+    assert [result["line"] for result in post(Api(), b"", line(), b" \r", line() + b"\r", b"")] == [2, 4]
+    assert post(Api()) == []
+
+
+def test_a_key_in_a_line_is_the_key_of_a_single_order() -> None:
+    api = Api()
+    single = api.post(line(), headers={"content-type": "application/json", "idempotency-key": "k"})
+    assert single is not None
+    keyed = line(idempotency_key="k")
+    first, second, other = post(api, keyed, keyed, line(idempotency_key="k", quantity=3))
+    assert first["order_id"] == second["order_id"] == single.body["order_id"]
+    assert first["idempotency_replayed"] is second["idempotency_replayed"] is True
+    assert (other["status"], other["problem"]["type"]) == (422, "/problems/idempotency-key-reused")
+
+
+def test_without_the_database_only_lines_with_keys_are_put_off() -> None:
+    api = Api(requests=FakeRequests(away=True))
+    assert [result["status"] for result in post(api, line(), line(idempotency_key="k"), line())] == [202, 503, 202]
+
+
+def test_lines_go_into_the_log_in_their_order_with_keys_and_without() -> None:
+    api = Api()
+    more: list[dict[str, Any]] = [{"idempotency_key": f"k{n}"} if n % 3 else {} for n in range(250)]
+    results = post(api, *(line(**keyed) for keyed in more))
+    assert [event.subject for event in api.log.placed] == [result["order_id"] for result in results]
+
+
+def test_an_unknown_outcome_is_its_line_s_alone_and_names_the_order() -> None:
+    unknown = ProblemError(problem.unavailable("nobody knows", order_id="the-order"))
+    plain, keyed = post(Api(FakeLog(fails=unknown)), line(), line(idempotency_key="k"))
+    assert (plain["status"], plain["problem"]["order_id"]) == (503, "the-order")
+    assert "same key" in keyed["problem"]["detail"]
+
+
+def test_a_batch_that_is_too_large_or_something_else_is_refused_as_a_whole() -> None:
+    assert refusal(Api(), b"\n".join([line()] * (LINES_MAX + 1))) == 413
+    assert refusal(Api(), line(), "application/json") == 415
+    assert refusal(Api(FakeLog(refused=NO_ROOM)), line()) == 503
+
+
+@pytest.mark.parametrize(
+    ("body", "count"), [(b"", 0), (b"x", 1), (b"x\n", 1), (b"x\ny", 2), (b"x\n" * LINES_MAX, LINES_MAX)]
+)
+def test_a_last_line_feed_begins_no_line(body: bytes, count: int) -> None:
+    assert len(split(body)[1]) == count
+
+
+class SlowLog(FakeLog):
+    """Acknowledges when it is let to; knows how many wait for it at most."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting: list[asyncio.Future[Acknowledged]] = []
+        self.most = 0
+        self.more = asyncio.Event()
+
+    def send(self, order_id: Any, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        super().send(order_id, customer_id, value)
+        self.waiting.append(asyncio.get_running_loop().create_future())
+        self.more.set()
+        self.most = max(self.most, len(self.waiting))
+        return self.waiting[-1]
+
+    async def sent(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while len(self.placed) < count:
+                self.more.clear()
+                await self.more.wait()
+
+    def acknowledge_all(self) -> None:
+        for future in self.waiting:
+            future.set_result(PLACE)
+        self.waiting.clear()
+
+
+def in_a_slow_log(act: "Callable[[PlaceBatch, SlowLog], Any]", in_flight_max: int) -> SlowLog:
+    async def main() -> SlowLog:
+        log = SlowLog()
+        api = Api(log)
+        await act(PlaceBatch(api.desk, api.keyed, log, in_flight_max), log)
+        return log
+
+    return asyncio.run(main())
+
+
+def test_batches_together_leave_half_of_what_may_be_in_flight_to_single_orders() -> None:
+    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
+        batches = asyncio.gather(*(endpoint.place([line()] * 700, None) for _ in range(3)))
+        while not batches.done():
+            if len(log.waiting) == 500 or len(log.placed) == 2_100:
+                log.acknowledge_all()
+            await asyncio.sleep(0)
+        found: list[list[Any]] = await batches
+        assert [sum(isinstance(one, Sent) for one in answers) for answers in found] == [700] * 3
+
+    assert in_a_slow_log(act, 1_000).most == 500
+
+
+def test_others_are_served_between_two_chunks() -> None:
+    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
+        placing = asyncio.ensure_future(endpoint.place([line()] * 5 * CHUNK_LINES, None))
+        seen = set()
+        while not placing.done():
+            seen.add(len(log.waiting))
+            if len(log.waiting) == 5 * CHUNK_LINES:
+                log.acknowledge_all()
+            await asyncio.sleep(0)
+        assert {CHUNK_LINES * n for n in range(1, 6)} <= seen
+
+    in_a_slow_log(act, IN_FLIGHT_MAX)
+
+
+def test_so_many_batches_are_under_way_and_not_one_more() -> None:
+    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
+        batches = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(BATCHES_MAX)]
+        await asyncio.sleep(0)
+        with pytest.raises(ProblemError) as caught:
+            await call(endpoint, [line()], NDJSON)
+        assert caught.value.problem == NO_ROOM
+        await log.sent(BATCHES_MAX)
+        log.acknowledge_all()
+        await asyncio.gather(*batches)
+        assert endpoint._under_way == 0
+
+    in_a_slow_log(act, IN_FLIGHT_MAX)

@@ -1,0 +1,64 @@
+"""Room: never more than there is, in the order in which it was asked for."""
+
+import asyncio
+
+from order.room import Room
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_who_does_not_fit_waits_and_nobody_passes_him() -> None:
+    async def main() -> None:
+        room = Room(10)
+        inside: list[str] = []
+        leave = {name: asyncio.Event() for name in ("large", "larger", "small")}
+
+        async def stay(name: str, amount: int) -> None:
+            async with room.take(amount):
+                inside.append(name)
+                await leave[name].wait()
+            inside.remove(name)
+
+        tasks = [asyncio.create_task(stay(*one)) for one in (("large", 8), ("larger", 10), ("small", 1))]
+        await settle()
+        assert inside == ["large"]
+        leave["large"].set()
+        await settle()
+        assert inside == ["larger"]
+        leave["larger"].set()
+        await settle()
+        assert inside == ["small"]
+        leave["small"].set()
+        await asyncio.gather(*tasks)
+        async with room.take(10):
+            pass
+
+    asyncio.run(main())
+
+
+def test_who_gives_up_waiting_takes_nothing_with_him() -> None:
+    async def main() -> None:
+        room = Room(2)
+
+        async def pass_through(amount: int) -> None:
+            async with room.take(amount):
+                pass
+
+        async with room.take(1):
+            gone, small = asyncio.create_task(pass_through(2)), asyncio.create_task(pass_through(1))
+            await settle()
+            assert not small.done()
+            gone.cancel()
+            await settle()
+            assert small.done()
+            given = asyncio.create_task(pass_through(2))
+            await settle()
+        given.cancel()  # in the moment in which it has been let in
+        await settle()
+        async with room.take(2):
+            pass
+
+    asyncio.run(main())

@@ -1,0 +1,195 @@
+"""Server-sent events of an order: every entry once, over reconnections too, until it is settled."""
+
+import asyncio
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+import pytest
+
+from common import problem
+from common.problem import ProblemError
+from order import outcomes, stream
+from order.lookup import Lookup
+from order.outcomes import Outcomes
+from order.queries import Stored
+from order.stream import NO_ROOM, OrderEvents
+from tests.unit.order_api import FakeQueries
+from tests.unit.orders import order_id
+from tests.unit.test_outcomes import stored
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes, "LOOK_EVERY_S", 0.001)
+
+
+def settled(*events: str) -> Stored:
+    known = stored("confirmed", *events)
+    return msgspec.structs.replace(known, view=msgspec.structs.replace(known.view, settled=True))
+
+
+class FakeLookup(Lookup):
+    """Finds this order, or nothing."""
+
+    def __init__(self, found: Stored | None) -> None:
+        self._found = found
+
+    async def find(self, order_id: str) -> Stored:
+        if self._found is None:
+            raise ProblemError(problem.not_found("order", order_id))
+        return self._found
+
+
+class Client:
+    """Reads a stream until it ends, or until it has got something that it waits for."""
+
+    def __init__(self, *, leaves_after: bytes | None = None) -> None:
+        self.start: dict[str, Any] = {}
+        self.content = b""
+        self._leaves_after = leaves_after
+        self._left = asyncio.Event()
+
+    async def receive(self) -> dict[str, Any]:
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.start":
+            self.start = message
+        self.content += message.get("body", b"")
+        if self._leaves_after is not None and self._leaves_after in self.content:
+            self._left.set()
+
+    @property
+    def events(self) -> list[tuple[str, str, dict[str, Any]]]:
+        """Id, name and data of each."""
+        blocks = [block.split("\n") for block in self.content.decode().split("\n\n") if block.startswith("id: ")]
+        return [
+            (number.removeprefix("id: "), name.removeprefix("event: "), json.loads(data.removeprefix("data: ")))
+            for number, name, data in blocks
+        ]
+
+    async def read(self, endpoint: OrderEvents, last: str | None = None, method: str = "GET") -> "Client":
+        headers = [] if last is None else [(b"last-event-id", last.encode())]
+        scope = {"type": "http", "method": method, "headers": headers, "path_params": {"order_id": order_id(1)}}
+        async with asyncio.timeout(10):
+            await endpoint(scope, self.receive, self.send)
+        return self
+
+
+def read(
+    found: Stored | None,
+    *answers: Iterable[Stored],
+    last: str | None = None,
+    stopping: bool = False,
+    leaves_after: bytes | None = None,
+) -> Client:
+    async def main() -> Client:
+        endpoint = OrderEvents(FakeLookup(found), Outcomes(FakeQueries(*answers), lambda: stopping))
+        client = await Client(leaves_after=leaves_after).read(endpoint, last)
+        assert endpoint._open == 0
+        return client
+
+    return asyncio.run(main())
+
+
+def names(client: Client) -> list[tuple[str, str]]:
+    return [(number, name) for number, name, _ in client.events]
+
+
+def test_every_entry_is_told_once_and_then_the_end() -> None:
+    end = settled("payment.completed", "inventory.reserved", "order.confirmed")
+    client = read(stored(), [stored()], [stored("pending", "payment.completed")], [end])
+    assert client.start["status"] == 200
+    assert (b"content-type", b"text/event-stream") in client.start["headers"]
+    assert client.content.startswith(b"retry: 1000\n\n")
+    assert names(client) == [
+        ("1", "order.placed"),
+        ("2", "payment.completed"),
+        ("3", "inventory.reserved"),
+        ("4", "order.confirmed"),
+        ("4-settled", "settled"),
+    ]
+    assert client.events[-1][2]["settled"] is True
+
+
+def test_a_settled_order_is_told_at_once() -> None:
+    assert names(read(settled())) == [("1", "order.placed"), ("1-settled", "settled")]
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ("1", ["2", "3", "3-settled"]),
+        ("3", ["3-settled"]),
+        ("1-settled", ["2", "3", "3-settled"]),  # it was cancelled since
+        ("99", ["3-settled"]),
+        ("nonsense", ["1", "2", "3", "3-settled"]),
+        ("", ["1", "2", "3", "3-settled"]),
+    ],
+)
+def test_who_comes_back_is_told_what_he_missed(last: str, told: list[str]) -> None:
+    end = settled("payment.completed", "order.confirmed")
+    assert [number for number, _ in names(read(end, last=last))] == told
+
+
+def test_who_has_been_told_everything_need_not_come_again() -> None:
+    client = read(settled("payment.completed"), last="2-settled")
+    assert (client.start["status"], client.content) == (204, b"")
+
+
+def test_an_entry_that_was_only_assumed_is_not_told() -> None:
+    """A result can overtake its order: the saga's timeline begins with what it read first."""
+    overtaken = settled("x")
+    entries = list(reversed(overtaken.view.timeline))
+    view = msgspec.structs.replace(overtaken.view, timeline=entries)
+    client = read(stored(), [msgspec.structs.replace(overtaken, view=view)])
+    assert [name for _, name in names(client)] == ["x", "order.placed", "settled"]
+
+
+def test_a_quiet_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.005)
+    client = read(stored(), leaves_after=b": nothing new\n\n")
+    assert client.events == []
+
+
+def test_a_stream_ends_when_the_process_drains() -> None:
+    assert read(stored(), stopping=True).start["status"] == 200
+
+
+def test_what_does_not_exist_has_no_events() -> None:
+    with pytest.raises(ProblemError) as caught:
+        read(None)
+    assert caught.value.problem.status == 404
+
+
+def test_only_so_many_streams_are_open_and_a_client_that_leaves_makes_room() -> None:
+    async def main() -> None:
+        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), most=2)
+        clients = [Client(), Client()]
+        reading = [asyncio.ensure_future(client.read(endpoint)) for client in clients]
+        await asyncio.sleep(0)
+        with pytest.raises(ProblemError) as caught:
+            await Client().read(endpoint)
+        assert caught.value.problem == NO_ROOM
+        clients[0]._left.set()
+        await reading[0]
+        third = Client(leaves_after=b"retry")
+        await third.read(endpoint)
+        clients[1]._left.set()
+        await reading[1]
+        assert endpoint._open == 0
+
+    asyncio.run(main())
+
+
+def test_a_head_request_is_answered_without_waiting() -> None:
+    async def main() -> None:
+        client = await Client().read(
+            OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False)), method="HEAD"
+        )
+        assert (client.start["status"], client.content) == (200, b"")
+
+    asyncio.run(main())
