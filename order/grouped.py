@@ -13,7 +13,8 @@ class Grouped(Generic[T, R]):
     """Does one piece of work at a time, so that groups grow with the load and a lone item does not wait."""
 
     def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
-        """`work` returns a result for each of its items, at most `most` of them, or fails for all of them."""
+        """`work` returns a result for each of its items, at most `most` of them, or fails. Call it in the loop."""
+        self._loop = asyncio.get_running_loop()  # asking for it every time is a system call
         self._work = work
         self._most = most
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
@@ -26,7 +27,7 @@ class Grouped(Generic[T, R]):
 
     def submit(self, item: T) -> "asyncio.Future[R]":
         """The future ends with the item's result, or with what the work raised."""
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[R] = self._loop.create_future()
         self._waiting.append((item, future))
         if self._worker is None:
             self._worker = asyncio.create_task(self._run())
