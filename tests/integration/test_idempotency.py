@@ -1,5 +1,6 @@
 """Idempotency keys on the real log, database and saga: over two processes, restarts, a crash and a price change."""
 
+import json
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -84,7 +85,6 @@ def test_fifty_at_once_over_two_processes_are_one_order_and_one_charge(
 def test_many_keys_racing_over_two_processes_are_an_order_each(
     stack: Stack, second: Instance, product: str, customer: str
 ) -> None:
-    """Both insert the same keys in opposite order, which must not end in a deadlock."""
     keys = [f"race-{n}" for n in range(60)]
     body = order_of(customer, product)
     with ThreadPoolExecutor(40) as clients:
@@ -99,6 +99,27 @@ def test_many_keys_racing_over_two_processes_are_an_order_each(
     for order_id in ids:
         stack.await_settled(order_id)
     assert stack.balance(customer) == BALANCE - len(keys) * PRICE
+
+
+def test_keys_are_stored_in_one_order_so_that_two_processes_never_wait_for_each_other(
+    stack: Stack, product: str, customer: str
+) -> None:
+    insert = "INSERT INTO requests VALUES (%s, %s, '', gen_random_uuid(), '')"
+    lines = [{**order_of(customer, product), "idempotency_key": key} for key in ("z", "m", "a")]
+    content = "\n".join(map(json.dumps, lines))
+    url = stack.url("order-api", "/orders/batch")
+    with owner_of(stack) as other, owner_of(stack) as third, ThreadPoolExecutor(1) as client:
+        other.execute(insert, (customer, "m"))
+        headers = {"content-type": "application/x-ndjson"}
+        posting = client.submit(stack.http.post, url, content=content, headers=headers)
+        waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+        eventually(lambda: other.execute(waits).fetchone() == (1,), "the batch waits for the key in the middle")
+        third.execute("SET lock_timeout = '1s'")
+        third.execute(insert, (customer, "z"))  # would wait for the batch if that had come to its last key already
+        third.rollback()
+        other.rollback()
+        results = [json.loads(line) for line in posting.result().text.splitlines()]
+    assert [result["status"] for result in results] == [202] * 3
 
 
 def test_what_a_keyed_202_names_is_found_at_once_by_any_process(

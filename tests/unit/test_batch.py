@@ -141,10 +141,9 @@ class SlowLog(FakeLog):
         return self.waiting[-1]
 
     async def sent(self, count: int) -> None:
-        async with asyncio.timeout(10):
-            while len(self.placed) < count:
-                self.more.clear()
-                await self.more.wait()
+        while len(self.placed) < count:
+            self.more.clear()
+            await self.more.wait()
 
     def acknowledge_all(self) -> None:
         for future in self.waiting:
@@ -156,7 +155,8 @@ def in_a_slow_log(act: "Callable[[PlaceBatch, SlowLog], Any]", in_flight_max: in
     async def main() -> SlowLog:
         log = SlowLog()
         api = Api(log)
-        await act(PlaceBatch(api.desk, api.keyed, log, in_flight_max), log)
+        async with asyncio.timeout(10):
+            await act(PlaceBatch(api.desk, api.keyed, log, in_flight_max), log)
         return log
 
     return asyncio.run(main())
