@@ -78,6 +78,11 @@ verify *args:
 dlq *args='list':
     python -m dev ops dead_letters "$@"
 
+# Take the log in again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
+[group('operate')]
+replay *args:
+    python -m dev ops replay "$@"
+
 # Say what is missing, which port is taken by whom, and what to do
 [group('look')]
 doctor:

@@ -15,23 +15,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Generic, Protocol, TypeVar
 
 import psycopg
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 
-from common import log, metrics, parking, positions
+from common import kafka, limits, log, metrics, parking, positions, postgres
 from common.backoff import delays_s
 from common.config import Process
-from common.errors import Failure, Stopped, Superseded, classify, describe
+from common.errors import Failure, LossDetected, Stopped, Superseded, classify, describe
 from common.events import Event, encode, type_of
-from common.inbox import Inbox
+from common.inbox import STAY_EVERY_S, Inbox
 from common.kafka import Outgoing, Publisher, client_config
 from common.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
-from common.positions import Partition
+from common.positions import Partition, Start, Topic, TopicWatch
 from common.postgres import Conn, connect, terminate_stale_blockers, transaction
 
 LAG_EVERY_S: Final = 1.0
 ATTEND_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
+LOOK_AGAIN_S: Final = 10.0
+"""After a loss: what detects it is deterministic, so looking again is safe, and an operator's mend takes effect."""
 SESSION_GOOD_S: Final = 60.0
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
@@ -49,7 +52,14 @@ class Handler(Protocol[Locked]):
         ...
 
     @property
-    def topics(self) -> tuple[str, ...]: ...
+    def topics(self) -> tuple[str, ...]:
+        """What it reads."""
+        ...
+
+    @property
+    def publishes(self) -> str:
+        """The topic of its results."""
+        ...
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
         """Queue (the connection is in pipeline mode) the statements that lock, then read, all rows to be touched."""
@@ -98,6 +108,7 @@ class BatchConsumer(Generic[Locked]):
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"{handler.group}-consumer", daemon=True)
         self._missing = "not started"
+        self._loss = ""
         self._log = logger.bind(group=handler.group)
 
     def start(self) -> None:
@@ -110,14 +121,18 @@ class BatchConsumer(Generic[Locked]):
 
     def missing(self) -> list[str]:
         """Why this consumer is not at work: empty when it is."""
-        return [f"{self._handler.group} consumer: {self._missing}"] if self._missing else []
+        missing = self._loss or self._missing
+        return [f"{self._handler.group} consumer: {missing}"] if missing else []
 
     def _run(self) -> None:
         delays = delays_s()
         while not self._stopping.is_set():
             started = time.monotonic()
             try:
-                _Session(self._process, self._handler, self._stopping, self._say).run()
+                _Session(self._process, self._handler, self._stopping, self._say, self._nothing_is_lost).run()
+            except LossDetected as loss:
+                self._lose(str(loss))
+                self._stopping.wait(LOOK_AGAIN_S)
             except Exception as error:
                 failure = classify(error)
                 metrics.failures.labels(self._handler.group, failure.value).inc()
@@ -134,20 +149,38 @@ class BatchConsumer(Generic[Locked]):
     def _say(self, missing: str) -> None:
         self._missing = missing
 
+    def _lose(self, loss: str) -> None:
+        """Name a loss until it is mended, in the log only once."""
+        if loss != self._loss:
+            self._loss = loss
+            metrics.failures.labels(self._handler.group, Failure.FATAL.value).inc()
+            self._log.critical("loss detected, waiting for an operator: {}", loss)
+
+    def _nothing_is_lost(self) -> None:
+        if self._loss:
+            self._log.info("going on, this loss is no longer there: {}", self._loss)
+            self._loss = ""
+
 
 class _Session(Generic[Locked]):
     """One membership in the group, from joining to leaving. Any failure but a transient one inside a batch ends it."""
 
     def __init__(
-        self, process: Process, handler: Handler[Locked], stopping: threading.Event, say: Callable[[str], None]
+        self,
+        process: Process,
+        handler: Handler[Locked],
+        stopping: threading.Event,
+        say: Callable[[str], None],
+        nothing_is_lost: Callable[[], None],
     ) -> None:
         self._process = process
         self._handler = handler
         self._stopping = stopping
         self._say = say
+        self._nothing_is_lost = nothing_is_lost
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
-        self._attended_at = 0.0
+        self._attended_at = time.monotonic()
         self._attend_failed = False
         self._lag_at = 0.0
 
@@ -157,20 +190,17 @@ class _Session(Generic[Locked]):
         self._say(f"connecting to PostgreSQL, and to Kafka at {process.bootstrap_servers}")
         self._connection = connect(process.database_url, process.instance)
         try:
-            admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
-            topics = positions.describe(admin, handler.topics)
-            positions.check_partition_counts(topics)
+            self._admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
+            topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
+            self._topics_watch = TopicWatch(self._admin, topics)
             self._publisher = Publisher(process.bootstrap_servers, process.instance)
+            everything = positions.all_partitions(topics[name] for name in handler.topics)
             self._inbox = Inbox(
-                process,
-                handler.group,
-                handler.topics,
-                self._stopping,
-                lambda consumer, added: positions.starts(self._connection, admin, consumer, topics, added),
-                self._say,
+                process, handler.group, handler.topics, self._stopping, self._find_starts, everything, self._say
             )
             try:
+                self._check_limits(topics)
                 while not self._stopping.is_set():
                     if batch := self._inbox.next_batch():
                         self._with_retries(batch)
@@ -181,6 +211,33 @@ class _Session(Generic[Locked]):
         finally:
             self._connection.close()
 
+    def _describe(self) -> dict[str, Topic]:
+        """What the broker says of the topics read and published to, now."""
+        topics = positions.describe(self._admin, list({*self._handler.topics, self._handler.publishes}))
+        positions.check_partition_counts(topics)
+        return topics
+
+    def _find_starts(self, consumer: Consumer, partitions: Sequence[Partition]) -> list[Start]:
+        """Where to begin. The topics are described anew: what is assigned may be those that replaced the known ones."""
+        topics = self._describe()
+        read = {name: topics[name] for name in self._handler.topics}
+        return positions.starts(self._connection, self._admin, consumer, read, partitions)
+
+    def _check_limits(self, topics: Mapping[str, Topic]) -> None:
+        limits.check_partitions(self._process.partitions, {t.name: t.partitions for t in topics.values()})
+        limits.check_message_size(kafka.message_bytes_max(self._admin, self._handler.topics))
+        limits.check_batch_time(
+            stay_every_ms=int(STAY_EVERY_S * 1000),
+            statement_timeout_ms=postgres.STATEMENT_TIMEOUT_MS,
+            delivery_timeout_ms=kafka.DELIVERY_TIMEOUT_MS,
+            commit_timeout_ms=kafka.SOCKET_TIMEOUT_MS,
+            max_poll_interval_ms=kafka.MAX_POLL_INTERVAL_MS,
+        )
+        with transaction(self._connection):
+            connections = postgres.connections(self._connection)
+        if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections._asdict()):
+            self._log.warning(warning)
+
     def _with_retries(self, letters: list[Letter]) -> None:
         for delay in delays_s():
             try:
@@ -190,6 +247,7 @@ class _Session(Generic[Locked]):
                     raise
                 self._tell(error)
                 self._recover(error)
+                self._topics_watch.look(time.monotonic())
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag()
                 letters = [letter for letter in letters if letter.partition in self._inbox.positions]
@@ -215,7 +273,9 @@ class _Session(Generic[Locked]):
                 self._settle(letters, describe(error))
                 return
             self._settle(letters[:middle])
-            self._settle(letters[middle:])
+            self._inbox.stay()
+            if rest := [letter for letter in letters[middle:] if letter.partition in self._inbox.positions]:
+                self._settle(rest)
             return
         clock.lap("store")
         published = self._publish(decided)
@@ -281,6 +341,8 @@ class _Session(Generic[Locked]):
         if time.monotonic() - self._attended_at < ATTEND_EVERY_S:
             return
         self._attended_at = time.monotonic()
+        self._topics_watch.look(self._attended_at)
+        self._nothing_is_lost()
         try:
             self._wait_while_stopped()
             if self._attend_failed:
@@ -288,6 +350,7 @@ class _Session(Generic[Locked]):
                 self._say("")
             while rows := self._ask(lambda: parking.marked(self._connection, self._inbox.positions)):
                 self._redrive(rows)
+                self._inbox.stay()
         except Exception as error:
             if classify(error) is not Failure.TRANSIENT or isinstance(error, Superseded):
                 raise

@@ -31,6 +31,7 @@ BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
 COMMIT_EVERY_S: Final = 0.25
+STAY_EVERY_S: Final = 10.0
 
 # When little arrives, a batch is whatever is there: latency. When much arrives, batches are spaced, which makes them
 # large: each costs the broker and PostgreSQL the same, so 50 ms of it took a quarter off the CPU of an order.
@@ -38,6 +39,11 @@ LINGER_MAX_S: Final = 0.05
 LINGER_FROM_RATE: Final = 600
 LINGER_FULL_RATE: Final = 3_500
 RATE_WINDOW_S: Final = 0.5
+
+_LOG_BROKEN: Final = frozenset(
+    {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
+)
+"""What the client says, under `auto.offset.reset=error`, when the log is no longer where it reads."""
 
 
 def linger_s(records_per_s: float) -> float:
@@ -80,7 +86,8 @@ def _letter(message: Message, partition: Partition) -> Letter:
 class Inbox:
     """One membership in a consumer group. Belongs to one thread; any error it raises ends it, and a new one is made.
 
-    `find_starts` is asked where to begin in partitions just assigned, `say` is told why nothing is taken in.
+    `find_starts` is asked where to begin in partitions just assigned, and, before it joins, whether one could begin in
+    `everything` there is; `say` is told why nothing is taken in.
     """
 
     def __init__(
@@ -89,7 +96,8 @@ class Inbox:
         group: str,
         topics: Sequence[str],
         stopping: threading.Event,
-        find_starts: Callable[[Consumer, Sequence[TopicPartition]], list[Start]],
+        find_starts: Callable[[Consumer, Sequence[Partition]], list[Start]],
+        everything: Sequence[Partition],
         say: Callable[[str], None],
     ) -> None:
         self.positions: dict[Partition, int] = {}
@@ -107,6 +115,7 @@ class Inbox:
         self._filled_at = 0.0
         self._committed_at = 0.0
         self._committing: dict[Partition, int] = {}
+        self._polled_at = time.monotonic()
         self._consumer = Consumer(
             {
                 **consumer_config(process.bootstrap_servers, process.instance, group),
@@ -114,6 +123,12 @@ class Inbox:
                 "on_commit": self._committed,
             }
         )
+        try:
+            # Before joining, so that instances that cannot go on do not hand the partitions round among themselves.
+            find_starts(self._consumer, everything)
+        except BaseException:
+            self._consumer.close()
+            raise
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         say("joining the group")
 
@@ -135,8 +150,13 @@ class Inbox:
         self._consumer.pause([TopicPartition(*p) for p in self.positions])
         until = time.monotonic() + delay_s
         while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
-            self._take(self._consumer.consume(BATCH_RECORDS_MAX, min(left, POLL_S)))
+            self._take(self._poll(BATCH_RECORDS_MAX, min(left, POLL_S)))
         self._consumer.resume([TopicPartition(*p) for p in self.positions])
+
+    def stay(self) -> None:
+        """Poll if that is due: within what takes many attempts, such as a search for poison. Partitions may go."""
+        if time.monotonic() - self._polled_at > STAY_EVERY_S:
+            self.wait(POLL_S)
 
     def done(self, offsets: Mapping[Partition, int]) -> None:
         """Take note of the next offsets of what is stored and published; commit them to Kafka now and then.
@@ -187,7 +207,7 @@ class Inbox:
         self._consumer.close()
 
     def _fill(self) -> None:
-        first = self._consumer.consume(1, POLL_S)
+        first = self._poll(1, POLL_S)
         if not first:
             self._commit(asynchronous=True)
             if self._broker_away:
@@ -199,28 +219,39 @@ class Inbox:
         if wait > 0:
             self._stopping.wait(wait)
         self._filled_at = time.monotonic()
-        self._take(self._consumer.consume(BATCH_RECORDS_MAX - 1, 0))
+        self._take(self._poll(BATCH_RECORDS_MAX - 1, 0))
+
+    def _poll(self, records: int, timeout_s: float) -> list[Message]:
+        self._polled_at = time.monotonic()
+        return self._consumer.consume(records, timeout_s)
 
     def _take(self, messages: Iterable[Message]) -> None:
         for message in messages:
             error = message.error()
-            if error is not None:
-                raise KafkaException(error)
             partition = Partition(str(message.topic()), int(message.partition() or 0))
             expected = self._expected.get(partition)
+            if error is not None and error.code() not in _LOG_BROKEN:
+                raise KafkaException(error)
             if expected is None:
                 continue  # a poll may still return records of a partition that has just been revoked
-            if message.offset() != expected:
+            if error is not None:
                 raise LossDetected(
-                    f"{partition}: the log goes on at offset {message.offset()} where {expected} was to come: records "
+                    f"{partition}: the log does not go on at offset {expected}, it was deleted or truncated "
+                    f"({error.str()}); {LOSS_HELP}"
+                )
+            offset = int(message.offset() or 0)
+            # What is missing below the position was decided once, or given up by an operator who moved it.
+            if not expected <= offset <= max(expected, self.positions[partition]):
+                raise LossDetected(
+                    f"{partition}: the log goes on at offset {offset} where {expected} was to come: records "
                     f"are missing; {LOSS_HELP}"
                 )
-            self._expected[partition] = expected + 1
+            self._expected[partition] = offset + 1
             self._pending.append(_letter(message, partition))
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         if added:
-            starts = self._find_starts(consumer, added)
+            starts = self._find_starts(consumer, [Partition(tp.topic, tp.partition) for tp in added])
             for start in starts:
                 partition = Partition(start.topic, start.partition)
                 self.positions[partition] = start.position

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 from loguru import logger
 
 from common.errors import Transient
@@ -22,8 +22,10 @@ DELIVERY_TIMEOUT_MS: Final = 10_000
 PRODUCER_BUFFER_KIB: Final = 64 * 1024
 PRODUCER_BUFFER_MESSAGES: Final = 200_000
 MAX_POLL_INTERVAL_MS: Final = 300_000
+SOCKET_TIMEOUT_MS: Final = 60_000
 CONSUMER_BUFFER_KIB: Final = 16 * 1024
 POLL_S: Final = 0.1
+REQUEST_TIMEOUT_S: Final = 5.0
 REPORTS_EVERY_S: Final = 0.001
 # With nothing in flight there are no reports, but errors: a lost broker is noticed by the next request's time.
 ERRORS_EVERY_S: Final = 0.1
@@ -65,6 +67,7 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
         "enable.auto.offset.store": False,
         "auto.offset.reset": "error",
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
+        "socket.timeout.ms": SOCKET_TIMEOUT_MS,
         # The default second of waiting when the local queue is full stalls a fast consumer.
         "fetch.queue.backoff.ms": 2,
         "queued.min.messages": 1,
@@ -96,6 +99,13 @@ def log_ends(admin: AdminClient, topic: str, timeout_s: float) -> dict[int, int]
         return {tp.partition: future.result().offset for tp, future in ends.items()}
     except KafkaException as error:
         raise Transient(f"the ends of topic {topic!r} cannot be read: {error.args[0].str()}") from error
+
+
+def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:
+    """The size of the largest message that each topic accepts. Raises `KafkaException`."""
+    wanted = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+    found = admin.describe_configs(wanted, request_timeout=REQUEST_TIMEOUT_S)
+    return {resource.name: int(future.result()["max.message.bytes"].value) for resource, future in found.items()}
 
 
 class Publisher:

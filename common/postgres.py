@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import psycopg
 from psycopg import Connection, sql
@@ -15,10 +15,12 @@ LOCK_TIMEOUT_MS: Final = 5_000
 # A process stopped inside a transaction loses its session, and with it its locks. It does not fire during COPY: for
 # that there is `terminate_stale_blockers`.
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
-STATEMENT_TIMEOUT_MS: Final = 30_000
+STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 3
 POOL_SIZE: Final = 4
+CONNECTIONS_PER_PROCESS: Final = POOL_SIZE + 2
+"""At most, of a process that consumes: HTTP's pool, the batch loop, and what runs beside it (relay or deadlines)."""
 
 Conn = Connection[TupleRow]
 
@@ -106,6 +108,27 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPo
         open=False,
         name=f"{instance}-http",
     )
+
+
+class Connections(NamedTuple):
+    """How many connections the server allows, of which superusers have some reserved, and how many are taken."""
+
+    allowed: int
+    reserved: int
+    taken: int
+
+
+_CONNECTIONS: Final = """
+    SELECT current_setting('max_connections')::int,
+      current_setting('superuser_reserved_connections')::int + current_setting('reserved_connections')::int,
+      (SELECT sum(numbackends) FROM pg_stat_database)::int
+"""
+
+
+def connections(connection: Conn) -> Connections:
+    row = connection.execute(_CONNECTIONS).fetchone()
+    assert row is not None
+    return Connections(*row)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from common.events import (
+    INVENTORY,
     ORDERS,
     STOCK_EVENTS,
     Event,
@@ -59,6 +60,7 @@ class InventoryHandler:
 
     group = "inventory"
     topics = (ORDERS,)
+    publishes = INVENTORY
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event for r in records if concerns_inventory(r)]

@@ -18,7 +18,7 @@ from common.config import Env
 from common.errors import Fatal
 from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS
 from common.kafka import client_config
-from common.positions import Partition
+from common.positions import Partition, committed_offsets
 
 TIMEOUT_S = 15.0
 WAIT_S = 60.0
@@ -95,17 +95,12 @@ def bounds(admin: AdminClient) -> dict[Partition, tuple[int, int]]:
 
 
 def committed(servers: str, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-    """The offsets that a consumer group has committed.
-
-    Asked as a consumer that joins nothing: librdkafka 2.16's admin client crashes the process while the group's
-    coordinator still loads, shortly after a broker's start.
-    """
+    """The offsets that a consumer group has committed, asked as a consumer that joins nothing."""
     consumer = Consumer({**client_config(servers, "topics"), "group.id": group, "enable.auto.commit": False})
     try:
-        found = consumer.committed([TopicPartition(*partition) for partition in partitions], TIMEOUT_S)
+        return committed_offsets(consumer, partitions, TIMEOUT_S)
     finally:
         consumer.close()
-    return {Partition(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
 
 
 def show(admin: AdminClient, servers: str) -> None:

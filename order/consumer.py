@@ -43,6 +43,7 @@ class SagaHandler:
 
     group = "order-saga"
     topics = (ORDERS, PAYMENTS, INVENTORY)
+    publishes = ORDERS
 
     def __init__(self) -> None:
         self._said: set[str] = set()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from common.events import (
     ORDERS,
     PAYMENT_EVENTS,
+    PAYMENTS,
     Event,
     OrderCancelled,
     OrderDiscarded,
@@ -59,6 +60,7 @@ class PaymentHandler:
 
     group = "payment"
     topics = (ORDERS,)
+    publishes = PAYMENTS
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event.data for r in records if concerns_payment(r)]

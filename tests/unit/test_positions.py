@@ -1,7 +1,7 @@
 import pytest
 
-from common.errors import Fatal, LossDetected
-from common.positions import Partition, Stored, Topic, check_partition_counts, start_offset
+from common.errors import LossDetected
+from common.positions import Partition, Stored, Topic, check_partition_counts, check_same, start_offset
 
 PARTITION = Partition("orders", 3)
 
@@ -12,7 +12,13 @@ def start(*, position: int, committed: int | None, first: int = 0, end: int = 10
 
 def test_reading_starts_at_the_smaller_of_position_and_committed_offset() -> None:
     assert start(position=50, committed=40) == 40, "stored but not surely published: say it again"
-    assert start(position=40, committed=50) == 40, "a database behind its offsets takes the records in again"
+
+
+def test_a_database_behind_its_committed_offsets_has_lost_transactions() -> None:
+    """It commits before the offsets are: ahead of it they prove that it is not the one that was written."""
+    with pytest.raises(LossDetected, match=r"offset 50 is committed, but the database's position is 40.*'just replay'"):
+        start(position=40, committed=50)
+    assert start(position=50, committed=50) == 50
 
 
 def test_where_nothing_is_committed_nobody_knows_what_was_published() -> None:
@@ -41,5 +47,14 @@ def test_a_topic_created_anew_is_not_the_one_that_was_read() -> None:
 def test_a_result_goes_to_its_orders_partition_number_so_counts_must_be_equal() -> None:
     topics = {"orders": Topic("orders", "a", 12), "payments": Topic("payments", "b", 12)}
     check_partition_counts(topics)
-    with pytest.raises(Fatal, match="equal partition counts"):
+    with pytest.raises(LossDetected, match="equal partition counts"):
         check_partition_counts({**topics, "inventory": Topic("inventory", "c", 6)})
+
+
+def test_a_topic_is_the_same_while_its_id_and_its_partition_count_are() -> None:
+    known = Topic("orders", "a", 12)
+    check_same(known, Topic("orders", "a", 12))
+    with pytest.raises(LossDetected, match="created anew"):
+        check_same(known, Topic("orders", "b", 12))
+    with pytest.raises(LossDetected, match="has 13 partitions, positions are known for 12"):
+        check_same(known, Topic("orders", "a", 13))

@@ -1,0 +1,152 @@
+"""Inventory's decisions, brought back from the topic `inventory`, and the catalogue, from the topic `products`."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Final, NamedTuple
+
+from common.errors import Fatal
+from common.events import (
+    INVENTORY,
+    PRODUCTS,
+    CustomerId,
+    OrderId,
+    ProductChanged,
+    ProductData,
+    ProductId,
+    StockEvent,
+    check_customer,
+)
+from common.postgres import Conn
+from inventory import store
+from inventory.consumer import Batch
+from inventory.decide import Decisions, Movement, Product, Reservation
+from ops.replay.log import Log, chunks, time_of
+from ops.replay.report import Restored, refuse_shortfalls
+
+CHUNK_EVENTS: Final = 10_000
+
+_KNOWN: Final = "SELECT order_id, state FROM reservations WHERE order_id = ANY(%s::uuid[])"
+_RESTOCK: Final = """
+    INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
+    SELECT product_id, 'restock', quantity, now(), %s
+    FROM unnest(%s::text[], %s::bigint[]) AS missing(product_id, quantity)
+"""
+# One version above what the log has: the relay publishes it once more, so that the newest entry is also the last one.
+_CATALOGUE: Final = """
+    INSERT INTO products (product_id, name, unit_price, currency, active, version)
+    SELECT product_id, name, unit_price, currency, active, version + 1
+    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::boolean[], %s::bigint[])
+      AS published(product_id, name, unit_price, currency, active, version)
+    ON CONFLICT (product_id) DO UPDATE
+      SET name = excluded.name, unit_price = excluded.unit_price, currency = excluded.currency,
+        active = excluded.active, version = excluded.version, changed_at = now()
+      WHERE products.version < excluded.version - 1
+        OR (products.version = excluded.version - 1
+          AND (products.name, products.unit_price, products.currency, products.active)
+            IS DISTINCT FROM (excluded.name, excluded.unit_price, excluded.currency, excluded.active))
+"""
+
+
+class Shortfall(NamedTuple):
+    """How many pieces of a product are missing."""
+
+    product_id: ProductId
+    quantity: int
+
+    def __str__(self) -> str:
+        return f"  product {self.product_id}: at least {self.quantity} pieces"
+
+
+def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
+    """Within a transaction: write the catalogue's entries and the reservations that were published and are not in the
+    database.
+
+    `cover` is the idempotency key under which missing restocks are entered; without one they raise `Fatal`.
+    """
+    catalogue = newest(log.events(PRODUCTS))
+    columns = [[getattr(p, name) for p in catalogue.values()] for name in ProductData.__struct_fields__]
+    entries = connection.execute(_CATALOGUE, columns).rowcount
+    lost = find(connection, log.events(INVENTORY))
+    wanted = {line.product_id for event in lost.values() for line in event.data.items}
+    products, reservations = store.lock(connection, wanted, lost.keys()).read()
+    decisions, shortfalls = rebuild(lost.values(), products, reservations)
+    lines = [str(shortfall) for shortfall in shortfalls]
+    if shortfalls:
+        if cover is None:
+            refuse_shortfalls(lines, "restocks")
+        connection.execute(_RESTOCK, (cover, *([*column] for column in zip(*shortfalls, strict=True))))
+        for product_id, quantity in shortfalls:
+            decisions.on_hand[product_id] += quantity
+    batch = Batch(decisions, reservations, ())
+    batch.store(connection)
+    batch.update(connection)
+    notes = [f"{entries} entries of the catalogue brought back"] if entries else []
+    return Restored(len(lost), [*notes, f"restocks entered as {cover}:", *lines] if lines else notes)
+
+
+def newest(published: Iterable[ProductChanged]) -> dict[str, ProductData]:
+    """Each product as it was last published."""
+    found: dict[str, ProductData] = {}
+    for event in published:
+        known = found.get(event.data.product_id)
+        if known is None or known.version < event.data.version:
+            found[event.data.product_id] = event.data
+    return found
+
+
+def find(connection: Conn, published: Iterator[StockEvent]) -> dict[OrderId, StockEvent]:
+    """The furthest that was published of each order, where the database is not so far."""
+    lost: dict[OrderId, StockEvent] = {}
+    for chunk in chunks(published, CHUNK_EVENTS):
+        known: dict[str, str] = dict(connection.execute(_KNOWN, (list({e.subject for e in chunk}),)).fetchall())
+        for event in chunk:
+            order_id = OrderId(event.subject)
+            before = lost.get(order_id)
+            if (before is None or before.rank < event.rank) and _RANKS[known.get(order_id)] < event.rank:
+                lost[order_id] = event
+    return lost
+
+
+_RANKS: Final[Mapping[str | None, int]] = {None: 0, "reserved": 2, "rejected": 2, "released": 7, "void": 7}
+
+
+def rebuild(
+    lost: Iterable[StockEvent], products: Mapping[ProductId, Product], reservations: Mapping[OrderId, Reservation]
+) -> tuple[Decisions, list[Shortfall]]:
+    """What it takes to make the database say what was published. A published decision is a decision: who got the last
+    piece hung on how the partitions were interleaved, and deciding anew could come out otherwise.
+
+    All of it together, so that a piece that was released and reserved again never counts twice, whatever the order.
+    Raises `Fatal` for a product that is neither in the database nor in the catalogue.
+    """
+    changed: dict[OrderId, Reservation] = {}
+    on_hand: dict[ProductId, int] = {}
+    movements: list[Movement] = []
+    for event in lost:
+        data, at = event.data, time_of(event)
+        order_id = OrderId(data.order_id)
+        before = reservations.get(order_id)
+        if before is not None:
+            check_customer(order_id, before.customer_id, data.customer_id)
+        changed[order_id] = Reservation(
+            order_id=order_id,
+            customer_id=CustomerId(data.customer_id),
+            state=event.state,
+            reason=data.reason,
+            lines=data.items,
+            decided_at=before.decided_at if before else at,  # of one revoked since: of its revocation
+            revoked_at=at if event.state == "released" else None,
+        )
+        for line in data.items:
+            product_id = ProductId(line.product_id)
+            if product_id not in products:
+                raise Fatal(f"replay: order {order_id} reserved {product_id}, which is not in the topic {PRODUCTS!r}")
+            level = on_hand.get(product_id, products[product_id].on_hand)
+            if before is None:
+                level -= line.quantity
+                movements.append(Movement("reserve", order_id, product_id, line.quantity, at))
+            if event.state == "released":
+                level += line.quantity
+                movements.append(Movement("release", order_id, product_id, line.quantity, at))
+            on_hand[product_id] = level
+    shortfalls = [Shortfall(product_id, -level) for product_id, level in sorted(on_hand.items()) if level < 0]
+    return Decisions(changed, on_hand, movements), shortfalls

@@ -1,0 +1,55 @@
+"""The saga's decisions, brought back from the topic `orders`.
+
+Everything the saga decides follows from the log, but in which order it read three topics decides too: whether a
+cancellation or a deadline came before a result, and which of two refusals became the reason. What it published then
+stands; so the orders take their published outcomes first, by the saga's own rules, and the replay adds the rest. The
+timeline of such an order names its outcome before the results that led to it.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
+from common.parking import Received
+from common.positions import Partition
+from common.postgres import Conn
+from ops.replay.log import Log, chunks
+from ops.replay.report import Restored
+from order.consumer import SagaHandler
+
+CHUNK_EVENTS: Final = 2_000
+_POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = %s ORDER BY partition"
+
+
+def restore(connection: Conn, log: Log) -> Restored:
+    """Within a transaction: write the outcomes that were published and are not in the database. A partition at a time,
+    to hold no more in memory."""
+    positions = {Partition(ORDERS, n): offset for n, offset in connection.execute(_POSITIONS, (ORDERS,)).fetchall()}
+    bounds = log.bounds(list(positions))
+    restored = 0
+    for partition, position in positions.items():
+        spoken = [
+            record
+            for record in log.read({partition: (position, bounds[partition][1])})
+            if isinstance(record.event, OrderPlaced | Outcome)
+        ]
+        decided = {record.event.subject for record in spoken if isinstance(record.event, Outcome)}
+        for chunk in chunks((record for record in spoken if record.event.subject in decided), CHUNK_EVENTS):
+            restored += _take_in(connection, chunk)
+    return Restored(restored)
+
+
+def _take_in(connection: Conn, records: Sequence[Received]) -> int:
+    """Advance the orders by these events; returns how many changed."""
+    handler = SagaHandler()
+    try:
+        batch = handler.decide(handler.lock(connection, records), records, ())
+    except Contradiction:
+        # An order placed under the id of another customer's: the saga has parked it, and will again.
+        middle = len(records) // 2
+        if middle == 0:
+            return 0
+        return _take_in(connection, records[:middle]) + _take_in(connection, records[middle:])
+    batch.store(connection)
+    batch.update(connection)
+    return len(batch.changed)

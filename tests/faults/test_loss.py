@@ -1,0 +1,235 @@
+"""A log that is not the one a consumer knew: it stops, names the loss on /readyz and in its log, and skips nothing.
+
+An operator's mend then takes effect without a restart.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import pytest
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
+
+from common.events import INVENTORY, ORDERS, PAYMENTS
+from common.kafka import client_config
+from common.positions import WATCH_EVERY_S, Partition, log_bounds
+from ops.topics import KEPT
+from tests.stack import Stack, eventually
+
+CUSTOMER = "ann"
+WATCHED_WITHIN_S = 3 * WATCH_EVERY_S
+CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
+
+
+@pytest.fixture(scope="module")
+def shop(own_stack: Stack) -> Stack:
+    own_stack.launch_all()
+    own_stack.product("sku-a", price=100, pieces=10**6)
+    own_stack.account(CUSTOMER, 10**6)
+    own_stack.await_orderable("sku-a")
+    return own_stack
+
+
+@pytest.fixture
+def admin(shop: Stack) -> AdminClient:
+    return AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+
+
+@pytest.fixture
+def partition(shop: Stack) -> Partition:
+    """Where the customer's orders go, read to its end by everybody."""
+    return read_to_its_end(shop, shop.place(CUSTOMER, ("sku-a", 1)))
+
+
+def read_to_its_end(shop: Stack, order_id: str) -> Partition:
+    """Wait until the order is settled, and its partition read to its end by everybody."""
+    shop.await_settled(order_id)
+    [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order_id,))
+    found = Partition(ORDERS, number)
+    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+
+    def at_rest() -> bool:
+        _, end = log_bounds(admin, [found])[found]
+        return all(position(shop, service, found) == end for service in ("payment", "inventory", "order"))
+
+    eventually(at_rest, f"{found} is read to its end")
+    return found
+
+
+def await_named(shop: Stack, instance: str, *words: str, within_s: float = 60.0) -> str:
+    """Wait until /readyz says so; returns what it says."""
+
+    def named() -> str | None:
+        said = shop[instance].unready() or ""
+        return said if all(word in said for word in words) else None
+
+    try:
+        return eventually(named, f"{instance} names {words}", within_s)
+    except AssertionError as error:
+        raise AssertionError(f"{error}; it says {shop[instance].unready()}") from None
+
+
+def times_logged(shop: Stack, instance: str, words: str) -> int:
+    return sum("loss detected" in line and words in line for line in shop[instance].log.read_text().splitlines())
+
+
+def position(shop: Stack, service: str, where: Partition) -> int:
+    [(found,)] = shop.query(service, "SELECT next_offset FROM positions WHERE topic = %s AND partition = %s", where)
+    return int(found)
+
+
+def move(shop: Stack, service: str, where: Partition, to: int) -> None:
+    """What an operator does who has understood a loss."""
+    with shop.postgres.connect(service) as owner:
+        owner.execute("UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s", (to, *where))
+
+
+def delete_records(admin: AdminClient, where: Partition, before: int) -> None:
+    for future in admin.delete_records([TopicPartition(*where, before)]).values():
+        future.result()
+
+
+def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, partition: Partition) -> None:
+    shop["payment-1"].stop()
+    known = position(shop, "payment", partition)
+    lost = [shop.place(CUSTOMER, ("sku-a", 1)) for _ in range(3)]
+    for service in ("inventory", "order"):
+        eventually(lambda s=service: position(shop, s, partition) == known + 3, f"{service} has read them")  # type: ignore[misc]
+    delete_records(admin, partition, known + 3)
+    kept = shop.place(CUSTOMER, ("sku-a", 1))
+    shop["payment-1"].launch()
+    said = await_named(shop, "payment-1", str(partition), f"starts at offset {known + 3}", "3 records were deleted")
+    assert shop["payment-1"].get("/livez").status_code == 200
+    assert position(shop, "payment", partition) == known, "nothing was skipped"
+    assert shop.query("payment", "SELECT FROM payments WHERE order_id = %s", (kept,)) == []
+
+    # Looking again says the same, once in the log; and a mend is noticed without a restart.
+    eventually(lambda: shop["payment-1"].log.read_text().count("loss detected") > 0, "the log names it")
+    move(shop, "payment", partition, known + 3)
+    shop.await_ready("payment-1")
+    assert shop.await_settled(kept)["status"] == "confirmed"
+    assert times_logged(shop, "payment-1", "starts at offset") == 1, said
+    assert {shop.order(order_id)["status"] for order_id in lost} == {"pending"}, "they stay for all to see"
+
+
+def test_records_deleted_above_the_position_of_a_running_consumer(
+    shop: Stack, admin: AdminClient, partition: Partition
+) -> None:
+    """It is frozen for a moment, in which the log that it has not read is deleted."""
+    shop["payment-1"].pause()
+    lost = [shop.place(CUSTOMER, ("sku-a", 1)) for _ in range(3)]
+    _, end = log_bounds(admin, [partition])[partition]
+    for service in ("inventory", "order"):
+        eventually(lambda s=service: position(shop, s, partition) == end, f"{service} has read them")  # type: ignore[misc]
+    delete_records(admin, partition, end)
+    shop["payment-1"].resume()
+    await_named(shop, "payment-1", str(partition), "deleted")
+    # A first record may have been on its way when it froze.
+    assert position(shop, "payment", partition) <= end - 2, "nothing was skipped"
+    assert times_logged(shop, "payment-1", str(partition)) >= 1
+    move(shop, "payment", partition, end)
+    shop.await_ready("payment-1")
+    assert shop.await_settled(shop.place(CUSTOMER, ("sku-a", 1)))["status"] == "confirmed"
+    assert shop.query("payment", "SELECT FROM payments WHERE order_id = ANY(%s::uuid[])", (lost[1:],)) == []
+
+
+def test_a_log_that_ends_before_the_position(shop: Stack, admin: AdminClient, partition: Partition) -> None:
+    shop["inventory-1"].stop()
+    known = position(shop, "inventory", partition)
+    move(shop, "inventory", partition, known + 5)
+    shop["inventory-1"].launch()
+    await_named(shop, "inventory-1", str(partition), f"ends at offset {known}", f"position {known + 5}")
+    placed = shop.place(CUSTOMER, ("sku-a", 1))
+    move(shop, "inventory", partition, known)
+    shop.await_ready("inventory-1")
+    assert shop.await_settled(placed)["status"] == "confirmed"
+
+
+def test_a_gap_in_the_offsets(shop: Stack, admin: AdminClient, partition: Partition) -> None:
+    """A transaction's marker takes an offset that no record has; nothing of ours writes one there."""
+    _, end = log_bounds(admin, [partition])[partition]
+    for instance in CONSUMERS:
+        shop[instance].stop()
+    stranger = Producer(
+        {**client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"), "transactional.id": "stranger"}
+    )
+    stranger.init_transactions(30)
+    stranger.begin_transaction()
+    stranger.produce(ORDERS, b"not an event", b"stranger", partition.number)
+    stranger.flush(30)
+    stranger.abort_transaction()
+    after = shop.place(CUSTOMER, ("sku-a", 1))
+    for instance in CONSUMERS:
+        shop[instance].launch()
+    for instance, service in (("payment-1", "payment"), ("inventory-1", "inventory"), ("order-saga-1", "order")):
+        await_named(shop, instance, str(partition), f"offset {end + 2} where {end} was to come", "records are missing")
+        assert position(shop, service, partition) == end
+    for service in ("payment", "inventory", "order"):
+        move(shop, service, partition, end + 2)
+    shop.await_ready()
+    assert shop.await_settled(after)["status"] == "confirmed"
+
+
+def test_a_partition_added_to_a_topic_while_it_is_read(shop: Stack, admin: AdminClient) -> None:
+    count = int(shop.variables["TOPIC_PARTITIONS"])
+    for future in admin.create_partitions([NewPartitions(PAYMENTS, count + 1)]).values():
+        future.result()
+    # Payment publishes to it, the saga reads it. Inventory has nothing to do with it and goes on.
+    await_named(shop, "order-saga-1", PAYMENTS, f"{count + 1}", f"{count}", within_s=WATCHED_WITHIN_S)
+    await_named(shop, "payment-1", PAYMENTS, f"{count + 1}", f"{count}", within_s=WATCHED_WITHIN_S)
+    assert shop["inventory-1"].unready() is None
+    # After a restart as well: orders and payments are no longer alike.
+    shop["order-saga-1"].stop()
+    shop["order-saga-1"].launch()
+    await_named(shop, "order-saga-1", "equal partition counts", f"'{PAYMENTS}': {count + 1}", f"'{ORDERS}': {count}")
+    for future in admin.create_partitions(
+        [NewPartitions(ORDERS, count + 1), NewPartitions(INVENTORY, count + 1)]
+    ).values():
+        future.result()
+    # Equal again, but customers are not where they were.
+    for instance in CONSUMERS:
+        await_named(shop, instance, f"has {count + 1} partitions, positions are known for {count}")
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Another stack: a topic that was created anew leaves nothing to go on with."""
+    stack = Stack(tmp_path_factory.mktemp("second"))
+    try:
+        stack.start_infrastructure()
+        stack.launch_all()
+        stack.product("sku-a", price=100, pieces=10**6)
+        stack.account(CUSTOMER, 10**6)
+        stack.await_orderable("sku-a")
+        yield stack
+    finally:
+        stack.stop()
+
+
+def recreate(stack: Stack, names: Sequence[str]) -> None:
+    admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    for future in admin.delete_topics(list(names)).values():
+        future.result()
+    count = int(stack.variables["TOPIC_PARTITIONS"])
+
+    def created() -> bool:
+        futures = admin.create_topics([NewTopic(name, count, 1, config=dict(KEPT)) for name in names])
+        return all(future.exception() is None for future in futures.values())
+
+    eventually(created, "the topics are there again")
+
+
+def test_a_topic_created_anew_while_it_is_read(second: Stack) -> None:
+    read_to_its_end(second, second.place(CUSTOMER, ("sku-a", 1)))
+    stored = {s: second.query(s, "SELECT * FROM positions ORDER BY 1, 2") for s in ("payment", "inventory", "order")}
+    recreate(second, [ORDERS])
+    second.place(CUSTOMER, ("sku-a", 1))
+    for instance in CONSUMERS:
+        await_named(second, instance, ORDERS, "created anew", within_s=WATCHED_WITHIN_S)
+    for instance in CONSUMERS:
+        second[instance].stop()
+        second[instance].launch()
+    for instance in CONSUMERS:
+        await_named(second, instance, ORDERS, "created anew")
+        assert times_logged(second, instance, "created anew") >= 1
+    for service, rows in stored.items():
+        assert second.query(service, "SELECT * FROM positions ORDER BY 1, 2") == rows, "nothing of it was taken in"

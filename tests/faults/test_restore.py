@@ -1,0 +1,188 @@
+"""One service's database is restored from an old backup: the loss is named, an operator consents, and all that was
+published is true again, to the order, the reason and the minor unit."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+
+import pytest
+from psycopg import sql
+
+from tests.audit import assert_consistent, await_rest
+from tests.stack import Stack, eventually
+
+PRICE = 100
+SCARCE = 3
+COMPETITORS = 8
+DEPOSIT = 500
+RESTOCK = 5
+INSTANCES = {"payment": ("payment-1",), "inventory": ("inventory-1",), "order": ("order-saga-1", "order-api-1")}
+CONSUMER = {"payment": "payment-1", "inventory": "inventory-1", "order": "order-saga-1"}
+SAID = {
+    "order": "SELECT order_id, status, reason, payment, inventory, payment_reason, inventory_reason FROM orders",
+    "payment": "SELECT order_id, customer_id, state, reason, amount, currency FROM payments",
+    "inventory": "SELECT order_id, customer_id, state, reason, items::text FROM reservations",
+}
+BALANCES = "SELECT customer_id, balance FROM accounts"
+PIECES = "SELECT product_id, on_hand FROM products"
+CATALOGUE = "SELECT product_id, unit_price, active FROM products"
+
+
+@pytest.fixture(scope="module")
+def shop(own_stack: Stack) -> Stack:
+    own_stack.launch_all()
+    return own_stack
+
+
+class Season:
+    """Orders of all sorts, of one test's own customers and products."""
+
+    def __init__(self, shop: Stack, name: str) -> None:
+        self.shop = shop
+        self.name = name
+        self.orders: list[str] = []
+        self._customers = count()
+        self.plenty, self.scarce, self.restocked = (f"{name}-{kind}" for kind in ("plenty", "scarce", "restocked"))
+        shop.product(self.plenty, price=PRICE, pieces=10**6)
+        shop.product(self.scarce, price=PRICE)
+        shop.product(self.restocked, price=PRICE)
+        for product in (self.plenty, self.scarce, self.restocked):
+            shop.await_orderable(product)
+        self.rest()
+        shop.product(self.scarce, price=PRICE, pieces=SCARCE)
+        self.poor = self.customer(balance=250)
+        self.holder = self.place(self.customer(), self.scarce, SCARCE)
+
+    def customer(self, balance: int = 10**6) -> str:
+        customer_id = f"{self.name}-{next(self._customers)}"
+        self.shop.account(customer_id, balance)
+        return customer_id
+
+    def place(self, customer_id: str, product_id: str, quantity: int = 1) -> str:
+        self.orders.append(self.shop.place(customer_id, (product_id, quantity)))
+        return self.orders[-1]
+
+    def cancel(self, order_id: str) -> None:
+        self.shop.http.post(self.shop.url("order-api", f"/orders/{order_id}/cancel")).raise_for_status()
+
+    def round(self) -> None:
+        """Confirmed, cancelled, declined, out of stock, of nobody, and both refused."""
+        cancelled = self.place(self.customer(), self.plenty)
+        for _ in range(3):
+            self.place(self.customer(), self.plenty)
+            self.place(self.poor, self.plenty)
+        self.place(f"{self.name}-nobody", self.plenty)
+        self.place(f"{self.name}-nobody", self.scarce, 10_000)
+        self.place(self.customer(), self.scarce, 10_000)
+        assert self.shop.await_settled(cancelled)["status"] == "confirmed"
+        self.cancel(cancelled)
+        self.rest()
+
+    def compete(self) -> None:
+        """The pieces of a confirmed order come back, and customers of many partitions want them."""
+        self.cancel(self.holder)
+        eventually(lambda: self.shop.on_hand(self.scarce) == SCARCE, "the pieces are released")
+        rivals = [self.place(self.customer(), self.scarce) for _ in range(COMPETITORS)]
+        self.rest()
+        assert [self.shop.order(o)["status"] for o in rivals].count("confirmed") == SCARCE
+
+    def rest(self) -> None:
+        await_rest(self.shop, self.orders)
+
+
+@contextmanager
+def stopped(shop: Stack, service: str) -> Iterator[None]:
+    """Without the processes that use the service's database."""
+    for instance in INSTANCES[service]:
+        shop[instance].stop()
+    yield
+    for instance in INSTANCES[service]:
+        shop[instance].launch()
+
+
+def back_up(shop: Stack, service: str) -> None:
+    with stopped(shop, service), shop.postgres.connect() as owner:
+        names = (sql.Identifier(f"{service}_backup"), sql.Identifier(service))
+        owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
+
+
+def restore(shop: Stack, service: str) -> None:
+    with stopped(shop, service):
+        with shop.postgres.connect() as owner:
+            names = (sql.Identifier(f"{service}_backup"), sql.Identifier(service))
+            owner.execute(sql.SQL("DROP DATABASE {}").format(names[1]))
+            owner.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*names))
+        shop.run_tool("ops.migrate")
+
+
+def all_said(shop: Stack) -> dict[str, set[tuple[object, ...]]]:
+    return {service: {tuple(row) for row in shop.query(service, query)} for service, query in SAID.items()}
+
+
+def replay(shop: Stack, service: str, *arguments: str) -> str:
+    return shop.run_tool("ops.replay", service, "--why", "the disk is gone", "--actor", "ann", *arguments)
+
+
+@pytest.mark.parametrize("service", ["payment", "inventory", "order"])
+def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
+    season = Season(shop, service)
+    season.round()
+    season.rest()
+    back_up(shop, service)
+    shop.await_ready()
+    before = shop.query(service, "SELECT * FROM positions ORDER BY topic, partition")
+
+    season.round()
+    season.compete()
+    shop.product(season.plenty, price=2 * PRICE)
+    late = season.customer(DEPOSIT)
+    season.place(late, season.plenty)
+    if service != "payment":
+        shop.product(season.restocked, price=PRICE, pieces=RESTOCK)
+        season.place(season.customer(), season.restocked, RESTOCK)
+    season.rest()
+    said, balances, pieces = all_said(shop), shop.query("payment", BALANCES), shop.query("inventory", PIECES)
+    catalogue = shop.query("inventory", CATALOGUE)
+
+    restore(shop, service)
+    instance = CONSUMER[service]
+    eventually(lambda: "lost transactions" in (shop[instance].unready() or ""), f"{instance} names the loss")
+    assert "'just replay'" in (shop[instance].unready() or "")
+    assert "lost transactions" in shop[instance].log.read_text()
+    shop.await_ready("order-api-1")
+    meanwhile = season.place(season.customer(), season.scarce) if service != "payment" else ""
+    assert shop.query(service, "SELECT * FROM positions ORDER BY topic, partition") == before, "nothing was taken in"
+
+    options = enter_what_is_lost(shop, service, late, dict(balances))
+    assert "dry run" in replay(shop, service, *options, "--dry-run")
+    assert shop.query(service, "SELECT FROM replays") == []
+    printed = replay(shop, service, *options)
+    print(printed)
+    shop.await_ready()
+    season.rest()
+    if meanwhile:
+        assert shop.await_settled(meanwhile)["reason"] == "out_of_stock"
+    for side, rows in all_said(shop).items():
+        assert said[side] - rows == set(), f"{side} does not say any more what it had said"
+    assert set(balances) - set(shop.query("payment", BALANCES)) == set()
+    assert set(pieces) - set(shop.query("inventory", PIECES)) == set()
+    assert set(catalogue) - set(shop.query("inventory", CATALOGUE)) == set()
+    assert "nothing to replay" in replay(shop, service, *options)
+    assert shop.query(service, "SELECT actor, why FROM replays") == [("ann", "the disk is gone")]
+    assert_consistent(shop)
+    print(shop.run_tool("ops.verify"))
+
+
+def enter_what_is_lost(shop: Stack, service: str, late: str, balances: dict[str, int]) -> list[str]:
+    """Enter what no topic has: the deposits over HTTP while the service waits, the restocks by `--cover`."""
+    if service == "payment":
+        with pytest.raises(AssertionError, match=f"account {late}: at least"):
+            replay(shop, service)
+        known = dict(shop.query("payment", BALANCES))
+        for customer_id in balances.keys() - known.keys():
+            shop.account(customer_id, DEPOSIT if customer_id == late else 10**6)
+    if service == "inventory":
+        with pytest.raises(AssertionError, match=f"product {service}-restocked: at least {RESTOCK} pieces"):
+            replay(shop, service)
+        return ["--cover"]
+    return []
