@@ -27,6 +27,7 @@ from common.postgres import Conn, connect, transaction
 from ops.topics import table
 
 SERVICES: Final = ("payment", "inventory", "order")
+PLACE_HELP: Final = "topic/partition@offset, as 'list' prints it: orders/3@17"
 ERROR_CHARS_SHOWN: Final = 60
 _PLACE: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)")
 
@@ -208,13 +209,15 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     acting.add_argument("--dry-run", action="store_true", help="say what would be marked, and change nothing")
     listing = commands.add_parser("list", parents=[everywhere])
     listing.add_argument("--customer")
-    commands.add_parser("show", parents=[everywhere]).add_argument("places", type=place, nargs=1, metavar="place")
+    commands.add_parser("show", parents=[everywhere]).add_argument(
+        "places", type=place, nargs=1, metavar="place", help=PLACE_HELP
+    )
     redriving = commands.add_parser("redrive", parents=[everywhere, acting])
-    redriving.add_argument("places", type=place, nargs="*", metavar="place")
-    redriving.add_argument("--customer")
-    redriving.add_argument("--all", action="store_true")
+    redriving.add_argument("places", type=place, nargs="*", metavar="place", help=PLACE_HELP)
+    redriving.add_argument("--customer", help="all that is parked of a customer")
+    redriving.add_argument("--all", action="store_true", help="all that is parked")
     discarding = commands.add_parser("discard", parents=[everywhere, acting])
-    discarding.add_argument("places", type=place, nargs=1, metavar="place")
+    discarding.add_argument("places", type=place, nargs=1, metavar="place", help=PLACE_HELP)
     commands.add_parser("resume", parents=[everywhere, acting])
     return parser.parse_args(arguments)
 
