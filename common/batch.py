@@ -364,6 +364,7 @@ class _Session(Generic[Locked]):
             waited = True
             self._say(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
+            self._topics_watch.look(time.monotonic())
             self._report_lag()
         if waited:
             self._say("")
