@@ -96,7 +96,8 @@ class Marks:
             group
             for group in READERS[topic]
             if offset < self.positions.get((group, topic, number), 0)
-            and offset not in self.parked.get((group, topic, number), {})
+            # What is no event cannot have been redriven: somebody took it off the list.
+            and self.parked.get((group, topic, number), {}).get(offset, REDRIVEN) == REDRIVEN
         ]
 
 
