@@ -154,10 +154,6 @@ class Publisher:
             self._producer.purge()
             self._producer = Producer(self._config)
 
-    def ping(self, timeout_s: float) -> None:
-        """Ask the broker for its topics. Raises `KafkaException` when it does not answer within `timeout_s`."""
-        self._producer.list_topics(timeout=timeout_s)
-
 
 class Acknowledged(NamedTuple):
     """Where the log has put a record, and when by the broker's clock (LogAppendTime)."""

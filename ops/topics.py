@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from common.config import Env
 from common.errors import Fatal
 from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS
 from common.kafka import client_config
-from common.positions import Partition, committed_offsets
+from common.positions import Partition, committed_offsets, log_bounds
 
 TIMEOUT_S = 15.0
 WAIT_S = 60.0
@@ -86,12 +86,7 @@ def bounds(admin: AdminClient) -> dict[Partition, tuple[int, int]]:
     """The first offset, and the one after the last, of every partition of our topics."""
     known = admin.list_topics(timeout=TIMEOUT_S).topics
     ours = [known[name] for name in (*READERS, PRODUCTS) if name in known]
-    partitions = [TopicPartition(str(topic.topic), number) for topic in ours for number in topic.partitions]
-    found = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
-        futures = admin.list_offsets(dict.fromkeys(partitions, spec), request_timeout=TIMEOUT_S)
-        found.append({Partition(tp.topic, tp.partition): f.result().offset for tp, f in futures.items()})
-    return {partition: (found[0][partition], found[1][partition]) for partition in found[0]}
+    return log_bounds(admin, [Partition(str(topic.topic), number) for topic in ours for number in topic.partitions])
 
 
 def committed(servers: str, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
