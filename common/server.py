@@ -28,17 +28,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from common import metrics, problem
 from common.config import Http
 from common.errors import Fatal
 from common.problem import Problem, ProblemError
+from common.protocol import Protocol as HttpProtocol
 
 BODY_BYTES_MAX = 64 * 1024
 JSON: Final = b"application/json"
 BACKLOG_CONNECTIONS = 2_048
-PIPELINED_MAX = 64
+LOOK_EVERY_TICKS = 10
 DRAIN_S = 8
 GC_OBJECTS = 50_000
 REQUEST_ID_PATTERN = re.compile(rb"[\x21-\x7e]{1,128}")
@@ -275,14 +275,14 @@ class _Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
-
-class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with a bound on pipelining: 30,000 requests sent without reading an answer cost it 50 MB each time."""
-
-    def on_headers_complete(self) -> None:
-        if len(self.pipeline) >= PIPELINED_MAX:
-            raise ValueError(f"over {PIPELINED_MAX} requests are waiting on this connection")  # answered with 400
-        super().on_headers_complete()
+    async def on_tick(self, counter: int) -> bool:
+        # A tick is a tenth of a second.
+        if counter % LOOK_EVERY_TICKS == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in list(self.server_state.connections):
+                if isinstance(connection, HttpProtocol):
+                    connection.look(now)
+        return await super().on_tick(counter)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -317,7 +317,7 @@ async def serve(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=_Protocol,
+                http=HttpProtocol,
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -1,0 +1,303 @@
+"""The bounds of a connection, on real sockets; time is what the test says it is."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from uvicorn.server import ServerState
+
+from common import protocol, server
+from common.protocol import Protocol
+from tests.fuzz import oracle
+from tests.fuzz.wire import Answer, Connection, Gone, Target
+
+HOST = "127.0.0.1"
+LARGE = 8 * 1024 * 1024
+
+
+class Served:
+    """A server of one small application. `release` lets the requests to /wait be answered."""
+
+    def __init__(self) -> None:
+        self.release = asyncio.Event()
+        self.arrived = asyncio.Semaphore(0)
+        self._state = ServerState()
+        self._listener: asyncio.Server | None = None
+        self._clients: list[Connection] = []
+
+    async def start(self) -> None:
+        async def wait(request: Request) -> Response:
+            self.arrived.release()
+            await self.release.wait()
+            return server.json_response({"waited": True})
+
+        async def echo(request: Request) -> Response:
+            return server.json_response({"read": len(await server.read_body(request))})
+
+        async def large(request: Request) -> Response:
+            return Response(b"x" * LARGE, media_type="text/plain")
+
+        routes = [Route("/wait", wait), Route("/echo", echo, methods=["POST"]), Route("/large", large)]
+        config = uvicorn.Config(
+            server.application(routes, server.no_signs), http=Protocol, ws="none", lifespan="off", log_config=None
+        )
+        config.load()
+        self._listener = await asyncio.get_running_loop().create_server(
+            lambda: Protocol(config=config, server_state=self._state, app_state={}), HOST, 0
+        )
+
+    async def connect(self) -> Connection:
+        assert self._listener is not None
+        self._clients.append(await Connection.open(Target(HOST, self._listener.sockets[0].getsockname()[1])))
+        return self._clients[-1]
+
+    @property
+    def connections(self) -> list[Protocol]:
+        return [connection for connection in self._state.connections if isinstance(connection, Protocol)]
+
+    def look(self, after_s: float) -> None:
+        """As the server does, so many seconds later."""
+        now = asyncio.get_running_loop().time()
+        for connection in self.connections:
+            connection.look(now + after_s)
+
+    async def stop(self) -> None:
+        assert self._listener is not None
+        self._listener.close()
+        for client in self._clients:
+            client.reset()
+        await eventually(lambda: not self.connections)
+
+
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[Served]:
+    served = Served()
+    await served.start()
+    try:
+        yield served
+    finally:
+        await served.stop()
+
+
+def on_a_server(test: Callable[[Served], Coroutine[Any, Any, None]]) -> Callable[[], None]:
+    def run() -> None:
+        async def bounded() -> None:
+            async with asyncio.timeout(10), serving() as served:
+                await test(served)
+
+        asyncio.run(bounded())
+
+    run.__doc__ = test.__doc__
+    return run
+
+
+def get(path: str, request_id: str = "mine") -> bytes:
+    return f"GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: {request_id}\r\n\r\n".encode()
+
+
+async def refused(connection: Connection, status: int) -> str:
+    """The connection's last answer is this refusal; returns its type."""
+    answer = await connection.answer()
+    oracle.judge(answer)
+    assert answer.status == status, answer
+    assert answer.closes
+    with pytest.raises(Gone):
+        await connection.answer()
+    return oracle.problem_type(answer)
+
+
+async def answered(connection: Connection, request_id: str = "mine") -> Answer:
+    answer = await connection.answer()
+    oracle.judge(answer, request_id=request_id.encode())
+    assert answer.status == 200, answer
+    return answer
+
+
+GARBAGE = b"\0\0\0\r\n\r\n"
+
+
+@on_a_server
+async def test_what_cannot_be_parsed_is_refused(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(GARBAGE)
+    assert await refused(connection, 400) == "/problems/malformed-request"
+
+
+@on_a_server
+async def test_a_refusal_waits_for_what_came_before(served: Served) -> None:
+    """Else it would be taken for the answer to the first request."""
+    connection = await served.connect()
+    connection.send(get("/wait", "first") + get("/livez", "second") + GARBAGE + get("/livez", "third"))
+    await served.arrived.acquire()
+    connection.send(get("/livez", "fourth"))
+    served.release.set()
+    await answered(connection, "first")
+    await answered(connection, "second")
+    await refused(connection, 400)
+
+
+@on_a_server
+async def test_a_broken_body_is_refused_in_its_turn(served: Served) -> None:
+    connection = await served.connect()
+    broken = b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    connection.send(get("/wait", "first") + broken)
+    await served.arrived.acquire()
+    served.release.set()
+    await answered(connection, "first")
+    await refused(connection, 400)
+
+
+@on_a_server
+async def test_a_body_that_breaks_while_it_is_read_is_refused(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n")
+    await asyncio.sleep(0)
+    connection.send(b"zz\r\n")
+    await refused(connection, 400)
+
+
+@on_a_server
+async def test_pipelining_is_bounded(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/wait", "0") + b"".join(get("/livez", f"{i}") for i in range(1, 1_000)))
+    await served.arrived.acquire()
+    served.release.set()
+    for number in range(protocol.PIPELINED_MAX + 1):
+        await answered(connection, f"{number}")
+    assert await refused(connection, 400) == "/problems/too-many-pipelined"
+
+
+@pytest.mark.parametrize("pieces", [1, 50])
+@pytest.mark.parametrize(
+    "head", [b"x: " + b"y" * 40_000, b"\r\n".join(b"x%d: y" % i for i in range(5_000))], ids=["long", "many"]
+)
+def test_a_head_is_bounded(head: bytes, pieces: int) -> None:
+    @on_a_server
+    async def test(served: Served) -> None:
+        connection = await served.connect()
+        whole = b"GET /livez HTTP/1.1\r\n" + head + b"\r\n\r\n"
+        size = len(whole) // pieces + 1
+        for at in range(0, len(whole), size):
+            connection.send(whole[at : at + size])
+            await connection.drained()
+            await asyncio.sleep(0.001)
+        assert await refused(connection, 431) == "/problems/head-too-large"
+
+    test()
+
+
+@on_a_server
+async def test_a_head_that_begins_behind_a_large_body_is_not_held_for_large(served: Served) -> None:
+    connection = await served.connect()
+    body = b"x" * 60_000
+    posted = b"POST /echo HTTP/1.1\r\nhost: a\r\nx-request-id: mine\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    whole = posted * 3 + get("/livez")
+    connection.send(whole[:-5])
+    for _ in range(3):
+        await answered(connection)
+    connection.send(whole[-5:])
+    await answered(connection)
+
+
+@on_a_server
+async def test_trailers_without_end_are_cut_off(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+    for _ in range(protocol.REQUEST_BYTES_MAX // 1_000_000 + 2):
+        connection.send(b"x: " + b"y" * 1_000_000 + b"\r\n")
+        await connection.drained()
+    assert await refused(connection, 413) == "/problems/too-large"
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /livez HT",
+        b"GET /livez HTTP/1.1\r\nx: y\r\n",
+        b"POST /echo HTTP/1.1\r\ncontent-length: 5\r\n\r\nx",
+    ],
+)
+def test_a_request_that_does_not_arrive_is_given_up(begun: bytes) -> None:
+    @on_a_server
+    async def test(served: Served) -> None:
+        connection = await served.connect()
+        connection.send(get("/livez"))
+        await answered(connection)
+        connection.send(begun)
+        await eventually(lambda: any(c.arriving for c in served.connections))
+        served.look(protocol.ARRIVE_S - 1)
+        served.look(protocol.ARRIVE_S + 1)
+        assert await refused(connection, 408) == "/problems/too-slow"
+
+    test()
+
+
+@on_a_server
+async def test_a_connection_without_a_request_is_closed_without_a_word(served: Served) -> None:
+    for sent in (b"", b"\r\n"):
+        connection = await served.connect()
+        connection.send(sent)
+        await eventually(lambda: len(served.connections) == 1)
+        served.look(protocol.ARRIVE_S + 1)
+        assert await connection.rest() == b""
+        await eventually(lambda: not served.connections)
+
+
+@on_a_server
+async def test_an_empty_line_does_not_keep_a_connection(served: Served) -> None:
+    """It stops uvicorn's own timer."""
+    connection = await served.connect()
+    connection.send(get("/livez"))
+    await answered(connection)
+    connection.send(b"\r\n")
+    await eventually(lambda: all(c.timeout_keep_alive_task is None for c in served.connections))
+    served.look(0)
+    served.look(protocol.ARRIVE_S + 1)
+    assert await connection.rest() == b""
+
+
+@on_a_server
+async def test_a_client_that_waits_for_its_answer_is_not_given_up(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/wait"))
+    await served.arrived.acquire()
+    served.look(0)
+    served.look(100 * protocol.ARRIVE_S)
+    served.release.set()
+    await answered(connection)
+
+
+@on_a_server
+async def test_a_client_that_does_not_read_is_cut_off(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/large"))
+    await eventually(lambda: any(c.transport.get_write_buffer_size() for c in served.connections))
+    served.look(0)
+    served.look(protocol.UNREAD_S - 1)
+    assert served.connections
+    served.look(protocol.UNREAD_S + 1)
+    await eventually(lambda: not served.connections)
+
+
+@on_a_server
+async def test_an_upgrade_is_ignored_but_not_with_a_body(served: Served) -> None:
+    connection = await served.connect()
+    upgrade = get("/livez")[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
+    connection.send(upgrade + get("/livez", "next"))
+    await answered(connection)
+    await answered(connection, "next")
+    connection.send(
+        upgrade.replace(b"GET /livez", b"POST /echo").replace(b"\r\n\r\n", b"\r\ncontent-length: 2\r\n\r\n{}")
+    )
+    await refused(connection, 400)
+
+
+async def eventually(found: Callable[[], bool]) -> None:
+    while not found():  # noqa: ASYNC110  # what it waits for is the server, which has no event for it
+        await asyncio.sleep(0)
