@@ -46,6 +46,8 @@ class Instance(Server):
         self.name = service.instance(number)
         super().__init__(directory / self.name)
         self.service = service
+        self.launcher: tuple[str, ...] = ()
+        """What Python runs the service by, if not directly."""
         [self.admin_port] = free_ports(1)
         self.variables = {
             **os.environ,
@@ -57,7 +59,7 @@ class Instance(Server):
         pass
 
     def command(self) -> list[str]:
-        return [sys.executable, *self.service.command]
+        return [sys.executable, *self.launcher, *self.service.command]
 
     def environment(self) -> dict[str, str]:
         return {**self.variables, "TANDEM_STACK": str(self.directory)}
@@ -109,9 +111,13 @@ class Stack:
         self.instances: dict[str, Instance] = {}
         self.http = httpx.Client(timeout=15)
 
-    def start_infrastructure(self) -> None:
+    def start_servers(self) -> None:
+        """A PostgreSQL and a broker with nothing in them."""
         with ThreadPoolExecutor() as both:
             list(both.map(lambda server: server.start(), (self.postgres, self.kafka)))
+
+    def start_infrastructure(self) -> None:
+        self.start_servers()
         self.run_tool("ops.migrate")
         self.run_tool("ops.topics", "create")
 
@@ -122,12 +128,15 @@ class Stack:
             variable = f"{database.upper()}_DATABASE_URL"
             self.variables[variable] = self.variables[variable].replace(f":{self.postgres_port}/", f":{port}/")
 
+    def tool_environment(self) -> dict[str, str]:
+        return {**os.environ, **self.variables}
+
     def run_tool(self, *arguments: str) -> str:
         """Run a one-shot to its end; returns what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
-            env={**os.environ, **self.variables},
+            env=self.tool_environment(),
             capture_output=True,
             text=True,
             timeout=120,

@@ -1,14 +1,11 @@
 """One service's database is restored from an old backup: the loss is named, an operator consents, and all that was
 published is true again, to the order, the reason and the minor unit."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
-from psycopg import sql
 
 from common.events import (
     ORDERS,
@@ -25,6 +22,7 @@ from common.events import (
 )
 from common.kafka import client_config, producer_config
 from tests.audit import assert_consistent, await_rest
+from tests.backup import back_up, restore
 from tests.stack import Stack, eventually
 
 PRICE = 100
@@ -32,7 +30,6 @@ SCARCE = 3
 COMPETITORS = 8
 DEPOSIT = 500
 RESTOCK = 5
-INSTANCES = {"payment": ("payment-1",), "inventory": ("inventory-1",), "order": ("order-saga-1", "order-api-1")}
 CONSUMER = {"payment": "payment-1", "inventory": "inventory-1", "order": "order-saga-1"}
 SAID = {
     "order": "SELECT order_id, status, reason, payment, inventory, payment_reason, inventory_reason FROM orders",
@@ -113,31 +110,6 @@ class Season:
 
     def rest(self) -> None:
         await_rest(self.shop, self.orders)
-
-
-@contextmanager
-def stopped(shop: Stack, service: str) -> Iterator[None]:
-    """Without the processes that use the service's database."""
-    for instance in INSTANCES[service]:
-        shop[instance].stop()
-    yield
-    for instance in INSTANCES[service]:
-        shop[instance].launch()
-
-
-def back_up(shop: Stack, service: str) -> None:
-    with stopped(shop, service), shop.postgres.connect() as owner:
-        names = (sql.Identifier(f"{service}_backup"), sql.Identifier(service))
-        owner.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(*names))
-
-
-def restore(shop: Stack, service: str) -> None:
-    with stopped(shop, service):
-        with shop.postgres.connect() as owner:
-            names = (sql.Identifier(f"{service}_backup"), sql.Identifier(service))
-            owner.execute(sql.SQL("DROP DATABASE {}").format(names[1]))
-            owner.execute(sql.SQL("ALTER DATABASE {} RENAME TO {}").format(*names))
-        shop.run_tool("ops.migrate")
 
 
 def all_said(shop: Stack) -> dict[str, set[tuple[object, ...]]]:

@@ -1,0 +1,296 @@
+"""Clients that behave as Tandem asks of them, and a book of what they were told, to be held against the databases.
+
+With an idempotency key a request is sent again until it is answered. Without one it is never sent again: what got no
+answer may have been placed, and is counted as that. Among the orders are some that payment declines, some that stock
+cannot serve, and some that are cancelled.
+"""
+
+import itertools
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Final
+
+import httpx
+import orjson
+
+from tests.stack import Stack
+
+CUSTOMERS: Final = 12
+"""Of each client, so that the orders go to every partition."""
+BALANCE: Final = 10**9
+PIECES: Final = 10**7
+PLENTY: Final = ("clients-plenty-a", "clients-plenty-b")
+SCARCE: Final = "clients-scarce"
+PRICED: Final = "clients-priced"
+SAVER: Final = "clients-saver"
+PAUSE_S: Final = 0.06
+AGAIN_S: Final = 0.1
+PATIENCE_S: Final = 60.0
+BATCH_EVERY_S: Final = 2.0
+BATCH_LINES: Final = 110
+"""More than the api puts into the log at once."""
+CANCEL_EVERY: Final = 5
+LOOK_UP_EVERY: Final = 3
+
+Body = dict[str, Any]
+
+
+class Book:
+    """What clients were told, over any number of runs. Each entry is made by one thread, in one step."""
+
+    def __init__(self) -> None:
+        self.accepted: set[str] = set()
+        """Orders answered with 202."""
+        self.keyed: dict[str, str] = {}
+        """By idempotency key: the order that every answer named."""
+        self.unknown = 0
+        """Requests without a key that were sent and not answered, or with "it may still be placed"."""
+        self.cancelled: set[str] = set()
+        """Orders whose wish to be cancelled was answered with 202."""
+        self.deposits = 0
+        self.restocks = 0
+        self.price = 0
+        """The last one that was answered, of the product `PRICED`."""
+        self.faults: list[str] = []
+        """Answers that must never be given."""
+
+    def accept(self, order_id: str, key: str | None = None) -> None:
+        if key is not None and self.keyed.setdefault(key, order_id) != order_id:
+            self.faults.append(f"key {key} is order {self.keyed[key]} and also {order_id}")
+        self.accepted.add(order_id)
+
+    def check(self, stack: Stack) -> None:
+        """Fails unless every promise was kept. For a stack at rest that nobody else orders from."""
+        assert not self.faults, self.faults[:5]
+        keyed = _orders_of(stack, "keyed-%")
+        assert keyed.keys() == set(self.keyed.values()), "a key does not stand for one order"
+        plain = _orders_of(stack, "plain-%")
+        told = self.accepted - keyed.keys()
+        assert told <= plain.keys(), f"lost: {sorted(told - plain.keys())[:5]}"
+        extra = len(plain.keys() - told)
+        assert extra <= self.unknown, f"{extra} orders that nobody placed, {self.unknown} requests were not answered"
+        kept = [o for o, status in (keyed | plain).items() if o in self.cancelled and status == "confirmed"]
+        assert not kept, f"confirmed although a cancel was accepted: {kept[:5]}"
+        assert _entered(stack, "payment", "ledger", "deposit", "customer_id", SAVER) == self.deposits
+        assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
+        [(price,)] = stack.query("inventory", "SELECT unit_price FROM products WHERE product_id = %s", (PRICED,))
+        assert price == self.price or not self.price, f"the price is {price}, the answer was {self.price}"
+
+
+def _orders_of(stack: Stack, customers: str) -> dict[str, str]:
+    return dict(
+        stack.query("order", "SELECT order_id::text, status FROM orders WHERE customer_id LIKE %s", (customers,))
+    )
+
+
+def _entered(stack: Stack, service: str, table: str, kind: str, column: str, value: str) -> int:
+    """How many entries were made under an idempotency key of these clients."""
+    counted = f"""SELECT count(*) FROM {table}
+      WHERE kind = %s AND {column} = %s AND idempotency_key LIKE 'clients-%%'"""
+    return int(stack.query(service, counted, (kind, value))[0][0])
+
+
+class Client(threading.Thread):
+    """Goes on until told to stop, and then finishes what it has begun."""
+
+    def __init__(self, stack: Stack, book: Book) -> None:
+        super().__init__(daemon=True)
+        self.stack = stack
+        self.book = book
+        self.http = httpx.Client(timeout=10)
+        self.stopping = threading.Event()
+
+    def run(self) -> None:
+        try:
+            for n in itertools.count():
+                if self.stopping.is_set():
+                    return
+                self.step(n)
+                self.stopping.wait(PAUSE_S)
+        except Exception:
+            self.book.faults.append(traceback.format_exc())
+        finally:
+            self.http.close()
+
+    def step(self, n: int) -> None:
+        raise NotImplementedError
+
+    def until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
+        """Send a request that may be repeated until it is answered by something other than 503."""
+        until = time.monotonic() + PATIENCE_S
+        while time.monotonic() < until:
+            try:
+                answer = send()
+            except httpx.TransportError:
+                pass
+            else:
+                if answer.status_code != 503:
+                    return answer
+            time.sleep(AGAIN_S)
+        raise AssertionError(f"a request was not answered for {PATIENCE_S:.0f} s")
+
+    def expect(self, answer: httpx.Response, *statuses: int) -> httpx.Response:
+        if answer.status_code not in statuses:
+            self.book.faults.append(f"{answer.request.method} {answer.url}: {answer.status_code} {answer.text}")
+        return answer
+
+    def follow_up(self, n: int, order_id: str) -> None:
+        """Look some orders up, and cancel some. An accepted order is never "not found"."""
+        url = self.stack.url("order-api", f"/orders/{order_id}")
+        if n % LOOK_UP_EVERY == 0:
+            self.expect(self.until_answered(lambda: self.http.get(url)), 200)
+        if n % CANCEL_EVERY == 0:
+            answer = self.until_answered(lambda: self.http.post(f"{url}/cancel"))
+            if self.expect(answer, 202, 409).status_code == 202:
+                self.book.cancelled.add(order_id)
+
+
+def orders(sort: str) -> Iterator[Body]:
+    """What a client orders, in turn: also of two lines, for one who cannot pay, and of what is scarce."""
+    one = [{"product_id": PLENTY[0], "quantity": 1}]
+    two = [{"product_id": product, "quantity": 2} for product in PLENTY]
+    for n in itertools.count():
+        customer = f"{sort}-{n % CUSTOMERS}"
+        match n % 13:
+            case 4:
+                yield {"customer_id": customer, "items": two}
+            case 7:
+                yield {"customer_id": f"{sort}-poor", "items": one}
+            case 11:
+                yield {"customer_id": customer, "items": [*one, {"product_id": SCARCE, "quantity": 3}]}
+            case _:
+                yield {"customer_id": customer, "items": one}
+
+
+class Keyed(Client):
+    """Sends each order under a key, until it is answered."""
+
+    def __init__(self, stack: Stack, book: Book) -> None:
+        super().__init__(stack, book)
+        self._orders = orders("keyed")
+
+    def step(self, n: int) -> None:
+        body, key = next(self._orders), f"clients-{uuid.uuid4()}"
+        headers = {"idempotency-key": key}
+        url = self.stack.url("order-api", "/orders")
+        answer = self.until_answered(lambda: self.http.post(url, json=body, headers=headers))
+        if self.expect(answer, 202).status_code == 202:
+            order_id = answer.json()["order_id"]
+            self.book.accept(order_id, key)
+            self.follow_up(n, order_id)
+
+
+class Plain(Client):
+    """Sends each order once: it cannot know what became of one that is not answered."""
+
+    def __init__(self, stack: Stack, book: Book) -> None:
+        super().__init__(stack, book)
+        self._orders = orders("plain")
+
+    def step(self, n: int) -> None:
+        try:
+            answer = self.http.post(self.stack.url("order-api", "/orders"), json=next(self._orders))
+        except httpx.ConnectError:
+            return  # nothing was sent
+        except httpx.TransportError:
+            self.book.unknown += 1
+            return
+        if answer.status_code == 503:
+            self.book.unknown += "order_id" in answer.json()
+        elif self.expect(answer, 202).status_code == 202:
+            order_id = answer.json()["order_id"]
+            self.book.accept(order_id)
+            self.follow_up(n, order_id)
+
+
+class Batches(Client):
+    """Sends many orders at once, each line under a key, until all are answered."""
+
+    def __init__(self, stack: Stack, book: Book) -> None:
+        super().__init__(stack, book)
+        self._orders = orders("keyed-batch")
+
+    def step(self, n: int) -> None:
+        self.stopping.wait(BATCH_EVERY_S)
+        lines = [
+            body | {"idempotency_key": f"clients-{uuid.uuid4()}"}
+            for body in itertools.islice(self._orders, BATCH_LINES)
+        ]
+        url = self.stack.url("order-api", "/orders/batch")
+        content = b"\n".join(map(orjson.dumps, lines))
+        headers = {"content-type": "application/x-ndjson"}
+        while True:
+            answer = self.until_answered(lambda: self.http.post(url, content=content, headers=headers))
+            if self.expect(answer, 200).status_code != 200:
+                return
+            results = [orjson.loads(line) for line in answer.content.splitlines()]
+            for line, result in zip(lines, results, strict=True):
+                if result["status"] == 202:
+                    self.book.accept(result["order_id"], line["idempotency_key"])
+                elif result["status"] != 503:
+                    self.book.faults.append(f"a line of a batch: {result}")
+            if all(result["status"] != 503 for result in results):
+                return
+            time.sleep(AGAIN_S)
+
+
+class Shopkeeper(Client):
+    """Changes a price, and makes a deposit and a restock, each under a key, until each is answered."""
+
+    def step(self, n: int) -> None:
+        self.stopping.wait(0.2)
+        price = self.book.price + 1
+        put = {"name": PRICED, "unit_price": price, "currency": "EUR", "active": True}
+        url = self.stack.url("inventory", f"/products/{PRICED}")
+        if self.expect(self.until_answered(lambda: self.http.put(url, json=put)), 200, 201).is_success:
+            self.book.price = price
+        key = {"idempotency-key": f"clients-{uuid.uuid4()}"}
+        deposit = self.stack.url("payment", f"/accounts/{SAVER}/deposits")
+        self.book.deposits += self._happened(deposit, {"amount": 1, "currency": "EUR"}, key)
+        restock = self.stack.url("inventory", f"/products/{SCARCE}/restocks")
+        self.book.restocks += self._happened(restock, {"quantity": 1}, key)
+
+    def _happened(self, url: str, body: Body, key: dict[str, str]) -> bool:
+        return self.expect(
+            self.until_answered(lambda: self.http.post(url, json=body, headers=key)), 200, 201
+        ).is_success
+
+
+ALL: Final[Sequence[type[Client]]] = (Keyed, Plain, Batches, Shopkeeper)
+
+
+class Clients:
+    """Clients of several sorts, within a `with`. What they are told is added to the book."""
+
+    def __init__(self, stack: Stack, book: Book, sorts: Sequence[type[Client]] = ALL) -> None:
+        self._threads = [sort(stack, book) for sort in sorts]
+
+    def __enter__(self) -> "Clients":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Wait until they are through, unless something has failed: then they may never be."""
+        for thread in self._threads:
+            thread.stopping.set()
+        for thread in self._threads:
+            thread.join(None if error is None else 0)
+
+
+def furnish(stack: Stack) -> None:
+    """The customers and products that these clients need; waits until the products can be ordered."""
+    for product_id in PLENTY:
+        stack.product(product_id, pieces=PIECES)
+    for product_id in (SCARCE, PRICED):
+        stack.product(product_id)
+    for sort in ("keyed", "plain", "keyed-batch"):
+        for number in range(CUSTOMERS):
+            stack.account(f"{sort}-{number}", BALANCE)
+        stack.account(f"{sort}-poor", 1)
+    for product_id in (*PLENTY, SCARCE):
+        stack.await_orderable(product_id)

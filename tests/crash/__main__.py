@@ -1,0 +1,104 @@
+"""`python -m tests.crash [POINT …]`: every crash point, or those named, on real stacks. Ends with 1 for a failure.
+
+A fault throws its stack away: the next point gets a new one, and the logs of the old one are kept.
+"""
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from tests.crash.points import POINTS, Point
+from tests.crash.trial import Outcome, Trials
+
+COLUMNS = ("point", "process", "killed", "passage", "ready s", "recovered s", "orders", "verdict")
+WIDTHS = (30, 34, 7, 7, 11, 6, 8)
+
+
+def outcomes(points: Iterable[Point], directory: Path) -> Iterable[Outcome]:
+    """Try each point, in the order given."""
+    trials: Trials | None = None
+    stacks = 0
+    try:
+        for point in points:
+            if trials is None:
+                stacks += 1
+                trials = Trials(directory / f"stack-{stacks}")
+            outcome = trials.run(point)
+            yield outcome
+            if outcome.fault:
+                trials.stop()
+                trials = None
+    finally:
+        if trials is not None:
+            trials.stop()
+
+
+def row(outcome: Outcome) -> tuple[str, ...]:
+    point = outcome.point
+    return (
+        point.name,
+        point.process,
+        f"{point.at} {point.target}",
+        str(point.passage),
+        "" if outcome.ready_s is None else f"{outcome.ready_s:.1f}",
+        f"{outcome.recovered_s:.1f}",
+        str(outcome.accepted),
+        "FAILED" if outcome.fault else "survived",
+    )
+
+
+def say(cells: Sequence[str]) -> None:
+    """Print a row, but for where the process is killed: that is long, and the name says it."""
+    shown = (*cells[:2], *cells[3:])
+    print("  ".join(cell.ljust(width) for cell, width in zip(shown, WIDTHS, strict=True)).rstrip(), flush=True)
+
+
+def summary(found: Sequence[Outcome], took_s: float) -> str:
+    survived = sum(not outcome.fault for outcome in found)
+    accepted = sum(outcome.accepted for outcome in found)
+    return f"{survived} of {len(found)} points survived, {accepted} orders accepted, {took_s:.0f} s"
+
+
+def markdown(found: Sequence[Outcome], took_s: float) -> str:
+    """The table as it stands in docs/GUARANTEES.md."""
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|---|---|---|--:|--:|--:|--:|---|"]
+    for outcome in found:
+        name, process, _, *rest = row(outcome)
+        killed = f"{outcome.point.at} `{outcome.point.target}`"
+        lines.append(f"| {' | '.join([name, process, killed, *rest])} |")
+    return "\n".join([*lines, "", f"{summary(found, took_s)}.", ""])
+
+
+def main(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="crash-matrix", description="Kill every process at each crash point.")
+    parser.add_argument("points", nargs="*", choices=[*POINTS, []], metavar="point", help="only these (default: all)")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
+    chosen = parser.parse_args(arguments)
+    points = [point for point in POINTS.values() if not chosen.points or point.name in chosen.points]
+    directory = Path(tempfile.mkdtemp(prefix="tandem-crash-"))
+    began = time.monotonic()
+    found: list[Outcome] = []
+    say(COLUMNS)
+    for outcome in outcomes(points, directory):
+        found.append(outcome)
+        say(row(outcome))
+        if outcome.fault:
+            print(outcome.fault, flush=True)
+    took_s = time.monotonic() - began
+    print(summary(found, took_s))
+    if chosen.markdown:
+        chosen.markdown.write_text(markdown(found, took_s))
+    failed = any(outcome.fault for outcome in found)
+    if failed:
+        print(f"the logs are in {directory}")
+    else:
+        shutil.rmtree(directory)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

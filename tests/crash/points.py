@@ -1,0 +1,121 @@
+"""The crash points. A point is a place in the code, named from outside: before or after a call of some function.
+
+So the code that is killed contains nothing of this, and a function that is renamed makes a unit test fail.
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Scene = Literal[
+    "fresh",  # a tool on a broker and a PostgreSQL where there is nothing yet
+    "load",  # a service under load; if its point lies at its start, what came meanwhile lies in the log
+    "join",  # the same, and another instance joins
+    "stop",  # the same, and it is told to stop
+    "poison",  # the same, and an event comes that can never be processed
+    "redrive",  # the same, and an operator lets the events behind one be taken again
+    "overdue",  # the same, with payment away and a deadline of seconds
+    "restored",  # a tool, when payment's database has been restored from a backup
+    "rest",  # a tool, when nothing is under way
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Where a process dies: at the `passage`th call of `target`, before it or after it has returned.
+
+    `target` is written `module:function`, `module:Class.method`. With `following`, a call counts only if it is the
+    thread's first one since `following` returned. `pause_s` is how long the process stands still there before it
+    dies, so that what it has handed to a client library reaches the broker, and the answer finds nobody.
+    """
+
+    name: str
+    process: str
+    """A service, or the arguments of `python -m` for a tool."""
+    at: Literal["before", "after"]
+    target: str
+    passage: int = 1
+    following: str = ""
+    pause_s: float = 0
+    scene: Scene = "load"
+
+
+_SESSION: Final = "common.batch:_Session"
+_FLUSH: Final = "common.kafka:Producer.flush"
+_PUBLISH: Final = "common.kafka:Publisher.publish"
+_SENT_S: Final = 0.05
+
+_ALL: Final = (
+    # Tools on nothing
+    Point("migrate-roles-made", "ops.migrate", "after", "psycopg:Connection.execute", 8, scene="fresh"),
+    Point("migrate-one-of-three", "ops.migrate", "after", "subprocess:run", scene="fresh"),
+    Point(
+        "topics-asked-for", "ops.topics create", "after", "confluent_kafka.admin:AdminClient.create_topics",
+        pause_s=0.2, scene="fresh",
+    ),
+    Point("demo-accounts-uncommitted", "payment load-demo", "after", "psycopg:Connection.execute", scene="fresh"),
+    Point("demo-products-committed", "inventory load-demo", "after", "inventory.store:load_demo", scene="fresh"),
+    # Payment
+    Point("payment-connected", "payment", "before", f"{_SESSION}._describe"),
+    Point("payment-polled", "payment", "before", f"{_SESSION}._settle", 5),
+    Point("payment-locked", "payment", "before", "payment.consumer:PaymentHandler.decide", 7),
+    Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
+    Point("payment-written", "payment", "before", "psycopg:Connection.commit", 6, following="common.positions:advance"),
+    Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
+    Point("payment-results-sent", "payment", "before", _FLUSH, 7, pause_s=_SENT_S),
+    Point("payment-results-acknowledged", "payment", "after", _PUBLISH, 9),
+    Point("payment-offsets-committed", "payment", "after", "common.inbox:Consumer.commit", 4, pause_s=_SENT_S),
+    Point("payment-revoked", "payment", "before", "common.inbox:Inbox._revoked", scene="join"),
+    Point("payment-parking", "payment", "after", "common.parking:park", scene="poison"),
+    Point(
+        "payment-redrive-decided", "payment", "before", f"{_SESSION}._publish", 2, following="common.parking:reopen",
+        scene="redrive",
+    ),
+    Point("payment-deposit-committed", "payment", "after", "payment.store:deposit", 2),
+    # Inventory and its relay
+    Point("inventory-starts-found", "inventory", "after", "common.positions:starts"),
+    Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
+    Point("inventory-committed", "inventory", "after", f"{_SESSION}._store", 9),
+    Point("inventory-half-sent", "inventory", "after", "common.kafka:Producer.produce", 25, pause_s=_SENT_S),
+    Point("inventory-results-acknowledged", "inventory", "after", _PUBLISH, 8),
+    Point(
+        "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
+        following="common.parking:reopen", scene="redrive",
+    ),
+    Point("inventory-restock-committed", "inventory", "after", "inventory.store:restock", 2),
+    Point("relay-fenced", "inventory", "after", "inventory.relay:fence"),
+    Point("relay-transaction-open", "inventory", "before", "inventory.relay:Producer.commit_transaction", 2,
+          pause_s=_SENT_S),
+    Point("relay-published", "inventory", "after", "inventory.relay:publish", 2),
+    Point("relay-marked", "inventory", "after", "inventory.store:mark_published", 2),
+    # The saga and its timer
+    Point("saga-assigned", "order-saga", "after", "common.inbox:Inbox._assigned"),
+    Point("saga-decided", "order-saga", "after", "order.consumer:SagaHandler.decide", 12),
+    Point("saga-copied", "order-saga", "after", "order.consumer:Batch.store", 10),
+    Point("saga-committed", "order-saga", "after", f"{_SESSION}._store", 14),
+    Point("saga-outcomes-sent", "order-saga", "before", _FLUSH, 11, pause_s=_SENT_S),
+    Point("saga-outcomes-acknowledged", "order-saga", "after", _PUBLISH, 13),
+    Point("saga-leaving", "order-saga", "before", "common.inbox:Inbox.close", scene="stop"),
+    Point("saga-redrive-undecided", "order-saga", "after", "common.parking:set_state", 2,
+          following="common.parking:reopen", scene="redrive"),
+    Point("deadline-half-said", "order-saga", "after", "order.deadlines:DeadlineTimer._passed", 3, pause_s=_SENT_S,
+          scene="overdue"),
+    Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.deadlines:DeadlineTimer._passed",
+          scene="overdue"),
+    # The api
+    Point("api-catalogue-half-read", "order-api", "after", "order.catalogue:Edition.apply", 500),
+    Point("api-key-stored", "order-api", "after", "order.keyed_requests:_insert", 20),
+    Point("api-order-sent", "order-api", "after", "order.orders_log:OrdersLog.send", 30, pause_s=_SENT_S),
+    Point("api-order-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.acknowledged", 31),
+    Point("api-order-answered", "order-api", "after", "order.place:_send_order", 32),
+    Point("api-cancel-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.request_cancel", 3),
+    Point("api-batch-half-sent", "order-api", "after", "order.batch:PlaceBatch._place_chunk"),
+    Point("api-draining", "order-api", "before", "order.orders_log:OrdersLog.close", scene="stop"),
+    # Tools on a stack that has a history
+    Point("replay-undecided", "ops.replay payment --why restored", "after", "ops.replay.payment:restore",
+          scene="restored"),
+    Point("replay-not-moved-back", "ops.replay payment --why restored", "before",
+          "confluent_kafka.admin:AdminClient.alter_consumer_group_offsets", scene="restored"),
+    Point("topics-trimmed", "ops.topics trim", "after", "confluent_kafka.admin:AdminClient.delete_records",
+          pause_s=0.2, scene="rest"),
+)  # fmt: skip
+POINTS: Final = {point.name: point for point in _ALL}

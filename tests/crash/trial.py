@@ -1,0 +1,296 @@
+"""Kills the processes of a stack at crash points, one by one, under load, and judges each time what is left."""
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from confluent_kafka import Producer
+
+from common.events import ORDERS
+from common.kafka import producer_config
+from dev.settings import ROOT
+from tests.audit import assert_consistent, await_rest
+from tests.backup import back_up, restore
+from tests.clients import PLENTY, PRICED, Batches, Book, Clients, Keyed, Plain, furnish
+from tests.crash.launch import SAID
+from tests.crash.points import Point
+from tests.stack import Instance, Stack, eventually
+
+REACH_S: Final = 30.0
+RECOVER_S: Final = 60.0
+DEADLINE_S: Final = "2"
+BACKLOG: Final = 150
+"""Orders that come between a backup and the loss of the database."""
+SERVICES: Final = ("payment", "inventory", "order")
+"""Those that park events, as operators name them."""
+
+Arm = Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a stack whose process was killed."""
+
+    point: Point
+    ready_s: float | None
+    """From its restart until the process was ready; None for a tool."""
+    recovered_s: float
+    """From the kill until all orders that were accepted before the restart were settled; of a tool, its second run."""
+    accepted: int
+    """Orders that clients were told are accepted, in this trial."""
+    fault: str = ""
+    """What was wrong afterwards: empty if nothing was."""
+
+
+class Trials:
+    """A stack of their own, the clients' book, and a trial for each point."""
+
+    def __init__(self, directory: Path) -> None:
+        self.stack = Stack(directory)
+        self.book = Book()
+        self._list = directory.with_name(f"{directory.name}.accepted")
+        self._open = False
+        self.stack.start_servers()
+
+    def run(self, point: Point) -> Outcome:
+        """A trial. Once one has a fault, the stack is not fit for another."""
+        before = len(self.book.accepted)
+        ready_s, recovered_s, fault = None, 0.0, ""
+        try:
+            if point.scene == "fresh":
+                recovered_s = self._kill_tool(point)
+            else:
+                self._open_once()
+                if point.scene in TOOL_SCENES:
+                    with TOOL_SCENES[point.scene](self):
+                        recovered_s = self._kill_tool(point)
+                else:
+                    ready_s, recovered_s = self._kill_service(point)
+                self._judge()
+        except Exception as error:
+            fault = f"{type(error).__name__}: {error}"
+        return Outcome(point, ready_s, recovered_s, len(self.book.accepted) - before, fault)
+
+    def _open_once(self) -> None:
+        """Bring the services up, with a catalogue that takes a moment to read."""
+        if not self._open:
+            for tool in (["ops.migrate"], ["ops.topics", "create"], ["inventory", "load-demo"]):
+                self.stack.run_tool(*tool)
+            self.stack.launch_all()
+            furnish(self.stack)
+            self._open = True
+
+    def _kill_tool(self, point: Point) -> float:
+        done = subprocess.run(
+            [sys.executable, *by(point), "-m", *point.process.split()],
+            cwd=ROOT,
+            env=self.stack.tool_environment(),
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        check_died(point, done.returncode, done.stdout + done.stderr)
+        killed_at = time.monotonic()
+        self.stack.run_tool(*point.process.split())
+        return time.monotonic() - killed_at
+
+    def _kill_service(self, point: Point) -> tuple[float, float]:
+        instance = self.stack[f"{point.process}-1"]
+
+        def arm() -> None:
+            instance.stop()
+            instance.launcher = by(point)
+            instance.launch()
+
+        with Clients(self.stack, self.book):
+            with SCENES[point.scene](self.stack, instance, arm):
+                assert instance.process is not None
+                eventually(lambda: instance.process.poll() is not None, f"{point.name} is reached", REACH_S)
+                check_died(point, instance.process.returncode, instance.log.read_text(errors="replace"))
+                killed_at = time.monotonic()
+                instance.launcher = ()
+                instance.launch()
+                accepted = self.book.accepted.copy()
+                launched_at = time.monotonic()
+                self.stack.await_ready(instance.name, within_s=RECOVER_S)
+                ready_s = time.monotonic() - launched_at
+            eventually(lambda: are_settled(self.stack, accepted), "what was accepted is settled", RECOVER_S)
+            recovered_s = time.monotonic() - killed_at
+        return ready_s, recovered_s
+
+    def _judge(self) -> None:
+        """Fails unless all promises were kept: to clients, in the databases, and in the log."""
+        stack, book = self.stack, self.book
+        stack.await_ready()
+        priced = {"customer_id": "plain-poor", "product_id": PRICED, "quantity": 1, "expected_amount": book.price}
+
+        def orderable() -> str | None:
+            answer = stack.post(priced)
+            return str(answer.json()["order_id"]) if answer.status_code == 202 else None
+
+        book.accept(eventually(orderable, "the api has the last price"))
+        await_rest(stack, book.accepted)
+        book.check(stack)
+        assert_consistent(stack)
+        self._list.write_text("\n".join(book.accepted))
+        stack.run_tool("ops.verify", "--accepted", str(self._list))
+
+    def stop(self) -> None:
+        self.stack.stop()
+
+
+def by(point: Point) -> tuple[str, ...]:
+    """What Python runs a process by that is to die at the point."""
+    return ("-m", "tests.crash.launch", point.name)
+
+
+def check_died(point: Point, code: int, log: str) -> None:
+    """Fails unless the process ended at the point and by its own hand."""
+    assert code == -signal.SIGKILL, f"it ended by itself with {code}: {log[-2_000:]}"
+    assert SAID.format(point.name) in log, "it was killed, but not at its point"
+
+
+def are_settled(stack: Stack, orders: Collection[str]) -> bool:
+    counted = "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL"
+    return stack.query("order", counted, (list(orders),)) == [(len(orders),)]
+
+
+# What leads a service to its point, and what has to be put right when it runs again
+
+
+@contextmanager
+def load(_: Stack, __: Instance, arm: Arm) -> Iterator[None]:
+    arm()
+    yield
+
+
+@contextmanager
+def join(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    arm()
+    stack.await_ready(instance.name)
+    other = stack.launch(instance.service.name, 2)
+    yield
+    other.stop()
+    del stack.instances[other.name]
+
+
+@contextmanager
+def stop(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    arm()
+    stack.await_ready(instance.name)
+    assert instance.process is not None
+    instance.process.send_signal(instance.stop_signal)
+    yield
+
+
+@contextmanager
+def poison(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    customer = f"poisoned-{time.monotonic_ns()}"
+    arm()
+    stack.await_ready(instance.name)
+    follower = spoil(stack, customer)
+    yield
+    discard_root(stack, customer)
+    redrive_rest(stack, customer)
+    stack.await_settled(follower)
+
+
+@contextmanager
+def redrive(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    customer = f"poisoned-{time.monotonic_ns()}"
+    follower = spoil(stack, customer)
+    arm()
+    discard_root(stack, customer)
+    redrive_rest(stack, customer)
+    yield
+    stack.await_settled(follower)
+
+
+@contextmanager
+def overdue(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    stack["payment-1"].stop()
+    instance.variables["ORDER_SETTLE_DEADLINE_S"] = DEADLINE_S
+    arm()
+    yield
+    passed = "SELECT FROM orders WHERE status = 'cancelled' AND reason = 'deadline' LIMIT 1"
+    eventually(lambda: stack.query("order", passed), "orders are cancelled for their deadline")
+    stack["payment-1"].launch()
+    del instance.variables["ORDER_SETTLE_DEADLINE_S"]
+    instance.stop()
+    instance.launch()
+    stack.await_ready("payment-1", instance.name)
+
+
+SCENES: Final[Mapping[str, Callable[[Stack, Instance, Arm], AbstractContextManager[None]]]] = {
+    "load": load,
+    "join": join,
+    "stop": stop,
+    "poison": poison,
+    "redrive": redrive,
+    "overdue": overdue,
+}
+
+
+def spoil(stack: Stack, customer: str) -> str:
+    """Write what is no event into a customer's partition, and order for them; returns the order, parked behind it."""
+    stack.account(customer, 10**6)
+    producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "crash", linger_ms=0))
+    producer.produce(ORDERS, b"no event", customer)
+    assert producer.flush(10) == 0
+    return stack.place(customer, (PLENTY[0], 1))
+
+
+def discard_root(stack: Stack, customer: str) -> None:
+    """Give up what is no event, in each service, and wait until that is done."""
+    root = 'SELECT topic, partition, "offset", state FROM parked_events WHERE key = %s AND root'
+    for service in SERVICES:
+        [(topic, partition, offset, _)] = eventually(
+            lambda s=service: stack.query(s, root, (customer.encode(),)),  # type: ignore[misc]
+            f"{service} has parked what is no event",
+        )
+        place = f"{topic}/{partition}@{offset}"
+        stack.run_tool("ops.dead_letters", "discard", place, "--service", service, "--why", "no event")
+        eventually(
+            lambda s=service: stack.query(s, root, (customer.encode(),))[0][3] == "done",  # type: ignore[misc]
+            f"{service} has given it up",
+        )
+
+
+def redrive_rest(stack: Stack, customer: str) -> None:
+    stack.run_tool("ops.dead_letters", "redrive", "--customer", customer, "--why", "what was before it is given up")
+
+
+# What leads a tool to its point
+
+
+@contextmanager
+def restored(trials: Trials) -> Iterator[None]:
+    stack, book = trials.stack, trials.book
+    back_up(stack, "payment")
+    stack.await_ready()
+    enough = len(book.accepted) + BACKLOG
+    with Clients(stack, book, (Keyed, Plain, Batches)):  # without deposits: they do not come back
+        eventually(lambda: len(book.accepted) > enough, "orders come after the backup")
+    await_rest(stack, book.accepted)
+    restore(stack, "payment")
+    eventually(lambda: "lost transactions" in (stack["payment-1"].unready() or ""), "payment names the loss")
+    yield
+    stack.await_ready()
+
+
+@contextmanager
+def rest(trials: Trials) -> Iterator[None]:
+    await_rest(trials.stack, trials.book.accepted)
+    yield
+
+
+TOOL_SCENES: Final[Mapping[str, Callable[[Trials], AbstractContextManager[None]]]] = {
+    "restored": restored,
+    "rest": rest,
+}
