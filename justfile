@@ -107,6 +107,11 @@ test *args: check
 model *args:
     python -m tests.model "$@"
 
+# Kill every process at each of its crash points, under load, and judge what is left, in about 10 minutes (some: by name)
+[group('develop')]
+crash-matrix *args:
+    python -m tests.crash "$@"
+
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25)
 [group('measure')]
 bench *args:

@@ -17,7 +17,7 @@ from typing import Any, Final
 import httpx
 import orjson
 
-from tests.stack import Stack
+from tests.stack import Stack, eventually
 
 CUSTOMERS: Final = 12
 """Of each client, so that the orders go to every partition."""
@@ -25,16 +25,18 @@ BALANCE: Final = 10**9
 PIECES: Final = 10**7
 PLENTY: Final = ("clients-plenty-a", "clients-plenty-b")
 SCARCE: Final = "clients-scarce"
-PRICED: Final = "clients-priced"
 SAVER: Final = "clients-saver"
-PAUSE_S: Final = 0.06
+PAUSE_S: Final = 0.08
 AGAIN_S: Final = 0.1
 PATIENCE_S: Final = 60.0
-BATCH_EVERY_S: Final = 2.0
+BATCH_EVERY_S: Final = 3.0
 BATCH_LINES: Final = 110
 """More than the api puts into the log at once."""
+SHOPKEEPER_EVERY_S: Final = 0.4
 CANCEL_EVERY: Final = 5
 LOOK_UP_EVERY: Final = 3
+
+NDJSON: Final = {"content-type": "application/x-ndjson"}
 
 Body = dict[str, Any]
 
@@ -53,8 +55,8 @@ class Book:
         """Orders whose wish to be cancelled was answered with 202."""
         self.deposits = 0
         self.restocks = 0
-        self.price = 0
-        """The last one that was answered, of the product `PRICED`."""
+        self.prices: dict[str, int] = {}
+        """Of products that came meanwhile and are not yet known to be orderable."""
         self.faults: list[str] = []
         """Answers that must never be given."""
 
@@ -77,8 +79,26 @@ class Book:
         assert not kept, f"confirmed although a cancel was accepted: {kept[:5]}"
         assert _entered(stack, "payment", "ledger", "deposit", "customer_id", SAVER) == self.deposits
         assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
-        [(price,)] = stack.query("inventory", "SELECT unit_price FROM products WHERE product_id = %s", (PRICED,))
-        assert price == self.price or not self.price, f"the price is {price}, the answer was {self.price}"
+
+    def order_what_is_new(self, stack: Stack) -> None:
+        """Order each product that came meanwhile, at its price; waits until the api knows them all."""
+        if not self.prices:
+            return
+        lines = [
+            {"customer_id": "plain-poor", "product_id": product_id, "quantity": 1, "expected_amount": price}
+            for product_id, price in self.prices.items()
+        ]
+        content = b"\n".join(map(orjson.dumps, lines))
+        url = stack.url("order-api", "/orders/batch")
+
+        def all_known() -> bool:
+            answer = stack.http.post(url, content=content, headers=NDJSON)
+            results = [orjson.loads(line) for line in answer.content.splitlines()]
+            self.accepted.update(result["order_id"] for result in results if result["status"] == 202)
+            return all(result["status"] == 202 for result in results)
+
+        eventually(all_known, f"{len(lines)} new products are orderable at their prices")
+        self.prices.clear()
 
 
 def _orders_of(stack: Stack, customers: str) -> dict[str, str]:
@@ -222,9 +242,8 @@ class Batches(Client):
         ]
         url = self.stack.url("order-api", "/orders/batch")
         content = b"\n".join(map(orjson.dumps, lines))
-        headers = {"content-type": "application/x-ndjson"}
         while True:
-            answer = self.until_answered(lambda: self.http.post(url, content=content, headers=headers))
+            answer = self.until_answered(lambda: self.http.post(url, content=content, headers=NDJSON))
             if self.expect(answer, 200).status_code != 200:
                 return
             results = [orjson.loads(line) for line in answer.content.splitlines()]
@@ -239,15 +258,15 @@ class Batches(Client):
 
 
 class Shopkeeper(Client):
-    """Changes a price, and makes a deposit and a restock, each under a key, until each is answered."""
+    """Brings in a product, and makes a deposit and a restock, each under a key, until each is answered."""
 
     def step(self, n: int) -> None:
-        self.stopping.wait(0.2)
-        price = self.book.price + 1
-        put = {"name": PRICED, "unit_price": price, "currency": "EUR", "active": True}
-        url = self.stack.url("inventory", f"/products/{PRICED}")
+        self.stopping.wait(SHOPKEEPER_EVERY_S)
+        product_id, price = f"clients-{uuid.uuid4()}", n + 1
+        put = {"name": product_id, "unit_price": price, "currency": "EUR", "active": True}
+        url = self.stack.url("inventory", f"/products/{product_id}")
         if self.expect(self.until_answered(lambda: self.http.put(url, json=put)), 200, 201).is_success:
-            self.book.price = price
+            self.book.prices[product_id] = price
         key = {"idempotency-key": f"clients-{uuid.uuid4()}"}
         deposit = self.stack.url("payment", f"/accounts/{SAVER}/deposits")
         self.book.deposits += self._happened(deposit, {"amount": 1, "currency": "EUR"}, key)
@@ -286,8 +305,7 @@ def furnish(stack: Stack) -> None:
     """The customers and products that these clients need; waits until the products can be ordered."""
     for product_id in PLENTY:
         stack.product(product_id, pieces=PIECES)
-    for product_id in (SCARCE, PRICED):
-        stack.product(product_id)
+    stack.product(SCARCE)
     for sort in ("keyed", "plain", "keyed-batch"):
         for number in range(CUSTOMERS):
             stack.account(f"{sort}-{number}", BALANCE)

@@ -57,12 +57,10 @@ _ALL: Final = (
     # Payment
     Point("payment-connected", "payment", "before", f"{_SESSION}._describe"),
     Point("payment-polled", "payment", "before", f"{_SESSION}._settle", 5),
-    Point("payment-locked", "payment", "before", "payment.consumer:PaymentHandler.decide", 7),
     Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
     Point("payment-written", "payment", "before", "psycopg:Connection.commit", 6, following="common.positions:advance"),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
     Point("payment-results-sent", "payment", "before", _FLUSH, 7, pause_s=_SENT_S),
-    Point("payment-results-acknowledged", "payment", "after", _PUBLISH, 9),
     Point("payment-offsets-committed", "payment", "after", "common.inbox:Consumer.commit", 4, pause_s=_SENT_S),
     Point("payment-revoked", "payment", "before", "common.inbox:Inbox._revoked", scene="join"),
     Point("payment-parking", "payment", "after", "common.parking:park", scene="poison"),
@@ -74,9 +72,7 @@ _ALL: Final = (
     # Inventory and its relay
     Point("inventory-starts-found", "inventory", "after", "common.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
-    Point("inventory-committed", "inventory", "after", f"{_SESSION}._store", 9),
     Point("inventory-half-sent", "inventory", "after", "common.kafka:Producer.produce", 25, pause_s=_SENT_S),
-    Point("inventory-results-acknowledged", "inventory", "after", _PUBLISH, 8),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
         following="common.parking:reopen", scene="redrive",

@@ -17,7 +17,7 @@ from common.kafka import producer_config
 from dev.settings import ROOT
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
-from tests.clients import PLENTY, PRICED, Batches, Book, Clients, Keyed, Plain, furnish
+from tests.clients import PLENTY, Batches, Book, Clients, Keyed, Plain, furnish
 from tests.crash.launch import SAID
 from tests.crash.points import Point
 from tests.stack import Instance, Stack, eventually
@@ -110,9 +110,8 @@ class Trials:
 
         with Clients(self.stack, self.book):
             with SCENES[point.scene](self.stack, instance, arm):
-                assert instance.process is not None
-                eventually(lambda: instance.process.poll() is not None, f"{point.name} is reached", REACH_S)
-                check_died(point, instance.process.returncode, instance.log.read_text(errors="replace"))
+                code = eventually(lambda: exit_code(instance), f"{point.name} is reached", REACH_S)
+                check_died(point, code, instance.log.read_text(errors="replace"))
                 killed_at = time.monotonic()
                 instance.launcher = ()
                 instance.launch()
@@ -128,13 +127,7 @@ class Trials:
         """Fails unless all promises were kept: to clients, in the databases, and in the log."""
         stack, book = self.stack, self.book
         stack.await_ready()
-        priced = {"customer_id": "plain-poor", "product_id": PRICED, "quantity": 1, "expected_amount": book.price}
-
-        def orderable() -> str | None:
-            answer = stack.post(priced)
-            return str(answer.json()["order_id"]) if answer.status_code == 202 else None
-
-        book.accept(eventually(orderable, "the api has the last price"))
+        book.order_what_is_new(stack)
         await_rest(stack, book.accepted)
         book.check(stack)
         assert_consistent(stack)
@@ -148,6 +141,12 @@ class Trials:
 def by(point: Point) -> tuple[str, ...]:
     """What Python runs a process by that is to die at the point."""
     return ("-m", "tests.crash.launch", point.name)
+
+
+def exit_code(instance: Instance) -> int | None:
+    """What the process ended with, if it has."""
+    assert instance.process is not None
+    return instance.process.poll()
 
 
 def check_died(point: Point, code: int, log: str) -> None:
@@ -219,7 +218,7 @@ def overdue(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
     arm()
     yield
     passed = "SELECT FROM orders WHERE status = 'cancelled' AND reason = 'deadline' LIMIT 1"
-    eventually(lambda: stack.query("order", passed), "orders are cancelled for their deadline")
+    eventually(lambda: stack.query("order", passed) or None, "orders are cancelled for their deadline")
     stack["payment-1"].launch()
     del instance.variables["ORDER_SETTLE_DEADLINE_S"]
     instance.stop()
@@ -251,7 +250,7 @@ def discard_root(stack: Stack, customer: str) -> None:
     root = 'SELECT topic, partition, "offset", state FROM parked_events WHERE key = %s AND root'
     for service in SERVICES:
         [(topic, partition, offset, _)] = eventually(
-            lambda s=service: stack.query(s, root, (customer.encode(),)),  # type: ignore[misc]
+            lambda s=service: stack.query(s, root, (customer.encode(),)) or None,  # type: ignore[misc]
             f"{service} has parked what is no event",
         )
         place = f"{topic}/{partition}@{offset}"

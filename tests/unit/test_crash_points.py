@@ -1,0 +1,99 @@
+"""Every crash point names something that is there, and the launcher kills exactly at the passage named."""
+
+import asyncio
+import sys
+import types
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from dev.settings import SERVICES
+from tests.crash.launch import find, install
+from tests.crash.points import POINTS, Point
+
+POINTS_MIN = 20
+
+
+@pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
+def test_a_point_is_where_a_function_is(point: Point) -> None:
+    for target in filter(None, (point.target, point.following)):
+        owners, name = find(target)
+        assert callable(getattr(owners[-1], name)), target
+
+
+def test_every_service_has_points_and_there_are_enough() -> None:
+    assert {service.name for service in SERVICES} <= {point.process for point in POINTS.values()}
+    assert len(POINTS) >= POINTS_MIN
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module with functions of each sort, to be wrapped."""
+
+    class Service:
+        def step(self, said: list[str]) -> str:
+            said.append("step")
+            return "stepped"
+
+    def begin() -> None:
+        pass
+
+    async def answer(said: list[str]) -> None:
+        said.append("answer")
+
+    def fail() -> None:
+        raise ValueError("no")
+
+    module = types.ModuleType("toy")
+    vars(module).update(Service=Service, begin=begin, answer=answer, fail=fail, timedelta=timedelta)
+    monkeypatch.setitem(sys.modules, "toy", module)
+    return module
+
+
+def place(at: Any, target: str, passage: int = 1, following: str = "") -> Point:
+    return Point("toy", "toy", at, target, passage, following)
+
+
+@pytest.mark.parametrize(("at", "said"), [("before", ["step", "died", "step"]), ("after", ["step", "step", "died"])])
+def test_it_dies_at_the_passage_before_or_after_the_call(toy: Any, at: str, said: list[str]) -> None:
+    heard: list[str] = []
+    install(place(at, "toy:Service.step", 2), lambda: heard.append("died"))
+    service = toy.Service()
+    assert [service.step(heard), service.step(heard)] == ["stepped", "stepped"]
+    assert heard == said
+
+
+def test_a_call_counts_only_after_the_one_it_follows(toy: Any) -> None:
+    heard: list[str] = []
+    install(place("before", "toy:Service.step", 2, following="toy:begin"), lambda: heard.append("died"))
+    service = toy.Service()
+    service.step(heard)
+    for _ in range(2):
+        toy.begin()
+        service.step(heard)
+        service.step(heard)
+    assert heard == ["step", "step", "step", "died", "step", "step"]
+
+
+def test_a_coroutine_is_awaited_first(toy: Any) -> None:
+    heard: list[str] = []
+    install(place("after", "toy:answer"), lambda: heard.append("died"))
+    asyncio.run(toy.answer(heard))
+    assert heard == ["answer", "died"]
+
+
+def test_a_call_that_fails_is_not_after(toy: Any) -> None:
+    heard: list[str] = []
+    install(place("after", "toy:fail"), lambda: heard.append("died"))
+    with pytest.raises(ValueError, match="no"):
+        toy.fail()
+    assert heard == []
+
+
+def test_of_a_class_written_in_c_the_module_gets_another_one(toy: Any) -> None:
+    heard: list[str] = []
+    install(place("before", "toy:timedelta.total_seconds"), lambda: heard.append("died"))
+    assert toy.timedelta(minutes=1).total_seconds() == 60
+    assert heard == ["died"]
+    assert toy.timedelta is not timedelta
