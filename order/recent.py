@@ -7,6 +7,8 @@ from common.kafka import Acknowledged
 
 RECENT_ORDERS_MAX: Final = 20_000
 """About 20 MB. At full speed two seconds of orders; normally the saga is through with one in a tenth of a second."""
+RECENT_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Of events: so many orders of a hundred lines each would be 240 MB."""
 
 
 class Recent(NamedTuple):
@@ -26,20 +28,24 @@ class Recent(NamedTuple):
 
 
 class RecentOrders:
-    """The last orders, at most `most` of them; the older half is forgotten at once.
+    """The last orders, at most `most` of them and `bytes_max` of events; the older half is forgotten at once.
 
     Two dictionaries, because finding the oldest entry of a single one scans past all that were removed before it.
     """
 
-    def __init__(self, most: int = RECENT_ORDERS_MAX) -> None:
+    def __init__(self, most: int = RECENT_ORDERS_MAX, bytes_max: int = RECENT_BYTES_MAX) -> None:
         self._half = most // 2
+        self._half_bytes = bytes_max // 2
+        self._newer_bytes = 0
         self._newer: dict[OrderId, Recent] = {}
         self._older: dict[OrderId, Recent] = {}
 
     def remember(self, order_id: OrderId, value: bytes, place: Acknowledged) -> None:
-        if len(self._newer) >= self._half:
+        if len(self._newer) >= self._half or self._newer_bytes >= self._half_bytes:
             self._newer, self._older = {}, self._newer
+            self._newer_bytes = 0
         self._newer[order_id] = Recent(value, place)
+        self._newer_bytes += len(value)
 
     def get(self, order_id: OrderId) -> Recent | None:
         return self._newer.get(order_id) or self._older.get(order_id)

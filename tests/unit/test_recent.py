@@ -20,6 +20,15 @@ def test_the_last_orders_are_known_and_the_number_kept_is_bounded(half: int, cou
     assert len(known) <= 2 * half
 
 
+def test_large_orders_are_bounded_by_their_bytes() -> None:
+    recent = RecentOrders(1_000, bytes_max=10_000)
+    for n in range(200):
+        recent.remember(OrderId(f"order-{n}"), b"x" * 1_000, place(n))
+    known = [n for n in range(200) if recent.get(OrderId(f"order-{n}"))]
+    assert 5 <= len(known) <= 10
+    assert known == list(range(200))[-len(known) :]
+
+
 def test_an_order_is_remembered_with_its_place() -> None:
     recent = RecentOrders()
     recent.remember(OrderId("order-1"), b"event", place(17))
