@@ -17,7 +17,7 @@ import random
 from typing import Any, Final
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from common import metrics, problem
 from common.problem import Problem, ProblemError
@@ -76,6 +76,8 @@ class Protocol(HttpToolsProtocol):
         self._fed = 0
         self._bytes = 0
         """Of the request that is arriving, without the piece in which it began."""
+        self._answered: RequestResponseCycle | None = None
+        """The request whose turn it is. uvicorn's `cycle` is the last that came."""
         self._unanswered = 0
         """Requests taken in whose answers are not complete."""
         self._refusal: Problem | None = None
@@ -165,6 +167,17 @@ class Protocol(HttpToolsProtocol):
             else:
                 self.transport.close()
 
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells the last request only, so that the answers to others fail, each with a traceback in the log."""
+        super().connection_lost(exc)
+        self.pipeline.clear()
+        if self._answered is not None and not self._answered.response_complete:
+            _abandon(self._answered)
+
     # What is refused
 
     def _refuse(self, found: Problem) -> None:
@@ -178,8 +191,7 @@ class Protocol(HttpToolsProtocol):
                 self.transport.close()
             else:
                 self._send_refusal(found)
-                self.cycle.disconnected = True  # its request never arrives, its answer goes nowhere
-                self.cycle.message_event.set()
+                _abandon(self.cycle)
         elif not self._unanswered:
             self._send_refusal(found)
 
@@ -198,3 +210,9 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(STATUS_LINE[found.status] + headers % (problem.CONTENT_TYPE, len(body), request_id) + body)
         self.transport.write_eof()
         self.loop.call_later(LINGER_S, self.transport.close)
+
+
+def _abandon(cycle: RequestResponseCycle) -> None:
+    """Its request never arrives whole, or its answer has nobody to go to."""
+    cycle.disconnected = True
+    cycle.message_event.set()

@@ -160,7 +160,7 @@ class Connection:
     def reset(self) -> None:
         """Break the connection off, as a crashed client's kernel does."""
         end: socket.socket | None = self._writer.get_extra_info("socket")
-        if end is not None:
+        if end is not None and not self._writer.is_closing():
             with contextlib.suppress(OSError):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
         self._writer.transport.abort()

@@ -2,11 +2,13 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
 import pytest
 import uvicorn
+import uvloop
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -21,11 +23,23 @@ HOST = "127.0.0.1"
 LARGE = 8 * 1024 * 1024
 
 
+class Kept(logging.Handler):
+    """Keeps the lines of a log."""
+
+    def __init__(self, lines: list[logging.LogRecord]) -> None:
+        super().__init__()
+        self._lines = lines
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(record)
+
+
 class Served:
-    """A server of one small application. `release` lets the requests to /wait be answered."""
+    """A server of one small application. `release` lets the requests to /wait be answered, `later` those to /later."""
 
     def __init__(self) -> None:
         self.release = asyncio.Event()
+        self.later = asyncio.Event()
         self.arrived = asyncio.Semaphore(0)
         self._state = ServerState()
         self._listener: asyncio.Server | None = None
@@ -37,13 +51,22 @@ class Served:
             await self.release.wait()
             return server.json_response({"waited": True})
 
+        async def later(request: Request) -> Response:
+            await self.later.wait()
+            return server.json_response({"waited": True})
+
         async def echo(request: Request) -> Response:
             return server.json_response({"read": len(await server.read_body(request))})
 
         async def large(request: Request) -> Response:
             return Response(b"x" * LARGE, media_type="text/plain")
 
-        routes = [Route("/wait", wait), Route("/echo", echo, methods=["POST"]), Route("/large", large)]
+        routes = [
+            Route("/wait", wait),
+            Route("/later", later),
+            Route("/echo", echo, methods=["POST"]),
+            Route("/large", large),
+        ]
         config = uvicorn.Config(
             server.application(routes, server.no_signs), http=Protocol, ws="none", lifespan="off", log_config=None
         )
@@ -58,6 +81,10 @@ class Served:
         return self._clients[-1]
 
     @property
+    def tasks(self) -> "set[asyncio.Task[None]]":
+        return self._state.tasks
+
+    @property
     def connections(self) -> list[Protocol]:
         return [connection for connection in self._state.connections if isinstance(connection, Protocol)]
 
@@ -70,6 +97,8 @@ class Served:
     async def stop(self) -> None:
         assert self._listener is not None
         self._listener.close()
+        self.release.set()
+        self.later.set()
         for client in self._clients:
             client.reset()
         await eventually(lambda: not self.connections)
@@ -91,7 +120,7 @@ def on_a_server(test: Callable[[Served], Coroutine[Any, Any, None]]) -> Callable
             async with asyncio.timeout(10), serving() as served:
                 await test(served)
 
-        asyncio.run(bounded())
+        uvloop.run(bounded())  # as the services do: it differs in what a closed transport does
 
     run.__doc__ = test.__doc__
     return run
@@ -283,6 +312,25 @@ async def test_a_client_that_does_not_read_is_cut_off(served: Served) -> None:
     assert served.connections
     served.look(protocol.UNREAD_S + 1)
     await eventually(lambda: not served.connections)
+
+
+@on_a_server
+async def test_a_client_that_pipelines_and_goes_away_leaves_no_traceback(served: Served) -> None:
+    complaints: list[logging.LogRecord] = []
+    handler = Kept(complaints)
+    logging.getLogger("uvicorn.error").addHandler(handler)
+    try:
+        connection = await served.connect()
+        connection.send(get("/wait") + get("/later") + get("/livez"))
+        served.release.set()
+        await answered(connection)
+        connection.reset()
+        await eventually(lambda: not served.connections)
+        served.later.set()
+        await eventually(lambda: not served.tasks)
+        assert complaints == []
+    finally:
+        logging.getLogger("uvicorn.error").removeHandler(handler)
 
 
 @on_a_server
