@@ -61,6 +61,10 @@ class Handler(Protocol[Locked]):
         """The topic of its results."""
         ...
 
+    def choose(self, arrived: Sequence[Opened], at_s: float) -> tuple[list[Opened], list[Opened]]:
+        """What of the arrived to settle next, and what to hold back for a moment. See `common.inbox.Choose`."""
+        ...
+
     def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
         """Queue (the connection is in pipeline mode) the statements that lock, then read, all rows to be touched."""
         ...
@@ -197,7 +201,14 @@ class _Session(Generic[Locked]):
             self._publisher = Publisher(process.bootstrap_servers, process.instance)
             everything = positions.all_partitions(topics[name] for name in handler.topics)
             self._inbox = Inbox(
-                process, handler.group, handler.topics, self._stopping, self._find_starts, everything, self._say
+                process,
+                handler.group,
+                handler.topics,
+                self._stopping,
+                self._find_starts,
+                everything,
+                self._say,
+                handler.choose,
             )
             try:
                 self._check_limits(topics)
@@ -238,10 +249,10 @@ class _Session(Generic[Locked]):
         if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections._asdict()):
             self._log.warning(warning)
 
-    def _with_retries(self, letters: list[Letter]) -> None:
+    def _with_retries(self, batch: list[Opened]) -> None:
         for delay in delays_s():
             try:
-                self._settle(letters)
+                self._settle(batch)
             except Exception as error:
                 if classify(error) is not Failure.TRANSIENT or isinstance(error, Superseded):
                     raise
@@ -250,66 +261,70 @@ class _Session(Generic[Locked]):
                 self._topics_watch.look(time.monotonic())
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag()
-                letters = [letter for letter in letters if letter.partition in self._inbox.positions]
+                batch = [one for one in batch if one.letter.partition in self._inbox.positions]
             else:
                 self._say("")
                 return
-            if not letters or self._stopping.is_set():
+            if not batch or self._stopping.is_set():
                 return
 
-    def _settle(self, letters: Sequence[Letter], suspect: str = "") -> None:
+    def _settle(self, batch: Sequence[Opened]) -> None:
         """A batch's whole way. The order of these steps is what the guarantees rest on.
 
-        When some event of it turns out to be poison, it is bisected down to that one, the `suspect`, which is parked.
+        When some event of it turns out to be poison, it is bisected down to that one, the suspect, which is parked.
         """
         clock = Stopwatch()
+        first, last = ends(batch)
         try:
-            decided, found = self._store(letters, suspect)
+            decided, found = self._store(batch, first, last)
         except Exception as error:
-            if classify(error) is not Failure.POISON or suspect:
+            if classify(error) is not Failure.POISON:
                 raise
-            middle = len(letters) // 2
+            middle = len(batch) // 2
             if middle == 0:
-                self._settle(letters, describe(error))
+                [suspect] = batch
+                if suspect.received is None:
+                    raise
+                self._settle([parking.suspected(suspect, describe(error))])
                 return
-            self._settle(letters[:middle])
+            self._settle(batch[:middle])
             self._inbox.stay()
-            if rest := [letter for letter in letters[middle:] if letter.partition in self._inbox.positions]:
+            if rest := [one for one in batch[middle:] if one.letter.partition in self._inbox.positions]:
                 self._settle(rest)
             return
         clock.lap("store")
         published = self._publish(decided)
         clock.lap("publish")
-        self._inbox.done({letter.partition: letter.offset + 1 for letter in letters})
+        self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})
         clock.lap("commit")
-        self._count(letters, found, published, clock)
-        self._watch(len(letters), found.parked)
+        self._count(len(batch), len(last), found, published, clock)
+        self._watch(len(batch), found.parked)
 
-    def _store(self, letters: Sequence[Letter], suspect: str) -> tuple[Decided, Sorted]:
+    def _store(
+        self, batch: Sequence[Opened], first: Mapping[Partition, Letter], last: Mapping[Partition, Letter]
+    ) -> tuple[Decided, Sorted]:
         """Decide and store in one transaction. Raises `Superseded` when another instance has moved a position,
         `Stopped` when an operator has to resume this consumer."""
         connection, known = self._connection, self._inbox.positions
-        opened = [Opened(letters[0], None, suspect)] if suspect else parking.open_all(letters)
-        partitions = {letter.partition for letter in letters}
         with transaction(connection):
             with connection.pipeline():
-                held = positions.lock(connection, partitions)
-                guards = parking.look(connection, {letter.key for letter in letters if letter.key is not None})
-                locked = self._handler.lock(connection, [o.received for o in opened if o.received is not None])
-            _check_not_superseded(known, positions.fetched(held), partitions)
-            _check_no_gap(known, letters)
+                held = positions.lock(connection, last)
+                guards = parking.look(connection, {key for one in batch if (key := one.letter.key) is not None})
+                locked = self._handler.lock(connection, [one.received for one in batch if one.received is not None])
+            _check_not_superseded(known, positions.fetched(held), last)
+            _check_no_gap(known, first)
             _check_not_stopped(guards)
-            found = parking.sort(opened, known, dict(guards.held.fetchall()))
+            found = parking.sort(batch, known, dict(guards.held.fetchall()))
             decided = self._handler.decide(locked, found.fresh, found.repeats)
-            moved = {o.letter.partition: o.letter for o in opened if o.letter.offset >= known[o.letter.partition]}
+            moved = {partition: letter for partition, letter in last.items() if letter.offset >= known[partition]}
             if moved:
                 decided.store(connection)
                 if found.parked:
                     parking.park(connection, found.parked, self._topic_ids)
                 with connection.pipeline():
                     decided.update(connection)
-                    positions.advance(connection, {p: (last.offset + 1, last.at) for p, last in moved.items()})
-        known.update({partition: last.offset + 1 for partition, last in moved.items()})
+                    positions.advance(connection, {p: (letter.offset + 1, letter.at) for p, letter in moved.items()})
+        known.update({partition: letter.offset + 1 for partition, letter in moved.items()})
         return decided, found
 
     def _watch(self, events: int, parked: Sequence[Parked]) -> None:
@@ -432,7 +447,7 @@ class _Session(Generic[Locked]):
             if ended:
                 self._log.warning("terminated sessions that held locks for too long", pids=ended)
 
-    def _count(self, letters: Sequence[Letter], found: Sorted, published: int, clock: Stopwatch) -> None:
+    def _count(self, records: int, partitions: int, found: Sorted, published: int, clock: Stopwatch) -> None:
         group = self._handler.group
         metrics.batches.labels(group).inc()
         metrics.records.labels(group, "fresh").inc(len(found.fresh))
@@ -442,11 +457,11 @@ class _Session(Generic[Locked]):
             metrics.stage_seconds.labels(group, stage).observe(seconds)
         self._log.info(
             "batch",
-            records=len(letters),
+            records=records,
             repeats=len(found.repeats),
             parked=len(found.parked),
             published=published,
-            partitions=len({letter.partition for letter in letters}),
+            partitions=partitions,
             **{f"{stage}_ms": round(seconds * 1e3, 1) for stage, seconds in clock.laps.items()},
         )
         if log.is_debug():
@@ -484,15 +499,24 @@ def _check_not_superseded(
             )
 
 
-def _check_no_gap(known: Mapping[Partition, int], letters: Sequence[Letter]) -> None:
+def ends(batch: Sequence[Opened]) -> tuple[dict[Partition, Letter], dict[Partition, Letter]]:
+    """The first and the last letter of each partition."""
+    first = {one.letter.partition: one.letter for one in reversed(batch)}
+    last = {one.letter.partition: one.letter for one in batch}
+    return first, last
+
+
+def all_due(arrived: Sequence[Opened], _: float) -> tuple[list[Opened], list[Opened]]:
+    """Hold nothing back. See `Handler.choose`."""
+    return list(arrived), []
+
+
+def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Letter]) -> None:
     """Raise `Superseded` if records between the position and the batch would be passed over: a partition was lost and
     given back while the batch waited, and its position is not where it was."""
-    first: dict[Partition, int] = {}
-    for letter in letters:
-        first.setdefault(letter.partition, letter.offset)
-    for partition, offset in first.items():
-        if offset > known[partition]:
-            raise Superseded(f"{partition}: the batch begins at {offset}, the position is {known[partition]}")
+    for partition, letter in first.items():
+        if letter.offset > known[partition]:
+            raise Superseded(f"{partition}: the batch begins at {letter.offset}, the position is {known[partition]}")
 
 
 def _check_not_stopped(guards: parking.Guards) -> None:

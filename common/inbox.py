@@ -6,9 +6,8 @@ Rebalance callbacks run inside `next_batch` and `wait`, never while a batch is b
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -24,12 +23,16 @@ from common.config import Process
 from common.errors import Fatal, LossDetected
 from common.events import Milliseconds
 from common.kafka import consumer_config
-from common.parking import Letter
+from common.parking import Letter, Opened, opened
 from common.positions import LOSS_HELP, Partition, Start
 
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
+HELD_RECORDS_MAX: Final = 10_000
+"""More than that is not held back, whatever `choose` says: it is kept in memory."""
 POLL_S: Final = 0.25
+HELD_POLL_S: Final = 0.01
+"""While something is held back: how soon it is looked at again although nothing else has come."""
 COMMIT_EVERY_S: Final = 0.25
 STAY_EVERY_S: Final = 10.0
 
@@ -66,28 +69,37 @@ class Rate:
         self.per_s += weight * (records / elapsed - self.per_s)
 
 
-def _letter(message: Message, partition: Partition) -> Letter:
+def _letter(message: Message, partition: Partition, offset: int) -> Letter:
     kind, at = message.timestamp()
     if kind != TIMESTAMP_LOG_APPEND_TIME:
         raise Fatal(
             f"{partition.topic}: message.timestamp.type must be LogAppendTime: deadlines and the order of events are "
             "judged by the broker's clock, not by a client's"
         )
-    return Letter(
-        partition,
-        int(message.offset() or 0),
-        Milliseconds(at),
-        message.key(),
-        message.value() or b"",
-        list(message.headers() or ()),  # type: ignore[arg-type]  # as pairs, which is how librdkafka gives them
-    )
+    headers: Any = message.headers() or ()  # as pairs, which is how librdkafka gives them
+    return Letter(partition, offset, Milliseconds(at), message.key(), message.value() or b"", headers)
+
+
+class _Reading:
+    """Where this instance stands in a partition that it reads: `expected` is the offset that comes next."""
+
+    __slots__ = ("expected", "partition")
+
+    def __init__(self, partition: Partition, expected: int) -> None:
+        self.partition = partition
+        self.expected = expected
+
+
+Choose = Callable[[Sequence[Opened], float], tuple[list[Opened], list[Opened]]]
+"""Divides what has arrived, given the monotonic time, into what to settle next and what to offer again; of each
+partition the former is the beginning."""
 
 
 class Inbox:
     """One membership in a consumer group. Belongs to one thread; any error it raises ends it, and a new one is made.
 
     `find_starts` is asked where to begin in partitions just assigned, and, before it joins, whether one could begin in
-    `everything` there is; `say` is told why nothing is taken in.
+    `everything` there is; `say` is told why nothing is taken in; `choose` says what of the arrived is due.
     """
 
     def __init__(
@@ -99,6 +111,7 @@ class Inbox:
         find_starts: Callable[[Consumer, Sequence[Partition]], list[Start]],
         everything: Sequence[Partition],
         say: Callable[[str], None],
+        choose: Choose,
     ) -> None:
         self.positions: dict[Partition, int] = {}
         """Of each partition assigned: the stored position as this instance knows it."""
@@ -107,9 +120,12 @@ class Inbox:
         self._find_starts = find_starts
         self._say = say
         self._log = logger.bind(group=group)
-        self._expected: dict[Partition, int] = {}
+        self._reading: dict[tuple[str | None, int | None], _Reading] = {}
+        """By topic and number: a `Partition` made for every record would cost as much as decoding it."""
         self._uncommitted: dict[Partition, int] = {}
-        self._pending: deque[Letter] = deque()
+        self._choose = choose
+        self._pending: list[Opened] = []
+        self._holding = False
         self._rate = Rate()
         self._broker_away = False
         self._filled_at = 0.0
@@ -132,18 +148,23 @@ class Inbox:
         self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
         say("joining the group")
 
-    def next_batch(self) -> list[Letter]:
+    def next_batch(self) -> list[Opened]:
         """The records to settle next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
-        if not self._pending:
+        if len(self._pending) < BATCH_RECORDS_MAX:
             self._fill()
-        batch: list[Letter] = []
-        size = 0
-        while self._pending and len(batch) < BATCH_RECORDS_MAX and size < BATCH_BYTES_MAX:
-            letter = self._pending.popleft()
-            size += len(letter.value)
-            batch.append(letter)
-        self._rate.count(len(batch), time.monotonic())
-        return batch
+        due, held = self._choose(self._pending, time.monotonic())
+        if len(held) > HELD_RECORDS_MAX:
+            due, held = self._pending, []
+        count = size = 0
+        for one in due:
+            if count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
+                break
+            size += len(one.letter.value)
+            count += 1
+        self._pending = due[count:] + held
+        self._holding = bool(held)
+        self._rate.count(count, time.monotonic())
+        return due[:count]
 
     def wait(self, delay_s: float) -> None:
         """Wait, but go on polling, so that the group does not take this instance for dead."""
@@ -207,11 +228,12 @@ class Inbox:
         self._consumer.close()
 
     def _fill(self) -> None:
-        first = self._poll(1, POLL_S)
+        first = self._poll(1, HELD_POLL_S if self._holding else 0 if self._pending else POLL_S)
         if not first:
-            self._commit(asynchronous=True)
-            if self._broker_away:
-                self._look_for_the_broker()
+            if not self._pending:
+                self._commit(asynchronous=True)
+                if self._broker_away:
+                    self._look_for_the_broker()
             return
         self._take(first)
         # The time that the last batch took counts: what arrived meanwhile has waited already.
@@ -226,28 +248,29 @@ class Inbox:
         return self._consumer.consume(records, timeout_s)
 
     def _take(self, messages: Iterable[Message]) -> None:
+        pending, arrived_s = self._pending, time.monotonic()
         for message in messages:
             error = message.error()
-            partition = Partition(str(message.topic()), int(message.partition() or 0))
-            expected = self._expected.get(partition)
+            reading = self._reading.get((message.topic(), message.partition()))
             if error is not None and error.code() not in _LOG_BROKEN:
                 raise KafkaException(error)
-            if expected is None:
+            if reading is None:
                 continue  # a poll may still return records of a partition that has just been revoked
+            partition, expected = reading.partition, reading.expected
             if error is not None:
                 raise LossDetected(
                     f"{partition}: the log does not go on at offset {expected}, it was deleted or truncated "
                     f"({error.str()}); {LOSS_HELP}"
                 )
-            offset = int(message.offset() or 0)
+            offset = message.offset() or 0
             # What is missing below the position was decided once, or given up by an operator who moved it.
-            if not expected <= offset <= max(expected, self.positions[partition]):
+            if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):
                 raise LossDetected(
                     f"{partition}: the log goes on at offset {offset} where {expected} was to come: records "
                     f"are missing; {LOSS_HELP}"
                 )
-            self._expected[partition] = offset + 1
-            self._pending.append(_letter(message, partition))
+            reading.expected = offset + 1
+            pending.append(opened(_letter(message, partition, offset), arrived_s))
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         if added:
@@ -255,7 +278,7 @@ class Inbox:
             for start in starts:
                 partition = Partition(start.topic, start.partition)
                 self.positions[partition] = start.position
-                self._expected[partition] = start.offset
+                self._reading[partition] = _Reading(partition, start.offset)
             assigned = [TopicPartition(s.topic, s.partition, s.offset) for s in starts]
             consumer.incremental_assign(assigned)
             # librdkafka keeps a pause over losing a partition and getting it back: it would never be read again.
@@ -270,9 +293,10 @@ class Inbox:
     def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:
         for tp in gone:
             partition = Partition(tp.topic, tp.partition)
-            for known in (self.positions, self._expected, self._uncommitted):
-                known.pop(partition, None)
-        self._pending = deque(letter for letter in self._pending if letter.partition in self.positions)
+            self.positions.pop(partition, None)
+            self._uncommitted.pop(partition, None)
+            self._reading.pop(partition, None)
+        self._pending = [one for one in self._pending if one.letter.partition in self.positions]
         self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])
 
     def _client_error(self, error: KafkaError) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 from loguru import logger
+from msgspec import Struct
 
 from common.errors import Transient
 from common.events import Milliseconds
@@ -31,7 +32,7 @@ REPORTS_EVERY_S: Final = 0.001
 ERRORS_EVERY_S: Final = 0.1
 
 
-class Outgoing(NamedTuple):
+class Outgoing(Struct, frozen=True, gc=False):
     """A record to publish. `partition` is given where a result must go to its order's partition number."""
 
     topic: str
@@ -127,18 +128,12 @@ class Publisher:
             if error is not None:
                 failed.append(error)
 
-        produce = self._producer.produce
-        for topic, partition, key, value in records:
-            while True:
-                try:
-                    produce(topic, value, key, partition, on_delivery=delivered)
-                    waiting += 1
-                    break
-                except BufferError:
-                    self._producer.poll(POLL_S)
-                except KafkaException as error:
-                    self._renew_if_fatal(error.args[0])
-                    raise
+        by_topic: dict[str, list[dict[str, Any]]] = {}
+        for record in records:
+            message = {"value": record.value, "key": record.key, "partition": record.partition}
+            by_topic.setdefault(record.topic, []).append(message)
+        for topic, messages in by_topic.items():
+            waiting += self._hand_over(topic, messages, delivered)
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:
@@ -146,6 +141,21 @@ class Publisher:
             raise KafkaException(failed[0])
         if waiting:
             raise Transient(f"{waiting} records were not acknowledged within {DELIVERY_TIMEOUT_MS} ms")
+
+    def _hand_over(self, topic: str, messages: list[dict[str, Any]], delivered: Callable[..., None]) -> int:
+        """Give the client all of them, in order, at a third of what it costs one by one; returns how many."""
+        count = len(messages)
+        while True:
+            self._producer.produce_batch(topic, messages, on_delivery=delivered)
+            refused = [message for message in messages if "_error" in message]
+            if not refused:
+                return count
+            error: KafkaError = refused[0]["_error"]
+            if error.code() != KafkaError._QUEUE_FULL:
+                self._renew_if_fatal(error)
+                raise KafkaException(error)
+            self._producer.poll(POLL_S)
+            messages = [{name: value for name, value in m.items() if name != "_error"} for m in refused]
 
     def _renew_if_fatal(self, error: KafkaError) -> None:
         """An idempotent producer that has lost its place never works again; a new one does."""

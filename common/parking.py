@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 import psycopg
+from msgspec import Struct
 
 from common.errors import Poison
 from common.events import (
@@ -37,7 +38,7 @@ REDRIVE_ROWS_MAX: Final = 500
 ERROR_CHARS_MAX: Final = 1_000
 
 
-class Letter(NamedTuple):
+class Letter(Struct, frozen=True, gc=False):
     """A record as the log has it, undecoded."""
 
     partition: Partition
@@ -48,13 +49,22 @@ class Letter(NamedTuple):
     headers: Sequence[tuple[str, bytes]]
 
 
-class Received(NamedTuple):
+class Received(Struct, frozen=True, gc=False):
     """A record and the event in it. `at` is the broker's time (LogAppendTime)."""
 
     partition: Partition
     offset: int
     at: Milliseconds
     event: Any  # an `Event` of the topic; handlers match on its type
+
+
+class Opened(Struct, frozen=True, gc=False):
+    """A letter with what was found in it: an event, or why there is none. `arrived_s` is on the monotonic clock."""
+
+    letter: Letter
+    received: Received | None
+    error: str
+    arrived_s: float = 0.0
 
 
 class Parked(NamedTuple):
@@ -83,31 +93,26 @@ def open_letter(letter: Letter) -> Received:
     data: OrderRef = event.data  # type: ignore[attr-defined]  # every concrete event has it
     if letter.key is None:
         raise Poison("has no key, so it cannot be kept in order")
-    if (event.subject, event.partitionkey, letter.key) != (data.order_id, data.customer_id, data.customer_id.encode()):
+    customer_id = data.customer_id
+    if event.subject != data.order_id or event.partitionkey != customer_id or letter.key != customer_id.encode():
         raise Poison("its key, partitionkey and subject do not agree with its data")
     return Received(letter.partition, letter.offset, letter.at, event)
 
 
-class Opened(NamedTuple):
-    """A letter with what was found in it: an event, or why there is none."""
-
-    letter: Letter
-    received: Received | None
-    error: str
-
-
-def open_all(letters: Iterable[Letter]) -> list[Opened]:
-    """Decode the letters; what cannot be decoded says why."""
-    opened = []
-    for letter in letters:
-        try:
-            opened.append(Opened(letter, open_letter(letter), ""))
-        except Poison as poison:
-            opened.append(Opened(letter, None, str(poison)))
-    return opened
+def opened(letter: Letter, arrived_s: float) -> Opened:
+    """Decode a letter; if it cannot be decoded, say why."""
+    try:
+        return Opened(letter, open_letter(letter), "", arrived_s)
+    except Poison as poison:
+        return Opened(letter, None, str(poison), arrived_s)
 
 
-def sort(opened: Iterable[Opened], known: Mapping[Partition, int], held: Mapping[bytes, str]) -> Sorted:
+def suspected(opened: Opened, error: str) -> Opened:
+    """A letter whose event turned out to be poison when it was decided or stored."""
+    return Opened(opened.letter, None, error, opened.arrived_s)
+
+
+def sort(batch: Iterable[Opened], known: Mapping[Partition, int], held: Mapping[bytes, str]) -> Sorted:
     """Tell a batch apart, in order: what to decide, what was decided before, what to park.
 
     `known` are the positions. `held` are the customers that have parked events, each with the state in which an event
@@ -115,7 +120,9 @@ def sort(opened: Iterable[Opened], known: Mapping[Partition, int], held: Mapping
     """
     held = dict(held)
     found = Sorted([], [], [])
-    for letter, received, error in opened:
+    fresh = found.fresh
+    for opened_ in batch:
+        letter, received, error = opened_.letter, opened_.received, opened_.error
         if letter.offset < known[letter.partition]:
             if received is not None:
                 found.repeats.append(received)
@@ -126,7 +133,7 @@ def sort(opened: Iterable[Opened], known: Mapping[Partition, int], held: Mapping
             if letter.key is not None:
                 held[letter.key] = "parked"
         else:
-            found.fresh.append(received)
+            fresh.append(received)
     return found
 
 

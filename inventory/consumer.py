@@ -2,24 +2,23 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, get_args
 
+from common.batch import all_due
 from common.events import (
     INVENTORY,
     ORDERS,
     STOCK_EVENTS,
     Event,
-    OrderCancelled,
-    OrderDiscarded,
     OrderId,
     OrderPlaced,
-    OrderRejected,
     StockData,
     make,
 )
 from common.parking import Received
 from common.postgres import Conn
 from inventory import store
-from inventory.decide import Decisions, Reservation, decide
+from inventory.decide import Decisions, Relevant, Reservation, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +60,7 @@ class InventoryHandler:
     group = "inventory"
     topics = (ORDERS,)
     publishes = INVENTORY
+    choose = staticmethod(all_due)
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event for r in records if concerns_inventory(r)]
@@ -74,8 +74,11 @@ class InventoryHandler:
         return Batch(decisions, reservations, [*(r for r in repeats if concerns_inventory(r)), *asked])
 
 
+_RELEVANT: Final = frozenset(get_args(Relevant))
+
+
 def concerns_inventory(record: Received) -> bool:
-    return isinstance(record.event, OrderPlaced | OrderDiscarded | OrderRejected | OrderCancelled)
+    return type(record.event) in _RELEVANT
 
 
 def answer(reservation: Reservation, traceparent: str) -> Event:

@@ -8,7 +8,7 @@ trim     delete the records that every group has passed; nothing else ever delet
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -16,19 +16,12 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from common.config import Env
 from common.errors import Fatal
-from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS
+from common.events import PRODUCTS, READERS
 from common.kafka import client_config
 from common.positions import Partition, committed_offsets, log_bounds
 
 TIMEOUT_S = 15.0
 WAIT_S = 60.0
-READERS: Mapping[str, frozenset[str]] = {
-    ORDERS: frozenset({"payment", "inventory", "order-saga"}),
-    PAYMENTS: frozenset({"order-saga"}),
-    INVENTORY: frozenset({"order-saga"}),
-}
-"""Which consumer groups must have passed a record before it may go."""
-
 # The broker's own time, and no limit: a wrong clock must not delete orders that nobody has read.
 KEPT = {
     "cleanup.policy": "delete",
@@ -110,7 +103,7 @@ def show(admin: AdminClient, servers: str) -> None:
         ],
     )
     print()
-    groups = sorted(frozenset().union(*READERS.values()))
+    groups = sorted({group for readers in READERS.values() for group in readers})
     members = _members(admin, groups)
     rows = []
     for group in groups:
@@ -137,7 +130,7 @@ def trim(admin: AdminClient, servers: str, *, dry_run: bool) -> None:
     ends = bounds(admin)
     passed = {
         group: committed(servers, group, (p for p in ends if group in READERS.get(p.topic, ())))
-        for group in frozenset().union(*READERS.values())
+        for group in {group for readers in READERS.values() for group in readers}
     }
     until: list[TopicPartition] = []
     records = 0

@@ -9,7 +9,7 @@ import psycopg
 from common.events import INVENTORY, ORDERS, PAYMENTS, Event, OrderId, OrderPlaced, Outcome, type_of
 from common.parking import Received
 from common.postgres import Conn
-from order import store
+from order import gather, store
 from order.saga import advance, outcome_of
 from order.store import Entry, Row
 
@@ -44,6 +44,7 @@ class SagaHandler:
     group = "order-saga"
     topics = (ORDERS, PAYMENTS, INVENTORY)
     publishes = ORDERS
+    choose = staticmethod(gather.choose)
 
     def __init__(self) -> None:
         self._said: set[str] = set()
@@ -58,7 +59,8 @@ class SagaHandler:
         changed: dict[OrderId, Row] = {}
         outcomes: dict[str, tuple[int, Outcome]] = {}
         # Orders before their results, which saves writing a row for a result that came first.
-        for record in sorted(fresh, key=lambda r: self.topics.index(r.partition.topic)):
+        in_turn = [r for r in fresh if r.partition.topic == ORDERS] + [r for r in fresh if r.partition.topic != ORDERS]
+        for record in in_turn:
             if record.event.id in self._said:
                 self._said.remove(record.event.id)
                 continue

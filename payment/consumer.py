@@ -2,24 +2,14 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final, get_args
 
-from common.events import (
-    ORDERS,
-    PAYMENT_EVENTS,
-    PAYMENTS,
-    Event,
-    OrderCancelled,
-    OrderDiscarded,
-    OrderId,
-    OrderPlaced,
-    OrderRejected,
-    PaymentData,
-    make,
-)
+from common.batch import all_due
+from common.events import ORDERS, PAYMENT_EVENTS, PAYMENTS, Event, OrderId, PaymentData, make
 from common.parking import Received
 from common.postgres import Conn
 from payment import store
-from payment.decide import Decisions, Payment, decide
+from payment.decide import Decisions, Payment, Relevant, decide
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +51,7 @@ class PaymentHandler:
     group = "payment"
     topics = (ORDERS,)
     publishes = PAYMENTS
+    choose = staticmethod(all_due)
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event.data for r in records if concerns_payment(r)]
@@ -73,8 +64,11 @@ class PaymentHandler:
         return Batch(decisions, payments, [*(r for r in repeats if concerns_payment(r)), *asked])
 
 
+_RELEVANT: Final = frozenset(get_args(Relevant))
+
+
 def concerns_payment(record: Received) -> bool:
-    return isinstance(record.event, OrderPlaced | OrderDiscarded | OrderRejected | OrderCancelled)
+    return type(record.event) in _RELEVANT
 
 
 def answer(payment: Payment, traceparent: str) -> Event:

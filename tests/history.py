@@ -15,6 +15,7 @@ from psycopg import sql
 
 from common import positions
 from common.events import (
+    READERS,
     CustomerId,
     Event,
     Item,
@@ -43,7 +44,7 @@ from common.events import (
 from common.kafka import client_config, producer_config
 from common.positions import Partition
 from ops.topics import bounds
-from ops.verify.marks import DATABASE_OF, READERS
+from ops.verify.marks import DATABASE_OF
 from order.ids import OrderIds
 from tests.stack import Stack, eventually
 

@@ -16,12 +16,12 @@ from msgspec import Struct
 
 from common import positions
 from common.errors import Transient
-from common.events import INVENTORY, ORDERS, PAYMENTS
+from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.kafka import client_config
 from common.positions import Partition
 from ops import topics
 from ops.verify.evidence import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, Priced, lines, written
-from ops.verify.marks import READERS, TOPICS, Place
+from ops.verify.marks import TOPICS, Place
 from ops.verify.spill import Writer
 from ops.verify.unproven import Unproven
 

@@ -4,17 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from common.events import INVENTORY, ORDERS, PAYMENTS
+from common.events import INVENTORY, ORDERS, PAYMENTS, READERS, SAGA
 from common.positions import Partition
 
 TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
-SAGA: Final = "order-saga"
-READERS: Final[Mapping[str, tuple[str, ...]]] = {
-    ORDERS: (SAGA, "payment", "inventory"),
-    PAYMENTS: (SAGA,),
-    INVENTORY: (SAGA,),
-}
-"""Of each topic, the consumer groups that read it, in the order in which a record's progress names them."""
 DATABASE_OF: Final[Mapping[str, str]] = {SAGA: "order", "payment": "payment", "inventory": "inventory"}
 
 UNREAD: Final = "0"

@@ -35,13 +35,14 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from common.events import READERS
 from common.positions import Partition
 from ops.verify import buckets, databases, log, spill
 from ops.verify.buckets import SecondLook
 from ops.verify.databases import DATABASES, Snapshot
 from ops.verify.evidence import ACCEPTED, SEPARATOR, TYPES
 from ops.verify.log import Bounds, Contents, Log, Range
-from ops.verify.marks import READERS, TOPICS, Behind, Marks, Place
+from ops.verify.marks import TOPICS, Behind, Marks, Place
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.statements import Finding, Statement
 from ops.verify.unproven import Unproven

@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import Poison
 from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
-from common.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, open_all, reopen, sort
+from common.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, opened, reopen, sort
 from common.positions import Partition
 from ops.dead_letters import type_named
 from tests.unit.orders import CUSTOMER, placed
@@ -21,7 +21,7 @@ def letter(offset: int, value: bytes = GOOD, key: bytes | None = CUSTOMER.encode
 
 
 def told_apart(*letters: Letter, position: int = 0, held: dict[bytes, str] | None = None) -> Sorted:
-    return sort(open_all(letters), {PARTITION: position}, held or {})
+    return sort([opened(letter, 0.0) for letter in letters], {PARTITION: position}, held or {})
 
 
 def test_what_lies_below_the_position_is_a_repeat_and_is_not_parked_again() -> None:

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
+from common.events import READERS
 from common.positions import Partition
 from ops.verify.databases import Stored
 from ops.verify.evidence import Evidence, per_product, read, total
 from ops.verify.judge import Verdict, judge
 from ops.verify.log import line_of
-from ops.verify.marks import READERS, TOPICS, Marks, Place, Progress
+from ops.verify.marks import TOPICS, Marks, Place, Progress
 from ops.verify.proof import foreign
 from ops.verify.report import Report
 from ops.verify.spill import digits_for

@@ -1,0 +1,118 @@
+from collections.abc import Sequence
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.events import (
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    Event,
+    Item,
+    Milliseconds,
+    OrderCancelRequested,
+    OrderPlaced,
+    OutcomeData,
+    PaymentCompleted,
+    PaymentData,
+    PaymentDeclined,
+    PlacedData,
+    StockData,
+    StockReserved,
+    encode,
+    make,
+)
+from common.parking import Letter, Opened, opened
+from common.positions import Partition
+from order.gather import HOLD_S, choose
+
+NOW_S = 1_000.0
+AT = Milliseconds(1)
+
+
+def name(order: int) -> str:
+    return f"01997c00-0000-7000-8000-{order:012d}"
+
+
+def placed(order: int) -> Event:
+    data = PlacedData(order_id=name(order), customer_id="c", items=(Item("p", 1, 1),), amount=1, currency="EUR")
+    return make(OrderPlaced, data, at=AT, traceparent="")
+
+
+def paid(order: int) -> Event:
+    return make(PaymentCompleted, PaymentData(order_id=name(order), customer_id="c"), at=AT, traceparent="")
+
+
+def declined(order: int) -> Event:
+    return make(PaymentDeclined, PaymentData(order_id=name(order), customer_id="c"), at=AT, traceparent="")
+
+
+def reserved(order: int) -> Event:
+    return make(StockReserved, StockData(order_id=name(order), customer_id="c"), at=AT, traceparent="")
+
+
+def cancel(order: int) -> Event:
+    return make(OrderCancelRequested, OutcomeData(order_id=name(order), customer_id="c"), at=AT, traceparent="")
+
+
+def arrived(event: Event | bytes, offset: int, *, number: int = 0, age_s: float = 0.0, topic: str = ORDERS) -> Opened:
+    value = event if isinstance(event, bytes) else encode(event)
+    of = topic if isinstance(event, bytes) else event.topic
+    return opened(Letter(Partition(of, number), offset, AT, b"c", value, ()), NOW_S - age_s)
+
+
+def due(*records: Opened) -> list[Opened]:
+    return choose(records, NOW_S)[0]
+
+
+def test_an_order_waits_for_both_of_its_results() -> None:
+    order, payment, stock = arrived(placed(1), 0), arrived(paid(1), 0), arrived(reserved(1), 0)
+    assert due(order) == []
+    assert due(order, payment) == []
+    assert due(payment, order, stock) == [order, payment, stock]
+
+
+def test_a_refusal_decides_alone() -> None:
+    order, payment = arrived(placed(1), 0), arrived(declined(1), 0)
+    assert due(order, payment) == [order, payment]
+
+
+def test_nothing_waits_longer_than_the_limit() -> None:
+    order, payment = arrived(placed(1), 0, age_s=HOLD_S), arrived(paid(1), 0)
+    assert due(order, payment) == [order, payment]
+
+
+def test_what_lies_behind_an_order_that_waits_waits_too() -> None:
+    first, second = arrived(placed(1), 0), arrived(placed(2), 1)
+    wish = arrived(cancel(3), 2)
+    results = [arrived(paid(2), 0), arrived(reserved(2), 0)]
+    assert due(first, second, wish, *results) == []
+    elsewhere = [arrived(placed(4), 0, number=1), arrived(declined(4), 0, number=1)]
+    assert due(first, second, *results, *elsewhere) == elsewhere
+
+
+def test_a_result_of_an_order_taken_in_before_is_due_at_once() -> None:
+    payment = arrived(paid(1), 0)
+    assert due(payment) == [payment]
+
+
+def test_poison_does_not_wait() -> None:
+    poison = arrived(b"{", 0)
+    assert due(poison) == [poison]
+
+
+EVENTS = st.sampled_from([placed, paid, declined, reserved, cancel, lambda _: b"{"])
+TOPICS = st.sampled_from([ORDERS, PAYMENTS, INVENTORY])
+
+
+@given(st.lists(st.tuples(EVENTS, st.integers(1, 4), st.integers(0, 1), st.floats(0, 2 * HOLD_S), TOPICS), max_size=30))
+def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequence[tuple]) -> None:  # type: ignore[type-arg]
+    records = [
+        arrived(kind(order), offset, number=number, age_s=age_s, topic=topic)
+        for offset, (kind, order, number, age_s, topic) in enumerate(drawn)
+    ]
+    now, later = choose(records, NOW_S)
+    for partition in {r.letter.partition for r in records}:
+        whole = [r for r in records if r.letter.partition == partition]
+        parts = [[r for r in part if r.letter.partition == partition] for part in (now, later)]
+        assert parts[0] + parts[1] == whole
