@@ -139,6 +139,13 @@ def problem_response(request: Request, found: Problem) -> Response:
 async def send_problem(send: Send, found: Problem, request_id: bytes) -> None:
     """The problem as bare ASGI messages, for a `direct` endpoint."""
     body = found.body(request_id.decode())
+    headers = problem_headers(found, body, request_id)
+    await send({"type": "http.response.start", "status": found.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def problem_headers(found: Problem, body: bytes, request_id: bytes) -> list[tuple[bytes, bytes]]:
+    """The headers of a problem document."""
     headers = [
         (b"content-type", problem.CONTENT_TYPE),
         (b"content-length", b"%d" % len(body)),
@@ -146,8 +153,7 @@ async def send_problem(send: Send, found: Problem, request_id: bytes) -> None:
     ]
     if found.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % found.retry_after_s))
-    await send({"type": "http.response.start", "status": found.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    return headers
 
 
 async def read_body(request: Request) -> bytes:
@@ -305,8 +311,10 @@ async def serve(
     tasks: Sequence[Task] = (),
     open_: Callable[[], Awaitable[None]] | None = None,
     close: Callable[[], Awaitable[None]] | None = None,
+    protocol: "Callable[..., HttpProtocol] | None" = None,
 ) -> None:
-    """Serve `app` on both ports, with `tasks` beside it, until SIGTERM or SIGINT; then drain.
+    """Serve `app` on both ports, with `tasks` beside it, until SIGTERM or SIGINT; then drain. Each connection is a
+    `HttpProtocol`, or what `protocol` makes.
 
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
     Raises `Fatal` when a port is taken.
@@ -317,7 +325,7 @@ async def serve(
             uvicorn.Config(
                 app,
                 loop="uvloop",
-                http=HttpProtocol,
+                http=protocol or HttpProtocol,  # type: ignore[arg-type]  # any callable will do
                 ws="none",
                 lifespan="off",
                 access_log=False,

@@ -5,6 +5,7 @@ as well, and so does GET of an order just placed; so its absence is reported on 
 """
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -16,10 +17,12 @@ from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.problem import Problem, ProblemError
 from common.server import json_response
 from common.validation import decode_query
+from order.backlog import Backlog
 from order.batch import PlaceBatch
 from order.catalogue import Catalogue
 from order.config import Api
 from order.desk import OrderDesk
+from order.fast_lane import FastLane
 from order.idempotency import KeyedOrders
 from order.keyed_requests import KeyedRequests
 from order.lookup import Lookup
@@ -44,7 +47,8 @@ async def serve(settings: Api) -> None:
     log = OrdersLog(settings, recent)
     queries = OrderQueries(process.database_url, process.instance)
     requests = KeyedRequests(process.database_url, process.instance, lambda: queries.reachable)
-    desk = OrderDesk(catalogue, log)
+    backlog = Backlog(process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max)
+    desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
     outcomes = Outcomes(queries, lambda: app.stopping)
     background: list[asyncio.Task[None]] = []
@@ -84,7 +88,8 @@ async def serve(settings: Api) -> None:
         degraded=degraded,
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
     )
-    await server.serve(app, process.http, [catalogue, log], open_=open_, close=close)
+    lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
+    await server.serve(app, process.http, [catalogue, log, backlog], open_=open_, close=close, protocol=lane)
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:

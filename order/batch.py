@@ -69,7 +69,7 @@ class PlaceBatch:
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if (refused := self._desk.refusal()) is not None:
+        if (refused := self._desk.unable()) is not None:
             raise ProblemError(refused)
         if self._under_way >= BATCHES_MAX:
             raise ProblemError(NO_ROOM)
@@ -105,7 +105,7 @@ class PlaceBatch:
 
     async def _send(self, lines: Sequence[bytes], traceparent: bytes | None) -> list[Sent | Problem]:
         """Hand a chunk to the log, in order, once the requests with keys are stored: all of them together."""
-        if (refused := self._desk.refusal()) is not None:
+        if (refused := self._desk.refusal_of_many(len(lines))) is not None:
             return [refused] * len(lines)
         begun = [self._begin(line, traceparent) for line in lines]
         return [await self._send_kept(one) if isinstance(one, Begun) else self._send_draft(one) for one in begun]

@@ -15,6 +15,7 @@ SAGA_PORT: Final = 8084
 DEADLINE_MS: Final = 5_000
 SETTLE_DEADLINE_S: Final = 3_600
 IN_FLIGHT_MAX: Final = 2_000
+BACKLOG_MAX: Final = 1_000_000
 LINGER_MS: Final = 2
 EVENT_KIB_MAX: Final = 16
 """100 items of 150 bytes each, and the envelope."""
@@ -22,11 +23,13 @@ EVENT_KIB_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the order api is told: how long a request may wait for the log, how many may wait, how long to gather."""
+    """What the order api is told: how long a request may wait for the log, how many may wait, how many accepted orders
+    may be unsettled, how long to gather."""
 
     process: Process
     deadline_ms: int
     in_flight_max: int
+    backlog_max: int
     linger_ms: int
 
 
@@ -37,6 +40,7 @@ def api(env: Env | None = None) -> Api:
         process=config.process(env, database=DATABASE, port=API_PORT),
         deadline_ms=env.integer("ORDER_DEADLINE_MS", DEADLINE_MS, least=100, most=600_000, unit="ms"),
         in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", IN_FLIGHT_MAX, least=1, most=1_000_000, unit="orders"),
+        backlog_max=env.integer("ORDERS_BACKLOG_MAX", BACKLOG_MAX, least=1, most=10**9, unit="orders"),
         linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=1_000, unit="ms"),
     )
     if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:

@@ -14,6 +14,7 @@ from common import problem
 from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, encode, make, now
 from common.problem import FieldError, Problem, ProblemError
 from common.validation import decode_body
+from order.backlog import Backlog
 from order.catalogue import Catalogue
 from order.ids import OrderIds, TraceContexts
 from order.orders_log import OrdersLog
@@ -26,18 +27,27 @@ in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgeme
 class OrderDesk:
     """Takes orders: prices them from the catalogue and puts them into the log."""
 
-    def __init__(self, catalogue: Catalogue, log: OrdersLog) -> None:
+    def __init__(self, catalogue: Catalogue, log: OrdersLog, backlog: Backlog) -> None:
         self._catalogue = catalogue
         self._log = log
+        self._backlog = backlog
         self._order_ids = OrderIds()
         self._traces = TraceContexts()
         in_flight.set_function(lambda: log.in_flight)
 
-    def refusal(self) -> Problem | None:
+    def unable(self) -> Problem | None:
         """Why no order can be taken now, whatever it says."""
         if not self._catalogue.products:
             return CATALOGUE_UNREAD
         return self._log.refusal()
+
+    def refusal(self) -> Problem | None:
+        """Why the next order is not let in. Nearly free, so that refusing does not cost what serving needs."""
+        return self.unable() or self._backlog.refusal()
+
+    def refusal_of_many(self, orders: int) -> Problem | None:
+        """The same for so many orders that come together."""
+        return self.unable() or self._backlog.refusal_of_many(orders)
 
     async def place(self, body: bytes, traceparent: bytes | None) -> Accepted:
         """Accept an order: on return it is in the log. Raises `ProblemError`."""

@@ -5,6 +5,7 @@ that orders are refused at once while it is not, instead of each waiting for its
 """
 
 import asyncio
+import contextlib
 import threading
 from collections import Counter
 from functools import partial
@@ -92,8 +93,14 @@ class OrdersLog:
 
     async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
         """The second half of `place`."""
+        with contextlib.suppress(TimeoutError, KafkaException):
+            await sent
+        return self.fate(order_id, sent)
+
+    def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """What became of an order that was sent, now that its future is done. Raises `ProblemError` like `place`."""
         try:
-            return await sent
+            return sent.result()
         except TimeoutError:
             self._undecided[order_id] += 1
             raise ProblemError(self._outcome_unknown(order_id)) from None

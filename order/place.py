@@ -58,7 +58,7 @@ class PlaceOrder:
                 key = server.header(scope, b"idempotency-key")
                 accepted, repeated = await self._keyed.place(body, traceparent, key)
                 if repeated:
-                    more.append(_REPLAYED)
+                    more.append(REPLAYED)
             accept_seconds.observe(perf_counter() - began)
             answer = accepted if b"prefer" not in headers else await self._outcome(scope, accepted, more)
         except ProblemError as error:
@@ -85,8 +85,8 @@ class PlaceOrder:
 _accepted_count: Final = server.counter("POST", ORDERS_PATH, 202)
 _decided_count: Final = server.counter("POST", ORDERS_PATH, 200)
 _CONTENT_TYPE: Final = (b"content-type", server.JSON)
-_LOCATION: Final = ORDERS_PATH.encode() + b"/"
-_REPLAYED: Final = (b"idempotency-replayed", b"true")
+LOCATION: Final = ORDERS_PATH.encode() + b"/"
+REPLAYED: Final = (b"idempotency-replayed", b"true")
 
 
 async def _send_order(send: Send, answer: Accepted | OrderView, more: list[tuple[bytes, bytes]]) -> None:
@@ -104,7 +104,7 @@ async def _send_order(send: Send, answer: Accepted | OrderView, more: list[tuple
             "headers": (
                 _CONTENT_TYPE,
                 (b"content-length", b"%d" % len(body)),
-                (b"location", _LOCATION + answer.order_id.encode()),
+                (b"location", LOCATION + answer.order_id.encode()),
                 *more,
             ),
         }

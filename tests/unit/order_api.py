@@ -10,6 +10,7 @@ import msgspec
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
 from common.kafka import Acknowledged
 from common.problem import Problem
+from order.backlog import Backlog
 from order.catalogue import Catalogue
 from order.desk import OrderDesk
 from order.idempotency import KeyedOrders
@@ -72,10 +73,23 @@ class FakeLog(OrdersLog):
         sent.set_result(PLACE)
         return sent
 
-    async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+    def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
         if self.fails is not None:
             raise self.fails
-        return await sent
+        return sent.result()
+
+
+class FakeBacklog(Backlog):
+    """Lets everything in, unless told why not."""
+
+    def __init__(self, refused: Problem | None = None) -> None:
+        self.refused = refused
+
+    def refusal(self) -> Problem | None:
+        return self.refused
+
+    def refusal_of_many(self, orders: int) -> Problem | None:
+        return self.refused
 
 
 class FakeRequests(KeyedRequests):
@@ -143,7 +157,7 @@ class Api:
         self.requests = requests or FakeRequests()
         self.recent = RecentOrders()
         self.stopping = False
-        self.desk = OrderDesk(self.catalogue, self.log)
+        self.desk = OrderDesk(self.catalogue, self.log, FakeBacklog())
         self.keyed = KeyedOrders(self.desk, self.requests, self.log, self.recent)
         self.outcomes = Outcomes(queries or FakeQueries(), lambda: self.stopping)
 

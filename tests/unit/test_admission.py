@@ -1,0 +1,112 @@
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from order.admission import (
+    BACKLOG_FREE,
+    BURST_S,
+    EVERYTHING,
+    FACTOR_MIN,
+    LOOKS,
+    SINGLES_FACTOR_MIN,
+    TARGET_S,
+    Gate,
+    Look,
+    Reader,
+    admission,
+    readers,
+)
+
+MAX = 1_000_000
+
+
+def reader(waiting: float, settled_per_s: float = 1_000.0, name: str = "payment") -> Reader:
+    return Reader(name, waiting, settled_per_s)
+
+
+def test_while_the_consumers_keep_up_all_are_let_in() -> None:
+    assert admission([reader(0, 0.0), reader(BACKLOG_FREE, 1.0), reader(TARGET_S / 2 * 999)], MAX) == EVERYTHING
+
+
+def test_a_backlog_worth_the_target_lets_in_as_many_as_are_settled() -> None:
+    assert admission([reader(TARGET_S * 2_000, 2_000.0)], MAX).orders_per_s == 2_000.0
+
+
+def test_single_orders_come_in_whatever_batches_have_brought() -> None:
+    found = admission([reader(900_000, 1_000.0)], MAX)
+    assert found.singles_per_s == 1_000.0 * SINGLES_FACTOR_MIN
+    assert found.orders_per_s == 1_000.0 * FACTOR_MIN
+
+
+def test_the_slowest_counts() -> None:
+    limited = admission([reader(2_000, 4_000.0), reader(2_000, 1_000.0, "inventory")], MAX)
+    assert limited == admission([reader(2_000, 1_000.0)], MAX)
+
+
+@given(st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(1, 1e5))
+def test_the_more_wait_the_fewer_come_in_but_never_none(one: float, other: float, per_s: float) -> None:
+    less, more = sorted((one, other))
+    allowed = [admission([reader(waiting, per_s)], MAX).orders_per_s for waiting in (less, more)]
+    rates = [math.inf if rate is None else rate for rate in allowed]
+    assert rates[0] >= rates[1] > 0
+
+
+def test_a_service_that_is_away_is_no_overload() -> None:
+    assert admission([reader(500_000, 0.0), reader(10)], MAX) == EVERYTHING
+    # Nor is one that is slow while another stands still: nothing can be told from either.
+    assert admission([reader(500_000, 0.0), reader(5_000)], MAX) == EVERYTHING
+
+
+def test_there_is_an_end_to_what_is_kept_for_it() -> None:
+    found = admission([reader(MAX, 0.0, "payment on orders")], MAX)
+    assert found.orders_per_s == 0.0
+    assert "payment on orders" in found.reason
+
+
+def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
+    """A quarter of a second apart."""
+    return [Look(n / 4, {"payment": n * settled_each}, {"payment": orders}) for n, orders in enumerate(waiting)]
+
+
+def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
+    assert readers(looks(*[5_000.0] * LOOKS)) == [Reader("payment", 5_000.0, 400.0)]
+    assert readers(looks(*[5_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 5_000.0, 0.0)]
+
+
+def test_a_burst_says_nothing_of_the_consumers_speed() -> None:
+    assert admission(readers(looks(*[0.0] * (LOOKS - 1), 50_000.0)), MAX) == EVERYTHING
+    assert admission(readers(looks(50_000.0)), MAX) == EVERYTHING
+
+
+def admitted(gate: Gate, *, per_s: int, seconds: int, at_s: float = 0.0, each: int = 1) -> int:
+    return sum(gate.admits(each, at_s + n / per_s) for n in range(per_s * seconds)) * each
+
+
+def test_a_gate_without_a_rate_is_open() -> None:
+    assert admitted(Gate(), per_s=10_000, seconds=1) == 10_000
+
+
+def test_a_gate_lets_in_its_rate_however_much_comes() -> None:
+    gate = Gate()
+    gate.set_rate(1_000.0, 0.0)
+    for second in range(3):
+        assert abs(admitted(gate, per_s=7_000, seconds=1, at_s=second) - 1_000) <= 1_000 * BURST_S + 1
+
+
+def test_many_at_once_are_let_in_on_credit_and_paid_for() -> None:
+    gate = Gate()
+    gate.set_rate(1_000.0, 0.0)
+    assert abs(admitted(gate, per_s=100, seconds=4, each=100) - 4_000) <= 200
+
+
+def test_a_quiet_time_is_not_saved_up() -> None:
+    gate = Gate()
+    gate.set_rate(1_000.0, 0.0)
+    assert sum(gate.admits(1, 3_600.0) for _ in range(1_000)) == 1_000 * BURST_S
+
+
+def test_a_gate_of_rate_nought_is_shut() -> None:
+    gate = Gate()
+    gate.set_rate(0.0, 0.0)
+    assert admitted(gate, per_s=100, seconds=10) == 0

@@ -1,0 +1,281 @@
+"""The fast lane against the ordinary way: the same bytes to both, on real sockets, and the same answers from both."""
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+
+import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from common import problem, server
+from common.events import OrderId
+from common.kafka import Acknowledged
+from common.problem import ProblemError
+from common.protocol import Protocol
+from order.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
+from order.place import ORDERS_PATH, PlaceOrder
+from tests.unit.order_api import PLACE, Api, FakeLog
+
+HOST = "127.0.0.1"
+BODY = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
+WAIT_S = 5.0
+
+
+def request(*headers: bytes, body: bytes = BODY, line: bytes = b"POST /api/v1/orders HTTP/1.1") -> bytes:
+    given = headers or (b"content-type: application/json",)
+    return b"\r\n".join([line, b"host: shop", *given, b"content-length: %d" % len(body), b"", body])
+
+
+class SlowLog(FakeLog):
+    """Acknowledges when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[asyncio.Future[Acknowledged]] = []
+        self.arrived = asyncio.Event()
+
+    def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        sent: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
+        self.sent.append(sent)
+        self.arrived.set()
+        return sent
+
+
+class Served:
+    """One way of serving an api, on a port of its own."""
+
+    def __init__(self, api: Api, *, fast: bool) -> None:
+        self.api = api
+        self.ordinary = 0
+        self.state = ServerState()
+        endpoint = PlaceOrder(api.desk, api.keyed, api.outcomes)
+
+        async def counted(scope: Scope, receive: Receive, send: Send) -> None:
+            self.ordinary += 1
+            await endpoint(scope, receive, send)
+
+        app = server.application([], server.no_signs, direct={("POST", ORDERS_PATH): counted})
+        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        config.load()
+        kind = partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log) if fast else Protocol
+        self._protocol: Callable[[], Protocol] = partial(kind, config=config, server_state=self.state, app_state={})
+
+    @property
+    def connections(self) -> list[Protocol]:
+        return [connection for connection in self.state.connections if isinstance(connection, Protocol)]
+
+    @asynccontextmanager
+    async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+        listener = await asyncio.get_running_loop().create_server(self._protocol, HOST, 0)
+        reader, writer = await asyncio.open_connection(HOST, listener.sockets[0].getsockname()[1])
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
+            listener.close()
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """One whole answer."""
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
+    length = re.search(rb"content-length: (\d+)", head)
+    assert length is not None, head
+    return head + await asyncio.wait_for(reader.readexactly(int(length[1])), WAIT_S)
+
+
+def alike(given: bytes) -> bytes:
+    """An answer without what is drawn for each."""
+    without_ids = re.sub(rb"[0-9a-f]{8}-[0-9a-f-]{27}", b"ORDER", given)
+    drawn = re.sub(rb'(x-request-id: |"request_id":")[0-9a-f]{16}\b', rb"\1DRAWN", without_ids)
+    head, _, body = drawn.partition(b"\r\n\r\n")
+    return b"\r\n".join(sorted(head.split(b"\r\n"))) + b"\r\n\r\n" + body
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WAIT_S):
+        while not holds():  # noqa: ASYNC110 - the server has no event for it
+            await asyncio.sleep(0)
+
+
+async def ask(served: Served, *pieces: bytes) -> bytes:
+    """Send the pieces, each once the one before has arrived."""
+    async with served.client() as (reader, writer):
+        for piece in pieces[:-1]:
+            writer.write(piece)
+            await until(lambda: any(connection.arriving for connection in served.connections))
+        writer.write(pieces[-1])
+        return await answer(reader)
+
+
+def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, Served]:
+    """The same to both, each with an api of its own. The answers are alike; it returns the lane's."""
+
+    async def run() -> tuple[bytes, Served, Served]:
+        fast, ordinary = Served(api(), fast=True), Served(api(), fast=False)
+        one, other = await ask(fast, *pieces), await ask(ordinary, *pieces)
+        assert alike(one) == alike(other)
+        return one, fast, ordinary
+
+    return asyncio.run(run())
+
+
+USUAL = {
+    "as curl sends it": request(b"User-Agent: curl/8.5.0", b"Accept: */*", b"Content-Type: application/json"),
+    "kept alive": request(b"Connection: keep-alive", b"content-type: application/json; charset=utf-8"),
+    "no content type": request(b"accept: */*"),
+    "with ids of its own": request(
+        b"x-request-id: mine-1", b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+    ),
+    "an id unfit to be repeated": request(b"x-request-id: no t fit"),
+    "with a key": request(b"idempotency-key: basket-17"),
+    "with a key that is none": request(b"idempotency-key: " + b"x" * 300),
+    "several lines": request(
+        body=b'{"customer_id":"c","items":[{"product_id":"apple","quantity":1},{"product_id":"pear","quantity":3}]}'
+    ),
+    "not JSON": request(body=b"{"),
+    "nothing": request(body=b""),
+    "not UTF-8": request(body=b'{"customer_id":"\xff"}'),
+    "not an order": request(body=b'{"customer_id":"c","product_id":"apple","quantity":0,"colour":"red"}'),
+    "not for sale": request(body=b'{"customer_id":"c","product_id":"old","quantity":1}'),
+    "at another price": request(
+        body=b'{"customer_id":"c","product_id":"apple","quantity":1,"expected_amount":1}'
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_the_lane_answers_what_is_usual_as_the_ordinary_way_does(name: str) -> None:
+    _, fast, ordinary = both(USUAL[name])
+    assert (fast.ordinary, ordinary.ordinary) == (0, 1)
+    for one, other in zip(fast.api.log.placed, ordinary.api.log.placed, strict=True):
+        assert one.data.items == other.data.items
+        if b"traceparent" in USUAL[name]:
+            assert one.traceparent == other.traceparent
+
+
+UNUSUAL = {
+    "another content type": (request(b"content-type: text/plain"),),
+    "a wish to wait": (request(b"prefer: wait=0"),),
+    "a wish to close": (request(b"connection: close"),),
+    "HTTP/1.0": (request(line=b"POST /api/v1/orders HTTP/1.0"),),
+    "a query": (request(line=b"POST /api/v1/orders?x=1 HTTP/1.1"),),
+    "two keys": (request(b"idempotency-key: a", b"idempotency-key: b"),),
+    "a folded header": (request(b"x-long: a", b" b"),),
+    "an empty header": (request(b"x-empty:"),),
+    "a long head": (request(b"x-long: " + b"a" * HEAD_BYTES_MAX),),
+    "chunks": (
+        b"POST /api/v1/orders HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
+    ),
+    "two pieces": (request()[:70], request()[70:]),
+    "two lengths": (request(b"content-length: 5"),),
+    "a length that is none": (request(b"content-length: +5"),),
+    "not HTTP": (b"POST /api/v1/orders HTTP/1.1\r\nno header\r\n\r\n",),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+def test_what_is_unusual_goes_the_ordinary_way(name: str) -> None:
+    _, fast, ordinary = both(*UNUSUAL[name])
+    assert fast.ordinary == ordinary.ordinary
+    assert len(fast.api.log.placed) == len(ordinary.api.log.placed)
+
+
+REFUSED = {
+    "no catalogue": lambda: Api(products={}),
+    "no log": lambda: Api(FakeLog(refused=problem.unavailable("full"))),
+    "nobody knows": lambda: Api(FakeLog(fails=ProblemError(problem.unavailable("unknown", order_id="x")))),
+    "a bug": lambda: Api(FakeLog(fails=RuntimeError("bug"))),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_failure_is_told_alike(name: str) -> None:
+    given, fast, _ = both(request(), api=REFUSED[name])
+    assert fast.ordinary == 0
+    assert given.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
+
+
+def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
+    one = read_head(b"Host: a\r\nContent-Length: 5\r\nX-Request-Id: r")
+    other = read_head(b"x-request-id:r\r\ncontent-length: \t5 \r\nhost: a")
+    assert one == other
+    assert one is not None
+    assert (one.length, one.request_id) == (5, b"r")
+
+
+def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:
+    async def run() -> None:
+        served = Served(Api(SlowLog()), fast=True)
+        log = served.api.log
+        assert isinstance(log, SlowLog)
+        async with served.client() as (reader, writer):
+            writer.write(request(b"x-request-id: first"))
+            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+            writer.write(request(b"x-request-id: second") + request(b"x-request-id: third"))
+            await writer.drain()
+            for name in (b"first", b"second", b"third"):
+                log.arrived.clear()
+                log.sent.pop().set_result(PLACE)
+                assert b"x-request-id: %b\r\n" % name in await answer(reader)
+                if name != b"third":
+                    await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        assert log.sent == []
+
+    asyncio.run(run())
+
+
+def test_a_server_that_ends_answers_what_is_due_and_closes() -> None:
+    async def run() -> None:
+        served = Served(Api(SlowLog()), fast=True)
+        log = served.api.log
+        assert isinstance(log, SlowLog)
+        async with served.client() as (reader, writer):
+            writer.write(request())
+            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+            [connection] = served.connections
+            connection.shutdown()
+            log.sent.pop().set_result(PLACE)
+            given = await answer(reader)
+            assert given.startswith(b"HTTP/1.1 202 ")
+            assert b"\r\nconnection: close\r\n" in given
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+
+    asyncio.run(run())
+
+
+def test_an_order_stands_although_its_client_has_gone() -> None:
+    async def run() -> None:
+        served = Served(Api(SlowLog()), fast=True)
+        log = served.api.log
+        assert isinstance(log, SlowLog)
+        async with served.client() as (_, writer):
+            writer.write(request())
+            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+            writer.transport.abort()
+            await until(lambda: not served.connections)
+            log.sent.pop().set_result(PLACE)
+            await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
+    async def run() -> None:
+        served = Served(Api(), fast=True)
+        async with served.client() as (reader, writer):
+            writer.write(request())
+            await answer(reader)
+            [connection] = served.connections
+            connection.timeout_keep_alive_handler()  # too early: it looks again later
+            writer.write(request())
+            await answer(reader)
+            connection.timeout_keep_alive = 0
+            connection.timeout_keep_alive_handler()
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+
+    asyncio.run(run())
