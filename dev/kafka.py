@@ -53,11 +53,12 @@ CONFIGURATION: Mapping[str, str] = {
 }
 
 JVM = (
-    "-Xms512m",
+    # A heap this small needs no threads of its own to be collected: G1, with the targets of Kafka's start script, takes
+    # the same CPU a request and a fifth more memory. Both compilers are needed: with C1 alone the broker is warm after
+    # 6,000 requests instead of 30,000, and then takes twice the CPU a request for ever.
+    "-Xms256m",
     "-Xmx512m",
-    "-XX:+UseG1GC",  # with the pause and occupancy targets of Kafka's own start script
-    "-XX:MaxGCPauseMillis=20",
-    "-XX:InitiatingHeapOccupancyPercent=35",
+    "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
     # Warnings of the JVM about what the broker's own libraries do are no use to anyone here.
@@ -132,7 +133,12 @@ class Broker(Server):
         return [str(JAVA), *options, "-cp", jars.classpath(self.cache)]
 
     def _format(self) -> None:
-        command = [*self._java("-Xmx128m"), "kafka.tools.StorageTool", "format", "--ignore-formatted"]
+        command = [
+            *self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+            "kafka.tools.StorageTool",
+            "format",
+            "--ignore-formatted",
+        ]
         done = subprocess.run(
             [*command, "--cluster-id", self._cluster_id(), "--config", str(self.properties)],
             capture_output=True,
