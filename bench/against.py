@@ -15,7 +15,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench import pairs, scenarios
+from bench import pairs, scenarios, warm
 from bench.measure import Measured, Meter
 from bench.pairs import Change
 from bench.processes import GROUPS
@@ -31,13 +31,14 @@ class Slices(Struct, frozen=True, kw_only=True):
     """How long a comparison takes."""
 
     pairs_a_start: int
+    warm_s_max: float
     warm_up_s: float
     slice_s: float
 
 
-QUICK: Final = Slices(pairs_a_start=3, warm_up_s=10, slice_s=5)
-DEFAULT: Final = Slices(pairs_a_start=5, warm_up_s=20, slice_s=8)
-FULL: Final = Slices(pairs_a_start=10, warm_up_s=40, slice_s=15)
+QUICK: Final = Slices(pairs_a_start=3, warm_s_max=20, warm_up_s=5, slice_s=5)
+DEFAULT: Final = Slices(pairs_a_start=5, warm_s_max=45, warm_up_s=10, slice_s=8)
+FULL: Final = Slices(pairs_a_start=10, warm_s_max=90, warm_up_s=20, slice_s=15)
 BY_PLAN: Final = {"quick": QUICK, "default": DEFAULT, "full": FULL}
 
 
@@ -82,12 +83,14 @@ def run(revision: str, slices: Slices, directory: Path, say: Callable[[str], Non
 def _measure(
     meters: list[Meter], slices: Slices, figures: tuple[dict[str, list[float]], dict[str, list[float]]]
 ) -> None:
-    warm = [settled_late_per_s(m.governed("warm-up", FIRST_RATE, slices.warm_up_s)) for m in meters]
-    rate = min(warm) * FIXED_SHARE
+    for meter in meters:
+        warm.broker_of(meter.system, slices.warm_s_max)
+    first = min(settled_late_per_s(m.governed("warm-up", FIRST_RATE, slices.warm_up_s)) for m in meters)
+    rate = first * FIXED_SHARE
     for _ in range(slices.pairs_a_start):
         for meter, found in zip(meters, figures, strict=True):
             fixed = meter.open(f"{rate:.0f}/s", rate, slices.slice_s)
-            governed = meter.governed("governed", min(warm), slices.slice_s)
+            governed = meter.governed("governed", first, slices.slice_s)
             _enter(found, fixed, governed)
 
 

@@ -9,7 +9,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Final
 
-from bench import ceilings, processes
+from bench import processes, warm
 from bench.load import Board
 from bench.measure import Lost, Measured, Meter
 from bench.orders_log import OrdersLog
@@ -146,8 +146,8 @@ def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
 
 
 def growth(meter: Meter, plan: Plan, rate: float, say: Callable[[str], None]) -> list[Measured]:
-    """On a stack of its own: few orders stored, then many, loaded by COPY. The broker is warmed up without orders."""
-    ceilings.broker(meter.system, plan.broker_records)
+    """On a stack of its own: few orders stored, then many, loaded by COPY."""
+    warm.broker_of(meter.system, plan.warm_s_max)
     # The orders stored next are not in the log, as those of last year are not: their part of it has been trimmed, in
     # every partition, which takes a record there.
     meter.open("a record in each partition", TRIMMED_PER_S, TRIMMED_S)

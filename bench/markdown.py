@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bench import warm
 from bench.measure import Measured
 from bench.processes import GROUPS
 from bench.result import Run
@@ -41,6 +42,8 @@ def summary(run: Run, previous: Run | None = None) -> str:
             f"Generator, services, broker and databases share the cores. {run.verified.orders:,} acknowledged orders; "
             "`verify --accepted` proved that none was lost."
         ),
+        "",
+        f"Before: {warm.line(run.warmth)}.",
         "",
         *(f"> **Note:** {warning}\n" for warning in run.warnings),
         *_headline(run, previous),

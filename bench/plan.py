@@ -10,9 +10,10 @@ REFERENCE_PER_S: Final = 17.0
 
 class Plan(Struct, frozen=True, kw_only=True):
     name: str
-    warm_up_orders: int
-    """A cold JVM costs 70 to 170 us an order for the first tens of thousands of orders, 20 later."""
-    warm_up_s_max: float
+    warm_s_max: float
+    """How long the broker's JVM may take to get warm, see `bench.warm`."""
+    warm_up_s: float
+    """Orders then, through everything."""
     echo_s: float
     """Of each of the echo measurements, before and after the rest: the machine drifts."""
     broker_records: int
@@ -40,8 +41,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
 QUICK: Final = Plan(
     name="quick",
-    warm_up_orders=6_000,
-    warm_up_s_max=8,
+    warm_s_max=20,
+    warm_up_s=4,
     echo_s=1.5,
     broker_records=60_000,
     accept_s=2,
@@ -59,8 +60,8 @@ QUICK: Final = Plan(
 )
 DEFAULT: Final = Plan(
     name="default",
-    warm_up_orders=40_000,
-    warm_up_s_max=20,
+    warm_s_max=45,
+    warm_up_s=10,
     echo_s=3,
     broker_records=300_000,
     accept_s=5,
@@ -78,8 +79,8 @@ DEFAULT: Final = Plan(
 )
 FULL: Final = Plan(
     name="full",
-    warm_up_orders=100_000,
-    warm_up_s_max=60,
+    warm_s_max=90,
+    warm_up_s=20,
     echo_s=6,
     broker_records=1_000_000,
     accept_s=10,

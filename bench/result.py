@@ -7,6 +7,7 @@ from bench.ceilings import Copy, Echo
 from bench.latency import Latency
 from bench.machine import Machine
 from bench.measure import Measured
+from bench.warm import Warmth
 
 
 class Ceilings(Struct, frozen=True, kw_only=True):
@@ -105,6 +106,7 @@ class Run(Struct, frozen=True, kw_only=True):
     machine: Machine
     started_in_s: dict[str, float]
     ceilings: Ceilings
+    warmth: Warmth
     warm_up: Measured
     accept: Measured
     """Consumers stopped."""

@@ -13,12 +13,13 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench import ceilings, full, load, machine, processes
+from bench import ceilings, full, load, machine, processes, warm
 from bench.measure import CORES, Lost, Measured, Meter
 from bench.plan import Plan
 from bench.rates import FIRST_RATE, highest_held, settled_late_per_s
 from bench.result import Breaking, Ceilings, Disk, Ratios, Run, Verified
 from bench.system import System
+from bench.warm import Warmth
 from bench.wire import BATCH_PATH, ORDERS_PATH
 from dev.settings import DATABASES
 
@@ -44,12 +45,11 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
     """All of a plan. Raises `Lost` or `Refuted` when something was lost: then nothing counts."""
     began = time.monotonic()
     meter = Meter(system, directory, say)
+    warmth = warm.broker_of(system, plan.warm_s_max)
+    say(f"warm-up: {warm.line(warmth)}")
     footprint = _Footprint(system)
-    warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s_max)
-    say(f"warmed up with {warm_up.orders} orders")
+    warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s)
     left_out = []
-    if warm_up.orders < plan.warm_up_orders:
-        left_out.append(f"a full warm-up: {warm_up.orders} orders, not {plan.warm_up_orders}; the JVM may be cold")
     echoes = [ceilings.echo(directory, plan.echo_s)]
     copied = ceilings.copy(system)
     broker = ceilings.broker(system, plan.broker_records)
@@ -105,6 +105,7 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
         machine=machine.describe(Path(system.layout.root)),
         started_in_s=system.layout.started_in_s,
         ceilings=found,
+        warmth=warmth,
         warm_up=warm_up,
         accept=accept,
         accept_drain_per_s=accept_drain_per_s,
@@ -126,7 +127,7 @@ def run(plan: Plan, system: System, directory: Path, say: Callable[[str], None])
         ),
         verified=verified,
         left_out=left_out,
-        warnings=warnings_of(meter.measured, found),
+        warnings=warnings_of(meter.measured, found, warmth),
         drains=drains,
         recovery=recovery,
         instances=instances,
@@ -227,9 +228,11 @@ def verify(system: System, accepted: Path, orders: int) -> Verified:
     return Verified(orders=orders, seconds=time.monotonic() - began, output=output)
 
 
-def warnings_of(measured: Sequence[Measured], found: Ceilings) -> list[str]:
+def warnings_of(measured: Sequence[Measured], found: Ceilings, warmth: Warmth) -> list[str]:
     """What a reader must know before believing the figures."""
     warnings = [f"{m.name}: {warning}" for m in measured for warning in m.warnings]
+    if not warmth.warm:
+        warnings.append(f"the broker was still getting warmer, so orders cost more than they will: {warm.line(warmth)}")
     late = [m for m in measured if m.late_share > load.LATE_SHARE_MAX]
     if late:
         worst = max(late, key=lambda m: m.late_share)

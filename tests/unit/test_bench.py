@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import governor, load, pairs, shapes, wire
+from bench import governor, load, pairs, shapes, warm, wire
 from bench.generator import NS, Result, Spec
 from bench.latency import summary, supported
 from bench.load import Records
@@ -110,6 +110,16 @@ class TestLatency:
         found = records(tmp_path, due=[0, 10], sent=[0, 10], done=[50, 11], statuses=[202, 503])
         assert found.accept_us() == [50_000]
         assert found.by_status == {202: 1, 503: 1}
+
+
+class TestWarmUp:
+    def test_warm_is_when_the_last_two_windows_agree(self) -> None:
+        cooling = [2_000.0, 900.0, 760.0, 670.0, 400.0, 260.0, 200.0]
+        assert not warm.is_warm(cooling)
+        assert warm.is_warm([*cooling, 180.0])
+
+    def test_windows_that_agree_early_say_nothing(self) -> None:
+        assert not warm.is_warm([900.0, 890.0])
 
 
 class TestGenerator:
