@@ -9,11 +9,12 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 
-from bench import against, full, html, markdown, replaced, scenarios
+from bench import against, full, html, markdown, planted, replaced, scenarios
 from bench.load import GeneratorFailed
 from bench.measure import Lost, Meter
 from bench.plan import DEFAULT, FULL, QUICK, Plan
@@ -43,6 +44,7 @@ def main(arguments: list[str]) -> int:
     how_long.add_argument("--quick", action="store_const", dest="plan", const=QUICK, default=DEFAULT)
     how_long.add_argument("--full", action="store_const", dest="plan", const=FULL)
     parser.add_argument("--against", metavar="REV", help="compare this checkout with a revision, A B A B")
+    parser.add_argument("--planted", choices=planted.FAULTS, help="with a fault in this checkout, which must be caught")
     parser.add_argument("--docs", action="store_true", help="also put the result into docs/")
     parser.add_argument("--out", type=Path, default=Settings.from_environment().home / "bench")
     chosen = parser.parse_args(arguments)
@@ -51,12 +53,13 @@ def main(arguments: list[str]) -> int:
     directory = Path(tempfile.mkdtemp(prefix="run-", dir=out))
     try:
         if chosen.against:
-            changes = against.run(chosen.against, against.BY_PLAN[chosen.plan.name], directory, say)
+            slices = against.BY_PLAN[chosen.plan.name]
+            changes = against.run(chosen.against, slices, directory, say, planted.settings(chosen.planted))
             comparison = against.markdown(chosen.against, changes)
             (out / "against.md").write_text(comparison)
             print(comparison)
             return 0
-        found = measure(chosen.plan, directory)
+        found = measure(chosen.plan, directory, planted.settings(chosen.planted))
     except (Lost, Refuted) as error:
         say(f"NO RESULT: {error}")
         return 1
@@ -66,21 +69,24 @@ def main(arguments: list[str]) -> int:
     finally:
         shutil.rmtree(directory, ignore_errors=True)
     print(table(found))
+    if chosen.planted:
+        say(f"not kept: these are figures with a {chosen.planted} in it")
+        return 0
     write(found, out)
     if chosen.docs:
         put_into_docs(out)
     return 0
 
 
-def measure(plan: Plan, directory: Path) -> Run:
+def measure(plan: Plan, directory: Path, settings: Mapping[str, str]) -> Run:
     """All parts of a plan, each on the stack it needs, one stack at a time."""
-    with System(directory / "stack", root=ROOT) as system:
+    with System(directory / "stack", root=ROOT, settings=settings) as system:
         say("the stack is up")
         found = scenarios.run(plan, system, directory, say)
     if not plan.chain_s:
         return found
     (directory / "growth").mkdir()
-    with System(directory / "growth/stack", root=ROOT) as system:
+    with System(directory / "growth/stack", root=ROOT, settings=settings) as system:
         meter = Meter(system, directory / "growth", say)
         grown = full.growth(meter, plan, found.confirmed.confirmed_per_s, say)
         scenarios.verify(system, meter.accepted_file, meter.orders)

@@ -8,7 +8,7 @@ generator is this checkout's for both. Halfway both are started anew, since some
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -54,19 +54,21 @@ def checked_out(revision: str, directory: Path) -> Iterator[Path]:
         subprocess.run(["git", "worktree", "remove", "--force", str(directory)], cwd=ROOT, check=False)
 
 
-def run(revision: str, slices: Slices, directory: Path, say: Callable[[str], None]) -> dict[str, Change]:
-    """Each figure's change from the revision to this checkout. Raises `Lost` or `Refuted` like any run."""
+def run(
+    revision: str, slices: Slices, directory: Path, say: Callable[[str], None], settings: Mapping[str, str]
+) -> dict[str, Change]:
+    """Each figure's change from the revision to this checkout with `settings`. Raises `Lost` or `Refuted`."""
+    # The jars are kept where this checkout has them.
+    home = {"TANDEM_HOME": str(Settings.from_environment().home)}
     figures: tuple[dict[str, list[float]], dict[str, list[float]]] = (defaultdict(list), defaultdict(list))
     with checked_out(revision, directory / "revision") as other:
         for start in range(STARTS):
             with ExitStack() as stacks:
                 meters = []
-                for name, root in (("A", other), ("B", ROOT)):
+                for name, root, given in (("A", other, home), ("B", ROOT, {**home, **settings})):
                     own = directory / f"{name}{start}"
                     own.mkdir()
-                    # The jars are kept where this checkout has them.
-                    settings = {"TANDEM_HOME": str(Settings.from_environment().home)}
-                    system = stacks.enter_context(System(own / "stack", root=root, settings=settings))
+                    system = stacks.enter_context(System(own / "stack", root=root, settings=given))
                     meters.append(Meter(system, own, lambda text, name=name: say(f"{name} {text}")))  # type: ignore[misc]
                 say(f"both are up, start {start + 1} of {STARTS}")
                 _measure(meters, slices, figures)

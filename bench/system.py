@@ -74,7 +74,9 @@ class System:
 
     def close(self) -> None:
         assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
+        self._process.stdout.close()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:

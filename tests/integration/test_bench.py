@@ -1,0 +1,20 @@
+"""The bench catches what it is there to catch."""
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from bench import __main__ as bench
+from bench.plan import QUICK
+
+
+def test_one_event_lost_and_there_is_no_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The saga stores a confirmation that never reaches the log: the first load that it belongs to ends the run."""
+    monkeypatch.setattr("bench.__main__.QUICK", replace(QUICK, warm_s_max=1, warm_up_s=1))
+    assert bench.main(["--quick", "--planted", "loss", "--out", str(tmp_path)]) == 1
+    assert "NO RESULT: 1 of " in (said := capsys.readouterr().out)
+    assert "acknowledged orders have no outcome" in said
+    assert not list(tmp_path.iterdir()), "no result, no report"
