@@ -135,6 +135,8 @@ def judge(environment: Any, **_: Any) -> None:
         f"{SHAPE}: {total.num_requests} requests, {total.num_failures} failed; "
         f"p50 {p50_ms:.0f} ms, p95 {p95_ms:.0f} ms, p99 {p99_ms:.0f} ms"
     )
+    if environment.runner.cpu_warning_emitted:
+        figures += " (Locust itself was at its limit of one core: its own queue is in these latencies)"
     print(f"{figures}: {'FAILED, ' + why if why else 'passed'}", flush=True)
     environment.process_exit_code = 1 if why else 0
 

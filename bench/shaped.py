@@ -15,12 +15,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from bench import warm
 from bench.shapes import SHAPES
 from bench.system import System
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 
 SOAK_DEFAULT = "10m"
+WARM_S_MAX = 45.0
 
 
 class Target(NamedTuple):
@@ -36,6 +38,7 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
     """The running stack, or one of its own."""
     if own_stack:
         with System(directory / "stack", root=ROOT) as system:
+            print(warm.line(warm.broker_of(system, WARM_S_MAX)), flush=True)
             url = f"http://{HOST}:{system.layout.ports['order-api']}"
             yield Target(url, [sys.executable, "-m", "ops.verify"], system.layout.variables)
     else:

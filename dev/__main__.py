@@ -45,6 +45,8 @@ def parser() -> argparse.ArgumentParser:
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="as psql takes them")
     ops = commands.add_parser("ops", help="run a module of ops with the stack's environment")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
+    locust = commands.add_parser("locust", help="Locust's web UI against the running stack")
+    locust.add_argument("arguments", nargs=argparse.REMAINDER, help="as locust takes them")
     commands.add_parser("run", help="become one of the processes; for supervisord").add_argument("program")
     return root
 
@@ -71,6 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
             stack.psql(database, arguments.arguments)
         case "ops":
             stack.ops(arguments.arguments)
+        case "locust":
+            stack.locust(arguments.arguments)
         case "doctor":
             return 0 if doctor.examine(NativeStack(settings)) else 1
         case _:

@@ -80,6 +80,9 @@ class ComposeStack:
         terminal = [] if sys.stdout.isatty() else ["-T"]
         self._compose("run", *terminal, "--rm", "--no-deps", "setup", "python", "-m", f"ops.{module}", *rest)
 
+    def locust(self, arguments: list[str]) -> None:
+        self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
+
     def _named(self, names: list[str]) -> list[str]:
         known = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES)]
         chosen: list[str] = []

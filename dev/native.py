@@ -254,6 +254,12 @@ class NativeStack:
         module, *rest = arguments
         os.execve(sys.executable, [sys.executable, "-m", f"ops.{module}", *rest], {**os.environ, **self.environment()})
 
+    def locust(self, arguments: list[str]) -> None:
+        self._require_running()
+        target = f"http://{HOST}:{self.settings.order_api_port}"
+        given = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target, *arguments]
+        os.execve(sys.executable, [sys.executable, "-m", "locust", *given], dict(os.environ))
+
     def run(self, name: str) -> None:
         """Becomes the named program; what supervisord calls."""
         if name in ("postgres", "kafka"):

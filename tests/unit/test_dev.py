@@ -1,6 +1,7 @@
 """The parts of the native stack that decide something: settings, pins, patience, logs."""
 
 import hashlib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,4 @@ def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_doe
     for name, value in postgres.CONFIGURATION.items():
         if name not in implied | told_apart:
             assert f"- --{name}={value}\n" in compose, name
+    assert f"image: locustio/locust:{version('locust')}\n" in compose
