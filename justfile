@@ -113,14 +113,25 @@ crash-matrix *args:
     python -m tests.crash "$@"
 
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25)
+# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25, --against REV)
 [group('measure')]
 bench *args:
     python -m bench "$@"
 
-# Open Locust's web UI against the running stack
+# Open Locust's web UI against the running stack, to choose a shape there (in Compose: a service of the load profile)
 [group('measure')]
 locust *args:
-    locust -f locustfile.py --class-picker --host "http://127.0.0.1:${ORDER_API_PORT:-8081}" "$@"
+    python -m dev locust "$@"
+
+# Say where the CPU goes at a fixed rate, on a stack of its own: just profile [orders a second] [seconds]
+[group('measure')]
+profile *args:
+    python -m bench.profile "$@"
+
+# Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
+[group('measure')]
+drive *args:
+    python -m bench.drive "$@"
 
 # Run 10 users for a minute against the running stack (--own-stack: one of its own); pass or fail, then verify
 [group('measure')]
