@@ -31,6 +31,9 @@ class System:
             stdout=subprocess.PIPE,
             cwd=root,
             env={**os.environ, **(settings or {})},
+            # A signal to the bench's process group must not end it before it has stopped what it started: the end of
+            # its input does.
+            start_new_session=True,
         )
         self.layout = self._answer()
 
