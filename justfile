@@ -112,7 +112,6 @@ model *args:
 crash-matrix *args:
     python -m tests.crash "$@"
 
-# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25)
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25, --against REV)
 [group('measure')]
 bench *args:
