@@ -23,17 +23,39 @@ def settings(fault: str | None) -> Mapping[str, str]:
 
 
 def slow_accept() -> None:
-    """Slowdown: 5 ms between an order and the log."""
-    from order.desk import OrderDesk
-    from order.responses import Accepted
+    """Slowdown: 5 ms between the log's acknowledgement and whoever waits for it."""
+    from common.kafka import Acknowledged, AsyncPublisher, Reported
 
-    place = OrderDesk.place
+    publish = AsyncPublisher.publish
 
-    async def place_later(self: OrderDesk, body: bytes, traceparent: bytes | None) -> Accepted:
-        await asyncio.sleep(SLOWDOWN_S)
-        return await place(self, body, traceparent)
+    def publish_late(
+        self: AsyncPublisher,
+        topic: str,
+        key: bytes,
+        value: bytes,
+        partition: int = -1,
+        *,
+        reported: Reported | None = None,
+    ) -> "asyncio.Future[Acknowledged]":
+        loop = asyncio.get_running_loop()
+        late: asyncio.Future[Acknowledged] = loop.create_future()
+        sent = publish(self, topic, key, value, partition, reported=reported)
 
-    OrderDesk.place = place_later  # type: ignore[method-assign]
+        def pass_on() -> None:
+            if late.done():
+                return
+            if (error := sent.exception()) is not None:
+                late.set_exception(error)
+            else:
+                late.set_result(sent.result())
+
+        def wait(_: object) -> None:
+            loop.call_later(SLOWDOWN_S, pass_on)
+
+        sent.add_done_callback(wait)
+        return late
+
+    AsyncPublisher.publish = publish_late  # type: ignore[method-assign]
 
 
 def lose_an_outcome() -> None:
