@@ -248,8 +248,17 @@ def application(
         code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
         found = Problem(code=code, title=error.detail, status=error.status_code)
         response = problem_response(request, found)
-        response.headers.update(error.headers or {})
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(sorted(methods_of(request.scope["path"])))
         return response
+
+    def methods_of(path: str) -> set[str]:
+        """All that a path takes; Starlette would name those of one route."""
+        found = {method for method, known in direct if known == path}
+        for route in app.routes:
+            if isinstance(route, Route) and route.path_regex.match(path):
+                found |= route.methods or set()
+        return found
 
     async def on_database_away(request: Request, error: Exception) -> Response:
         logger.warning("the database cannot be reached: {}", str(error).strip(), path=request.url.path)
@@ -270,6 +279,7 @@ def application(
             Exception: on_error,
         },
     )
+    app.router.redirect_slashes = False  # a redirect would repeat whatever host the client has named
     frame = Frame(app, direct)
     return frame
 

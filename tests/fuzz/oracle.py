@@ -14,7 +14,7 @@ _PROBLEM: Final = b"application/problem+json"
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _UUID: Final = re.compile(UUID_PATTERN)
 _POINTER: Final = re.compile(r"#(/[^\x00-\x20\"<>\\^`{|}\x7f-\uffff]*)*|\?.*", re.DOTALL)
-STATUSES: Final = frozenset({200, 201, 202, 204, 307, 400, 404, 405, 408, 409, 413, 415, 422, 431, 503})
+STATUSES: Final = frozenset({200, 201, 202, 204, 400, 404, 405, 408, 409, 413, 415, 422, 431, 503})
 """Of final answers. No 5xx but 503."""
 
 
@@ -80,6 +80,8 @@ def _judge_problem(answer: Answer, request_id: str) -> None:
     if answer.body:  # the answer to HEAD has none
         _judge_document(answer.body, answer.status, request_id)
     retry = answer.headers.get(b"retry-after")
+    if (answer.status == 405) is not (b"allow" in answer.headers):
+        raise Wrong(f"a {answer.status} with allow {answer.headers.get(b'allow')!r}")
     if (answer.status == 503) is not (retry is not None and retry.isdigit()):
         raise Wrong(f"a {answer.status} with retry-after {retry!r}")
 

@@ -1,0 +1,56 @@
+"""What every service answers alike, whatever its routes."""
+
+import asyncio
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from common import server
+
+
+async def things(_: Request) -> Response:
+    return server.json_response([])
+
+
+async def make(scope: Scope, receive: Receive, send: Send) -> None:
+    await server.json_response({}, 201)(scope, receive, send)
+
+
+APP = server.application(
+    [Route("/things", things), Route("/things", things, methods=["PUT"]), Route("/things/{thing_id}", things)],
+    server.no_signs,
+    direct={("POST", "/things"): make},
+)
+
+
+def answer(method: str, path: str) -> httpx.Response:
+    async def asked() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://evil.example") as client:
+            return await client.request(method, path)
+
+    return asyncio.run(asked())
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("DELETE", "/things", "GET, HEAD, POST, PUT"),
+        ("POST", "/things/7", "GET, HEAD"),
+        ("POST", "/livez", "GET, HEAD"),
+    ],
+)
+def test_a_method_that_is_not_allowed_is_told_which_are(method: str, path: str, allow: str) -> None:
+    found = answer(method, path)
+    assert (found.status_code, found.headers["allow"]) == (405, allow)
+    assert found.json()["type"] == "/problems/method-not-allowed"
+
+
+@pytest.mark.parametrize("path", ["/things/", "/things//", "//things", "/livez/", "/nowhere"])
+def test_another_spelling_of_a_path_is_not_found_and_not_sent_elsewhere(path: str) -> None:
+    found = answer("GET", path)
+    assert found.status_code == 404
+    assert "location" not in found.headers
