@@ -44,6 +44,8 @@ QUANTITY_MAX: Final = 10_000
 ITEMS_MAX: Final = 100
 UNIT_PRICE_MAX: Final = 10**9
 """Minor units. 100 items x 10,000 x 10^9 = 10^15 < 2^53: every amount is exact in JSON, everywhere."""
+COUNT_MAX: Final = 2**53
+"""Of what only counts upwards; exact in JSON. Without a bound, a number may have thousands of digits."""
 AMOUNT_MAX: Final = ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX
 
 # `\Z`, not `$`: `$` also matches before a trailing newline.
@@ -91,7 +93,7 @@ class Line(Struct, frozen=True):
     """How many pieces of a product were reserved or released."""
 
     product_id: _Name
-    quantity: Annotated[int, Meta(ge=1)]
+    quantity: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 
 
 class OrderRef(Struct, frozen=True, kw_only=True):
@@ -120,7 +122,7 @@ class OutcomeData(OrderRef, frozen=True, kw_only=True):
 
 
 class DeadlineData(OutcomeData, frozen=True, kw_only=True):
-    deadline_ms: Annotated[int, Meta(ge=0)] = 0
+    deadline_ms: Annotated[int, Meta(ge=0, le=COUNT_MAX)] = 0
 
 
 class PaymentData(OrderRef, frozen=True, kw_only=True):
@@ -148,7 +150,7 @@ class ProductData(Struct, frozen=True, kw_only=True):
     unit_price: UnitPrice
     currency: Currency
     active: bool
-    version: Annotated[int, Meta(ge=1)]
+    version: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 
 
 class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
@@ -166,7 +168,7 @@ class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
     time: Attribute
     partitionkey: Attribute
     traceparent: _TraceParent = ""
-    sequence: int
+    sequence: Annotated[int, Meta(ge=0, le=COUNT_MAX)]
     datacontenttype: Literal["application/json"] = "application/json"
 
 

@@ -107,3 +107,17 @@ def test_times_are_exact_to_the_millisecond() -> None:
     assert rfc3339(Milliseconds(999)) == "1970-01-01T00:00:00.999Z"
     assert rfc3339(Milliseconds(1_000)) == "1970-01-01T00:00:01.000Z"
     assert rfc3339(Milliseconds(AT)) == "2023-11-14T22:13:20.123Z"
+
+
+@pytest.mark.parametrize("name", ["sequence", "version"])
+def test_a_number_without_end_is_refused(name: str) -> None:
+    """It would make an id of thousands of characters, and could not be encoded again."""
+    product = events.ProductData(
+        product_id="sku-1", name="a thing", unit_price=1, currency="EUR", active=True, version=7_777
+    )
+    valid = encode(events.product_changed(product, at=AT))
+    endless = valid.replace(f'"{name}":7777'.encode(), f'"{name}":{"7" * 400}'.encode())
+    assert endless != valid
+    assert decoder_for[events.PRODUCTS].decode(valid).data == product
+    with pytest.raises(msgspec.ValidationError):
+        decoder_for[events.PRODUCTS].decode(endless)
