@@ -121,3 +121,22 @@ def test_a_number_without_end_is_refused(name: str) -> None:
     assert decoder_for[events.PRODUCTS].decode(valid).data == product
     with pytest.raises(msgspec.ValidationError):
         decoder_for[events.PRODUCTS].decode(endless)
+
+
+@pytest.mark.parametrize("kind", [events.OrderConfirmed, events.PaymentVoid, events.StockVoid, events.OrderPlaced])
+@pytest.mark.parametrize("spoiled", ["cust 1", "cust-1 $EUR", "cust-1\n", "", "c\u00fcst", "x" * 65])
+def test_a_name_is_one_name(kind: type[events.Event], spoiled: str) -> None:
+    """Texts are matched together, but none may pass for two, or for another."""
+    data: dict[type[events.Event], events.OrderRef] = {
+        events.OrderPlaced: PLACED.data,
+        events.OrderConfirmed: events.OutcomeData(order_id=ORDER_ID, customer_id="cust-1"),
+        events.PaymentVoid: events.PaymentData(order_id=ORDER_ID, customer_id="cust-1"),
+        events.StockVoid: events.StockData(order_id=ORDER_ID, customer_id="cust-1", items=(events.Line("sku-1", 2),)),
+    }
+    valid = encode(make(kind, data[kind], at=AT, traceparent=""))
+    assert decoder_for[kind.topic].decode(valid).data == data[kind]
+    for name in (b"cust-1", b"sku-1"):
+        wrong = valid.replace(b'"%b"' % name, msgspec.json.encode(spoiled))
+        if wrong != valid:
+            with pytest.raises(msgspec.ValidationError):
+                decoder_for[kind.topic].decode(wrong)
