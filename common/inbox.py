@@ -36,12 +36,11 @@ HELD_POLL_S: Final = 0.01
 COMMIT_EVERY_S: Final = 0.25
 STAY_EVERY_S: Final = 10.0
 
-# When little arrives, a batch is whatever is there: latency. When much arrives, batches are spaced, which makes them
-# large: each costs the broker and PostgreSQL the same, so 50 ms of it took a quarter off the CPU of an order.
-LINGER_MAX_S: Final = 0.05
-LINGER_FROM_RATE: Final = 600
-LINGER_FULL_RATE: Final = 3_500
-RATE_WINDOW_S: Final = 0.5
+# A batch costs nearly the same whatever its size. So a consumer rests as long as its last batch took before it takes
+# the next: when it is quiet a batch takes some milliseconds and nobody waits; the more there is to do, and the slower
+# the machine, the larger batches become.
+SPACING_OF_BUSY: Final = 2.0
+SPACING_MAX_S: Final = 0.1
 
 _LOG_BROKEN: Final = frozenset(
     {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
@@ -49,24 +48,9 @@ _LOG_BROKEN: Final = frozenset(
 """What the client says, under `auto.offset.reset=error`, when the log is no longer where it reads."""
 
 
-def linger_s(records_per_s: float) -> float:
-    """Seconds from the start of one batch to the start of the next, at the least, given the recent rate."""
-    share = (records_per_s - LINGER_FROM_RATE) / (LINGER_FULL_RATE - LINGER_FROM_RATE)
-    return LINGER_MAX_S * min(1.0, max(0.0, share))
-
-
-class Rate:
-    """How many records a second arrived lately, by exponential smoothing over `RATE_WINDOW_S`."""
-
-    def __init__(self) -> None:
-        self.per_s = 0.0
-        self._at = 0.0
-
-    def count(self, records: int, at_s: float) -> None:
-        elapsed = max(at_s - self._at, 1e-6)
-        self._at = at_s
-        weight = min(1.0, elapsed / RATE_WINDOW_S)
-        self.per_s += weight * (records / elapsed - self.per_s)
+def spacing_s(busy_s: float) -> float:
+    """Seconds from the start of one batch to the start of the next, at the least, given how long the former took."""
+    return min(SPACING_MAX_S, SPACING_OF_BUSY * busy_s)
 
 
 def _letter(message: Message, partition: Partition, offset: int) -> Letter:
@@ -126,9 +110,10 @@ class Inbox:
         self._choose = choose
         self._pending: list[Opened] = []
         self._holding = False
-        self._rate = Rate()
         self._broker_away = False
-        self._filled_at = 0.0
+        self._begun_at = 0.0
+        self._busy_s = 0.0
+        self._settling = False
         self._committed_at = 0.0
         self._committing: dict[Partition, int] = {}
         self._polled_at = time.monotonic()
@@ -150,6 +135,9 @@ class Inbox:
 
     def next_batch(self) -> list[Opened]:
         """The records to settle next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
+        if self._settling:
+            self._settling = False
+            self._busy_s = time.monotonic() - self._begun_at
         if len(self._pending) < BATCH_RECORDS_MAX:
             self._fill()
         due, held = self._choose(self._pending, time.monotonic())
@@ -163,7 +151,9 @@ class Inbox:
             count += 1
         self._pending = due[count:] + held
         self._holding = bool(held)
-        self._rate.count(count, time.monotonic())
+        if count:
+            self._settling = True
+            self._begun_at = time.monotonic()
         return due[:count]
 
     def wait(self, delay_s: float) -> None:
@@ -237,10 +227,9 @@ class Inbox:
             return
         self._take(first)
         # The time that the last batch took counts: what arrived meanwhile has waited already.
-        wait = self._filled_at + linger_s(self._rate.per_s) - time.monotonic()
+        wait = self._begun_at + spacing_s(self._busy_s) - time.monotonic()
         if wait > 0:
             self._stopping.wait(wait)
-        self._filled_at = time.monotonic()
         self._take(self._poll(BATCH_RECORDS_MAX - 1, 0))
 
     def _poll(self, records: int, timeout_s: float) -> list[Message]:

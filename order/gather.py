@@ -18,7 +18,7 @@ from common.events import ORDERS, OrderPlaced, PaymentCompleted, StockReserved
 from common.parking import Opened
 from common.positions import Partition
 
-HOLD_S: Final = 0.15
+HOLD_S: Final = 0.4
 
 
 def choose(arrived: Sequence[Opened], at_s: float) -> tuple[list[Opened], list[Opened]]:

@@ -1,29 +1,17 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.inbox import LINGER_MAX_S, Rate, linger_s
+from common.inbox import SPACING_MAX_S, SPACING_OF_BUSY, spacing_s
 
 
-def test_a_quiet_consumer_does_not_wait() -> None:
-    assert linger_s(0) == 0
-    assert linger_s(600) == 0
+def test_a_consumer_rests_as_long_as_its_last_batch_took() -> None:
+    assert spacing_s(0.004) == SPACING_OF_BUSY * 0.004
 
 
-def test_a_busy_one_waits_for_the_whole_time() -> None:
-    assert linger_s(3_500) == LINGER_MAX_S
-    assert linger_s(10**9) == LINGER_MAX_S
+def test_however_long_a_batch_took_the_next_is_not_put_off_for_longer_than_the_limit() -> None:
+    assert spacing_s(60.0) == SPACING_MAX_S
 
 
-@given(st.floats(0, 1e6), st.floats(0, 1e6))
-def test_the_wait_rises_with_the_rate(one: float, other: float) -> None:
-    assert linger_s(min(one, other)) <= linger_s(max(one, other))
-
-
-def test_the_rate_follows_what_arrives() -> None:
-    rate = Rate()
-    for tick in range(1, 101):
-        rate.count(100, tick * 0.1)
-    assert 950 < rate.per_s < 1_050
-    for tick in range(101, 140):
-        rate.count(0, tick * 0.1)
-    assert rate.per_s < 10
+@given(st.floats(0, 1e3), st.floats(0, 1e3))
+def test_the_spacing_rises_with_the_work(one: float, other: float) -> None:
+    assert spacing_s(min(one, other)) <= spacing_s(max(one, other))
