@@ -309,12 +309,12 @@ class _Session(Generic[Locked]):
         with transaction(connection):
             with connection.pipeline():
                 held = positions.lock(connection, last)
-                guards = parking.look(connection, {key for one in batch if (key := one.letter.key) is not None})
+                guards = parking.look(connection)
                 locked = self._handler.lock(connection, [one.received for one in batch if one.received is not None])
             _check_not_superseded(known, positions.fetched(held), last)
             _check_no_gap(known, first)
             _check_not_stopped(guards)
-            found = parking.sort(batch, known, dict(guards.held.fetchall()))
+            found = parking.sort(batch, known, parking.held(connection, guards, (one.letter.key for one in batch)))
             decided = self._handler.decide(locked, found.fresh, found.repeats)
             moved = {partition: letter for partition, letter in last.items() if letter.offset >= known[partition]}
             if moved:

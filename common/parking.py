@@ -10,7 +10,7 @@ deployment must not drain the topic into the dead letters.
 """
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -165,6 +165,7 @@ _HELD: Final = """
     FROM parked_events
     WHERE substring(key FOR 64) = ANY(%s::bytea[]) AND state IN ('parked', 'redrive', 'discard') GROUP BY customer
 """
+_ANY_HELD: Final = "SELECT FROM parked_events WHERE state IN ('parked', 'redrive', 'discard') LIMIT 1"
 _STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 # An operator may have moved a position back over events that were parked before: those settled are parked anew.
@@ -219,15 +220,24 @@ class Marked(NamedTuple):
 
 
 class Guards(NamedTuple):
-    """Two queries under way in a pipeline: the customers with parked events, and whether the consumer is stopped."""
+    """Two queries under way in a pipeline: whether anything at all is parked, and whether the consumer is stopped."""
 
-    held: "psycopg.Cursor[Any]"
+    any_held: "psycopg.Cursor[Any]"
     stopped: "psycopg.Cursor[Any]"
 
 
-def look(connection: Conn, keys: Collection[bytes]) -> Guards:
+def look(connection: Conn) -> Guards:
     """Queue the questions that a batch asks before it decides. To be called in pipeline mode."""
-    return Guards(connection.execute(_HELD, (list(keys),)), connection.execute(_STOPPED))
+    return Guards(connection.execute(_ANY_HELD), connection.execute(_STOPPED))
+
+
+def held(connection: Conn, guards: Guards, keys: Iterable[bytes | None]) -> dict[bytes, str]:
+    """The customers who have parked events, each with the state in which an event behind them is parked. Normally
+    nothing is parked, and no key is sent to the database."""
+    if guards.any_held.fetchone() is None:
+        return {}
+    wanted = list({key for key in keys if key is not None})
+    return dict(connection.execute(_HELD, (wanted,)).fetchall())
 
 
 def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str]) -> None:

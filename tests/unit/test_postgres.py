@@ -1,0 +1,29 @@
+import psycopg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.postgres import _ArrayDumper, _element
+
+TEXTS = st.text(st.sampled_from('ab",\\{} \n') | st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)
+dump = _ArrayDumper(list).dump
+
+
+@given(st.lists(TEXTS))
+def test_texts_are_escaped_whether_or_not_any_needs_it(texts: list[str]) -> None:
+    assert dump(texts) == f"{{{','.join(map(_element, texts))}}}".encode()
+
+
+def test_nothing_is_not_the_text_null() -> None:
+    assert dump([None, "NULL", ""]) == b'{NULL,"NULL",""}'
+    assert dump([]) == b"{}"
+
+
+def test_numbers_and_bytes() -> None:
+    assert dump([1, -2, None]) == b"{1,-2,NULL}"
+    assert dump([b"\x00a"]) == b'{"\\\\x0061"}'
+
+
+def test_what_text_cannot_hold_is_refused_here() -> None:
+    with pytest.raises(psycopg.DataError):
+        dump(["a\0"])
