@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from common import problem
 from common.events import IDENTIFIER_PATTERN
-from common.problem import FieldError, Problem, ProblemError
+from common.problem import Problem, ProblemError
 
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 _IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
@@ -20,16 +20,6 @@ def path_identifier(request: Request, name: str) -> str:
     if not _IDENTIFIER.match(value):
         raise ProblemError(problem.not_found(name.removesuffix("_id"), value[:64]))
     return value
-
-
-def integer_parameter(request: Request, name: str, default: int, *, least: int, most: int) -> int:
-    """A whole number in the query. Raises `ProblemError` 422."""
-    raw = request.query_params.get(name)
-    if raw is None:
-        return default
-    if not raw.isascii() or not raw.isdigit() or len(raw) > len(str(most)) or not least <= int(raw) <= most:
-        raise ProblemError(problem.validation(FieldError(f"?{name}", f"must be from {least} to {most}")))
-    return int(raw)
 
 
 def idempotency_key(request: Request) -> str | None:

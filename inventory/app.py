@@ -44,7 +44,7 @@ class RestockRequest(Struct, forbid_unknown_fields=True):
     quantity: Annotated[int, Meta(ge=1, le=RESTOCK_MAX)]
 
 
-class ProductsQuery(Struct):
+class ProductsQuery(Struct, forbid_unknown_fields=True):
     """A page of products: those whose ids come after `cursor`."""
 
     cursor: Identifier = ""

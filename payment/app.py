@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from common import problem
 from common.events import AMOUNT_MAX, Currency
-from common.parameters import idempotency_key, idempotency_key_reused, integer_parameter, path_identifier
+from common.parameters import idempotency_key, idempotency_key_reused, path_identifier
 from common.problem import FieldError, ProblemError
 from common.server import json_response, read_body
-from common.validation import decode_body
+from common.validation import decode_body, decode_query
 from payment import store
 
 LEDGER_PAGE_DEFAULT = 50
@@ -25,6 +25,13 @@ ENTRY_ID_MAX = 2**63 - 1
 class DepositRequest(Struct, forbid_unknown_fields=True):
     amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
     currency: Currency
+
+
+class LedgerQuery(Struct, forbid_unknown_fields=True):
+    """A page of the ledger, newest first: the entries before the one with the id `cursor`."""
+
+    cursor: Annotated[int, Meta(ge=1, le=ENTRY_ID_MAX)] = ENTRY_ID_MAX
+    limit: Annotated[int, Meta(ge=1, le=LEDGER_PAGE_MAX)] = LEDGER_PAGE_DEFAULT
 
 
 _deposit_decoder = msgspec.json.Decoder(DepositRequest)
@@ -60,13 +67,12 @@ def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
 
     async def get_ledger(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
-        limit = integer_parameter(request, "limit", LEDGER_PAGE_DEFAULT, least=1, most=LEDGER_PAGE_MAX)
-        before = integer_parameter(request, "cursor", ENTRY_ID_MAX, least=1, most=ENTRY_ID_MAX)
+        query = decode_query(request.query_params, LedgerQuery)
         async with pool.connection() as connection:
             if await store.account(connection, customer_id) is None:
                 raise ProblemError(problem.not_found("account", customer_id))
-            page = await store.entries(connection, customer_id, before=before, limit=limit)
-        cursor = str(page[-1].entry_id) if len(page) == limit else None
+            page = await store.entries(connection, customer_id, before=query.cursor, limit=query.limit)
+        cursor = str(page[-1].entry_id) if len(page) == query.limit else None
         return json_response({"customer_id": customer_id, "entries": page, "next_cursor": cursor})
 
     base = "/api/v1/accounts/{customer_id}"

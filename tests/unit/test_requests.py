@@ -2,13 +2,16 @@ import json
 import uuid
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.problem import ProblemError
+from common.problem import FieldError, ProblemError
 from common.validation import decode_body, decode_query
+from inventory.app import ProductsQuery
 from order.requests import OrderLine, PageRequest, cursor_after, is_order_id, order_before, order_request_decoder
+from payment.app import LedgerQuery
 
 SINGLE = {"customer_id": "cust-1", "product_id": "sku-1", "quantity": 2}
 LISTED = {"customer_id": "cust-1", "items": [{"product_id": "sku-1", "quantity": 2}]}
@@ -95,6 +98,14 @@ def test_any_cursor_that_is_let_in_stands_for_some_id(cursor: str) -> None:
 def test_a_wrong_query_is_refused(query: dict[str, str]) -> None:
     with pytest.raises(ProblemError):
         decode_query(query, PageRequest)
+
+
+@pytest.mark.parametrize("kind", [PageRequest, LedgerQuery, ProductsQuery])
+def test_an_unknown_parameter_is_refused_everywhere(kind: type[msgspec.Struct]) -> None:
+    with pytest.raises(ProblemError) as caught:
+        decode_query({"customer_id": "c", "limits": "5"} if kind is PageRequest else {"limits": "5"}, kind)
+    assert caught.value.problem.status == 422
+    assert caught.value.problem.errors == (FieldError("?limits", "is not a known field"),)
 
 
 @pytest.mark.parametrize("value", ["", "x", "0" * 36, str(uuid.uuid4()).upper(), f"{uuid.uuid4()}\n", "\0" * 36])
