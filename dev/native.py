@@ -18,7 +18,7 @@ from dev import logs, processes
 from dev.addresses import print_addresses
 from dev.kafka import Broker
 from dev.postgres import Cluster, binary
-from dev.server import Server, StartError, tail
+from dev.server import Server, StartError, has_met_taken_port, size_of, tail
 from dev.settings import (
     HOST,
     INSTANCES_MAX,
@@ -313,6 +313,19 @@ class NativeStack:
             way_out = "stop what has them, or set others, in the environment or in .env"
             raise StackError("\n".join(["these ports are taken:", *lines, way_out]))
 
+    def _taken_ports(self, name: str) -> str:
+        """Of a program whose log says that a port is taken: which, and by whom. It may have been free before `up`."""
+        if name in ("postgres", "kafka"):
+            ports = {getattr(self.settings, f"{name}_port")}
+        else:
+            instance = next(i for i in self.instances() if i.name == name)
+            ports = {
+                self.settings.port(instance.service),
+                self.settings.admin_port(instance.service, instance.number),
+            }
+        taken = [f"{port} by {processes.holder(port)}" for port in sorted(ports) if processes.is_taken(port)]
+        return f"a port of it is taken: {', '.join(taken) or 'it is free again'}"
+
     def _stop_left_over(self) -> None:
         left = processes.of_stack(self.home)
         if left:
@@ -342,11 +355,15 @@ class NativeStack:
     def _wait_ready(self, names: list[str], limit_s: float | None) -> None:
         """Returns when all are, telling what is missing meanwhile. Without a limit one that lives may take for ever."""
         waiting = Waiting(names, limit_s)
+        logged = {name: size_of(self._log(name)) for name in names}
         while names := waiting.names:
             statuses = self.supervisor.statuses()
             for name in list(names):
                 alive = statuses[name].state in ("RUNNING", "STARTING")
-                waiting.see(statuses[name], self.unready(name) if alive else statuses[name].remark or "starting")
+                missing = self.unready(name) if alive else statuses[name].remark or "starting"
+                if missing is not None and has_met_taken_port(self._log(name), logged[name]):
+                    missing = self._taken_ports(name)
+                waiting.see(statuses[name], missing)
             waiting.report()
             if late := waiting.late():
                 ends = "\n".join(f"the end of {self._log(name)}:\n{tail(self._log(name))}" for name in late)

@@ -117,6 +117,21 @@ def works_in(process: psutil.Process, directory: Path) -> bool:
         return False
 
 
+def size_of(log: Path) -> int:
+    """How far a log has been written; 0 for one that is not there yet."""
+    return log.stat().st_size if log.exists() else 0
+
+
+def has_met_taken_port(log: Path, since: int) -> bool:
+    """Whether a program has said, from byte `since` of its log on, that an address is in use. All of ours use the
+    operating system's words."""
+    if not log.exists():
+        return False
+    with log.open("rb") as file:
+        file.seek(max(since, log.stat().st_size - 64_000))
+        return b"address already in use" in file.read().lower()
+
+
 def tail(log: Path, lines: int = 20) -> str:
     """The last lines of a log, indented."""
     if not log.exists():

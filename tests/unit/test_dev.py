@@ -8,6 +8,7 @@ import pytest
 
 from dev import jars, kafka, postgres
 from dev.logs import LogFile, readable
+from dev.server import has_met_taken_port, size_of
 from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
 from dev.state import State
 from dev.supervise import Status
@@ -33,6 +34,25 @@ def test_a_service_reaches_its_database_by_another_port_and_the_operator_directl
     assert ":3/payment?" in variables["PAYMENT_DATABASE_URL"]
     assert ":2/order?" in variables["ORDER_DATABASE_URL"]
     assert ":2/postgres?" in variables["PAYMENT_ADMIN_URL"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "OSError: [Errno 98] Address already in use",
+        "could not bind IPv4 address: Address already in use",
+        "java.net.BindException: Address already in use",
+    ],
+)
+def test_a_taken_port_is_read_from_what_a_program_has_said_since_it_was_started(tmp_path: Path, words: str) -> None:
+    log = tmp_path / "payment-1.log"
+    assert not has_met_taken_port(log, size_of(log))
+    log.write_text(f"yesterday: {words}\n")
+    started = size_of(log)
+    assert not has_met_taken_port(log, started)
+    with log.open("a") as file:
+        file.write(f"now: {words}\n")
+    assert has_met_taken_port(log, started)
 
 
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
