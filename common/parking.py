@@ -178,32 +178,46 @@ _PARK: Final = """
     SET state = excluded.state, root = excluded.root, error = excluded.error, given_up = false, parked_at = now()
     WHERE parked_events.state = 'done'
 """
-# A marked row comes to its turn when nothing unmarked of its customer lies before it in its partition.
+# A marked row comes to its turn when nothing unmarked of its customer lies before it in its partition. By time: in
+# a topic that was made anew offsets begin again, and what is parked of the one before comes before.
 _MARKED: Final = """
-    SELECT topic, partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, key, value, state, given_up
+    SELECT topic, partition, "offset", topic_id, (extract(epoch FROM record_time) * 1000)::bigint, key, value, state,
+      given_up
     FROM parked_events AS row
     WHERE state IN ('redrive', 'discard', 'decided')
       AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::integer[]))
       AND NOT EXISTS (
         SELECT FROM parked_events AS earlier
         WHERE substring(earlier.key FOR 64) = substring(row.key FOR 64)
-          AND earlier.topic = row.topic AND earlier.partition = row.partition
-          AND earlier."offset" < row."offset" AND earlier.state = 'parked')
-    ORDER BY topic, partition, "offset" LIMIT %s
+          AND earlier.topic = row.topic AND earlier.partition = row.partition AND earlier.state = 'parked'
+          AND (earlier.record_time, earlier."offset") < (row.record_time, row."offset"))
+    ORDER BY topic, partition, record_time, "offset" LIMIT %s
 """
 _SET_STATE: Final = """
-    UPDATE parked_events SET state = %s FROM unnest(%s::text[], %s::integer[], %s::bigint[]) AS r(topic, partition, o)
-    WHERE parked_events.topic = r.topic AND parked_events.partition = r.partition AND parked_events."offset" = r.o
+    UPDATE parked_events AS row SET state = %s
+    FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[]) AS named(topic, partition, "offset", topic_id)
+    WHERE (row.topic, row.partition, row."offset", row.topic_id)
+      = (named.topic, named.partition, named."offset", named.topic_id)
 """
 # What lay marked behind an event that failed again waits again: it must not overtake it.
 _PARK_AGAIN: Final = """
-    UPDATE parked_events SET state = 'parked', given_up = false,
-      root = root OR "offset" = %(offset)s,
-      error = CASE WHEN "offset" = %(offset)s THEN %(error)s ELSE error END,
-      attempts = attempts + ("offset" = %(offset)s)::int
-    WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" >= %(offset)s
-      AND state IN ('redrive', 'discard', 'decided')
-      AND ("offset" = %(offset)s OR substring(key FOR 64) = substring(%(key)s::bytea FOR 64))
+    WITH failed AS (
+      SELECT * FROM parked_events WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s
+        AND topic_id = %(topic_id)s
+    ), again AS (
+      SELECT row.topic, row.partition, row."offset", row.topic_id,
+        (row."offset", row.topic_id) = (failed."offset", failed.topic_id) AS is_failed
+      FROM parked_events AS row JOIN failed USING (topic, partition)
+      WHERE row.state IN ('redrive', 'discard', 'decided')
+        AND ((row."offset", row.topic_id) = (failed."offset", failed.topic_id)
+          OR substring(row.key FOR 64) = substring(failed.key FOR 64)
+            AND (row.record_time, row."offset") >= (failed.record_time, failed."offset"))
+    )
+    UPDATE parked_events AS row SET state = 'parked', given_up = false, root = row.root OR is_failed,
+      error = CASE WHEN is_failed THEN %(error)s ELSE row.error END, attempts = row.attempts + is_failed::int
+    FROM again
+    WHERE (row.topic, row.partition, row."offset", row.topic_id)
+      = (again.topic, again.partition, again."offset", again.topic_id)
 """
 
 
@@ -211,12 +225,13 @@ class Marked(NamedTuple):
     """A parked letter that an operator has marked, in its state `redrive`, `discard` or `decided`."""
 
     letter: Letter
+    topic_id: str
     state: str
     given_up: bool
 
     @property
-    def place(self) -> tuple[str, int, int]:
-        return (*self.letter.partition, self.letter.offset)
+    def place(self) -> tuple[str, int, int, str]:
+        return (*self.letter.partition, self.letter.offset, self.topic_id)
 
 
 class Guards(NamedTuple):
@@ -285,8 +300,12 @@ def marked(connection: Conn, partitions: Iterable[Partition]) -> list[Marked]:
     wanted = list(partitions)
     parameters = ([p.topic for p in wanted], [p.number for p in wanted], REDRIVE_ROWS_MAX)
     return [
-        Marked(Letter(Partition(topic, number), offset, at, key and bytes(key), bytes(value), ()), state, given_up)
-        for topic, number, offset, at, key, value, state, given_up in connection.execute(_MARKED, parameters).fetchall()
+        Marked(
+            Letter(Partition(row[0], row[1]), row[2], row[4], row[5] and bytes(row[5]), bytes(row[6]), ()),
+            row[3],
+            *row[7:],
+        )
+        for row in connection.execute(_MARKED, parameters).fetchall()
     ]
 
 
@@ -297,11 +316,10 @@ def set_state(connection: Conn, rows: Sequence[Marked], state: str) -> None:
 
 def park_again(connection: Conn, row: Marked, error: str) -> None:
     """A marked letter has failed again: it and what lies behind it wait for the operator again."""
-    topic, number, offset = row.place
-    place = {"topic": topic, "partition": number, "offset": offset, "key": row.letter.key}
+    place = dict(zip(("topic", "partition", "offset", "topic_id"), row.place, strict=True))
     parked = connection.execute(_PARK_AGAIN, place | {"error": _storable(error)}).rowcount
     if not parked:
-        raise Poison(f"{row.letter.partition} offset {offset} cannot be parked again: {error}")
+        raise Poison(f"{row.letter.partition} offset {row.letter.offset} cannot be parked again: {error}")
 
 
 def reopen(row: Marked) -> Received | None:

@@ -251,6 +251,7 @@ def test_a_bad_deployment_stops_the_consumer_until_it_is_resumed(shop: Stack, lo
     assert shop.await_settled(waiting)["status"] == "confirmed"
     shop.await_ready()
     assert_consistent(shop)
+    assert "events, open; 'just dlq list' has them all" in shop.run_tool("ops.verify"), "all is proved, or listed"
 
 
 def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack) -> None:
@@ -269,3 +270,52 @@ def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack
         ids = [shop.place(customer_id, ("sku-a", 1)) for customer_id in customers]
         assert {shop.await_settled(order_id)["status"] for order_id in ids} == {"confirmed"}
         shop["payment-2"].stop()
+
+
+def test_all_that_is_parked_of_a_customer_is_given_up_at_once(shop: Stack, log: Producer) -> None:
+    shop.account("hopeless", BALANCE)
+    log.produce(ORDERS, b"nonsense", "hopeless")
+    log.flush(10)
+    follower = shop.place("hopeless", ("sku-a", 1))
+    services = ("payment", "inventory", "order")
+    for service in services:
+        eventually(lambda s=service: len(parked(shop, s, "hopeless")) == 2, f"parked in {service}")  # type: ignore[misc]
+        act = ("discard", "--customer", "hopeless", "--service", service, "--why", "nobody wants it")
+        assert f"{service}: 2 events marked as discarded (dry run" in dlq(shop, *act, "--dry-run")
+        assert parked(shop, service, "hopeless") == [(True, "parked"), (False, "parked")]
+        assert f"{service}: 2 events marked as discarded\n" in dlq(shop, *act)
+    dlq(shop, "redrive", "--customer", "hopeless", "--why", "what payment and inventory said of it")
+    order = shop.await_settled(follower)
+    assert (order["status"], order["reason"]) == ("rejected", "discarded")
+    assert shop.balance("hopeless") == BALANCE
+    places = shop.query("payment", "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'hopeless'")
+    named = [f"{topic}/{partition}@{offset}" for topic, partition, offset in places]
+    assert dlq(shop, "show", *named, "--service", "payment").count("discard by ") == 2
+
+
+def test_what_is_parked_of_a_topic_that_was_made_anew_is_told_from_what_has_its_place_now(
+    shop: Stack, log: Producer
+) -> None:
+    shop.account("before", BALANCE)
+    log.produce(ORDERS, with_data(placed(400, "after"), currency="euro"), "after")
+    log.flush(10)
+    eventually(lambda: parked(shop, "payment", "after"), "parked in payment")
+    [(partition, offset)] = shop.query("payment", "SELECT partition, \"offset\" FROM parked_events WHERE key = 'after'")
+    with shop.postgres.connect("payment") as owner:
+        owner.execute(
+            """INSERT INTO parked_events
+                 (topic, partition, "offset", topic_id, key, value, headers, record_time, root, error)
+               VALUES ('orders', %s, %s, 'old', 'before', %s, '[]', 'epoch', true, 'of the topic before')""",
+            (partition, offset, json.dumps(placed(401, "before")).encode()),
+        )
+    here = f"orders/{partition}@{offset}"
+    listed = dlq(shop, "list", "--service", "payment")
+    assert f"{here}#old " in listed
+    assert f"{here} " in listed
+    dlq(shop, "redrive", f"{here}#old", "--service", "payment", "--why", "its order still counts")
+    eventually(lambda: parked(shop, "payment", "before") == [(True, "done")], "the old one is taken in")
+    assert parked(shop, "payment", "after") == [(True, "parked")], "its place is not its own"
+    assert shop.balance("before") == BALANCE - 100
+    dlq(shop, "discard", here, "--service", "payment", "--why", "typed by hand")
+    eventually(lambda: parked(shop, "payment", "after") == [(True, "done")], "the new one is given up")
+    assert "discard by" not in dlq(shop, "show", f"{here}#old", "--service", "payment")

@@ -55,7 +55,7 @@ def test_an_event_without_a_key_is_parked_alone() -> None:
 
 @pytest.mark.parametrize("state", ["discard", "decided"])
 def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: str) -> None:
-    received = reopen(Marked(letter(1, WITHOUT_ITEMS), state, given_up=True))
+    received = reopen(Marked(letter(1, WITHOUT_ITEMS), "id", state, given_up=True))
     assert received is not None
     assert isinstance(received.event, OrderDiscarded)
     assert received.event.data.customer_id == CUSTOMER
@@ -63,13 +63,13 @@ def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: 
 
 def test_what_is_redriven_must_be_an_event_by_now() -> None:
     with pytest.raises(Poison):
-        reopen(Marked(letter(1, WITHOUT_ITEMS), "redrive", given_up=False))
+        reopen(Marked(letter(1, WITHOUT_ITEMS), "id", "redrive", given_up=False))
 
 
 def test_only_an_order_is_decided_by_being_given_up() -> None:
-    assert reopen(Marked(letter(1, b"<order/>"), "discard", given_up=True)) is None
-    assert reopen(Marked(letter(1, GOOD, topic=PAYMENTS), "discard", given_up=True)) is None
-    assert reopen(Marked(letter(1, GOOD, b"another"), "discard", given_up=True)) is None
+    assert reopen(Marked(letter(1, b"<order/>"), "id", "discard", given_up=True)) is None
+    assert reopen(Marked(letter(1, GOOD, topic=PAYMENTS), "id", "discard", given_up=True)) is None
+    assert reopen(Marked(letter(1, GOOD, b"another"), "id", "discard", given_up=True)) is None
 
 
 def test_an_event_says_its_type_whatever_else_is_wrong_with_it() -> None:
