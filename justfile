@@ -117,6 +117,11 @@ crash-matrix *args:
 bench *args:
     python -m bench "$@"
 
+# Place a million orders over HTTP on a stack of its own, and prove every one (just million 50000)
+[group('measure')]
+million *args:
+    python -m bench.million "$@"
+
 # Open Locust's web UI against the running stack, to choose a shape there (in Compose: a service of the load profile)
 [group('measure')]
 locust *args:
