@@ -13,6 +13,7 @@ References: draft-ietf-httpapi-idempotency-key-header.
 """
 
 import asyncio
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -30,7 +31,7 @@ from order.keyed_requests import Ask, First, KeyedRequests
 from order.orders_log import OrdersLog
 from order.queries import DatabaseAway
 from order.recent import RecentOrders
-from order.requests import OrderRequest, order_request_decoder
+from order.requests import OrderLine, OrderRequest, order_request_decoder
 from order.responses import Accepted
 
 _placed: Final = msgspec.json.Decoder(OrderPlaced)
@@ -117,7 +118,12 @@ class KeyedOrders:
 def hash_of(request: OrderRequest) -> bytes:
     """What two requests have in common exactly when they ask for the same: how they are written does not matter."""
     expected = None if request.expected_amount is UNSET else request.expected_amount
-    return sha256(encode((request.customer_id, request.lines, expected))).digest()
+    return request_hash(request.customer_id, request.lines, expected)
+
+
+def request_hash(customer_id: str, lines: Sequence[OrderLine], expected_amount: int | None) -> bytes:
+    """The same, of its parts."""
+    return sha256(encode((customer_id, lines, expected_amount))).digest()
 
 
 def with_key(found: Problem) -> Problem:

@@ -58,6 +58,11 @@ def accepted_ids(path: Path) -> list[str]:
     return [line.strip() for line in lines]
 
 
+def say(what: str) -> None:
+    """To a person who waits: apart from the report."""
+    print(f"verify: {what}", file=sys.stderr, flush=True)
+
+
 def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     env = Env("verify")
@@ -73,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
         log.configure("verify", "verify")
         watching.watch(settings, every_s=chosen.watch, host=env.text("HTTP_HOST", "127.0.0.1"), port=chosen.port)
     accepted = accepted_ids(chosen.accepted) if chosen.accepted else []
-    report = proof.prove(settings, accepted)
+    report = proof.prove(settings, accepted, say)
     if chosen.json:
         sys.stdout.buffer.write(report.as_json())
     else:

@@ -1,15 +1,16 @@
 """The judgement of a bucket of orders: what a worker process does once all lines are put aside."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from ops.verify import spill
-from ops.verify.evidence import ID_LENGTH, Evidence, read
+from ops.verify.evidence import ACCEPTED, CLAIM, ID_LENGTH, Evidence, gather, read
 from ops.verify.judge import judge
 from ops.verify.marks import UNREAD, Marks, Progress
 from ops.verify.statements import Finding, Statement
+from ops.verify.usual import is_right
 
 
 class FirstLook(NamedTuple):
@@ -25,18 +26,42 @@ def look(directory: Path, buckets: Iterable[str], marks: Marks) -> FirstLook:
     placed = settled = decisions = again = 0
     for bucket in buckets:
         suspects = []
-        for order_id, evidence in read(spill.lines(directory, bucket)).items():
-            judged = judge(evidence, progress)
+        known = _Known(directory, bucket, "[dl]*")
+        for order_id, text in known.texts.items():
+            if is_right(text, known.requests.get(order_id), progress):
+                placed, settled, decisions = placed + 1, settled + 1, decisions + 2
+                continue
+            judged = judge(known.evidence(order_id), progress)
             placed += judged.is_placed
             settled += judged.is_settled
             decisions += judged.decisions
             if judged.verdict.findings or judged.verdict.waiting:
                 suspects.append(order_id)
+        suspects += known.accepted - known.texts.keys()
         if suspects:
             again_file(directory, bucket).write_text("".join(f"{order_id}\n" for order_id in suspects))
             again += len(suspects)
     checked = {Statement.DECIDED: placed, Statement.OUTCOME: settled, Statement.ONCE: decisions}
     return FirstLook(Counter(checked), again)
+
+
+class _Known:
+    """What the lines of a bucket say, of all its orders or of some."""
+
+    def __init__(self, directory: Path, bucket: str, sources: str, orders: Collection[str] | None = None) -> None:
+        def found(sources: str) -> Iterable[str]:
+            lines = spill.lines(directory, bucket, sources)
+            return lines if orders is None else (line for line in lines if line[:ID_LENGTH] in orders)
+
+        self.texts = gather(found(sources))
+        self.requests = gather(found("q*"))
+        self.accepted = gather(found("a*")).keys()
+        self.claims = gather(found("t*")).keys()
+
+    def evidence(self, order_id: str) -> Evidence:
+        parts = [self.texts.get(order_id), self.requests.get(order_id)]
+        parts += [tag for tag, orders in ((ACCEPTED, self.accepted), (CLAIM, self.claims)) if order_id in orders]
+        return read("\n".join(filter(None, parts)))
 
 
 def again_file(directory: Path, bucket: str) -> Path:
@@ -63,9 +88,10 @@ def look_again(directory: Path, bucket: str, first: Marks, second: Marks) -> Ite
     suspects = set(to_look_at_again(directory, bucket))
     if not suspects:
         return
-    lines = (line for line in spill.lines(directory, bucket, "[ale]*") if line[:ID_LENGTH] in suspects)
+    known = _Known(directory, bucket, "[el]*", suspects)
     progress = Progress(second)
-    for order_id, evidence in read(lines).items():
+    for order_id in suspects:
+        evidence = known.evidence(order_id)
         judged = judge(evidence, progress)
         is_unread = judged.verdict.waiting and any(
             UNREAD in second.progress(partition.topic, partition.number, record.offset)

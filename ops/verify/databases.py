@@ -1,11 +1,11 @@
 """The three databases as the auditor reads them: one snapshot of each, by SQL that is whole and readable.
 
-A snapshot is a REPEATABLE READ READ ONLY transaction of the `auditor` role. Orders are streamed out by COPY, row by
-row, in no order: nothing is sorted or kept, neither there nor here. What concerns one database alone, balances and
-stock, is added up where it is, and only offenders come out.
+A snapshot is a REPEATABLE READ READ ONLY transaction of the `auditor` role. Orders are streamed out part by part, each
+already told apart by bucket: nothing is sorted or kept, neither there nor here. What concerns one database alone,
+balances and stock, is added up where it is, and only offenders come out.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from common.config import Env
-from ops.verify.marks import DATABASE_OF, DISCARDED, PARKED, REDRIVEN, Place
+from ops.verify.marks import DATABASE_OF, DISCARDED, DISCARDING, PARKED, REDRIVEN, Place
 from ops.verify.unproven import Unproven
 
 DATABASES: Final = ("order", "payment", "inventory")
@@ -36,6 +36,34 @@ class Stored(NamedTuple):
 
     topic_id: str
     next_offset: int
+
+
+class Block(NamedTuple):
+    """Lines of one bucket, with line breaks between them."""
+
+    bucket: str
+    lines: str
+
+
+def _counted(rows: Iterable[tuple[str, str, int]]) -> Iterator[tuple[Block, int]]:
+    return ((Block(bucket, lines), count) for bucket, lines, count in rows)
+
+
+class Request(NamedTuple):
+    """What was first asked for under an idempotency key."""
+
+    customer_id: str
+    key: str
+    request_hash: bytes
+    order_id: str
+    event: bytes
+
+
+class Parked(NamedTuple):
+    """What became of a parked event, and the digest of its key and value."""
+
+    fate: str
+    digest: str
 
 
 class Snapshot:
@@ -74,30 +102,66 @@ class Snapshot:
         cursor = self._connection.cursor(row_factory=dict_row)
         return cursor.execute(statement.encode(), parameters or None).fetchall()
 
-    def lines(self, since: str | None = None, orders: Collection[str] | None = None) -> Iterator[str]:
-        """A line of each row that speaks of an order: of all, of those with ids from `since` on, or of `orders`."""
-        for statement, column in _LINES[self.database]:
-            wanted = sql.SQL("{} IS NOT NULL").format(sql.Identifier(column))
-            if orders is not None:
-                wanted = sql.SQL("{} = ANY({}::text[]::uuid[])").format(
-                    sql.Identifier(column), sql.Literal(list(orders))
-                )
-            elif since is not None:
-                wanted = sql.SQL("{} >= {}::uuid").format(sql.Identifier(column), sql.Literal(since))
-            copy_out = sql.SQL("COPY ({} WHERE {}) TO STDOUT (DELIMITER '|', NULL '')")
-            with self._connection.cursor().copy(copy_out.format(sql.SQL(statement), wanted)) as copy:
-                for row in copy:
-                    yield str(row, "utf-8")[:-1]
+    def blocks(self, digits: int) -> Iterator[Block]:
+        """A line of each row that speaks of an order, many at once; buckets are named by that many `digits`."""
+        for table, line in _LINES[self.database]:
+            for first, end in self._parts(table):
+                part = {"first": first, "end": end, "digits": digits}
+                query = sql.SQL(_BLOCKS).format(line=sql.SQL(line), table=sql.Identifier(table))
+                with self._connection.cursor(binary=True) as cursor:
+                    found = cursor.execute(query, part).fetchall()
+                # A line break within a row would make two lines of it. No service writes one.
+                if any(block.lines.count("\n") + 1 != count for block, count in _counted(found)):
+                    yield from self._line_by_line(table, line, part)
+                else:
+                    yield from (block for block, _ in _counted(found))
 
-    def parked(self) -> dict[Place, dict[int, str]]:
-        """What became of every event that was ever parked, by its place."""
-        found: dict[Place, dict[int, str]] = {}
+    def _parts(self, table: str) -> Iterator[tuple[str, str]]:
+        """A table in parts, as tuple ids from and to."""
+        [[pages]] = self._connection.execute("SELECT pg_relation_size(%s) / 8192", (table,))
+        for first in range(0, pages, PAGES_AT_ONCE):
+            yield f"({first},0)", f"({first + PAGES_AT_ONCE},0)"
+
+    def _line_by_line(self, table: str, line: str, part: Mapping[str, Any]) -> Iterator[Block]:
+        query = sql.SQL(_ROWS).format(line=sql.SQL(line), table=sql.Identifier(table))
+        for bucket, found in self._connection.execute(query, part).fetchall():
+            yield Block(bucket, found.replace("\n", "\\n"))
+
+    def lines(self, orders: Collection[str]) -> Iterator[str]:
+        """A line of each row that speaks of one of these orders."""
+        for table, line in _LINES[self.database]:
+            query = sql.SQL(_ROWS_OF).format(line=sql.SQL(line), table=sql.Identifier(table))
+            for (found,) in self._connection.execute(query, (list(orders),)).fetchall():
+                yield found.replace("\n", "\\n")
+
+    def has_requests(self) -> bool:
+        return bool(self.query("SELECT FROM requests LIMIT 1"))
+
+    def requests(self) -> Iterator[Request]:
+        """What is stored under idempotency keys."""
+        for first, end in self._parts("requests"):
+            with self._connection.cursor(binary=True) as cursor:
+                yield from map(Request._make, cursor.execute(_REQUESTS, {"first": first, "end": end}))
+
+    def claims(self, starts: Mapping[int, int]) -> Iterator[str]:
+        """The orders whose rows say that they were placed by records which are trimmed: below `starts`, which are by
+        partition number."""
+        parameters = (list(starts), list(starts.values()))
+        with self._connection.cursor(f"claims-{self.database}") as cursor:
+            cursor.itersize = CLAIMS_AT_ONCE
+            for (order_id,) in cursor.execute(_CLAIMS, parameters):
+                yield order_id
+
+    def parked(self) -> dict[Place, dict[int, Parked]]:
+        """What became of every event of this log that was ever parked, by its place."""
+        found: dict[Place, dict[int, Parked]] = {}
         for row in self.query(_PARKED_EVER):
             place = (self.group, row["topic"], row["partition"])
             fate = PARKED
             if row["state"] in ("decided", "done"):
-                fate = DISCARDED if row["discarded"] else REDRIVEN
-            found.setdefault(place, {})[row["offset"]] = fate
+                given_up = DISCARDED if row["state"] == "done" else DISCARDING
+                fate = given_up if row["discarded"] else REDRIVEN
+            found.setdefault(place, {})[row["offset"]] = Parked(fate, row["digest"])
         return found
 
     def parked_open(self) -> list[Row]:
@@ -109,31 +173,65 @@ class Snapshot:
         return [row["reason"] for row in self.query("SELECT reason FROM stops WHERE resumed_at IS NULL")]
 
 
-# What a line holds is written at the NamedTuples of `evidence`.
+# What a line holds is written at the NamedTuples of `evidence`. The times of an order that is not settled are what its
+# waiting is judged by. `concat`, since it lets nothing vanish for being null.
 _LINES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "order": (
         (
-            """SELECT order_id, 'O', customer_id, partition, status, payment, inventory, settled_at IS NOT NULL,
-                 amount, currency, items FROM orders""",
-            "order_id",
+            "orders",
+            """concat(order_id, '|O|', customer_id, '|', partition, '|', status, '|', payment, '|', inventory, '|',
+              settled_at IS NOT NULL, '|',
+              CASE WHEN settled_at IS NULL THEN (extract(epoch FROM placed_at) * 1000)::bigint END, '|',
+              CASE WHEN settled_at IS NULL THEN (extract(epoch FROM decided_at) * 1000)::bigint END, '|',
+              amount, '|', currency, '|', items)""",
         ),
     ),
     "payment": (
-        ("SELECT order_id, 'P', customer_id, state, amount, currency FROM payments", "order_id"),
-        ("SELECT order_id, 'G', kind, customer_id, amount, currency FROM ledger", "order_id"),
+        ("payments", "concat(order_id, '|P|', customer_id, '|', state, '|', amount, '|', currency)"),
+        ("ledger", "concat(order_id, '|G|', kind, '|', customer_id, '|', amount, '|', currency)"),
     ),
     "inventory": (
-        ("SELECT order_id, 'R', customer_id, state, items FROM reservations", "order_id"),
-        ("SELECT order_id, 'M', kind, product_id, quantity FROM movements", "order_id"),
+        ("reservations", "concat(order_id, '|R|', customer_id, '|', state, '|', items)"),
+        ("movements", "concat(order_id, '|M|', kind, '|', product_id, '|', quantity)"),
     ),
 }
-# The last word on a parked event tells whether it was taken after all or given up.
+PAGES_AT_ONCE: Final = 4_096
+"""32 MB of a table: what a part of it comes to stays in PostgreSQL's memory, and in ours, for a moment."""
+_PART: Final = "order_id IS NOT NULL AND ctid >= %(first)s::tid AND ctid < %(end)s::tid"
+_BLOCKS: Final = f"""
+    SELECT right(order_id::text, %(digits)s), string_agg({{line}}, E'\\n'), count(*)
+    FROM {{table}} WHERE {_PART} GROUP BY 1
+"""  # noqa: S608 - a condition of ours
+_ROWS: Final = f"SELECT right(order_id::text, %(digits)s), {{line}} FROM {{table}} WHERE {_PART}"  # noqa: S608
+_ROWS_OF: Final = "SELECT {line} FROM {table} WHERE order_id = ANY(%s::text[]::uuid[])"
+_REQUESTS: Final = """
+    SELECT customer_id, idempotency_key, request_hash, order_id::text, event FROM requests
+    WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid
+"""
+CLAIMS_AT_ONCE: Final = 10_000
+_CLAIMS: Final = """
+    SELECT order_id::text FROM orders JOIN unnest(%s::integer[], %s::bigint[]) AS trimmed(partition, start)
+      USING (partition)
+    WHERE EXISTS (
+      SELECT FROM jsonb_to_recordset(timeline) AS entry(event text, partition integer, "offset" bigint)
+      WHERE event IN ('order.placed', 'order.discarded') AND entry.partition = trimmed.partition AND "offset" < start)
+"""
+# A record speaks of one order, so only one order's row can have it in its timeline.
+CLAIMED_TWICE: Final = f"""
+    SELECT split_part(event, '.', 1) AS source, entry.partition, "offset", count(*) AS orders,
+      min(order_id::text) AS order_id, max(order_id::text) AS other
+    FROM orders, jsonb_to_recordset(timeline) AS entry(event text, partition integer, "offset" bigint)
+    WHERE "offset" IS NOT NULL GROUP BY 1, 2, 3 HAVING count(*) > 1 LIMIT {OFFENDERS_MAX}
+"""  # noqa: S608 - a number of ours
+# The last word on a parked event tells whether it was taken after all or given up; a row of a topic that was made anew
+# since says nothing of this one.
 _PARKED_EVER: Final = """
-    SELECT topic, partition, "offset", state, coalesce((
+    SELECT topic, partition, "offset", state, md5(coalesce(key, '') || value) AS digest, given_up AND coalesce((
       SELECT act = 'discard' FROM dead_letter_acts AS a
       WHERE a.topic = p.topic AND a.partition = p.partition AND a."offset" = p."offset"
+        AND coalesce(a.topic_id, p.topic_id) = p.topic_id
       ORDER BY act_id DESC LIMIT 1), false) AS discarded
-    FROM parked_events AS p
+    FROM parked_events AS p JOIN positions USING (topic, partition, topic_id)
 """
 _PARKED_OPEN: Final = """
     SELECT topic, partition, "offset", encode(key, 'escape') AS customer, root, error, state, attempts,
@@ -143,17 +241,18 @@ _PARKED_OPEN: Final = """
 
 # The double entry: what every account, the customers', the merchant's and cash, was credited less what it was debited.
 # The merchant's and cash exist in the ledger only, so that a customer's balance is the one that can differ.
+# What a row must be is written as what is right, which a null is not.
 ACCOUNTS: Final = f"""
     SELECT customer_id, balance, currency, entered, deposits, captures, refunds, count(*) OVER () AS offenders
-    FROM accounts FULL JOIN (
+    FROM (SELECT *, count(*) OVER (PARTITION BY customer_id) AS rows FROM accounts) AS a FULL JOIN (
       SELECT customer_id, sum(CASE kind WHEN 'capture' THEN -amount ELSE amount END) AS entered,
         sum(amount) FILTER (WHERE kind = 'deposit') AS deposits,
         sum(amount) FILTER (WHERE kind = 'capture') AS captures,
         sum(amount) FILTER (WHERE kind = 'refund') AS refunds,
         min(currency) AS lowest, max(currency) AS highest
       FROM ledger GROUP BY customer_id) AS entries USING (customer_id)
-    WHERE balance IS NULL OR balance <> coalesce(entered, 0) OR balance < 0
-      OR lowest <> currency OR highest <> currency
+    WHERE (balance = coalesce(entered, 0) AND balance >= 0 AND rows = 1
+      AND coalesce(lowest, currency) = currency AND coalesce(highest, currency) = currency) IS NOT TRUE
     ORDER BY customer_id LIMIT {OFFENDERS_MAX}
 """  # noqa: S608 - a number of ours
 LEDGER: Final = """
@@ -166,24 +265,27 @@ LEDGER: Final = """
         sum(amount * ((credit = 'cash')::int - (debit = 'cash')::int)) AS cash,
         sum(amount * ((credit = 'merchant')::int - (debit = 'merchant')::int)) AS merchant,
         sum(amount * ((credit = 'customer')::int - (debit = 'customer')::int)) AS customers,
-        count(*) FILTER (WHERE amount <= 0 OR (kind, debit, credit) NOT IN (
+        count(*) FILTER (WHERE (amount > 0 AND customer_id <> '' AND currency <> ''
+          AND (kind = 'deposit') = (order_id IS NULL) AND (kind, debit, credit) IN (
           ('deposit', 'cash', 'customer'), ('capture', 'customer', 'merchant'), ('refund', 'merchant', 'customer')
-        )) AS wrong
+        )) IS NOT TRUE) AS wrong
       FROM ledger GROUP BY currency
     ) AS l FULL JOIN (
       SELECT currency, count(*) AS accounts, sum(balance) AS balances FROM accounts GROUP BY currency
     ) AS a USING (currency)
 """
 PRODUCTS: Final = f"""
-    SELECT product_id, on_hand, moved, restocks, reserves, releases, count(*) OVER () AS offenders
-    FROM products FULL JOIN (
+    SELECT product_id, on_hand, moved, restocks, reserves, releases, coalesce(wrong, 0) AS wrong,
+      count(*) OVER () AS offenders
+    FROM (SELECT *, count(*) OVER (PARTITION BY product_id) AS rows FROM products) AS p FULL JOIN (
       SELECT product_id, sum(CASE kind WHEN 'reserve' THEN -quantity ELSE quantity END) AS moved,
         sum(quantity) FILTER (WHERE kind = 'restock') AS restocks,
         sum(quantity) FILTER (WHERE kind = 'reserve') AS reserves,
         sum(quantity) FILTER (WHERE kind = 'release') AS releases,
-        min(quantity) AS least
+        count(*) FILTER (WHERE (quantity > 0 AND kind IN ('restock', 'reserve', 'release')
+          AND (kind = 'restock') = (order_id IS NULL)) IS NOT TRUE) AS wrong
       FROM movements GROUP BY product_id) AS entries USING (product_id)
-    WHERE on_hand IS NULL OR on_hand <> coalesce(moved, 0) OR on_hand < 0 OR least <= 0
+    WHERE (on_hand = coalesce(moved, 0) AND on_hand >= 0 AND rows = 1 AND coalesce(wrong, 0) = 0) IS NOT TRUE
     ORDER BY product_id LIMIT {OFFENDERS_MAX}
 """  # noqa: S608 - a number of ours
 STOCK: Final = "SELECT count(*) AS products FROM products"
@@ -193,7 +295,7 @@ UNSETTLED: Final = """
     FROM orders WHERE settled_at IS NULL
 """
 # A pending order waits for its decision until its deadline, a decided one for its compensations; what waits for the
-# order itself waits for a record that lies in the log already.
+# order itself waits for a record that lies in the log already. A time that is not there, or is to come, is wrong too.
 OVERDUE: Final = f"""
     SELECT order_id::text, status, payment, inventory, waited_s, count(*) OVER () AS offenders FROM (
       SELECT order_id, status, payment, inventory,
@@ -204,7 +306,7 @@ OVERDUE: Final = f"""
         CASE status WHEN 'pending' THEN %(pending_s)s ELSE %(compensation_s)s END AS allowed_s
       FROM orders WHERE settled_at IS NULL
     ) AS waiting
-    WHERE waited_s > allowed_s ORDER BY waited_s DESC LIMIT {OFFENDERS_MAX}
+    WHERE (waited_s BETWEEN -%(clocks_s)s AND allowed_s) IS NOT TRUE ORDER BY waited_s DESC LIMIT {OFFENDERS_MAX}
 """  # noqa: S608 - a number of ours
 
 # By primary key. The ledger and the movements have no index by order; what they say is in the evidence.

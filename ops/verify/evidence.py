@@ -1,11 +1,12 @@
 """What is known of an order, and the lines in which it is put aside until it is judged.
 
 A line is `order id|tag|fields`, whichever source it comes from, so that one pass puts each into a bucket by its order
-id and another reads a bucket and has all that is known of its orders.
+id and another reads a bucket and has all that is known of its orders. What the log says of an order that went as usual
+is one line, see `Whole`.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import Final, NamedTuple
 
@@ -19,11 +20,14 @@ SEPARATOR: Final = "|"
 
 # Tags: where a line comes from.
 RECORD: Final = "L"
+WHOLE: Final = "K"
 ORDER: Final = "O"
 PAYMENT: Final = "P"
 ENTRY: Final = "G"
 RESERVATION: Final = "R"
 MOVEMENT: Final = "M"
+REQUEST: Final = "Q"
+CLAIM: Final = "T"
 ACCEPTED: Final = "A"
 
 KINDS: Final = {
@@ -53,13 +57,15 @@ UNREADABLE: Final = "!"
 
 
 class Record(NamedTuple):
-    """A record of the log. `content` is what two events of one id must agree in: of `order.placed` customer, amount,
-    currency and items, of payment's customer, amount and currency, of inventory's customer and lines. The outcomes and
-    requests have none: their reason may differ after a database was restored."""
+    """A record of the log. `at` is the broker's time in milliseconds, 0 where it is not needed. `content` is what two
+    events of one id must agree in, and begins with the customer: of `order.placed` customer, amount, currency and
+    items, of payment's customer, amount and currency, of inventory's customer and lines. The outcomes and requests have
+    the customer alone: their reason may differ after a database was restored."""
 
     kind: str
     partition: int
     offset: int
+    at: int
     content: str
 
     @property
@@ -67,13 +73,46 @@ class Record(NamedTuple):
         return Partition(TOPIC_OF[self.kind], self.partition)
 
 
+class Whole(NamedTuple):
+    """All that the log says of an order, in one line: it was placed once and came to an end, every reader has passed
+    all of it, and every event says what the order says. `kinds` and `offsets` are those of `orders`, then `payments`,
+    then `inventory`; `items` is JSON, as it was placed; `digest` is that of the event, where it is asked for."""
+
+    kinds: str
+    partition: str
+    offsets: str
+    digest: str
+    customer_id: str
+    amount: str
+    currency: str
+    items: str
+
+    def records(self) -> Iterator[Record]:
+        """The records one by one. Raises `ValueError` and `msgspec.DecodeError` for items that are none."""
+        items = placed_items(self.items)
+        paid = f"{self.customer_id}|{self.amount}|{self.currency}"
+        for kind, offset in zip(self.kinds, self.offsets.split(","), strict=True):
+            content = self.customer_id
+            if kind == "p":
+                content = f"{paid}|{items}"
+            elif TOPIC_OF[kind] == "payments":
+                content = paid
+            elif TOPIC_OF[kind] == "inventory":
+                content = f"{self.customer_id}|{per_product(items) if kind in 'SL' else ''}"
+            yield Record(kind, int(self.partition), int(offset), 0, content)
+
+
 class OrderRow(NamedTuple):
+    """`placed_at` and `decided_at` are in milliseconds, and there only while the order is not settled."""
+
     customer_id: str
     partition: int
     status: str
     payment: str
     inventory: str
     settled: str
+    placed_at: str
+    decided_at: str
     amount: str
     currency: str
     items: str
@@ -114,24 +153,46 @@ class Evidence(Struct):
     entries: list[EntryRow] = []
     reservations: list[ReservationRow] = []
     movements: list[MovementRow] = []
+    requests: list[str] = []
+    """The digest of the event that is stored under each idempotency key of it."""
+    digests: list[str] = []
+    """The digest of each `order.placed` of it, where that is asked for."""
     accepted: bool = False
+    claims: bool = False
+    """Whether its row says that it was placed by a record that was trimmed."""
     broken: list[str] = []
     """Lines that do not have the form of their source."""
 
 
-def read(lines: Iterable[str]) -> dict[str, Evidence]:
-    """Put lines together by order."""
-    found: defaultdict[str, Evidence] = defaultdict(Evidence)
+def gather(lines: Iterable[str]) -> dict[str, str]:
+    """Put lines together by order: `tag|fields` for each, with line breaks between them."""
+    found: dict[str, str] = {}
+    known = found.get
     for line in lines:
-        evidence = found[line[:ID_LENGTH]]
-        tag = line[37:38]
-        rest = line[39:]
+        order_id = line[:ID_LENGTH]
+        before = known(order_id)
+        found[order_id] = line[37:] if before is None else f"{before}\n{line[37:]}"
+    return found
+
+
+def read(text: str) -> Evidence:
+    """What `gather` has put together of an order."""
+    evidence = Evidence()
+    for line in text.split("\n"):
+        tag, rest = line[:1], line[2:]
         try:
             if tag == RECORD:
-                kind, partition, offset, content = rest.split(SEPARATOR, 3)
-                evidence.records.append(Record(kind, int(partition), int(offset), content))
+                kind, partition, offset, at, content = rest.split(SEPARATOR, 4)
+                digest, content = content.split(SEPARATOR, 1) if kind == "p" else ("", content)
+                evidence.records.append(Record(kind, int(partition), int(offset), int(at), content))
+                if digest:
+                    evidence.digests.append(digest)
+            elif tag == WHOLE:
+                whole = Whole(*rest.split(SEPARATOR, 7))
+                evidence.records += whole.records()
+                evidence.digests += [whole.digest] if whole.digest else []
             elif tag == ORDER:
-                customer, number, *fields = rest.split(SEPARATOR, 8)
+                customer, number, *fields = rest.split(SEPARATOR, 10)
                 evidence.orders.append(OrderRow(customer, int(number), *fields))
             elif tag == PAYMENT:
                 evidence.payments.append(PaymentRow(*rest.split(SEPARATOR)))
@@ -141,11 +202,17 @@ def read(lines: Iterable[str]) -> dict[str, Evidence]:
                 evidence.reservations.append(ReservationRow(*rest.split(SEPARATOR, 2)))
             elif tag == MOVEMENT:
                 evidence.movements.append(MovementRow(*rest.split(SEPARATOR)))
-            else:
+            elif tag == REQUEST:
+                evidence.requests.append(rest)
+            elif tag == CLAIM:
+                evidence.claims = True
+            elif tag == ACCEPTED:
                 evidence.accepted = True
-        except (ValueError, TypeError):
+            else:
+                evidence.broken.append(line)
+        except (ValueError, TypeError, msgspec.DecodeError):
             evidence.broken.append(line)
-    return found
+    return evidence
 
 
 class Priced(NamedTuple):
@@ -192,7 +259,20 @@ class _StoredItem(Struct):
     unit_price: int = 0
 
 
+class _PlacedItem(Struct):
+    product_id: str
+    quantity: int
+    unit_price: int
+
+
 _stored: Final = msgspec.json.Decoder(list[_StoredItem])
+_placed: Final = msgspec.json.Decoder(list[_PlacedItem])
+
+
+@lru_cache(65_536)
+def placed_items(items: str) -> str:
+    """The JSON of the items of an `order.placed`, as `written`. Raises `msgspec.DecodeError`."""
+    return written(Priced(i.product_id, i.quantity, i.unit_price) for i in _placed.decode(items))
 
 
 @lru_cache(65_536)

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ops.verify.evidence import (
+    SEPARATOR,
     TOPIC_OF,
     TYPES,
     UNREADABLE,
@@ -31,7 +32,7 @@ from ops.verify.evidence import (
     stored_priced,
     total,
 )
-from ops.verify.marks import ANSWERED, DISCARDED, PASSED, UNREAD, Progress, Trimmed
+from ops.verify.marks import ANSWERED, DISCARDED, GIVEN_UP, PASSED, UNREAD, Progress, Trimmed
 from ops.verify.statements import Finding, Statement
 
 DECIDED, MONEY, STOCK, OUTCOME, ONCE, WAITING = Statement
@@ -42,6 +43,8 @@ DEADLINE_PASSED: Final = "t"
 REVOCATIONS: Final = frozenset("jx")
 OUTCOMES: Final = {"confirmed": "c", "rejected": "j", "cancelled": "x"}
 APPLIED: Final = frozenset((PASSED, ANSWERED))
+CLOCK_STEP_MS: Final = 60_000
+"""How far the broker's clock may have been set back between two records."""
 RANK: Final = {"": 0, "C": 1, "D": 1, "R": 2, "V": 2, "S": 1, "J": 1, "L": 2, "W": 2}
 """How far a side has come: it only moves forward."""
 
@@ -95,6 +98,8 @@ class Shape(NamedTuple):
     is_free: bool
     trimmed: Trimmed
     accepted: bool
+    claims: bool = False
+    """Whether its row names, as where it was placed, a record that was trimmed."""
 
 
 class Verdict(NamedTuple):
@@ -128,7 +133,7 @@ def judge(evidence: Evidence, progress: Progress) -> Judged:
 
 def shape_of(evidence: Evidence, progress: Progress) -> Shape:
     seen: dict[str, list[Seen]] = {"orders": [], "payments": [], "inventory": []}
-    for kind, partition, offset, _ in evidence.records:
+    for kind, partition, offset, _, _ in evidence.records:
         topic = TOPIC_OF[kind]
         seen[topic].append(Seen(kind, progress.of(topic, partition, offset)))
     row = evidence.orders[0] if evidence.orders else None
@@ -148,6 +153,7 @@ def shape_of(evidence: Evidence, progress: Progress) -> Shape:
         is_free=payment is not None and payment.amount == "0",
         trimmed=progress.trimmed(number),
         accepted=evidence.accepted,
+        claims=evidence.claims,
     )
 
 
@@ -195,14 +201,17 @@ def _log_alone(shape: Shape) -> Iterator[Finding]:
 def possible_states(side: Side, seen: Iterable[Seen]) -> set[str | None]:
     """The states that the records which a side has passed can have led to."""
     states: set[str | None] = {None}
+    seen = list(seen)
+    taken = any(kind == PLACED and progress[side.reader] in APPLIED for kind, progress in seen)
     for kind, progress in seen:
         fate = progress[side.reader]
         if kind == PLACED and fate in APPLIED:
             if None in states:
                 states = states - {None} | {side.good, side.bad}
-        elif kind == PLACED and fate == DISCARDED:
+        elif kind == PLACED and fate in GIVEN_UP:
+            # If it came again and was taken, nobody knows which was first: an operator acts when he will.
             if None in states:
-                states = states - {None} | {side.bad}
+                states = (states if taken else states - {None}) | {side.bad}
         elif kind in REVOCATIONS and fate in APPLIED:
             after: dict[str | None, str | None] = {None: side.void, side.good: side.undone}
             states = {after.get(state, state) for state in states}
@@ -226,19 +235,26 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
             allowed |= {side.kind(side.good), side.kind(side.undone)}
         for kind in sorted(kinds - allowed):
             yield Finding(ONCE, f"{name} said {TYPES[kind]}, and its row says {state}")
-    elif said and trimmed_or_read(placed, shape.trimmed.orders):
+    elif said and (trimmed_or_read(placed, shape.trimmed.orders) or _only_parked(placed + revoked, said)):
         yield Finding(DECIDED, f"{name} said {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
     if not trimmed:
         final = {side.kind(side.undone), side.kind(side.bad), side.kind(side.void)}
         if ANSWERED in revoked and not kinds & final:
             yield Finding(WAITING, f"{name} has passed the revocation, and the log has no answer of it")
-        elif ANSWERED in placed and not kinds:
+        elif (ANSWERED in placed or DISCARDED in placed) and not kinds:
             yield Finding(WAITING, f"{name} has passed the order, and the log has no answer of it")
 
 
 def trimmed_or_read(placed: Collection[str], trimmed: bool) -> bool:
     """Whether a side has passed everything that can have led to what it said."""
     return all(p in APPLIED for p in placed) if placed else trimmed
+
+
+def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
+    """Whether a side claims to have taken none of an order of which it has spoken. What was in the log when the saga's
+    snapshot was taken was said before the side's, so a redrive between the two raises no alarm."""
+    never_taken = bool(fates) and not any(fate in (*APPLIED, UNREAD, *GIVEN_UP) for fate in fates)
+    return never_taken and any(UNREAD not in progress for _, progress in said)
 
 
 def _impossible(side: Side, state: str | None, possible: set[str | None], revoked: bool) -> Finding:
@@ -278,8 +294,8 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         "payment": [kind for kind, progress in shape.payments if progress in APPLIED],
         "inventory": [kind for kind, progress in shape.inventory if progress in APPLIED],
     }
-    if DISCARDED in placed:
-        if set(placed) == {DISCARDED} and any(kind == "c" for kind, _ in shape.orders):
+    if GIVEN_UP & set(placed):
+        if set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
             yield Finding(OUTCOME, "it was given up at the saga before it was taken in, and the log has it confirmed")
         return  # its row says what an operator decided
     if shape.row is None:
@@ -287,6 +303,10 @@ def _saga(shape: Shape) -> Iterator[Finding]:
             yield Finding(DECIDED, "the saga has passed the order and has no row for it")
         elif said["payment"] or said["inventory"]:
             yield Finding(DECIDED, "the saga has passed a decision about it and has no row for it")
+        elif (
+            placed and any(k in OUTCOMES.values() and p[0] != UNREAD for k, p in shape.orders) and UNREAD not in placed
+        ):
+            yield Finding(DECIDED, "the log has its outcome, and the saga claims never to have taken it in")
         return
     if not any(shape.trimmed) and PLACED not in applied and not any(said.values()):
         yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
@@ -305,12 +325,14 @@ def _saga(shape: Shape) -> Iterator[Finding]:
     if placed and (wrong := _status_is_wrong(status, payment, stock, applied)):
         yield Finding(OUTCOME, wrong)
     if not placed and shape.trimmed.orders:
+        if not shape.claims and status != "awaiting_placed":
+            yield Finding(DECIDED, "there is a row for it, and it names no record that was trimmed from the log")
         return
     everything = [*shape.orders, *shape.payments, *shape.inventory]
     if status in OUTCOMES and not shape.trimmed.orders:
         kinds = {kind for kind, _ in shape.orders}
         reads = [progress[0] for _, progress in everything]
-        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, DISCARDED) for p in reads):
+        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, *GIVEN_UP) for p in reads):
             yield Finding(WAITING, f"the saga has decided {status}, and the log has no order.{status}")
 
 
@@ -340,6 +362,8 @@ def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) 
         case "cancelled":
             if not after & {CANCEL_REQUESTED, DEADLINE_PASSED, "x"}:
                 return "it is cancelled, and nobody asked for that"
+        case _:
+            return f"its status is {status!r}"
     return None
 
 
@@ -429,6 +453,8 @@ def judge_content(evidence: Evidence, shape: Shape) -> Iterator[Finding]:
 def _compare(evidence: Evidence, shape: Shape) -> Iterator[Finding]:
     taken = _taken(evidence.records, shape)
     yield from _repeats(taken)
+    yield from _foreign(evidence, taken)
+    yield from _times(evidence)
     placed = next((Ordered(*r.content.split("|", 3)) for r in taken if r.kind == PLACED), None)
     row = evidence.orders[0] if evidence.orders else None
     payment = evidence.payments[0] if evidence.payments else None
@@ -439,6 +465,7 @@ def _compare(evidence: Evidence, shape: Shape) -> Iterator[Finding]:
         # The log is trimmed: the order's row is the witness.
         stored = Ordered(row.customer_id, row.amount, row.currency, stored_priced(row.items))
         yield from _as_placed(stored, None, payment, stock, evidence)
+    yield from _requests(evidence, is_in_log=placed is not None)
     if payment is not None and evidence.entries:
         captured = (payment.customer_id, payment.amount, payment.currency)
         for kind, *entered in evidence.entries:
@@ -480,6 +507,40 @@ def _repeats(records: list[Record]) -> Iterator[Finding]:
                 yield Finding(ONCE, f"the log has two {TYPES[record.kind]} that differ")
     if len({record.partition for record in records}) > 1:
         yield Finding(DECIDED, "its records are in several partitions")
+    if len(customers := {record.content.split(SEPARATOR, 1)[0] for record in records}) > 1:
+        yield Finding(DECIDED, f"its records name several customers: {', '.join(sorted(customers))}")
+
+
+def _foreign(evidence: Evidence, taken: list[Record]) -> Iterator[Finding]:
+    """What stands under an order and cannot belong to one, and a row that would send what follows elsewhere."""
+    for entry in evidence.entries:
+        if entry.kind not in ("capture", "refund"):
+            yield Finding(MONEY, f"the ledger has a {entry.kind} of {entry.amount} under an order")
+    for movement in evidence.movements:
+        if movement.kind not in ("reserve", "release"):
+            yield Finding(STOCK, f"there is a {movement.kind} of {movement.quantity} under an order")
+    if evidence.orders and taken and evidence.orders[0].partition != taken[0].partition:
+        of, at = evidence.orders[0].partition, taken[0].partition
+        yield Finding(OUTCOME, f"its row says partition {of}, the log has it in {at}: what follows would go astray")
+
+
+def _times(evidence: Evidence) -> Iterator[Finding]:
+    """An order at work must not look younger than the log says, or it could wait for ever."""
+    for row in evidence.orders:
+        placed = [r.at for r in evidence.records if r.kind == PLACED and r.at]
+        if placed and row.placed_at and int(row.placed_at) not in placed:
+            yield Finding(WAITING, f"its row has it placed at {row.placed_at} ms, the log at {placed[0]} ms")
+        told = [r.at for r in evidence.records if r.at and r.kind == OUTCOMES.get(row.status)]
+        if told and row.decided_at and int(row.decided_at) > max(told) + CLOCK_STEP_MS:
+            yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log knew at {max(told)} ms")
+
+
+def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
+    """Under an idempotency key stands the event that was published, and one order has one key."""
+    if len(evidence.requests) > 1:
+        yield Finding(ONCE, f"{len(evidence.requests)} idempotency keys stand for it")
+    if is_in_log and any(stored not in evidence.digests for stored in evidence.requests):
+        yield Finding(ONCE, "what is stored under its idempotency key is not what the log has: a retry would differ")
 
 
 def _as_placed(
@@ -491,7 +552,7 @@ def _as_placed(
         yield Finding(OUTCOME, f"its amount is {amount}, its items cost {total(items)}")
     if (
         row is not None
-        and row.amount
+        and (row.amount or row.status != "awaiting_placed")
         and (
             (row.customer_id, row.amount, row.currency) != (customer_id, amount, currency)
             or stored_priced(row.items) != items
@@ -500,7 +561,7 @@ def _as_placed(
         yield Finding(DECIDED, f"its row is not the order that was placed: {list(row)}, {list(placed)}")
     if (
         payment is not None
-        and payment.amount
+        and (payment.amount or payment.state in (PAYMENT.good, PAYMENT.undone))
         and ((payment.customer_id, payment.amount, payment.currency) != (customer_id, amount, currency))
     ):
         yield Finding(OUTCOME, f"payment took {list(payment)} for an order of {[customer_id, amount, currency]}")
@@ -523,6 +584,8 @@ def _movements(stock: ReservationRow | None, evidence: Evidence) -> Iterator[Fin
     """What is reserved has left the stock once, what is released has come back once, product by product."""
     state = stock.state if stock else None
     reserved = stored_lines(stock.items) if stock and state in (INVENTORY.good, INVENTORY.undone) else ""
+    if stock and not reserved and stored_lines(stock.items):
+        yield Finding(STOCK, f"inventory is {state}, and its row reserves {stored_lines(stock.items)}")
     due = {"reserve": reserved, "release": reserved if state == INVENTORY.undone else ""}
     for kind, wanted in due.items():
         moved = [(m.product_id, int(m.quantity)) for m in evidence.movements if m.kind == kind]

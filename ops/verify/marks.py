@@ -1,6 +1,6 @@
 """How far each reader has come, and where the log begins and ends: what a record is judged by. No I/O."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -17,6 +17,10 @@ ANSWERED: Final = "2"
 """Below the committed offset as well: what it led to was published and acknowledged."""
 PARKED: Final = "p"
 DISCARDED: Final = "d"
+"""Given up, and that was published."""
+DISCARDING: Final = "g"
+"""Given up, and that is perhaps not published yet."""
+GIVEN_UP: Final = frozenset((DISCARDED, DISCARDING))
 REDRIVEN: Final = "r"
 
 Place = tuple[str, str, int]
@@ -94,42 +98,43 @@ class Marks:
         ]
 
 
+class Quiet(NamedTuple):
+    """Which records of a partition are behind everybody: every reader has answered them, and nobody parked them."""
+
+    below: int
+    parked: frozenset[int]
+
+    def covers(self, offset: int) -> bool:
+        return offset < self.below and offset not in self.parked
+
+
+def quiet(marks: Marks) -> dict[Partition, Quiet]:
+    """For each partition."""
+    found = {}
+    for partition in marks.ends:
+        places = [(group, *partition) for group in READERS[partition.topic]]
+        below = min(min(marks.positions.get(p, 0), marks.committed.get(p, 0)) for p in places)
+        found[partition] = Quiet(below, frozenset().union(*(marks.parked.get(p, ()) for p in places)))
+    return found
+
+
 class Progress:
-    """`Marks.progress` made fast: nearly every record lies below everything and behind nothing parked."""
+    """`Marks.progress` made fast: nearly every record is behind everybody."""
 
     def __init__(self, marks: Marks) -> None:
         self._marks = marks
         self._trimmed: dict[int | None, Trimmed] = {}
-        self._quiet = {
-            topic: _Quiet(ANSWERED * len(groups), _answered_below(marks, topic, groups))
-            for topic, groups in READERS.items()
-        }
+        self._quiet = {(p.topic, p.number): q for p, q in quiet(marks).items()}
+        self._answered = {topic: ANSWERED * len(groups) for topic, groups in READERS.items()}
 
     def of(self, topic: str, number: int, offset: int) -> str:
         """How far each reader of the topic has come with this record."""
-        quiet = self._quiet[topic]
-        if offset < quiet.below.get(number, 0):
-            return quiet.progress
+        found = self._quiet.get((topic, number))
+        if found is not None and found.covers(offset):
+            return self._answered[topic]
         return self._marks.progress(topic, number, offset)
 
     def trimmed(self, number: int | None) -> Trimmed:
         if number not in self._trimmed:
             self._trimmed[number] = self._marks.trimmed(number)
         return self._trimmed[number]
-
-
-class _Quiet(NamedTuple):
-    progress: str
-    below: Mapping[int, int]
-
-
-def _answered_below(marks: Marks, topic: str, groups: Iterable[str]) -> dict[int, int]:
-    """For each partition, the offset below which every reader has answered all, with nothing parked."""
-    below = {}
-    for partition in marks.ends:
-        if partition.topic == topic:
-            places = [(group, *partition) for group in groups]
-            limits = [min(marks.positions.get(p, 0), marks.committed.get(p, 0)) for p in places]
-            limits += [min(marks.parked[p]) for p in places if marks.parked.get(p)]
-            below[partition.number] = min(limits)
-    return below

@@ -35,15 +35,17 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from common.events import READERS
+from common.events import ORDERS, READERS
 from common.positions import Partition
-from ops.verify import buckets, databases, log, spill
+from ops.verify import buckets, databases, spill
 from ops.verify.buckets import SecondLook
 from ops.verify.databases import DATABASES, Snapshot
-from ops.verify.evidence import ACCEPTED, SEPARATOR, TYPES
-from ops.verify.log import Bounds, Contents, Log, Range
-from ops.verify.marks import TOPICS, Behind, Marks, Place
+from ops.verify.evidence import ACCEPTED, CLAIM, REQUEST, SEPARATOR, TYPES
+from ops.verify.log import Bounds, Log
+from ops.verify.marks import TOPICS, Behind, Marks, Place, Quiet, quiet
+from ops.verify.reading import Contents, Range, read_aside
 from ops.verify.report import OFFENDERS_SHOWN, Report
+from ops.verify.requests import digest, fault
 from ops.verify.statements import Finding, Statement
 from ops.verify.unproven import Unproven
 
@@ -54,12 +56,35 @@ CATCH_UP_S: Final = 600.0
 SETTLE_S: Final = 60.0
 PENDING_GRACE_S: Final = 60.0
 COMPENSATION_S: Final = 300.0
+CLOCKS_S: Final = 60.0
+"""How far the broker's clock may be ahead of the database's."""
 POLL_S: Final = 0.2
 INLINE_RECORDS: Final = 100_000
 """With fewer records than this, starting worker processes takes longer than they save."""
 IDS_AT_ONCE: Final = 50_000
 
+SAY_AFTER_S: Final = 1.0
+SAY_EVERY_S: Final = 5.0
+
+Say = Callable[[str], None]
 T = TypeVar("T")
+
+
+def ignore(_: str) -> None:
+    """Nobody listens."""
+
+
+class _Waiting:
+    """Tells what is waited for: soon, and then now and then."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._due = time.monotonic() + SAY_AFTER_S
+
+    def tell(self, what: str) -> None:
+        if time.monotonic() >= self._due:
+            self._say(what)
+            self._due = time.monotonic() + SAY_EVERY_S
 
 
 @dataclass(frozen=True)
@@ -75,15 +100,16 @@ class Settings:
     workers: int = 2
 
 
-def prove(settings: Settings, accepted: Sequence[str] = ()) -> Report:
-    """Audit everything once. What keeps the whole proof from being made is in the report, as unproven."""
+def prove(settings: Settings, accepted: Sequence[str] = (), say: Say = ignore) -> Report:
+    """Audit everything once. What keeps the whole proof from being made is in the report, as unproven. While something
+    is waited for, `say` is told what, and for how long yet."""
     started = time.monotonic()
     report = Report()
     try:
         if accepted:
-            _await_settled(settings, accepted, report)
+            _await_settled(settings, accepted, report, say)
         with tempfile.TemporaryDirectory(prefix="tandem-verify-") as directory:
-            _Proof(settings, report, Path(directory), accepted).run()
+            _Proof(settings, report, Path(directory), accepted, say).run()
     except Unproven as reason:
         _doubt_all(report, str(reason))
     except psycopg.Error as error:
@@ -100,11 +126,13 @@ def _doubt_all(report: Report, reason: str) -> None:
 class _Proof:
     """One proof under way. `directory` holds what is put aside."""
 
-    def __init__(self, settings: Settings, report: Report, directory: Path, accepted: Sequence[str]) -> None:
+    def __init__(self, settings: Settings, report: Report, directory: Path, accepted: Sequence[str], say: Say) -> None:
         self._settings = settings
         self._report = report
         self._directory = directory
         self._accepted = accepted
+        self._say = say
+        self._has_requests = False
         self._log = Log(settings.servers)
 
     def run(self) -> None:
@@ -137,19 +165,22 @@ class _Proof:
     ) -> tuple[list[tuple[Partition, int]], list[str], int, bool]:
         """Judge all. Returns the records that are no events and not listed, gaps, how many orders to look at again,
         and whether balances, stock or waiting orders look wrong."""
+        self._has_requests = snapshots[0].has_requests()
         records = sum(end - marks.starts[p] for p, end in marks.ends.items())
         digits = spill.digits_for(records)
         ranges = [Range(p, marks.starts[p], end) for p, end in sorted(marks.ends.items())]
         with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:
-            reading = self._read_log(executor, ranges, "l0", digits)
+            reading = self._read_log(executor, ranges, quiet(marks), "l0", digits)
+            self._put_requests_aside(snapshots[0], digits)
+            self._put_claims_aside(snapshots[0], marks, digits)
             accepted = spill.Writer(self._directory, "a0", digits)
             for order_id in self._accepted:
                 accepted.write(SEPARATOR.join((order_id, ACCEPTED)))
             accepted.flush()
             for snapshot in snapshots:
                 writer = spill.Writer(self._directory, f"d0-{snapshot.database}", digits)
-                for line in snapshot.lines():
-                    writer.write(line)
+                for block in snapshot.blocks(digits):
+                    writer.write_lines(*block)
                 writer.flush()
             trial = Report()
             self._audit_databases(snapshots, trial)
@@ -162,6 +193,8 @@ class _Proof:
                 self._report.checked += look.checked
                 again += look.again
         self._report.records = sum(c.records for c in contents)
+        for content in contents:
+            self._hold_parked(snapshots, content)
         unlisted = [place for c in contents for place in c.unreadable if marks.unlisted(*place[0], place[1])]
         self._report.checked += trial.checked
         self._report.parked = trial.parked
@@ -171,19 +204,55 @@ class _Proof:
                 self._report.doubt(Statement.WAITING, reason)
         return unlisted, [gap for c in contents for gap in c.gaps], again, bool(trial.violations)
 
+    def _put_requests_aside(self, order: Snapshot, digits: int) -> None:
+        """What is stored under idempotency keys, each with the digest of its event."""
+        writer = spill.Writer(self._directory, "q0", digits)
+        for request in order.requests():
+            writer.write(SEPARATOR.join((request.order_id, REQUEST, digest(request.event))))
+            if what := fault(request):
+                subject = f"idempotency key {request.key!r} of {request.customer_id!r}"
+                self._report.violate(subject, Finding(Statement.ONCE, what))
+        writer.flush()
+
+    def _put_claims_aside(self, order: Snapshot, marks: Marks, digits: int) -> None:
+        """Where the log is trimmed, the orders whose rows name a record that was. Such a row is all that is left of
+        its order, so no two may name the same record."""
+        trimmed = {p.number: start for p, start in marks.starts.items() if p.topic == ORDERS and start > 0}
+        if not trimmed:
+            return
+        writer = spill.Writer(self._directory, "t0", digits)
+        for order_id in order.claims(trimmed):
+            writer.write(SEPARATOR.join((order_id, CLAIM)))
+        writer.flush()
+        for row in order.query(databases.CLAIMED_TWICE):
+            what = f"its row and that of {row['other']} name the same record of {row['source']}"
+            what += f": partition {row['partition']}, offset {row['offset']}"
+            self._report.violate(f"order {row['order_id']}", Finding(Statement.ONCE, what))
+
+    def _hold_parked(self, snapshots: Sequence[Snapshot], contents: Contents) -> None:
+        """What is parked must be what the log has at its place."""
+        for snapshot in snapshots:
+            for (_, topic, number), rows in snapshot.parked().items():
+                partition = Partition(topic, number)
+                for offset, row in rows.items():
+                    in_log = contents.parked.get((partition, offset))
+                    if in_log is not None and in_log != row.digest:
+                        what = f"what {snapshot.group} has parked from there is not what the log has"
+                        self._report.violate(f"record {partition}@{offset}", Finding(Statement.WAITING, what))
+
     def _read_log(
-        self, executor: Executor, ranges: Sequence[Range], source: str, digits: int
+        self, executor: Executor, ranges: Sequence[Range], quiet: Mapping[Partition, Quiet], source: str, digits: int
     ) -> list[Future[Contents]]:
         """Have the log read, by every worker a share of the partition numbers."""
         workers = self._settings.workers
         return [
             executor.submit(
-                log.read,
+                read_aside,
                 self._settings.servers,
                 [r for r in ranges if r.partition.number % workers == worker],
-                self._directory,
-                f"{source}-{worker}",
-                digits,
+                quiet,
+                self._has_requests,
+                (self._directory, f"{source}-{worker}", digits),
             )
             for worker in range(workers)
         ]
@@ -221,7 +290,7 @@ class _Proof:
             digits = spill.digits_for(sum(end - first.starts[p] for p, end in first.ends.items()))
             with _executor(0) as executor:
                 newer = [Range(p, first.ends[p], end) for p, end in sorted(ends.items())]
-                for future in self._read_log(executor, newer, "l1", digits):
+                for future in self._read_log(executor, newer, {}, "l1", digits):
                     future.result()
             names = spill.bucket_names(digits)
             self._fetch_suspects(snapshots, names, digits)
@@ -249,6 +318,7 @@ class _Proof:
         moved = time.monotonic()
         until = moved + CATCH_UP_S
         last: list[Behind] | None = None
+        waiting = _Waiting(self._say)
         while True:
             behind = replace(marks, positions=_positions_now(self._settings.urls)).behind()
             now = time.monotonic()
@@ -256,6 +326,11 @@ class _Proof:
                 moved = now
             if not behind or now - moved > self._settings.patience_s or now > until:
                 return behind
+            others = f" and {len(behind) - 1} other readers" if len(behind) > 1 else ""
+            waiting.tell(
+                f"waiting: {behind[0]}{others}; nothing has moved for {now - moved:.0f} s, "
+                f"after {self._settings.patience_s:.0f} s it is unproven"
+            )
             last = behind
             time.sleep(POLL_S)
 
@@ -356,7 +431,8 @@ def foreign(
 def _marks(snapshots: Sequence[Snapshot], bounds: Bounds, committed: Mapping[Place, int]) -> Marks:
     parked: dict[Place, dict[int, str]] = {}
     for snapshot in snapshots:
-        parked |= snapshot.parked()
+        for place, rows in snapshot.parked().items():
+            parked[place] = {offset: row.fate for offset, row in rows.items()}
     positions = {place: stored.next_offset for place, stored in snapshots_positions(snapshots).items()}
     return Marks(bounds.starts, bounds.ends, positions, committed, parked)
 
@@ -390,6 +466,8 @@ def _audit_stock(inventory: Snapshot, report: Report) -> None:
     report.checked[Statement.STOCK] += counted["products"]
     for row in inventory.query(databases.PRODUCTS):
         what = f"{row['on_hand']} pieces are on hand, its movements come to {row['moved'] or 0}"
+        if row["wrong"]:
+            what += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
         _violate_row(report, Statement.STOCK, f"product {row['product_id']}", what, row)
 
 
@@ -398,10 +476,11 @@ def _audit_waiting(order: Snapshot, report: Report, settings: Settings) -> None:
     report.checked[Statement.WAITING] += unsettled["orders"]
     report.oldest_unsettled_s = unsettled["oldest_s"]
     allowed = {"pending_s": settings.deadline_s + PENDING_GRACE_S, "compensation_s": settings.compensation_s}
-    for row in order.query(databases.OVERDUE, **allowed):
+    for row in order.query(databases.OVERDUE, **allowed, clocks_s=CLOCKS_S):
         limit = allowed["pending_s" if row["status"] == "pending" else "compensation_s"]
         sides = f"payment {row['payment'] or 'open'}, inventory {row['inventory'] or 'open'}"
-        what = f"it has been {row['status']} for {row['waited_s']:.0f} s ({sides}), at most {limit:.0f} s are allowed"
+        waited = "no known time" if row["waited_s"] is None else f"{row['waited_s']:.0f} s"
+        what = f"it has been {row['status']} for {waited} ({sides}), at most {limit:.0f} s are allowed"
         _violate_row(report, Statement.WAITING, f"order {row['order_id']}", what, row)
 
 
@@ -442,9 +521,9 @@ def _is_uuid(text: str) -> bool:
     return len(text.replace("-", "")) == 32 and all(c in "0123456789abcdef" for c in text.replace("-", ""))
 
 
-def _await_settled(settings: Settings, accepted: Sequence[str], report: Report) -> None:
+def _await_settled(settings: Settings, accepted: Sequence[str], report: Report, say: Say) -> None:
     """Give acknowledged orders a bounded time to settle."""
-    waiting = set(accepted)
+    waiting, told = set(accepted), _Waiting(say)
     until = time.monotonic() + settings.settle_s
     while waiting:
         with Snapshot("order", settings.urls["order"]) as snapshot:
@@ -456,6 +535,8 @@ def _await_settled(settings: Settings, accepted: Sequence[str], report: Report) 
             report.doubt(Statement.WAITING, reason, len(waiting))
             return
         if waiting:
+            left = until - time.monotonic()
+            told.tell(f"waiting: {len(waiting)} acknowledged orders are not settled yet; {left:.0f} s more at most")
             time.sleep(POLL_S)
 
 

@@ -14,7 +14,7 @@ from ops.verify.evidence import ID_LENGTH
 BUCKET_RECORDS: Final = 30_000
 """About so many records of the log to a bucket: some 10 MB in memory, with all that belongs to them."""
 DIGITS_MAX: Final = 3
-BUFFERED_LINES_MAX: Final = 100_000
+BUFFERED_CHARS_MAX: Final = 16_000_000
 
 
 def digits_for(records: int) -> int:
@@ -42,8 +42,15 @@ class Writer:
     def write(self, line: str) -> None:
         """`line` begins with an order id and has no line break."""
         self._buffers[line[self._from : ID_LENGTH]].append(line)
-        self._buffered += 1
-        if self._buffered >= BUFFERED_LINES_MAX:
+        self._buffered += len(line)
+        if self._buffered >= BUFFERED_CHARS_MAX:
+            self.flush()
+
+    def write_lines(self, bucket: str, lines: str) -> None:
+        """Lines of one bucket, with line breaks between them."""
+        self._buffers[bucket].append(lines)
+        self._buffered += len(lines)
+        if self._buffered >= BUFFERED_CHARS_MAX:
             self.flush()
 
     def flush(self) -> None:
@@ -58,9 +65,8 @@ class Writer:
 def lines(directory: Path, bucket: str, sources: str = "*") -> Iterator[str]:
     """The lines of a bucket, source by source in the order of their names, each as it was written."""
     for path in sorted(directory.glob(f"b{bucket}.{sources}")):
-        with path.open(encoding="utf-8", newline="\n") as file:
-            for line in file:
-                yield line[:-1]
+        # As bytes: reading as text would make a line break of a carriage return.
+        yield from path.read_bytes().decode().removesuffix("\n").split("\n")
 
 
 def _file(directory: Path, bucket: str, source: str) -> Path:
