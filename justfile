@@ -112,6 +112,11 @@ model *args:
 crash-matrix *args:
     python -m tests.crash "$@"
 
+# Break a stack of its own in over thirty ways, drawn from a seed, and prove that it holds (--help)
+[group('develop')]
+chaos *args:
+    python -m tests.chaos "$@"
+
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25, --against REV)
 [group('measure')]
 bench *args:

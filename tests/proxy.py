@@ -1,14 +1,17 @@
-"""A TCP proxy to put before a real server, whose connections a test can cut."""
+"""A TCP proxy to put before a real server: its connections can be cut, slowed down, or left open with nobody there."""
 
 import contextlib
 import socket
 import threading
+import time
 
 from dev.settings import HOST
 
+CHUNK_BYTES = 65_536
+
 
 class Proxy:
-    """Passes connections on to `target_port`, until told to refuse and cut them."""
+    """Passes connections on to `target_port`, as fast and as well as it is told to."""
 
     def __init__(self, port: int, target_port: int) -> None:
         self.port = port
@@ -16,13 +19,17 @@ class Proxy:
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener: socket.socket | None = None
+        self._delay_s = 0.0
+        self._bytes_per_s = 0
+        self._silent = False
         self.restore()
 
     def restore(self) -> None:
         """Accept connections (again)."""
-        listener = socket.create_server((HOST, self.port), reuse_port=False)
-        self._listener = listener
-        threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
+        if self._listener is None:
+            listener = socket.create_server((HOST, self.port), reuse_port=False)
+            self._listener = listener
+            threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
     def cut(self) -> None:
         """Refuse new connections and break the open ones."""
@@ -31,10 +38,27 @@ class Proxy:
                 self._listener.shutdown(socket.SHUT_RDWR)
             self._listener.close()
             self._listener = None
+        self.reset()
+
+    def reset(self) -> None:
+        """Break the open connections; new ones are accepted."""
         with self._lock:
             for end in self._open:
                 with contextlib.suppress(OSError):
                     end.shutdown(socket.SHUT_RDWR)
+
+    def slow(self, *, delay_s: float = 0.0, bytes_per_s: int = 0) -> None:
+        """Hold each piece up by so much, and let no more through than that (0: all)."""
+        self._delay_s, self._bytes_per_s = delay_s, bytes_per_s
+
+    def silence(self) -> None:
+        """Half-open: connections stay, and new ones come about, but what either side says never arrives."""
+        self._silent = True
+
+    def speak(self) -> None:
+        """End the silence. What was lost in it can't be mended: those connections break."""
+        self._silent = False
+        self.reset()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
@@ -54,7 +78,11 @@ class Proxy:
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while received := source.recv(65_536):
+            while received := source.recv(CHUNK_BYTES):
+                if self._silent:
+                    continue
+                if self._delay_s or self._bytes_per_s:
+                    time.sleep(self._delay_s + (len(received) / self._bytes_per_s if self._bytes_per_s else 0))
                 sink.sendall(received)
         for end in (source, sink):
             with contextlib.suppress(OSError):

@@ -131,23 +131,29 @@ class Stack:
     def tool_environment(self) -> dict[str, str]:
         return {**os.environ, **self.variables}
 
-    def run_tool(self, *arguments: str) -> str:
-        """Run a one-shot to its end; returns what it printed."""
-        done = subprocess.run(
+    def tool(self, *arguments: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
+        """Run a one-shot to its end."""
+        return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
             env=self.tool_environment(),
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout_s,
         )
+
+    def run_tool(self, *arguments: str) -> str:
+        """Run a one-shot that has to succeed; returns what it printed."""
+        done = self.tool(*arguments)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def make(self, service: Service, number: int) -> Instance:
+        return Instance(self.directory, service, number, self.ports[service.name], self.variables)
+
     def launch(self, name: str, number: int = 1) -> Instance:
         """Start an instance of a service without waiting until it is ready."""
-        service = next(s for s in SERVICES if s.name == name)
-        instance = Instance(self.directory, service, number, self.ports[name], self.variables)
+        instance = self.make(next(s for s in SERVICES if s.name == name), number)
         self.instances[instance.name] = instance
         instance.launch()
         return instance

@@ -1,0 +1,106 @@
+"""`python -m tests.chaos --seed N --minutes M`: break a Tandem of its own in every way, and prove that it holds.
+
+Ends with 0 when everything was proved, else with 1; it then says how to repeat the run, and keeps the evidence.
+"""
+
+import argparse
+import shlex
+import shutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from dev.settings import Settings
+from tests.chaos import acts
+from tests.chaos.arena import Arena
+from tests.chaos.report import Report, Row, keep_evidence, show_rows
+from tests.chaos.run import Run
+from tests.chaos.schedule import NAMES, deal
+
+RATE: Final = 60
+RATE_FOR_MANY: Final = 1_500
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="chaos", description=(__doc__ or "").splitlines()[0])
+    described.add_argument("--seed", type=int, default=1, metavar="N", help="deals the faults (%(default)s)")
+    described.add_argument("--minutes", type=float, metavar="M", help="how long faults go on (10, or with --orders 0)")
+    described.add_argument("--orders", type=int, default=0, metavar="N", help="go on until so many are accepted")
+    described.add_argument(
+        "--rate", type=int, metavar="N", help=f"orders offered a second ({RATE}, or with --orders {RATE_FOR_MANY})"
+    )
+    described.add_argument(
+        "--only", default="", metavar="KIND,KIND", help=f"of {', '.join((*NAMES, *acts.ACTS))}; the default is all"
+    )
+    return described
+
+
+def main(arguments: list[str]) -> int:
+    chosen = parser().parse_args(arguments)
+    only = [name for name in chosen.only.split(",") if name]
+    if unknown := set(only) - {*NAMES, *acts.ACTS}:
+        parser().error(f"there is no fault {', '.join(sorted(unknown))}")
+    directory = Settings.from_environment().home / "chaos" / f"seed-{chosen.seed}-{time.strftime('%H%M%S')}"
+    command = f"just chaos {shlex.join(arguments)}"
+    failed = False
+    if faults := [name for name in only if name in NAMES] if only else list(NAMES):
+        seconds = 60 * (chosen.minutes if chosen.minutes is not None else 0 if chosen.orders else 10)
+        rate = chosen.rate or (RATE_FOR_MANY if chosen.orders else RATE)
+        failed |= _chaos(directory, chosen.seed, faults, seconds, chosen.orders, rate, command)
+    if last := [name for name in acts.ACTS if not only or name in only]:
+        failed |= _acts(directory, last)
+    if failed:
+        print(f"FAILED. Evidence: {directory}\nAgain: {command}", flush=True)
+    return int(failed)
+
+
+def _chaos(directory: Path, seed: int, faults: list[str], seconds: float, orders: int, rate: int, command: str) -> bool:
+    """Play the schedule; returns whether something was wrong."""
+    arena = Arena(directory / "arena")
+    report = Report()
+    failed = True
+    try:
+        arena.directory.mkdir(parents=True)
+        arena.start()
+        run = Run(arena, seed, rate)
+        report = run.report
+        run.play(deal(seed, faults), seconds=seconds, orders=orders)
+        report.show()
+        failed = bool(report.failures)
+    finally:
+        if failed:
+            print("\n".join(report.failures))
+            keep_evidence(arena, report, command)
+        arena.stop()
+        arena.unmount()
+    if not failed:
+        shutil.rmtree(arena.directory)
+    return failed
+
+
+def _acts(directory: Path, names: list[str]) -> bool:
+    """The faults that end a stack, each on one of its own; returns whether something was wrong."""
+    rows: list[Row] = []
+    for name in names:
+        row = Row(name, acts.TARGETS[name], 0.0)
+        rows.append(row)
+        began = time.monotonic()
+        try:
+            row.effect = acts.ACTS[name](directory / name)
+            row.verdict = "detected, named and mended"
+        except Exception as error:
+            row.failed, row.verdict = True, f"{type(error).__name__}: {error}"
+        else:
+            shutil.rmtree(directory / name)
+        row.lasted_s = time.monotonic() - began
+        print("  ".join(row.cells()), flush=True)
+    show_rows(rows)
+    return any(row.failed for row in rows)
+
+
+if __name__ == "__main__":
+    # Whoever ends it, with `timeout` for instance, does not leave a broken stack behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("chaos: ended by SIGTERM"))
+    sys.exit(main(sys.argv[1:]))

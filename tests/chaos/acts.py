@@ -1,0 +1,233 @@
+"""The faults after which a stack is not the same any more, each on one of its own.
+
+Nothing can make them unseen, so the verdict is another one: that the loss is detected, named where the operator's page
+says, that nothing is skipped, and that the way which the page describes leads out of it. Each act returns what was
+named, and raises `AssertionError` when it does not come to this.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx
+from confluent_kafka.admin import AdminClient
+
+from common.events import ORDERS
+from common.kafka import client_config
+from common.positions import LOSS_HELP, describe
+from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
+from tests.audit import assert_consistent, await_rest
+from tests.faults.test_loss import await_named, delete_records, move, position, read_to_its_end, recreate
+from tests.faults.test_restore import back_up, restore
+from tests.stack import Stack, eventually
+
+CUSTOMERS: Final = 30
+CONSUMERS: Final = {"payment-1": "payment", "inventory-1": "inventory", "order-saga-1": "order"}
+UP_S: Final = 240
+SETTLE_S: Final = 60.0
+
+
+@contextmanager
+def _shop(directory: Path) -> Iterator[Stack]:
+    """One of each process, and customers who have ordered."""
+    directory.mkdir(parents=True)
+    stack = Stack(directory)
+    try:
+        stack.start_infrastructure()
+        stack.launch_all()
+        stack.product("sku-a", price=100, pieces=10**6)
+        for number in range(CUSTOMERS):
+            stack.account(f"cust-{number}", 10**6)
+        stack.await_orderable("sku-a")
+        yield stack
+    finally:
+        stack.stop()
+
+
+def _order(stack: Stack) -> list[str]:
+    """An order of each customer, so of about every partition."""
+    return [stack.place(f"cust-{number}", ("sku-a", 1)) for number in range(CUSTOMERS)]
+
+
+def _settled(stack: Stack, ids: list[str]) -> None:
+    assert {stack.await_settled(order_id)["status"] for order_id in ids} == {"confirmed"}
+
+
+def _verified(stack: Stack, ids: list[str]) -> None:
+    told = stack.directory / "accepted.txt"
+    told.write_text("\n".join(ids))
+    stack.run_tool("ops.verify", "--accepted", str(told))
+
+
+def truncated(directory: Path) -> str:
+    """Records are deleted that payment has not read."""
+    with _shop(directory) as shop:
+        before = _order(shop)
+        _settled(shop, before)
+        admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos"))
+        where = read_to_its_end(shop, before[0])
+        shop["payment-1"].stop()
+        known = position(shop, "payment", where)
+        lost = [shop.place("cust-0", ("sku-a", 1)) for _ in range(3)]
+        for database in ("inventory", "order"):
+            eventually(lambda d=database: position(shop, d, where) == known + 3, f"{database} has read them")  # type: ignore[misc]
+        delete_records(admin, where, known + 3)
+        after = _order(shop)
+        shop["payment-1"].launch()
+        said = await_named(shop, "payment-1", str(where), "3 records were deleted unread")
+        assert "loss detected" in shop["payment-1"].log.read_text()
+        assert position(shop, "payment", where) == known, "nothing was skipped"
+        # As docs/OPERATIONS.md says: accept it, then cancel what this side will never answer.
+        shop["payment-1"].stop()
+        move(shop, "payment", where, known + 3)
+        shop["payment-1"].launch()
+        _settled(shop, after)
+        for order_id in lost:
+            shop.http.post(shop.url("order-api", f"/orders/{order_id}/cancel")).raise_for_status()
+            assert shop.await_settled(order_id)["status"] == "cancelled"
+        shop.await_ready()
+        _verified(shop, [*before, *lost, *after])
+        return _named(said)
+
+
+def created_anew(directory: Path) -> str:
+    """The topic of orders is deleted and made again."""
+    with _shop(directory) as shop:
+        _settled(shop, _order(shop))
+        await_rest(shop, ())
+        recreate(shop, [ORDERS])
+        shop.await_orderable("sku-a")  # the api may have seen that the topic was away
+        waiting = _order(shop)
+        said = [await_named(shop, instance, ORDERS, "created anew") for instance in CONSUMERS]
+        assert all("loss detected" in shop[instance].log.read_text() for instance in CONSUMERS)
+        for instance in CONSUMERS:
+            shop[instance].stop()
+        admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos"))
+        _begin_anew(shop, admin)
+        for instance in CONSUMERS:
+            shop[instance].launch()
+        shop.await_ready()
+        _settled(shop, [*waiting, *_order(shop)])
+        assert_consistent(shop)
+        return _named(said[0])
+
+
+def _begin_anew(shop: Stack, admin: AdminClient) -> None:
+    """Each service that reads the topic begins at its start, as docs/OPERATIONS.md says."""
+    topic_id = describe(admin, [ORDERS])[ORDERS].topic_id
+    for database in DATABASES:
+        with shop.postgres.connect(database) as owner:
+            owner.execute("DELETE FROM parked_events WHERE topic = %s AND state = 'done'", (ORDERS,))
+            owner.execute(
+                "UPDATE positions SET topic_id = %s, next_offset = 0, record_time = NULL WHERE topic = %s",
+                (topic_id, ORDERS),
+            )
+
+
+def restored(directory: Path) -> str:
+    """Payment's database comes back from a backup, with orders decided since."""
+    with _shop(directory) as shop:
+        before = _order(shop)
+        _settled(shop, before)
+        await_rest(shop, ())
+        back_up(shop, "payment")
+        shop.await_ready()
+        since = _order(shop)
+        _settled(shop, since)
+        await_rest(shop, ())
+        restore(shop, "payment")
+        said = await_named(shop, "payment-1", "lost transactions", "just replay")
+        assert "loss detected" in shop["payment-1"].log.read_text()
+        meanwhile = _order(shop)
+        shop.run_tool("ops.replay", "payment", "--why", "chaos", "--actor", "chaos")
+        _settled(shop, meanwhile)
+        shop.await_ready()
+        _verified(shop, [*before, *since, *meanwhile])
+        return _named(said)
+
+
+def _named(said: str) -> str:
+    """What /readyz says, without the rest of its document."""
+    return said.split("consumer: ")[-1].split(LOSS_HELP)[0].rstrip("; ")[:60] + "…"
+
+
+class Native:
+    """What `just up` runs, in a folder and on ports of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        ports = dict(
+            zip([name.upper() for name in PORT_SETTINGS], map(str, free_ports(len(PORT_SETTINGS))), strict=True)
+        )
+        # A block of 500 admin ports begins there.
+        ports["ADMIN_PORT_BASE"] = str(12_000 + os.getpid() % 7 * 1_000)
+        self.environment = {**os.environ, **ports, "TANDEM_HOME": str(home), "STACK": "native"}
+        self.api = f"http://{HOST}:{ports['ORDER_API_PORT']}/api/v1/orders"
+        home.mkdir(parents=True)
+        (home / "cache").symlink_to(Settings.from_environment().cache)
+
+    def just(self, *arguments: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dev", *arguments],
+            cwd=ROOT,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=UP_S,
+        )
+        assert done.returncode == 0, f"just {arguments}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    @property
+    def supervisor(self) -> int:
+        return int((self.home / "supervisor/supervisord.pid").read_text())
+
+    def order(self) -> list[str]:
+        """An order of each customer. Each is confirmed when this returns."""
+        ids = []
+        for number in range(CUSTOMERS):
+            body = {"customer_id": f"cust-{number:06d}", "product_id": "sku-0001", "quantity": 1}
+            answer = httpx.post(self.api, json=body)
+            assert answer.status_code == 202, answer.text
+            ids.append(str(answer.json()["order_id"]))
+        for order_id in ids:
+            eventually(lambda i=order_id: httpx.get(f"{self.api}/{i}").json()["settled"], "settled", SETTLE_S)  # type: ignore[misc]
+        return ids
+
+
+def supervisor_killed(directory: Path) -> str:
+    """The supervisor of a native stack is killed; its orphans go on, and `just up` makes an end of them."""
+    native = Native(directory)
+    try:
+        native.just("up")
+        ids = native.order()
+        os.kill(native.supervisor, signal.SIGKILL)
+        ids += native.order()
+        said = native.just("up")
+        assert "stopping what an earlier run left" in said, said
+        ids += native.order()
+        told = directory / "accepted.txt"
+        told.write_text("\n".join(ids))
+        native.just("ops", "verify", "--accepted", str(told))
+        return next(line for line in said.splitlines() if "left" in line)
+    finally:
+        native.just("down")
+
+
+ACTS: Final[dict[str, Callable[[Path], str]]] = {
+    "log-truncated": truncated,
+    "topic-created-anew": created_anew,
+    "database-restored": restored,
+    "kill-supervisor": supervisor_killed,
+}
+TARGETS: Final = {
+    "log-truncated": "orders",
+    "topic-created-anew": "orders",
+    "database-restored": "payment",
+    "kill-supervisor": "supervisord",
+}

@@ -1,0 +1,151 @@
+"""The stack that chaos plays on: two of each process, each with a proxy of its own before Kafka and its database."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from dev.kafka import Broker
+from dev.postgres import Cluster
+from dev.settings import HOST, SERVICES, Service, free_ports
+from tests.chaos.disk import Disk
+from tests.proxy import Proxy
+from tests.stack import Instance, Stack, eventually
+
+INSTANCES_EACH: Final = 2
+DEADLINE_S: Final = 30
+"""Short, so that outages run into it: late results meet orders that time has cancelled."""
+PRODUCTS: Final = 20
+SCARCE_PRODUCTS: Final = 20
+SCARCE_PIECES: Final = 25
+PIECES: Final = 10**9
+CUSTOMERS: Final = 120
+PROBES: Final = 80
+BALANCE: Final = 10**12
+POOR: Final = 5
+"""Of every hundred customers so many have next to nothing."""
+
+
+class OddInstance(Instance):
+    """An instance that believes something else than the others do. See `tests.chaos.odd`."""
+
+    odd: tuple[str, ...] = ()
+
+    def command(self) -> list[str]:
+        if not self.odd:
+            return super().command()
+        return [sys.executable, "-m", "tests.chaos.odd", *self.odd, *self.service.arguments]
+
+
+class Arena(Stack):
+    """A `Stack` whose parts can be reached one by one."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory, {"ORDER_SETTLE_DEADLINE_S": str(DEADLINE_S)})
+        self.disks = {name: Disk(directory / f"{name}-disk") for name in ("postgres", "kafka")}
+        self.postgres = Cluster(self.disks["postgres"].path / "postgres", self.postgres_port, self.postgres.password)
+        self.kafka_links: dict[str, Proxy] = {}
+        self.database_links: dict[str, Proxy] = {}
+        names = [service.instance(n) for service in SERVICES for n in range(1, INSTANCES_EACH + 1)]
+        direct, controller, *ports = free_ports(2 + 3 * len(names))
+        self._ports = dict(zip(names, zip(ports[::3], ports[1::3], ports[2::3], strict=True), strict=True))
+        self.kafka = self._broker(direct, controller)
+        for server in (self.postgres, self.kafka):
+            server.log = directory / f"{server.name}.log"  # not on the disk that runs full
+
+    def _broker(self, direct: int, controller: int) -> Broker:
+        """A listener for each instance, which it reaches through its proxy; chaos itself, and the tools, go straight.
+
+        Kafka tells its clients where to find it: what is advertised has to be the proxy.
+        """
+        listeners = {"PLAINTEXT": (direct, direct)} | {
+            name.replace("-", "").upper(): (behind, kafka) for name, (behind, kafka, _) in self._ports.items()
+        }
+        self.variables["KAFKA_BOOTSTRAP_SERVERS"] = f"{HOST}:{direct}"
+        return Broker(
+            self.disks["kafka"].path / "kafka",
+            direct,
+            controller,
+            {
+                "listeners": ",".join(
+                    [f"{n}://{HOST}:{port}" for n, (port, _) in listeners.items()]
+                    + [f"CONTROLLER://{HOST}:{controller}"]
+                ),
+                "advertised.listeners": ",".join(f"{n}://{HOST}:{port}" for n, (_, port) in listeners.items()),
+                "listener.security.protocol.map": ",".join(f"{n}:PLAINTEXT" for n in (*listeners, "CONTROLLER")),
+                "num.network.threads": "1",  # of each listener
+            },
+        )
+
+    def start(self) -> None:
+        """All of it, with products in stock and customers with money."""
+        for disk in self.disks.values():
+            disk.mount()
+        self.start_infrastructure()
+        for name, (behind, kafka, database) in self._ports.items():
+            self.kafka_links[name] = Proxy(kafka, behind)
+            self.database_links[name] = Proxy(database, self.postgres_port)
+        for service in SERVICES:
+            for number in range(1, INSTANCES_EACH + 1):
+                self.launch(service.name, number)
+        for instance in ("inventory-1", "payment-1"):
+            eventually(self[instance].listening, f"{instance} listens")
+        self._open_shop()
+        self.await_ready()
+
+    def _open_shop(self) -> None:
+        for number in range(PRODUCTS):
+            self.product(f"sku-{number}", price=10 + number, pieces=PIECES)
+        for number in range(SCARCE_PRODUCTS):
+            self.product(f"scarce-{number}", price=7, pieces=SCARCE_PIECES)
+        for number in range(CUSTOMERS):
+            balance = 50 if number % 100 < POOR else BALANCE
+            self.account(f"keyed-{number}", balance)
+            self.account(f"free-{number}", balance)
+        for number in range(PROBES):
+            self.account(f"probe-{number}", BALANCE)
+
+    def make(self, service: Service, number: int) -> OddInstance:
+        """Behind its proxies, as far as there are some: what a storm adds goes straight."""
+        name = service.instance(number)
+        variables = dict(self.variables)
+        if name in self._ports:
+            _, kafka, database = self._ports[name]
+            url = f"{service.database.upper()}_DATABASE_URL"
+            variables["KAFKA_BOOTSTRAP_SERVERS"] = f"{HOST}:{kafka}"
+            variables[url] = variables[url].replace(f":{self.postgres_port}/", f":{database}/")
+        return OddInstance(self.directory, service, number, self.ports[service.name], variables)
+
+    def named(self, target: str) -> list[OddInstance]:
+        """The instance of that name, or all of the service of that name."""
+        found = [i for name, i in self.instances.items() if target in (name, i.service.name)]
+        return [instance for instance in found if isinstance(instance, OddInstance)]
+
+    def ended(self) -> list[str]:
+        """Instances that have ended, which nobody asked them to."""
+        return [
+            f"{name} ended with {i.process.returncode}"
+            for name, i in self.instances.items()
+            if i.process is not None and i.process.poll() is not None
+        ]
+
+    def unready(self) -> list[str]:
+        """What is missing, of every instance."""
+        found = {name: instance.unready() for name, instance in self.instances.items()}
+        return [f"{name}: {missing}" for name, missing in found.items() if missing]
+
+    def occurrences(self, words: str) -> int:
+        """How often the words stand in the logs of all instances."""
+        return sum(log.read_text(errors="replace").count(words) for log in self._logs())
+
+    def _logs(self) -> Iterator[Path]:
+        return self.directory.glob("*-[0-9].log")
+
+    def stop(self) -> None:
+        super().stop()
+        for proxy in (*self.kafka_links.values(), *self.database_links.values()):
+            proxy.cut()
+
+    def unmount(self) -> None:
+        for disk in self.disks.values():
+            disk.unmount()
