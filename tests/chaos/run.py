@@ -17,8 +17,7 @@ from tests.stack import eventually
 RECOVER_S: Final = 90.0
 REST_S: Final = 180.0
 VERIFY_S: Final = 600.0
-_KEYED: Final = "SELECT order_id::text FROM orders WHERE customer_id LIKE 'keyed-%' OR customer_id LIKE 'probe-%'"
-_FREE: Final = "SELECT order_id::text FROM orders WHERE customer_id LIKE 'free-%'"
+_OF: Final = "SELECT order_id::text FROM orders WHERE split_part(customer_id, '-', 1) = ANY(%s)"
 _TOO_EARLY: Final = """
     SELECT count(*) FROM orders WHERE reason = 'deadline' AND decided_at < placed_at + make_interval(secs => %s)
 """
@@ -134,8 +133,8 @@ class Run:
         done = arena.tool("ops.verify", "--accepted", str(told.file), timeout_s=VERIFY_S)
         report.verified = done.stdout + done.stderr
         report.proved = done.returncode == 0
-        keyed = {order_id for (order_id,) in arena.query("order", _KEYED)}
-        free = {order_id for (order_id,) in arena.query("order", _FREE)}
+        keyed = {order_id for (order_id,) in arena.query("order", _OF, (["keyed", "probe"],))}
+        free = {order_id for (order_id,) in arena.query("order", _OF, (["free"],))}
         [(unsettled,)] = arena.query("order", _UNSETTLED)
         [(too_early,)] = arena.query("order", _TOO_EARLY, (DEADLINE_S,))
         unknown = told.counts["orders whose outcome nobody told"]

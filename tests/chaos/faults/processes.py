@@ -20,6 +20,7 @@ STUTTER_STOPPED_S: Final = 0.18
 STUTTER_RUNNING_S: Final = 0.02
 CATCH_S: Final = 20.0
 STORM_EVERY_S: Final = 1.5
+JOIN_S: Final = 8.0
 HOUR_S: Final = 3_600
 WRONG_CLOCKS_S: Final = (-30 * 24 * HOUR_S, -HOUR_S, HOUR_S, 30 * 24 * HOUR_S)
 IMPOSTOR: Final = 9
@@ -120,7 +121,9 @@ def rebalance_storm(arena: Arena, fault: Fault) -> Injected:
             for number in (2, 3):
                 if number == 3 or changes:
                     arena.launch(service, number)
-            over.wait(draw.uniform(STORM_EVERY_S, 2 * STORM_EVERY_S))
+            joining = time.monotonic() + JOIN_S
+            while arena[f"{service}-3"].unready() is not None and time.monotonic() < joining:
+                over.wait(0.1)
             for number in (2, 3):
                 leave = arena[f"{service}-{number}"]
                 leave.stop() if draw.random() < 0.5 else leave.kill()
