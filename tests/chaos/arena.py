@@ -1,6 +1,5 @@
 """The stack that chaos plays on: two of each process, each with a proxy of its own before Kafka and its database."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,17 +23,6 @@ PROBES: Final = 80
 BALANCE: Final = 10**12
 POOR: Final = 5
 """Of every hundred customers so many have next to nothing."""
-
-
-class OddInstance(Instance):
-    """An instance that believes something else than the others do. See `tests.chaos.odd`."""
-
-    odd: tuple[str, ...] = ()
-
-    def command(self) -> list[str]:
-        if not self.odd:
-            return super().command()
-        return [sys.executable, "-m", "tests.chaos.odd", *self.odd, *self.service.arguments]
 
 
 class Arena(Stack):
@@ -105,7 +93,7 @@ class Arena(Stack):
         for number in range(PROBES):
             self.account(f"probe-{number}", BALANCE)
 
-    def make(self, service: Service, number: int) -> OddInstance:
+    def make(self, service: Service, number: int) -> Instance:
         """Behind its proxies, as far as there are some: what a storm adds goes straight."""
         name = service.instance(number)
         variables = dict(self.variables)
@@ -114,12 +102,11 @@ class Arena(Stack):
             url = f"{service.database.upper()}_DATABASE_URL"
             variables["KAFKA_BOOTSTRAP_SERVERS"] = f"{HOST}:{kafka}"
             variables[url] = variables[url].replace(f":{self.postgres_port}/", f":{database}/")
-        return OddInstance(self.directory, service, number, self.ports[service.name], variables)
+        return Instance(self.directory, service, number, self.ports[service.name], variables)
 
-    def named(self, target: str) -> list[OddInstance]:
+    def named(self, target: str) -> list[Instance]:
         """The instance of that name, or all of the service of that name."""
-        found = [i for name, i in self.instances.items() if target in (name, i.service.name)]
-        return [instance for instance in found if isinstance(instance, OddInstance)]
+        return [instance for name, instance in self.instances.items() if target in (name, instance.service.name)]
 
     def ended(self) -> list[str]:
         """Instances that have ended, which nobody asked them to."""

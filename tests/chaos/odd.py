@@ -1,4 +1,4 @@
-"""`python -m tests.chaos.odd [--clock S] [--group NAME] MODULE [ARGUMENTS]`: a service that has something wrong.
+"""`python -m tests.chaos.odd [--clock S] [--group NAME] -m MODULE [ARGUMENTS]`: a service that has something wrong.
 
 Its clock may be off by so many seconds, or it may be in a consumer group of its own: it is then given partitions that
 somebody else owns as well.
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="odd")
     parser.add_argument("--clock", type=int, default=0, metavar="S")
     parser.add_argument("--group")
-    parser.add_argument("module")
+    parser.add_argument("-m", dest="module", required=True)
     parser.add_argument("arguments", nargs=argparse.REMAINDER)
     chosen = parser.parse_args()
     right_s, right_ns = time.time, time.time_ns

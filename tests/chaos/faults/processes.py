@@ -24,6 +24,7 @@ JOIN_S: Final = 8.0
 HOUR_S: Final = 3_600
 WRONG_CLOCKS_S: Final = (-30 * 24 * HOUR_S, -HOUR_S, HOUR_S, 30 * 24 * HOUR_S)
 IMPOSTOR: Final = 9
+ODD: Final = ("-m", "tests.chaos.odd")
 _IN_TRANSACTION: Final = """
     SELECT count(*) FROM pg_stat_activity
     WHERE application_name = %s AND xact_start IS NOT NULL AND state IN ('idle in transaction', 'active')
@@ -143,7 +144,7 @@ def two_owners(arena: Arena, fault: Fault) -> Injected:
     group = f"{fault.target}-impostor"
     _begin_where(arena, group, fault.target)
     impostor = arena.make(service, IMPOSTOR)
-    impostor.odd = ("--group", group)
+    impostor.launcher = (*ODD, "--group", group)
     superseded = rises(lambda: arena.occurrences("starting over"), "batches dropped")
     impostor.launch()
     try:
@@ -174,11 +175,11 @@ def wrong_clock(arena: Arena, fault: Fault) -> Injected:
     [instance] = arena.named(fault.target)
     off_s = random.Random(fault.seed).choice(WRONG_CLOCKS_S)
     instance.stop()
-    instance.odd = ("--clock", str(off_s))
+    instance.launcher = (*ODD, "--clock", str(off_s))
     instance.launch()
     try:
         yield lambda: f"off by {off_s / HOUR_S:+.0f} h"
     finally:
         instance.stop()
-        instance.odd = ()
+        instance.launcher = ()
         instance.launch()
