@@ -168,7 +168,7 @@ class Client(threading.Thread):
             self.rest()
         self.told.complain(f"no answer within {GIVE_UP_S:.0f} s: {what}")
 
-    def follow(self, order_id: str, body: Body) -> None:
+    def follow(self, order_id: str) -> None:
         """Some look their order up at once, some think better of it."""
         chance = self._draw.random()
         if chance < 0.05:
@@ -200,7 +200,7 @@ class Keyed(Client):
             again = self.until_answered(body, key)
             if again not in ("", order_id):
                 self.told.complain(f"key {key} was {order_id}, and {again} when it came again")
-        self.follow(order_id, body)
+        self.follow(order_id)
 
 
 class Unkeyed(Client):
@@ -217,7 +217,7 @@ class Unkeyed(Client):
             answer = self.post(body)
             if answer.status == 202:
                 self.told.accept([answer.order_id], keyed=False)
-                self.follow(answer.order_id, body)
+                self.follow(answer.order_id)
                 return
             if self.give_up(answer):
                 return
