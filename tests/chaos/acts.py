@@ -22,8 +22,8 @@ from common.kafka import client_config
 from common.positions import LOSS_HELP, describe
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
 from tests.audit import assert_consistent, await_rest
+from tests.backup import back_up, restore
 from tests.faults.test_loss import await_named, delete_records, move, position, read_to_its_end, recreate
-from tests.faults.test_restore import back_up, restore
 from tests.stack import Stack, eventually
 
 CUSTOMERS: Final = 30
