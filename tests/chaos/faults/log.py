@@ -8,10 +8,10 @@ from typing import Any, Final
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from common.events import READERS
 from common.kafka import client_config, producer_config
 from common.positions import Partition, log_bounds
 from dev.settings import SERVICES
-from ops.topics import READERS
 from tests.chaos.arena import BALANCE, Arena
 from tests.chaos.faults.fault import Injected
 from tests.chaos.schedule import Fault
