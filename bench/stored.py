@@ -166,9 +166,9 @@ FILLINGS: Final = {
 # The same order id and customer as `order_id` and `customer_id` give.
 _ID: Final = sql.SQL(
     "(lpad(to_hex({began} + number), 12, '0') || '70008' "
-    "|| lpad(to_hex((number * {spread}::numeric % {range})::bigint), 15, '0'))::uuid"
+    "|| lpad(to_hex((number * {spread}::numeric %% {range})::bigint), 15, '0'))::uuid"
 ).format(began=BEGAN, spread=sql.Literal(str(_SPREAD)), range=_RANGE)
-_CUSTOMER: Final = sql.SQL("'cust-' || lpad((number % {})::text, 6, '0')").format(CUSTOMERS)
+_CUSTOMER: Final = sql.SQL("'cust-' || lpad((number %% {})::text, 6, '0')").format(CUSTOMERS)
 _WRITTEN_COLUMNS: Final = """
     SELECT attname, atttypid = 'timestamptz'::regtype FROM pg_attribute
     WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped AND attgenerated = '' AND attidentity = ''
@@ -203,7 +203,7 @@ def template(connection: Conn, table: str) -> sql.Composed:
             values.append(columns[-1])
     return sql.SQL(
         "INSERT INTO {} ({}) SELECT {} FROM generate_series(%s::bigint, %s::bigint) AS number "
-        "JOIN {} ON copied = number % {}"
+        "JOIN {} ON copied = number %% {}"
     ).format(name, sql.SQL(", ").join(columns), sql.SQL(", ").join(values), aside, COPIED)
 
 
