@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import httpx
 import psycopg
@@ -25,6 +25,10 @@ SETTLE_S = 90.0
 API = "/api/v1"
 
 T = TypeVar("T")
+
+# Made once: a client of its own costs each question 50 ms of CPU, and readiness is asked for every 50 ms. Connections
+# are not kept, since processes are killed and started again at the same port.
+_asking: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S) -> T:
@@ -65,7 +69,7 @@ class Instance(Server):
         return {**self.variables, "TANDEM_STACK": str(self.directory)}
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(f"http://{HOST}:{self.admin_port}{path}", timeout=10)
+        return _asking.get(f"http://{HOST}:{self.admin_port}{path}")
 
     def unready(self) -> str | None:
         try:
