@@ -19,7 +19,7 @@ from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
 from tests.clients import PLENTY, Batches, Book, Clients, Keyed, Plain, furnish
 from tests.crash.launch import SAID
-from tests.crash.points import Point
+from tests.crash.points import Point, Scene
 from tests.stack import Instance, Stack, eventually
 
 REACH_S: Final = 30.0
@@ -226,7 +226,7 @@ def overdue(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
     stack.await_ready("payment-1", instance.name)
 
 
-SCENES: Final[Mapping[str, Callable[[Stack, Instance, Arm], AbstractContextManager[None]]]] = {
+SCENES: Final[Mapping[Scene, Callable[[Stack, Instance, Arm], AbstractContextManager[None]]]] = {
     "load": load,
     "join": join,
     "stop": stop,
@@ -289,7 +289,7 @@ def rest(trials: Trials) -> Iterator[None]:
     yield
 
 
-TOOL_SCENES: Final[Mapping[str, Callable[[Trials], AbstractContextManager[None]]]] = {
+TOOL_SCENES: Final[Mapping[Scene, Callable[[Trials], AbstractContextManager[None]]]] = {
     "restored": restored,
     "rest": rest,
 }
