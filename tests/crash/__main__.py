@@ -5,6 +5,7 @@ A fault throws its stack away: the next point gets a new one, and the logs of th
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -73,6 +74,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
     chosen = parser.parse_args(arguments)
     points = [point for point in POINTS.values() if not chosen.points or point.name in chosen.points]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped
     directory = Path(tempfile.mkdtemp(prefix="tandem-crash-"))
     began = time.monotonic()
     found: list[Outcome] = []

@@ -72,7 +72,7 @@ _ALL: Final = (
     # Inventory and its relay
     Point("inventory-starts-found", "inventory", "after", "common.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
-    Point("inventory-half-sent", "inventory", "after", "common.kafka:Producer.produce", 25, pause_s=_SENT_S),
+    Point("inventory-results-buffered", "inventory", "after", "common.kafka:Publisher._hand_over", 7),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
         following="common.parking:reopen", scene="redrive",
@@ -101,8 +101,10 @@ _ALL: Final = (
     Point("api-catalogue-half-read", "order-api", "after", "order.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.keyed_requests:_insert", 20),
     Point("api-order-sent", "order-api", "after", "order.orders_log:OrdersLog.send", 30, pause_s=_SENT_S),
-    Point("api-order-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.acknowledged", 31),
-    Point("api-order-answered", "order-api", "after", "order.place:_send_order", 32),
+    Point("api-order-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.fate", 31),
+    # The loop sends what was written to a connection when it comes round again.
+    Point("api-order-answered", "order-api", "before", "common.kafka:AsyncPublisher._poll", 32,
+          following="order.fast_lane:FastLane._answer_accepted"),
     Point("api-cancel-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.request_cancel", 3),
     Point("api-batch-half-sent", "order-api", "after", "order.batch:PlaceBatch._place_chunk"),
     Point("api-draining", "order-api", "before", "order.orders_log:OrdersLog.close", scene="stop"),
