@@ -93,8 +93,7 @@ _ALL: Final = (
     Point("saga-leaving", "order-saga", "before", "common.inbox:Inbox.close", scene="stop"),
     Point("saga-redrive-undecided", "order-saga", "after", "common.parking:set_state", 2,
           following="common.parking:reopen", scene="redrive"),
-    Point("deadline-half-said", "order-saga", "after", "order.deadlines:DeadlineTimer._passed", 3, pause_s=_SENT_S,
-          scene="overdue"),
+    Point("deadline-unsaid", "order-saga", "after", "order.deadlines:DeadlineTimer._passed", 3, scene="overdue"),
     Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.deadlines:DeadlineTimer._passed",
           scene="overdue"),
     # The api
