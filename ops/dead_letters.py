@@ -191,7 +191,7 @@ def mark(connection: Conn, statement: str, chosen: argparse.Namespace) -> int:
         connection.execute(_LOCK_POSITIONS)
         found = find(connection, chosen)
         if chosen.command == "discard":
-            check_discardable(found)
+            found = discardable(found, chosen)
         rows = connection.execute(statement, _columns([f.place for f in found])).fetchall()
         if rows:
             columns = [list(column) for column in zip(*rows, strict=True)]
@@ -201,15 +201,24 @@ def mark(connection: Conn, statement: str, chosen: argparse.Namespace) -> int:
     return len(rows)
 
 
-def check_discardable(found: Sequence[Found]) -> None:
-    """Only orders, and what is no event at all, can be given up. Raises `Fatal`."""
-    for parked in found:
-        kind = type_named(parked.value)
-        if kind in OURS and kind != type_of(OrderPlaced):
-            raise Fatal(
-                f"dlq: {parked.place} is {kind}: without it money or stock would stay where it does not belong; mend "
-                "the cause and redrive it"
-            )
+def discardable(found: Sequence[Found], chosen: argparse.Namespace) -> list[Found]:
+    """Only orders, and what is no event at all, can be given up. Of a customer, all else stays parked; raises `Fatal`
+    when it was named by its place."""
+    kept = [parked for parked in found if not is_discardable(parked.value)]
+    for parked in kept:
+        why = (
+            f"{parked.place} is {type_named(parked.value)}: without it money or stock would stay where it does not "
+            "belong; mend the cause and redrive it"
+        )
+        if not chosen.customer:
+            raise Fatal(f"dlq: {why}")
+        print(f"not discarded: {why}")
+    return [parked for parked in found if parked not in kept]
+
+
+def is_discardable(value: bytes) -> bool:
+    kind = type_named(value)
+    return kind not in OURS or kind == type_of(OrderPlaced)
 
 
 def type_named(value: bytes) -> str:
