@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterable, Iterator
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
-from common.events import Milliseconds
-from common.kafka import Outgoing, Publisher, client_config
+from common.events import PAYMENTS, Milliseconds
+from common.kafka import Outgoing, Publisher, client_config, producer_config
 from common.postgres import connect
 from order import config
 from order.deadlines import DeadlineTimer
@@ -81,3 +82,30 @@ def test_a_saga_that_was_away_past_the_deadline_confirms_what_was_decided_meanwh
     assert overdue_named_by_a_sweep(shop) == 0, "the results lie unread: nobody may say that time is up"
     shop["order-saga-1"].launch()
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == ["confirmed"] * 20
+
+
+def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> None:
+    """By its position, the saga has read it; whether it was good is known when it is redriven."""
+    shop.account("bob", 10_000)
+    first = shop.place("bob", ("sku-a", 1))
+    assert shop.await_settled(first)["status"] == "confirmed"
+    [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (first,))
+    stranger = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    shop["payment-1"].kill()
+    held = shop.place("bob", ("sku-a", 1))
+    placed = time.monotonic()
+    eventually(lambda: shop.query("order", "SELECT FROM orders WHERE order_id = %s", (held,)) != [], "it is pending")
+    stranger.produce(PAYMENTS, b"not an event", "bob", number)
+    stranger.flush(30)
+    parked = "SELECT count(*) FROM parked_events WHERE key = 'bob' AND topic = %s AND state = 'parked'"
+    eventually(lambda: shop.query("order", parked, (PAYMENTS,)) == [(1,)], "the saga has parked it")
+    shop["payment-1"].launch()
+    eventually(lambda: shop.query("order", parked, (PAYMENTS,)) == [(2,)], "the payment is parked behind it")
+    eventually(lambda: time.monotonic() - placed > 1.5 * DEADLINE_S, "the deadline has passed")
+    assert shop.order(held)["status"] == "pending"
+    assert overdue_named_by_a_sweep(shop) == 0
+    [(offset,)] = shop.query("order", "SELECT \"offset\" FROM parked_events WHERE key = 'bob' AND root")
+    what, service, why = "ops.dead_letters", ("--service", "order"), ("--why", "a stranger wrote it")
+    shop.run_tool(what, "discard", f"{PAYMENTS}/{number}@{offset}", *service, *why)
+    shop.run_tool(what, "redrive", "--customer", "bob", *service, *why)
+    assert shop.await_settled(held)["status"] == "confirmed"

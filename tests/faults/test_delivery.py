@@ -1,0 +1,389 @@
+"""The delivery rules, one by one: a database that refuses one table, a topic that takes no records, an instance that
+comes too late. What has to happen before what is shown from outside, whatever the code looks like inside."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from typing import Any
+
+import pytest
+from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
+
+from common.events import (
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    PRODUCTS,
+    CustomerId,
+    Item,
+    OrderConfirmed,
+    OrderId,
+    OrderPlaced,
+    OrderRejected,
+    PlacedData,
+    encode,
+    make,
+    now,
+    type_of,
+)
+from common.kafka import client_config, message_bytes_max, producer_config
+from common.positions import Partition, committed_offsets, log_bounds
+from order.ids import OrderIds
+from tests.audit import assert_consistent, await_rest
+from tests.stack import Stack, eventually
+
+SKU, SOLD_OUT = "sku-a", "sku-none"
+PRICE = 100
+BALANCE = 10**6
+SOON_S = 20.0
+READERS = {"payment": (ORDERS,), "inventory": (ORDERS,), "order": (ORDERS, PAYMENTS, INVENTORY)}
+GROUPS = {"payment": "payment", "inventory": "inventory", "order": "order-saga"}
+INSTANCES = {"payment": "payment-1", "inventory": "inventory-1", "order": "order-saga-1"}
+
+_customers = count()
+
+
+@pytest.fixture(scope="module")
+def shop(own_stack: Stack) -> Stack:
+    own_stack.launch_all()
+    own_stack.product(SKU, price=PRICE, pieces=10**6)
+    own_stack.product(SOLD_OUT, price=PRICE)
+    own_stack.await_orderable(SKU)
+    own_stack.await_orderable(SOLD_OUT)
+    return own_stack
+
+
+def new_customer(shop: Stack) -> CustomerId:
+    customer_id = CustomerId(f"customer-{next(_customers)}")
+    shop.account(customer_id, BALANCE)
+    return customer_id
+
+
+# What Kafka has
+
+
+def client(shop: Stack) -> dict[str, Any]:
+    return client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test")
+
+
+def partitions(shop: Stack, topic: str) -> list[Partition]:
+    return [Partition(topic, number) for number in range(int(shop.variables["TOPIC_PARTITIONS"]))]
+
+
+def ends(shop: Stack, *topics: str) -> dict[Partition, int]:
+    wanted = [partition for topic in topics for partition in partitions(shop, topic)]
+    return {partition: end for partition, (_, end) in log_bounds(AdminClient(client(shop)), wanted).items()}
+
+
+def records(shop: Stack, topic: str, order_id: str) -> list[tuple[int, bytes | None, bytes]]:
+    """The partition number, key and value of each record about an order."""
+    reader = Consumer({**client(shop), "group.id": "test"})
+    found = []
+    for partition, end in ends(shop, topic).items():
+        reader.assign([TopicPartition(*partition, 0)])
+        offset = 0
+        while offset < end:
+            [message] = reader.consume(1, 10)
+            offset = (message.offset() or 0) + 1
+            value = message.value() or b""
+            if order_id.encode() in value:
+                found.append((partition.number, message.key(), value))
+    reader.close()
+    return found
+
+
+def committed(shop: Stack, service: str) -> dict[Partition, int]:
+    reader = Consumer({**client(shop), "group.id": GROUPS[service]})
+    found = committed_offsets(reader, [p for topic in READERS[service] for p in partitions(shop, topic)])
+    reader.close()
+    return found
+
+
+def positions(shop: Stack, service: str) -> dict[Partition, int]:
+    rows = shop.query(service, "SELECT topic, partition, next_offset FROM positions")
+    return {Partition(topic, number): offset for topic, number, offset in rows}
+
+
+# What refuses
+
+
+@contextmanager
+def refusing(shop: Stack, database: str, table: str) -> Iterator[None]:
+    """The table takes no rows and no updates. The failure is one that may pass: a serialization failure."""
+    with shop.postgres.connect(database) as owner:
+        owner.execute("""
+            CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
+            AS $$ BEGIN RAISE EXCEPTION 'refused by a test' USING ERRCODE = '40001'; END $$
+        """)
+        owner.execute(f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON {table} EXECUTE FUNCTION refuse()")
+        try:
+            yield
+        finally:
+            owner.execute("DROP FUNCTION refuse CASCADE")
+
+
+@contextmanager
+def unwritable(shop: Stack, topic: str) -> Iterator[None]:
+    """Every record is too large for the topic. Reading it, and committing offsets, goes on."""
+    admin = AdminClient(client(shop))
+    usual = message_bytes_max(admin, [topic])[topic]
+    set_message_bytes_max(admin, topic, 1)
+    try:
+        yield
+    finally:
+        set_message_bytes_max(admin, topic, usual)
+
+
+def set_message_bytes_max(admin: AdminClient, topic: str, size: int) -> None:
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+
+
+def await_unready(shop: Stack, instance: str, why: str) -> None:
+    eventually(lambda: why in (shop[instance].unready() or ""), f"{instance} says {why!r}", SOON_S)
+
+
+def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:
+    [(found,)] = shop.query(service, f"SELECT count(*) FROM {table} WHERE order_id = %s", (order_id,))
+    return int(found)
+
+
+# The rules
+
+
+def test_what_the_database_does_not_take_leaves_no_trace(shop: Stack) -> None:
+    """Effect and position are one transaction; no result is published and no offset committed before it."""
+    await_read(shop)
+    said = ends(shop, PAYMENTS)
+    with refusing(shop, "payment", "positions"):
+        order_id = shop.place(new_customer(shop), (SKU, 1))
+        await_unready(shop, "payment-1", "retrying")
+        shop["payment-1"].stop()  # what it still wanted to commit, it has committed
+        assert count_of(shop, "payment", "payments", order_id) == 0, "the effect is stored without its position"
+        assert ends(shop, PAYMENTS) == said, "a result is published that is not stored"
+        stored = positions(shop, "payment")
+        ahead = {p: offset for p, offset in committed(shop, "payment").items() if offset > stored[p]}
+        assert not ahead, "offsets are committed of what is not stored"
+    shop["payment-1"].launch()
+    assert shop.await_settled(order_id)["status"] == "confirmed"
+    assert_consistent(shop)
+
+
+def test_an_order_that_the_log_does_not_take_is_not_accepted(shop: Stack) -> None:
+    customer_id = new_customer(shop)
+    with unwritable(shop, ORDERS):
+        answer = shop.post({"customer_id": customer_id, "product_id": SKU, "quantity": 1})
+        assert answer.status_code == 503, answer.text
+    # It may still take it, and then it counts.
+    asked = f"/orders/{answer.json()['order_id']}"
+    eventually(lambda: shop["order-api-1"].get(f"/api/v1{asked}").status_code in (200, 404), "its fate is known")
+
+
+def test_offsets_are_committed_when_the_results_are_in_the_log(shop: Stack) -> None:
+    """Else nobody would publish the result of who ends before it has."""
+    with unwritable(shop, PAYMENTS):
+        order_id = shop.place(new_customer(shop), (SKU, 1))
+        eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided")
+        await_unready(shop, "payment-1", "too large")
+        shop["payment-1"].stop()
+    shop["payment-1"].launch()
+    assert shop.await_settled(order_id, SOON_S)["status"] == "confirmed"
+
+
+def test_the_saga_publishes_an_outcome_that_it_had_only_stored(shop: Stack) -> None:
+    customer_id = new_customer(shop)
+    shop["order-saga-1"].stop()
+    order_id = shop.place(customer_id, (SOLD_OUT, 1))
+    eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided")
+    eventually(lambda: count_of(shop, "inventory", "reservations", order_id) == 1, "inventory has decided")
+    with unwritable(shop, ORDERS):
+        shop["order-saga-1"].launch()
+        rejected = "SELECT FROM orders WHERE order_id = %s AND status = 'rejected'"
+        eventually(lambda: shop.query("order", rejected, (order_id,)) != [], "the saga has decided")
+        await_unready(shop, "order-saga-1", "too large")
+        shop["order-saga-1"].stop()
+    shop["order-saga-1"].launch()
+    assert shop.await_settled(order_id, SOON_S)["payment"] == "refunded"
+    assert shop.balance(customer_id) == BALANCE
+
+
+def test_a_redriven_event_is_done_when_its_result_is_in_the_log(shop: Stack) -> None:
+    customer_id = new_customer(shop)
+    with shop.postgres.connect("payment") as owner:
+        owner.execute(f"ALTER TABLE payments ADD CONSTRAINT refused CHECK (customer_id <> '{customer_id}')")
+        order_id = shop.place(customer_id, (SKU, 1))
+        parked = "SELECT FROM parked_events WHERE key = %s AND state = 'parked'"
+        eventually(lambda: shop.query("payment", parked, (customer_id.encode(),)) != [], "it is parked")
+        owner.execute("ALTER TABLE payments DROP CONSTRAINT refused")
+    with unwritable(shop, PAYMENTS):
+        shop.run_tool("ops.dead_letters", "redrive", "--customer", customer_id, "--why", "the constraint is gone")
+        eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided", SOON_S)
+        await_unready(shop, "payment-1", "too large")
+        shop["payment-1"].stop()
+    shop["payment-1"].launch()
+    assert shop.await_settled(order_id, SOON_S)["status"] == "confirmed"
+
+
+def test_a_change_of_the_catalogue_is_published_when_the_log_has_it(shop: Stack) -> None:
+    shop.product("sku-changing", price=PRICE)
+    versions = "SELECT published_version FROM products WHERE product_id = 'sku-changing'"
+    eventually(lambda: shop.query("inventory", versions) == [(1,)], "the product is published")
+    with unwritable(shop, PRODUCTS):
+        shop.product("sku-changing", price=2 * PRICE)
+        await_unready(shop, "inventory-1", "relay")
+        assert shop.query("inventory", versions) == [(1,)], "it is marked as published, and is not"
+        shop["inventory-1"].stop()
+    shop["inventory-1"].launch()
+    body = {"customer_id": "nobody", "product_id": "sku-changing", "quantity": 1, "expected_amount": 2 * PRICE}
+    eventually(lambda: shop.post(body).status_code == 202, "the new price is known")
+
+
+def test_a_result_goes_to_the_partition_of_its_order_with_its_key(shop: Stack) -> None:
+    """Wherever that is: the customer's key would lead elsewhere, as it does when a topic was repartitioned."""
+    customer_id = new_customer(shop)
+    usual = records(shop, ORDERS, shop.place(customer_id, (SKU, 1)))[0][0]
+    unusual = (usual + 1) % int(shop.variables["TOPIC_PARTITIONS"])
+    order_id = publish_order(shop, customer_id, unusual)
+    for topic in (PAYMENTS, INVENTORY):
+        [(number, key, _)] = eventually(lambda t=topic: records(shop, t, order_id) or None, f"{topic} has the result")  # type: ignore[misc]
+        assert (number, key) == (unusual, customer_id.encode()), topic
+    assert shop.await_settled(order_id)["status"] == "confirmed"
+
+
+def publish_order(shop: Stack, customer_id: CustomerId, number: int) -> OrderId:
+    """Write an order into this partition of the log."""
+    at = now()
+    order_id = OrderIds().draw(at)
+    data = PlacedData(
+        order_id=order_id, customer_id=customer_id, items=(Item(SKU, 1, PRICE),), amount=PRICE, currency="EUR"
+    )
+    event = make(OrderPlaced, data, at=at, traceparent="")
+    producer = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    producer.produce(ORDERS, encode(event), customer_id, number)
+    producer.flush(30)
+    return order_id
+
+
+def test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch(shop: Stack) -> None:
+    """The test is the other instance: it holds the position while payment-1 takes the order in, decides it otherwise,
+    and moves on."""
+    customer_id = new_customer(shop)
+    number = records(shop, ORDERS, shop.place(customer_id, (SKU, 1)))[0][0]
+    await_read(shop)
+    where = Partition(ORDERS, number)
+    position = positions(shop, "payment")[where]
+    with shop.postgres.connect("payment") as other, other.transaction():
+        other.execute("SELECT FROM positions WHERE topic = %s AND partition = %s FOR UPDATE", where)
+        order_id = publish_order(shop, customer_id, number)
+        await_waiting(shop, "payment")
+        other.execute(
+            """INSERT INTO payments (order_id, customer_id, state, reason, amount, currency, decided_at)
+               VALUES (%s, %s, 'declined', 'insufficient_funds', %s, 'EUR', now())""",
+            (order_id, customer_id, PRICE),
+        )
+        moved = "UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s"
+        other.execute(moved, (position + 1, *where))
+    eventually(lambda: "another instance has it" in shop["payment-1"].log.read_text(), "payment-1 gives way", SOON_S)
+    assert shop.await_settled(order_id)["reason"] == "insufficient_funds"
+    assert shop.balance(customer_id) == BALANCE - PRICE
+    assert_consistent(shop)
+
+
+def await_read(shop: Stack) -> None:
+    """Wait until everybody has read everything."""
+    for service, topics in READERS.items():
+        eventually(
+            lambda s=service, t=topics: positions(shop, s) == ends(shop, *t),  # type: ignore[misc]
+            f"{service} is at the ends",
+            SOON_S,
+        )
+
+
+def await_waiting(shop: Stack, database: str) -> None:
+    """Wait until a session of the service waits for a row that somebody else has locked."""
+    waits = """
+        SELECT FROM pg_stat_activity WHERE datname = %s AND usename = %s AND wait_event_type = 'Lock'
+    """
+    with shop.postgres.connect() as owner:
+        eventually(lambda: owner.execute(waits, (database, database)).fetchone() is not None, f"{database} waits")
+
+
+def test_every_partition_of_a_batch_is_committed(shop: Stack) -> None:
+    """Not only the one of its last record."""
+    customers = [new_customer(shop) for _ in range(20)]
+    shop["payment-1"].stop()
+    ids = [shop.place(customer_id, (SKU, 1)) for customer_id in customers]
+    shop["payment-1"].launch()
+    await_rest(shop, ids)
+    await_read(shop)
+    for service in READERS:
+        eventually(
+            lambda s=service: committed(shop, s).items() >= {p: o for p, o in positions(shop, s).items() if o}.items(),  # type: ignore[misc]
+            f"{service} has committed what it has read",
+            SOON_S,
+        )
+
+
+def test_when_all_is_said_nobody_goes_on(shop: Stack) -> None:
+    """An order, and one that is undone, make so many records and no more."""
+    confirmed, rejected = (shop.place(new_customer(shop), (product_id, 1)) for product_id in (SKU, SOLD_OUT))
+    for order_id in (confirmed, rejected):
+        shop.await_settled(order_id)
+    await_read(shop)
+    for order_id, outcome in ((confirmed, OrderConfirmed), (rejected, OrderRejected)):
+        assert [type_of(outcome).encode() in value for _, _, value in records(shop, ORDERS, order_id)] == [False, True]
+
+
+def test_what_somebody_else_changes_meanwhile_is_not_overwritten(shop: Stack) -> None:
+    """A deposit and a restock are under way while an order is decided: it waits, and adds to what they left."""
+    customer_id = new_customer(shop)
+    shop.product("sku-restocked", price=PRICE, pieces=5)
+    shop.await_orderable("sku-restocked")
+    await_rest(shop, ())
+    with shop.postgres.connect("payment") as deposit, deposit.transaction():
+        deposit.execute("UPDATE accounts SET balance = balance + 500 WHERE customer_id = %s", (customer_id,))
+        deposit.execute(
+            """INSERT INTO ledger (customer_id, kind, amount, currency, recorded_at)
+               VALUES (%s, 'deposit', 500, 'EUR', now())""",
+            (customer_id,),
+        )
+        paid = shop.place(customer_id, ("sku-restocked", 1))
+        await_waiting(shop, "payment")
+    assert shop.await_settled(paid)["status"] == "confirmed"
+    assert shop.balance(customer_id) == BALANCE + 500 - PRICE
+    with shop.postgres.connect("inventory") as restock, restock.transaction():
+        restock.execute("UPDATE products SET on_hand = on_hand + 7 WHERE product_id = 'sku-restocked'")
+        restock.execute(
+            """INSERT INTO movements (product_id, kind, quantity, recorded_at)
+               VALUES ('sku-restocked', 'restock', 7, now())"""
+        )
+        reserved = shop.place(customer_id, ("sku-restocked", 1))
+        await_waiting(shop, "inventory")
+    assert shop.await_settled(reserved)["status"] == "confirmed"
+    assert shop.on_hand("sku-restocked") == 5 + 7 - 2
+    assert_consistent(shop)
+
+
+def test_one_order_of_each_outcome_is_proved(shop: Stack) -> None:
+    """By `verify`, and once more by the tests' own audit."""
+    customer_id, poor = new_customer(shop), CustomerId("poor")
+    shop.account(poor, 1)
+    orders = [(customer_id, SKU), (customer_id, SOLD_OUT), (poor, SKU), (poor, SOLD_OUT), (customer_id, SKU)]
+    ids = [shop.place(who, (what, 2)) for who, what in orders]
+    assert [shop.await_settled(order_id)["status"] for order_id in ids] == [
+        "confirmed", "rejected", "rejected", "rejected", "confirmed",
+    ]  # fmt: skip
+    shop.http.post(shop.url("order-api", f"/orders/{ids[-1]}/cancel")).raise_for_status()
+    eventually(lambda: shop.order(ids[-1])["payment"] == "refunded", "the cancelled order is refunded")
+    await_rest(shop, ids)
+    assert shop.balance(customer_id) == BALANCE - 2 * PRICE
+    assert "proved for" in shop.run_tool("ops.verify")
+    assert_consistent(shop)

@@ -1,0 +1,101 @@
+"""Whoever locks several rows locks them in one order, however the table has them: batches wait, and do not deadlock."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from common import positions
+from common.positions import Partition
+from common.postgres import Conn, connect
+from inventory import store as stock
+from payment import store as money
+from tests.stack import Stack, eventually
+
+NAMES = ("lock-a", "lock-b", "lock-c")
+# Without an index, rows come as the table has them: last name first.
+SCAN = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
+
+
+@contextmanager
+def backwards(stack: Stack, database: str, insert: str, table: str, column: str) -> Iterator[psycopg.Connection]:
+    """The superuser's connection, with rows of these names, the last one first."""
+    with stack.postgres.connect(database) as owner:
+        for name in reversed(NAMES):
+            owner.execute(insert, (name,))
+        try:
+            yield owner
+        finally:
+            owner.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s)", (list(NAMES),))
+
+
+def lock_accounts(connection: Conn) -> None:
+    money.lock(connection, set(NAMES), [])
+
+
+def lock_products(connection: Conn) -> None:
+    stock.lock(connection, set(NAMES), [])
+
+
+def lock_positions(connection: Conn) -> None:
+    positions.lock(connection, {Partition(name, 0) for name in NAMES})
+
+
+@pytest.mark.parametrize(
+    ("database", "insert", "table", "column", "lock"),
+    [
+        (
+            "payment",
+            "INSERT INTO accounts (customer_id, balance, currency) VALUES (%s, 0, 'EUR')",
+            "accounts",
+            "customer_id",
+            lock_accounts,
+        ),
+        (
+            "inventory",
+            """INSERT INTO products (product_id, name, unit_price, currency, active, published_version)
+               VALUES (%s, '', 0, 'EUR', false, 1)""",
+            "products",
+            "product_id",
+            lock_products,
+        ),
+        (
+            "payment",
+            "INSERT INTO positions (topic, partition, topic_id, next_offset) VALUES (%s, 0, '', 0)",
+            "positions",
+            "topic",
+            lock_positions,
+        ),
+    ],
+    ids=["accounts", "products", "positions"],
+)
+def test_rows_are_locked_in_one_order(
+    stack: Stack, database: str, insert: str, table: str, column: str, lock: Callable[[Conn], None]
+) -> None:
+    one = f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE NOWAIT"
+    with (
+        backwards(stack, database, insert, table, column) as owner,
+        stack.postgres.connect(database) as holder,
+        connect(stack.variables[f"{database.upper()}_DATABASE_URL"], "locks") as batch,
+    ):
+        batch.execute(SCAN)
+        batch.commit()
+
+        def take_all() -> None:
+            with batch.pipeline():
+                lock(batch)
+
+        waiting = threading.Thread(target=take_all)
+        with holder.transaction():
+            holder.execute(one, (NAMES[1],))
+            waiting.start()
+            waits = "SELECT FROM pg_stat_activity WHERE application_name = 'locks' AND wait_event_type = 'Lock'"
+            eventually(lambda: owner.execute(waits).fetchone() is not None, "the batch waits for the row in the middle")
+            owner.execute(one, (NAMES[2],))  # not come to yet
+            with pytest.raises(errors.LockNotAvailable):
+                owner.execute(one, (NAMES[0],))
+        waiting.join()
+        batch.rollback()
