@@ -9,6 +9,7 @@ from common.events import (
     STOCK_EVENTS,
     AnyOrderEvent,
     CustomerId,
+    DeadlineData,
     Milliseconds,
     OnInventory,
     OnOrders,
@@ -173,6 +174,17 @@ def test_the_deadline_does_not_touch_a_confirmed_order() -> None:
     confirmed = saga.order
     assert saga.hear(DEADLINE) == []
     assert saga.order is confirmed
+
+
+def test_time_is_up_by_the_clock_of_the_log() -> None:
+    """Which stamped the order and the deadline's passing. What a process's own clock says does not matter."""
+    data = DeadlineData(order_id=order_id(1), customer_id=CUSTOMER, reason="deadline", deadline_ms=500)
+    passed = make(OrderDeadlinePassed, data, at=Milliseconds(0), traceparent="")
+    order, _ = advance(None, PLACED, Milliseconds(1_000))
+    assert advance(order, passed, Milliseconds(1_499)) == (order, [])
+    after, [outcome] = advance(order, passed, Milliseconds(1_500))
+    assert after is not None
+    assert (after.status, outcome.data.reason) == ("cancelled", "deadline")
 
 
 @pytest.mark.parametrize("late", [CANCEL, DEADLINE, COMPLETED])
