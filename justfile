@@ -117,6 +117,11 @@ crash-matrix *args:
 chaos *args:
     python -m tests.chaos "$@"
 
+# Plant each known bug in a copy of the checkout: some check has to find it (just planted-bugs [NAME ...])
+[group('develop')]
+planted-bugs *args:
+    python -m tests.planted "$@"
+
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25, --against REV)
 [group('measure')]
 bench *args:

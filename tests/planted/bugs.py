@@ -1,0 +1,411 @@
+"""The bugs, by where they are planted. Each replaces a text that occurs once in its file.
+
+`checks` are tests by their pytest ids, cheapest first; a file stands for all that is in it.
+"""
+
+from typing import Final, NamedTuple
+
+_SAGA: Final = ("tests/unit/test_saga.py", "tests/model/test_model.py")
+_PAYMENT: Final = ("tests/unit/test_payment_decide.py", "tests/model/test_model.py")
+_STOCK: Final = ("tests/unit/test_inventory_decide.py", "tests/model/test_model.py")
+
+
+def _delivery(test: str) -> tuple[str, ...]:
+    return (f"tests/faults/test_delivery.py::{test}",)
+
+
+class Bug(NamedTuple):
+    """`old` in `file` becomes `new`."""
+
+    name: str
+    breaks: str
+    file: str
+    old: str
+    new: str
+    checks: tuple[str, ...]
+
+
+BUGS: Final = (
+    # The saga's rules
+    Bug(
+        "late-result-dropped",
+        "a result that comes after the decision is dropped for ever: the order never settles",
+        "order/saga.py",
+        "    if _PROGRESS[state] <= _PROGRESS[order.payment]:",
+        '    if order.status in ("rejected", "cancelled") or _PROGRESS[state] <= _PROGRESS[order.payment]:',
+        _SAGA,
+    ),
+    Bug(
+        "early-result-dropped",
+        "a result that comes before its order is dropped",
+        "order/saga.py",
+        "return _stock_result(order or _awaiting(event), event.state, event.data.reason)",
+        "return _stock_result(order, event.state, event.data.reason) if order else None",
+        _SAGA,
+    ),
+    Bug(
+        "side-moves-backward",
+        "an old result that is published again undoes a release",
+        "order/saga.py",
+        "    if _PROGRESS[state] <= _PROGRESS[order.inventory]:",
+        "    if state == order.inventory:",
+        _SAGA,
+    ),
+    Bug(
+        "confirmed-when-paid",
+        "an order is confirmed before its stock is decided",
+        "order/saga.py",
+        '    if order.payment == "completed" and order.inventory == "reserved":',
+        '    if order.payment == "completed":',
+        _SAGA,
+    ),
+    Bug(
+        "cancelled-stays-settled",
+        "a confirmed order that is cancelled counts as settled before its money is back",
+        "order/saga.py",
+        "return order if order.settled_at is None else msgspec.structs.replace(order, settled_at=None)",
+        "return order",
+        _SAGA,
+    ),
+    Bug(
+        "deadline-by-own-clock",
+        "a process whose clock is wrong cancels orders that are in time",
+        "order/saga.py",
+        "    return order.placed_at is not None and at - order.placed_at >= event.data.deadline_ms",
+        "    from time import time\n\n"
+        "    return order.placed_at is not None and time() * 1000 - order.placed_at >= event.data.deadline_ms",
+        _SAGA,
+    ),
+    # Payment's rules
+    Bug(
+        "captured-again",
+        "an order that is sent again is charged again: it is known within its batch only",
+        "payment/decide.py",
+        "                if before is not None:\n",
+        "                if order_id in changed:\n",
+        _PAYMENT,
+    ),
+    Bug(
+        "refund-truncates-cents",
+        "a refund is rounded down to whole units",
+        "payment/decide.py",
+        "            amount=payment.amount,",
+        "            amount=payment.amount and payment.amount // 100 * 100,",
+        _PAYMENT,
+    ),
+    Bug(
+        "paid-never-refunded",
+        "a paid order whose stock fails keeps the money",
+        "payment/decide.py",
+        "            case OrderRejected() | OrderCancelled():",
+        "            case OrderCancelled():",
+        _PAYMENT,
+    ),
+    Bug(
+        "refunded-twice",
+        "a revocation that comes again refunds again",
+        "payment/decide.py",
+        '    if payment.state == "completed":',
+        '    if payment.state in ("completed", "refunded"):',
+        _PAYMENT,
+    ),
+    Bug(
+        "balance-read-once-a-batch",
+        "two orders of one batch are both paid from the same money",
+        "payment/decide.py",
+        "balance = balances.get(customer_id, account.balance if account else 0)",
+        "balance = account.balance if account else 0",
+        _PAYMENT,
+    ),
+    # Inventory's rules
+    Bug(
+        "reserved-again",
+        "an order that is sent again is reserved again: it is known within its batch only",
+        "inventory/decide.py",
+        "                if before is not None:\n",
+        "                if order_id in changed:\n",
+        _STOCK,
+    ),
+    Bug(
+        "release-before-reserve-forgotten",
+        "a revocation that comes before its order leaves no mark, and the later reservation leaks",
+        "inventory/decide.py",
+        "                if after is before:",
+        "                if before is None or after is before:",
+        _STOCK,
+    ),
+    Bug(
+        "another-quantity-released",
+        "one piece comes back, however many were reserved",
+        "inventory/decide.py",
+        "on_hand[product_id] = level(product_id, products, on_hand) + line.quantity",
+        "on_hand[product_id] = level(product_id, products, on_hand) + 1",
+        _STOCK,
+    ),
+    Bug(
+        "lines-judged-apart",
+        "two lines of one product are each measured against the whole stock: oversold",
+        "inventory/decide.py",
+        "lines = per_product(data.items)",
+        "lines = tuple(Line(item.product_id, item.quantity) for item in data.items)",
+        _STOCK,
+    ),
+    # The order api
+    Bug(
+        "float-money",
+        "an amount that passes through a float loses a cent",
+        "order/desk.py",
+        "amount += line.quantity * product.unit_price",
+        "amount += int(line.quantity * (product.unit_price / 100) * 100)",
+        ("tests/unit/test_place.py",),
+    ),
+    Bug(
+        "accepted-before-acknowledged",
+        "202 is answered before the log has the order",
+        "order/desk.py",
+        "await self._log.place(OrderId(event.subject), event.partitionkey, encode(event))",
+        "self._log.send(OrderId(event.subject), event.partitionkey, encode(event))",
+        ("tests/unit/test_place.py",),
+    ),
+    Bug(
+        "repriced-event-published",
+        "a request that is sent again is published at today's price, under another id",
+        "order/idempotency.py",
+        "order_id, customer_id, value = first.order_id, begun.customer_id, first.event",
+        "order_id, customer_id, value = first.order_id, begun.customer_id, encode(draft)",
+        ("tests/unit/test_idempotency.py",),
+    ),
+    Bug(
+        "key-scoped-globally",
+        "one customer's key gives another one that customer's order",
+        "order/idempotency.py",
+        "Ask(request.customer_id, key, first)",
+        'Ask("", key, first)',
+        ("tests/unit/test_idempotency.py",),
+    ),
+    Bug(
+        "any-version-taken",
+        "a lower version of a product that is read later sets an old price",
+        "order/catalogue.py",
+        "product.version > known.version",
+        "product.version != known.version",
+        ("tests/unit/test_catalogue.py",),
+    ),
+    Bug(
+        "refused-by-the-log-and-accepted",
+        "an order that the log refused is answered with 202",
+        "common/kafka.py",
+        "                future.set_exception(KafkaException(error))",
+        "                future.set_result(Acknowledged(-1, -1, Milliseconds(0)))",
+        _delivery("test_an_order_that_the_log_does_not_take_is_not_accepted"),
+    ),
+    # The deadline timer
+    Bug(
+        "deadline-not-gated",
+        "a saga that was away cancels orders whose results lie unread",
+        "order/deadlines.py",
+        "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
+        "seen = at",
+        ("tests/unit/test_deadlines.py",),
+    ),
+    Bug(
+        "position-by-time",
+        "how far the saga has read is told by its last record's time: where nothing more comes, no deadline passes",
+        "order/deadlines.py",
+        "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
+        "seen = reading.record_time or Milliseconds(0)",
+        ("tests/unit/test_deadlines.py",),
+    ),
+    Bug(
+        "deadline-while-parked",
+        "an order whose payment lies parked in the saga is cancelled",
+        "order/store.py",
+        "AND state IN ('parked', 'redrive', 'discard'))\n    ORDER BY placed_at",
+        "AND false)\n    ORDER BY placed_at",
+        ("tests/faults/test_deadlines.py::test_nobody_says_that_time_is_up_while_a_result_lies_parked",),
+    ),
+    # What every consumer shares, without I/O
+    Bug(
+        "unique-violation-as-poison",
+        "an order that another instance stored first is parked as poison",
+        "common/errors.py",
+        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:",
+        '    if state[:2] == "23":\n        return Failure.POISON\n'
+        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:",
+        ("tests/unit/test_errors.py",),
+    ),
+    Bug(
+        "follower-let-through",
+        "the next event of a customer overtakes the parked one",
+        "common/parking.py",
+        "        elif letter.key is not None and letter.key in held:",
+        "        elif received is None and letter.key is not None and letter.key in held:",
+        ("tests/unit/test_parking.py",),
+    ),
+    Bug(
+        "repeat-parked",
+        "an event that was decided is parked when it comes again, and decided once more",
+        "common/parking.py",
+        "        if letter.offset < known[letter.partition]:",
+        "        if letter.offset < known[letter.partition] and letter.key not in held:",
+        ("tests/unit/test_parking.py",),
+    ),
+    Bug(
+        "start-at-the-position",
+        "results that were stored, and not published before a crash, are never published",
+        "common/positions.py",
+        "return max(log_start, min(stored.next_offset, committed or 0))",
+        "return max(log_start, stored.next_offset)",
+        ("tests/unit/test_positions.py",),
+    ),
+    # The batch: the order of its steps
+    Bug(
+        "published-before-stored",
+        "a result is published although the database rolls back",
+        "common/batch.py",
+        "self._handler.decide(locked, found.fresh, found.repeats)",
+        "self._handler.decide(locked, found.fresh, found.repeats)\n            self._publish(decided)",
+        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+    ),
+    Bug(
+        "offset-before-database",
+        "a crash before the transaction skips the batch",
+        "common/batch.py",
+        "            decided, found = self._store(batch, first, last)",
+        "            self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
+        "            decided, found = self._store(batch, first, last)",
+        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+    ),
+    Bug(
+        "acknowledged-on-exception",
+        "a batch that failed is acknowledged and dropped",
+        "common/batch.py",
+        "                self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)",
+        "                self._inbox.done({one.letter.partition: one.letter.offset + 1 for one in batch})\n"
+        "                return",
+        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+    ),
+    Bug(
+        "effect-without-position",
+        "effect and position are two transactions: a crash between them leaves money that nothing accounts for",
+        "common/batch.py",
+        "                if found.parked:",
+        "                connection.commit()\n                if found.parked:",
+        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+    ),
+    Bug(
+        "offset-before-result",
+        "a crash between the two loses the result: the order waits for ever",
+        "common/batch.py",
+        "        published = self._publish(decided)",
+        "        self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
+        "        published = self._publish(decided)",
+        _delivery("test_offsets_are_committed_when_the_results_are_in_the_log"),
+    ),
+    Bug(
+        "only-the-last-offset",
+        "only the partition of a batch's last record is committed",
+        "common/batch.py",
+        "self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})",
+        "self._inbox.done({batch[-1].letter.partition: batch[-1].letter.offset + 1})",
+        _delivery("test_every_partition_of_a_batch_is_committed"),
+    ),
+    Bug(
+        "result-to-its-keys-partition",
+        "a result goes where its key leads, and its order is in another partition",
+        "common/batch.py",
+        "Outgoing(event.topic, partition, ",
+        "Outgoing(event.topic, -1, ",
+        _delivery("test_a_result_goes_to_the_partition_of_its_order_with_its_key"),
+    ),
+    Bug(
+        "position-not-checked",
+        "a zombie decides what another instance has decided",
+        "common/batch.py",
+        "_check_not_superseded(known, positions.fetched(held), last)",
+        "positions.fetched(held)",
+        _delivery("test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch"),
+    ),
+    Bug(
+        "gap-not-noticed",
+        "records that are missing from the log are skipped in silence",
+        "common/inbox.py",
+        "if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):",
+        "if offset < expected:",
+        ("tests/faults/test_loss.py::test_a_gap_in_the_offsets",),
+    ),
+    # Redriving
+    Bug(
+        "redrive-done-before-published",
+        "a crash after redriving loses the result",
+        "common/batch.py",
+        'parking.set_state(connection, rows, "decided")',
+        'parking.set_state(connection, rows, "done")',
+        _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
+    ),
+    Bug(
+        "redrive-loses-the-key",
+        "a parked event comes back without its key, and with that without its order",
+        "common/parking.py",
+        "row[5] and bytes(row[5]), bytes(row[6]), ())",
+        "None, bytes(row[6]), ())",
+        _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
+    ),
+    # The services' consumers and their SQL
+    Bug(
+        "saga-answers-everything",
+        "the saga answers answers, and the three talk for ever",
+        "order/consumer.py",
+        "        for record in repeats:",
+        "        for record in [*repeats, *fresh]:",
+        _delivery("test_when_all_is_said_nobody_goes_on"),
+    ),
+    Bug(
+        "saga-answers-no-repeats",
+        "an outcome that was stored, and not published before a crash, is never published",
+        "order/consumer.py",
+        "        for record in repeats:",
+        "        for record in repeats[:0]:",
+        _delivery("test_the_saga_publishes_an_outcome_that_it_had_only_stored"),
+    ),
+    Bug(
+        "balance-not-locked",
+        "a deposit that is made meanwhile is overwritten",
+        "payment/store.py",
+        "WHERE customer_id = ANY(%s) ORDER BY customer_id FOR UPDATE",
+        "WHERE customer_id = ANY(%s) ORDER BY customer_id",
+        _delivery("test_what_somebody_else_changes_meanwhile_is_not_overwritten"),
+    ),
+    Bug(
+        "stock-read-before-lock",
+        "two instances both sell the last piece",
+        "inventory/store.py",
+        "    ))\n    ORDER BY product_id FOR UPDATE",
+        "    ))\n    ORDER BY product_id",
+        _delivery("test_what_somebody_else_changes_meanwhile_is_not_overwritten"),
+    ),
+    Bug(
+        "locks-in-any-order",
+        "two batches that lock the same products crosswise deadlock",
+        "inventory/store.py",
+        "    ))\n    ORDER BY product_id FOR UPDATE",
+        "    ))\n    FOR UPDATE",
+        ("tests/integration/test_locks.py",),
+    ),
+    Bug(
+        "refund-not-in-the-ledger",
+        "a refund changes the balance and leaves no entry",
+        "payment/consumer.py",
+        "        if self.decisions.transfers:",
+        "        if new and self.decisions.transfers:",
+        _delivery("test_one_order_of_each_outcome_is_proved"),
+    ),
+    Bug(
+        "relay-marks-before-publishing",
+        "a price that was changed while the broker was away is never published",
+        "inventory/relay.py",
+        "                publish(producer, changes)\n                store.mark_published(connection, changes)",
+        "                store.mark_published(connection, changes)\n                publish(producer, changes)",
+        _delivery("test_a_change_of_the_catalogue_is_published_when_the_log_has_it"),
+    ),
+)
