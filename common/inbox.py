@@ -41,6 +41,8 @@ STAY_EVERY_S: Final = 10.0
 # the machine, the larger batches become.
 SPACING_OF_BUSY: Final = 2.0
 SPACING_MAX_S: Final = 0.1
+FRESH_S: Final = 0.01
+"""For one more fetch by the client, which takes it some milliseconds."""
 
 _LOG_BROKEN: Final = frozenset(
     {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
@@ -230,6 +232,10 @@ class Inbox:
         wait = self._begun_at + spacing_s(self._busy_s) - time.monotonic()
         if wait > 0:
             self._stopping.wait(wait)
+            # With `queued.min.messages` 1 the client has fetched once, when the wait began, and does so again when
+            # its queue is empty: what came meanwhile.
+            self._take(self._poll(BATCH_RECORDS_MAX - 1, 0))
+            self._take(self._poll(1, FRESH_S))
         self._take(self._poll(BATCH_RECORDS_MAX - 1, 0))
 
     def _poll(self, records: int, timeout_s: float) -> list[Message]:

@@ -12,7 +12,7 @@ Of each partition a beginning is chosen, whatever lies behind it: positions have
 """
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from common.events import ORDERS, OrderPlaced, PaymentCompleted, StockReserved
 from common.parking import Opened
@@ -24,45 +24,50 @@ HOLD_S: Final = 0.4
 def choose(arrived: Sequence[Opened], at_s: float) -> tuple[list[Opened], list[Opened]]:
     """What to settle now, and what to hold back. See `common.inbox.Choose`."""
     until_s = at_s - HOLD_S
+    decidable = _decidable(arrived)
+    waiting: set[str] = set()
+    stopped: set[Partition] = set()
+    due: list[Opened] = []
+    held: list[Opened] = []
+    # Orders before results: whether a result waits depends on whether its order does.
+    for one in sorted(arrived, key=_is_result):
+        event, partition = _event(one), one.letter.partition
+        is_placed = type(event) is OrderPlaced
+        if partition in stopped:
+            waits = True
+        elif is_placed:
+            waits = one.arrived_s > until_s and event.subject not in decidable
+        else:
+            waits = partition.topic != ORDERS and event is not None and event.subject in waiting
+        if not waits:
+            due.append(one)
+            continue
+        held.append(one)
+        stopped.add(partition)
+        if is_placed:
+            waiting.add(event.subject)
+    return due, held
+
+
+def _decidable(arrived: Sequence[Opened]) -> set[str]:
+    """The orders that have both results, or a refusal."""
     paid: set[str] = set()
     in_stock: set[str] = set()
     refused: set[str] = set()
     for one in arrived:
-        if one.received is not None:
-            event = one.received.event
-            if isinstance(event, PaymentCompleted):
-                paid.add(event.subject)
-            elif isinstance(event, StockReserved):
-                in_stock.add(event.subject)
-            elif one.letter.partition.topic != ORDERS:
-                refused.add(event.subject)
-    decidable = (paid & in_stock) | refused
-    held_orders: set[str] = set()
-    stopped: set[Partition] = set()
-    due: list[Opened] = []
-    held: list[Opened] = []
-    # `orders` first: whether a result waits depends on whether its order does.
-    for one in arrived:
-        if one.letter.partition.topic == ORDERS:
-            partition = one.letter.partition
-            waits = one.arrived_s > until_s and _is_placed(one) and one.received.event.subject not in decidable  # type: ignore[union-attr]
-            if waits or partition in stopped:
-                stopped.add(partition)
-                held.append(one)
-                if _is_placed(one):
-                    held_orders.add(one.received.event.subject)  # type: ignore[union-attr]
-            else:
-                due.append(one)
-    for one in arrived:
-        partition = one.letter.partition
-        if partition.topic != ORDERS:
-            if partition in stopped or (one.received is not None and one.received.event.subject in held_orders):
-                stopped.add(partition)
-                held.append(one)
-            else:
-                due.append(one)
-    return due, held
+        event = _event(one)
+        if type(event) is PaymentCompleted:
+            paid.add(event.subject)
+        elif type(event) is StockReserved:
+            in_stock.add(event.subject)
+        elif event is not None and one.letter.partition.topic != ORDERS:
+            refused.add(event.subject)
+    return (paid & in_stock) | refused
 
 
-def _is_placed(one: Opened) -> bool:
-    return one.received is not None and type(one.received.event) is OrderPlaced
+def _event(one: Opened) -> Any:
+    return None if one.received is None else one.received.event
+
+
+def _is_result(one: Opened) -> bool:
+    return one.letter.partition.topic != ORDERS
