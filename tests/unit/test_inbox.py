@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from common.inbox import SPACING_MAX_S, SPACING_OF_BUSY, spacing_s
 
 
-def test_a_consumer_rests_as_long_as_its_last_batch_took() -> None:
+def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:
     assert spacing_s(0.004) == SPACING_OF_BUSY * 0.004
 
 
