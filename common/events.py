@@ -110,6 +110,13 @@ class OrderRef(Struct, frozen=True, kw_only=True):
         return f"{self.order_id}{_NEXT}{self.customer_id}"
 
 
+class StrictRef(OrderRef, frozen=True, kw_only=True):
+    """The same, well formed by its types: for who decodes it without a `TopicDecoder`."""
+
+    order_id: Uuid
+    customer_id: Identifier
+
+
 class PlacedData(OrderRef, frozen=True, kw_only=True):
     items: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=ITEMS_MAX)]
     amount: Amount

@@ -24,6 +24,7 @@ from common.events import (
     Milliseconds,
     OrderDiscarded,
     OrderRef,
+    StrictRef,
     decoder_for,
     make,
     rfc3339,
@@ -333,7 +334,7 @@ def reopen(row: Marked) -> Received | None:
 class _AnyPlaced(msgspec.Struct, tag_field="type", tag="order.placed"):
     """As little of an `order.placed` as it takes to decide that it will not be."""
 
-    data: OrderRef
+    data: StrictRef
 
 
 _any_placed: Final = msgspec.json.Decoder(_AnyPlaced)

@@ -20,7 +20,7 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Raw, Struct
 
-from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, OrderRef
+from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
 from common.kafka import client_config
 from common.positions import Partition
 from ops.verify.evidence import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
@@ -168,7 +168,7 @@ def event_of(kinds: Mapping[str, str], value: bytes) -> tuple[str, _Data] | None
 
 class _Named(Struct):
     type: str
-    data: OrderRef
+    data: StrictRef
 
 
 _named: Final = msgspec.json.Decoder(_Named)

@@ -4,9 +4,10 @@ import pytest
 
 from common.errors import Poison
 from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
-from common.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, opened, reopen, sort
+from common.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, discarded, opened, reopen, sort
 from common.positions import Partition
 from ops.dead_letters import type_named
+from ops.verify.reading import salvaged
 from tests.unit.orders import CUSTOMER, placed
 
 PARTITION = Partition(ORDERS, 3)
@@ -90,3 +91,14 @@ def test_the_breaker_forgets_what_was_long_ago() -> None:
     assert not breaker.count(20_000, STOP_ROOTS_MIN)
     assert not breaker.count(10_000, STOP_ROOTS_MIN - 1)
     assert not breaker.count(10_000, 99)
+
+
+@pytest.mark.parametrize("field", ["order_id", "customer_id"])
+def test_an_order_that_no_database_could_name_is_dropped_when_it_is_given_up(field: str) -> None:
+    """As a decision it would be poison again, and never leave the list."""
+    document = json.loads(WITHOUT_ITEMS)
+    document["data"][field] = "|\0" * 18
+    spoiled = letter(1, json.dumps(document).encode(), document["data"]["customer_id"].encode())
+    assert discarded(letter(1, WITHOUT_ITEMS)) is not None
+    assert discarded(spoiled) is None
+    assert salvaged(ORDERS, 3, 1, spoiled.key, spoiled.value) is None
