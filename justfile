@@ -122,6 +122,11 @@ chaos *args:
 planted-bugs *args:
     python -m tests.planted "$@"
 
+# Attack a stack of its own with 200,000 hostile requests and mutated events, drawn from a seed (--help)
+[group('develop')]
+fuzz *args:
+    python -m tests.fuzz "$@"
+
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 25, --against REV)
 [group('measure')]
 bench *args:

@@ -123,7 +123,7 @@ class Catalogue:
             assert partition is not None
             assert offset is not None
             if error is None:
-                if (product := _decoded(message)) is not None:
+                if (product := product_in(message)) is not None:
                     edition.apply(product)
                 edition.read_to(partition, offset + 1)
             elif error.code() == KafkaError._PARTITION_EOF:
@@ -163,7 +163,8 @@ def _replaced(admin: AdminClient, known: Topic) -> bool:
         return False
 
 
-def _decoded(message: Message) -> ProductData | None:
+def product_in(message: Message) -> ProductData | None:
+    """The product in a record of the catalogue; None, and a line in the log, if it cannot be read."""
     value = message.value()
     try:
         product: ProductData = decoder_for[PRODUCTS].decode(value or b"").data

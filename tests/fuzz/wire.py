@@ -5,7 +5,6 @@ import contextlib
 import re
 import socket
 import struct
-from collections.abc import Callable
 from typing import Final, NamedTuple
 
 HEAD_BYTES_MAX: Final = 64 * 1024
@@ -67,11 +66,10 @@ class Connection:
             return False
         return not self._writer.is_closing()
 
-    async def answer(self, *, head_only: bool = False, streamed: Callable[[bytes], bool] | None = None) -> Answer:
+    async def answer(self, *, head_only: bool = False) -> Answer:
         """The next final response, past interim ones. Raises `Gone`, `NotHttp`.
 
-        `head_only` for the response to a HEAD, which has no body whatever its header says. `streamed` is given what has
-        come of a chunked body, and ends the reading by saying yes.
+        `head_only` for the response to a HEAD, which has no body whatever its header says.
         """
         while True:
             status, headers = await self._head()
@@ -79,7 +77,7 @@ class Connection:
                 break
             if headers:
                 raise NotHttp(f"{status} with headers {headers}")
-        body = b"" if head_only or status in (204, 304) else await self._body(headers, streamed)
+        body = b"" if head_only or status in (204, 304) else await self._body(headers)
         self.answers += 1
         return Answer(status, headers, body)
 
@@ -109,13 +107,13 @@ class Connection:
             headers[name] = header[2]
         return int(matched[1]), headers
 
-    async def _body(self, headers: dict[bytes, bytes], streamed: Callable[[bytes], bool] | None) -> bytes:
+    async def _body(self, headers: dict[bytes, bytes]) -> bytes:
         length, coding = headers.get(b"content-length"), headers.get(b"transfer-encoding")
         if (length is None) is (coding is None):
             raise NotHttp(f"a body framed by content-length {length!r} and transfer-encoding {coding!r}")
         try:
             if length is None:
-                return await self._chunks(streamed)
+                return await self._chunks()
             if not length.isdigit() or int(length) > BODY_BYTES_MAX:
                 raise NotHttp(f"content-length {length!r}")
             return await self._reader.readexactly(int(length))
@@ -124,7 +122,7 @@ class Connection:
         except OSError as error:
             raise NotHttp(f"reset within a body: {error}") from None
 
-    async def _chunks(self, streamed: Callable[[bytes], bool] | None) -> bytes:
+    async def _chunks(self) -> bytes:
         body = bytearray()
         while True:
             line = await self._reader.readuntil(b"\r\n")
@@ -140,8 +138,6 @@ class Connection:
             body += chunk[:-2]
             if len(body) > BODY_BYTES_MAX:
                 raise NotHttp(f"a body of over {BODY_BYTES_MAX} bytes")
-            if streamed is not None and streamed(bytes(body)):
-                return bytes(body)
 
     async def rest(self) -> bytes:
         """What else comes until the server closes the connection."""

@@ -1,0 +1,184 @@
+"""A few thousand attacks of a fixed seed on a real stack; and each oracle is shown to find what it is there for."""
+
+import asyncio
+import contextlib
+import itertools
+import re
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from tests.fuzz import attacks, campaign, stored
+from tests.fuzz.__main__ import judged, leaked
+from tests.fuzz.attack import Attack
+from tests.fuzz.campaign import Held
+from tests.fuzz.compare import compare
+from tests.fuzz.minimise import least
+from tests.fuzz.runner import Runner
+from tests.fuzz.topics import KEYLESS, KEYS, Poisoned
+from tests.fuzz.wire import Connection, Target
+from tests.stack import Stack
+
+SEED = 7
+ATTACKS = 2_500
+COMPARED = 1_500
+POISON = 2_000
+HOST = "127.0.0.1"
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def known(own_stack: Stack) -> list[str]:
+    own_stack.launch_all()
+    return campaign.stock(own_stack)
+
+
+def test_hostile_requests_are_refused_and_leave_nothing_behind(own_stack: Stack, known: list[str]) -> None:
+    came = asyncio.run(campaign.run(own_stack, known, SEED, quick(ATTACKS), print))
+    assert judged(own_stack, came, leaks=False) == []
+    assert {kind for kind, _ in came.counts} >= {attacks.draw(SEED, number).kind for number in quick(ATTACKS)}
+    assert len(came.accepted) > ATTACKS * 0.1, "some of what is hostile is an order all the same"
+
+
+def test_what_is_stored_and_should_not_be_is_found(own_stack: Stack, known: list[str]) -> None:
+    def wrongs() -> list[str]:
+        rows = own_stack.query("order", "SELECT order_id::text FROM orders WHERE order_id <> %s", (known[0],))
+        return list(stored.wrongs(own_stack, [row[0] for row in rows], ()))
+
+    own_stack.await_settled(known[0])
+    assert wrongs() == [f"order {known[0]} of 'fuzz-00' is stored, and nobody was told so or cut off"]
+    with own_stack.postgres.connect("order") as owner:
+        for customer_id, wrong in (("a b", 2), ("fuzz-00", 1)):
+            owner.execute("UPDATE orders SET customer_id = %s WHERE order_id = %s", (customer_id, known[0]))
+            owner.commit()
+            assert len(wrongs()) == wrong
+
+
+def test_both_ways_to_an_answer_come_to_the_same(own_stack: Stack, known: list[str]) -> None:
+    """In one go, which may take the fast lane, and in pieces, which does not."""
+    target = campaign.targets(own_stack)
+    assert asyncio.run(compare(SEED, quick(COMPARED), target, target)) == []
+
+
+def test_poison_in_the_real_topics_is_parked_and_others_do_not_notice(own_stack: Stack, known: list[str]) -> None:
+    poisoned = Poisoned(own_stack, SEED)
+    poisoned.send(POISON)
+    order_id = own_stack.place("fuzz-01", ("fuzz-apple", 1))
+    assert own_stack.await_settled(order_id)["status"] == "confirmed"
+    for service, (parked, roots) in poisoned.await_parked().items():
+        assert 0 < roots <= KEYS + KEYLESS < parked, service
+    own_stack.await_ready()
+    assert own_stack.await_settled(own_stack.place("fuzz-02", ("fuzz-apple", 1)))["status"] == "confirmed"
+
+
+def quick(count: int) -> list[int]:
+    """Attacks without those that take their time."""
+    return [number for number in range(count) if attacks.draw(SEED, number).ending != "slow"]
+
+
+# The oracles, each against a server that does what it must not.
+
+
+def problem(
+    status: int = 404, *, request_id: bytes, told: bytes = b"", kind: bytes = b"application/problem+json"
+) -> bytes:
+    body = b'{"type":"/problems/x","title":"X","status":%d,"request_id":"%b"}' % (status, told or request_id)
+    head = b"HTTP/1.1 %d X\r\ncontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n"
+    return head % (status, kind, len(body), request_id) + body
+
+
+BAD: dict[str, Callable[[bytes], bytes]] = {
+    "status 500": lambda i: problem(500, request_id=i),
+    "status 404 in the head": lambda i: problem(request_id=i).replace(b'"status":404', b'"status":405'),
+    "x-request-id is None": lambda i: problem(request_id=i).replace(b"x-request-id", b"x-other-id00"),
+    "the answer to another request": lambda i: problem(request_id=b"another"),
+    "request id": lambda i: problem(request_id=i, told=b"another"),
+    "a 404 of b'text/plain'": lambda i: problem(request_id=i, kind=b"text/plain"),
+    "not a problem document": lambda i: problem(request_id=i).replace(b'"title"', b'"titel"'),
+    "with retry-after None": lambda i: problem(503, request_id=i),
+    "ends within a body": lambda i: problem(request_id=i)[:-1],
+    "not a status line": lambda i: b"HTTP/1.1 OK\r\n\r\n",
+    "twice": lambda i: problem(request_id=i).replace(b"\r\n\r\n", b"\r\nx-request-id: y\r\n\r\n"),
+    "closed without an answer": lambda i: b"",
+}
+
+
+@contextlib.asynccontextmanager
+async def answering(write: Callable[[bytes], bytes]) -> AsyncIterator[Target]:
+    """A server that answers one request a connection with what `write` makes of its id."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        [request_id] = re.findall(rb"x-request-id: (\S+)", head)
+        writer.write(write(request_id))
+        writer.close()
+
+    listener = await asyncio.start_server(serve, HOST, 0, limit=2**20)
+    try:
+        yield Target(*listener.sockets[0].getsockname())
+    finally:
+        listener.close()
+
+
+def framed(count: int) -> list[int]:
+    """The first attacks that two servers have to answer alike, on a connection that stays in use."""
+    fit = (number for number in itertools.count() if _is_framed(attacks.draw(SEED, number)))
+    return list(itertools.islice(fit, count))
+
+
+def _is_framed(attack: Attack) -> bool:
+    return attack.comparable and attack.ending == "keep" and bool(attack.request_ids) and not attack.head_only
+
+
+async def findings_of(write: Callable[[bytes], bytes]) -> list[str]:
+    async with answering(write) as target:
+        runner = Runner({"order-api": target})
+        kept: dict[str, Connection] = {}
+        for number in framed(20):
+            await runner.attack(attacks.draw(SEED, number), kept)
+        for connection in kept.values():
+            connection.close()
+    return [finding.what for finding in runner.findings]
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_server_that_answers_wrongly_is_found(what: str) -> None:
+    findings = asyncio.run(findings_of(BAD[what]))
+    assert len(findings) == 20
+    assert all(what in found for found in findings)
+
+
+def test_a_server_that_answers_well_is_not() -> None:
+    assert asyncio.run(findings_of(lambda i: problem(request_id=i))) == []
+
+
+def test_servers_that_differ_are_found() -> None:
+    async def differing() -> list[str]:
+        async with (
+            answering(lambda i: problem(404, request_id=i)) as left,
+            answering(lambda i: problem(409, request_id=i)) as right,
+        ):
+            found = await compare(SEED, framed(5), {"order-api": left}, {"order-api": right})
+        return [finding.what for finding in found]
+
+    assert asyncio.run(differing()) == ["one answers [(404, '/problems/x')], the other [(409, '/problems/x')]"] * 5
+
+
+def test_what_is_not_given_back_is_found() -> None:
+    before = Held(60 * MIB, 40, 12)
+    assert list(leaked({"api": {"before": before, "warm": before, "after": Held(65 * MIB, 42, 12)}})) == []
+    grown, open_ = leaked({"api": {"before": before, "warm": before, "after": Held(99 * MIB, 60, 32)}})
+    assert grown == "api has grown by 39.0 MiB"
+    assert open_ == "api holds 60 descriptors, 40 before"
+
+
+def test_a_finding_is_made_small() -> None:
+    async def shown(sent: bytes) -> bool:
+        return b"BUG" in sent and sent.startswith(b"{")
+
+    assert asyncio.run(least(b"{" + b"x" * 500 + b"BUG" + b"y" * 300, shown)) == b"{BUG"
+
+
+def test_an_attack_can_be_drawn_again() -> None:
+    assert [attacks.draw(SEED, number) for number in range(200)] == [attacks.draw(SEED, n) for n in range(200)]
+    assert attacks.draw(SEED, 1) != attacks.draw(SEED + 1, 1)
