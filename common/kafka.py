@@ -128,12 +128,13 @@ class Publisher:
             if error is not None:
                 failed.append(error)
 
-        by_topic: dict[str, list[dict[str, Any]]] = {}
+        # By partition: what a single message says of its own is ignored (confluent-kafka 2.16), though documented.
+        by_partition: dict[tuple[str, int], list[dict[str, Any]]] = {}
         for record in records:
-            message = {"value": record.value, "key": record.key, "partition": record.partition}
-            by_topic.setdefault(record.topic, []).append(message)
-        for topic, messages in by_topic.items():
-            waiting += self._hand_over(topic, messages, delivered)
+            message = {"value": record.value, "key": record.key}
+            by_partition.setdefault((record.topic, record.partition), []).append(message)
+        for (topic, partition), messages in by_partition.items():
+            waiting += self._hand_over(topic, partition, messages, delivered)
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:
@@ -142,11 +143,13 @@ class Publisher:
         if waiting:
             raise Transient(f"{waiting} records were not acknowledged within {DELIVERY_TIMEOUT_MS} ms")
 
-    def _hand_over(self, topic: str, messages: list[dict[str, Any]], delivered: Callable[..., None]) -> int:
+    def _hand_over(
+        self, topic: str, partition: int, messages: list[dict[str, Any]], delivered: Callable[..., None]
+    ) -> int:
         """Give the client all of them, in order, at a third of what it costs one by one; returns how many."""
         count = len(messages)
         while True:
-            self._producer.produce_batch(topic, messages, on_delivery=delivered)
+            self._producer.produce_batch(topic, messages, partition=partition, on_delivery=delivered)
             refused = [message for message in messages if "_error" in message]
             if not refused:
                 return count
