@@ -108,7 +108,10 @@ class Client(threading.Thread):
             self.failure = error
             raise
         finally:
-            self._http.close()
+            self.close()
+
+    def close(self) -> None:
+        self._http.close()
 
     def step(self) -> None:
         raise NotImplementedError

@@ -44,6 +44,9 @@ class Probe:
         except AssertionError as error:
             raise AssertionError(f"{error}: {self._arena.unready()}") from None
 
+    def close(self) -> None:
+        self._client.close()
+
     def _order(self, customers: Iterable[str]) -> list[str]:
         lines = [
             {"customer_id": customer, "product_id": "sku-0", "quantity": 1, "idempotency_key": self._client.key()}
@@ -83,6 +86,7 @@ class Run:
             self._step(step)
         self._crowd.stop()
         self.told.close()
+        self._probe.close()
         self._prove()
 
     def _step(self, step: Step) -> None:
