@@ -17,8 +17,9 @@ from typing import Final, NamedTuple
 
 TARGET_S: Final = 1.0
 """Half of it is always there at full speed: offsets are committed, and looked at, four times a second."""
-BACKLOG_FREE: Final = 500
-"""So few orders are no backlog, whatever the rate."""
+BACKLOG_FREE: Final = 5_000
+"""So few orders are no backlog, whatever the rate: some hundreds a second for the time in which a killed consumer's
+partitions go to another."""
 FACTOR_MIN: Final = 0.05
 SINGLES_FACTOR_MIN: Final = 0.25
 """Single orders are let in at a quarter of what is settled, whatever batches have brought before. With more than three

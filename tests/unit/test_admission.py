@@ -30,7 +30,7 @@ def test_while_the_consumers_keep_up_all_are_let_in() -> None:
 
 
 def test_a_backlog_worth_the_target_lets_in_as_many_as_are_settled() -> None:
-    assert admission([reader(TARGET_S * 2_000, 2_000.0)], MAX).orders_per_s == 2_000.0
+    assert admission([reader(TARGET_S * 20_000, 20_000.0)], MAX).orders_per_s == 20_000.0
 
 
 def test_single_orders_come_in_whatever_batches_have_brought() -> None:
@@ -40,8 +40,8 @@ def test_single_orders_come_in_whatever_batches_have_brought() -> None:
 
 
 def test_the_slowest_counts() -> None:
-    limited = admission([reader(2_000, 4_000.0), reader(2_000, 1_000.0, "inventory")], MAX)
-    assert limited == admission([reader(2_000, 1_000.0)], MAX)
+    limited = admission([reader(20_000, 40_000.0), reader(20_000, 10_000.0, "inventory")], MAX)
+    assert limited == admission([reader(20_000, 10_000.0)], MAX)
 
 
 @given(st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(1, 1e5))
@@ -55,7 +55,7 @@ def test_the_more_wait_the_fewer_come_in_but_never_none(one: float, other: float
 def test_a_service_that_is_away_is_no_overload() -> None:
     assert admission([reader(500_000, 0.0), reader(10)], MAX) == EVERYTHING
     # Nor is one that is slow while another stands still: nothing can be told from either.
-    assert admission([reader(500_000, 0.0), reader(5_000)], MAX) == EVERYTHING
+    assert admission([reader(500_000, 0.0), reader(50_000)], MAX) == EVERYTHING
 
 
 def test_there_is_an_end_to_what_is_kept_for_it() -> None:
@@ -70,8 +70,8 @@ def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
 
 
 def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(looks(*[5_000.0] * LOOKS)) == [Reader("payment", 5_000.0, 400.0)]
-    assert readers(looks(*[5_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 5_000.0, 0.0)]
+    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader("payment", 50_000.0, 400.0)]
+    assert readers(looks(*[50_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 50_000.0, 0.0)]
 
 
 def test_a_burst_says_nothing_of_the_consumers_speed() -> None:
