@@ -76,6 +76,13 @@ def test_a_rejected_order_gets_its_money_back_and_the_next_one_can_spend_it() ->
     assert [t.kind for t in bank.transfers] == ["capture", "refund", "capture"]
 
 
+def test_a_refund_is_exact_to_the_last_cent() -> None:
+    bank = Bank(ann=1_999)
+    bank.take(order(1, 1_999), rejected(1, customer=ANN))
+    assert bank.balance() == 1_999
+    assert [(t.kind, t.amount) for t in bank.transfers] == [("capture", 1_999), ("refund", 1_999)]
+
+
 def test_what_is_refunded_keeps_the_time_of_its_decision_and_the_reason_of_its_revocation() -> None:
     bank = Bank(ann=300)
     bank.take(order(), cancelled(reason="deadline", customer=ANN))
