@@ -169,14 +169,18 @@ def instance_environment(service: Service, number: int, *, port: int, admin_port
     return {"INSTANCE": service.instance(number), "HTTP_PORT": str(port), "ADMIN_PORT": str(admin_port)}
 
 
+free_port_range = range(20_000, 32_000)
+"""Below the ports of outgoing connections. Tests that run side by side take a part each."""
+
+
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface on which nothing listens, below those of outgoing connections."""
+    """Ports of the loopback interface on which nothing listens, in `free_port_range`."""
     sockets: list[socket.socket] = []
     try:
         while len(sockets) < count:
             candidate = socket.socket()
             try:
-                candidate.bind((HOST, random.randrange(20_000, 32_000)))
+                candidate.bind((HOST, random.choice(free_port_range)))
             except OSError:
                 candidate.close()
             else:

@@ -1,15 +1,25 @@
 """The stacks that tests run on. `stack` is shared and is left as it was found; `own_stack` is there to be broken."""
 
+import os
 from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+import dev.settings
 from tests.stack import Stack
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Give each of the workers that run side by side ports of its own."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
+    if worker is not None:
+        count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        dev.settings.free_port_range = dev.settings.free_port_range[int(worker.removeprefix("gw")) :: count]
 
 
 @pytest.fixture(scope="session")
