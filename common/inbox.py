@@ -295,10 +295,12 @@ class Inbox:
         self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])
 
     def _client_error(self, error: KafkaError) -> None:
+        """While the broker is away the client says so many times a second; it is said once."""
+        if not self._broker_away:
+            self._log.warning("Kafka client: {}", error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self._broker_away = True
             self._say(f"Kafka cannot be reached: {error.str()}")
-        self._log.warning("Kafka client: {}", error.str())
 
     def _look_for_the_broker(self) -> None:
         try:
@@ -306,4 +308,5 @@ class Inbox:
         except KafkaException:
             return
         self._broker_away = False
+        self._log.info("Kafka answers again")
         self._say("")

@@ -71,10 +71,10 @@ def _element(value: str | int | bytes | None) -> str:
     raise psycopg.DataError(f"cannot put a {type(value).__name__} into an array")
 
 
-def _conninfo(url: str, instance: str) -> str:
+def _conninfo(url: str, instance: str, statement_timeout_ms: int) -> str:
     options = (
         f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
-        f"-c statement_timeout={STATEMENT_TIMEOUT_MS}"
+        f"-c statement_timeout={statement_timeout_ms}"
     )
     return make_conninfo(
         url,
@@ -94,9 +94,10 @@ def _adapt(connection: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]")
     connection.adapters.register_dumper(list, _ArrayDumper)
 
 
-def connect(url: str, instance: str) -> Conn:
-    """Open a connection for a consumer's thread. Raises `psycopg.OperationalError` when it cannot."""
-    connection = psycopg.connect(_conninfo(url, instance))
+def connect(url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Conn:
+    """Open a connection for a consumer's thread, or for a one-shot, whose statements may take as long as they need
+    (`statement_timeout_ms=0`). Raises `psycopg.OperationalError` when it cannot."""
+    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms))
     _adapt(connection)
     return connection
 
@@ -109,7 +110,7 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPo
         await connection.set_autocommit(True)
 
     return AsyncConnectionPool(
-        _conninfo(url, instance),
+        _conninfo(url, instance, STATEMENT_TIMEOUT_MS),
         min_size=1,
         max_size=size,
         timeout=2.0,

@@ -53,7 +53,7 @@ def demo_products() -> Iterator[DemoProduct]:
 
 def load_demo() -> None:
     process = config.load()
-    with connect(process.database_url, "load-demo") as connection:
+    with connect(process.database_url, "load-demo", statement_timeout_ms=0) as connection:
         created = store.load_demo(connection, demo_products())
     print(f"inventory: {created} demo products created")
 

@@ -15,6 +15,7 @@ from loguru import logger
 from prometheus_client import Counter, Gauge
 
 from common import positions, problem
+from common.errors import describe
 from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.kafka import client_config
 from common.positions import Partition
@@ -86,8 +87,10 @@ class Backlog:
             try:
                 self._looks.append(self._look(admin, consumers))
                 self._set(admission(readers(self._looks), self._backlog_max))
-            except KafkaException:
-                # While the broker is away, orders are refused for that.
+            except Exception as error:
+                # Without a look nobody is refused for a backlog. While the broker is away, orders are refused for that.
+                if not isinstance(error, KafkaException):
+                    logger.opt(exception=error).error("the backlog cannot be told: {}", describe(error))
                 self._looks.clear()
                 self._set(EVERYTHING)
         for consumer in consumers.values():

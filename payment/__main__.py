@@ -29,7 +29,7 @@ async def serve() -> None:
 
 def load_demo() -> None:
     process = config.load()
-    with connect(process.database_url, "load-demo") as connection:
+    with connect(process.database_url, "load-demo", statement_timeout_ms=0) as connection:
         opened = store.load_demo(
             connection, customers=DEMO_CUSTOMERS, balance=DEMO_BALANCE, poor_balance=DEMO_POOR_BALANCE
         )
