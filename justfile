@@ -100,7 +100,7 @@ check:
 # The checks and every test, by itself and on ports of its own; arguments go to pytest
 [group('develop')]
 test *args: check
-    pytest --numprocesses 2 --dist loadfile "$@"
+    pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 
 # Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)
 [group('develop')]

@@ -416,7 +416,7 @@ class _Session(Generic[Locked]):
                     decided.update(connection)
                     parking.set_state(connection, rows, "decided")
         except Exception as failure:
-            if classify(failure) is not Failure.POISON:
+            if error or classify(failure) is not Failure.POISON:
                 raise
             middle = len(rows) // 2
             if middle == 0:

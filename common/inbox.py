@@ -28,8 +28,6 @@ from common.positions import LOSS_HELP, Partition, Start
 
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
-HELD_RECORDS_MAX: Final = 10_000
-"""More than that is not held back, whatever `choose` says: it is kept in memory."""
 POLL_S: Final = 0.25
 HELD_POLL_S: Final = 0.01
 """While something is held back: how soon it is looked at again although nothing else has come."""
@@ -143,7 +141,7 @@ class Inbox:
         if len(self._pending) < BATCH_RECORDS_MAX:
             self._fill()
         due, held = self._choose(self._pending, time.monotonic())
-        if len(held) > HELD_RECORDS_MAX:
+        if len(held) >= BATCH_RECORDS_MAX:  # then nothing is read, and what they wait for would not come either
             due, held = self._pending, []
         count = size = 0
         for one in due:
@@ -228,6 +226,8 @@ class Inbox:
                     self._look_for_the_broker()
             return
         self._take(first)
+        if self._broker_away:  # the client may say so when the broker is long back
+            self._broker_answers()
         # The time that the last batch took counts: what arrived meanwhile has waited already.
         wait = self._begun_at + spacing_s(self._busy_s) - time.monotonic()
         if wait > 0:
@@ -307,6 +307,9 @@ class Inbox:
             self._consumer.list_topics(self._topics[0], timeout=POLL_S)
         except KafkaException:
             return
+        self._broker_answers()
+
+    def _broker_answers(self) -> None:
         self._broker_away = False
         self._log.info("Kafka answers again")
         self._say("")

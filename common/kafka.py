@@ -134,7 +134,8 @@ class Publisher:
             message = {"value": record.value, "key": record.key}
             by_partition.setdefault((record.topic, record.partition), []).append(message)
         for (topic, partition), messages in by_partition.items():
-            waiting += self._hand_over(topic, partition, messages, delivered)
+            count = self._hand_over(topic, partition, messages, delivered)
+            waiting += count  # not in one statement: `delivered` may run meanwhile
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:

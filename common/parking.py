@@ -17,7 +17,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from common.errors import Poison
+from common.errors import Poison, Superseded
 from common.events import (
     ORDERS,
     Event,
@@ -320,7 +320,8 @@ def park_again(connection: Conn, row: Marked, error: str) -> None:
     place = dict(zip(("topic", "partition", "offset", "topic_id"), row.place, strict=True))
     parked = connection.execute(_PARK_AGAIN, place | {"error": _storable(error)}).rowcount
     if not parked:
-        raise Poison(f"{row.letter.partition} offset {row.letter.offset} cannot be parked again: {error}")
+        place_ = f"{row.letter.partition} offset {row.letter.offset}"
+        raise Superseded(f"{place_}: another instance has taken it meanwhile; here it failed: {error}")
 
 
 def reopen(row: Marked) -> Received | None:

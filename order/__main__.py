@@ -24,7 +24,9 @@ def run_saga() -> None:
     log.configure(process.service, process.instance)
     consumer = BatchConsumer(process, SagaHandler())
     timer = DeadlineTimer(process, settings.deadline_ms)
-    server.run(server.serve(server.application([], consumer.missing), process.http, [consumer, timer]))
+    server.run(
+        server.serve(server.application([], consumer.missing, degraded=timer.missing), process.http, [consumer, timer])
+    )
 
 
 def main(arguments: list[str]) -> None:
