@@ -31,7 +31,7 @@ T = TypeVar("T")
 _asking: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 
 
-def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S) -> T:
+def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S, every_s: float = 0.05) -> T:
     """The first answer of `found` that is not None or False. Fails with `what` after `within_s` seconds."""
     until = time.monotonic() + within_s
     while True:
@@ -40,7 +40,7 @@ def eventually(found: Callable[[], T | None], what: str, within_s: float = READY
             return answer
         if time.monotonic() > until:
             raise AssertionError(f"not within {within_s:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
 class Instance(Server):
