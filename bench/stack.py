@@ -9,9 +9,6 @@ import os
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -19,19 +16,11 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from dev.instance import Instance
 from dev.kafka import Broker
 from dev.postgres import Cluster
 from dev.server import Server, tail
-from dev.settings import (
-    HOST,
-    ROOT,
-    SERVICES,
-    Service,
-    environment,
-    free_ports,
-    instance_environment,
-    new_passwords,
-)
+from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords
 
 READY_S: Final = 90.0
 
@@ -50,39 +39,6 @@ class Layout(Struct, frozen=True, kw_only=True):
 
 class NotReady(Exception):
     """A part of the stack did not come up."""
-
-
-class Instance(Server):
-    """One process of a service."""
-
-    def __init__(self, directory: Path, service: Service, number: int, port: int, variables: Mapping[str, str]) -> None:
-        self.name = service.instance(number)
-        super().__init__(directory / self.name)
-        self.service = service
-        [self.admin_port] = free_ports(1)
-        self.variables = {
-            **os.environ,
-            **variables,
-            **instance_environment(service, number, port=port, admin_port=self.admin_port),
-        }
-
-    def prepare(self) -> None:
-        """A service needs nothing on disk."""
-
-    def command(self) -> list[str]:
-        return [sys.executable, *self.service.command]
-
-    def environment(self) -> dict[str, str]:
-        return {**self.variables, "TANDEM_STACK": str(self.directory)}
-
-    def unready(self) -> str | None:
-        try:
-            urllib.request.urlopen(f"http://{HOST}:{self.admin_port}/readyz", timeout=5).close()
-        except urllib.error.HTTPError as error:
-            return error.read().decode()
-        except OSError as error:
-            return repr(error)
-        return None
 
 
 class Stack:

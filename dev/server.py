@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from dev.settings import ROOT
+
 MARKER = "TANDEM_STACK"  # the environment variable by which `up` and `doctor` recognise processes left over
 
 
@@ -44,6 +46,18 @@ class Server(ABC):
 
     def start(self, timeout_s: float = 120) -> None:
         """Returns when the server serves."""
+        process = self.launch()
+        deadline = time.monotonic() + timeout_s
+        while missing := self.unready():
+            if process.poll() is not None:
+                raise StartError(f"{self.name} ended with {process.returncode} at its start:\n{tail(self.log)}")
+            if time.monotonic() > deadline:
+                self.kill()
+                raise StartError(f"{self.name}: {missing} after {timeout_s:.0f} s:\n{tail(self.log)}")
+            time.sleep(0.05)
+
+    def launch(self) -> "subprocess.Popen[bytes]":
+        """Starts it without waiting until it serves."""
         self.prepare()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -52,16 +66,10 @@ class Server(ABC):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
+                cwd=ROOT,
                 start_new_session=True,
             )
-        deadline = time.monotonic() + timeout_s
-        while missing := self.unready():
-            if self.process.poll() is not None:
-                raise StartError(f"{self.name} ended with {self.process.returncode} at its start:\n{tail(self.log)}")
-            if time.monotonic() > deadline:
-                self.kill()
-                raise StartError(f"{self.name}: {missing} after {timeout_s:.0f} s:\n{tail(self.log)}")
-            time.sleep(0.05)
+        return self.process
 
     def stop(self, timeout_s: float = 60) -> None:
         if self.process is None or self.process.poll() is not None:

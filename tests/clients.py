@@ -7,12 +7,12 @@ cannot serve, and some that are cancelled.
 
 import itertools
 import threading
-import time
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import httpx
 import orjson
@@ -28,13 +28,12 @@ SCARCE: Final = "clients-scarce"
 SAVER: Final = "clients-saver"
 PAUSE_S: Final = 0.08
 AGAIN_S: Final = 0.1
-PATIENCE_S: Final = 60.0
+TIMEOUT_S: Final = 15.0
+"""Longer than the api waits for the log: it then says that an order may still be placed."""
 BATCH_EVERY_S: Final = 3.0
 BATCH_LINES: Final = 110
 """More than the api puts into the log at once."""
 SHOPKEEPER_EVERY_S: Final = 0.4
-CANCEL_EVERY: Final = 5
-LOOK_UP_EVERY: Final = 3
 
 NDJSON: Final = {"content-type": "application/x-ndjson"}
 
@@ -42,15 +41,22 @@ Body = dict[str, Any]
 
 
 class Book:
-    """What clients were told, over any number of runs. Each entry is made by one thread, in one step."""
+    """What clients were told, over any number of runs. Each entry is made in one step, so that threads can share it.
 
-    def __init__(self) -> None:
+    The accepted orders go to a file at once, which outlives this process.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._lines = file.open("wb", buffering=0)
         self.accepted: set[str] = set()
         """Orders answered with 202."""
         self.keyed: dict[str, str] = {}
         """By idempotency key: the order that every answer named."""
-        self.unknown = 0
-        """Requests without a key that were sent and not answered, or with "it may still be placed"."""
+        self.unknown: list[Body] = []
+        """Orders without a key that were sent and not answered, or with "it may still be placed"."""
+        self.denied: set[str] = set()
+        """Orders that might still be placed, and of which it was said later that they are not there."""
         self.cancelled: set[str] = set()
         """Orders whose wish to be cancelled was answered with 202."""
         self.deposits = 0
@@ -61,22 +67,39 @@ class Book:
         """Answers that must never be given."""
 
     def accept(self, order_id: str, key: str | None = None) -> None:
-        if key is not None and self.keyed.setdefault(key, order_id) != order_id:
+        if key is not None:
+            self.name(key, order_id)
+        if order_id not in self.accepted:
+            self.accepted.add(order_id)
+            self._lines.write(f"{order_id}\n".encode())
+
+    def name(self, key: str, order_id: str) -> None:
+        """An answer to a request with this key named this order."""
+        if self.keyed.setdefault(key, order_id) != order_id:
             self.faults.append(f"key {key} is order {self.keyed[key]} and also {order_id}")
-        self.accepted.add(order_id)
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def broken(self, stack: Stack) -> dict[str, list[str]]:
+        """The orders by which a promise was broken, by promise. For a stack at rest that nobody else orders from."""
+        keyed, plain = _orders_of(stack, "keyed-%"), _orders_of(stack, "plain-%")
+        by_key = set(self.keyed.values())
+        return {
+            "lost": sorted(self.accepted - keyed.keys() - plain.keys()),
+            "placed twice": sorted(keyed.keys() - by_key)
+            + sorted(plain.keys() - self.accepted - self.denied)[len(self.unknown) :],
+            "denied and yet there": sorted(self.denied & plain.keys()),
+            "confirmed although a cancel was accepted": [
+                o for o, status in (keyed | plain).items() if o in self.cancelled and status == "confirmed"
+            ],
+        }
 
     def check(self, stack: Stack) -> None:
-        """Fails unless every promise was kept. For a stack at rest that nobody else orders from."""
+        """Fails unless every promise was kept."""
         assert not self.faults, self.faults[:5]
-        keyed = _orders_of(stack, "keyed-%")
-        assert keyed.keys() == set(self.keyed.values()), "a key does not stand for one order"
-        plain = _orders_of(stack, "plain-%")
-        told = self.accepted - keyed.keys()
-        assert told <= plain.keys(), f"lost: {sorted(told - plain.keys())[:5]}"
-        extra = len(plain.keys() - told)
-        assert extra <= self.unknown, f"{extra} orders that nobody placed, {self.unknown} requests were not answered"
-        kept = [o for o, status in (keyed | plain).items() if o in self.cancelled and status == "confirmed"]
-        assert not kept, f"confirmed although a cancel was accepted: {kept[:5]}"
+        for what, order_ids in self.broken(stack).items():
+            assert not order_ids, f"{what}: {len(order_ids)} orders, as {order_ids[:5]}"
         assert _entered(stack, "payment", "ledger", "deposit", "customer_id", SAVER) == self.deposits
         assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
 
@@ -94,7 +117,9 @@ class Book:
         def all_known() -> bool:
             answer = stack.http.post(url, content=content, headers=NDJSON)
             results = [orjson.loads(line) for line in answer.content.splitlines()]
-            self.accepted.update(result["order_id"] for result in results if result["status"] == 202)
+            for result in results:
+                if result["status"] == 202:
+                    self.accept(result["order_id"])
             return all(result["status"] == 202 for result in results)
 
         eventually(all_known, f"{len(lines)} new products are orderable at their prices")
@@ -117,41 +142,53 @@ def _entered(stack: Stack, service: str, table: str, kind: str, column: str, val
 class Client(threading.Thread):
     """Goes on until told to stop, and then finishes what it has begun."""
 
+    pause_s = PAUSE_S
+    patience_s = 60.0
+    """How long it repeats a request."""
+    look_up_every = 3
+    cancel_every = 5
+
     def __init__(self, stack: Stack, book: Book) -> None:
         super().__init__(daemon=True)
         self.stack = stack
         self.book = book
-        self.http = httpx.Client(timeout=10)
+        self.http = httpx.Client(timeout=TIMEOUT_S)
         self.stopping = threading.Event()
 
     def run(self) -> None:
         try:
             for n in itertools.count():
                 if self.stopping.is_set():
-                    return
+                    break
                 self.step(n)
-                self.stopping.wait(PAUSE_S)
+                self.rest()
+            self.finish()
         except Exception:
             self.book.faults.append(traceback.format_exc())
         finally:
             self.http.close()
 
+    def rest(self) -> None:
+        """Until the next step."""
+        self.stopping.wait(self.pause_s)
+
     def step(self, n: int) -> None:
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """What is still to be asked."""
+
     def until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send a request that may be repeated until it is answered by something other than 503."""
-        until = time.monotonic() + PATIENCE_S
-        while time.monotonic() < until:
+
+        def answered() -> httpx.Response | None:
             try:
                 answer = send()
             except httpx.TransportError:
-                pass
-            else:
-                if answer.status_code != 503:
-                    return answer
-            time.sleep(AGAIN_S)
-        raise AssertionError(f"a request was not answered for {PATIENCE_S:.0f} s")
+                return None
+            return None if answer.status_code == 503 else answer
+
+        return eventually(answered, "a request is answered", self.patience_s, AGAIN_S)
 
     def expect(self, answer: httpx.Response, *statuses: int) -> httpx.Response:
         if answer.status_code not in statuses:
@@ -161,9 +198,9 @@ class Client(threading.Thread):
     def follow_up(self, n: int, order_id: str) -> None:
         """Look some orders up, and cancel some. An accepted order is never "not found"."""
         url = self.stack.url("order-api", f"/orders/{order_id}")
-        if n % LOOK_UP_EVERY == 0:
+        if n % self.look_up_every == 0:
             self.expect(self.until_answered(lambda: self.http.get(url)), 200)
-        if n % CANCEL_EVERY == 0:
+        if n % self.cancel_every == 0:
             answer = self.until_answered(lambda: self.http.post(f"{url}/cancel"))
             if self.expect(answer, 202, 409).status_code == 202:
                 self.book.cancelled.add(order_id)
@@ -186,82 +223,110 @@ def orders(sort: str) -> Iterator[Body]:
                 yield {"customer_id": customer, "items": one}
 
 
-class Keyed(Client):
+class Buyer(Client):
+    """A client that orders."""
+
+    sort: ClassVar[str]
+    """What the names of its customers begin with: by it orders with keys are told from those without."""
+
+    def __init__(self, stack: Stack, book: Book) -> None:
+        super().__init__(stack, book)
+        self.bodies = self.draw()
+
+    def draw(self) -> Iterator[Body]:
+        return orders(self.sort)
+
+
+class Keyed(Buyer):
     """Sends each order under a key, until it is answered."""
 
-    def __init__(self, stack: Stack, book: Book) -> None:
-        super().__init__(stack, book)
-        self._orders = orders("keyed")
+    sort = "keyed"
 
     def step(self, n: int) -> None:
-        body, key = next(self._orders), f"clients-{uuid.uuid4()}"
-        headers = {"idempotency-key": key}
-        url = self.stack.url("order-api", "/orders")
-        answer = self.until_answered(lambda: self.http.post(url, json=body, headers=headers))
-        if self.expect(answer, 202).status_code == 202:
-            order_id = answer.json()["order_id"]
-            self.book.accept(order_id, key)
+        if order_id := self.place(next(self.bodies), f"clients-{uuid.uuid4()}"):
             self.follow_up(n, order_id)
 
+    def place(self, body: Body, key: str) -> str | None:
+        def send() -> httpx.Response:
+            answer = self.http.post(self.stack.url("order-api", "/orders"), json=body, headers={"idempotency-key": key})
+            if order_id := answer.json().get("order_id"):
+                self.book.name(key, order_id)
+            return answer
 
-class Plain(Client):
+        answer = self.until_answered(send)
+        if self.expect(answer, 202).status_code != 202:
+            return None
+        order_id: str = answer.json()["order_id"]
+        self.book.accept(order_id, key)
+        return order_id
+
+
+class Plain(Buyer):
     """Sends each order once: it cannot know what became of one that is not answered."""
 
-    def __init__(self, stack: Stack, book: Book) -> None:
-        super().__init__(stack, book)
-        self._orders = orders("plain")
+    sort = "plain"
 
     def step(self, n: int) -> None:
+        body = next(self.bodies)
         try:
-            answer = self.http.post(self.stack.url("order-api", "/orders"), json=next(self._orders))
+            answer = self.http.post(self.stack.url("order-api", "/orders"), json=body)
         except httpx.ConnectError:
             return  # nothing was sent
         except httpx.TransportError:
-            self.book.unknown += 1
+            self.book.unknown.append(body)
             return
         if answer.status_code == 503:
-            self.book.unknown += "order_id" in answer.json()
+            if order_id := answer.json().get("order_id"):
+                self.doubt(body, order_id)
         elif self.expect(answer, 202).status_code == 202:
             order_id = answer.json()["order_id"]
             self.book.accept(order_id)
             self.follow_up(n, order_id)
 
+    def doubt(self, body: Body, order_id: str) -> None:
+        """This order may still be placed, it was said."""
+        self.book.unknown.append(body)
 
-class Batches(Client):
+
+class Batches(Buyer):
     """Sends many orders at once, each line under a key, until all are answered."""
 
-    def __init__(self, stack: Stack, book: Book) -> None:
-        super().__init__(stack, book)
-        self._orders = orders("keyed-batch")
+    sort = "keyed-batch"
+    pause_s = BATCH_EVERY_S
+    lines = BATCH_LINES
 
     def step(self, n: int) -> None:
-        self.stopping.wait(BATCH_EVERY_S)
-        lines = [
-            body | {"idempotency_key": f"clients-{uuid.uuid4()}"}
-            for body in itertools.islice(self._orders, BATCH_LINES)
-        ]
+        self.place(itertools.islice(self.bodies, self.lines))
+
+    def place(self, bodies: Iterable[Body]) -> list[str]:
+        """The orders that were placed."""
+        lines = [body | {"idempotency_key": f"clients-{uuid.uuid4()}"} for body in bodies]
         url = self.stack.url("order-api", "/orders/batch")
         content = b"\n".join(map(orjson.dumps, lines))
-        while True:
+
+        def placed() -> list[str] | None:
             answer = self.until_answered(lambda: self.http.post(url, content=content, headers=NDJSON))
             if self.expect(answer, 200).status_code != 200:
-                return
+                return []
             results = [orjson.loads(line) for line in answer.content.splitlines()]
             for line, result in zip(lines, results, strict=True):
                 if result["status"] == 202:
                     self.book.accept(result["order_id"], line["idempotency_key"])
                 elif result["status"] != 503:
                     self.book.faults.append(f"a line of a batch: {result}")
-            if all(result["status"] != 503 for result in results):
-                return
-            time.sleep(AGAIN_S)
+            if any(result["status"] == 503 for result in results):
+                return None
+            return [result["order_id"] for result in results if result["status"] == 202]
+
+        return eventually(placed, f"{len(lines)} lines are answered", self.patience_s, AGAIN_S)
 
 
 class Shopkeeper(Client):
     """Brings in a product, and makes a deposit and a restock, each under a key, until each is answered."""
 
+    pause_s = SHOPKEEPER_EVERY_S
+
     def step(self, n: int) -> None:
-        self.stopping.wait(SHOPKEEPER_EVERY_S)
         product_id, price = f"clients-{uuid.uuid4()}", n + 1
         put = {"name": product_id, "unit_price": price, "currency": "EUR", "active": True}
         url = self.stack.url("inventory", f"/products/{product_id}")
@@ -279,13 +344,14 @@ class Shopkeeper(Client):
         ).is_success
 
 
-ALL: Final[Sequence[type[Client]]] = (Keyed, Plain, Batches, Shopkeeper)
+MakeClient = Callable[[Stack, Book], Client]
+ALL: Final[Sequence[MakeClient]] = (Keyed, Plain, Batches, Shopkeeper)
 
 
 class Clients:
     """Clients of several sorts, within a `with`. What they are told is added to the book."""
 
-    def __init__(self, stack: Stack, book: Book, sorts: Sequence[type[Client]] = ALL) -> None:
+    def __init__(self, stack: Stack, book: Book, sorts: Iterable[MakeClient] = ALL) -> None:
         self._threads = [sort(stack, book) for sort in sorts]
 
     def __enter__(self) -> "Clients":

@@ -13,10 +13,11 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
+from dev.instance import Instance as Child
 from dev.kafka import Broker
 from dev.postgres import Cluster
-from dev.server import Server, tail
-from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports, instance_environment
+from dev.server import tail
+from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from dev.settings import new_passwords as draw_passwords
 from tests.proxy import Proxy
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _asking: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 
 
-def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S) -> T:
+def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S, every_s: float = 0.05) -> T:
     """The first answer of `found` that is not None or False. Fails with `what` after `within_s` seconds."""
     until = time.monotonic() + within_s
     while True:
@@ -40,62 +41,20 @@ def eventually(found: Callable[[], T | None], what: str, within_s: float = READY
             return answer
         if time.monotonic() > until:
             raise AssertionError(f"not within {within_s:.0f} s: {what}")
-        time.sleep(0.05)
+        time.sleep(every_s)
 
 
-class Instance(Server):
-    """One process of a service."""
-
-    def __init__(self, directory: Path, service: Service, number: int, port: int, variables: Mapping[str, str]) -> None:
-        self.name = service.instance(number)
-        super().__init__(directory / self.name)
-        self.service = service
-        self.launcher: tuple[str, ...] = ()
-        """What Python runs the service by, if not directly."""
-        [self.admin_port] = free_ports(1)
-        self.variables = {
-            **os.environ,
-            **variables,
-            **instance_environment(service, number, port=port, admin_port=self.admin_port),
-        }
-
-    def prepare(self) -> None:
-        pass
-
-    def command(self) -> list[str]:
-        return [sys.executable, *self.launcher, *self.service.command]
-
-    def environment(self) -> dict[str, str]:
-        return {**self.variables, "TANDEM_STACK": str(self.directory)}
+class Instance(Child):
+    """One process of a service, and what can be asked of it."""
 
     def get(self, path: str) -> httpx.Response:
         return _asking.get(f"http://{HOST}:{self.admin_port}{path}")
-
-    def unready(self) -> str | None:
-        try:
-            answer = self.get("/readyz")
-        except httpx.HTTPError as error:
-            return repr(error)
-        return None if answer.status_code == 200 else answer.text
 
     def listening(self) -> bool:
         try:
             return self.get("/livez").status_code == 200
         except httpx.HTTPError:
             return False
-
-    def launch(self) -> None:
-        """Start without waiting until it is ready."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command(),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env=self.environment(),
-                cwd=ROOT,
-                start_new_session=True,
-            )
 
 
 class Stack:

@@ -20,6 +20,7 @@ SCARCE_PIECES: Final = 25
 PIECES: Final = 10**9
 CUSTOMERS: Final = 120
 PROBES: Final = 80
+PROBE: Final = "keyed-probe-{}"
 BALANCE: Final = 10**12
 POOR: Final = 5
 """Of every hundred customers so many have next to nothing."""
@@ -89,9 +90,9 @@ class Arena(Stack):
         for number in range(CUSTOMERS):
             balance = 50 if number % 100 < POOR else BALANCE
             self.account(f"keyed-{number}", balance)
-            self.account(f"free-{number}", balance)
+            self.account(f"plain-{number}", balance)
         for number in range(PROBES):
-            self.account(f"probe-{number}", BALANCE)
+            self.account(PROBE.format(number), BALANCE)
 
     def make(self, service: Service, number: int) -> Instance:
         """Behind its proxies, as far as there are some: what a storm adds goes straight."""

@@ -22,7 +22,7 @@ def test_a_few_faults_under_load_lose_nothing(tmp_path: Path) -> None:
         run.play(islice(deal(SEED, ONLY), len(ONLY)), seconds=inf, orders=0)
         run.report.show()
         assert run.report.failures == []
-        assert len(run.told.accepted) > 100
+        assert len(run.book.accepted) > 100
     finally:
         arena.stop()
         arena.unmount()

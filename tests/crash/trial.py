@@ -53,8 +53,7 @@ class Trials:
 
     def __init__(self, directory: Path) -> None:
         self.stack = Stack(directory)
-        self.book = Book()
-        self._list = directory.with_name(f"{directory.name}.accepted")
+        self.book = Book(directory.with_name(f"{directory.name}.accepted"))
         self._open = False
         self.stack.start_servers()
 
@@ -131,11 +130,11 @@ class Trials:
         await_rest(stack, book.accepted)
         book.check(stack)
         assert_consistent(stack)
-        self._list.write_text("\n".join(book.accepted))
-        stack.run_tool("ops.verify", "--accepted", str(self._list))
+        stack.run_tool("ops.verify", "--accepted", str(book.file))
 
     def stop(self) -> None:
         self.stack.stop()
+        self.book.close()
 
 
 def by(point: Point) -> tuple[str, ...]:

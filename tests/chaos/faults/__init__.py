@@ -15,7 +15,7 @@ INJECT: dict[str, Inject] = {
     "kill-kafka": processes.kill_server,
     "freeze-past-session": processes.freeze,
     "freeze-in-transaction": processes.freeze_in_transaction,
-    "freeze-server": processes.freeze_server,
+    "freeze-server": processes.freeze,
     "stutter": processes.stutter,
     "rebalance-storm": processes.rebalance_storm,
     "two-owners": processes.two_owners,

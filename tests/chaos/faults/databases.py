@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection, sql
 
 from dev.settings import SERVICES
-from tests.chaos.arena import Arena
+from tests.chaos.arena import PROBE, Arena
 from tests.chaos.faults.fault import Injected, meanwhile, rises
 from tests.chaos.schedule import Fault
 
@@ -32,7 +32,9 @@ def _number(connection: "Connection[Any]", statement: str, *parameters: str) -> 
 def deadlock(arena: Arena, fault: Fault) -> Injected:
     """A session that locks the rows of every batch in the opposite order, and leaves it to others to notice."""
     table, key = map(sql.Identifier, _KEYS[fault.target])
-    listed = sql.SQL("SELECT {} FROM {} WHERE {} NOT LIKE 'probe-%' ORDER BY {} DESC").format(key, table, key, key)
+    listed = sql.SQL("SELECT {0} FROM {1} WHERE {0} NOT LIKE {2} ORDER BY {0} DESC").format(
+        key, table, sql.Literal(PROBE.format("%"))
+    )
     lock = sql.SQL("SELECT FROM {} WHERE {} = %s FOR UPDATE").format(table, key)
 
     def act(over: threading.Event) -> None:

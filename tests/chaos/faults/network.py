@@ -2,7 +2,7 @@
 
 import random
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -38,20 +38,13 @@ def _links(arena: Arena, links: Mapping[str, Proxy], target: str) -> list[Proxy]
     return [links[instance.name] for instance in arena.named(target) if instance.name in links]
 
 
-@contextmanager
-def cut(links: Iterable[Proxy], _: Fault) -> Injected:
+def cut(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witness]:
     """Nobody there: connections break, new ones are refused."""
-    for link in links:
-        link.cut()
-    try:
-        yield lambda: "cut"
-    finally:
-        for link in links:
-            link.restore()
+    return _on_each(links, Proxy.cut, Proxy.restore, "cut")
 
 
 @contextmanager
-def reset(links: Iterable[Proxy], fault: Fault) -> Injected:
+def reset(links: Collection[Proxy], fault: Fault) -> Injected:
     """Connections break again and again, and can be made anew at once."""
     draw = random.Random(fault.seed)
     times = 0
@@ -67,38 +60,30 @@ def reset(links: Iterable[Proxy], fault: Fault) -> Injected:
         yield lambda: f"{times} times" if times else ""
 
 
-@contextmanager
-def delay(links: Iterable[Proxy], fault: Fault) -> Injected:
+def delay(links: Collection[Proxy], fault: Fault) -> AbstractContextManager[Witness]:
     delay_s = random.Random(fault.seed).uniform(*DELAYS_S)
-    with _slow(links, delay_s=delay_s):
-        yield lambda: f"by {delay_s * 1000:.0f} ms"
+    return _on_each(links, lambda link: link.slow(delay_s=delay_s), Proxy.slow, f"by {delay_s * 1000:.0f} ms")
 
 
-@contextmanager
-def throttle(links: Iterable[Proxy], fault: Fault) -> Injected:
+def throttle(links: Collection[Proxy], fault: Fault) -> AbstractContextManager[Witness]:
     bytes_per_s = random.Random(fault.seed).randint(*BYTES_PER_S)
-    with _slow(links, bytes_per_s=bytes_per_s):
-        yield lambda: f"to {bytes_per_s / 1000:.0f} kB/s"
+    said = f"to {bytes_per_s / 1000:.0f} kB/s"
+    return _on_each(links, lambda link: link.slow(bytes_per_s=bytes_per_s), Proxy.slow, said)
 
 
-@contextmanager
-def half_open(links: Iterable[Proxy], _: Fault) -> Injected:
+def half_open(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witness]:
     """Connections stay, and new ones come about, but nothing arrives."""
-    for link in links:
-        link.silence()
-    try:
-        yield lambda: "silent"
-    finally:
-        for link in links:
-            link.speak()
+    return _on_each(links, Proxy.silence, Proxy.speak, "silent")
 
 
 @contextmanager
-def _slow(links: Iterable[Proxy], *, delay_s: float = 0.0, bytes_per_s: int = 0) -> Injected:
+def _on_each(
+    links: Collection[Proxy], trouble: Callable[[Proxy], None], heal: Callable[[Proxy], None], said: str
+) -> Injected:
     for link in links:
-        link.slow(delay_s=delay_s, bytes_per_s=bytes_per_s)
+        trouble(link)
     try:
-        yield lambda: ""
+        yield lambda: said
     finally:
         for link in links:
-            link.slow()
+            heal(link)

@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
@@ -35,6 +36,10 @@ def server(arena: Arena, name: str) -> Server:
     return arena.postgres if name == "postgres" else arena.kafka
 
 
+def _hit(arena: Arena, fault: Fault) -> Sequence[Server]:
+    return [server(arena, fault.target)] if fault.target in SERVERS else arena.named(fault.target)
+
+
 @contextmanager
 def kill(arena: Arena, fault: Fault) -> Injected:
     hit = arena.named(fault.target)
@@ -59,19 +64,10 @@ def kill_server(arena: Arena, fault: Fault) -> Injected:
 @contextmanager
 def freeze(arena: Arena, fault: Fault) -> Injected:
     with ExitStack() as healing:
-        for instance in arena.named(fault.target):
-            instance.pause()
-            healing.callback(instance.resume)
+        for one in _hit(arena, fault):
+            one.pause()
+            healing.callback(one.resume)
         yield lambda: "frozen"
-
-
-@contextmanager
-def freeze_server(arena: Arena, fault: Fault) -> Injected:
-    server(arena, fault.target).pause()
-    try:
-        yield lambda: "frozen"
-    finally:
-        server(arena, fault.target).resume()
 
 
 @contextmanager
@@ -97,7 +93,7 @@ def freeze_in_transaction(arena: Arena, fault: Fault) -> Injected:
 @contextmanager
 def stutter(arena: Arena, fault: Fault) -> Injected:
     """A tenth of the time for it, in slices of 200 ms."""
-    [hit] = [server(arena, fault.target)] if fault.target in SERVERS else arena.named(fault.target)
+    [hit] = _hit(arena, fault)
 
     def act(over: threading.Event) -> None:
         while not over.wait(STUTTER_RUNNING_S):
