@@ -24,7 +24,7 @@ from common.backoff import delays_s
 from common.config import Process
 from common.errors import Failure, LossDetected, Stopped, Superseded, classify, describe
 from common.events import Event, encode, type_of
-from common.inbox import STAY_EVERY_S, Inbox
+from common.inbox import STAY_EVERY_S, Arrivals, Inbox
 from common.kafka import Outgoing, Publisher, client_config
 from common.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
 from common.positions import Partition, Start, Topic, TopicWatch
@@ -61,8 +61,8 @@ class Handler(Protocol[Locked]):
         """The topic of its results."""
         ...
 
-    def choose(self, arrived: Sequence[Opened], at_s: float) -> tuple[list[Opened], list[Opened]]:
-        """What of the arrived to settle next, and what to hold back for a moment. See `common.inbox.Choose`."""
+    def arrivals(self) -> Arrivals:
+        """New, empty: where records wait until they are due."""
         ...
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
@@ -208,7 +208,7 @@ class _Session(Generic[Locked]):
                 self._find_starts,
                 everything,
                 self._say,
-                handler.choose,
+                handler.arrivals(),
             )
             try:
                 self._check_limits(topics)
@@ -504,11 +504,6 @@ def ends(batch: Sequence[Opened]) -> tuple[dict[Partition, Letter], dict[Partiti
     first = {one.letter.partition: one.letter for one in reversed(batch)}
     last = {one.letter.partition: one.letter for one in batch}
     return first, last
-
-
-def all_due(arrived: Sequence[Opened], _: float) -> tuple[list[Opened], list[Opened]]:
-    """Hold nothing back. See `Handler.choose`."""
-    return list(arrived), []
 
 
 def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Letter]) -> None:

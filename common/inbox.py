@@ -6,8 +6,9 @@ Rebalance callbacks run inside `next_batch` and `wait`, never while a batch is b
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import inf
+from typing import Any, Final, Protocol
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -29,6 +30,8 @@ from common.positions import LOSS_HELP, Partition, Start
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
+HELD_RECORDS_MAX: Final = 10_000
+"""More than that is not held back, whatever they wait for: they are kept in memory."""
 HELD_POLL_S: Final = 0.01
 """While something is held back: how soon it is looked at again although nothing else has come."""
 COMMIT_EVERY_S: Final = 0.25
@@ -74,16 +77,49 @@ class _Reading:
         self.expected = expected
 
 
-Choose = Callable[[Sequence[Opened], float], tuple[list[Opened], list[Opened]]]
-"""Divides what has arrived, given the monotonic time, into what to settle next and what to offer again; of each
-partition the former is the beginning."""
+class Arrivals(Protocol):
+    """What has arrived, until it is due. Of each partition a beginning is due, in order."""
+
+    @property
+    def held(self) -> int:
+        """How many records are kept back."""
+        ...
+
+    def add(self, one: Opened) -> None: ...
+
+    def due(self, at_s: float) -> list[Opened]:
+        """Give out what is to be settled now, given the monotonic time; at infinity that is all."""
+        ...
+
+    def drop(self, gone: Collection[Partition]) -> None:
+        """Forget what is held of these partitions."""
+        ...
+
+
+class InOrderOfArrival:
+    """Nothing is held back."""
+
+    held = 0
+
+    def __init__(self) -> None:
+        self._arrived: list[Opened] = []
+
+    def add(self, one: Opened) -> None:
+        self._arrived.append(one)
+
+    def due(self, _: float) -> list[Opened]:
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def drop(self, gone: Collection[Partition]) -> None:
+        self._arrived = [one for one in self._arrived if one.letter.partition not in gone]
 
 
 class Inbox:
     """One membership in a consumer group. Belongs to one thread; any error it raises ends it, and a new one is made.
 
     `find_starts` is asked where to begin in partitions just assigned, and, before it joins, whether one could begin in
-    `everything` there is; `say` is told why nothing is taken in; `choose` says what of the arrived is due.
+    `everything` there is; `say` is told why nothing is taken in; `arrivals` says what of the arrived is due.
     """
 
     def __init__(
@@ -95,7 +131,7 @@ class Inbox:
         find_starts: Callable[[Consumer, Sequence[Partition]], list[Start]],
         everything: Sequence[Partition],
         say: Callable[[str], None],
-        choose: Choose,
+        arrivals: Arrivals,
     ) -> None:
         self.positions: dict[Partition, int] = {}
         """Of each partition assigned: the stored position as this instance knows it."""
@@ -107,9 +143,8 @@ class Inbox:
         self._reading: dict[tuple[str | None, int | None], _Reading] = {}
         """By topic and number: a `Partition` made for every record would cost as much as decoding it."""
         self._uncommitted: dict[Partition, int] = {}
-        self._choose = choose
-        self._pending: list[Opened] = []
-        self._holding = False
+        self._arrivals = arrivals
+        self._due: list[Opened] = []
         self._broker_away = False
         self._begun_at = 0.0
         self._busy_s = 0.0
@@ -138,23 +173,20 @@ class Inbox:
         if self._settling:
             self._settling = False
             self._busy_s = time.monotonic() - self._begun_at
-        if len(self._pending) < BATCH_RECORDS_MAX:
+        if len(self._due) < BATCH_RECORDS_MAX:
             self._fill()
-        due, held = self._choose(self._pending, time.monotonic())
-        if len(held) >= BATCH_RECORDS_MAX:  # then nothing is read, and what they wait for would not come either
-            due, held = self._pending, []
+        self._due += self._arrivals.due(time.monotonic() if self._arrivals.held < HELD_RECORDS_MAX else inf)
         count = size = 0
-        for one in due:
+        for one in self._due:
             if count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
                 break
             size += len(one.letter.value)
             count += 1
-        self._pending = due[count:] + held
-        self._holding = bool(held)
-        if count:
+        batch, self._due = self._due[:count], self._due[count:]
+        if batch:
             self._settling = True
             self._begun_at = time.monotonic()
-        return due[:count]
+        return batch
 
     def wait(self, delay_s: float) -> None:
         """Wait, but go on polling, so that the group does not take this instance for dead."""
@@ -218,9 +250,9 @@ class Inbox:
         self._consumer.close()
 
     def _fill(self) -> None:
-        first = self._poll(1, HELD_POLL_S if self._holding else 0 if self._pending else POLL_S)
+        first = self._poll(1, 0 if self._due else HELD_POLL_S if self._arrivals.held else POLL_S)
         if not first:
-            if not self._pending:
+            if not self._due and not self._arrivals.held:
                 self._commit(asynchronous=True)
                 if self._broker_away:
                     self._look_for_the_broker()
@@ -243,7 +275,7 @@ class Inbox:
         return self._consumer.consume(records, timeout_s)
 
     def _take(self, messages: Iterable[Message]) -> None:
-        pending, arrived_s = self._pending, time.monotonic()
+        add, arrived_s = self._arrivals.add, time.monotonic()
         for message in messages:
             error = message.error()
             reading = self._reading.get((message.topic(), message.partition()))
@@ -265,7 +297,7 @@ class Inbox:
                     f"are missing; {LOSS_HELP}"
                 )
             reading.expected = offset + 1
-            pending.append(opened(_letter(message, partition, offset), arrived_s))
+            add(opened(_letter(message, partition, offset), arrived_s))
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         if added:
@@ -286,12 +318,13 @@ class Inbox:
         self._lost(consumer, gone)
 
     def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:
-        for tp in gone:
-            partition = Partition(tp.topic, tp.partition)
+        lost = {Partition(tp.topic, tp.partition) for tp in gone}
+        for partition in lost:
             self.positions.pop(partition, None)
             self._uncommitted.pop(partition, None)
             self._reading.pop(partition, None)
-        self._pending = [one for one in self._pending if one.letter.partition in self.positions]
+        self._arrivals.drop(lost)
+        self._due = [one for one in self._due if one.letter.partition not in lost]
         self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])
 
     def _client_error(self, error: KafkaError) -> None:

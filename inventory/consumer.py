@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from common.batch import all_due
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -15,6 +14,7 @@ from common.events import (
     StockData,
     make,
 )
+from common.inbox import InOrderOfArrival
 from common.parking import Received
 from common.postgres import Conn
 from inventory import store
@@ -60,7 +60,7 @@ class InventoryHandler:
     group = "inventory"
     topics = (ORDERS,)
     publishes = INVENTORY
-    choose = staticmethod(all_due)
+    arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event for r in records if concerns_inventory(r)]

@@ -9,7 +9,8 @@ import psycopg
 from common.events import INVENTORY, ORDERS, PAYMENTS, Event, OrderId, OrderPlaced, Outcome, type_of
 from common.parking import Received
 from common.postgres import Conn
-from order import gather, store
+from order import store
+from order.gather import Gatherer
 from order.saga import advance, outcome_of
 from order.store import Entry, Row
 
@@ -44,7 +45,7 @@ class SagaHandler:
     group = "order-saga"
     topics = (ORDERS, PAYMENTS, INVENTORY)
     publishes = ORDERS
-    choose = staticmethod(gather.choose)
+    arrivals = Gatherer
 
     def __init__(self) -> None:
         self._said: set[str] = set()

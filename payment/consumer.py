@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from common.batch import all_due
 from common.events import ORDERS, PAYMENT_EVENTS, PAYMENTS, Event, OrderId, PaymentData, make
+from common.inbox import InOrderOfArrival
 from common.parking import Received
 from common.postgres import Conn
 from payment import store
@@ -51,7 +51,7 @@ class PaymentHandler:
     group = "payment"
     topics = (ORDERS,)
     publishes = PAYMENTS
-    choose = staticmethod(all_due)
+    arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         asked = [r.event.data for r in records if concerns_payment(r)]

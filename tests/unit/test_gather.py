@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from math import inf
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from common.events import (
 )
 from common.parking import Letter, Opened, opened
 from common.positions import Partition
-from order.gather import HOLD_S, choose
+from order.gather import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, Gatherer
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)
@@ -61,8 +62,15 @@ def arrived(event: Event | bytes, offset: int, *, number: int = 0, age_s: float 
     return opened(Letter(Partition(of, number), offset, AT, b"c", value, ()), NOW_S - age_s)
 
 
+def gathered(*records: Opened) -> Gatherer:
+    gatherer = Gatherer()
+    for record in records:
+        gatherer.add(record)
+    return gatherer
+
+
 def due(*records: Opened) -> list[Opened]:
-    return choose(records, NOW_S)[0]
+    return gathered(*records).due(NOW_S)
 
 
 def test_an_order_waits_for_both_of_its_results() -> None:
@@ -72,13 +80,22 @@ def test_an_order_waits_for_both_of_its_results() -> None:
     assert due(payment, order, stock) == [order, payment, stock]
 
 
+def test_results_may_come_one_by_one() -> None:
+    order, payment, stock = arrived(placed(1), 0), arrived(paid(1), 0), arrived(reserved(1), 0)
+    gatherer = gathered()
+    for one, expected in ((order, []), (payment, []), (stock, [order, payment, stock])):
+        gatherer.add(one)
+        assert gatherer.due(NOW_S) == expected
+    assert gatherer.held == 0
+
+
 def test_a_refusal_decides_alone() -> None:
     order, payment = arrived(placed(1), 0), arrived(declined(1), 0)
     assert due(order, payment) == [order, payment]
 
 
 def test_nothing_waits_longer_than_the_limit() -> None:
-    order, payment = arrived(placed(1), 0, age_s=HOLD_S), arrived(paid(1), 0)
+    order, payment = arrived(placed(1), 0, age_s=HOLD_MIN_S), arrived(paid(1), 0)
     assert due(order, payment) == [order, payment]
 
 
@@ -105,14 +122,44 @@ EVENTS = st.sampled_from([placed, paid, declined, reserved, cancel, lambda _: b"
 TOPICS = st.sampled_from([ORDERS, PAYMENTS, INVENTORY])
 
 
-@given(st.lists(st.tuples(EVENTS, st.integers(1, 4), st.integers(0, 1), st.floats(0, 2 * HOLD_S), TOPICS), max_size=30))
+@given(
+    st.lists(st.tuples(EVENTS, st.integers(1, 4), st.integers(0, 1), st.floats(0, 2 * HOLD_MIN_S), TOPICS), max_size=30)
+)
 def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequence[tuple]) -> None:  # type: ignore[type-arg]
     records = [
         arrived(kind(order), offset, number=number, age_s=age_s, topic=topic)
         for offset, (kind, order, number, age_s, topic) in enumerate(drawn)
     ]
-    now, later = choose(records, NOW_S)
+    gatherer = gathered(*records)
+    now, later = gatherer.due(NOW_S), gatherer.due(inf)
+    assert gatherer.held == 0
     for partition in {r.letter.partition for r in records}:
         whole = [r for r in records if r.letter.partition == partition]
         parts = [[r for r in part if r.letter.partition == partition] for part in (now, later)]
         assert parts[0] + parts[1] == whole
+
+
+def late(order: int, by_s: float, *, age_s: float = 0.0) -> Opened:
+    """A payment published `by_s` after its order was placed, which arrived `age_s` ago."""
+    letter = Letter(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)), ())
+    return opened(letter, NOW_S - age_s)
+
+
+def test_orders_are_held_for_twice_as_long_as_results_take() -> None:
+    order = arrived(placed(1), 0, age_s=1.0)
+    assert due(order, late(2, 0.6)) == [late(2, 0.6)]
+    assert gathered(late(2, 0.6)).hold_s(NOW_S) == HOLD_OF_LATENESS * 0.6
+    assert gathered(late(2, 60.0)).hold_s(NOW_S) == HOLD_MAX_S
+
+
+def test_what_a_result_told_is_forgotten_when_no_other_comes() -> None:
+    gatherer = gathered(late(2, 0.6, age_s=SEEN_S))
+    assert gatherer.hold_s(NOW_S) == HOLD_MIN_S
+
+
+def test_of_a_partition_that_is_gone_nothing_is_kept() -> None:
+    order, elsewhere = arrived(placed(1), 0), arrived(placed(2), 0, number=1)
+    gatherer = gathered(order, arrived(paid(1), 0), elsewhere)
+    gatherer.drop({Partition(ORDERS, 0), Partition(PAYMENTS, 0)})
+    assert gatherer.held == 1
+    assert gatherer.due(inf) == [elsewhere]
