@@ -42,14 +42,17 @@ class TimelineEntry(Struct, frozen=True):
 
 
 class OrderView(Struct, frozen=True, kw_only=True):
-    """An order as it stands. `payment` and `inventory` are "pending" as long as that side has not answered."""
+    """An order as it stands. `payment` and `inventory` are "pending" as long as that side has not answered.
+
+    Of an order that could not be read and was given up (rejected, `discarded`), nobody knows `amount` and `currency`.
+    """
 
     order_id: str
     customer_id: str
     status: Status
     reason: Reason | None
-    amount: int
-    currency: str
+    amount: int | None
+    currency: str | None
     items: tuple[Item, ...]
     payment: PaymentState | Literal["pending"]
     inventory: StockState | Literal["pending"]
