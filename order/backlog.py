@@ -21,6 +21,7 @@ from common.kafka import client_config
 from common.positions import Partition
 from common.problem import Problem
 from order.admission import EVERYTHING, LOOKS, Admission, Gate, Look, admission, readers
+from order.refusals import PLACED_NOTHING
 
 LOOK_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = {ORDERS: 2, PAYMENTS: 1, INVENTORY: 1}
@@ -137,9 +138,7 @@ class Backlog:
 
 
 def _full(reason: str) -> Problem:
-    return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); this request placed nothing, send it again later")
+    return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); {PLACED_NOTHING} later")
 
 
-_OVERLOADED: Final = problem.unavailable(
-    "more orders come in than are settled; this request placed nothing, send it again in a moment"
-)
+_OVERLOADED: Final = problem.unavailable(f"more orders come in than are settled; {PLACED_NOTHING} in a moment")

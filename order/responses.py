@@ -19,13 +19,17 @@ class Accepted(Struct, frozen=True):
 
 
 class BatchResult(Struct, frozen=True, omit_defaults=True):
-    """What became of a line of a batch: the order that the log has, or the problem document that says why not."""
+    """What became of a line of a batch: the order that the log has, or the problem document that says why not.
+
+    `retry_after` is, in seconds, what the header of that name tells a single order.
+    """
 
     line: int
     status: int
     order_id: str | UnsetType = UNSET
     idempotency_replayed: bool = False
     problem: Raw | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET
 
 
 class TimelineEntry(Struct, frozen=True):
