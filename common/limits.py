@@ -9,9 +9,9 @@ from typing import Final
 from common.errors import Fatal
 
 BATCH_STATEMENTS_MAX: Final = 14
-"""In the longest batch's transaction, which is payment's: BEGIN, lock positions, who is parked, is it stopped, lock
-accounts, read payments, COPY payments and ledger, forget and COPY parked events, update payments and balances, advance,
-COMMIT."""
+"""In the longest batch's transaction, which is payment's: BEGIN, lock positions, is anybody parked, is it stopped, who
+is parked, lock accounts, read payments, COPY payments and ledger, INSERT parked events, update payments and balances,
+advance, COMMIT."""
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Of what may be parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB; its headers are kept as hex
 too, in a jsonb whose strings end at 256 MB."""

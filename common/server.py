@@ -41,6 +41,13 @@ BACKLOG_CONNECTIONS = 2_048
 LOOK_EVERY_TICKS = 10
 DRAIN_S = 8
 GC_OBJECTS = 50_000
+READING: Final = frozenset(("GET", "HEAD"))
+DATABASE_AWAY: Final = problem.unavailable("the database cannot be reached; nothing was changed")
+READ_FAILED: Final = problem.unavailable("the database has not answered in time; nothing was changed")
+WRITE_UNKNOWN: Final = problem.unavailable(
+    "the database has not confirmed this: it may or may not have been changed; look first, or, if it had an "
+    "Idempotency-Key, send it again with the same one"
+)
 REQUEST_ID_PATTERN = re.compile(rb"[\x21-\x7e]{1,128}")
 
 Readiness = Callable[[], list[str]]
@@ -260,9 +267,14 @@ def application(
                 found |= route.methods or set()
         return found
 
-    async def on_database_away(request: Request, error: Exception) -> Response:
+    async def on_no_connection(request: Request, error: Exception) -> Response:
         logger.warning("the database cannot be reached: {}", str(error).strip(), path=request.url.path)
-        return problem_response(request, problem.unavailable("the database cannot be reached; nothing was changed"))
+        return problem_response(request, DATABASE_AWAY)
+
+    async def on_database_failed(request: Request, error: Exception) -> Response:
+        # Of a write the answer to its COMMIT may be what was lost.
+        logger.warning("the database has not answered: {}", str(error).strip(), path=request.url.path)
+        return problem_response(request, READ_FAILED if request.method in READING else WRITE_UNKNOWN)
 
     async def on_error(request: Request, error: Exception) -> Response:
         logger.opt(exception=error).error("unhandled error", path=request.url.path)
@@ -274,8 +286,8 @@ def application(
             ProblemError: on_problem,
             ClientGone: on_gone,
             HTTPException: on_http,
-            psycopg.OperationalError: on_database_away,
-            PoolTimeout: on_database_away,
+            psycopg.OperationalError: on_database_failed,
+            PoolTimeout: on_no_connection,
             Exception: on_error,
         },
     )

@@ -1,5 +1,6 @@
 """The same stack in Docker Compose: the same commands, handed to `docker compose` or to docker-compose 1.29."""
 
+import getpass
 import os
 import shutil
 import subprocess
@@ -7,6 +8,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
 
 from dev.addresses import print_addresses
 from dev.native import StackError
@@ -15,6 +18,7 @@ from dev.state import State
 
 READY_S = 180
 REPORT_EVERY_S = 5
+ACCEPTED_FOLDER = "/accepted"
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
 
 
@@ -76,9 +80,10 @@ class ComposeStack:
         self._compose("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client)
 
     def ops(self, arguments: list[str]) -> None:
-        module, *rest = arguments
         terminal = [] if sys.stdout.isatty() else ["-T"]
-        self._compose("run", *terminal, "--rm", "--no-deps", "setup", "python", "-m", f"ops.{module}", *rest)
+        mounts, (module, *rest) = mounted(arguments)
+        shared = [*acting_user(), *mounts]
+        self._compose("run", *terminal, "--rm", "--no-deps", *shared, "setup", "python", "-m", f"ops.{module}", *rest)
 
     def locust(self, arguments: list[str]) -> None:
         self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
@@ -120,6 +125,32 @@ class ComposeStack:
                 reported = now
                 print(f"waiting for {', '.join(missing)}", flush=True)
             time.sleep(0.3)
+
+
+def acting_user() -> list[str]:
+    """What lets an act be recorded as its user's, who has no account in the container."""
+    try:
+        return ["-e", f"LOGNAME={getpass.getuser()}"]
+    except (ImportError, KeyError, OSError):  # this user has no name
+        return []
+
+
+def mounted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The volumes that let the container read the file of `--accepted`, and the arguments as they are right there.
+
+    A file that is not here is left for the tool to name.
+    """
+    volumes: list[str] = []
+    known: list[str] = []
+    for argument in arguments:
+        option = "--accepted=" if argument.startswith("--accepted=") else ""
+        path = Path(argument.removeprefix(option)).resolve()
+        if (option or known[-1:] == ["--accepted"]) and path.is_file():
+            volumes += ["-v", f"{path.parent}:{ACCEPTED_FOLDER}:ro"]
+            known.append(f"{option}{ACCEPTED_FOLDER}/{path.name}")
+        else:
+            known.append(argument)
+    return volumes, known
 
 
 def answers(port: int) -> bool:

@@ -30,21 +30,24 @@ LOOKS: Final = 5
 
 
 class Reader(NamedTuple):
-    """A consumer group on a topic: how many orders it has yet to settle, and how many it settles a second."""
+    """A consumer group on a topic: how many orders it has yet to settle, about and at most, and how many it settles a
+    second."""
 
     name: str
     waiting: float
+    waiting_most: float
     settled_per_s: float
     """Infinite where nothing tells that it is slow."""
 
 
 class Look(NamedTuple):
     """What was seen at one time (monotonic, in s): by consumer group and topic, the orders that it has settled, ever,
-    and those that wait for it."""
+    and those that wait for it, about and at most."""
 
     at_s: float
     settled: Mapping[str, float]
     waiting: Mapping[str, float]
+    waiting_most: Mapping[str, float]
 
 
 def readers(looks: Sequence[Look]) -> list[Reader]:
@@ -58,6 +61,7 @@ def readers(looks: Sequence[Look]) -> list[Reader]:
         Reader(
             name,
             waiting,
+            last.waiting_most[name],
             (last.settled[name] - first.settled[name]) / (last.at_s - first.at_s)
             if len(looks) >= LOOKS and min(look.waiting[name] for look in looks) > BACKLOG_FREE
             else inf,
@@ -80,9 +84,10 @@ EVERYTHING: Final = Admission(None, None)
 
 def admission(readers: list[Reader], backlog_max: int) -> Admission:
     """What to let in, given how far the consumers are. `backlog_max` is in orders."""
-    fullest = max(readers, key=lambda reader: reader.waiting)
-    if fullest.waiting >= backlog_max:
-        return Admission(0.0, 0.0, f"{fullest.waiting:.0f} orders wait for {fullest.name}, which is behind or away")
+    fullest = max(readers, key=lambda reader: reader.waiting_most)
+    if fullest.waiting_most >= backlog_max:
+        reason = f"up to {fullest.waiting_most:.0f} orders wait for {fullest.name}, which is behind or away"
+        return Admission(0.0, 0.0, reason)
     behind = [reader for reader in readers if reader.waiting > BACKLOG_FREE]
     if not behind or any(not reader.settled_per_s for reader in behind):
         return EVERYTHING

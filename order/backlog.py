@@ -21,10 +21,12 @@ from common.kafka import client_config
 from common.positions import Partition
 from common.problem import Problem
 from order.admission import EVERYTHING, LOOKS, Admission, Gate, Look, admission, readers
+from order.refusals import PLACED_NOTHING
 
 LOOK_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = {ORDERS: 2, PAYMENTS: 1, INVENTORY: 1}
-"""On `orders`: that it was placed, and how it ended."""
+"""On `orders`: that it was placed, and how it ended. While a service is away hardly any order ends, and each unread
+record may be an order: for the limit each counts as one."""
 REQUEST_TIMEOUT_S: Final = 2.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -39,7 +41,7 @@ class Backlog:
     """Watches the backlog and opens and closes the gates. A `common.server.Task`."""
 
     def __init__(self, bootstrap_servers: str, client_id: str, partitions: int, backlog_max: int) -> None:
-        """`backlog_max` is in orders."""
+        """`backlog_max` is in orders. With outcomes among the unread it is reached by fewer."""
         self._config = client_config(bootstrap_servers, f"{client_id}-backlog")
         self._partitions = partitions
         self._backlog_max = backlog_max
@@ -108,6 +110,7 @@ class Backlog:
         ends = positions.log_bounds(admin, everything)
         settled: dict[str, float] = {}
         waiting: dict[str, float] = {}
+        waiting_most: dict[str, float] = {}
         for group, offsets in committed.items():
             for partition, (first, end) in ends.items():
                 if group in READERS[partition.topic]:
@@ -115,9 +118,10 @@ class Backlog:
                     name = f"{group} on {partition.topic}"
                     settled[name] = settled.get(name, 0.0) + at * share
                     waiting[name] = waiting.get(name, 0.0) + (end - at) * share
+                    waiting_most[name] = waiting_most.get(name, 0.0) + end - at
         for name, orders in waiting.items():
             waiting_orders.labels(name).set(orders)
-        return Look(time.monotonic(), settled, waiting)
+        return Look(time.monotonic(), settled, waiting, waiting_most)
 
     def _set(self, found: Admission) -> None:
         at_s = time.monotonic()
@@ -137,9 +141,7 @@ class Backlog:
 
 
 def _full(reason: str) -> Problem:
-    return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); this request placed nothing, send it again later")
+    return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); {PLACED_NOTHING} later")
 
 
-_OVERLOADED: Final = problem.unavailable(
-    "more orders come in than are settled; this request placed nothing, send it again in a moment"
-)
+_OVERLOADED: Final = problem.unavailable(f"more orders come in than are settled; {PLACED_NOTHING} in a moment")

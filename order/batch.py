@@ -30,6 +30,7 @@ from common.validation import decode_body
 from order.desk import OrderDesk
 from order.idempotency import Begun, KeyedOrders, with_key
 from order.orders_log import OrdersLog
+from order.refusals import PLACED_NOTHING, of_line
 from order.requests import batch_line_decoder
 from order.responses import BatchResult
 from order.room import Room
@@ -42,7 +43,7 @@ CHUNK_LINES: Final = 100
 SHARE_MAX: Final = 0.5
 NDJSON: Final = (b"application/x-ndjson", b"application/jsonl")
 
-NO_ROOM: Final = problem.unavailable(f"{BATCHES_MAX} batches are under way at this process already; send it again")
+NO_ROOM: Final = problem.unavailable(f"{BATCHES_MAX} batches are under way at this process already; {PLACED_NOTHING}")
 _lines: Final = Counter("tandem_order_batch_lines_total", "Orders that came in batches, by their answers.", ["status"])
 _accepted_lines: Final = _lines.labels(202)
 
@@ -167,6 +168,10 @@ _encode_lines: Final = msgspec.json.Encoder().encode_lines
 def _result(number: int, answer: Sent | Problem, request_id: str) -> BatchResult:
     if isinstance(answer, Problem):
         _lines.labels(answer.status).inc()
-        return BatchResult(number, answer.status, problem=Raw(answer.body(request_id)))
+        retry_after_s = answer.retry_after_s
+        if retry_after_s is None:
+            return BatchResult(number, answer.status, problem=Raw(answer.body(request_id)))
+        document = Raw(of_line(answer).body(request_id))
+        return BatchResult(number, answer.status, problem=document, retry_after=retry_after_s)
     _accepted_lines.inc()
     return BatchResult(number, 202, answer.order_id, answer.repeated)

@@ -18,6 +18,7 @@ from order.backlog import Backlog
 from order.catalogue import Catalogue
 from order.ids import OrderIds, TraceContexts
 from order.orders_log import OrdersLog
+from order.refusals import PLACED_NOTHING
 from order.requests import OrderRequest, order_request_decoder
 from order.responses import Accepted
 
@@ -72,7 +73,7 @@ def accepted(event: OrderPlaced) -> Accepted:
     return Accepted(event.subject, "pending", event.data.amount, event.data.currency)
 
 
-CATALOGUE_UNREAD: Final = problem.unavailable("the catalogue has not been read yet; the order was not placed")
+CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
 
 
 def price(request: OrderRequest, products: Mapping[str, ProductData], order_id: OrderId) -> PlacedData | Problem:

@@ -31,6 +31,7 @@ from order.keyed_requests import Ask, First, KeyedRequests
 from order.orders_log import OrdersLog
 from order.queries import DatabaseAway
 from order.recent import RecentOrders
+from order.refusals import PLACED_NOTHING
 from order.requests import OrderLine, OrderRequest, order_request_decoder
 from order.responses import Accepted
 
@@ -136,9 +137,8 @@ def with_key(found: Problem) -> Problem:
 
 def _not_stored(away: DatabaseAway) -> Problem:
     return problem.unavailable(
-        f"without its database an Idempotency-Key cannot be honoured: {away}; this request placed nothing, "
-        "send it again with the same key"
+        f"without its database an Idempotency-Key cannot be honoured: {away}; {PLACED_NOTHING} with the same key"
     )
 
 
-_EXPIRED_MEANWHILE: Final = problem.unavailable("the key has expired this moment; this request placed nothing")
+_EXPIRED_MEANWHILE: Final = problem.unavailable(f"the key has expired this moment; {PLACED_NOTHING}")

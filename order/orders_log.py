@@ -21,6 +21,7 @@ from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Repo
 from common.problem import Problem, ProblemError
 from order.config import Api
 from order.recent import RecentOrders
+from order.refusals import PLACED_NOTHING
 
 PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
@@ -49,10 +50,9 @@ class OrdersLog:
         self._undecided: Counter[OrderId] = Counter()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._probe, name="broker-probe", daemon=True)
-        self._away = problem.unavailable("Kafka cannot be reached; this request placed nothing, send it again")
+        self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
         self._full = problem.unavailable(
-            f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); "
-            "this request placed nothing, send it again"
+            f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
         )
 
     def start(self) -> None:

@@ -19,13 +19,17 @@ class Accepted(Struct, frozen=True):
 
 
 class BatchResult(Struct, frozen=True, omit_defaults=True):
-    """What became of a line of a batch: the order that the log has, or the problem document that says why not."""
+    """What became of a line of a batch: the order that the log has, or the problem document that says why not.
+
+    `retry_after` is, in seconds, what the header of that name tells a single order.
+    """
 
     line: int
     status: int
     order_id: str | UnsetType = UNSET
     idempotency_replayed: bool = False
     problem: Raw | UnsetType = UNSET
+    retry_after: int | UnsetType = UNSET
 
 
 class TimelineEntry(Struct, frozen=True):
@@ -42,14 +46,17 @@ class TimelineEntry(Struct, frozen=True):
 
 
 class OrderView(Struct, frozen=True, kw_only=True):
-    """An order as it stands. `payment` and `inventory` are "pending" as long as that side has not answered."""
+    """An order as it stands. `payment` and `inventory` are "pending" as long as that side has not answered.
+
+    Of an order that could not be read and was given up (rejected, `discarded`), nobody knows `amount` and `currency`.
+    """
 
     order_id: str
     customer_id: str
     status: Status
     reason: Reason | None
-    amount: int
-    currency: str
+    amount: int | None
+    currency: str | None
     items: tuple[Item, ...]
     payment: PaymentState | Literal["pending"]
     inventory: StockState | Literal["pending"]

@@ -296,9 +296,10 @@ UNSETTLED: Final = """
 """
 # A pending order waits for its decision until its deadline, a decided one for its compensations; what waits for the
 # order itself waits for a record that lies in the log already. A time that is not there, or is to come, is wrong too.
+# Orders of customers with parked events come last, so that they hide no other.
 OVERDUE: Final = f"""
-    SELECT order_id::text, status, payment, inventory, waited_s, count(*) OVER () AS offenders FROM (
-      SELECT order_id, status, payment, inventory,
+    SELECT order_id::text, customer_id, status, payment, inventory, waited_s, count(*) OVER () AS offenders FROM (
+      SELECT order_id, customer_id, status, payment, inventory,
         extract(epoch FROM now() - CASE status
           WHEN 'pending' THEN placed_at
           WHEN 'awaiting_placed' THEN to_timestamp((timeline -> 0 ->> 'at')::bigint / 1000.0)
@@ -306,7 +307,8 @@ OVERDUE: Final = f"""
         CASE status WHEN 'pending' THEN %(pending_s)s ELSE %(compensation_s)s END AS allowed_s
       FROM orders WHERE settled_at IS NULL
     ) AS waiting
-    WHERE (waited_s BETWEEN -%(clocks_s)s AND allowed_s) IS NOT TRUE ORDER BY waited_s DESC LIMIT {OFFENDERS_MAX}
+    WHERE (waited_s BETWEEN -%(clocks_s)s AND allowed_s) IS NOT TRUE
+    ORDER BY customer_id = ANY(%(held)s::text[]), waited_s DESC LIMIT {OFFENDERS_MAX}
 """  # noqa: S608 - a number of ours
 
 # By primary key. The ledger and the movements have no index by order; what they say is in the evidence.

@@ -2,7 +2,7 @@
 
 from typing import Final, NamedTuple
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from common import positions
@@ -52,8 +52,7 @@ class Log:
         return Bounds({p: first for p, (first, _) in ours.items()}, {p: end for p, (_, end) in ours.items()})
 
     def committed(self) -> dict[Place, int]:
-        """What the consumer groups have committed. Asked as a consumer, which waits for a coordinator that is loading;
-        the admin client's way to ask (confluent-kafka 2.16) crashes the process then."""
+        """What the consumer groups have committed. Asked with time for a coordinator that is loading."""
         partitions = [p for p in self.bounds().ends if p.topic in TOPICS]
         found = {}
         for group in READERS[ORDERS]:
@@ -61,10 +60,9 @@ class Log:
                 {**client_config(self._servers, CLIENT_ID), "group.id": group, "enable.auto.commit": False}
             )
             try:
-                read = [TopicPartition(*p) for p in partitions if group in READERS[p.topic]]
-                for tp in consumer.committed(read, COORDINATOR_S):
-                    if tp.offset >= 0:
-                        found[group, tp.topic, tp.partition] = tp.offset
+                read = [p for p in partitions if group in READERS[p.topic]]
+                for partition, offset in positions.committed_offsets(consumer, read, COORDINATOR_S).items():
+                    found[group, partition.topic, partition.number] = offset
             except KafkaException as error:
                 raise away(self._servers, error) from error
             finally:

@@ -111,16 +111,11 @@ def prove(settings: Settings, accepted: Sequence[str] = (), say: Say = ignore) -
         with tempfile.TemporaryDirectory(prefix="tandem-verify-") as directory:
             _Proof(settings, report, Path(directory), accepted, say).run()
     except Unproven as reason:
-        _doubt_all(report, str(reason))
+        report.doubt_all(str(reason))
     except psycopg.Error as error:
-        _doubt_all(report, f"a database went away: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
+        report.doubt_all(f"a database went away: {(str(error).strip() or type(error).__name__).splitlines()[0]}")
     report.took_s = time.monotonic() - started
     return report
-
-
-def _doubt_all(report: Report, reason: str) -> None:
-    for statement in Statement:
-        report.doubt(statement, reason)
 
 
 class _Proof:
@@ -199,9 +194,7 @@ class _Proof:
         self._report.checked += trial.checked
         self._report.parked = trial.parked
         self._report.oldest_unsettled_s = trial.oldest_unsettled_s
-        for reasons in trial.reasons.values():
-            for reason in reasons:
-                self._report.doubt(Statement.WAITING, reason)
+        self._share_doubts(trial)
         return unlisted, [gap for c in contents for gap in c.gaps], again, bool(trial.violations)
 
     def _put_requests_aside(self, order: Snapshot, digits: int) -> None:
@@ -264,9 +257,10 @@ class _Proof:
         order, payment, inventory = snapshots
         _audit_money(payment, report)
         _audit_stock(inventory, report)
-        _audit_waiting(order, report, self._settings)
+        parked = [row for snapshot in snapshots for row in snapshot.parked_open()]
+        _audit_waiting(order, report, self._settings, parked)
+        report.parked += parked
         for snapshot in snapshots:
-            report.parked += snapshot.parked_open()
             for reason in snapshot.stops():
                 report.doubt(Statement.WAITING, f"{snapshot.group} is stopped until 'just dlq resume': {reason}")
         report.checked[Statement.WAITING] += len(report.parked)
@@ -336,6 +330,7 @@ class _Proof:
 
     def _conclude_databases(self, trial: Report, behind: Sequence[Behind]) -> None:
         """Balances and stock are violations as they stand; what waits is one only when all readers have come by."""
+        self._share_doubts(trial)
         for offender in trial.offenders:
             finding = Finding(offender.statement, offender.what)
             if offender.statement is Statement.WAITING and behind:
@@ -345,6 +340,12 @@ class _Proof:
         for statement, count in trial.violations.items():
             if statement in self._report.violations:
                 self._report.violations[statement] = max(count, self._report.violations[statement])
+
+    def _share_doubts(self, trial: Report) -> None:
+        """What one look found to wait for an operator stays unproven, whatever the other one saw."""
+        for reason in trial.reasons.get(Statement.WAITING, []):
+            if reason not in self._report.reasons.get(Statement.WAITING, []):
+                self._report.doubt(Statement.WAITING, reason)
 
     def _fetch_suspects(self, snapshots: Sequence[Snapshot], names: Sequence[str], digits: int) -> None:
         """Put the rows of the suspects aside as they are now."""
@@ -471,17 +472,41 @@ def _audit_stock(inventory: Snapshot, report: Report) -> None:
         _violate_row(report, Statement.STOCK, f"product {row['product_id']}", what, row)
 
 
-def _audit_waiting(order: Snapshot, report: Report, settings: Settings) -> None:
+def _audit_waiting(order: Snapshot, report: Report, settings: Settings, parked: Sequence[databases.Row]) -> None:
+    """An order that waits too long is a violation, but for one of a customer whose events are `parked`: that waits for
+    the operator, who has it on the list. It is not proved to end, either."""
+    first_parked: dict[str, databases.Row] = {}
+    for row in parked:
+        if row["customer"] is not None:
+            first_parked.setdefault(row["customer"], row)
     [unsettled] = order.query(databases.UNSETTLED)
     report.checked[Statement.WAITING] += unsettled["orders"]
     report.oldest_unsettled_s = unsettled["oldest_s"]
     allowed = {"pending_s": settings.deadline_s + PENDING_GRACE_S, "compensation_s": settings.compensation_s}
-    for row in order.query(databases.OVERDUE, **allowed, clocks_s=CLOCKS_S):
+    behind_parked = []
+    for row in order.query(databases.OVERDUE, **allowed, clocks_s=CLOCKS_S, held=list(first_parked)):
         limit = allowed["pending_s" if row["status"] == "pending" else "compensation_s"]
+        # No time, or one to come, is wrong whatever is parked.
+        if row["customer_id"] in first_parked and (row["waited_s"] or 0) > limit:
+            behind_parked.append(row)
+            continue
         sides = f"payment {row['payment'] or 'open'}, inventory {row['inventory'] or 'open'}"
         waited = "no known time" if row["waited_s"] is None else f"{row['waited_s']:.0f} s"
         what = f"it has been {row['status']} for {waited} ({sides}), at most {limit:.0f} s are allowed"
         _violate_row(report, Statement.WAITING, f"order {row['order_id']}", what, row)
+    for row in behind_parked[:OFFENDERS_SHOWN]:
+        report.doubt(Statement.WAITING, _behind_parked(row, first_parked[row["customer_id"]]))
+    if (more := len(behind_parked) - OFFENDERS_SHOWN) > 0:
+        report.doubt(Statement.WAITING, f"so are {more} more orders of customers with parked events", more)
+
+
+def _behind_parked(order: databases.Row, parked: databases.Row) -> str:
+    """No times: the same is found again at the second look."""
+    place = f"{parked['topic']}/{parked['partition']}@{parked['offset']}"
+    return (
+        f"order {order['order_id']} is {order['status']} for too long, and of its customer {order['customer_id']} "
+        f"{place} is parked by {parked['service']}: redrive or discard it, see 'just dlq list'"
+    )
 
 
 def _violate_row(report: Report, statement: Statement, subject: str, what: str, row: databases.Row) -> None:

@@ -63,6 +63,11 @@ class Report:
         if reason not in known:
             known.append(reason)
 
+    def doubt_all(self, reason: str) -> None:
+        """Nothing can be proved."""
+        for statement in Statement:
+            self.doubt(statement, reason)
+
     def as_json(self) -> bytes:
         document = {
             "verdict": {PROVED: "proved", VIOLATED: "violated", UNPROVEN: "unproven"}[self.exit_code],

@@ -10,6 +10,7 @@ from typing import Final
 from loguru import logger
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
+from common.errors import describe
 from ops.verify.proof import Settings, prove
 from ops.verify.report import PROVED, Report
 from ops.verify.statements import Statement
@@ -56,6 +57,18 @@ class Metrics:
             self._proved_at = started
 
 
+def _prove(settings: Settings) -> Report:
+    """Whatever ends a proof, a full disk or a worker process that was killed, the next one may succeed."""
+    started = time.monotonic()
+    try:
+        return prove(settings)
+    except Exception as error:
+        logger.opt(exception=error).error("the proof failed: {}", describe(error))
+        report = Report(took_s=time.monotonic() - started)
+        report.doubt_all(f"the proof failed: {describe(error)}")
+        return report
+
+
 def watch(settings: Settings, *, every_s: float, host: str, port: int) -> None:
     """Prove for ever, and serve what was found at `http://host:port/metrics`."""
     registry = CollectorRegistry()
@@ -63,7 +76,7 @@ def watch(settings: Settings, *, every_s: float, host: str, port: int) -> None:
     start_http_server(port, host, registry)
     while True:
         started = time.monotonic()
-        report = prove(settings)
+        report = _prove(settings)
         metrics.take(report, started)
         for offender in report.shown():
             logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.what)

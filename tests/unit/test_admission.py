@@ -22,7 +22,7 @@ MAX = 1_000_000
 
 
 def reader(waiting: float, settled_per_s: float = 1_000.0, name: str = "payment") -> Reader:
-    return Reader(name, waiting, settled_per_s)
+    return Reader(name, waiting, waiting, settled_per_s)
 
 
 def test_while_the_consumers_keep_up_all_are_let_in() -> None:
@@ -66,12 +66,15 @@ def test_there_is_an_end_to_what_is_kept_for_it() -> None:
 
 def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
     """A quarter of a second apart."""
-    return [Look(n / 4, {"payment": n * settled_each}, {"payment": orders}) for n, orders in enumerate(waiting)]
+    return [
+        Look(n / 4, {"payment": n * settled_each}, {"payment": orders}, {"payment": 2 * orders})
+        for n, orders in enumerate(waiting)
+    ]
 
 
 def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader("payment", 50_000.0, 400.0)]
-    assert readers(looks(*[50_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 50_000.0, 0.0)]
+    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader("payment", 50_000.0, 100_000.0, 400.0)]
+    assert readers(looks(*[50_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 50_000.0, 100_000.0, 0.0)]
 
 
 def test_a_burst_says_nothing_of_the_consumers_speed() -> None:

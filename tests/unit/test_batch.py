@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 
 from common import problem
+from common.events import OrderId
 from common.kafka import Acknowledged
-from common.problem import ProblemError
+from common.problem import Problem, ProblemError
 from common.server import BODY_BYTES_MAX
+from order import backlog, idempotency
 from order.batch import BATCHES_MAX, CHUNK_LINES, LINES_MAX, NO_ROOM, PlaceBatch, Sent, split
+from order.desk import CATALOGUE_UNREAD
+from order.queries import DatabaseAway
+from order.refusals import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
 from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -102,6 +107,48 @@ def test_lines_go_into_the_log_in_their_order_with_keys_and_without() -> None:
     more: list[dict[str, Any]] = [{"idempotency_key": f"k{n}"} if n % 3 else {} for n in range(250)]
     results = post(api, *(line(**keyed) for keyed in more))
     assert [event.subject for event in api.log.placed] == [result["order_id"] for result in results]
+
+
+class FullLog(FakeLog):
+    """Takes so many orders and not one more."""
+
+    def __init__(self, size: int, refused: Problem) -> None:
+        super().__init__()
+        self.size = size
+        self.full = refused
+
+    def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        if len(self.placed) == self.size:
+            raise ProblemError(self.full)
+        return super().send(order_id, customer_id, value)
+
+    def refusal(self) -> Problem | None:
+        return self.full if len(self.placed) == self.size else None
+
+
+@pytest.mark.parametrize("size", [CHUNK_LINES, CHUNK_LINES + 1])
+def test_a_line_that_is_refused_speaks_for_itself_and_says_when_to_come_again(size: int) -> None:
+    refused = problem.unavailable(f"full; {PLACED_NOTHING}", retry_after_s=3)
+    results = post(Api(FullLog(size, refused)), *[line()] * (2 * CHUNK_LINES))
+    assert [result["status"] for result in results] == [202] * size + [503] * (2 * CHUNK_LINES - size)
+    assert "retry_after" not in results[0]
+    for result in results[size:]:
+        assert result["problem"]["detail"] == "full; this line placed nothing, send this line again"
+        assert result["retry_after"] == 3
+
+
+def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
+    refusals = [
+        CATALOGUE_UNREAD,
+        NO_ROOM,
+        backlog._OVERLOADED,
+        backlog._full("so many wait"),
+        idempotency._EXPIRED_MEANWHILE,
+    ]
+    refusals.append(idempotency._not_stored(DatabaseAway("away")))
+    for refused in refusals:
+        assert LINE_PLACED_NOTHING in of_line(refused).detail
+        assert "request" not in of_line(refused).detail
 
 
 def test_an_unknown_outcome_is_its_line_s_alone_and_names_the_order() -> None:

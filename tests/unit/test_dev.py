@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev import jars, kafka, postgres
+from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
 from dev.server import has_met_taken_port, size_of
 from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
@@ -166,6 +167,27 @@ def test_a_record_is_readable_and_other_lines_stay() -> None:
     assert readable(record) == "12:00 INFO     batch events=3"
     assert readable("plain text") == "plain text"
     assert readable("17") == "17"
+
+
+@pytest.mark.parametrize("written", [["--accepted", "{}"], ["--accepted={}"]])
+def test_compose_lets_the_operators_tools_read_a_file_of_this_machine(
+    written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    monkeypatch.setattr(ComposeStack, "_compose", lambda _, *arguments: ran.extend(arguments))
+    monkeypatch.setenv("LOGNAME", "olga")
+    (tmp_path / "ids.txt").touch()
+    monkeypatch.chdir(tmp_path)
+    ComposeStack(Settings(home=tmp_path)).ops(["verify", "--json", *(word.format("ids.txt") for word in written)])
+    volume = f"{tmp_path}:/accepted:ro"
+    assert ran[ran.index("-v") + 1] == volume
+    assert ran.index(volume) < ran.index("setup"), "an option of compose, not of the tool"
+    assert "LOGNAME=olga" in ran, "acts are recorded as the user's, not as the image's"
+    assert " ".join(ran).endswith(" ".join(["ops.verify --json", *written]).format("/accepted/ids.txt"))
+
+
+def test_a_file_that_is_not_there_is_left_for_the_tool_to_name() -> None:
+    assert mounted(["verify", "--accepted", "none.txt"]) == ([], ["verify", "--accepted", "none.txt"])
 
 
 def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_does() -> None:

@@ -3,7 +3,9 @@
 import asyncio
 
 import httpx
+import psycopg
 import pytest
+from psycopg_pool import PoolTimeout
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -27,9 +29,9 @@ APP = server.application(
 )
 
 
-def answer(method: str, path: str) -> httpx.Response:
+def answer(method: str, path: str, app: server.Frame = APP) -> httpx.Response:
     async def asked() -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(APP), base_url="http://evil.example") as client:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://evil.example") as client:
             return await client.request(method, path)
 
     return asyncio.run(asked())
@@ -54,3 +56,31 @@ def test_another_spelling_of_a_path_is_not_found_and_not_sent_elsewhere(path: st
     found = answer("GET", path)
     assert found.status_code == 404
     assert "location" not in found.headers
+
+
+LOST = psycopg.OperationalError("server closed the connection unexpectedly")
+
+
+@pytest.mark.parametrize(
+    ("method", "error", "unchanged"),
+    [
+        ("GET", LOST, True),
+        ("POST", LOST, False),
+        ("PUT", psycopg.errors.QueryCanceled(), False),
+        ("POST", psycopg.errors.LockNotAvailable(), False),
+        ("GET", PoolTimeout(), True),
+        ("POST", PoolTimeout(), True),
+    ],
+)
+def test_a_write_whose_commit_was_not_answered_is_not_said_to_have_changed_nothing(
+    method: str, error: Exception, unchanged: bool
+) -> None:
+    async def fail(_: Request) -> Response:
+        raise error
+
+    app = server.application([Route("/deposits", fail, methods=[method])], server.no_signs)
+    found = answer(method, "/deposits", app)
+    assert (found.status_code, found.headers["retry-after"]) == (503, "1")
+    detail = found.json()["detail"]
+    assert ("nothing was changed" in detail) is unchanged
+    assert ("may or may not have been changed" in detail) is not unchanged

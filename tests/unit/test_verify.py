@@ -1,22 +1,26 @@
 """The judgement of an order: what holds, what is a breach of which statement, and what cannot be judged yet."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 
 from common.events import READERS
 from common.positions import Partition
-from ops.verify.databases import Stored
+from ops.verify import databases, log, watch
+from ops.verify.databases import Row, Snapshot, Stored
 from ops.verify.evidence import Evidence, per_product, read, total
 from ops.verify.judge import Verdict, judge
+from ops.verify.log import Bounds, Log
 from ops.verify.marks import TOPICS, Marks, Place, Progress
-from ops.verify.proof import foreign
+from ops.verify.proof import Settings, _audit_waiting, foreign
 from ops.verify.reading import KINDS_OF, event_of, record_line, salvaged, whole_line
 from ops.verify.report import Report
 from ops.verify.spill import digits_for
 from ops.verify.statements import Finding, Statement
+from ops.verify.unproven import Unproven
 from ops.verify.usual import is_right
 from ops.verify.watch import Metrics
 
@@ -507,3 +511,105 @@ def test_the_watch_tells_what_the_last_proof_came_to() -> None:
     age = registry.get_sample_value("tandem_verify_last_proof_age_seconds")
     assert age is not None
     assert age < 60, "a violated proof is none, so the age is that of the start"
+
+
+SETTINGS = Settings("nowhere:1", {}, deadline_s=3_600)
+
+
+class Overdue(Snapshot):
+    """An order database in which these orders wait for too long."""
+
+    def __init__(self, *orders: Row) -> None:
+        self._orders = orders
+
+    def query(self, statement: str, **parameters: Any) -> list[Row]:
+        if statement == databases.UNSETTLED:
+            return [{"orders": len(self._orders), "oldest_s": 9_999.0}]
+        assert statement == databases.OVERDUE
+        assert parameters["held"] == ["cust-1"]
+        return list(self._orders)
+
+
+def overdue(customer: str, waited_s: float | None = 9_999.0) -> Row:
+    return {
+        "order_id": f"{customer}s-order",
+        "customer_id": customer,
+        "status": "pending",
+        "payment": None,
+        "inventory": None,
+        "waited_s": waited_s,
+    }
+
+
+PARKED: list[Row] = [
+    {"service": "payment", "customer": None, "topic": "orders", "partition": 3, "offset": 16},
+    {"service": "payment", "customer": "cust-1", "topic": "orders", "partition": 3, "offset": 17},
+    {"service": "payment", "customer": "cust-1", "topic": "orders", "partition": 3, "offset": 18},
+]
+
+
+def test_an_order_that_waits_behind_a_parked_event_is_a_doubt_which_names_it() -> None:
+    report = Report()
+    _audit_waiting(Overdue(overdue("cust-1")), report, SETTINGS, PARKED)
+    assert (report.exit_code, report.unproven[Statement.WAITING]) == (2, 1)
+    [reason] = report.reasons[Statement.WAITING]
+    assert "cust-1s-order" in reason
+    assert "orders/3@17 is parked by payment" in reason
+
+
+@pytest.mark.parametrize("order", [overdue("cust-2"), overdue("cust-1", None), overdue("cust-1", -9_999.0)])
+def test_a_parked_event_excuses_no_other_customer_and_no_impossible_time(order: Row) -> None:
+    report = Report()
+    _audit_waiting(Overdue(order), report, SETTINGS, PARKED)
+    assert report.violations[Statement.WAITING] == 1
+
+
+def test_of_many_orders_behind_parked_events_all_are_counted() -> None:
+    report = Report()
+    _audit_waiting(Overdue(*[{**overdue("cust-1"), "order_id": str(n)} for n in range(50)]), report, SETTINGS, PARKED)
+    assert report.unproven[Statement.WAITING] == 50
+
+
+class Ended(BaseException):
+    """The test has seen enough."""
+
+
+def test_the_watch_goes_on_after_a_proof_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: Iterator[Report | BaseException] = iter([OSError(28, "No space left on device"), Report(), Ended()])
+    taken: list[Report] = []
+
+    def prove(_: Settings) -> Report:
+        outcome = next(outcomes)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(watch, "prove", prove)
+    monkeypatch.setattr(watch, "start_http_server", lambda *_: None)
+    monkeypatch.setattr(Metrics, "take", lambda _, report, __: taken.append(report))
+    with pytest.raises(Ended):
+        watch.watch(SETTINGS, every_s=0, host="nowhere", port=1)
+    assert [report.exit_code for report in taken] == [2, 0]
+    assert all("No space left" in taken[0].reasons[statement][0] for statement in Statement)
+
+
+def test_an_offset_that_a_broker_does_not_tell_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Answer(NamedTuple):
+        topic: str
+        partition: int
+        offset: int
+        error: KafkaError | None
+
+    class Consumer:
+        def __init__(self, _: Any) -> None: ...
+
+        def committed(self, asked: list[Any], _: float) -> list[Answer]:
+            return [Answer(tp.topic, tp.partition, -1001, KafkaError(KafkaError.NOT_COORDINATOR)) for tp in asked]
+
+        def close(self) -> None: ...
+
+    partition = Partition("orders", 0)
+    monkeypatch.setattr(log, "Consumer", Consumer)
+    monkeypatch.setattr(Log, "bounds", lambda _: Bounds({partition: 0}, {partition: 9}))
+    with pytest.raises(Unproven, match="does not answer"):
+        Log("127.0.0.1:1").committed()

@@ -1,0 +1,44 @@
+"""What the api describes is what it answers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from common.events import Milliseconds, encode, rfc3339
+from order.openapi import document
+from order.queries import _stored
+from order.responses import OrderView
+from tests.unit.orders import order_id
+
+AT = Milliseconds(int(datetime(2026, 11, 23, tzinfo=UTC).timestamp() * 1000))
+
+
+def types_of(schema: dict[str, Any]) -> set[str]:
+    return {one["type"] for one in schema.get("anyOf", [schema])}
+
+
+def test_of_an_order_that_was_given_up_unread_nobody_knows_what_it_cost() -> None:
+    row = (
+        order_id(1),
+        "cust-1",
+        "rejected",
+        "discarded",
+        None,
+        None,
+        "[]",
+        "declined",
+        "rejected",
+        AT,
+        AT,
+        AT,
+        "[]",
+        3,
+        "",
+    )
+    view = _stored(row).view
+    assert (view.amount, view.currency, view.placed_at) == (None, None, rfc3339(AT))
+    assert msgspec.json.decode(encode(view), type=OrderView) == view
+    described = document()["components"]["schemas"]["OrderView"]["properties"]
+    assert types_of(described["amount"]) == {"integer", "null"}
+    assert types_of(described["currency"]) == {"string", "null"}
