@@ -9,9 +9,11 @@ count once, and safety never depends on a rebalance callback.
 The loop runs in a thread of its own and owns its consumer, its publisher and its connection.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final, Generic, Protocol, TypeVar
 
 import psycopg
@@ -36,6 +38,8 @@ STOPPED_POLL_S: Final = 1.0
 LOOK_AGAIN_S: Final = 10.0
 """After a loss: what detects it is deterministic, so looking again is safe, and an operator's mend takes effect."""
 SESSION_GOOD_S: Final = 60.0
+NICE: Final = 5
+"""A consumer gets a third of what the api gets of a busy processor (`nice(1)`)."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 
@@ -129,6 +133,7 @@ class BatchConsumer(Generic[Locked]):
         return [f"{self._handler.group} consumer: {missing}"] if missing else []
 
     def _run(self) -> None:
+        _give_way()
         delays = delays_s()
         while not self._stopping.is_set():
             started = time.monotonic()
@@ -485,6 +490,13 @@ class _Session(Generic[Locked]):
             self._lag_at = time.monotonic()
             for topic, behind in self._inbox.lag().items():
                 metrics.lag.labels(self._handler.group, topic).set(behind)
+
+
+def _give_way() -> None:
+    """When the processors are all busy, a request that somebody waits for goes first. On Linux this concerns the
+    calling thread and those that it starts, its Kafka clients' too; elsewhere the whole process."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def _check_not_superseded(
