@@ -147,6 +147,11 @@ locust *args:
 profile *args:
     python -m bench.profile "$@"
 
+# Say what a setting costs: just sweep TOPIC_PARTITIONS=3,6 ORDER_LINGER_MS=0,5 kafka.num.io.threads=2
+[group('measure')]
+sweep *args:
+    python -m bench.sweep "$@"
+
 # Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
 [group('measure')]
 drive *args:

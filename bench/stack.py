@@ -1,14 +1,16 @@
 """A private Tandem to measure: its own ports and data, stopped when whoever started it goes away.
 
-`python -m bench.stack DIRECTORY [--databases-only]` brings it up from the checkout it is started in, prints where
-everything is as one line of JSON, then obeys a command a line (`start NAME NUMBER`, `stop NAME NUMBER`), each answered
-by the same line anew. At the end of its input it stops what it started: a bench that is killed leaves nothing running.
+`python -m bench.stack DIRECTORY [--databases-only] [kafka.NAME=VALUE …] [postgres.NAME=VALUE …]` brings it up from the
+checkout it is started in, prints where everything is as one line of JSON, then obeys a command a line (`start NAME
+NUMBER`, `stop NAME NUMBER`), each answered by the same line anew. At the end of its input it stops what it started: a
+bench that is killed leaves nothing running.
 """
 
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -44,12 +46,15 @@ class NotReady(Exception):
 class Stack:
     """The infrastructure and the instances."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, options: Mapping[str, Mapping[str, str]]) -> None:
+        """`options` are settings of `kafka` and `postgres`, other than Tandem's own."""
         self.directory = directory
         passwords = new_passwords()
         self.postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", self.postgres_port, passwords["postgres"])
-        self.kafka = Broker(directory / "kafka", kafka_port, controller_port)
+        self.postgres = Cluster(
+            directory / "postgres", self.postgres_port, passwords["postgres"], options.get("postgres")
+        )
+        self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options.get("kafka"))
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.variables = environment(kafka_port=kafka_port, postgres_port=self.postgres_port, passwords=passwords)
         self.instances: dict[str, Instance] = {}
@@ -123,7 +128,13 @@ def main(directory: str, *options: str) -> None:
     # What is printed by anything that is called must not get between the lines of JSON.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    stack = Stack(Path(directory))
+    settings: dict[str, dict[str, str]] = {}
+    for option in options:
+        if "=" in option:
+            name, value = option.split("=", 1)
+            server, setting = name.split(".", 1)
+            settings.setdefault(server, {})[setting] = value
+    stack = Stack(Path(directory), settings)
     try:
         stack.start(databases_only="--databases-only" in options)
         answers.write(msgspec.json.encode(stack.layout()) + b"\n")

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -19,12 +19,19 @@ class System:
     """A private Tandem; a context manager, at whose end it is gone."""
 
     def __init__(
-        self, directory: Path, *, root: Path, databases_only: bool = False, settings: Mapping[str, str] | None = None
+        self,
+        directory: Path,
+        *,
+        root: Path,
+        databases_only: bool = False,
+        settings: Mapping[str, str] | None = None,
+        servers: Sequence[str] = (),
     ) -> None:
-        """`root` is the checkout whose services, brokers' and databases' settings are run."""
+        """`root` is the checkout whose services, brokers' and databases' settings are run; `settings` are the services'
+        variables; `servers` are other settings of the broker and PostgreSQL, such as `kafka.num.io.threads=2`."""
         self.directory = directory
         directory.mkdir(parents=True)
-        options = ["--databases-only"] if databases_only else []
+        options = [*(["--databases-only"] if databases_only else []), *servers]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.stack", str(directory), *options],
             stdin=subprocess.PIPE,

@@ -80,10 +80,12 @@ class ComposeStack:
         self._compose("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client)
 
     def ops(self, arguments: list[str]) -> None:
+        """Ends with the tool's own exit code: 2 of `verify` says something else than 1."""
         terminal = [] if sys.stdout.isatty() else ["-T"]
         mounts, (module, *rest) = mounted(arguments)
         shared = [*acting_user(), *mounts]
-        self._compose("run", *terminal, "--rm", "--no-deps", *shared, "setup", "python", "-m", f"ops.{module}", *rest)
+        run = ("run", *terminal, "--rm", "--no-deps", *shared, "setup", "python", "-m", f"ops.{module}", *rest)
+        raise SystemExit(self._run(*run))
 
     def locust(self, arguments: list[str]) -> None:
         self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
@@ -104,12 +106,15 @@ class ComposeStack:
         return [part for name, count in self.state.instances().items() for part in ("--scale", f"{name}={count}")]
 
     def _compose(self, *arguments: str) -> None:
+        if code := self._run(*arguments):
+            raise StackError(f"docker compose {' '.join(arguments)} failed with {code}; see above")
+
+    def _run(self, *arguments: str) -> int:
         ports = {name.upper(): str(getattr(self.settings, name)) for name in PORT_SETTINGS}
         project = {"COMPOSE_PROJECT_NAME": os.environ.get("COMPOSE_PROJECT_NAME", "tandem")}
-        command = [*compose_command(), *arguments]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, **ports, **project})
-        if done.returncode != 0:
-            raise StackError(f"{' '.join(command)} failed with {done.returncode}; see above")
+        return subprocess.run(
+            [*compose_command(), *arguments], cwd=ROOT, env={**os.environ, **ports, **project}
+        ).returncode
 
     def _wait_ready(self) -> None:
         """Until the gateway reaches a ready instance of every service of which there should be one."""

@@ -174,11 +174,18 @@ def test_compose_lets_the_operators_tools_read_a_file_of_this_machine(
     written: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran: list[str] = []
-    monkeypatch.setattr(ComposeStack, "_compose", lambda _, *arguments: ran.extend(arguments))
+
+    def run(_: ComposeStack, *arguments: str) -> int:
+        ran.extend(arguments)
+        return 2
+
+    monkeypatch.setattr(ComposeStack, "_run", run)
     monkeypatch.setenv("LOGNAME", "olga")
     (tmp_path / "ids.txt").touch()
     monkeypatch.chdir(tmp_path)
-    ComposeStack(Settings(home=tmp_path)).ops(["verify", "--json", *(word.format("ids.txt") for word in written)])
+    with pytest.raises(SystemExit) as ended:
+        ComposeStack(Settings(home=tmp_path)).ops(["verify", "--json", *(word.format("ids.txt") for word in written)])
+    assert ended.value.code == 2, "the tool's own"
     volume = f"{tmp_path}:/accepted:ro"
     assert ran[ran.index("-v") + 1] == volume
     assert ran.index(volume) < ran.index("setup"), "an option of compose, not of the tool"

@@ -1,0 +1,68 @@
+"""What a setting costs: `python -m bench.sweep NAME=VALUE,VALUE [NAME=VALUE,VALUE …]`.
+
+A name is a variable of the services (`TOPIC_PARTITIONS`, `ORDER_LINGER_MS`), or a property of a server
+(`kafka.num.io.threads`, `postgres.wal_compression`). Each value gets a stack of its own with a warm broker, then single
+orders and batches at fixed rates. Prints a row of Markdown for each. The first row and the last are of Tandem as it is:
+what these two differ by is what the machine's drift alone does.
+"""
+
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from bench import ceilings, warm
+from bench.measure import Measured, Meter
+from bench.system import System
+from dev.settings import ROOT, Settings
+
+WARM_S_MAX: Final = 60.0
+ECHO_S: Final = 1.5
+SINGLES_PER_S: Final = 1_000.0
+BATCHES_PER_S: Final = 20.0
+LINES: Final = 100
+LOAD_S: Final = 8.0
+AS_IT_IS: Final = "as it is"
+
+
+def main(*sweeps: str) -> None:
+    out = Settings.from_environment().home / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    print(
+        "| setting | echo, us | 1,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms "
+        "| batches, 2,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms |\n|---|---|---|---|---|---|"
+    )
+    for setting in (AS_IT_IS, *values(sweeps), AS_IT_IS):
+        with tempfile.TemporaryDirectory(prefix="run-", dir=out, ignore_cleanup_errors=True) as directory:
+            print(row(setting, Path(directory)), flush=True)
+
+
+def values(sweeps: tuple[str, ...]) -> Iterator[str]:
+    for sweep in sweeps:
+        name, _, given = sweep.partition("=")
+        yield from (f"{name}={value}" for value in given.split(","))
+
+
+def row(setting: str, directory: Path) -> str:
+    name, _, value = setting.partition("=")
+    of_a_server = name.startswith(("kafka.", "postgres."))
+    settings = {} if of_a_server or setting == AS_IT_IS else {name: value}
+    with System(directory / "stack", root=ROOT, settings=settings, servers=[setting] if of_a_server else []) as system:
+        warm.broker_of(system, WARM_S_MAX)
+        meter = Meter(system, directory, lambda text: print(text, file=sys.stderr, flush=True))
+        meter.open("warm-up, batches", BATCHES_PER_S, LOAD_S, lines=LINES)
+        echo = ceilings.echo(directory, ECHO_S)
+        singles = meter.open(f"{setting}, singles", SINGLES_PER_S, LOAD_S)
+        batches = meter.open(f"{setting}, batches", BATCHES_PER_S, LOAD_S, lines=LINES)
+    return f"| {setting} | {echo.cpu_us:.0f} | {figures(singles)} | {figures(batches)} |"
+
+
+def figures(measured: Measured) -> str:
+    cpu, settle = measured.cpu_us, measured.settle
+    latency = f"{settle.p50:.0f} / {settle.p99:.0f}" if settle and settle.p50 and settle.p99 else "-"
+    return f"{measured.total_cpu_us:.0f} ({cpu['broker']:.0f}, {cpu['postgres']:.0f}) | {latency}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
