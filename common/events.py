@@ -84,7 +84,7 @@ PaymentState = Literal["completed", "declined", "refunded", "void"]
 StockState = Literal["reserved", "rejected", "released", "void"]
 
 
-class Item(Struct, frozen=True):
+class Item(Struct, frozen=True, gc=False):
     """One line of an order. `unit_price` is the price at acceptance, in minor units."""
 
     product_id: _Name
@@ -92,14 +92,14 @@ class Item(Struct, frozen=True):
     unit_price: UnitPrice
 
 
-class Line(Struct, frozen=True):
+class Line(Struct, frozen=True, gc=False):
     """How many pieces of a product were reserved or released."""
 
     product_id: _Name
     quantity: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 
 
-class OrderRef(Struct, frozen=True, kw_only=True):
+class OrderRef(Struct, frozen=True, kw_only=True, gc=False):
     """What the data of every event about an order begins with."""
 
     order_id: _OrderId
@@ -163,7 +163,7 @@ class ProductData(Struct, frozen=True, kw_only=True):
     version: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
 
 
-class Event(Struct, frozen=True, kw_only=True, tag_field="type"):
+class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
     """The CloudEvents envelope. `subject` is the order id, `partitionkey` the customer id; for products both are the
     product id."""
 

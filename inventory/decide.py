@@ -32,14 +32,14 @@ Relevant = OrderPlaced | OrderDiscarded | Revocation
 """The events that inventory answers. Others on the topic do not concern it."""
 
 
-class Product(Struct, frozen=True):
+class Product(Struct, frozen=True, gc=False):
     """A product's stock. `on_hand` is in pieces and never below zero; what is inactive is not sold."""
 
     on_hand: int
     active: bool
 
 
-class Reservation(Struct, frozen=True, kw_only=True):
+class Reservation(Struct, frozen=True, kw_only=True, gc=False):
     """The one decision about an order's stock. `lines` is what was reserved, one line a product."""
 
     order_id: OrderId

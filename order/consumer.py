@@ -75,12 +75,14 @@ class SagaHandler:
             row.order = order
             changed[order_id] = row
             _remember(row, record, decided)
-            outcomes.update((outcome.id, (row.partition, outcome)) for outcome in decided)
+            for outcome in decided:
+                outcomes[outcome.id] = (row.partition, outcome)
         # A repeat may be one whose outcome was stored but not published. Only these are answered again: if the saga
         # answered everything, as payment and inventory do, the three would talk for ever.
         for record in repeats:
             if row := rows.get(record.event.data.order_id):
-                outcomes.update((outcome.id, (row.partition, outcome)) for outcome in outcome_of(row.order))
+                for outcome in outcome_of(row.order):
+                    outcomes[outcome.id] = (row.partition, outcome)
         if len(self._said) > SAID_MAX:  # partitions that went to another instance leave some behind
             self._said.clear()
         return Batch(list(changed.values()), list(outcomes.values()), self._said)
@@ -93,4 +95,5 @@ def _remember(row: Row, record: Received, decided: Sequence[Outcome]) -> None:
         row.placed = record.event.data
         row.partition = number  # a result that came first may have named another
     row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))
-    row.timeline += [Entry(type_of(outcome), record.at, number, None) for outcome in decided]
+    for outcome in decided:
+        row.timeline.append(Entry(type_of(outcome), record.at, number, None))

@@ -11,7 +11,7 @@ three topics. Within one topic the events of an order arrive in order.
 Rejected and cancelled are never left. A side, payment or stock, only moves forward.
 """
 
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import msgspec
 from msgspec import Struct
@@ -48,7 +48,7 @@ from common.events import (
 Status = Literal["awaiting_placed", "pending", "confirmed", "rejected", "cancelled"]
 
 
-class Order(Struct, frozen=True, kw_only=True):
+class Order(Struct, frozen=True, kw_only=True, gc=False):
     """What the saga has to know of an order. What was ordered does not concern it."""
 
     order_id: OrderId
@@ -83,6 +83,8 @@ _OUTCOME_EVENT: Final[dict[Status, type[OrderConfirmed] | type[OrderRejected] | 
     "cancelled": OrderCancelled,
 }
 
+_OUTCOMES: Final = get_args(Outcome)  # a tuple: `isinstance` takes five times as long for a union
+
 
 def advance(
     order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milliseconds
@@ -100,7 +102,7 @@ def advance(
         return after, []
     after = _settle(_join(after, at), at)
     # Our own words, read back, are not said again; nor is an outcome that stands.
-    if isinstance(event, Outcome) or (order is not None and order.status == after.status):
+    if isinstance(event, _OUTCOMES) or (order is not None and order.status == after.status):
         return after, []
     return after, outcome_of(after)
 

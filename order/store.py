@@ -42,7 +42,7 @@ _UPDATE_ORDERS = """
 _encode = msgspec.json.Encoder().encode
 
 
-class Entry(msgspec.Struct, frozen=True):
+class Entry(msgspec.Struct, frozen=True, gc=False):
     """A line of an order's timeline. `at` is the broker's time. Our own outcome is stored before it has an offset."""
 
     event: str
@@ -51,7 +51,7 @@ class Entry(msgspec.Struct, frozen=True):
     offset: int | None
 
 
-class Row(msgspec.Struct):
+class Row(msgspec.Struct, gc=False):
     """An order with what a batch adds to it."""
 
     order: Order

@@ -30,14 +30,14 @@ Relevant = OrderPlaced | OrderDiscarded | Revocation
 """The events that payment answers. Others on the topic do not concern it."""
 
 
-class Account(Struct, frozen=True):
+class Account(Struct, frozen=True, gc=False):
     """A customer's account. `balance` is in minor units and never below zero."""
 
     balance: int
     currency: str
 
 
-class Payment(Struct, frozen=True, kw_only=True):
+class Payment(Struct, frozen=True, kw_only=True, gc=False):
     """The one decision about an order's payment."""
 
     order_id: OrderId
