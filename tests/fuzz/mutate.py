@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 IDENTIFIERS: Final[tuple[Any, ...]] = (
@@ -237,7 +238,8 @@ def spoiled(drawn: random.Random, document: Any) -> Any:
             case 5:
                 holder[name] = None
             case _:
-                holder[name] = drawn.choice(NUMBERS if isinstance(value, int) else IDENTIFIERS)
+                # A copy: the second change may go into it.
+                holder[name] = deepcopy(drawn.choice(NUMBERS if isinstance(value, int) else IDENTIFIERS))
     return document
 
 
