@@ -42,7 +42,7 @@ _HEAD_END: Final = b"\r\n\r\n"
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
 _ONCE: Final = frozenset(
-    {b"content-length", b"content-type", b"connection", b"idempotency-key", b"traceparent", b"x-request-id"}
+    {b"host", b"content-length", b"content-type", b"connection", b"idempotency-key", b"traceparent", b"x-request-id"}
 )
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"prefer"})
 
@@ -73,7 +73,8 @@ def read_head(head: bytes) -> Head | None:
     length = found.get(b"content-length", b"")
     kind = found.get(b"content-type", JSON)
     if (
-        not _LENGTH.fullmatch(length)
+        b"host" not in found
+        or not _LENGTH.fullmatch(length)
         or int(length) > BODY_BYTES_MAX
         or kind.partition(b";")[0].strip().lower() != JSON
         or found.get(b"connection", b"keep-alive").lower() != b"keep-alive"

@@ -172,6 +172,8 @@ UNUSUAL = {
         b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
     ),
     "two pieces": (request()[:70], request()[70:]),
+    "two hosts": (request(b"host: other"),),
+    "no host": (request().replace(b"host: shop\r\n", b""),),
     "two lengths": (request(b"content-length: 5"),),
     "a length that is none": (request(b"content-length: +5"),),
     "not HTTP": (b"POST /api/v1/orders HTTP/1.1\r\nno header\r\n\r\n",),

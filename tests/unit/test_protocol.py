@@ -249,7 +249,7 @@ async def test_trailers_without_end_are_cut_off(served: Served) -> None:
     [
         b"GET /livez HT",
         b"GET /livez HTTP/1.1\r\nx: y\r\n",
-        b"POST /echo HTTP/1.1\r\ncontent-length: 5\r\n\r\nx",
+        b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nx",
     ],
 )
 def test_a_request_that_does_not_arrive_is_given_up(begun: bytes) -> None:
@@ -331,6 +331,14 @@ async def test_a_client_that_pipelines_and_goes_away_leaves_no_traceback(served:
         assert complaints == []
     finally:
         logging.getLogger("uvicorn.error").removeHandler(handler)
+
+
+@on_a_server
+async def test_a_request_without_exactly_one_host_is_refused(served: Served) -> None:
+    for hosts in (b"", b"host: a\r\nhost: b\r\n"):
+        connection = await served.connect()
+        connection.send(b"GET /livez HTTP/1.1\r\n" + hosts + b"\r\n")
+        await refused(connection, 400)
 
 
 @on_a_server
