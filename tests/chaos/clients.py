@@ -24,7 +24,7 @@ OF_EACH: Final = 4
 class Customer(clients.Buyer):
     """One customer after another, at a rate; what is missed of it is not made up for."""
 
-    patience_s = 120.0
+    patience_s = 300.0
     look_up_every = 20
     cancel_every = 20
 
