@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -114,9 +115,10 @@ class Stack:
     def make(self, service: Service, number: int) -> Instance:
         return Instance(self.directory, service, number, self.ports[service.name], self.variables)
 
-    def launch(self, name: str, number: int = 1) -> Instance:
-        """Start an instance of a service without waiting until it is ready."""
+    def launch(self, name: str, number: int = 1, settings: Mapping[str, str] = MappingProxyType({})) -> Instance:
+        """Start an instance of a service, with settings of its own, without waiting until it is ready."""
         instance = self.make(next(s for s in SERVICES if s.name == name), number)
+        instance.variables.update(settings)
         self.instances[instance.name] = instance
         instance.launch()
         return instance

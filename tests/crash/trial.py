@@ -284,8 +284,12 @@ def restored(trials: Trials) -> Iterator[None]:
 
 @contextmanager
 def rest(trials: Trials) -> Iterator[None]:
-    await_rest(trials.stack, trials.book.accepted)
+    stack = trials.stack
+    await_rest(stack, trials.book.accepted)
     yield
+    # Everything before is gone from the log: a proof about no order would be none.
+    stack.account("after-the-trim", 10**6)
+    stack.await_settled(stack.place("after-the-trim", (PLENTY[0], 1)))
 
 
 TOOL_SCENES: Final[Mapping[Scene, Callable[[Trials], AbstractContextManager[None]]]] = {

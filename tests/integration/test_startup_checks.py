@@ -1,0 +1,80 @@
+"""Limits that depend on one another are checked when a process starts, against the real broker (`common.limits`)."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import pytest
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    ResourceType,
+)
+
+from common.events import ORDERS
+from common.kafka import client_config
+from common.limits import MESSAGE_BYTES_MAX
+from dev.server import tail
+from tests.stack import Instance, Stack, eventually
+
+NUMBER = 9
+
+
+@contextmanager
+def started(stack: Stack, name: str, settings: Mapping[str, str]) -> Iterator[Instance]:
+    """One more instance, with these settings."""
+    instance = stack.launch(name, NUMBER, settings)
+    try:
+        yield instance
+    finally:
+        del stack.instances[instance.name]
+        instance.kill()
+
+
+def unready(instance: Instance, *named: str) -> bool:
+    said = instance.unready()
+    return said is not None and all(name in said for name in named)
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"ORDER_DEADLINE_MS": "20000"}, ("ORDER_DEADLINE_MS=20000", "delivery.timeout.ms=10000")),
+        ({"ORDERS_IN_FLIGHT_MAX": "5000"}, ("ORDERS_IN_FLIGHT_MAX=5000", "queue.buffering.max.kbytes=65536")),
+    ],
+    ids=["a request waits longer than the log", "more in flight than fits"],
+)
+def test_an_api_whose_limits_contradict_one_another_says_so_and_ends(
+    stack: Stack, settings: Mapping[str, str], named: tuple[str, ...]
+) -> None:
+    with started(stack, "order-api", settings) as api:
+        assert api.process is not None
+        assert api.process.wait(30) == 1
+        said = tail(api.log)
+        assert all(name in said for name in named), said
+
+
+def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: Stack) -> None:
+    with started(stack, "payment", {"TOPIC_PARTITIONS": "7"}) as payment:
+        eventually(lambda: unready(payment, "TOPIC_PARTITIONS=7", "12 partitions"), "both counts are named")
+
+
+def test_a_topic_that_accepts_what_could_not_be_parked_is_refused(stack: Stack) -> None:
+    admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    too_much = str(MESSAGE_BYTES_MAX + 1)
+
+    def alter(operation: AlterConfigOpType) -> None:
+        entry = ConfigEntry("max.message.bytes", too_much, incremental_operation=operation)
+        resource = ConfigResource(ResourceType.TOPIC, ORDERS, incremental_configs=[entry])
+        for done in admin.incremental_alter_configs([resource]).values():
+            done.result(20)
+
+    alter(AlterConfigOpType.SET)
+    try:
+        with started(stack, "inventory", {}) as inventory:
+            eventually(
+                lambda: unready(inventory, f"max.message.bytes={too_much}", str(MESSAGE_BYTES_MAX)), "both named"
+            )
+    finally:
+        alter(AlterConfigOpType.DELETE)
