@@ -1,9 +1,10 @@
 """Drives any URL that takes an order: `python -m bench.drive URL RATE SECONDS`, open loop, as the bench does.
 
-Sends the demo data's customers and products, and says what came back and how long it took from when each was due.
+RATE is in orders a second. Sends the demo data's customers and products, and says what came back and how long it took
+from when each was due.
 """
 
-import sys
+import argparse
 import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -45,5 +46,14 @@ def main(url: str, rate: float, seconds: float) -> None:
         print(f"the generator fell behind: {records.late_share:.1%} of the requests were sent over 5 ms late")
 
 
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="just drive", description=(__doc__ or "").splitlines()[0])
+    described.add_argument("url", help="such as http://127.0.0.1:8081/api/v1/orders")
+    described.add_argument("rate", type=float, help="orders a second")
+    described.add_argument("seconds", type=float)
+    return described
+
+
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]))
+    chosen = parser().parse_args()
+    main(chosen.url, chosen.rate, chosen.seconds)

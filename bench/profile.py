@@ -5,8 +5,8 @@ where the kernel lets a parent look into its children). Prints the cost of an or
 were on top most often, and leaves the stacks of each, in the form that flame graph tools read.
 """
 
+import argparse
 import subprocess
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
@@ -25,7 +25,7 @@ SAMPLES_PER_S: Final = 200
 SHOWN: Final = 15
 
 
-def main(rate: float = RATE, seconds: float = SECONDS) -> None:
+def main(rate: float, seconds: float) -> None:
     out = Settings.from_environment().home / "bench"
     out.mkdir(parents=True, exist_ok=True)
     with (
@@ -67,5 +67,13 @@ def _show(name: str, stacks: Path) -> None:
         print(f"  {own / total:6.1%}  {function:<58.58}{all_of_it / total:6.1%} and below  {caller:.58}")
 
 
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="just profile", description=(__doc__ or "").splitlines()[0])
+    described.add_argument("rate", type=float, nargs="?", default=RATE, help="orders a second (%(default)s)")
+    described.add_argument("seconds", type=float, nargs="?", default=SECONDS, help="of each load (%(default)s)")
+    return described
+
+
 if __name__ == "__main__":
-    main(*map(float, sys.argv[1:]))
+    chosen = parser().parse_args()
+    main(chosen.rate, chosen.seconds)

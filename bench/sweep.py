@@ -6,9 +6,10 @@ orders and batches at fixed rates. Prints a row of Markdown for each. The first 
 what these two differ by is what the machine's drift alone does.
 """
 
+import argparse
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +27,7 @@ LOAD_S: Final = 8.0
 AS_IT_IS: Final = "as it is"
 
 
-def main(*sweeps: str) -> None:
+def main(sweeps: Sequence[str]) -> None:
     out = Settings.from_environment().home / "bench"
     out.mkdir(parents=True, exist_ok=True)
     print(
@@ -38,9 +39,9 @@ def main(*sweeps: str) -> None:
             print(row(setting, Path(directory)), flush=True)
 
 
-def values(sweeps: tuple[str, ...]) -> Iterator[str]:
-    for sweep in sweeps:
-        name, _, given = sweep.partition("=")
+def values(sweeps: Sequence[str]) -> Iterator[str]:
+    for one in sweeps:
+        name, _, given = one.partition("=")
         yield from (f"{name}={value}" for value in given.split(","))
 
 
@@ -64,5 +65,18 @@ def figures(measured: Measured) -> str:
     return f"{measured.total_cpu_us:.0f} ({cpu['broker']:.0f}, {cpu['postgres']:.0f}) | {latency}"
 
 
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="just sweep", description=(__doc__ or "").splitlines()[0])
+    described.add_argument("sweeps", nargs="+", metavar="NAME=VALUE,VALUE", type=sweep)
+    return described
+
+
+def sweep(text: str) -> str:
+    name, _, given = text.partition("=")
+    if not name or not given:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like TOPIC_PARTITIONS=3,6")
+    return text
+
+
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(parser().parse_args().sweeps)

@@ -46,7 +46,7 @@ class ComposeStack:
     def reset(self) -> None:
         self._compose("down", "--remove-orphans", "--volumes")
         self.state.path.unlink(missing_ok=True)
-        print("its data is deleted; 'STACK=compose just up' starts afresh")
+        print("Tandem is down and its data is deleted; 'STACK=compose just up' starts afresh")
 
     def start(self, names: list[str]) -> None:
         self._compose("start", *self._named(names))
@@ -59,9 +59,11 @@ class ComposeStack:
 
     def scale(self, counts: dict[str, int]) -> None:
         services = [service.name for service in SERVICES]
-        for name in counts:
+        for name, count in counts.items():
             if name not in services:
                 raise StackError(f"{name!r} cannot be scaled; these can: {', '.join(services)}")
+            if count < 1:
+                raise StackError(f"{name}={count}: at least 1 instance is possible; to have none, just stop {name}")
         self.state.scale |= counts
         self.state.save()
         self._compose("up", "--detach", "--no-recreate", *self._scales())

@@ -119,7 +119,7 @@ class Broker(Server):
         try:
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError as error:
-            return f"{HOST}:{self.port}: {error}"
+            return f"nothing listens at {HOST}:{self.port} yet ({error.strerror or error})"
         client = AdminClient({"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0})
         try:
             brokers = client.list_topics(timeout=2).brokers

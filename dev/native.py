@@ -162,6 +162,10 @@ class NativeStack:
         print_addresses(self.settings)
 
     def down(self) -> None:
+        self._stop_all()
+        print("Tandem is down; its data stays, 'just up' brings it back")
+
+    def _stop_all(self) -> None:
         if self.supervisor.running():
             names = list(self.supervisor.statuses())
             servers = [name for name in names if name in ("postgres", "kafka")]
@@ -171,15 +175,14 @@ class NativeStack:
             self.supervisor.shutdown()
         self._stop_left_over()
         self.state.stopped()
-        print("Tandem is down; its data stays, 'just up' brings it back")
 
     def reset(self) -> None:
-        self.down()
+        self._stop_all()
         for name in ("postgres", "kafka", "logs", "supervisor"):
             shutil.rmtree(self.home / name, ignore_errors=True)
         for name in ("secrets.json", "stack.json", "postgres.log", "kafka.log"):
             (self.home / name).unlink(missing_ok=True)
-        print("its data is deleted; 'just up' starts afresh")
+        print("Tandem is down and its data is deleted; 'just up' starts afresh")
 
     def start(self, names: list[str]) -> None:
         chosen = self.named(names)
@@ -202,8 +205,10 @@ class NativeStack:
         for name, count in counts.items():
             if name not in services:
                 raise StackError(f"{name!r} cannot be scaled; these can: {', '.join(sorted(services))}")
-            if not 0 <= count <= INSTANCES_MAX:
-                raise StackError(f"{name}={count}: from 0 to {INSTANCES_MAX} instances are possible")
+            if not 1 <= count <= INSTANCES_MAX:
+                raise StackError(
+                    f"{name}={count}: from 1 to {INSTANCES_MAX} instances are possible; to have none, just stop {name}"
+                )
         before = {instance.name for instance in self.instances()}
         self.state.scale |= counts
         self.state.save()

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import psycopg
 
-from common.events import INVENTORY, ORDERS, PAYMENTS, Event, OrderId, OrderPlaced, Outcome, type_of
+from common.events import INVENTORY, ORDERS, PAYMENTS, Event, Milliseconds, OrderId, OrderPlaced, Outcome, type_of
 from common.parking import Received
 from common.postgres import Conn
 from order import store
@@ -67,14 +67,16 @@ class SagaHandler:
                 continue
             order_id = record.event.data.order_id
             row = rows.get(order_id)
-            order, decided = advance(row.order if row else None, record.event, record.at)
+            # In a batch an order's results are not taken by time; what the two decide is decided when the later came.
+            at = max(record.at, row.timeline[-1].at) if row and row.timeline else record.at
+            order, decided = advance(row.order if row else None, record.event, at)
             if order is None or (row is not None and order is row.order):
                 continue
             if row is None:
                 row = rows[order_id] = Row(order, record.partition.number, stored=False)
             row.order = order
             changed[order_id] = row
-            _remember(row, record, decided)
+            _remember(row, record, decided, at)
             for outcome in decided:
                 outcomes[outcome.id] = (row.partition, outcome)
         # A repeat may be one whose outcome was stored but not published. Only these are answered again: if the saga
@@ -88,7 +90,7 @@ class SagaHandler:
         return Batch(list(changed.values()), list(outcomes.values()), self._said)
 
 
-def _remember(row: Row, record: Received, decided: Sequence[Outcome]) -> None:
+def _remember(row: Row, record: Received, decided: Sequence[Outcome], at: Milliseconds) -> None:
     """Note in the order's timeline what came in and what it led to."""
     number = record.partition.number
     if isinstance(record.event, OrderPlaced):
@@ -96,4 +98,4 @@ def _remember(row: Row, record: Received, decided: Sequence[Outcome]) -> None:
         row.partition = number  # a result that came first may have named another
     row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))
     for outcome in decided:
-        row.timeline.append(Entry(type_of(outcome), record.at, number, None))
+        row.timeline.append(Entry(type_of(outcome), at, number, None))

@@ -1,12 +1,14 @@
 """The parts of the native stack that decide something: settings, pins, patience, logs."""
 
 import hashlib
+import sys
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
 from dev import jars, kafka, postgres
+from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
 from dev.server import has_met_taken_port, size_of
@@ -210,3 +212,13 @@ def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_doe
         if name not in implied | told_apart:
             assert f"- --{name}={value}\n" in compose, name
     assert f"image: locustio/locust:{version('locust')}\n" in compose
+
+
+@pytest.mark.parametrize(("recipe", "code"), [("verify", 2), ("dead_letters", 1)])
+def test_what_is_not_up_cannot_be_proved_which_is_no_violation(
+    recipe: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["just", "ops", recipe])
+    monkeypatch.setattr(Settings, "from_environment", lambda: Settings(home=tmp_path))
+    assert command_line() == code
+    assert capsys.readouterr().err.startswith("dlq: " if recipe == "dead_letters" else "verify: ")
