@@ -10,7 +10,7 @@ cannot be parsed is refused in its turn, by a problem document.
 - Pipelining is bounded: 30,000 requests sent without reading an answer cost 50 MB each time.
 - An upgrade is ignored, since none is offered, but not together with a body: httptools takes that for the next request.
 
-References: RFC 9112 §3.2 (host), §9.3.2 (pipelining), RFC 9110 §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
+References: RFC 9112 §9.3.2 (pipelining), RFC 9110 §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
 """
 
 import random
@@ -34,12 +34,6 @@ LINGER_S: Final = 1.0
 
 _MALFORMED: Final = Problem(
     code="malformed-request", title="Malformed request", status=400, detail="this is not an HTTP/1.1 request"
-)
-_HOST: Final = Problem(
-    code="malformed-request",
-    title="Malformed request",
-    status=400,
-    detail="a request of HTTP/1.1 has exactly one host header",
 )
 _UPGRADE: Final = Problem(
     code="malformed-request", title="Malformed request", status=400, detail="a request to upgrade may not have a body"
@@ -129,8 +123,6 @@ class Protocol(HttpToolsProtocol):
         in_pieces = self._bytes > -self._fed
         if (in_pieces or self._fed > HEAD_BYTES_MAX) and self._head_bytes > HEAD_BYTES_MAX:
             raise ProblemError(_HEAD_TOO_LARGE)
-        if self.parser.get_http_version() == "1.1" and sum(name == b"host" for name, _ in self.headers) != 1:
-            raise ProblemError(_HOST)
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ProblemError(_PIPELINED)
         if self.parser.should_upgrade() and self._has_body:

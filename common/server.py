@@ -66,6 +66,14 @@ class ClientGone(Exception):
     """The client closed the connection before its request had arrived. There is nobody to answer."""
 
 
+_HOST: Final = Problem(
+    code="malformed-request",
+    title="Malformed request",
+    status=400,
+    detail="a request of HTTP/1.1 has exactly one host header (RFC 9112 §3.2)",
+)
+
+
 class Frame:
     """Pure ASGI around the routes: every response carries `x-request-id` and is counted by its route and status.
 
@@ -83,6 +91,10 @@ class Frame:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
+            return
+        if scope["http_version"] == "1.1" and sum(name == b"host" for name, _ in scope["headers"]) != 1:
+            counter(scope["method"], "unmatched", _HOST.status).inc()
+            await send_problem(send, _HOST, request_id_of(scope))
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
         if endpoint is not None:

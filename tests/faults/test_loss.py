@@ -156,7 +156,8 @@ def test_a_gap_in_the_offsets(shop: Stack, admin: AdminClient, partition: Partit
     stranger.begin_transaction()
     stranger.produce(ORDERS, b"not an event", b"stranger", partition.number)
     stranger.flush(30)
-    stranger.abort_transaction()
+    stranger.abort_transaction()  # it returns before the marker is written
+    eventually(lambda: log_bounds(admin, [partition])[partition][1] == end + 2, "the marker is in the log")
     after = shop.place(CUSTOMER, ("sku-a", 1))
     for instance in CONSUMERS:
         shop[instance].launch()

@@ -334,14 +334,6 @@ async def test_a_client_that_pipelines_and_goes_away_leaves_no_traceback(served:
 
 
 @on_a_server
-async def test_a_request_without_exactly_one_host_is_refused(served: Served) -> None:
-    for hosts in (b"", b"host: a\r\nhost: b\r\n"):
-        connection = await served.connect()
-        connection.send(b"GET /livez HTTP/1.1\r\n" + hosts + b"\r\n")
-        await refused(connection, 400)
-
-
-@on_a_server
 async def test_an_upgrade_is_ignored_but_not_with_a_body(served: Served) -> None:
     connection = await served.connect()
     upgrade = get("/livez")[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"

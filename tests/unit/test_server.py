@@ -9,7 +9,7 @@ from psycopg_pool import PoolTimeout
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from common import server
 
@@ -84,3 +84,23 @@ def test_a_write_whose_commit_was_not_answered_is_not_said_to_have_changed_nothi
     detail = found.json()["detail"]
     assert ("nothing was changed" in detail) is unchanged
     assert ("may or may not have been changed" in detail) is not unchanged
+
+
+@pytest.mark.parametrize("hosts", [[], [(b"host", b"a"), (b"host", b"b")]], ids=["none", "two"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_request_without_exactly_one_host_is_refused_under_its_own_id(
+    method: str, hosts: list[tuple[bytes, bytes]]
+) -> None:
+    sent: list[Message] = []
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def receive() -> Message:
+        raise AssertionError("the body is not read")
+
+    headers = [*hosts, (b"x-request-id", b"mine")]
+    scope = {"type": "http", "http_version": "1.1", "method": method, "path": "/things", "headers": headers}
+    asyncio.run(APP(scope, receive, send))
+    assert sent[0]["status"] == 400
+    assert (b"x-request-id", b"mine") in sent[0]["headers"]
