@@ -32,7 +32,7 @@ from ops.verify.evidence import (
     stored_priced,
     total,
 )
-from ops.verify.marks import ANSWERED, DISCARDED, GIVEN_UP, PASSED, UNREAD, Progress, Trimmed
+from ops.verify.marks import ANSWERED, DISCARDED, GIVEN_UP, PARKED, PASSED, UNREAD, Progress, Trimmed
 from ops.verify.statements import Finding, Statement
 
 DECIDED, MONEY, STOCK, OUTCOME, ONCE, WAITING = Statement
@@ -180,7 +180,9 @@ def judge_shape(shape: Shape) -> Verdict:
 def _log_alone(shape: Shape) -> Iterator[Finding]:
     """What the log says of the order must not contradict itself."""
     kinds = {kind for kind, _ in shape.orders}
-    if PLACED not in kinds and not shape.trimmed.orders:
+    # What nobody has taken in is on the operator's list, whatever order it names.
+    taken = any(set(progress) != {PARKED} for _, progress in (*shape.orders, *shape.payments, *shape.inventory))
+    if PLACED not in kinds and taken and not shape.trimmed.orders:
         if kinds & set(OUTCOMES.values()):
             yield Finding(DECIDED, "the log has its outcome, but not the order")
         elif shape.payments or shape.inventory:

@@ -240,6 +240,14 @@ def test_a_parked_order_has_no_effect_and_is_no_breach() -> None:
     assert statements(placed) == {1, 6}, "silently deleted from the list"
 
 
+@pytest.mark.parametrize("line", ["L|C|0|10|0|cust-1|300|EUR", "L|c|0|10|0|cust-1"])
+def test_what_a_stranger_says_of_no_order_is_no_breach_while_it_lies_parked(line: str) -> None:
+    topic = {"C": "payments", "c": "orders"}[line[2]]
+    parked = marks(parked={(group, topic, 0): {10: "p"} for group in READERS[topic]})
+    assert verdict(line, parked) == Verdict((), False)
+    assert 1 in statements(line), "taken in by its readers"
+
+
 def test_a_discarded_order_is_declined() -> None:
     places: list[Place] = [(group, "orders", 0) for group in READERS["orders"]]
     discarded = marks(parked={place: {10: "d"} for place in places})
