@@ -67,7 +67,8 @@ class Server(ABC):
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
                 cwd=ROOT,
-                start_new_session=True,
+                # Not a session: `nice` counts within one only, as under supervisord (`sched_autogroup`).
+                process_group=0,
             )
         return self.process
 
