@@ -124,7 +124,7 @@ def _lateness_s(result: Opened) -> float:
     """From when its order was placed until the result was published, by the broker's clock."""
     assert result.received is not None
     try:
-        placed = datetime.fromisoformat(result.received.event.time)
-    except ValueError:
+        placed_s = datetime.fromisoformat(result.received.event.time).timestamp()
+    except (ValueError, OverflowError):  # any text may stand there, and any year
         return 0.0
-    return result.received.at / 1_000 - placed.timestamp()
+    return result.received.at / 1_000 - placed_s

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from math import inf
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,6 +152,13 @@ def test_orders_are_held_for_twice_as_long_as_results_take() -> None:
     assert due(order, late(2, 0.6)) == [late(2, 0.6)]
     assert gathered(late(2, 0.6)).hold_s(NOW_S) == HOLD_OF_LATENESS * 0.6
     assert gathered(late(2, 60.0)).hold_s(NOW_S) == HOLD_MAX_S
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "0001-01-01T00:00:00", "9999-12-31T23:59:59.999Z"])
+def test_a_result_may_bear_any_time(time: str) -> None:
+    value = encode(msgspec.structs.replace(paid(2), time=time))
+    stranger = opened(Letter(Partition(PAYMENTS, 1), 0, AT, b"c", value, ()), NOW_S)
+    assert gathered(stranger).hold_s(NOW_S) == HOLD_MIN_S
 
 
 def test_what_a_result_told_is_forgotten_when_no_other_comes() -> None:
