@@ -9,7 +9,8 @@ what these two differ by is what the machine's drift alone does.
 import argparse
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Final
 
@@ -27,22 +28,16 @@ LOAD_S: Final = 8.0
 AS_IT_IS: Final = "as it is"
 
 
-def main(sweeps: Sequence[str]) -> None:
+def main(settings: Iterable[str]) -> None:
     out = Settings.from_environment().home / "bench"
     out.mkdir(parents=True, exist_ok=True)
     print(
         "| setting | echo, us | 1,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms "
         "| batches, 2,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms |\n|---|---|---|---|---|---|"
     )
-    for setting in (AS_IT_IS, *values(sweeps), AS_IT_IS):
+    for setting in (AS_IT_IS, *settings, AS_IT_IS):
         with tempfile.TemporaryDirectory(prefix="run-", dir=out, ignore_cleanup_errors=True) as directory:
             print(row(setting, Path(directory)), flush=True)
-
-
-def values(sweeps: Sequence[str]) -> Iterator[str]:
-    for one in sweeps:
-        name, _, given = one.partition("=")
-        yield from (f"{name}={value}" for value in given.split(","))
 
 
 def row(setting: str, directory: Path) -> str:
@@ -71,12 +66,13 @@ def parser() -> argparse.ArgumentParser:
     return described
 
 
-def sweep(text: str) -> str:
+def sweep(text: str) -> list[str]:
+    """`NAME=1,2` as `NAME=1` and `NAME=2`."""
     name, _, given = text.partition("=")
     if not name or not given:
         raise argparse.ArgumentTypeError(f"{text!r} is not like TOPIC_PARTITIONS=3,6")
-    return text
+    return [f"{name}={value}" for value in given.split(",")]
 
 
 if __name__ == "__main__":
-    main(parser().parse_args().sweeps)
+    main(chain.from_iterable(parser().parse_args().sweeps))

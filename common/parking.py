@@ -320,8 +320,8 @@ def park_again(connection: Conn, row: Marked, error: str) -> None:
     place = dict(zip(("topic", "partition", "offset", "topic_id"), row.place, strict=True))
     parked = connection.execute(_PARK_AGAIN, place | {"error": _storable(error)}).rowcount
     if not parked:
-        place_ = f"{row.letter.partition} offset {row.letter.offset}"
-        raise Superseded(f"{place_}: another instance has taken it meanwhile; here it failed: {error}")
+        where = f"{row.letter.partition} offset {row.letter.offset}"
+        raise Superseded(f"{where}: another instance has taken it meanwhile; here it failed: {error}")
 
 
 def reopen(row: Marked) -> Received | None:
