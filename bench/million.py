@@ -6,7 +6,6 @@ every one of them, 1 when one was lost or is not proved, 2 when the stack or the
 
 import argparse
 import sys
-import tempfile
 from pathlib import Path
 from typing import Final
 
@@ -15,8 +14,8 @@ from bench.load import GeneratorFailed
 from bench.measure import Lost, Meter
 from bench.scenarios import Refuted
 from bench.stack import NotReady
-from bench.system import System
-from dev.settings import ROOT, Settings
+from bench.system import System, run_directory
+from dev.settings import ROOT
 
 LOAD_S: Final = 60.0
 FIRST_REQUESTS_PER_S: Final = 10.0
@@ -49,11 +48,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("orders", type=int, nargs="?", default=1_000_000, help="at least so many (%(default)s)")
     parser.add_argument("--load-s", type=float, default=LOAD_S, metavar="S", help="how long a load is (%(default)s s)")
     chosen = parser.parse_args(arguments)
-    out = Settings.from_environment().home / "bench"
-    out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out, prefix="run-", ignore_cleanup_errors=True) as directory:
+    with run_directory() as directory:
         try:
-            place_and_prove(chosen.orders, Path(directory), chosen.load_s)
+            place_and_prove(chosen.orders, directory, chosen.load_s)
         except (Lost, Refuted) as error:
             say(f"NOT PROVED: {error}")
             return 1

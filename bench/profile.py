@@ -7,15 +7,14 @@ were on top most often, and leaves the stacks of each, in the form that flame gr
 
 import argparse
 import subprocess
-import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
 from bench import warm
 from bench.measure import Meter
-from bench.system import System
-from dev.settings import ROOT, Settings
+from bench.system import System, out_directory, run_directory
+from dev.settings import ROOT
 
 RATE: Final = 2_000.0
 SECONDS: Final = 20.0
@@ -26,14 +25,13 @@ SHOWN: Final = 15
 
 
 def main(rate: float, seconds: float) -> None:
-    out = Settings.from_environment().home / "bench"
-    out.mkdir(parents=True, exist_ok=True)
+    out = out_directory()
     with (
-        tempfile.TemporaryDirectory(prefix="run-", dir=out, ignore_cleanup_errors=True) as directory,
-        System(Path(directory) / "stack", root=ROOT) as system,
+        run_directory() as directory,
+        System(directory / "stack", root=ROOT) as system,
     ):
         print(warm.line(warm.broker_of(system, WARM_S_MAX)), flush=True)
-        meter = Meter(system, Path(directory), lambda text: print(text, flush=True))
+        meter = Meter(system, directory, lambda text: print(text, flush=True))
         meter.open("before", rate, WARM_UP_S)
         meter.open("without py-spy", rate, seconds)
         pids = {name: pid for name, pid in system.layout.pids.items() if name not in ("kafka", "postgres")}

@@ -9,7 +9,6 @@ import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import NamedTuple
 
 from bench import warm
 from bench.shapes import SHAPES
-from bench.system import System
+from bench.system import System, out_directory, run_directory
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 
@@ -54,14 +53,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("run_time", nargs="?", default=SOAK_DEFAULT, help="of the soak, such as 2h (default: 10m)")
     parser.add_argument("--own-stack", action="store_true", help="on a stack of its own, stopped afterwards")
     chosen = parser.parse_args(arguments)
-    out = Settings.from_environment().home / "bench"
-    out.mkdir(parents=True, exist_ok=True)
+    out = out_directory()
     report = out / f"locust-{chosen.shape}.html"
     with (
-        tempfile.TemporaryDirectory(dir=out, prefix="run-", ignore_cleanup_errors=True) as directory,
-        target(Path(directory), own_stack=chosen.own_stack) as on,
+        run_directory() as directory,
+        target(directory, own_stack=chosen.own_stack) as on,
     ):
-        accepted = Path(directory) / "accepted.txt"
+        accepted = directory / "accepted.txt"
         accepted.touch()
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
         command += ["--host", on.url, "--html", str(report)]

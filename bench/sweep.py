@@ -8,7 +8,6 @@ what these two differ by is what the machine's drift alone does.
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
@@ -16,8 +15,8 @@ from typing import Final
 
 from bench import ceilings, warm
 from bench.measure import Measured, Meter
-from bench.system import System
-from dev.settings import ROOT, Settings
+from bench.system import System, run_directory
+from dev.settings import ROOT
 
 WARM_S_MAX: Final = 60.0
 ECHO_S: Final = 1.5
@@ -29,15 +28,13 @@ AS_IT_IS: Final = "as it is"
 
 
 def main(settings: Iterable[str]) -> None:
-    out = Settings.from_environment().home / "bench"
-    out.mkdir(parents=True, exist_ok=True)
     print(
         "| setting | echo, us | 1,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms "
         "| batches, 2,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms |\n|---|---|---|---|---|---|"
     )
     for setting in (AS_IT_IS, *settings, AS_IT_IS):
-        with tempfile.TemporaryDirectory(prefix="run-", dir=out, ignore_cleanup_errors=True) as directory:
-            print(row(setting, Path(directory)), flush=True)
+        with run_directory() as directory:
+            print(row(setting, directory), flush=True)
 
 
 def row(setting: str, directory: Path) -> str:

@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -11,8 +13,23 @@ import msgspec
 import psycopg
 
 from bench.stack import Layout, NotReady
+from dev.settings import Settings
 
 STOP_S: Final = 90.0
+
+
+def out_directory() -> Path:
+    """Where the bench leaves what it finds."""
+    out = Settings.from_environment().home / "bench"
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+@contextmanager
+def run_directory() -> Iterator[Path]:
+    """For one run; gone after it."""
+    with tempfile.TemporaryDirectory(prefix="run-", dir=out_directory(), ignore_cleanup_errors=True) as directory:
+        yield Path(directory)
 
 
 class System:
