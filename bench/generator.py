@@ -33,6 +33,8 @@ from bench.wire import NotUnderstood, Parts, Population
 RECEIVE_BYTES: Final = 262_144
 TIMEOUT_S: Final = 10.0
 SWEEP_EVERY_S: Final = 0.25
+CONNECTED_S: Final = 0.05
+"""In an open loop: as many connections as this time brings requests are there before the load begins."""
 LATE_NS: Final = 5_000_000
 # Above 1,000 requests a second the generator looks up once in a while only, since each time costs it 20 us of a core
 # that the services need too. It makes latencies there longer by as much on average, never shorter.
@@ -133,8 +135,8 @@ class Generator:
         """Send, receive, and return when all is answered or timed out."""
         spec = self.spec
         broken = ""
-        if spec.mode == "closed":
-            self.idle.extend(self.connect() for _ in range(spec.connections))
+        at_once = spec.connections if spec.mode == "closed" else min(spec.connections, int(spec.rate * CONNECTED_S))
+        self.idle.extend(self.connect() for _ in range(at_once))
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -260,7 +262,7 @@ class Generator:
 
     def run_open(self, start_ns: int) -> None:
         spec, board, idle, connections = self.spec, self.board, self.idle, self.connections
-        poll, epoll_fd = self.poll.poll, self.poll.fileno()
+        epoll_fd = self.poll.fileno()
         board[RATE_MILLI] = board[RATE_MILLI] or int(spec.rate * 1_000)
         due_ns = float(start_ns)
         end_ns = start_ns + int(spec.duration_s * NS)
@@ -270,6 +272,8 @@ class Generator:
             now_ns = time.monotonic_ns()
             interval_ns = 1e12 / board[RATE_MILLI]
             while due_ns <= now_ns and due_ns < end_ns and not board[STOP]:
+                if not idle:
+                    self.collect()
                 if idle:
                     connection = idle.popleft()
                 elif len(connections) < spec.connections:
@@ -294,13 +298,17 @@ class Generator:
                 time.sleep(TICK_S if interval_ns > TICK_FAST_BELOW_NS else TICK_FAST_S)
             elif wait_s > 0:
                 select.select([epoll_fd], [], [], min(wait_s, SWEEP_EVERY_S))
-            for fd, _ in poll(0):
-                connection = connections[fd]
-                if self.receive(connection):
-                    idle.append(connection)
+            self.collect()
             if now_ns > sweep_ns:
                 sweep_ns = now_ns + int(SWEEP_EVERY_S * NS)
                 self.sweep(now_ns)
+
+    def collect(self) -> None:
+        """Take in all that has arrived: also before a connection more is opened, which takes longer than a request."""
+        for fd, _ in self.poll.poll(0):
+            connection = self.connections[fd]
+            if self.receive(connection):
+                self.idle.append(connection)
 
     def run_closed(self, start_ns: int) -> None:
         spec, board, idle, connections = self.spec, self.board, self.idle, self.connections

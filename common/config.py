@@ -75,7 +75,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         service=env.service,
         instance=env.text("INSTANCE", f"{env.service}-1"),
         bootstrap_servers=env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
-        partitions=env.integer("TOPIC_PARTITIONS", 12, least=1, most=1_000),
+        partitions=env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000),
         database_url=env.text(database),
         http=Http(
             host=host,

@@ -7,7 +7,6 @@ Rebalance callbacks run inside `next_batch` and `wait`, never while a batch is b
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from math import inf
 from typing import Any, Final, Protocol
 
 from confluent_kafka import (
@@ -30,8 +29,6 @@ from common.positions import LOSS_HELP, Partition, Start
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
-HELD_RECORDS_MAX: Final = 10_000
-"""More than that is not held back, whatever they wait for: they are kept in memory."""
 HELD_POLL_S: Final = 0.01
 """While something is held back: how soon it is looked at again although nothing else has come."""
 COMMIT_EVERY_S: Final = 0.25
@@ -88,7 +85,7 @@ class Arrivals(Protocol):
     def add(self, one: Opened) -> None: ...
 
     def due(self, at_s: float) -> list[Opened]:
-        """Give out what is to be settled now, given the monotonic time; at infinity that is all."""
+        """Give out what is to be settled now, given the monotonic time."""
         ...
 
     def drop(self, gone: Collection[Partition]) -> None:
@@ -149,6 +146,7 @@ class Inbox:
         self._begun_at = 0.0
         self._busy_s = 0.0
         self._settling = False
+        self._full = False
         self._committed_at = 0.0
         self._committing: dict[Partition, int] = {}
         self._polled_at = time.monotonic()
@@ -175,7 +173,7 @@ class Inbox:
             self._busy_s = time.monotonic() - self._begun_at
         if len(self._due) < BATCH_RECORDS_MAX:
             self._fill()
-        self._due += self._arrivals.due(time.monotonic() if self._arrivals.held < HELD_RECORDS_MAX else inf)
+        self._due += self._arrivals.due(time.monotonic())
         count = size = 0
         for one in self._due:
             if count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
@@ -183,6 +181,7 @@ class Inbox:
             size += len(one.letter.value)
             count += 1
         batch, self._due = self._due[:count], self._due[count:]
+        self._full = count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX
         if batch:
             self._settling = True
             self._begun_at = time.monotonic()
@@ -260,8 +259,9 @@ class Inbox:
         self._take(first)
         if self._broker_away:  # the client may say so when the broker is long back
             self._broker_answers()
-        # The time that the last batch took counts: what arrived meanwhile has waited already.
-        wait = self._begun_at + spacing_s(self._busy_s) - time.monotonic()
+        # The time that the last batch took counts: what arrived meanwhile has waited already. After a full one no
+        # waiting makes the next any larger.
+        wait = 0.0 if self._full else self._begun_at + spacing_s(self._busy_s) - time.monotonic()
         if wait > 0:
             self._stopping.wait(wait)
             # With `queued.min.messages` 1 the client has fetched once, when the wait began, and does so again when

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -28,6 +29,8 @@ CONSUMER_BUFFER_KIB: Final = 16 * 1024
 POLL_S: Final = 0.1
 REQUEST_TIMEOUT_S: Final = 5.0
 REPORTS_EVERY_S: Final = 0.001
+# For the client's thread not to send the first of some records that are handed to it one after the other.
+HANDING_OVER_MS: Final = 0.3
 # With nothing in flight there are no reports, but errors: a lost broker is noticed by the next request's time.
 ERRORS_EVERY_S: Final = 0.1
 
@@ -181,27 +184,44 @@ Reported = Callable[[Acknowledged | None], None]
 """Told a record's fate, even after its future has timed out: its place in the log, or None when it failed."""
 
 
+class _Gathered(NamedTuple):
+    """A record that has not been handed to the client yet, and who is told of its delivery."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    partition: int
+    delivered: Callable[[KafkaError | None, Message | None], None]
+
+
 class AsyncPublisher:
-    """Publishes single records from an event loop, which learns of many deliveries in one wake-up.
+    """Publishes single records from an event loop, which hands over and learns of many at once.
+
+    A record goes to the client at once if none has gone there within the last `spacing_s`, else with all that come
+    until then: who is alone waits for nobody. librdkafka sends a request for each partition (its issue 1700), and its
+    own `linger.ms` waits in each of them by itself, even when there is nothing to wait for.
 
     The loop asks for delivery reports itself, every `REPORTS_EVERY_S` while any are due. A poller thread would fight
     the loop for the interpreter lock; `confluent_kafka.aio.AIOProducer` buffers behind a timer that a request would
     wait for.
     """
 
-    def __init__(self, bootstrap_servers: str, client_id: str, *, linger_ms: float, deadline_s: float) -> None:
+    def __init__(self, bootstrap_servers: str, client_id: str, *, spacing_s: float, deadline_s: float) -> None:
         """Call it in the loop. A future that has not ended after `deadline_s` ends with `TimeoutError`."""
-        self._config = producer_config(bootstrap_servers, client_id, linger_ms=linger_ms)
+        self._config = producer_config(bootstrap_servers, client_id, linger_ms=HANDING_OVER_MS)
         self._config["error_cb"] = self._on_error
+        self._spacing_s = spacing_s
         self._deadline_s = deadline_s
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []
         self._loop = asyncio.get_running_loop()
         # Oldest first: all have the same time to live, so only the head can have expired.
         self._waiting: deque[tuple[float, asyncio.Future[Acknowledged]]] = deque()
+        self._gathered: list[_Gathered] = []
+        self._handed_over_at = 0.0
         self._next_poll = self._loop.call_later(ERRORS_EVERY_S, self._poll)
         self.in_flight = 0
-        """Records handed over whose fate is not known yet."""
+        """Records whose fate is not known yet."""
         self.acknowledged = 0
         """Records that the log has taken, ever: as long as this rises, the broker is there."""
         self.all_brokers_down = threading.Event()
@@ -210,41 +230,45 @@ class AsyncPublisher:
     def publish(
         self, topic: str, key: bytes, value: bytes, partition: int = -1, *, reported: Reported | None = None
     ) -> "asyncio.Future[Acknowledged]":
-        """Hand a record to the client. The future ends with its place in the log, a `KafkaException`, a `TimeoutError`.
-
-        Raises `BufferError` at once when the client's buffer is full, `KafkaException` when it is broken.
-        """
+        """Take a record on. The future ends with its place in the log, a `KafkaException`, a `TimeoutError`."""
         future: asyncio.Future[Acknowledged] = self._loop.create_future()
-
-        def delivered(error: KafkaError | None, message: Message) -> None:
-            self._delivered(future, reported, error, message)
-
-        try:
-            self._producer.produce(topic, value, key, partition, on_delivery=delivered)
-        except KafkaException as error:
-            self._renew_if_fatal(error.args[0])
-            raise
-        self._waiting.append((self._loop.time() + self._deadline_s, future))
+        now = self._loop.time()
+        self._waiting.append((now + self._deadline_s, future))
         self.in_flight += 1
-        if self.in_flight == 1:
-            self._next_poll.cancel()
-            self._next_poll = self._loop.call_later(REPORTS_EVERY_S, self._poll)
+        if not self._gathered:
+            # Even when it is due at once, what the loop reads in this same round goes with it.
+            self._loop.call_later(max(0.0, self._handed_over_at + self._spacing_s - now), self._hand_over)
+        self._gathered.append(_Gathered(topic, key, value, partition, partial(self._delivered, future, reported)))
         return future
+
+    def _hand_over(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._handed_over_at = self._loop.time()
+        for topic, key, value, partition, delivered in gathered:
+            try:
+                self._producer.produce(topic, value, key, partition, on_delivery=delivered)
+            except BufferError:
+                delivered(KafkaError(KafkaError._QUEUE_FULL), None)
+            except KafkaException as error:
+                delivered(error.args[0], None)
+        self._next_poll.cancel()
+        self._next_poll = self._loop.call_later(REPORTS_EVERY_S, self._poll)
 
     def _delivered(
         self,
         future: "asyncio.Future[Acknowledged]",
         reported: Reported | None,
         error: KafkaError | None,
-        message: Message,
+        message: Message | None,
     ) -> None:
         self.in_flight -= 1
-        if error is None:
+        if error is None and message is not None:
             self.acknowledged += 1
             place = Acknowledged(message.partition(), message.offset(), Milliseconds(message.timestamp()[1]))  # type: ignore[arg-type]
             if not future.done():
                 future.set_result(place)
         else:
+            assert error is not None
             place = None
             self._renew_if_fatal(error)
             if not future.done():
@@ -257,7 +281,8 @@ class AsyncPublisher:
         if self._retired:
             self._drain_retired()
         self._expire()
-        self._next_poll = self._loop.call_later(REPORTS_EVERY_S if self.in_flight else ERRORS_EVERY_S, self._poll)
+        awaited = self.in_flight > len(self._gathered)
+        self._next_poll = self._loop.call_later(REPORTS_EVERY_S if awaited else ERRORS_EVERY_S, self._poll)
 
     def _expire(self) -> None:
         now = self._loop.time()

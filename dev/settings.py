@@ -16,7 +16,7 @@ from typing import Literal, Self, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
-TOPIC_PARTITIONS = int(os.environ.get("TOPIC_PARTITIONS", "12"))
+TOPIC_PARTITIONS = int(os.environ.get("TOPIC_PARTITIONS", "6"))
 """Of each topic, when it is first made; it keeps them for ever."""
 
 DATABASES = ("order", "payment", "inventory")

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str]) -> None:
         case "create":
             create(
                 admin,
-                env.integer("TOPIC_PARTITIONS", 12, least=1, most=1_000),
+                env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000),
                 env.integer("TOPIC_REPLICAS", 1, least=1, most=9),
             )
         case "list":

@@ -2,16 +2,20 @@
 `order.backlog`.
 
 As long as the consumers keep up, everything is let in. When the accepted orders that wait are worth more than
-`TARGET_S` of settling, only as many are let in as are settled, less or more by what the wait differs from the target: a
-proportional controller, so that any number of api processes, none of which knows of the others, find their balance. The
-rest is refused before it is even read, and costs next to nothing: accepting what cannot be settled would only make all
-wait.
+half of `TARGET_S` of settling, only as many are let in as are settled, less or more by what the wait differs from the
+target: a proportional controller, so that any number of api processes, none of which knows of the others, find their
+balance. The rest is refused before it is even read, and costs next to nothing: accepting what cannot be settled would
+only make all wait.
+
+A limit that still turns somebody away is not lifted when the backlog is gone, but raised step by step: otherwise an
+overload that lasts would be let in and shut out in turn.
 
 A service that is away is no overload. While a consumer stands still, nothing can be told from its speed; orders are
 taken on, up to `backlog_max`.
 """
 
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from math import inf
 from typing import Final, NamedTuple
 
@@ -25,8 +29,19 @@ SINGLES_FACTOR_MIN: Final = 0.25
 """Single orders are let in at a quarter of what is settled, whatever batches have brought before. With more than three
 api processes under such a load this no longer lets the backlog shrink; it ends at `backlog_max` then."""
 BURST_S: Final = 0.05
-LOOKS: Final = 5
-"""Over which a consumer's speed is measured."""
+LOOKS: Final = 4
+"""Over so many at least a consumer's speed is measured: offsets are committed about as often as one looks, so that
+fewer say little."""
+LOOKS_KEPT: Final = 40
+"""And over so many at most: the saga goes on by leaps."""
+STANDSTILL_LOOKS: Final = 12
+"""A consumer that has settled nothing over so many stands still. For a second the saga may well: it holds orders back
+until their results are there."""
+GAIN_PER_S: Final = 0.8
+"""What a second too much of waiting takes from the limit, as a share of what is settled. What is seen is up to a second
+old, so a higher gain would have the backlog swing."""
+GROWTH: Final = 1.15
+"""By which a limit is raised at each look, when next to nothing waits."""
 
 
 class Reader(NamedTuple):
@@ -51,23 +66,32 @@ class Look(NamedTuple):
 
 
 def readers(looks: Sequence[Look]) -> list[Reader]:
-    """How far the consumers are, from the last few looks, the latest last.
-
-    A consumer's speed shows only while it has something to do. One that had nothing at some look, a moment before a
-    burst, say, may be as quick as it likes.
-    """
-    first, last = looks[0], looks[-1]
+    """How far the consumers are, from the last looks, the latest last."""
     return [
-        Reader(
-            name,
-            waiting,
-            last.waiting_most[name],
-            (last.settled[name] - first.settled[name]) / (last.at_s - first.at_s)
-            if len(looks) >= LOOKS and min(look.waiting[name] for look in looks) > BACKLOG_FREE
-            else inf,
-        )
-        for name, waiting in last.waiting.items()
+        Reader(name, waiting, looks[-1].waiting_most[name], _settled_per_s(name, looks))
+        for name, waiting in looks[-1].waiting.items()
     ]
+
+
+def _settled_per_s(name: str, looks: Sequence[Look]) -> float:
+    """A consumer's speed shows only while it has something to do; before a burst it may be as quick as it likes."""
+    runs = [list(run) for busy, run in groupby(looks, lambda look: look.waiting[name] > BACKLOG_FREE) if busy]
+    if not runs:
+        return inf
+    latest = runs[-1]
+    if latest[-1] is looks[-1] and len(latest) >= STANDSTILL_LOOKS and _stands_still(name, looks):
+        return 0.0
+    for run in reversed(runs):
+        if len(run) >= LOOKS and (settled := run[-1].settled[name] - run[0].settled[name]):
+            return settled / (run[-1].at_s - run[0].at_s)
+    return inf
+
+
+def _stands_still(name: str, looks: Sequence[Look]) -> bool:
+    """Whether its whole group does: a consumer may for seconds be busy with another of its topics."""
+    group = name.partition(" on ")[0]
+    before, now = looks[-STANDSTILL_LOOKS].settled, looks[-1].settled
+    return all(now[other] == before[other] for other in now if other.partition(" on ")[0] == group)
 
 
 class Admission(NamedTuple):
@@ -82,23 +106,35 @@ class Admission(NamedTuple):
 EVERYTHING: Final = Admission(None, None)
 
 
-def admission(readers: list[Reader], backlog_max: int) -> Admission:
-    """What to let in, given how far the consumers are. `backlog_max` is in orders."""
+def admission(readers: list[Reader], backlog_max: int, binding_per_s: float | None = None) -> Admission:
+    """What to let in, given how far the consumers are. `backlog_max` is in orders; `binding_per_s` is the limit in
+    force for single orders, if it has lately turned somebody away."""
     fullest = max(readers, key=lambda reader: reader.waiting_most)
     if fullest.waiting_most >= backlog_max:
         reason = f"up to {fullest.waiting_most:.0f} orders wait for {fullest.name}, which is behind or away"
         return Admission(0.0, 0.0, reason)
-    behind = [reader for reader in readers if reader.waiting > BACKLOG_FREE]
-    if not behind or any(not reader.settled_per_s for reader in behind):
+    if any(reader.waiting > BACKLOG_FREE and not reader.settled_per_s for reader in readers):
         return EVERYTHING
-    slowest = max(behind, key=lambda reader: reader.waiting / reader.settled_per_s)
-    wait_s = slowest.waiting / slowest.settled_per_s
-    if wait_s < TARGET_S / 2:
+    if binding_per_s is None and not any(_is_behind(reader) for reader in readers):
         return EVERYTHING
-    factor = 1 + TARGET_S - wait_s
-    return Admission(
-        slowest.settled_per_s * max(FACTOR_MIN, factor), slowest.settled_per_s * max(SINGLES_FACTOR_MIN, factor)
-    )
+    singles_per_s = min(_allowed_per_s(reader, SINGLES_FACTOR_MIN) for reader in readers)
+    orders_per_s = min(_allowed_per_s(reader, FACTOR_MIN) for reader in readers)
+    if binding_per_s is not None:
+        if singles_per_s == inf:  # nothing tells how quick the consumers are
+            singles_per_s = orders_per_s = binding_per_s
+        if all(reader.waiting < BACKLOG_FREE / 2 for reader in readers):
+            singles_per_s = max(singles_per_s, GROWTH * binding_per_s)
+            orders_per_s = max(orders_per_s, GROWTH * binding_per_s)
+    return Admission(orders_per_s, singles_per_s)
+
+
+def _is_behind(reader: Reader) -> bool:
+    return reader.waiting > BACKLOG_FREE and reader.waiting > TARGET_S / 2 * reader.settled_per_s
+
+
+def _allowed_per_s(reader: Reader, factor_min: float) -> float:
+    wait_s = reader.waiting / reader.settled_per_s
+    return reader.settled_per_s * max(factor_min, 1 + GAIN_PER_S * (TARGET_S - wait_s))
 
 
 class Gate:

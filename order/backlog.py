@@ -7,6 +7,7 @@ second: a few requests, whatever the load. The event loop only asks the gates.
 import threading
 import time
 from collections import deque
+from math import inf
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaException
@@ -20,13 +21,14 @@ from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.kafka import client_config
 from common.positions import Partition
 from common.problem import Problem
-from order.admission import EVERYTHING, LOOKS, Admission, Gate, Look, admission, readers
+from order.admission import EVERYTHING, LOOKS_KEPT, Admission, Gate, Look, admission, readers
 from order.refusals import PLACED_NOTHING
 
 LOOK_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = {ORDERS: 2, PAYMENTS: 1, INVENTORY: 1}
 """On `orders`: that it was placed, and how it ended. While a service is away hardly any order ends, and each unread
 record may be an order: for the limit each counts as one."""
+BINDING_S: Final = 1.0
 REQUEST_TIMEOUT_S: Final = 2.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -51,8 +53,10 @@ class Backlog:
         self._refusal = _OVERLOADED
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
-        self._looks: deque[Look] = deque(maxlen=LOOKS)
+        self._looks: deque[Look] = deque(maxlen=LOOKS_KEPT)
         self._limited = False
+        self._in_force = EVERYTHING
+        self._turned_away_at_s = -inf
         self._singles = 0
         self._set_at_s = time.monotonic()
 
@@ -76,9 +80,10 @@ class Backlog:
         return self._ask(self._batches, orders)
 
     def _ask(self, gate: Gate, orders: int) -> Problem | None:
-        if not gate.limited or gate.admits(orders, time.monotonic()):
+        if not gate.limited or gate.admits(orders, at_s := time.monotonic()):
             return None
         refused_orders.inc()
+        self._turned_away_at_s = at_s
         return self._refusal
 
     def _run(self) -> None:
@@ -88,7 +93,7 @@ class Backlog:
         while not self._stopping.wait(LOOK_EVERY_S):
             try:
                 self._looks.append(self._look(admin, consumers))
-                self._set(admission(readers(self._looks), self._backlog_max))
+                self._set(admission(readers(self._looks), self._backlog_max, self._binding_per_s()))
             except Exception as error:
                 # Without a look nobody is refused for a backlog. While the broker is away, orders are refused for that.
                 if not isinstance(error, KafkaException):
@@ -123,8 +128,14 @@ class Backlog:
             waiting_orders.labels(name).set(orders)
         return Look(time.monotonic(), settled, waiting, waiting_most)
 
+    def _binding_per_s(self) -> float | None:
+        """The limit, unless nobody has been turned away for a while: then it can be lifted."""
+        binding = not self._in_force.reason and time.monotonic() - self._turned_away_at_s < BINDING_S
+        return self._in_force.singles_per_s if binding else None
+
     def _set(self, found: Admission) -> None:
         at_s = time.monotonic()
+        self._in_force = found
         self._refusal = _full(found.reason) if found.reason else _OVERLOADED
         rate = found.orders_per_s
         self._orders.set_rate(found.singles_per_s, at_s)

@@ -16,7 +16,7 @@ DEADLINE_MS: Final = 5_000
 SETTLE_DEADLINE_S: Final = 3_600
 IN_FLIGHT_MAX: Final = 2_000
 BACKLOG_MAX: Final = 1_000_000
-LINGER_MS: Final = 2
+LINGER_MS: Final = 3
 EVENT_KIB_MAX: Final = 16
 """100 items of 150 bytes each, and the envelope."""
 

@@ -25,6 +25,8 @@ HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5
 """An order that waits for longer is behind a backlog, or its results do not come."""
 HOLD_OF_LATENESS: Final = 2.0
+HELD_RECORDS_MAX: Final = 20_000
+"""No more is held back, whatever it waits for: it is kept in memory, about 30 MB."""
 SEEN_S: Final = 1.0
 """For how long the lateness of a result tells how late others are."""
 
@@ -36,8 +38,9 @@ _DECIDABLE: Final = _PAID | _IN_STOCK
 class Gatherer:
     """What has arrived and is not due yet. See `common.inbox.Arrivals`."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = HELD_RECORDS_MAX) -> None:
         self.held = 0
+        self._most = most
         self._orders: dict[Partition, deque[Opened]] = {}
         self._results: dict[Partition, deque[Opened]] = {}
         self._waiting: set[str] = set()
@@ -74,6 +77,12 @@ class Gatherer:
         for queue in self._orders.values():
             while queue and self._is_due(queue[0], until_s):
                 due.append(queue.popleft())
+        if (surplus := self.held - len(due) - self._most) > 0:
+            each = -(-surplus // len(self._orders))
+            for queue in self._orders.values():
+                for _ in range(min(each, len(queue))):
+                    self._waiting.discard(_subject(queue[0]))
+                    due.append(queue.popleft())
         for queue in self._results.values():
             while queue and (subject := _subject(queue[0])) not in self._waiting:
                 due.append(queue.popleft())

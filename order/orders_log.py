@@ -40,7 +40,7 @@ class OrdersLog:
         self._publisher = AsyncPublisher(
             settings.process.bootstrap_servers,
             settings.process.instance,
-            linger_ms=settings.linger_ms,
+            spacing_s=settings.linger_ms / 1000,
             deadline_s=settings.deadline_ms / 1000,
         )
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
@@ -121,13 +121,7 @@ class OrdersLog:
     def _send(
         self, key: str, value: bytes, partition: int, reported: Reported | None
     ) -> "asyncio.Future[Acknowledged]":
-        try:
-            return self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
-        except BufferError:
-            raise ProblemError(self._full) from None
-        except KafkaException as error:
-            logger.warning("the producer takes nothing now: {}", error.args[0].str())
-            raise ProblemError(self._away) from None
+        return self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
 
     def _placed(self, order_id: OrderId, value: bytes, place: Acknowledged | None) -> None:
         if order_id in self._undecided:

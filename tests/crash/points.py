@@ -99,7 +99,8 @@ _ALL: Final = (
     # The api
     Point("api-catalogue-half-read", "order-api", "after", "order.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.keyed_requests:_insert", 20),
-    Point("api-order-sent", "order-api", "after", "order.orders_log:OrdersLog.send", 30, pause_s=_SENT_S),
+    Point("api-order-gathered", "order-api", "after", "order.orders_log:OrdersLog.send", 30),
+    Point("api-order-sent", "order-api", "after", "common.kafka:AsyncPublisher._hand_over", 30, pause_s=_SENT_S),
     Point("api-order-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.fate", 31),
     # The loop sends what was written to a connection when it comes round again.
     Point("api-order-answered", "order-api", "before", "common.kafka:AsyncPublisher._poll", 32,

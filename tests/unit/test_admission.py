@@ -8,8 +8,10 @@ from order.admission import (
     BURST_S,
     EVERYTHING,
     FACTOR_MIN,
+    GROWTH,
     LOOKS,
     SINGLES_FACTOR_MIN,
+    STANDSTILL_LOOKS,
     TARGET_S,
     Gate,
     Look,
@@ -26,7 +28,7 @@ def reader(waiting: float, settled_per_s: float = 1_000.0, name: str = "payment"
 
 
 def test_while_the_consumers_keep_up_all_are_let_in() -> None:
-    assert admission([reader(0, 0.0), reader(BACKLOG_FREE, 1.0), reader(TARGET_S / 2 * 999)], MAX) == EVERYTHING
+    assert admission([reader(0, math.inf), reader(BACKLOG_FREE, 1.0), reader(TARGET_S / 2 * 999)], MAX) == EVERYTHING
 
 
 def test_a_backlog_worth_the_target_lets_in_as_many_as_are_settled() -> None:
@@ -37,6 +39,30 @@ def test_single_orders_come_in_whatever_batches_have_brought() -> None:
     found = admission([reader(900_000, 1_000.0)], MAX)
     assert found.singles_per_s == 1_000.0 * SINGLES_FACTOR_MIN
     assert found.orders_per_s == 1_000.0 * FACTOR_MIN
+
+
+def test_a_limit_that_turns_nobody_away_is_lifted_when_the_backlog_is_gone() -> None:
+    assert admission([reader(BACKLOG_FREE, 1_000.0)], MAX, None) == EVERYTHING
+
+
+def test_a_limit_that_still_turns_somebody_away_stays_and_is_raised_while_next_to_nothing_waits() -> None:
+    """As if it were lifted, all would come in again at once."""
+    unknown, little = math.inf, 10.0
+    assert admission([reader(little, unknown)], MAX, 700.0) == (700.0 * GROWTH, 700.0 * GROWTH, "")
+    assert admission([reader(BACKLOG_FREE * 0.9, unknown)], MAX, 700.0) == (700.0, 700.0, "")
+    found = admission([reader(little, 20_000.0)], MAX, 700.0)
+    assert found.orders_per_s is not None
+    assert found.orders_per_s > 20_000.0
+
+
+def test_a_limit_that_was_much_too_low_is_outgrown() -> None:
+    """Its speed was measured while the machine was busy with something else, say; now nobody waits any more."""
+    limit = 10.0
+    for _ in range(60):
+        found = admission([reader(0.0, 20.0)], MAX, limit).singles_per_s
+        assert found is not None
+        limit = found
+    assert limit > 10_000.0
 
 
 def test_the_slowest_counts() -> None:
@@ -64,17 +90,37 @@ def test_there_is_an_end_to_what_is_kept_for_it() -> None:
     assert "payment on orders" in found.reason
 
 
+NAME = "payment on orders"
+
+
 def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
     """A quarter of a second apart."""
     return [
-        Look(n / 4, {"payment": n * settled_each}, {"payment": orders}, {"payment": 2 * orders})
-        for n, orders in enumerate(waiting)
+        Look(n / 4, {NAME: n * settled_each}, {NAME: orders}, {NAME: 2 * orders}) for n, orders in enumerate(waiting)
     ]
 
 
 def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader("payment", 50_000.0, 100_000.0, 400.0)]
-    assert readers(looks(*[50_000.0] * LOOKS, settled_each=0.0)) == [Reader("payment", 50_000.0, 100_000.0, 0.0)]
+    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader(NAME, 50_000.0, 100_000.0, 400.0)]
+
+
+def test_what_it_showed_a_moment_ago_counts_when_it_has_caught_up() -> None:
+    assert readers(looks(*[50_000.0] * LOOKS, 0.0)) == [Reader(NAME, 0.0, 0.0, 400.0)]
+
+
+def test_a_pause_is_no_standstill() -> None:
+    waits = [50_000.0] * STANDSTILL_LOOKS
+    assert readers(looks(*waits[1:], settled_each=0.0))[0].settled_per_s == math.inf
+    assert readers(looks(*waits, settled_each=0.0))[0].settled_per_s == 0.0
+
+
+def test_who_is_busy_with_another_topic_does_not_stand_still() -> None:
+    one, other = "order-saga on payments", "order-saga on orders"
+    seen = [
+        Look(n / 4, {one: 0.0, other: settled}, {one: 50_000.0, other: 50_000.0}, {one: 50_000.0, other: 50_000.0})
+        for n, settled in enumerate(range(0, 100 * STANDSTILL_LOOKS, 100))
+    ]
+    assert [found.settled_per_s for found in readers(seen)] == [math.inf, 400.0]
 
 
 def test_a_burst_says_nothing_of_the_consumers_speed() -> None:

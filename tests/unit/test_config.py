@@ -9,7 +9,7 @@ REQUIRED = {"DB": "postgresql://x"}
 
 def test_defaults_need_only_the_database() -> None:
     process = config.process(Env("payment", REQUIRED), database="DB", port=8082)
-    assert (process.http.host, process.http.port, process.partitions) == ("127.0.0.1", 8082, 12)
+    assert (process.http.host, process.http.port, process.partitions) == ("127.0.0.1", 8082, 6)
 
 
 def test_a_missing_setting_is_named() -> None:

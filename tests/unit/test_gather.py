@@ -141,6 +141,17 @@ def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequenc
         assert parts[0] + parts[1] == whole
 
 
+def test_no_more_is_held_than_the_limit_and_of_all_partitions_alike() -> None:
+    gatherer = Gatherer(most=4)
+    for offset in range(4):
+        for number in range(2):
+            gatherer.add(arrived(placed(10 * offset + number + 1), offset, number=number))
+    due = [one.letter for one in gatherer.due(NOW_S)]
+    assert [(letter.partition.number, letter.offset) for letter in due] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert gatherer.held == 4
+    assert gatherer.due(NOW_S) == []
+
+
 def late(order: int, by_s: float, *, age_s: float = 0.0) -> Opened:
     """A payment published `by_s` after its order was placed, which arrived `age_s` ago."""
     letter = Letter(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)), ())
