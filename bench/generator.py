@@ -273,13 +273,14 @@ class Generator:
             interval_ns = 1e12 / board[RATE_MILLI]
             while due_ns <= now_ns and due_ns < end_ns and not board[STOP]:
                 if not idle:
+                    if len(connections) >= spec.connections:
+                        blocked_ns = now_ns
                     self.collect()
                 if idle:
                     connection = idle.popleft()
                 elif len(connections) < spec.connections:
                     connection = self.connect()
                 else:
-                    blocked_ns = now_ns
                     break
                 if due_ns <= blocked_ns:
                     self.waited += 1

@@ -15,7 +15,7 @@ taken on, up to `backlog_max`.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import inf
 from typing import Final, NamedTuple
 
@@ -82,8 +82,9 @@ def _settled_per_s(name: str, looks: Sequence[Look]) -> float:
     if latest[-1] is looks[-1] and len(latest) >= STANDSTILL_LOOKS and _stands_still(name, looks):
         return 0.0
     for run in reversed(runs):
-        if len(run) >= LOOKS and (settled := run[-1].settled[name] - run[0].settled[name]):
-            return settled / (run[-1].at_s - run[0].at_s)
+        moving = [look for look, after in pairwise(run) if after.settled[name] != run[0].settled[name]]
+        if len(moving) >= LOOKS - 1:
+            return (run[-1].settled[name] - moving[0].settled[name]) / (run[-1].at_s - moving[0].at_s)
     return inf
 
 

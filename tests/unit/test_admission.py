@@ -10,6 +10,7 @@ from order.admission import (
     FACTOR_MIN,
     GROWTH,
     LOOKS,
+    LOOKS_KEPT,
     SINGLES_FACTOR_MIN,
     STANDSTILL_LOOKS,
     TARGET_S,
@@ -112,6 +113,12 @@ def test_a_pause_is_no_standstill() -> None:
     waits = [50_000.0] * STANDSTILL_LOOKS
     assert readers(looks(*waits[1:], settled_each=0.0))[0].settled_per_s == math.inf
     assert readers(looks(*waits, settled_each=0.0))[0].settled_per_s == 0.0
+
+
+def test_the_time_before_a_service_came_back_does_not_make_it_slow() -> None:
+    away, back = looks(*[90_000.0] * LOOKS_KEPT, settled_each=0.0), looks(*[90_000.0] * LOOKS)
+    later = [Look(look.at_s + LOOKS_KEPT / 4, *look[1:]) for look in back]
+    assert readers([*away, *later])[0].settled_per_s == 400.0
 
 
 def test_who_is_busy_with_another_topic_does_not_stand_still() -> None:
