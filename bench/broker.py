@@ -17,9 +17,9 @@ from msgspec import Struct
 from bench.processes import own_cpu_s, tree_cpu_s
 from common.events import Item, Milliseconds, OrderPlaced, PlacedData, encode, make
 from common.kafka import producer_config
+from dev.settings import TOPIC_PARTITIONS
 
 TOPIC: Final = "bench-ceiling"
-PARTITIONS: Final = 12
 LINGER_MS: Final = 5
 READ_AT_ONCE: Final = 10_000
 READ_TIMEOUT_S: Final = 20.0
@@ -67,7 +67,7 @@ class Clocks:
 
 def measure(servers: str, broker_pid: int, messages: int) -> BrokerRates:
     admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
-    [created] = admin.create_topics([NewTopic(TOPIC, PARTITIONS, 1)]).values()
+    [created] = admin.create_topics([NewTopic(TOPIC, TOPIC_PARTITIONS, 1)]).values()
     created.result(20)
     value = placed_event()
     producer = Producer(producer_config(servers, "bench", linger_ms=LINGER_MS))
@@ -85,7 +85,7 @@ def measure(servers: str, broker_pid: int, messages: int) -> BrokerRates:
         assert producer.flush(60) == 0, "the broker did not take all records"
         produced = clocks.since(messages)
         clocks = Clocks(broker_pid)
-        consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)])
+        consumer.assign([TopicPartition(TOPIC, number, 0) for number in range(TOPIC_PARTITIONS)])
         left = messages
         while left > 0:
             found = consumer.consume(min(READ_AT_ONCE, left), READ_TIMEOUT_S)

@@ -136,7 +136,10 @@ class Generator:
         spec = self.spec
         broken = ""
         at_once = spec.connections if spec.mode == "closed" else min(spec.connections, int(spec.rate * CONNECTED_S))
-        self.idle.extend(self.connect() for _ in range(at_once))
+        try:
+            self.idle.extend(self.connect() for _ in range(at_once))
+        except OSError as error:
+            broken = f"{type(error).__name__}: {error}"
         gc.collect()
         gc.freeze()
         gc.disable()

@@ -17,6 +17,7 @@ from psycopg import sql
 
 from common.events import CustomerId, Item, Line, Milliseconds, OrderId, PlacedData, ProductId
 from common.postgres import Conn
+from dev.settings import TOPIC_PARTITIONS
 from inventory import store as inventory_store
 from inventory.decide import Movement, Reservation
 from order import store as order_store
@@ -32,7 +33,6 @@ COPIED: Final = 10_000
 ORDERS_A_TRANSACTION: Final = 100_000
 BEGAN: Final = 1_760_000_000_000
 """Milliseconds since the epoch, in the past of any clock: an order a millisecond from then on."""
-PARTITIONS: Final = 12
 _SPREAD: Final = 0x9E3779B97F4A7C15
 """2^64 over the golden ratio: multiples of it look random and do not repeat."""
 _RANGE: Final = 2**60
@@ -58,7 +58,7 @@ def product_id(number: int) -> ProductId:
 
 def orders(connection: Conn, numbers: range) -> None:
     def row(number: int) -> order_store.Row:
-        when, partition = at(number), number % PARTITIONS
+        when, partition = at(number), number % TOPIC_PARTITIONS
         events = ("order.placed", "payment.completed", "inventory.reserved")
         return order_store.Row(
             Order(

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from msgspec import Struct
 
-from bench.broker import PARTITIONS, placed_event
+from bench.broker import placed_event
 from bench.processes import tree_cpu_s
 from bench.system import System
 from common.kafka import producer_config
@@ -25,6 +25,7 @@ from common.kafka import producer_config
 TOPIC: Final = "bench-warm-up"
 PRODUCERS: Final = 3
 ROUNDS_A_WINDOW: Final = 110
+PARTITIONS: Final = 12
 WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PRODUCERS * PARTITIONS
 # Before, two windows are alike now and then although much is not compiled yet.
 REQUESTS_MIN: Final = 28_000

@@ -194,6 +194,17 @@ class _Gathered(NamedTuple):
     delivered: Callable[[KafkaError | None, Message | None], None]
 
 
+def _as_kafka_error(error: Exception) -> KafkaError:
+    """Why a record was not taken."""
+    match error:
+        case KafkaException():
+            return error.args[0]  # type: ignore[no-any-return]
+        case BufferError():
+            return KafkaError(KafkaError._QUEUE_FULL)
+    logger.opt(exception=error).error("a record was not taken")
+    return KafkaError(KafkaError._FAIL)
+
+
 class AsyncPublisher:
     """Publishes single records from an event loop, which hands over and learns of many at once.
 
@@ -247,10 +258,9 @@ class AsyncPublisher:
         for topic, key, value, partition, delivered in gathered:
             try:
                 self._producer.produce(topic, value, key, partition, on_delivery=delivered)
-            except BufferError:
-                delivered(KafkaError(KafkaError._QUEUE_FULL), None)
-            except KafkaException as error:
-                delivered(error.args[0], None)
+            except Exception as error:
+                # By the loop, so that whatever comes of it does not concern those behind.
+                self._loop.call_soon(delivered, _as_kafka_error(error), None)
         self._next_poll.cancel()
         self._next_poll = self._loop.call_later(REPORTS_EVERY_S, self._poll)
 
@@ -270,11 +280,12 @@ class AsyncPublisher:
         else:
             assert error is not None
             place = None
-            self._renew_if_fatal(error)
             if not future.done():
                 future.set_exception(KafkaException(error))
         if reported is not None:
             reported(place)
+        if error is not None:
+            self._renew_if_fatal(error)
 
     def _poll(self) -> None:
         self._producer.poll(0)

@@ -124,10 +124,7 @@ class PlaceBatch:
         if isinstance(draft, Problem):
             return draft
         order_id = OrderId(draft.subject)
-        try:
-            return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
-        except ProblemError as error:
-            return error.problem
+        return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
 
     async def _send_kept(self, begun: Begun) -> Sent | Problem:
         try:

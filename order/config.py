@@ -17,6 +17,8 @@ SETTLE_DEADLINE_S: Final = 3_600
 IN_FLIGHT_MAX: Final = 2_000
 BACKLOG_MAX: Final = 1_000_000
 LINGER_MS: Final = 3
+LINGER_MS_MAX: Final = 50
+"""Less than the least deadline of a request."""
 EVENT_KIB_MAX: Final = 16
 """100 items of 150 bytes each, and the envelope."""
 
@@ -41,7 +43,7 @@ def api(env: Env | None = None) -> Api:
         deadline_ms=env.integer("ORDER_DEADLINE_MS", DEADLINE_MS, least=100, most=600_000, unit="ms"),
         in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", IN_FLIGHT_MAX, least=1, most=1_000_000, unit="orders"),
         backlog_max=env.integer("ORDERS_BACKLOG_MAX", BACKLOG_MAX, least=1, most=10**9, unit="orders"),
-        linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=1_000, unit="ms"),
+        linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=LINGER_MS_MAX, unit="ms"),
     )
     if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:
         raise Fatal(

@@ -78,9 +78,9 @@ class Gatherer:
             while queue and self._is_due(queue[0], until_s):
                 due.append(queue.popleft())
         if (surplus := self.held - len(due) - self._most) > 0:
-            each = -(-surplus // len(self._orders))
-            for queue in self._orders.values():
-                for _ in range(min(each, len(queue))):
+            holding = [queue for queue in self._orders.values() if queue]
+            for queue in holding:
+                for _ in range(min(-(-surplus // len(holding)), len(queue))):
                     self._waiting.discard(_subject(queue[0]))
                     due.append(queue.popleft())
         for queue in self._results.values():

@@ -11,7 +11,7 @@ from collections import Counter
 from functools import partial
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 
@@ -105,7 +105,7 @@ class OrdersLog:
             self._undecided[order_id] += 1
             raise ProblemError(self._outcome_unknown(order_id)) from None
         except KafkaException as error:
-            raise ProblemError(self._outcome_unknown(order_id, error)) from None
+            raise ProblemError(self._not_acknowledged(order_id, error)) from None
 
     async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
         """Append the wish to cancel, to the partition that has the order. Raises `ProblemError` 503 like `place`."""
@@ -116,7 +116,7 @@ class OrdersLog:
         except TimeoutError:
             raise ProblemError(self._outcome_unknown(OrderId(event.subject))) from None
         except KafkaException as error:
-            raise ProblemError(self._outcome_unknown(OrderId(event.subject), error)) from None
+            raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
 
     def _send(
         self, key: str, value: bytes, partition: int, reported: Reported | None
@@ -130,9 +130,12 @@ class OrdersLog:
         if place is not None:
             self._recent.remember(order_id, value, place)
 
-    def _outcome_unknown(self, order_id: OrderId, error: KafkaException | None = None) -> Problem:
-        if error is not None:
-            logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
+    def _not_acknowledged(self, order_id: OrderId, error: KafkaException) -> Problem:
+        logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
+        taken = error.args[0].code() != KafkaError._QUEUE_FULL
+        return self._outcome_unknown(order_id) if taken else self._full
+
+    def _outcome_unknown(self, order_id: OrderId) -> Problem:
         wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
         return problem.unavailable(
             f"the log has not acknowledged this in time and may still take it: ask for order {order_id} in {wait_s} s "

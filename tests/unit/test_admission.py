@@ -1,5 +1,7 @@
 import math
+from collections import deque
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,6 +11,7 @@ from order.admission import (
     EVERYTHING,
     FACTOR_MIN,
     GROWTH,
+    LITTLE_S,
     LOOKS,
     LOOKS_KEPT,
     SINGLES_FACTOR_MIN,
@@ -50,7 +53,7 @@ def test_a_limit_that_still_turns_somebody_away_stays_and_is_raised_while_next_t
     """As if it were lifted, all would come in again at once."""
     unknown, little = math.inf, 10.0
     assert admission([reader(little, unknown)], MAX, 700.0) == (700.0 * GROWTH, 700.0 * GROWTH, "")
-    assert admission([reader(BACKLOG_FREE * 0.9, unknown)], MAX, 700.0) == (700.0, 700.0, "")
+    assert admission([reader(LITTLE_S * 700, unknown)], MAX, 700.0) == (700.0, 700.0, "")
     found = admission([reader(little, 20_000.0)], MAX, 700.0)
     assert found.orders_per_s is not None
     assert found.orders_per_s > 20_000.0
@@ -64,6 +67,29 @@ def test_a_limit_that_was_much_too_low_is_outgrown() -> None:
         assert found is not None
         limit = found
     assert limit > 10_000.0
+
+
+@pytest.mark.parametrize("capacity", [1_700.0, 6_200.0, 20_000.0])
+@pytest.mark.parametrize("latency_s", [0.15, 0.4])
+def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_settled(
+    capacity: float, latency_s: float
+) -> None:
+    """Twice as much is offered as is settled, after a time in which only a quarter was. In steps of a look."""
+    waiting, settled, seen, limit, let_in = 0.0, 0.0, deque[Look](maxlen=LOOKS_KEPT), None, []
+    for step in range(4 * 120):
+        at_s, per_s = step / 4, capacity / 4 if step < 4 * 30 else capacity
+        offered = 2 * capacity
+        admitted = offered if limit is None else min(limit, offered)
+        done = min(waiting + admitted / 4, per_s / 4)
+        waiting, settled = waiting + admitted / 4 - done, settled + done
+        unseen = admitted * latency_s  # what is on its way waits too, as the log tells it
+        seen.append(Look(at_s, {NAME: settled}, {NAME: waiting + unseen}, {NAME: waiting + unseen}))
+        limit = admission(readers(seen), MAX, None if limit is None or limit >= offered else limit).singles_per_s
+        let_in.append(admitted)
+    late = let_in[-4 * 30 :]
+    assert sum(late) / len(late) >= 0.9 * capacity
+    assert waiting < 3 * capacity + 2 * BACKLOG_FREE
+    assert sum(rate >= 2 * capacity for rate in late) <= 0.1 * len(late)
 
 
 def test_the_slowest_counts() -> None:

@@ -1,5 +1,7 @@
 """The backlog as the broker tells it: what of a topic's records is orders."""
 
+import math
+import time
 from typing import Any
 
 import pytest
@@ -7,10 +9,40 @@ import pytest
 from common import positions
 from common.events import ORDERS, READERS
 from common.positions import Partition
-from order.admission import admission, readers
-from order.backlog import Backlog
+from order.admission import EVERYTHING, Admission, Reader, admission, readers
+from order.backlog import BINDING_S, Backlog
 
 LIMIT = 1_000
+
+
+def limited(backlog: Backlog) -> bool:
+    """Whether the next look, at which nobody waits and nothing tells how quick the consumers are, leaves a limit."""
+    nobody = [Reader("payment on orders", 0.0, 0.0, math.inf)]
+    return admission(nobody, LIMIT, backlog._binding_per_s()) != EVERYTHING
+
+
+def test_a_limit_is_kept_as_long_as_it_turns_somebody_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_s = [1_000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: at_s[0])
+    backlog = Backlog("nowhere:1", "test", 1, LIMIT)
+    at_s[0] += 1.0
+    backlog._set(Admission(20.0, 20.0))
+    assert not limited(backlog)
+    at_s[0] += 1.0
+    assert [backlog.refusal() is None for _ in range(5)] == [True, False, False, False, False]
+    assert limited(backlog)
+    at_s[0] += 0.25
+    backlog._set(Admission(25.0, 25.0))
+    assert backlog._binding_per_s() == 25.0
+    at_s[0] += BINDING_S
+    assert not limited(backlog)
+
+
+def test_a_batch_that_is_turned_away_keeps_the_limit_too() -> None:
+    backlog = Backlog("nowhere:1", "test", 1, LIMIT)
+    backlog._set(Admission(0.5, 20.0))
+    assert backlog.refusal_of_many(100) is not None
+    assert limited(backlog)
 
 
 @pytest.mark.parametrize(("unread", "full"), [(LIMIT - 1, False), (LIMIT, True)])

@@ -119,7 +119,9 @@ class FullLog(FakeLog):
 
     def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
         if len(self.placed) == self.size:
-            raise ProblemError(self.full)
+            refused: asyncio.Future[Acknowledged] = asyncio.get_running_loop().create_future()
+            refused.set_exception(ProblemError(self.full))
+            return refused
         return super().send(order_id, customer_id, value)
 
     def refusal(self) -> Problem | None:

@@ -8,36 +8,81 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from common import kafka
+from common.events import Milliseconds
 from common.kafka import Acknowledged, AsyncPublisher
 
 SPACING_S = 0.05
+PLACE = Acknowledged(3, 7, Milliseconds(1_000))
+
+
+class Delivered:
+    """A message as the client reports it."""
+
+    def partition(self) -> int:
+        return 3
+
+    def offset(self) -> int:
+        return 7
+
+    def timestamp(self) -> tuple[int, int]:
+        return 2, 1_000
 
 
 class Client:
-    """Stands for librdkafka: takes what it is given, and reports nothing unless told to."""
+    """Stands for librdkafka: acknowledges what it takes when it is polled."""
 
     def __init__(self, _: dict[str, Any]) -> None:
-        self.taken: list[bytes] = []
-        self.refuses: Exception | None = None
+        self.hand_overs: list[list[bytes]] = []
+        self.refuses: dict[bytes, Exception] = {}
+        self._unreported: list[Any] = []
 
     def produce(self, _topic: str, value: bytes, _key: bytes, _partition: int, *, on_delivery: Any) -> None:
-        if self.refuses is not None:
-            raise self.refuses
-        self.taken.append(value)
+        if value in self.refuses:
+            raise self.refuses[value]
+        self.hand_overs.append([value])
+        self._unreported.append(on_delivery)
 
     def poll(self, _: float) -> int:
-        return 0
+        unreported, self._unreported = self._unreported, []
+        for on_delivery in unreported:
+            on_delivery(None, Delivered())
+        return len(unreported)
+
+    def purge(self) -> None:
+        """Nothing is kept here that could fail."""
+
+    def __len__(self) -> int:
+        return len(self._unreported)
+
+    @property
+    def taken(self) -> list[bytes]:
+        return [value for values in self.hand_overs for value in values]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[AsyncPublisher, Client], Awaitable[None]]) -> None:
+    """A story in a loop; what fails in a callback fails the test."""
     monkeypatch.setattr(kafka, "Producer", Client)
+    failures: list[dict[str, Any]] = []
 
     async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
         publisher = AsyncPublisher("nowhere:1", "test", spacing_s=SPACING_S, deadline_s=5.0)
         client: Any = publisher._producer
-        await story(publisher, client)
+        hand_over = publisher._hand_over
+
+        def noted() -> None:
+            before = len(client.hand_overs)
+            hand_over()
+            client.hand_overs[before:] = [[value for values in client.hand_overs[before:] for value in values]]
+
+        publisher._hand_over = noted  # type: ignore[method-assign]
+        async with asyncio.timeout(4.0):
+            await story(publisher, client)
+            await publisher.close()
+        assert publisher.in_flight == 0
 
     asyncio.run(main())
+    assert not failures
 
 
 async def rounds_of_the_loop() -> None:
@@ -47,47 +92,63 @@ async def rounds_of_the_loop() -> None:
 
 def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        publisher.publish("t", b"k", b"1")
+        sent = publisher.publish("t", b"k", b"1")
         await rounds_of_the_loop()
         assert client.taken == [b"1"]
+        assert await sent == PLACE
 
     run(monkeypatch, story)
 
 
 def test_what_comes_soon_after_is_handed_over_together_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        publisher.publish("t", b"k", b"1")
-        publisher.publish("t", b"k", b"2")
+        first = [publisher.publish("t", b"k", b"1"), publisher.publish("t", b"k", b"2")]
         await rounds_of_the_loop()
-        assert client.taken == [b"1", b"2"]
-        began = publisher._loop.time()
+        later = []
         for value in (b"3", b"4", b"5"):
-            publisher.publish("t", b"k", value)
+            later.append(publisher.publish("t", b"k", value))
             await rounds_of_the_loop()
-        assert client.taken == [b"1", b"2"] or publisher._loop.time() - began >= SPACING_S
-        assert publisher.in_flight == 5
-        while len(client.taken) < 5:
-            await rounds_of_the_loop()
-        assert client.taken == [b"1", b"2", b"3", b"4", b"5"]
+        await asyncio.gather(*first, *later)
+        assert client.hand_overs == [[b"1", b"2"], [b"3", b"4", b"5"]]
+        assert publisher.acknowledged == 5
 
     run(monkeypatch, story)
 
 
 @pytest.mark.parametrize(
-    "error", [BufferError("queue full"), KafkaException(KafkaError(KafkaError._FATAL))], ids=["full", "broken"]
+    ("error", "code"),
+    [
+        (BufferError("queue full"), KafkaError._QUEUE_FULL),
+        (KafkaException(KafkaError(KafkaError._FATAL)), KafkaError._FATAL),
+        (ValueError("of any kind"), KafkaError._FAIL),
+    ],
+    ids=["full", "broken", "unexpected"],
 )
-def test_a_record_that_the_client_does_not_take_fails_alone(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_that_the_client_does_not_take_fails_alone(
+    error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
         told: list[Acknowledged | None] = []
-        client.refuses = error
-        sent = publisher.publish("t", b"k", b"1", reported=told.append)
-        with pytest.raises(KafkaException):
-            await sent
-        assert (told, publisher.in_flight) == ([None], 0)
-        client.refuses = None
+        client.refuses[b"2"] = error
+        sent = [publisher.publish("t", b"k", value, reported=told.append) for value in (b"1", b"2", b"3")]
+        with pytest.raises(KafkaException) as raised:
+            await sent[1]
+        assert raised.value.args[0].code() == code
+        assert await sent[0] == await sent[2] == PLACE
+        assert told.count(None) == 1
+        replaced: Any = publisher._producer
+        assert (replaced is not client) is (code == KafkaError._FATAL)  # one that is broken for good is
+        assert await publisher.publish("t", b"k", b"4")
+
+    run(monkeypatch, story)
+
+
+def test_what_is_gathered_when_it_closes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(publisher: AsyncPublisher, client: Client) -> None:
+        publisher.publish("t", b"k", b"1")
+        await rounds_of_the_loop()
         publisher.publish("t", b"k", b"2")
-        while publisher._gathered:
-            await rounds_of_the_loop()
-        assert publisher.in_flight == 1
+        await publisher.close()
+        assert client.taken == [b"1", b"2"]
 
     run(monkeypatch, story)
