@@ -41,8 +41,11 @@ GAIN_PER_S: Final = 0.8
 """What a second too much of waiting takes from the limit, as a share of what is settled. What is seen is up to a second
 old, so a higher gain would have the backlog swing."""
 GROWTH: Final = 1.15
-"""By which a limit is raised at each look, when what waits is worth less than `LITTLE_S` of it."""
+"""By which a limit is raised at each look, when little waits."""
+LITTLE: Final = 2_500
+"""In orders: what is always under way, with some batches among it, must not keep a low limit low."""
 LITTLE_S: Final = 0.75
+"""Or so much of what is let in."""
 
 
 class Reader(NamedTuple):
@@ -124,7 +127,7 @@ def admission(readers: list[Reader], backlog_max: int, binding_per_s: float | No
     if binding_per_s is not None:
         if singles_per_s == inf:  # nothing tells how quick the consumers are
             singles_per_s = orders_per_s = binding_per_s
-        if all(reader.waiting < LITTLE_S * binding_per_s for reader in readers):
+        if all(reader.waiting < max(LITTLE, LITTLE_S * binding_per_s) for reader in readers):
             singles_per_s = max(singles_per_s, GROWTH * binding_per_s)
             orders_per_s = max(orders_per_s, GROWTH * binding_per_s)
     return Admission(orders_per_s, singles_per_s)

@@ -53,7 +53,7 @@ def test_a_limit_that_still_turns_somebody_away_stays_and_is_raised_while_next_t
     """As if it were lifted, all would come in again at once."""
     unknown, little = math.inf, 10.0
     assert admission([reader(little, unknown)], MAX, 700.0) == (700.0 * GROWTH, 700.0 * GROWTH, "")
-    assert admission([reader(LITTLE_S * 700, unknown)], MAX, 700.0) == (700.0, 700.0, "")
+    assert admission([reader(LITTLE_S * 9_000, unknown)], MAX, 9_000.0) == (9_000.0, 9_000.0, "")
     found = admission([reader(little, 20_000.0)], MAX, 700.0)
     assert found.orders_per_s is not None
     assert found.orders_per_s > 20_000.0
@@ -63,7 +63,7 @@ def test_a_limit_that_was_much_too_low_is_outgrown() -> None:
     """Its speed was measured while the machine was busy with something else, say; now nobody waits any more."""
     limit = 10.0
     for _ in range(60):
-        found = admission([reader(0.0, 20.0)], MAX, limit).singles_per_s
+        found = admission([reader(1_000.0, math.inf)], MAX, limit).singles_per_s
         assert found is not None
         limit = found
     assert limit > 10_000.0
