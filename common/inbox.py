@@ -150,6 +150,8 @@ class Inbox:
         self._committed_at = 0.0
         self._committing: dict[Partition, int] = {}
         self._polled_at = time.monotonic()
+        self._failure: Exception | None = None
+        """What a callback has raised within a poll."""
         self._consumer = Consumer(
             {
                 **consumer_config(process.bootstrap_servers, process.instance, group),
@@ -163,7 +165,12 @@ class Inbox:
         except BaseException:
             self._consumer.close()
             raise
-        self._consumer.subscribe(list(topics), on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._lost)
+        self._consumer.subscribe(
+            list(topics),
+            on_assign=self._kept(self._assigned),
+            on_revoke=self._kept(self._revoked),
+            on_lost=self._kept(self._lost),
+        )
         say("joining the group")
 
     def next_batch(self) -> list[Opened]:
@@ -272,7 +279,22 @@ class Inbox:
 
     def _poll(self, records: int, timeout_s: float) -> list[Message]:
         self._polled_at = time.monotonic()
-        return self._consumer.consume(records, timeout_s)
+        messages = self._consumer.consume(records, timeout_s)
+        if self._failure is not None:
+            raise self._failure
+        return messages
+
+    def _kept(self, reaction: Callable[[Consumer, list[TopicPartition]], None]) -> Callable[..., None]:
+        """A callback whose failure is raised by the poll, past the client: that raises a bare `KafkaError`, which no
+        `except` catches since it is no exception, where C code had raised `KafkaException` (confluent-kafka 2.16)."""
+
+        def kept(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+            try:
+                reaction(consumer, partitions)
+            except Exception as error:
+                self._failure = self._failure or error
+
+        return kept
 
     def _take(self, messages: Iterable[Message]) -> None:
         add, arrived_s = self._arrivals.add, time.monotonic()

@@ -1,7 +1,15 @@
+import threading
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.inbox import SPACING_MAX_S, SPACING_OF_BUSY, spacing_s
+from common import config, inbox
+from common.config import Env
+from common.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, InOrderOfArrival, spacing_s
+from common.positions import Partition, Start
 
 
 def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:
@@ -15,3 +23,37 @@ def test_however_long_a_batch_took_the_next_is_not_put_off_for_longer_than_the_l
 @given(st.floats(0, 1e3), st.floats(0, 1e3))
 def test_the_spacing_rises_with_the_work(one: float, other: float) -> None:
     assert spacing_s(min(one, other)) <= spacing_s(max(one, other))
+
+
+class Client:
+    """Stands for a consumer that is given a partition by its first poll."""
+
+    def __init__(self, _: dict[str, Any]) -> None:
+        self.callbacks: dict[str, Any] = {}
+
+    def subscribe(self, _: list[str], **callbacks: Any) -> None:
+        self.callbacks = callbacks
+
+    def consume(self, _records: int, _timeout_s: float) -> list[Any]:
+        try:
+            self.callbacks["on_assign"](self, [TopicPartition("orders", 0)])
+        except Exception as error:
+            raise AssertionError("this would pass through C code") from error
+        return []
+
+
+def test_what_a_callback_raises_is_raised_by_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox, "Consumer", Client)
+    everything = [Partition("orders", 0)]
+
+    def find_starts(_: Any, partitions: Any) -> list[Start]:
+        if partitions is everything:
+            return []
+        raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
+
+    process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
+    joined = Inbox(
+        process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival()
+    )
+    with pytest.raises(KafkaException):
+        joined.next_batch()
