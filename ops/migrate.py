@@ -69,10 +69,16 @@ def ensure_role(connection: psycopg.Connection[psycopg.rows.TupleRow], role: str
 
 
 def ensure_database(connection: psycopg.Connection[psycopg.rows.TupleRow], database: str) -> None:
-    """Create the database, for its service and the auditor only."""
+    """Create the database, for its service and the auditor only. Raises `Fatal` when there is one in another encoding:
+    text would come out of it as bytes."""
     name = sql.Identifier(database)
-    if not connection.execute("SELECT FROM pg_database WHERE datname = %s", (database,)).rowcount:
-        connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+    query = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = %s"
+    found = connection.execute(query, (database,)).fetchone()
+    if found is None:
+        connection.execute(sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0").format(name))
+    elif found[0] not in ("UTF8", b"UTF8"):
+        encoding = found[0].decode() if isinstance(found[0], bytes) else found[0]
+        raise Fatal(f"migrate: database {database!r} is encoded as {encoding}, must be UTF8: drop it, it is made anew")
     # By default everybody may connect to everything, and a role for each service would mean nothing.
     for other in ("postgres", "template1"):
         connection.execute(sql.SQL("REVOKE CONNECT ON DATABASE {} FROM PUBLIC").format(sql.Identifier(other)))

@@ -12,10 +12,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from common.errors import Fatal
 from common.events import ORDERS
 from common.kafka import client_config
 from common.limits import MESSAGE_BYTES_MAX
 from dev.server import tail
+from ops.migrate import ensure_database
 from tests.stack import Instance, Stack, eventually
 
 NUMBER = 9
@@ -78,3 +80,21 @@ def test_a_topic_that_accepts_what_could_not_be_parked_is_refused(stack: Stack) 
             )
     finally:
         alter(AlterConfigOpType.DELETE)
+
+
+def test_a_database_in_another_encoding_is_refused_and_a_new_one_is_utf8(stack: Stack) -> None:
+    """Text would come out of it as bytes, and nothing would be found by its name."""
+    with stack.postgres.connect() as connection:
+        connection.autocommit = True
+        connection.execute(
+            "CREATE DATABASE ascii_shop ENCODING 'SQL_ASCII' TEMPLATE template0 LOCALE_PROVIDER libc LOCALE 'C'"
+        )
+        try:
+            with pytest.raises(Fatal, match="'ascii_shop' is encoded as SQL_ASCII, must be UTF8"):
+                ensure_database(connection, "ascii_shop")
+            connection.execute("DROP DATABASE ascii_shop")
+            ensure_database(connection, "ascii_shop")
+            query = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = 'ascii_shop'"
+            assert connection.execute(query).fetchone() == ("UTF8",)
+        finally:
+            connection.execute("DROP DATABASE IF EXISTS ascii_shop")
