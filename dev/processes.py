@@ -48,10 +48,17 @@ def stop(processes: Iterable[psutil.Process]) -> None:
         # Frozen ones first wake up. PostgreSQL's children end with their postmaster, and must not be interrupted alone.
         for process in chosen:
             _send(process, signal.SIGCONT)
-            if kind != "postgres" or _kind(process.parent()) != "postgres":
+            if kind != "postgres" or _kind(_parent(process)) != "postgres":
                 _send(process, number)
         _, alive = psutil.wait_procs(chosen, timeout=timeout_s)
         remaining = [process for process in remaining if process not in chosen or process in alive]
+
+
+def _parent(process: psutil.Process) -> psutil.Process | None:
+    try:
+        return process.parent()
+    except psutil.NoSuchProcess:
+        return None
 
 
 def _kind(process: psutil.Process | None) -> str:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from common.config import Env
@@ -150,6 +150,22 @@ def trim(admin: AdminClient, servers: str, *, dry_run: bool) -> None:
     print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
 
 
+def rewind(admin: AdminClient, topic: str) -> None:
+    """Set back what the groups have committed of a topic to its beginning: an offset that outlived its topic says
+    nothing of the one that was created anew. Positions stay. Raises `Fatal` while a group has members."""
+    numbers = admin.list_topics(topic, TIMEOUT_S).topics[topic].partitions
+    for group in READERS[topic]:
+        wanted = [TopicPartition(topic, number, 0) for number in numbers]
+        [future] = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, wanted)]).values()
+        try:
+            errors = [done.error for done in future.result().topic_partitions if done.error is not None]
+        except KafkaException as error:
+            errors = [error.args[0]]
+        if errors:
+            raise Fatal(f"topics: {group} cannot be rewound: {errors[0].str()}; is it stopped?")
+        print(f"topics: {group} begins at the start of {topic} again")
+
+
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     """Print rows in columns, numbers to the right."""
     cells = [tuple(header), *(tuple(str(cell) for cell in row) for row in rows)]
@@ -174,6 +190,7 @@ def main(arguments: Sequence[str]) -> None:
     commands.add_parser("create")
     commands.add_parser("list")
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
+    commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
     chosen = parser.parse_args(arguments)
     env = Env("topics")
     servers = env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
@@ -189,6 +206,8 @@ def main(arguments: Sequence[str]) -> None:
             show(admin, servers)
         case "trim":
             trim(admin, servers, dry_run=chosen.dry_run)
+        case "rewind":
+            rewind(admin, chosen.topic)
 
 
 if __name__ == "__main__":
