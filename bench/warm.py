@@ -25,7 +25,7 @@ from common.kafka import producer_config
 TOPIC: Final = "bench-warm-up"
 PRODUCERS: Final = 3
 ROUNDS_A_WINDOW: Final = 110
-PARTITIONS: Final = 12
+PARTITIONS: Final = 12  # of a topic of its own: whatever the orders have, it makes as many requests
 WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PRODUCERS * PARTITIONS
 # Before, two windows are alike now and then although much is not compiled yet.
 REQUESTS_MIN: Final = 28_000

@@ -54,7 +54,6 @@ class Backlog:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
         self._looks: deque[Look] = deque(maxlen=LOOKS_KEPT)
-        self._limited = False
         self._in_force = EVERYTHING
         self._turned_away_at_s = -inf
         self._singles = 0
@@ -135,20 +134,18 @@ class Backlog:
 
     def _set(self, found: Admission) -> None:
         at_s = time.monotonic()
-        self._in_force = found
+        before, self._in_force = self._in_force, found
         self._refusal = _full(found.reason) if found.reason else _OVERLOADED
         rate = found.orders_per_s
         self._orders.set_rate(found.singles_per_s, at_s)
         singles_per_s = (self._orders.admitted - self._singles) / (at_s - self._set_at_s)
         self._singles, self._set_at_s = self._orders.admitted, at_s
         self._batches.set_rate(None if rate is None else max(0.0, rate - singles_per_s), at_s)
-        admitted_per_s.set(float("inf") if rate is None else rate)
-        if (rate is not None) is not self._limited:
-            self._limited = rate is not None
-            if self._limited:
-                logger.warning("more orders come than are settled; refusing some", admitted_per_s=round(rate or 0))
-            else:
-                logger.info("the backlog is gone; taking all orders")
+        admitted_per_s.set(inf if rate is None else rate)
+        if rate is not None and before.orders_per_s is None:
+            logger.warning("more orders come than are settled; refusing some", admitted_per_s=round(rate))
+        elif rate is None and before.orders_per_s is not None:
+            logger.info("the backlog is gone; taking all orders")
 
 
 def _full(reason: str) -> Problem:
