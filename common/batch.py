@@ -31,6 +31,7 @@ from common.kafka import Outgoing, Publisher, client_config
 from common.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
 from common.positions import Partition, Start, Topic, TopicWatch
 from common.postgres import Conn, connect, terminate_stale_blockers, transaction
+from common.tally import Stopwatch, Tally
 
 LAG_EVERY_S: Final = 1.0
 ATTEND_EVERY_S: Final = 1.0
@@ -92,19 +93,6 @@ class Decided(Protocol):
     def results(self) -> Iterable[tuple[int, Event]]:
         """The events to publish, each with its partition number."""
         ...
-
-
-class Stopwatch:
-    """The seconds that each stage of a batch took."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        at = time.perf_counter()
-        self.laps[stage] = at - self._last
-        self._last = at
 
 
 class BatchConsumer(Generic[Locked]):
@@ -189,6 +177,7 @@ class _Session(Generic[Locked]):
         self._nothing_is_lost = nothing_is_lost
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
+        self._tally = Tally(handler.group)
         self._attended_at = time.monotonic()
         self._attend_failed = False
         self._lag_at = 0.0
@@ -222,7 +211,9 @@ class _Session(Generic[Locked]):
                         self._with_retries(batch)
                     self._attend_when_due()
                     self._report_lag()
+                    self._tally.tell_when_due(time.monotonic())
             finally:
+                self._tally.tell()
                 self._inbox.close()
         finally:
             self._connection.close()
@@ -302,7 +293,9 @@ class _Session(Generic[Locked]):
         clock.lap("publish")
         self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})
         clock.lap("commit")
-        self._count(len(batch), len(last), found, published, clock)
+        self._tally.count(len(batch), found, published, clock.laps)
+        if log.is_debug():
+            self._trace(found.fresh)
         self._watch(len(batch), found.parked)
 
     def _store(
@@ -314,12 +307,15 @@ class _Session(Generic[Locked]):
         with transaction(connection):
             with connection.pipeline():
                 held = positions.lock(connection, last)
-                guards = parking.look(connection)
+                looked = parking.look(connection)
                 locked = self._handler.lock(connection, [one.received for one in batch if one.received is not None])
             _check_not_superseded(known, positions.fetched(held), last)
             _check_no_gap(known, first)
-            _check_not_stopped(guards)
-            found = parking.sort(batch, known, parking.held(connection, guards, (one.letter.key for one in batch)))
+            guards = parking.guards(looked)
+            if guards.stopped is not None:
+                raise Stopped(guards.stopped)
+            keys = (one.letter.key for one in batch)
+            found = parking.sort(batch, known, parking.held(connection, guards.any_held, keys))
             decided = self._handler.decide(locked, found.fresh, found.repeats)
             moved = {partition: letter for partition, letter in last.items() if letter.offset >= known[partition]}
             if moved:
@@ -329,6 +325,7 @@ class _Session(Generic[Locked]):
                 with connection.pipeline():
                     decided.update(connection)
                     positions.advance(connection, {p: (letter.offset + 1, letter.at) for p, letter in moved.items()})
+                    postgres.queue_commit(connection)
         known.update({partition: letter.offset + 1 for partition, letter in moved.items()})
         return decided, found
 
@@ -452,26 +449,6 @@ class _Session(Generic[Locked]):
             if ended:
                 self._log.warning("terminated sessions that held locks for too long", pids=ended)
 
-    def _count(self, records: int, partitions: int, found: Sorted, published: int, clock: Stopwatch) -> None:
-        group = self._handler.group
-        metrics.batches.labels(group).inc()
-        metrics.records.labels(group, "fresh").inc(len(found.fresh))
-        metrics.records.labels(group, "repeat").inc(len(found.repeats))
-        metrics.published.labels(group).inc(published)
-        for stage, seconds in clock.laps.items():
-            metrics.stage_seconds.labels(group, stage).observe(seconds)
-        self._log.info(
-            "batch",
-            records=records,
-            repeats=len(found.repeats),
-            parked=len(found.parked),
-            published=published,
-            partitions=partitions,
-            **{f"{stage}_ms": round(seconds * 1e3, 1) for stage, seconds in clock.laps.items()},
-        )
-        if log.is_debug():
-            self._trace(found.fresh)
-
     def _trace(self, records: Iterable[Received]) -> None:
         """The way of each order, at DEBUG."""
         for r in records:
@@ -524,8 +501,3 @@ def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Lett
     for partition, letter in first.items():
         if letter.offset > known[partition]:
             raise Superseded(f"{partition}: the batch begins at {letter.offset}, the position is {known[partition]}")
-
-
-def _check_not_stopped(guards: parking.Guards) -> None:
-    if row := guards.stopped.fetchone():
-        raise Stopped(row[0])

@@ -221,7 +221,8 @@ class AsyncPublisher:
         """Call it in the loop. A future that has not ended after `deadline_s` ends with `TimeoutError`."""
         self._config = producer_config(bootstrap_servers, client_id, linger_ms=HANDING_OVER_MS)
         self._config["error_cb"] = self._on_error
-        self._spacing_s = spacing_s
+        self.spacing_s = spacing_s
+        """May be changed at any time, by any thread."""
         self._deadline_s = deadline_s
         self._producer = Producer(self._config)
         self._retired: list[Producer] = []
@@ -248,7 +249,7 @@ class AsyncPublisher:
         self.in_flight += 1
         if not self._gathered:
             # Even when it is due at once, what the loop reads in this same round goes with it.
-            self._loop.call_later(max(0.0, self._handed_over_at + self._spacing_s - now), self._hand_over)
+            self._loop.call_later(max(0.0, self._handed_over_at + self.spacing_s - now), self._hand_over)
         self._gathered.append(_Gathered(topic, key, value, partition, partial(self._delivered, future, reported)))
         return future
 

@@ -166,8 +166,11 @@ _HELD: Final = """
     FROM parked_events
     WHERE substring(key FOR 64) = ANY(%s::bytea[]) AND state IN ('parked', 'redrive', 'discard') GROUP BY customer
 """
-_ANY_HELD: Final = "SELECT FROM parked_events WHERE state IN ('parked', 'redrive', 'discard') LIMIT 1"
 _STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
+_GUARDS: Final = """
+    SELECT EXISTS (SELECT FROM parked_events WHERE state IN ('parked', 'redrive', 'discard')),
+      (SELECT reason FROM stops WHERE resumed_at IS NULL)
+"""
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 # An operator may have moved a position back over events that were parked before: those settled are parked anew.
 _PARK: Final = """
@@ -236,21 +239,28 @@ class Marked(NamedTuple):
 
 
 class Guards(NamedTuple):
-    """Two queries under way in a pipeline: whether anything at all is parked, and whether the consumer is stopped."""
+    """What a batch must know before it decides: whether anything at all is parked, and why the consumer is stopped."""
 
-    any_held: "psycopg.Cursor[Any]"
-    stopped: "psycopg.Cursor[Any]"
-
-
-def look(connection: Conn) -> Guards:
-    """Queue the questions that a batch asks before it decides. To be called in pipeline mode."""
-    return Guards(connection.execute(_ANY_HELD), connection.execute(_STOPPED))
+    any_held: bool
+    stopped: str | None
 
 
-def held(connection: Conn, guards: Guards, keys: Iterable[bytes | None]) -> dict[bytes, str]:
+def look(connection: Conn) -> "psycopg.Cursor[Any]":
+    """Queue the question for `guards`. To be called in pipeline mode."""
+    return connection.execute(_GUARDS)
+
+
+def guards(cursor: "psycopg.Cursor[Any]") -> Guards:
+    """The answer to `look`, after the pipeline has ended."""
+    row = cursor.fetchone()
+    assert row is not None
+    return Guards(*row)
+
+
+def held(connection: Conn, any_held: bool, keys: Iterable[bytes | None]) -> dict[bytes, str]:
     """The customers who have parked events, each with the state in which an event behind them is parked. Normally
-    nothing is parked, and no key is sent to the database."""
-    if guards.any_held.fetchone() is None:
+    nothing is parked (`any_held`), and no key is sent to the database."""
+    if not any_held:
         return {}
     wanted = list({key for key in keys if key is not None})
     return dict(connection.execute(_HELD, (wanted,)).fetchall())

@@ -155,6 +155,12 @@ def transaction(connection: Conn) -> Iterator[None]:
         raise
 
 
+def queue_commit(connection: Conn) -> None:
+    """Commit by the pipeline's last statement: `Connection.commit` would wait for an answer of its own. What fails in
+    the pipeline before it raises at the pipeline's end, and nothing is committed."""
+    connection.execute("COMMIT", prepare=False)
+
+
 def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Insert rows by COPY within the current transaction. psycopg escapes the values; nothing is joined by hand."""
     statement = sql.SQL("COPY {} ({}) FROM STDIN").format(

@@ -47,7 +47,7 @@ async def serve(settings: Api) -> None:
     log = OrdersLog(settings, recent)
     queries = OrderQueries(process.database_url, process.instance)
     requests = KeyedRequests(process.database_url, process.instance, lambda: queries.reachable)
-    backlog = Backlog(process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max)
+    backlog = Backlog(process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.pace)
     desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
     outcomes = Outcomes(queries, lambda: app.stopping)

@@ -7,6 +7,7 @@ second: a few requests, whatever the load. The event loop only asks the gates.
 import threading
 import time
 from collections import deque
+from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
@@ -42,11 +43,20 @@ refused_orders: Final = Counter("tandem_orders_refused_total", "Requests refused
 class Backlog:
     """Watches the backlog and opens and closes the gates. A `common.server.Task`."""
 
-    def __init__(self, bootstrap_servers: str, client_id: str, partitions: int, backlog_max: int) -> None:
-        """`backlog_max` is in orders. With outcomes among the unread it is reached by fewer."""
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        client_id: str,
+        partitions: int,
+        backlog_max: int,
+        tell: Callable[[Sequence[Look]], None],
+    ) -> None:
+        """`backlog_max` is in orders. With outcomes among the unread it is reached by fewer. `tell` is told the last
+        looks after each, and none when there are none."""
         self._config = client_config(bootstrap_servers, f"{client_id}-backlog")
         self._partitions = partitions
         self._backlog_max = backlog_max
+        self._tell = tell
         self._orders = Gate()
         # Batches have a gate of their own, for what single orders leave.
         self._batches = Gate()
@@ -99,6 +109,7 @@ class Backlog:
                     logger.opt(exception=error).error("the backlog cannot be told: {}", describe(error))
                 self._looks.clear()
                 self._set(EVERYTHING)
+            self._tell(tuple(self._looks))
         for consumer in consumers.values():
             consumer.close()
 

@@ -1,16 +1,19 @@
 """The deadline timer. It decides nothing: it says in the log that an order's time is up, and the saga judges.
 
-It speaks only of orders whose results the saga must have seen if there were any: the payments and inventory of that
-partition are read past the deadline, or to the ends the log had when the sweep began. A saga that was down for two
-hours must not cancel orders whose results lie unread. While an order stays pending it is named again, with the same
-event id.
+It speaks only of orders whose results the saga must have seen if there were any: that partition of every topic is read
+past the deadline, or to the end the log had when the sweep began. A saga that was down for two hours must not cancel
+orders whose results lie unread. While an order stays pending it is named again, with the same event id.
+
+It walks along the orders by the time they were placed, a slice at a time, so that a sweep costs the same however many
+are stored. What is pending when it passes it watches, due or not. A second walk looks at all orders again and again:
+some came into the database late, such as one whose event was parked and redriven.
 
 One instance sweeps at a time: the one whose session holds an advisory lock.
 """
 
 import threading
-import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Final, NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -20,21 +23,36 @@ from loguru import logger
 from common.backoff import delays_s
 from common.config import Process
 from common.errors import Failure, classify, describe
-from common.events import INVENTORY, PAYMENTS, DeadlineData, Milliseconds, OrderDeadlinePassed, encode, make, now
+from common.events import (
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    DeadlineData,
+    Milliseconds,
+    OrderDeadlinePassed,
+    encode,
+    make,
+    now,
+)
 from common.kafka import Outgoing, Publisher, client_config
 from common.positions import REQUEST_TIMEOUT_S, Partition
 from common.positions import describe as describe_topics
 from common.postgres import Conn, connect, transaction
 from order import store
-from order.store import Overdue
+from order.store import Pending
 
-RESULTS: Final = (PAYMENTS, INVENTORY)
+TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
 SWEEP_EVERY_MAX_S: Final = 10.0
 SWEEPS_PER_DEADLINE: Final = 10
 FROZEN_AFTER_S: Final = 3 * int(SWEEP_EVERY_MAX_S)
-FULL_SWEEP_EVERY_S: Final = 600.0
-"""A sweep looks at orders placed since the last one's cutoff. Those that came into the database late (a saga that
-lagged, a parked event redriven) are found by a sweep over all."""
+BEHIND_EVERY_S: Final = 0.2
+"""While the walk has not come to what is not due yet, as after a start."""
+LAGGARD_MS: Final = 60_000
+"""A partition that is read no further than so long before the furthest does not hold up the walk."""
+WATCHED_MAX: Final = 10_000
+"""What is pending beyond that is left to the second walk."""
+
+_NEVER: Final = Milliseconds(0)
 
 
 class Reading(NamedTuple):
@@ -47,7 +65,10 @@ class Reading(NamedTuple):
 def cutoffs(
     readings: Mapping[Partition, Reading], ends: Mapping[Partition, int], at: Milliseconds, deadline_ms: int
 ) -> dict[int, Milliseconds]:
-    """For each partition number: orders placed up to this time are due. None at all where a result may lie unread."""
+    """For each partition number: orders placed up to this time are due. None at all where a result may lie unread.
+
+    Before that time nothing is to come any more either: the orders themselves are read as far.
+    """
     found: dict[int, Milliseconds] = {}
     for partition, end in ends.items():
         reading = readings.get(partition, Reading(0, None))
@@ -57,6 +78,12 @@ def cutoffs(
     return found
 
 
+def walk_end(due_until: Mapping[int, Milliseconds]) -> Milliseconds:
+    """Up to when, by the time they were placed, to look at orders: a millisecond before others may still come."""
+    cutoffs = due_until.values()
+    return Milliseconds(max(min(cutoffs), max(cutoffs) - LAGGARD_MS) - 1)
+
+
 class DeadlineTimer:
     """Sweeps until stopped. A `common.server.Task`."""
 
@@ -64,6 +91,8 @@ class DeadlineTimer:
         self._process = process
         self._deadline_ms = deadline_ms
         self._every_s = min(SWEEP_EVERY_MAX_S, deadline_ms / 1000 / SWEEPS_PER_DEADLINE)
+        self._walked = self._walked_again = _NEVER
+        self._watched: set[str] = set()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
         self._missing = ""
@@ -101,33 +130,42 @@ class DeadlineTimer:
             # A frozen process must not keep the lock: its session ends, and another instance sweeps.
             connection.execute(f"SET idle_session_timeout = '{FROZEN_AFTER_S}s'")
             connection.commit()
-            since, full_at = Milliseconds(0), time.monotonic()
-            while not self._stopping.wait(self._every_s):
-                if time.monotonic() - full_at > FULL_SWEEP_EVERY_S:
-                    since, full_at = Milliseconds(0), time.monotonic()
-                since = self.sweep(connection, admin, publisher, since)
+            wait_s = self._every_s
+            while not self._stopping.wait(wait_s):
+                wait_s = self._every_s if self.sweep(connection, admin, publisher) else BEHIND_EVERY_S
                 self._missing = ""
 
-    def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher, since: Milliseconds) -> Milliseconds:
-        """Name the orders that are due; returns from when on the next sweep has to look."""
+    def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher) -> bool:
+        """Name the orders that are due, of the next slice. Returns whether all that are due have been looked at."""
         at = now()
         ends = _ends(admin)
         with transaction(connection):
             if not store.lead_deadlines(connection):
-                return Milliseconds(0)
+                self._walked = self._walked_again = _NEVER
+                self._watched.clear()
+                return True
             readings = {
                 Partition(topic, number): Reading(offset, when)
-                for topic, number, offset, when in store.readings(connection, RESULTS)
+                for topic, number, offset, when in store.readings(connection, TOPICS)
             }
             due_until = cutoffs(readings, ends, at, self._deadline_ms)
-            overdue = store.overdue(connection, since, due_until)
+            upto = max(self._walked, walk_end(due_until))
+            slice_end = store.slice_end(connection, self._walked, upto)
+            pending = store.pending(connection, self._walked, slice_end or upto, due_until, self._watched)
+            self._walked = slice_end or upto
+            if slice_end is None:
+                slice_end_again = store.slice_end(connection, self._walked_again, upto)
+                pending += store.pending(connection, self._walked_again, slice_end_again or upto, due_until)
+                self._walked_again = slice_end_again or _NEVER
+        found = {order.order_id: order for order in pending}
+        overdue = [order for order in found.values() if order.due]
         publisher.publish(self._passed(order, at) for order in overdue)
         if overdue:
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-            return overdue[0].placed_at
-        return max(since, min(due_until.values()))
+        self._watched = set(islice(found, WATCHED_MAX))
+        return slice_end is None
 
-    def _passed(self, order: Overdue, at: Milliseconds) -> Outgoing:
+    def _passed(self, order: Pending, at: Milliseconds) -> Outgoing:
         data = DeadlineData(
             order_id=order.order_id, customer_id=order.customer_id, reason="deadline", deadline_ms=self._deadline_ms
         )
@@ -136,8 +174,8 @@ class DeadlineTimer:
 
 
 def _ends(admin: AdminClient) -> dict[Partition, int]:
-    """The ends of the result topics, read before anything else: what the saga has read up to them it has read."""
-    topics = describe_topics(admin, RESULTS).values()
+    """The ends of the topics, read before anything else: what the saga has read up to them it has read."""
+    topics = describe_topics(admin, TOPICS).values()
     partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=REQUEST_TIMEOUT_S)

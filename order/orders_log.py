@@ -8,18 +8,22 @@ import asyncio
 import contextlib
 import threading
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from loguru import logger
+from prometheus_client import Gauge
 
 from common import problem
 from common.events import ORDERS, OrderCancelRequested, OrderId, encode
 from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Reported, client_config, log_ends
 from common.problem import Problem, ProblemError
+from order.admission import Look
 from order.config import Api
+from order.pace import spacing_s
 from order.recent import RecentOrders
 from order.refusals import PLACED_NOTHING
 
@@ -28,6 +32,11 @@ PROBE_TIMEOUT_S: Final = 2.0
 # Once the client has lost every connection, a broker that is there answers quickly.
 PROBE_TIMEOUT_AFTER_LOSS_S: Final = 0.5
 ENDS_TIMEOUT_S: Final = 2.0
+
+
+hand_over_spacing: Final = Gauge(
+    "tandem_hand_over_spacing_seconds", "For how long this process gathers orders before it hands them to the log."
+)
 
 
 class OrdersLog:
@@ -54,6 +63,11 @@ class OrdersLog:
         self._full = problem.unavailable(
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
         )
+
+    def pace(self, looks: Sequence[Look]) -> None:
+        """Gather orders for longer when they wait to be settled, as these looks tell. For any thread."""
+        self._publisher.spacing_s = spacing_s(self._settings.linger_ms / 1000, looks)
+        hand_over_spacing.set(self._publisher.spacing_s)
 
     def start(self) -> None:
         self._thread.start()

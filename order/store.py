@@ -161,28 +161,33 @@ _READINGS = """
     SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
     FROM positions WHERE topic = ANY(%s)
 """
-# Not of a customer who has events parked: the results may be among them, and were in time. By the BRIN index on
-# placed_at: unlike a partial index on pending orders, it leaves the saga's updates in their page.
-_OVERDUE = """
-    SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint
-    FROM orders JOIN unnest(%s::integer[], %s::timestamptz[]) AS due(partition, until) USING (partition)
-    WHERE status = 'pending' AND placed_at >= %s::timestamptz AND placed_at <= %s::timestamptz AND placed_at <= until
-      AND NOT EXISTS (
+_SLICE_END = """
+    SELECT (extract(epoch FROM placed_at) * 1000)::bigint FROM orders
+    WHERE placed_at > %s::timestamptz AND placed_at <= %s::timestamptz ORDER BY placed_at OFFSET %s LIMIT 1
+"""
+# Nobody's time is up who has events parked: the results may be among them, and were in time.
+_PENDING = """
+    SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint,
+      placed_at <= until AND NOT EXISTS (
         SELECT FROM parked_events
         WHERE key = convert_to(customer_id, 'UTF8') AND state IN ('parked', 'redrive', 'discard'))
-    ORDER BY placed_at LIMIT %s
+    FROM orders JOIN unnest(%s::integer[], %s::timestamptz[]) AS cutoffs(partition, until) USING (partition)
+    WHERE status = 'pending'
+      AND (placed_at > %s::timestamptz AND placed_at <= %s::timestamptz OR order_id = ANY(%s::uuid[]))
+    ORDER BY placed_at
 """
-OVERDUE_MAX = 1_000
+SLICE_ORDERS = 20_000
 
 
-class Overdue(NamedTuple):
-    """A pending order past its deadline."""
+class Pending(NamedTuple):
+    """A pending order, and whether its time is up."""
 
     order_id: str
     customer_id: str
     partition: int
     traceparent: str
     placed_at: Milliseconds
+    due: bool
 
 
 def lead_deadlines(connection: Conn) -> bool:
@@ -200,16 +205,21 @@ def readings(connection: Conn, topics: Sequence[str]) -> list[tuple[str, int, in
     return connection.execute(_READINGS, (list(topics),)).fetchall()
 
 
-def overdue(connection: Conn, since: Milliseconds, until: Mapping[int, Milliseconds]) -> list[Overdue]:
-    """Pending orders placed since a time and up to their partition's own, oldest first, at most `OVERDUE_MAX`."""
-    found = connection.execute(
-        _OVERDUE,
-        (
-            list(until),
-            [rfc3339(at) for at in until.values()],
-            rfc3339(since),
-            rfc3339(max(until.values())),
-            OVERDUE_MAX,
-        ),
-    )
-    return [Overdue(*row) for row in found.fetchall()]
+def slice_end(connection: Conn, after: Milliseconds, latest: Milliseconds) -> Milliseconds | None:
+    """Up to when to look, from `after` on, at about `SLICE_ORDERS` orders; None if `latest` comes before that."""
+    row = connection.execute(_SLICE_END, (rfc3339(after), rfc3339(latest), SLICE_ORDERS - 1)).fetchone()
+    return None if row is None else Milliseconds(row[0])
+
+
+def pending(
+    connection: Conn,
+    after: Milliseconds,
+    upto: Milliseconds,
+    due_until: Mapping[int, Milliseconds],
+    watched: Collection[str] = (),
+) -> list[Pending]:
+    """What is pending of the orders placed after a time and up to another, and of those `watched`; oldest first. Due
+    is what was placed no later than its partition's cutoff."""
+    times = [rfc3339(at) for at in due_until.values()]
+    found = connection.execute(_PENDING, (list(due_until), times, rfc3339(after), rfc3339(upto), list(watched)))
+    return [Pending(*row) for row in found.fetchall()]

@@ -179,10 +179,12 @@ class Stack:
         assert answer.status_code == 202, answer.text
         return str(answer.json()["order_id"])
 
-    def await_orderable(self, product_id: str) -> None:
-        """Wait until the api knows the product: an order for a customer without an account is then accepted."""
+    def await_orderable(self, product_id: str) -> str:
+        """Wait until the api knows the product: an order for a customer without an account is then accepted. Returns
+        that order's id."""
         body = {"customer_id": "cust-nobody", "product_id": product_id, "quantity": 1}
-        eventually(lambda: self.post(body).status_code == 202, f"{product_id} is orderable")
+        accepted = eventually(lambda: found if (found := self.post(body)).status_code == 202 else None, product_id)
+        return str(accepted.json()["order_id"])
 
     def order(self, order_id: str) -> dict[str, Any]:
         answer = self.http.get(self.url("order-api", f"/orders/{order_id}"))

@@ -58,7 +58,7 @@ _ALL: Final = (
     Point("payment-connected", "payment", "before", f"{_SESSION}._describe"),
     Point("payment-polled", "payment", "before", f"{_SESSION}._settle", 5),
     Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
-    Point("payment-written", "payment", "before", "psycopg:Connection.commit", 6, following="common.positions:advance"),
+    Point("payment-written", "payment", "before", "common.postgres:queue_commit", 6),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
     Point("payment-results-sent", "payment", "before", _FLUSH, 7, pause_s=_SENT_S),
     Point("payment-offsets-committed", "payment", "after", "common.inbox:Consumer.commit", 4, pause_s=_SENT_S),

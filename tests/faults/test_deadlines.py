@@ -1,18 +1,21 @@
 """An order does not wait for ever, and a saga that was away does not cancel what was decided while it was."""
 
+import json
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
-from common.events import PAYMENTS, Milliseconds
+from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka import Outgoing, Publisher, client_config, producer_config
-from common.postgres import connect
-from order import config
+from common.postgres import Conn, connect
+from order import config, store
 from order.deadlines import DeadlineTimer
+from order.saga import Order
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack, eventually
 
@@ -30,20 +33,41 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
     assert_consistent(own_stack)
 
 
+class Recorder(Publisher):
+    """What it is to publish goes nowhere."""
+
+    named: list[str]  # by the last sweep, if that led
+
+    def publish(self, records: Iterable[Outgoing]) -> None:
+        self.named = [json.loads(record.value)["subject"] for record in records]
+
+
+class Sweeper:
+    """A timer in this process, which sweeps when told to."""
+
+    def __init__(self, shop: Stack, connection: Conn) -> None:
+        process = config.saga(Env("test", shop.variables)).process
+        self._connection = connection
+        self._admin = AdminClient(client_config(process.bootstrap_servers, "test"))
+        self._recorder = Recorder(process.bootstrap_servers, "test")
+        self._timer = DeadlineTimer(process, DEADLINE_S * 1_000)
+
+    def sweep(self) -> tuple[bool, list[str]]:
+        """Whether it has come to the end, and the orders it names."""
+        at_the_end = self._timer.sweep(self._connection, self._admin, self._recorder)
+        return at_the_end, self._recorder.named
+
+
+@contextmanager
+def sweeper(shop: Stack) -> Iterator[Sweeper]:
+    with connect(shop.variables["ORDER_DATABASE_URL"], "test") as connection:
+        yield Sweeper(shop, connection)
+
+
 def overdue_named_by_a_sweep(shop: Stack) -> int:
-    """How many orders the timer names when it sweeps now, in this process, whatever the saga does."""
-    process = config.saga(Env("test", shop.variables)).process
-    admin = AdminClient(client_config(process.bootstrap_servers, "test"))
-    spoken: list[Outgoing] = []
-
-    class Recorder(Publisher):
-        def publish(self, records: Iterable[Outgoing]) -> None:
-            spoken.extend(records)
-
-    with connect(process.database_url, "test") as connection:
-        timer = DeadlineTimer(process, DEADLINE_S * 1_000)
-        timer.sweep(connection, admin, Recorder(process.bootstrap_servers, "test"), Milliseconds(0))
-    return len(spoken)
+    """How many orders the timer names when it sweeps now, whatever the saga does."""
+    with sweeper(shop) as timer:
+        return len(timer.sweep()[1])
 
 
 def test_an_order_is_cancelled_when_payment_does_not_answer_and_late_money_is_refunded(shop: Stack) -> None:
@@ -84,6 +108,52 @@ def test_a_saga_that_was_away_past_the_deadline_confirms_what_was_decided_meanwh
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == ["confirmed"] * 20
 
 
+def pending_row(number: int, placed_at: Milliseconds) -> store.Row:
+    order = Order(
+        order_id=OrderId(f"00000000-0000-7000-8000-{number:012}"),
+        customer_id=CustomerId("ann"),
+        traceparent="",
+        status="pending",
+        placed_at=placed_at,
+    )
+    placed = PlacedData(order_id=order.order_id, customer_id="ann", items=(), amount=1, currency="EUR")
+    return store.Row(order, 0, stored=False, placed=placed)
+
+
+def test_slice_by_slice_every_order_is_looked_at_and_one_that_came_late_too(
+    shop: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the saga away: what is pending stays so."""
+    monkeypatch.setattr(store, "SLICE_ORDERS", 3)
+    shop["order-saga-1"].stop()
+    began = Milliseconds(now() - 1_000 * DEADLINE_S)
+    # Many placed in the same millisecond, and some whose time is not up.
+    at = [began - 60_000] * 5 + [began - 50_000 + number for number in range(8)] + [began + 1_000_000] * 2
+    rows = [pending_row(number, Milliseconds(placed_at)) for number, placed_at in enumerate(at)]
+    due = [row.order.order_id for row in rows[:13]]
+    late = pending_row(99, Milliseconds(began - 70_000))
+    with sweeper(shop) as timer, connect(shop.variables["ORDER_DATABASE_URL"], "rows") as connection:
+        try:
+            store.insert_orders(connection, rows)
+            connection.commit()
+            named: list[str] = []
+            slices, at_the_end = 0, False
+            while not at_the_end:
+                at_the_end, more = timer.sweep()
+                named += [order_id for order_id in more if order_id not in named]
+                slices += 1
+            assert named == due
+            assert slices > 2
+            assert sorted(timer.sweep()[1]) == due, "who stays pending is named again"
+            store.insert_orders(connection, [late])
+            connection.commit()
+            eventually(lambda: late.order.order_id in timer.sweep()[1], "the second walk finds it")
+        finally:
+            connection.execute("DELETE FROM orders WHERE order_id::text LIKE '00000000-%%'")
+            connection.commit()
+            shop["order-saga-1"].launch()
+
+
 def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> None:
     """By its position, the saga has read it; whether it was good is known when it is redriven."""
     shop.account("bob", 10_000)
@@ -104,7 +174,6 @@ def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> 
     eventually(lambda: shop.query("order", parked, (PAYMENTS, held.encode())) != [], "the payment is parked behind it")
     eventually(lambda: time.monotonic() - placed > 1.5 * DEADLINE_S, "the deadline has passed")
     assert shop.order(held)["status"] == "pending"
-    assert overdue_named_by_a_sweep(shop) == 0
     [(offset,)] = shop.query("order", "SELECT \"offset\" FROM parked_events WHERE key = 'bob' AND root")
     what, service, why = "ops.dead_letters", ("--service", "order"), ("--why", "a stranger wrote it")
     shop.run_tool(what, "discard", f"{PAYMENTS}/{number}@{offset}", *service, *why)

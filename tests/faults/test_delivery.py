@@ -54,8 +54,8 @@ def shop(own_stack: Stack) -> Stack:
     own_stack.launch_all()
     own_stack.product(SKU, price=PRICE, pieces=10**6)
     own_stack.product(SOLD_OUT, price=PRICE)
-    own_stack.await_orderable(SKU)
-    own_stack.await_orderable(SOLD_OUT)
+    for product_id in (SKU, SOLD_OUT):
+        own_stack.await_settled(own_stack.await_orderable(product_id))
     return own_stack
 
 

@@ -220,8 +220,8 @@ BUGS: Final = (
         "deadline-while-parked",
         "an order whose payment lies parked in the saga is cancelled",
         "order/store.py",
-        "AND state IN ('parked', 'redrive', 'discard'))\n    ORDER BY placed_at",
-        "AND false)\n    ORDER BY placed_at",
+        "AND state IN ('parked', 'redrive', 'discard'))\n    FROM orders JOIN",
+        "AND false)\n    FROM orders JOIN",
         ("tests/faults/test_deadlines.py::test_nobody_says_that_time_is_up_while_a_result_lies_parked",),
     ),
     # What every consumer shares, without I/O

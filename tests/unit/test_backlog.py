@@ -24,7 +24,7 @@ def limited(backlog: Backlog) -> bool:
 def test_a_limit_is_kept_as_long_as_it_turns_somebody_away(monkeypatch: pytest.MonkeyPatch) -> None:
     at_s = [1_000.0]
     monkeypatch.setattr(time, "monotonic", lambda: at_s[0])
-    backlog = Backlog("nowhere:1", "test", 1, LIMIT)
+    backlog = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)
     at_s[0] += 1.0
     backlog._set(Admission(20.0, 20.0))
     assert not limited(backlog)
@@ -39,7 +39,7 @@ def test_a_limit_is_kept_as_long_as_it_turns_somebody_away(monkeypatch: pytest.M
 
 
 def test_a_batch_that_is_turned_away_keeps_the_limit_too() -> None:
-    backlog = Backlog("nowhere:1", "test", 1, LIMIT)
+    backlog = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)
     backlog._set(Admission(0.5, 20.0))
     assert backlog.refusal_of_many(100) is not None
     assert limited(backlog)
@@ -60,7 +60,7 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     monkeypatch.setattr(positions, "committed_offsets", committed)
     monkeypatch.setattr(positions, "log_bounds", bounds)
     groups: Any = {group: group for found in READERS.values() for group in found}
-    look = Backlog("nowhere:1", "test", 1, LIMIT)._look(None, groups)  # type: ignore[arg-type]
+    look = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)._look(None, groups)  # type: ignore[arg-type]
     found = admission(readers([look]), LIMIT)
     assert (found.orders_per_s == 0.0) is full
     assert ("up to 1000 orders wait for payment on orders" in found.reason) is full

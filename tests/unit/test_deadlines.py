@@ -1,8 +1,8 @@
 from common.events import Milliseconds
 from common.positions import Partition
-from order.deadlines import Reading, cutoffs
+from order.deadlines import LAGGARD_MS, Reading, cutoffs, walk_end
 
-PAYMENTS, INVENTORY = Partition("payments", 0), Partition("inventory", 0)
+ORDERS, PAYMENTS, INVENTORY = Partition("orders", 0), Partition("payments", 0), Partition("inventory", 0)
 NOW, DEADLINE_MS = Milliseconds(100_000), 60_000
 LONG_AGO, LATELY = Milliseconds(10_000), Milliseconds(90_000)
 
@@ -29,3 +29,16 @@ def test_with_nothing_read_nothing_is_due() -> None:
 
 def test_a_broker_ahead_of_our_clock_makes_nothing_due_early() -> None:
     assert due(Reading(49, Milliseconds(NOW + 1)), Reading(50, LATELY)) == NOW - DEADLINE_MS
+
+
+def test_orders_that_lie_unread_hold_back_those_behind_them() -> None:
+    readings = {ORDERS: Reading(9, LATELY), PAYMENTS: Reading(50, LONG_AGO), INVENTORY: Reading(50, LONG_AGO)}
+    assert cutoffs(readings, {ORDERS: 10, PAYMENTS: 50, INVENTORY: 50}, NOW, DEADLINE_MS)[0] == LATELY - DEADLINE_MS
+
+
+def test_the_walk_ends_where_an_order_may_still_come() -> None:
+    assert walk_end({0: Milliseconds(500), 1: Milliseconds(400)}) == 399
+
+
+def test_a_partition_that_is_far_behind_does_not_hold_up_the_walk() -> None:
+    assert walk_end({0: Milliseconds(500_000), 1: Milliseconds(0)}) == 500_000 - LAGGARD_MS - 1
