@@ -48,11 +48,20 @@ LITTLE_S: Final = 0.75
 """Or so much of what is let in."""
 
 
-class Reader(NamedTuple):
-    """A consumer group on a topic: how many orders it has yet to settle, about and at most, and how many it settles a
-    second."""
+class Feed(NamedTuple):
+    """A topic as a consumer group reads it."""
 
-    name: str
+    group: str
+    topic: str
+
+    def __str__(self) -> str:
+        return f"{self.group} on {self.topic}"
+
+
+class Reader(NamedTuple):
+    """How many orders are yet to be settled from a feed, about and at most, and how many are settled in a second."""
+
+    feed: Feed
     waiting: float
     waiting_most: float
     settled_per_s: float
@@ -60,43 +69,44 @@ class Reader(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What was seen at one time (monotonic, in s): by consumer group and topic, the orders that it has settled, ever,
-    and those that wait for it, about and at most."""
+    """What was seen at one time (monotonic, in s): by feed, the orders that have been settled, ever, and those that
+    wait, about and at most."""
 
     at_s: float
-    settled: Mapping[str, float]
-    waiting: Mapping[str, float]
-    waiting_most: Mapping[str, float]
+    settled: Mapping[Feed, float]
+    waiting: Mapping[Feed, float]
+    waiting_most: Mapping[Feed, float]
 
 
 def readers(looks: Sequence[Look]) -> list[Reader]:
     """How far the consumers are, from the last looks, the latest last."""
     return [
-        Reader(name, waiting, looks[-1].waiting_most[name], _settled_per_s(name, looks))
-        for name, waiting in looks[-1].waiting.items()
+        Reader(feed, waiting, looks[-1].waiting_most[feed], _settled_per_s(feed, looks))
+        for feed, waiting in looks[-1].waiting.items()
     ]
 
 
-def _settled_per_s(name: str, looks: Sequence[Look]) -> float:
+def _settled_per_s(feed: Feed, looks: Sequence[Look]) -> float:
     """A consumer's speed shows only while it has something to do; before a burst it may be as quick as it likes."""
-    runs = [list(run) for busy, run in groupby(looks, lambda look: look.waiting[name] > BACKLOG_FREE) if busy]
+    runs = [list(run) for busy, run in groupby(looks, lambda look: look.waiting[feed] > BACKLOG_FREE) if busy]
     if not runs:
         return inf
     latest = runs[-1]
-    if latest[-1] is looks[-1] and len(latest) >= STANDSTILL_LOOKS and _stands_still(name, looks):
+    if latest[-1] is looks[-1] and len(latest) >= STANDSTILL_LOOKS and stands_still(feed, looks):
         return 0.0
     for run in reversed(runs):
-        moving = [look for look, after in pairwise(run) if after.settled[name] != run[0].settled[name]]
+        moving = [look for look, after in pairwise(run) if after.settled[feed] != run[0].settled[feed]]
         if len(moving) >= LOOKS - 1:
-            return (run[-1].settled[name] - moving[0].settled[name]) / (run[-1].at_s - moving[0].at_s)
+            return (run[-1].settled[feed] - moving[0].settled[feed]) / (run[-1].at_s - moving[0].at_s)
     return inf
 
 
-def _stands_still(name: str, looks: Sequence[Look]) -> bool:
+def stands_still(feed: Feed, looks: Sequence[Look]) -> bool:
     """Whether its whole group does: a consumer may for seconds be busy with another of its topics."""
-    group = name.partition(" on ")[0]
+    if len(looks) < STANDSTILL_LOOKS:
+        return False
     before, now = looks[-STANDSTILL_LOOKS].settled, looks[-1].settled
-    return all(now[other] == before[other] for other in now if other.partition(" on ")[0] == group)
+    return all(now[other] == before[other] for other in now if other.group == feed.group)
 
 
 class Admission(NamedTuple):
@@ -116,7 +126,7 @@ def admission(readers: list[Reader], backlog_max: int, binding_per_s: float | No
     force for single orders, if it has lately turned somebody away."""
     fullest = max(readers, key=lambda reader: reader.waiting_most)
     if fullest.waiting_most >= backlog_max:
-        reason = f"up to {fullest.waiting_most:.0f} orders wait for {fullest.name}, which is behind or away"
+        reason = f"up to {fullest.waiting_most:.0f} orders wait for {fullest.feed}, which is behind or away"
         return Admission(0.0, 0.0, reason)
     if any(reader.waiting > BACKLOG_FREE and not reader.settled_per_s for reader in readers):
         return EVERYTHING

@@ -22,7 +22,7 @@ from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.kafka import client_config
 from common.positions import Partition
 from common.problem import Problem
-from order.admission import EVERYTHING, LOOKS_KEPT, Admission, Gate, Look, admission, readers
+from order.admission import EVERYTHING, LOOKS_KEPT, Admission, Feed, Gate, Look, admission, readers
 from order.refusals import PLACED_NOTHING
 
 LOOK_EVERY_S: Final = 0.25
@@ -103,13 +103,14 @@ class Backlog:
             try:
                 self._looks.append(self._look(admin, consumers))
                 self._set(admission(readers(self._looks), self._backlog_max, self._binding_per_s()))
+                self._tell(tuple(self._looks))
             except Exception as error:
                 # Without a look nobody is refused for a backlog. While the broker is away, orders are refused for that.
                 if not isinstance(error, KafkaException):
                     logger.opt(exception=error).error("the backlog cannot be told: {}", describe(error))
                 self._looks.clear()
                 self._set(EVERYTHING)
-            self._tell(tuple(self._looks))
+                self._tell(())
         for consumer in consumers.values():
             consumer.close()
 
@@ -123,19 +124,19 @@ class Backlog:
         }
         # After the commits, so that none is ahead of its topic.
         ends = positions.log_bounds(admin, everything)
-        settled: dict[str, float] = {}
-        waiting: dict[str, float] = {}
-        waiting_most: dict[str, float] = {}
+        settled: dict[Feed, float] = {}
+        waiting: dict[Feed, float] = {}
+        waiting_most: dict[Feed, float] = {}
         for group, offsets in committed.items():
             for partition, (first, end) in ends.items():
                 if group in READERS[partition.topic]:
                     at, share = offsets.get(partition, first), 1 / RECORDS_AN_ORDER[partition.topic]
-                    name = f"{group} on {partition.topic}"
-                    settled[name] = settled.get(name, 0.0) + at * share
-                    waiting[name] = waiting.get(name, 0.0) + (end - at) * share
-                    waiting_most[name] = waiting_most.get(name, 0.0) + end - at
-        for name, orders in waiting.items():
-            waiting_orders.labels(name).set(orders)
+                    feed = Feed(group, partition.topic)
+                    settled[feed] = settled.get(feed, 0.0) + at * share
+                    waiting[feed] = waiting.get(feed, 0.0) + (end - at) * share
+                    waiting_most[feed] = waiting_most.get(feed, 0.0) + end - at
+        for feed, orders in waiting.items():
+            waiting_orders.labels(str(feed)).set(orders)
         return Look(time.monotonic(), settled, waiting, waiting_most)
 
     def _binding_per_s(self) -> float | None:

@@ -12,8 +12,8 @@ One instance sweeps at a time: the one whose session holds an advisory lock.
 """
 
 import threading
-from collections.abc import Mapping
-from itertools import islice
+import time
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -51,6 +51,9 @@ LAGGARD_MS: Final = 60_000
 """A partition that is read no further than so long before the furthest does not hold up the walk."""
 WATCHED_MAX: Final = 10_000
 """What is pending beyond that is left to the second walk."""
+JUDGED_WITHIN_S: Final = 60.0
+"""For so long the timer waits until the saga has read what it was told last, before it says more. Behind a backlog it
+would else say the same again and again, and lengthen it."""
 
 _NEVER: Final = Milliseconds(0)
 
@@ -80,8 +83,15 @@ def cutoffs(
 
 def walk_end(due_until: Mapping[int, Milliseconds]) -> Milliseconds:
     """Up to when, by the time they were placed, to look at orders: a millisecond before others may still come."""
-    cutoffs = due_until.values()
-    return Milliseconds(max(min(cutoffs), max(cutoffs) - LAGGARD_MS) - 1)
+    times = due_until.values()
+    return Milliseconds(max(min(times), max(times) - LAGGARD_MS) - 1)
+
+
+def to_watch(pending: Iterable[Pending]) -> set[str]:
+    """Which orders to look at again at the next sweep, at most `WATCHED_MAX`: those that are not due yet before those
+    that were named, and of these the newest, which a wrong clock may have named too early."""
+    wanted = sorted(pending, key=lambda order: (order.due, -order.placed_at))
+    return {order.order_id for order in wanted[:WATCHED_MAX]}
 
 
 class DeadlineTimer:
@@ -93,6 +103,9 @@ class DeadlineTimer:
         self._every_s = min(SWEEP_EVERY_MAX_S, deadline_ms / 1000 / SWEEPS_PER_DEADLINE)
         self._walked = self._walked_again = _NEVER
         self._watched: set[str] = set()
+        self._told: dict[Partition, int] = {}
+        """The ends of `orders` after the timer has last said something there."""
+        self._told_at_s = 0.0
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
         self._missing = ""
@@ -136,7 +149,10 @@ class DeadlineTimer:
                 self._missing = ""
 
     def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher) -> bool:
-        """Name the orders that are due, of the next slice. Returns whether all that are due have been looked at."""
+        """Name the orders that are due, of the next slice. Returns whether all that are due have been looked at.
+
+        Where it has come to is noted when its words are in the log: a sweep that fails is made again.
+        """
         at = now()
         ends = _ends(admin)
         with transaction(connection):
@@ -148,22 +164,34 @@ class DeadlineTimer:
                 Partition(topic, number): Reading(offset, when)
                 for topic, number, offset, when in store.readings(connection, TOPICS)
             }
+            if not self._is_judged(readings):
+                return False
             due_until = cutoffs(readings, ends, at, self._deadline_ms)
-            upto = max(self._walked, walk_end(due_until))
-            slice_end = store.slice_end(connection, self._walked, upto)
-            pending = store.pending(connection, self._walked, slice_end or upto, due_until, self._watched)
-            self._walked = slice_end or upto
+            upto = walk_end(due_until)
+            walked = min(self._walked, upto)  # a clock that was ahead has been put right
+            slice_end = store.slice_end(connection, walked, upto)
+            pending = store.pending(connection, walked, slice_end or upto, due_until, self._watched)
+            again_end = None
             if slice_end is None:
-                slice_end_again = store.slice_end(connection, self._walked_again, upto)
-                pending += store.pending(connection, self._walked_again, slice_end_again or upto, due_until)
-                self._walked_again = slice_end_again or _NEVER
-        found = {order.order_id: order for order in pending}
-        overdue = [order for order in found.values() if order.due]
-        publisher.publish(self._passed(order, at) for order in overdue)
-        if overdue:
+                again_end = store.slice_end(connection, self._walked_again, upto)
+                pending += store.pending(connection, self._walked_again, again_end or upto, due_until)
+        found = {order.order_id: order for order in pending}.values()
+        if overdue := [order for order in found if order.due]:
+            publisher.publish(self._passed(order, at) for order in overdue)
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-        self._watched = set(islice(found, WATCHED_MAX))
+            self._told = {partition: end for partition, end in _ends(admin).items() if partition.topic == ORDERS}
+            self._told_at_s = time.monotonic()
+        self._walked = slice_end or upto
+        if slice_end is None:
+            self._walked_again = again_end or _NEVER
+        self._watched = to_watch(found)
         return slice_end is None
+
+    def _is_judged(self, readings: Mapping[Partition, Reading]) -> bool:
+        """Whether the saga has read what it was last told, or has had long enough to."""
+        if time.monotonic() - self._told_at_s > JUDGED_WITHIN_S:
+            return True
+        return all(readings.get(p, Reading(0, None)).next_offset >= end for p, end in self._told.items())
 
     def _passed(self, order: Pending, at: Milliseconds) -> Outgoing:
         data = DeadlineData(

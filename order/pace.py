@@ -10,7 +10,7 @@ not after it: nobody has his order settled any later for it, and the machine com
 from collections.abc import Sequence
 from typing import Final
 
-from order.admission import Look
+from order.admission import Look, stands_still
 
 SPACING_MAX_S: Final = 0.02
 UNSEEN_S: Final = 0.3
@@ -29,16 +29,18 @@ def spacing_s(least_s: float, looks: Sequence[Look]) -> float:
 
 
 def waited_s(looks: Sequence[Look]) -> float:
-    """For how long an order waits for the slowest reader that moves: what waits over what is settled in a second
-    (J. D. C. Little, 1961). 0 while little waits, or nothing can be told."""
+    """For how long an order waits for the slowest reader: what waits over what is settled in a second (J. D. C. Little,
+    1961). 0 while little waits, or nothing can be told, or a reader is away: it is not haste that would help then."""
     lately = looks[-LOOKS:]
     if len(lately) < LOOKS:
         return 0.0
     first, last = lately[0], lately[-1]
+    if any(waiting >= WAITING_MIN and stands_still(feed, looks) for feed, waiting in last.waiting.items()):
+        return 0.0
     found = [0.0]
-    for name in last.waiting:
-        waiting = sum(look.waiting[name] for look in lately) / LOOKS
-        settled_per_s = (last.settled[name] - first.settled[name]) / (last.at_s - first.at_s)
+    for feed in last.waiting:
+        waiting = sum(look.waiting[feed] for look in lately) / LOOKS
+        settled_per_s = (last.settled[feed] - first.settled[feed]) / (last.at_s - first.at_s)
         if waiting >= WAITING_MIN and settled_per_s > 0:
             found.append(waiting / settled_per_s)
     return max(found)

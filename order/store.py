@@ -170,7 +170,7 @@ _PENDING = """
     SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint,
       placed_at <= until AND NOT EXISTS (
         SELECT FROM parked_events
-        WHERE key = convert_to(customer_id, 'UTF8') AND state IN ('parked', 'redrive', 'discard'))
+        WHERE substring(key FOR 64) = convert_to(customer_id, 'UTF8') AND state IN ('parked', 'redrive', 'discard'))
     FROM orders JOIN unnest(%s::integer[], %s::timestamptz[]) AS cutoffs(partition, until) USING (partition)
     WHERE status = 'pending'
       AND (placed_at > %s::timestamptz AND placed_at <= %s::timestamptz OR order_id = ANY(%s::uuid[]))

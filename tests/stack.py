@@ -183,8 +183,12 @@ class Stack:
         """Wait until the api knows the product: an order for a customer without an account is then accepted. Returns
         that order's id."""
         body = {"customer_id": "cust-nobody", "product_id": product_id, "quantity": 1}
-        accepted = eventually(lambda: found if (found := self.post(body)).status_code == 202 else None, product_id)
-        return str(accepted.json()["order_id"])
+
+        def accepted() -> httpx.Response | None:
+            answer = self.post(body)
+            return answer if answer.status_code == 202 else None
+
+        return str(eventually(accepted, f"{product_id} is orderable").json()["order_id"])
 
     def order(self, order_id: str) -> dict[str, Any]:
         answer = self.http.get(self.url("order-api", f"/orders/{order_id}"))

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -10,10 +10,11 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
+from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka import Outgoing, Publisher, client_config, producer_config
 from common.postgres import Conn, connect
-from order import config, store
+from order import config, deadlines, store
 from order.deadlines import DeadlineTimer
 from order.saga import Order
 from tests.audit import assert_consistent, await_rest
@@ -36,26 +37,43 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
 class Recorder(Publisher):
     """What it is to publish goes nowhere."""
 
-    named: list[str]  # by the last sweep, if that led
+    def __init__(self, bootstrap_servers: str) -> None:
+        super().__init__(bootstrap_servers, "test")
+        self.named: list[str] = []
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def publish(self, records: Iterable[Outgoing]) -> None:
+        self.meanwhile()
         self.named = [json.loads(record.value)["subject"] for record in records]
 
 
 class Sweeper:
-    """A timer in this process, which sweeps when told to."""
+    """A timer in this process, which sweeps when told to. It leads, so the saga must be away."""
 
     def __init__(self, shop: Stack, connection: Conn) -> None:
         process = config.saga(Env("test", shop.variables)).process
         self._connection = connection
         self._admin = AdminClient(client_config(process.bootstrap_servers, "test"))
-        self._recorder = Recorder(process.bootstrap_servers, "test")
+        self.recorder = Recorder(process.bootstrap_servers)
         self._timer = DeadlineTimer(process, DEADLINE_S * 1_000)
+        eventually(lambda: store.lead_deadlines(connection), "this timer leads")
+        connection.commit()
 
     def sweep(self) -> tuple[bool, list[str]]:
         """Whether it has come to the end, and the orders it names."""
-        at_the_end = self._timer.sweep(self._connection, self._admin, self._recorder)
-        return at_the_end, self._recorder.named
+        self.recorder.named = []
+        at_the_end = self._timer.sweep(self._connection, self._admin, self.recorder)
+        return at_the_end, self.recorder.named
+
+    def sweep_to_the_end(self) -> list[str]:
+        """The orders it names on the way, in turn, each once."""
+        named: dict[str, None] = {}
+        for _ in range(100):
+            at_the_end, more = self.sweep()
+            named |= dict.fromkeys(more)
+            if at_the_end:
+                return list(named)
+        raise AssertionError(f"no end after 100 slices, {len(named)} orders named")
 
 
 @contextmanager
@@ -108,50 +126,95 @@ def test_a_saga_that_was_away_past_the_deadline_confirms_what_was_decided_meanwh
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == ["confirmed"] * 20
 
 
-def pending_row(number: int, placed_at: Milliseconds) -> store.Row:
+def pending_row(number: int, placed_at: int, partition: int = 0) -> store.Row:
     order = Order(
         order_id=OrderId(f"00000000-0000-7000-8000-{number:012}"),
         customer_id=CustomerId("ann"),
         traceparent="",
         status="pending",
-        placed_at=placed_at,
+        placed_at=Milliseconds(placed_at),
     )
     placed = PlacedData(order_id=order.order_id, customer_id="ann", items=(), amount=1, currency="EUR")
-    return store.Row(order, 0, stored=False, placed=placed)
+    return store.Row(order, partition, stored=False, placed=placed)
+
+
+@pytest.fixture
+def rows(shop: Stack) -> Iterator[Callable[..., list[str]]]:
+    """Puts rows into the order database, while the saga is away, and returns their ids."""
+    with connect(shop.variables["ORDER_DATABASE_URL"], "rows") as connection:
+
+        def insert(*rows: store.Row) -> list[str]:
+            store.insert_orders(connection, rows)
+            connection.commit()
+            return [row.order.order_id for row in rows]
+
+        shop["order-saga-1"].stop()
+        yield insert
+        connection.execute("DELETE FROM orders WHERE order_id::text LIKE '00000000-%%'")
+        connection.commit()
+    shop["order-saga-1"].launch()
+
+
+BEGAN_AGO_MS = 1_000 * DEADLINE_S
 
 
 def test_slice_by_slice_every_order_is_looked_at_and_one_that_came_late_too(
-    shop: Stack, monkeypatch: pytest.MonkeyPatch
+    shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the saga away: what is pending stays so."""
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
-    shop["order-saga-1"].stop()
-    began = Milliseconds(now() - 1_000 * DEADLINE_S)
+    monkeypatch.setattr(deadlines, "JUDGED_WITHIN_S", -1.0)  # nobody judges here
+    due_ms = now() - BEGAN_AGO_MS
     # Many placed in the same millisecond, and some whose time is not up.
-    at = [began - 60_000] * 5 + [began - 50_000 + number for number in range(8)] + [began + 1_000_000] * 2
-    rows = [pending_row(number, Milliseconds(placed_at)) for number, placed_at in enumerate(at)]
-    due = [row.order.order_id for row in rows[:13]]
-    late = pending_row(99, Milliseconds(began - 70_000))
-    with sweeper(shop) as timer, connect(shop.variables["ORDER_DATABASE_URL"], "rows") as connection:
-        try:
-            store.insert_orders(connection, rows)
-            connection.commit()
-            named: list[str] = []
-            slices, at_the_end = 0, False
-            while not at_the_end:
-                at_the_end, more = timer.sweep()
-                named += [order_id for order_id in more if order_id not in named]
-                slices += 1
-            assert named == due
-            assert slices > 2
-            assert sorted(timer.sweep()[1]) == due, "who stays pending is named again"
-            store.insert_orders(connection, [late])
-            connection.commit()
-            eventually(lambda: late.order.order_id in timer.sweep()[1], "the second walk finds it")
-        finally:
-            connection.execute("DELETE FROM orders WHERE order_id::text LIKE '00000000-%%'")
-            connection.commit()
-            shop["order-saga-1"].launch()
+    at_ms = [due_ms - 60_000] * 5 + [due_ms - 50_000 + number for number in range(8)]
+    due = rows(*(pending_row(number, placed_at) for number, placed_at in enumerate(at_ms)))
+    rows(pending_row(50, due_ms + 1_000_000), pending_row(51, due_ms + 1_000_000))
+    with sweeper(shop) as timer:
+        assert not timer.sweep()[0], "there are several slices"
+        assert timer.sweep_to_the_end() == due
+        assert sorted(timer.sweep()[1]) == due, "who stays pending is named again"
+        [late] = rows(pending_row(99, due_ms - 70_000))
+        eventually(lambda: late in timer.sweep()[1], "the second walk finds it")
+
+
+def broker_away() -> None:
+    raise Transient("the broker is away")
+
+
+def test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again(
+    shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "SLICE_ORDERS", 3)
+    monkeypatch.setattr(deadlines, "JUDGED_WITHIN_S", -1.0)
+    due_ms = now() - BEGAN_AGO_MS
+    due = rows(*(pending_row(number, due_ms - 60_000 + number) for number in range(9)))
+    with sweeper(shop) as timer:
+        timer.sweep()
+        timer.recorder.meanwhile = broker_away
+        with pytest.raises(Transient):
+            timer.sweep()
+        timer.recorder.meanwhile = lambda: None
+        assert timer.sweep()[1][:5] == due[:5], "the one slice watched, the other named at last"
+
+
+def test_nothing_more_is_said_before_the_saga_has_read_what_was(shop: Stack, rows: Callable[..., list[str]]) -> None:
+    due_ms = now() - BEGAN_AGO_MS
+    due = rows(pending_row(1, due_ms - 60_000))
+    with sweeper(shop) as timer:
+        timer.recorder.meanwhile = lambda: shop.place("ann", ("sku-a", 1))  # in place of its words
+        assert timer.sweep() == (True, due)
+        assert timer.sweep() == (False, [])
+
+
+def test_an_order_is_due_by_the_cutoff_of_its_own_partition(shop: Stack, rows: Callable[..., list[str]]) -> None:
+    """Whether the walk finds it or it is watched."""
+    early, late = Milliseconds(1_000_000), Milliseconds(2_000_000)
+    at_ms = early + 1
+    behind, watched, read = rows(pending_row(1, at_ms, 0), pending_row(2, at_ms - 500_000, 0), pending_row(3, at_ms, 1))
+    with connect(shop.variables["ORDER_DATABASE_URL"], "test") as connection:
+        found = store.pending(connection, early, late, {0: early, 1: late}, [watched])
+        assert {order.order_id: order.due for order in found} == {behind: False, watched: True, read: True}
+        found = store.pending(connection, late, late, {0: Milliseconds(0), 1: late}, [watched])
+        assert {order.order_id: order.due for order in found} == {watched: False}
 
 
 def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> None:

@@ -224,6 +224,23 @@ BUGS: Final = (
         "AND false)\n    FROM orders JOIN",
         ("tests/faults/test_deadlines.py::test_nobody_says_that_time_is_up_while_a_result_lies_parked",),
     ),
+    Bug(
+        "deadline-of-another-partition",
+        "an order of a partition that lags is cancelled while its result lies unread",
+        "order/store.py",
+        "placed_at <= until AND NOT EXISTS",
+        "true AND NOT EXISTS",
+        ("tests/faults/test_deadlines.py::test_an_order_is_due_by_the_cutoff_of_its_own_partition",),
+    ),
+    Bug(
+        "slice-noted-before-it-is-said",
+        "orders whose deadline did not reach the log are passed over",
+        "order/deadlines.py",
+        "        found = {order.order_id: order for order in pending}.values()",
+        "        self._walked, self._watched = slice_end or upto, set()\n"
+        "        found = {order.order_id: order for order in pending}.values()",
+        ("tests/faults/test_deadlines.py::test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again",),
+    ),
     # What every consumer shares, without I/O
     Bug(
         "unique-violation-as-poison",

@@ -17,6 +17,7 @@ from order.admission import (
     SINGLES_FACTOR_MIN,
     STANDSTILL_LOOKS,
     TARGET_S,
+    Feed,
     Gate,
     Look,
     Reader,
@@ -27,8 +28,11 @@ from order.admission import (
 MAX = 1_000_000
 
 
-def reader(waiting: float, settled_per_s: float = 1_000.0, name: str = "payment") -> Reader:
-    return Reader(name, waiting, waiting, settled_per_s)
+FEED = Feed("payment", "orders")
+
+
+def reader(waiting: float, settled_per_s: float = 1_000.0) -> Reader:
+    return Reader(FEED, waiting, waiting, settled_per_s)
 
 
 def test_while_the_consumers_keep_up_all_are_let_in() -> None:
@@ -83,7 +87,7 @@ def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_sett
         done = min(waiting + admitted / 4, per_s / 4)
         waiting, settled = waiting + admitted / 4 - done, settled + done
         unseen = admitted * latency_s  # what is on its way waits too, as the log tells it
-        seen.append(Look(at_s, {NAME: settled}, {NAME: waiting + unseen}, {NAME: waiting + unseen}))
+        seen.append(Look(at_s, {FEED: settled}, {FEED: waiting + unseen}, {FEED: waiting + unseen}))
         limit = admission(readers(seen), MAX, None if limit is None or limit >= offered else limit).singles_per_s
         let_in.append(admitted)
     late = let_in[-4 * 30 :]
@@ -93,7 +97,7 @@ def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_sett
 
 
 def test_the_slowest_counts() -> None:
-    limited = admission([reader(20_000, 40_000.0), reader(20_000, 10_000.0, "inventory")], MAX)
+    limited = admission([reader(20_000, 40_000.0), reader(20_000, 10_000.0)], MAX)
     assert limited == admission([reader(20_000, 10_000.0)], MAX)
 
 
@@ -112,27 +116,24 @@ def test_a_service_that_is_away_is_no_overload() -> None:
 
 
 def test_there_is_an_end_to_what_is_kept_for_it() -> None:
-    found = admission([reader(MAX, 0.0, "payment on orders")], MAX)
+    found = admission([reader(MAX, 0.0)], MAX)
     assert found.orders_per_s == 0.0
     assert "payment on orders" in found.reason
-
-
-NAME = "payment on orders"
 
 
 def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
     """A quarter of a second apart."""
     return [
-        Look(n / 4, {NAME: n * settled_each}, {NAME: orders}, {NAME: 2 * orders}) for n, orders in enumerate(waiting)
+        Look(n / 4, {FEED: n * settled_each}, {FEED: orders}, {FEED: 2 * orders}) for n, orders in enumerate(waiting)
     ]
 
 
 def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader(NAME, 50_000.0, 100_000.0, 400.0)]
+    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader(FEED, 50_000.0, 100_000.0, 400.0)]
 
 
 def test_what_it_showed_a_moment_ago_counts_when_it_has_caught_up() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS, 0.0)) == [Reader(NAME, 0.0, 0.0, 400.0)]
+    assert readers(looks(*[50_000.0] * LOOKS, 0.0)) == [Reader(FEED, 0.0, 0.0, 400.0)]
 
 
 def test_a_pause_is_no_standstill() -> None:
@@ -148,7 +149,7 @@ def test_the_time_before_a_service_came_back_does_not_make_it_slow() -> None:
 
 
 def test_who_is_busy_with_another_topic_does_not_stand_still() -> None:
-    one, other = "order-saga on payments", "order-saga on orders"
+    one, other = Feed("order-saga", "payments"), Feed("order-saga", "orders")
     seen = [
         Look(n / 4, {one: 0.0, other: settled}, {one: 50_000.0, other: 50_000.0}, {one: 50_000.0, other: 50_000.0})
         for n, settled in enumerate(range(0, 100 * STANDSTILL_LOOKS, 100))

@@ -2,22 +2,25 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from common import positions
 from common.events import ORDERS, READERS
 from common.positions import Partition
-from order.admission import EVERYTHING, Admission, Reader, admission, readers
+from order.admission import EVERYTHING, Admission, Feed, Look, Reader, admission, readers
 from order.backlog import BINDING_S, Backlog
 
 LIMIT = 1_000
+FEED = Feed("payment", "orders")
 
 
 def limited(backlog: Backlog) -> bool:
     """Whether the next look, at which nobody waits and nothing tells how quick the consumers are, leaves a limit."""
-    nobody = [Reader("payment on orders", 0.0, 0.0, math.inf)]
+    nobody = [Reader(FEED, 0.0, 0.0, math.inf)]
     return admission(nobody, LIMIT, backlog._binding_per_s()) != EVERYTHING
 
 
@@ -64,3 +67,24 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     found = admission(readers([look]), LIMIT)
     assert (found.orders_per_s == 0.0) is full
     assert ("up to 1000 orders wait for payment on orders" in found.reason) is full
+
+
+def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = [Look(number / 4, {}, {}, {}) for number in range(2)]
+    answers: list[Any] = [seen[0], seen[1], KafkaException(KafkaError(KafkaError._TRANSPORT))]
+    told: list[Sequence[Look]] = []
+
+    def look(*_: Any) -> Look:
+        answer = answers[len(told)]
+        if len(told) == len(answers) - 1:
+            backlog._stopping.set()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer  # type: ignore[no-any-return]
+
+    monkeypatch.setattr("order.backlog.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("order.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
+    backlog = Backlog("127.0.0.1:1", "test", 1, LIMIT, told.append)
+    monkeypatch.setattr(backlog, "_look", look)
+    backlog._run()
+    assert told == [(seen[0],), tuple(seen), ()]

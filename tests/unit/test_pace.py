@@ -1,22 +1,26 @@
 """How long orders are gathered, by `order.pace`."""
 
 from math import isclose
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-from order.admission import Look
+from order.admission import STANDSTILL_LOOKS, Feed, Look
+from order.orders_log import OrdersLog
 from order.pace import LOOKS, SHARE, SPACING_MAX_S, UNSEEN_S, WAITING_MIN, spacing_s, waited_s
 
 LEAST_S = 0.003
 
 
-def looks(count: int = LOOKS, **readers: tuple[float, float]) -> list[Look]:
-    """A look each quarter of a second: of each reader, what it settles in a second and what waits for it."""
+def looks(count: int = LOOKS, **groups: tuple[float, float]) -> list[Look]:
+    """A look each quarter of a second: of each consumer group, what it settles in a second and what waits for it."""
+    feeds = {Feed(group, "orders"): figures for group, figures in groups.items()}
     return [
         Look(
             number / 4,
-            {name: 1_000.0 + settled_per_s * number / 4 for name, (settled_per_s, _) in readers.items()},
-            {name: waiting for name, (_, waiting) in readers.items()},
+            {feed: 1_000.0 + settled_per_s * number / 4 for feed, (settled_per_s, _) in feeds.items()},
+            {feed: waiting for feed, (_, waiting) in feeds.items()},
             {},
         )
         for number in range(count)
@@ -41,8 +45,11 @@ def test_the_slowest_reader_tells() -> None:
     assert waited_s(looks(payment=(5_000.0, 1_000.0), saga=(5_000.0, 2_000.0))) == 0.4
 
 
-def test_a_reader_that_is_away_tells_nothing() -> None:
-    assert spacing_s(LEAST_S, looks(payment=(0.0, 90_000.0))) == LEAST_S
+def test_while_a_reader_is_away_nobody_s_answer_takes_longer() -> None:
+    """The saga then holds every order for as long as it waits for results."""
+    seen = looks(STANDSTILL_LOOKS, payment=(0.0, 90_000.0), saga=(1_000.0, 600.0))
+    assert spacing_s(LEAST_S, seen) == LEAST_S
+    assert spacing_s(LEAST_S, looks(STANDSTILL_LOOKS, saga=(1_000.0, 600.0))) == SPACING_MAX_S
 
 
 def test_a_few_orders_that_wait_tell_nothing() -> None:
@@ -52,10 +59,18 @@ def test_a_few_orders_that_wait_tell_nothing() -> None:
 def test_what_waits_now_and_then_counts_by_its_mean() -> None:
     """A consumer that goes on by leaps does not make everybody wait."""
     leaping = looks(saga=(5_000.0, 0.0))
-    leaping[-1] = leaping[-1]._replace(waiting={"saga": 4_000.0})
+    leaping[-1] = leaping[-1]._replace(waiting={Feed("saga", "orders"): 4_000.0})
     assert waited_s(leaping) == 1_000.0 / 5_000.0
 
 
 def test_without_looks_nothing_can_be_told() -> None:
     assert waited_s([]) == 0.0
     assert waited_s(looks(LOOKS - 1, saga=(5_000.0, 5_000.0))) == 0.0
+
+
+def test_the_log_gathers_as_long_as_the_looks_tell() -> None:
+    log: Any = SimpleNamespace(_settings=SimpleNamespace(linger_ms=3), _publisher=SimpleNamespace(spacing_s=0.0))
+    OrdersLog.pace(log, looks(saga=(5_000.0, 500_000.0)))
+    assert log._publisher.spacing_s == SPACING_MAX_S
+    OrdersLog.pace(log, ())
+    assert log._publisher.spacing_s == LEAST_S

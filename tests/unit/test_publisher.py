@@ -115,6 +115,18 @@ def test_what_comes_soon_after_is_handed_over_together_and_in_order(monkeypatch:
     run(monkeypatch, story)
 
 
+def test_a_changed_spacing_counts_from_the_next_hand_over_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(publisher: AsyncPublisher, client: Client) -> None:
+        publisher.spacing_s = 60.0
+        first = publisher.publish("t", b"k", b"1")
+        await rounds_of_the_loop()
+        publisher.spacing_s = 0.0
+        await asyncio.gather(first, publisher.publish("t", b"k", b"2"))
+        assert client.hand_overs == [[b"1"], [b"2"]]
+
+    run(monkeypatch, story)
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
