@@ -185,7 +185,7 @@ class Generator:
             self.done_ns[connection.request] = time.monotonic_ns()
             self.statuses[connection.request] = NO_ANSWER
             self.outstanding -= 1
-            self.board[FAILED] += 1
+            self.board[FAILED] += max(1, self.spec.lines)
         else:
             with contextlib.suppress(ValueError):
                 self.idle.remove(connection)
@@ -244,11 +244,12 @@ class Generator:
         status = self.statuses[number] = wire.status_of(answer)
         board = self.board
         if status != self.spec.accepted:
-            board[REFUSED if status == 503 else FAILED] += 1
+            board[REFUSED if status == 503 else FAILED] += max(1, self.spec.lines)
         elif self.spec.lines:
             found = wire.LINE_ID.findall(answer)
             self.ids.extend((number, order_id) for order_id in found)
             board[ACCEPTED] += len(found)
+            board[REFUSED] += self.spec.lines - len(found)
         else:
             board[ACCEPTED] += 1
             order_id = wire.order_id_of(answer)

@@ -62,10 +62,12 @@ class Board:
 
     @property
     def refused(self) -> int:
+        """Orders (not requests) that were not let in: by 503, or by the answer for their line of a batch."""
         return self._numbers[REFUSED]
 
     @property
     def failed(self) -> int:
+        """Orders (not requests) that came to nothing otherwise."""
         return self._numbers[FAILED]
 
 

@@ -229,7 +229,7 @@ class _Governing:
         self._seen.append((at_s, settled))
         before_s, before = self._seen[max(0, len(self._seen) - 3)]
         per_s = max(0.0, settled - before) / (at_s - before_s)
-        backlog = self._due - (board.refused + board.failed) * self._lines - settled
+        backlog = self._due - board.refused - board.failed - settled
         self._rising = self._rising and not governor.has_backlog(self._rate, backlog)
         self._rate = governor.rise(self._rate) if self._rising else governor.next_rate(self._rate, per_s, backlog)
         board.set_rate(self._rate / self._lines)

@@ -144,15 +144,27 @@ class TestGenerator:
         assert gaps == {20}
         assert len(found.due_ns) == 50
 
+    def test_lines_of_a_batch_that_were_not_let_in_are_refused_orders(self, tmp_path: Path) -> None:
+        """They answer for themselves, in a 200. Else a governed load waits for them for ever."""
+        line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
+        body = line + line + b'{"status":503,"problem":{}}\n'
+        answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        boards: list[load.Board] = []
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
+            batches = spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
+            load.run(batches, lambda board, _: boards.append(board), 0.1)
+        assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
+
     def test_what_it_sent_late_is_counted(self, tmp_path: Path) -> None:
         times = [0] * 100
         assert records(tmp_path, times, times, times, [202] * 100, late=2).late_share == 0.02
 
 
-def serve_with_a_stall(listener: socket.socket, stall_s: float) -> None:
+def serve_with_a_stall(listener: socket.socket, stall_s: float, answer: bytes = b"") -> None:
     """Answer one connection's requests; stall once, after the tenth."""
     connection, _ = listener.accept()
-    answer = ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
+    answer = answer or ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
     with connection:
         for number in range(1_000):
             if not connection.recv(65_536):
