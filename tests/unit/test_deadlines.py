@@ -1,6 +1,10 @@
+import pytest
+
 from common.events import Milliseconds
 from common.positions import Partition
-from order.deadlines import LAGGARD_MS, Reading, cutoffs, walk_end
+from order import deadlines
+from order.deadlines import LAGGARD_MS, Reading, cutoffs, to_watch, walk_end
+from order.store import Pending
 
 ORDERS, PAYMENTS, INVENTORY = Partition("orders", 0), Partition("payments", 0), Partition("inventory", 0)
 NOW, DEADLINE_MS = Milliseconds(100_000), 60_000
@@ -42,3 +46,11 @@ def test_the_walk_ends_where_an_order_may_still_come() -> None:
 
 def test_a_partition_that_is_far_behind_does_not_hold_up_the_walk() -> None:
     assert walk_end({0: Milliseconds(500_000), 1: Milliseconds(0)}) == 500_000 - LAGGARD_MS - 1
+
+
+def test_watched_are_those_not_due_and_the_newest_of_those_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that is ahead names the newest too early."""
+    monkeypatch.setattr(deadlines, "WATCHED_MAX", 2)
+    named = [Pending(f"named-{at}", "c", 0, "", Milliseconds(at), due=True) for at in (1, 2, 3)]
+    waiting = Pending("waiting", "c", 0, "", Milliseconds(9), due=False)
+    assert to_watch([*named, waiting]) == {"waiting", "named-3"}
