@@ -127,7 +127,7 @@ planted-bugs *args:
 fuzz *args:
     python -m tests.fuzz "$@"
 
-# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 32, --against REV)
+# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 30, --against REV)
 [group('measure')]
 bench *args:
     python -m bench "$@"

@@ -75,6 +75,10 @@ class Spec(Struct, frozen=True, kw_only=True):
     files: str
     """Where the records go: this path with `.times`, `.statuses`, `.ids`, `.board` and `.result` appended."""
 
+    @property
+    def orders_a_request(self) -> int:
+        return max(1, self.lines)
+
 
 class Result(Struct, frozen=True, kw_only=True):
     """What the generator says of itself."""
@@ -185,7 +189,7 @@ class Generator:
             self.done_ns[connection.request] = time.monotonic_ns()
             self.statuses[connection.request] = NO_ANSWER
             self.outstanding -= 1
-            self.board[FAILED] += max(1, self.spec.lines)
+            self.board[FAILED] += self.spec.orders_a_request
         else:
             with contextlib.suppress(ValueError):
                 self.idle.remove(connection)
@@ -244,7 +248,7 @@ class Generator:
         status = self.statuses[number] = wire.status_of(answer)
         board = self.board
         if status != self.spec.accepted:
-            board[REFUSED if status == 503 else FAILED] += max(1, self.spec.lines)
+            board[REFUSED if status == 503 else FAILED] += self.spec.orders_a_request
         elif self.spec.lines:
             found = wire.LINE_ID.findall(answer)
             self.ids.extend((number, order_id) for order_id in found)

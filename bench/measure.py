@@ -217,7 +217,7 @@ class _Governing:
     def __init__(self, log: OrdersLog, base: int, spec: Spec) -> None:
         self._log = log
         self._base = base
-        self._lines = max(1, spec.lines)
+        self._lines = spec.orders_a_request
         self._rate = spec.rate * self._lines
         self._due = 0.0
         self._seen: list[tuple[float, int]] = [(0.0, 0)]
@@ -278,7 +278,7 @@ def evaluate(
         offered_per_s=spec.rate if mode == "open" else 0,
         started_at_s=result.started_wall_ns / 1e9,
         duration_s=load_s,
-        orders_a_request=max(1, spec.lines),
+        orders_a_request=spec.orders_a_request,
         keyed=spec.keyed,
         connections=result.connections,
         requests=result.requests,

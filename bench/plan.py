@@ -1,4 +1,4 @@
-"""How long each part of a run takes: about a minute, five minutes or thirty-two, the stack's start included."""
+"""How long each part of a run takes: about a minute, five minutes or half an hour, the stack's start included."""
 
 from typing import Final
 

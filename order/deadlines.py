@@ -13,7 +13,7 @@ One instance sweeps at a time: the one whose session holds an advisory lock.
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from confluent_kafka import TopicPartition
@@ -154,7 +154,7 @@ class DeadlineTimer:
         Where it has come to is noted when its words are in the log: a sweep that fails is made again.
         """
         at = now()
-        ends = _ends(admin)
+        ends = _ends(admin, TOPICS)
         with transaction(connection):
             if not store.lead_deadlines(connection):
                 self._walked = self._walked_again = _NEVER
@@ -179,7 +179,7 @@ class DeadlineTimer:
         if overdue := [order for order in found if order.due]:
             publisher.publish(self._passed(order, at) for order in overdue)
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-            self._told = {partition: end for partition, end in _ends(admin).items() if partition.topic == ORDERS}
+            self._told = _ends(admin, [ORDERS])
             self._told_at_s = time.monotonic()
         self._walked = slice_end or upto
         if slice_end is None:
@@ -201,9 +201,9 @@ class DeadlineTimer:
         return Outgoing(event.topic, order.partition, order.customer_id.encode(), encode(event))
 
 
-def _ends(admin: AdminClient) -> dict[Partition, int]:
-    """The ends of the topics, read before anything else: what the saga has read up to them it has read."""
-    topics = describe_topics(admin, TOPICS).values()
+def _ends(admin: AdminClient, names: Sequence[str]) -> dict[Partition, int]:
+    """The ends of topics, read before anything else: what the saga has read up to them it has read."""
+    topics = describe_topics(admin, names).values()
     partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=REQUEST_TIMEOUT_S)

@@ -10,7 +10,7 @@ not after it: nobody has his order settled any later for it, and the machine com
 from collections.abc import Sequence
 from typing import Final
 
-from order.admission import Look, stands_still
+from order.admission import LOOKS, Look, stands_still
 
 SPACING_MAX_S: Final = 0.02
 UNSEEN_S: Final = 0.3
@@ -19,8 +19,6 @@ SHARE: Final = 0.08
 """Of what orders wait beyond that."""
 WAITING_MIN: Final = 300.0
 """With fewer orders waiting there is nothing to be gained."""
-LOOKS: Final = 4
-"""Over so many looks it is averaged: consumers go on by leaps."""
 
 
 def spacing_s(least_s: float, looks: Sequence[Look]) -> float:

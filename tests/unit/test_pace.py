@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from order.admission import STANDSTILL_LOOKS, Feed, Look
+from order.admission import LOOKS, STANDSTILL_LOOKS, Feed, Look
 from order.orders_log import OrdersLog
-from order.pace import LOOKS, SHARE, SPACING_MAX_S, UNSEEN_S, WAITING_MIN, spacing_s, waited_s
+from order.pace import SHARE, SPACING_MAX_S, UNSEEN_S, WAITING_MIN, spacing_s, waited_s
 
 LEAST_S = 0.003
 
