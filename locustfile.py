@@ -14,7 +14,7 @@ from typing import Any
 
 from locust import FastHttpUser, LoadTestShape, between, events, run_single_user, task
 
-from bench import shapes
+from bench.load import shapes
 
 ORDERS = "/api/v1/orders"
 CUSTOMERS = 100_000
@@ -80,7 +80,7 @@ class Customer(FastHttpUser):
 
 
 class Shape(LoadTestShape):
-    """A shape by its name in `bench.shapes`."""
+    """A shape by its name in `bench.load.shapes`."""
 
     abstract = True
     shape = ""

@@ -14,14 +14,16 @@ from pathlib import Path
 
 import msgspec
 
-from bench import against, full, html, markdown, planted, replaced, scenarios
-from bench.load import GeneratorFailed
-from bench.measure import Lost, Meter
+from bench import against, full, planted, scenarios
+from bench.load.runner import GeneratorFailed
+from bench.measure import replaced
+from bench.measure.meter import Lost, Meter
+from bench.measure.result import Run
 from bench.plan import DEFAULT, FULL, QUICK, Plan
-from bench.result import Run
+from bench.report import html, markdown
 from bench.scenarios import Refuted
-from bench.stack import NotReady
-from bench.system import System
+from bench.stack.private import NotReady
+from bench.stack.system import System
 from dev.settings import ROOT, Settings
 
 HISTORY_SHOWN = 30

@@ -15,12 +15,14 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench import pairs, scenarios, warm
-from bench.measure import Measured, Meter
-from bench.pairs import Change
-from bench.processes import GROUPS
-from bench.rates import FIRST_RATE, settled_late_per_s
-from bench.system import System
+from bench import scenarios
+from bench.measure import pairs
+from bench.measure.meter import Measured, Meter
+from bench.measure.pairs import Change
+from bench.measure.rates import FIRST_RATE, settled_late_per_s
+from bench.stack import warm
+from bench.stack.processes import GROUPS
+from bench.stack.system import System
 from dev.settings import ROOT, Settings
 
 STARTS: Final = 2

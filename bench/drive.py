@@ -9,12 +9,12 @@ import tempfile
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from bench import load
-from bench.generator import Spec
-from bench.latency import summary
-from bench.load import LATE_SHARE_MAX
-from bench.measure import CONNECTIONS_MAX
-from bench.wire import Population
+from bench.load import runner
+from bench.load.generator import Spec
+from bench.load.latency import summary
+from bench.load.runner import LATE_SHARE_MAX
+from bench.load.wire import Population
+from bench.measure.meter import CONNECTIONS_MAX
 
 
 def main(url: str, rate: float, seconds: float) -> None:
@@ -33,7 +33,7 @@ def main(url: str, rate: float, seconds: float) -> None:
             population=Population(),
             files=str(Path(directory) / "load"),
         )
-        records = load.run(spec)
+        records = runner.run(spec)
     result = records.result
     cpu_us = result.cpu_s / max(1, result.requests) * 1e6
     print(f"{result.requests} requests on {result.connections} connections, {cpu_us:.0f} us of CPU each on this side")

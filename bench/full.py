@@ -9,15 +9,15 @@ import urllib.request
 from collections.abc import Callable
 from typing import Final
 
-from bench import processes, warm
-from bench.load import Board
-from bench.measure import Lost, Measured, Meter
-from bench.orders_log import OrdersLog
+from bench.load.runner import Board
+from bench.load.wire import Population
+from bench.measure.meter import Lost, Measured, Meter
+from bench.measure.orders_log import OrdersLog
+from bench.measure.rates import highest_held
+from bench.measure.result import Drain, Recovery
 from bench.plan import Plan
-from bench.rates import highest_held
-from bench.result import Drain, Recovery
-from bench.system import System
-from bench.wire import Population
+from bench.stack import processes, warm
+from bench.stack.system import System
 from dev.settings import DATABASES, HOST
 
 ACCEPT_S_MAX: Final = 60.0
@@ -170,7 +170,7 @@ def store(system: System, first: int, count: int) -> None:
     environment = {**os.environ, **system.layout.variables}
     filling = [
         subprocess.Popen(
-            [sys.executable, "-m", "bench.stored", database, str(first), str(count)],
+            [sys.executable, "-m", "bench.stack.stored", database, str(first), str(count)],
             env=environment,
         )
         for database in DATABASES

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Final
 
 from bench import scenarios
-from bench.load import GeneratorFailed
-from bench.measure import Lost, Meter
+from bench.load.runner import GeneratorFailed
+from bench.measure.meter import Lost, Meter
 from bench.scenarios import Refuted
-from bench.stack import NotReady
-from bench.system import System, run_directory
+from bench.stack.private import NotReady
+from bench.stack.system import System, run_directory
 from dev.settings import ROOT
 
 LOAD_S: Final = 60.0

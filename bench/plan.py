@@ -11,7 +11,7 @@ REFERENCE_PER_S: Final = 17.0
 class Plan(Struct, frozen=True, kw_only=True):
     name: str
     warm_s_max: float
-    """How long the broker's JVM may take to get warm, see `bench.warm`."""
+    """How long the broker's JVM may take to get warm, see `bench.stack.warm`."""
     warm_up_s: float
     """Orders then, through everything."""
     echo_s: float

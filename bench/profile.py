@@ -11,9 +11,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from bench import warm
-from bench.measure import Meter
-from bench.system import System, out_directory, run_directory
+from bench.measure.meter import Meter
+from bench.stack import warm
+from bench.stack.system import System, out_directory, run_directory
 from dev.settings import ROOT
 
 RATE: Final = 2_000.0

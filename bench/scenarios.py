@@ -13,14 +13,17 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from bench import ceilings, full, load, machine, processes, warm
-from bench.measure import CORES, Lost, Measured, Meter
+from bench import full
+from bench.load import runner
+from bench.load.wire import BATCH_PATH, ORDERS_PATH
+from bench.measure import ceilings
+from bench.measure.meter import CORES, Lost, Measured, Meter
+from bench.measure.rates import FIRST_RATE, highest_held, settled_late_per_s
+from bench.measure.result import Breaking, Ceilings, Disk, Ratios, Run, Verified
 from bench.plan import Plan
-from bench.rates import FIRST_RATE, highest_held, settled_late_per_s
-from bench.result import Breaking, Ceilings, Disk, Ratios, Run, Verified
-from bench.system import System
-from bench.warm import Warmth
-from bench.wire import BATCH_PATH, ORDERS_PATH
+from bench.stack import machine, processes, warm
+from bench.stack.system import System
+from bench.stack.warm import Warmth
 from dev.settings import DATABASES
 
 ACCEPT_CONNECTIONS: Final = 128
@@ -233,7 +236,7 @@ def warnings_of(measured: Sequence[Measured], found: Ceilings, warmth: Warmth) -
     warnings = [f"{m.name}: {warning}" for m in measured for warning in m.warnings]
     if not warmth.warm:
         warnings.append(f"the broker was still getting warmer, so orders cost more than they will: {warm.line(warmth)}")
-    late = [m for m in measured if m.late_share > load.LATE_SHARE_MAX]
+    late = [m for m in measured if m.late_share > runner.LATE_SHARE_MAX]
     if late:
         worst = max(late, key=lambda m: m.late_share)
         warnings.append(

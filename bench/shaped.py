@@ -14,9 +14,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from bench import warm
-from bench.shapes import SHAPES
-from bench.system import System, out_directory, run_directory
+from bench.load.shapes import SHAPES
+from bench.stack import warm
+from bench.stack.system import System, out_directory, run_directory
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 

@@ -13,9 +13,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Final
 
-from bench import ceilings, warm
-from bench.measure import Measured, Meter
-from bench.system import System, run_directory
+from bench.measure import ceilings
+from bench.measure.meter import Measured, Meter
+from bench.stack import warm
+from bench.stack.system import System, run_directory
 from dev.settings import ROOT
 
 WARM_S_MAX: Final = 60.0

@@ -6,9 +6,9 @@ import sys
 
 from dev import doctor
 from dev.compose import ComposeStack
-from dev.jars import JarError
-from dev.native import NativeStack, StackError
-from dev.server import StartError
+from dev.native.stack import NativeStack, StackError
+from dev.servers.jars import JarError
+from dev.servers.server import StartError
 from dev.settings import DATABASES, SERVICES, SettingError, Settings
 from dev.state import State, exclusive
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dev.addresses import print_addresses
-from dev.native import StackError
+from dev.native.stack import StackError
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, SERVICES, Settings
 from dev.state import State
 

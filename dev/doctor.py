@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import psutil
 
-from dev import jars, processes
-from dev.native import NativeStack
+from dev.native.stack import NativeStack
+from dev.servers import jars, processes
+from dev.servers.unprivileged import can_enter_user_namespace
 from dev.settings import PORT_SETTINGS, ROOT
-from dev.unprivileged import can_enter_user_namespace
 
 DISK_BYTES_MIN = 2 * 1024**3  # the databases, the topics and a gigabyte of WAL, with room for a day's trials
 MEMORY_BYTES_MIN = 1536 * 1024**2  # broker 400 MB, PostgreSQL 400 MB, four services 100 MB each

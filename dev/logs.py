@@ -5,7 +5,7 @@ import sys
 import time
 from pathlib import Path
 
-from dev.server import tail
+from dev.servers.server import tail
 
 POLL_S = 0.3
 LEADING_FIELDS = ("time", "level", "message", "service", "instance")

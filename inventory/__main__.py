@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Iterator
 
-from common import log, server
-from common.batch import BatchConsumer
+from common import log
+from common.consume.loop import BatchConsumer
 from common.errors import Fatal
+from common.http import server
 from common.postgres import connect, pool
 from inventory import app, config, store
 from inventory.consumer import InventoryHandler

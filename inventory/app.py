@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from common import problem
 from common.events import Currency, Identifier, UnitPrice
-from common.parameters import idempotency_key, idempotency_key_reused, path_identifier
-from common.problem import FieldError, ProblemError
-from common.server import json_response, read_body
-from common.validation import decode_body, decode_query
+from common.http import problem
+from common.http.parameters import idempotency_key, idempotency_key_reused, path_identifier
+from common.http.problem import FieldError, ProblemError
+from common.http.server import json_response, read_body
+from common.http.validation import decode_body, decode_query
 from inventory import store
 
 PAGE_DEFAULT: Final = 50

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from common.consume.inbox import InOrderOfArrival
+from common.consume.parking import Received
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -14,8 +16,6 @@ from common.events import (
     StockData,
     make,
 )
-from common.inbox import InOrderOfArrival
-from common.parking import Received
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Relevant, Reservation, decide
@@ -55,7 +55,7 @@ class Batch:
 
 
 class InventoryHandler:
-    """Inventory's part in the batch loop. See `common.batch.Handler`."""
+    """Inventory's part in the batch loop. See `common.consume.loop.Handler`."""
 
     group = "inventory"
     topics = (ORDERS,)

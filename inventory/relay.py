@@ -49,7 +49,7 @@ TRANSACTION_TIMEOUT_MS: Final = 10_000
 
 
 class Relay:
-    """Publishes the catalogue's changes until stopped. A `common.server.Task`."""
+    """Publishes the catalogue's changes until stopped. A `common.http.server.Task`."""
 
     def __init__(self, process: Process) -> None:
         self._process = process

@@ -15,10 +15,10 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from common.config import Env
+from common.consume.positions import Partition, committed_offsets, log_bounds
 from common.errors import Fatal
 from common.events import PRODUCTS, READERS
 from common.kafka import client_config
-from common.positions import Partition, committed_offsets, log_bounds
 
 TIMEOUT_S = 15.0
 WAIT_S = 60.0

@@ -2,16 +2,17 @@
 
 import sys
 
-from common import log, server
-from common.batch import BatchConsumer
+from common import log
+from common.consume.loop import BatchConsumer
 from common.errors import Fatal
+from common.http import server
 from order import config
-from order.consumer import SagaHandler
-from order.deadlines import DeadlineTimer
+from order.saga.consumer import SagaHandler
+from order.saga.deadlines import DeadlineTimer
 
 
 def run_api() -> None:
-    from order import app  # here, not above: its metrics are none of the saga's
+    from order.api import app  # here, not above: its metrics are none of the saga's
 
     settings = config.api()
     log.configure(settings.process.service, settings.process.instance)

@@ -2,9 +2,10 @@
 
 import sys
 
-from common import log, server
-from common.batch import BatchConsumer
+from common import log
+from common.consume.loop import BatchConsumer
 from common.errors import Fatal
+from common.http import server
 from common.postgres import connect, pool
 from payment import app, config, store
 from payment.consumer import PaymentHandler

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from common.consume.inbox import InOrderOfArrival
+from common.consume.parking import Received
 from common.events import ORDERS, PAYMENT_EVENTS, PAYMENTS, Event, OrderId, PaymentData, make
-from common.inbox import InOrderOfArrival
-from common.parking import Received
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
@@ -46,7 +46,7 @@ class Batch:
 
 
 class PaymentHandler:
-    """Payment's part in the batch loop. See `common.batch.Handler`."""
+    """Payment's part in the batch loop. See `common.consume.loop.Handler`."""
 
     group = "payment"
     topics = (ORDERS,)

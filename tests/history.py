@@ -13,7 +13,8 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from common import positions
+from common.consume import positions
+from common.consume.positions import Partition
 from common.events import (
     READERS,
     CustomerId,
@@ -42,10 +43,9 @@ from common.events import (
     rfc3339,
 )
 from common.kafka import client_config, producer_config
-from common.positions import Partition
 from ops.topics import bounds
 from ops.verify.marks import DATABASE_OF
-from order.ids import OrderIds
+from order.api.place.ids import OrderIds
 from tests.stack import Stack, eventually
 
 CUSTOMERS: Final = 10_000

@@ -14,10 +14,10 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
-from dev.instance import Instance as Child
-from dev.kafka import Broker
-from dev.postgres import Cluster
-from dev.server import tail
+from dev.servers.instance import Instance as Child
+from dev.servers.kafka import Broker
+from dev.servers.postgres import Cluster
+from dev.servers.server import tail
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from dev.settings import new_passwords as draw_passwords
 from tests.proxy import Proxy

@@ -35,10 +35,10 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicP
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
+from common.consume.positions import REQUEST_TIMEOUT_S, Partition, Stored, start_offset
 from common.errors import Fatal, Transient
 from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka import client_config
-from common.positions import REQUEST_TIMEOUT_S, Partition, Stored, start_offset
 from common.postgres import Conn, connect, transaction
 from ops.replay import inventory, order, payment
 from ops.replay.log import CLIENT_ID, Log

@@ -10,11 +10,11 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from common.consume.parking import Received
+from common.consume.positions import Partition, Topic, all_partitions, describe, log_bounds
 from common.errors import Fatal
 from common.events import Event, Milliseconds, decoder_for
 from common.kafka import client_config
-from common.parking import Received
-from common.positions import Partition, Topic, all_partitions, describe, log_bounds
 from ops import topics
 
 CLIENT_ID: Final = "replay"

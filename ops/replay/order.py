@@ -9,13 +9,13 @@ timeline of such an order names its outcome before the results that led to it.
 from collections.abc import Sequence
 from typing import Final
 
+from common.consume.parking import Received
+from common.consume.positions import Partition
 from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
-from common.parking import Received
-from common.positions import Partition
 from common.postgres import Conn
 from ops.replay.log import Log, chunks
 from ops.replay.report import Restored
-from order.consumer import SagaHandler
+from order.saga.consumer import SagaHandler
 
 CHUNK_EVENTS: Final = 2_000
 _POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = %s ORDER BY partition"

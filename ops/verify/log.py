@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from common import positions
+from common.consume import positions
+from common.consume.positions import Partition
 from common.errors import Transient
 from common.events import ORDERS, READERS
 from common.kafka import client_config
-from common.positions import Partition
 from ops import topics
 from ops.verify.marks import TOPICS, Place
 from ops.verify.unproven import Unproven

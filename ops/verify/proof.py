@@ -35,8 +35,8 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from common.consume.positions import Partition
 from common.events import ORDERS, READERS
-from common.positions import Partition
 from ops.verify import buckets, databases, spill
 from ops.verify.buckets import SecondLook
 from ops.verify.databases import DATABASES, Snapshot

@@ -20,9 +20,9 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Raw, Struct
 
+from common.consume.positions import Partition
 from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
 from common.kafka import client_config
-from common.positions import Partition
 from ops.verify.evidence import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
 from ops.verify.log import CLIENT_ID, away
 from ops.verify.marks import TOPICS, Quiet
@@ -176,7 +176,7 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: bytes) -> str | None:
     """The line of what is not an event, but says which order of its key's customer it is about. (So much is needed to
-    give it up: `common.parking.discarded`.)"""
+    give it up: `common.consume.parking.discarded`.)"""
     try:
         found = _named.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -11,8 +11,8 @@ import msgspec
 
 from common.events import OrderPlaced
 from ops.verify.databases import Request
-from order.idempotency import request_hash
-from order.requests import OrderLine
+from order.api.place.idempotency import request_hash
+from order.api.requests import OrderLine
 
 _placed: Final = msgspec.json.Decoder(OrderPlaced)
 

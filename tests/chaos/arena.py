@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from dev.kafka import Broker
-from dev.postgres import Cluster
+from dev.servers.kafka import Broker
+from dev.servers.postgres import Cluster
 from dev.settings import HOST, SERVICES, Service, free_ports
 from tests.chaos.disk import Disk
 from tests.proxy import Proxy

@@ -10,7 +10,7 @@ import sys
 import time
 
 from inventory.consumer import InventoryHandler
-from order.consumer import SagaHandler
+from order.saga.consumer import SagaHandler
 from payment.consumer import PaymentHandler
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from dev.postgres import binary
+from dev.servers.postgres import binary
 from dev.settings import DATABASES, HOST
 from ops.topics import table
 from tests.chaos.arena import Arena

@@ -39,7 +39,7 @@ class Point:
     scene: Scene = "load"
 
 
-_SESSION: Final = "common.batch:_Session"
+_SESSION: Final = "common.consume.loop:_Session"
 _FLUSH: Final = "common.kafka:Producer.flush"
 _PUBLISH: Final = "common.kafka:Publisher.publish"
 _SENT_S: Final = 0.05
@@ -61,21 +61,21 @@ _ALL: Final = (
     Point("payment-written", "payment", "before", "common.postgres:queue_commit", 6),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
     Point("payment-results-sent", "payment", "before", _FLUSH, 7, pause_s=_SENT_S),
-    Point("payment-offsets-committed", "payment", "after", "common.inbox:Consumer.commit", 4, pause_s=_SENT_S),
-    Point("payment-revoked", "payment", "before", "common.inbox:Inbox._revoked", scene="join"),
-    Point("payment-parking", "payment", "after", "common.parking:park", scene="poison"),
+    Point("payment-offsets-committed", "payment", "after", "common.consume.inbox:Consumer.commit", 4, pause_s=_SENT_S),
+    Point("payment-revoked", "payment", "before", "common.consume.inbox:Inbox._revoked", scene="join"),
+    Point("payment-parking", "payment", "after", "common.consume.parking:park", scene="poison"),
     Point(
-        "payment-redrive-decided", "payment", "before", f"{_SESSION}._publish", 2, following="common.parking:reopen",
-        scene="redrive",
+        "payment-redrive-decided", "payment", "before", f"{_SESSION}._publish", 2,
+        following="common.consume.parking:reopen", scene="redrive",
     ),
     Point("payment-deposit-committed", "payment", "after", "payment.store:deposit", 2),
     # Inventory and its relay
-    Point("inventory-starts-found", "inventory", "after", "common.positions:starts"),
+    Point("inventory-starts-found", "inventory", "after", "common.consume.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
     Point("inventory-results-buffered", "inventory", "after", "common.kafka:Publisher._hand_over", 7),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
-        following="common.parking:reopen", scene="redrive",
+        following="common.consume.parking:reopen", scene="redrive",
     ),
     Point("inventory-restock-committed", "inventory", "after", "inventory.store:restock", 2),
     Point("relay-fenced", "inventory", "after", "inventory.relay:fence"),
@@ -84,30 +84,30 @@ _ALL: Final = (
     Point("relay-published", "inventory", "after", "inventory.relay:publish", 2),
     Point("relay-marked", "inventory", "after", "inventory.store:mark_published", 2),
     # The saga and its timer
-    Point("saga-assigned", "order-saga", "after", "common.inbox:Inbox._assigned"),
-    Point("saga-decided", "order-saga", "after", "order.consumer:SagaHandler.decide", 12),
-    Point("saga-copied", "order-saga", "after", "order.consumer:Batch.store", 10),
+    Point("saga-assigned", "order-saga", "after", "common.consume.inbox:Inbox._assigned"),
+    Point("saga-decided", "order-saga", "after", "order.saga.consumer:SagaHandler.decide", 12),
+    Point("saga-copied", "order-saga", "after", "order.saga.consumer:Batch.store", 10),
     Point("saga-committed", "order-saga", "after", f"{_SESSION}._store", 14),
     Point("saga-outcomes-sent", "order-saga", "before", _FLUSH, 11, pause_s=_SENT_S),
     Point("saga-outcomes-acknowledged", "order-saga", "after", _PUBLISH, 13),
-    Point("saga-leaving", "order-saga", "before", "common.inbox:Inbox.close", scene="stop"),
-    Point("saga-redrive-undecided", "order-saga", "after", "common.parking:set_state", 2,
-          following="common.parking:reopen", scene="redrive"),
-    Point("deadline-unsaid", "order-saga", "after", "order.deadlines:DeadlineTimer._passed", 3, scene="overdue"),
-    Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.deadlines:DeadlineTimer._passed",
+    Point("saga-leaving", "order-saga", "before", "common.consume.inbox:Inbox.close", scene="stop"),
+    Point("saga-redrive-undecided", "order-saga", "after", "common.consume.parking:set_state", 2,
+          following="common.consume.parking:reopen", scene="redrive"),
+    Point("deadline-unsaid", "order-saga", "after", "order.saga.deadlines:DeadlineTimer._passed", 3, scene="overdue"),
+    Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.saga.deadlines:DeadlineTimer._passed",
           scene="overdue"),
     # The api
-    Point("api-catalogue-half-read", "order-api", "after", "order.catalogue:Edition.apply", 500),
-    Point("api-key-stored", "order-api", "after", "order.keyed_requests:_insert", 20),
-    Point("api-order-gathered", "order-api", "after", "order.orders_log:OrdersLog.send", 30),
+    Point("api-catalogue-half-read", "order-api", "after", "order.api.log.catalogue:Edition.apply", 500),
+    Point("api-key-stored", "order-api", "after", "order.api.place.keyed_requests:_insert", 20),
+    Point("api-order-gathered", "order-api", "after", "order.api.log.orders_log:OrdersLog.send", 30),
     Point("api-order-sent", "order-api", "after", "common.kafka:AsyncPublisher._hand_over", 30, pause_s=_SENT_S),
-    Point("api-order-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.fate", 31),
+    Point("api-order-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.fate", 31),
     # The loop sends what was written to a connection when it comes round again.
     Point("api-order-answered", "order-api", "before", "common.kafka:AsyncPublisher._poll", 32,
-          following="order.fast_lane:FastLane._answer_accepted"),
-    Point("api-cancel-acknowledged", "order-api", "after", "order.orders_log:OrdersLog.request_cancel", 3),
-    Point("api-batch-half-sent", "order-api", "after", "order.batch:PlaceBatch._place_chunk"),
-    Point("api-draining", "order-api", "before", "order.orders_log:OrdersLog.close", scene="stop"),
+          following="order.api.place.fast_lane:FastLane._answer_accepted"),
+    Point("api-cancel-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.request_cancel", 3),
+    Point("api-batch-half-sent", "order-api", "after", "order.api.place.many:PlaceBatch._place_chunk"),
+    Point("api-draining", "order-api", "before", "order.api.log.orders_log:OrdersLog.close", scene="stop"),
     # Tools on a stack that has a history
     Point("replay-undecided", "ops.replay payment --why restored", "after", "ops.replay.payment:restore",
           scene="restored"),

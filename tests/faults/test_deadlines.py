@@ -14,9 +14,10 @@ from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka import Outgoing, Publisher, client_config, producer_config
 from common.postgres import Conn, connect
-from order import config, deadlines, store
-from order.deadlines import DeadlineTimer
-from order.saga import Order
+from order import config
+from order.saga import deadlines, store
+from order.saga.deadlines import DeadlineTimer
+from order.saga.decide import Order
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack, eventually
 

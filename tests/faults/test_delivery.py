@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
 )
 
+from common.consume.positions import Partition, committed_offsets, log_bounds
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -33,8 +34,7 @@ from common.events import (
     type_of,
 )
 from common.kafka import client_config, message_bytes_max, producer_config
-from common.positions import Partition, committed_offsets, log_bounds
-from order.ids import OrderIds
+from order.api.place.ids import OrderIds
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack, eventually
 

@@ -8,7 +8,7 @@ import random
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
-from common.protocol import HEAD_BYTES_MAX
+from common.http.protocol import HEAD_BYTES_MAX
 from tests.fuzz.requests import Request, posted
 
 Ending = Literal["keep", "close", "half-close", "reset", "slow"]

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import psutil
 from msgspec import Struct
 
-from bench.processes import pss_bytes
+from bench.stack.processes import pss_bytes
 from dev.settings import HOST
 from tests.fuzz import oracle, requests
 from tests.fuzz.attack import Attack

@@ -15,6 +15,8 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from confluent_kafka import Message
 
+from common.consume.parking import Letter, Received, discarded, open_letter
+from common.consume.positions import Partition
 from common.errors import Poison
 from common.events import (
     IDENTIFIER_PATTERN,
@@ -50,15 +52,13 @@ from common.events import (
     make,
     product_changed,
 )
-from common.parking import Letter, Received, discarded, open_letter
-from common.positions import Partition
 from inventory import decide as inventory_rules
 from inventory.decide import Product, Reservation
 from ops.verify.evidence import UNREADABLE
 from ops.verify.reading import KINDS_OF, event_of, record_line, salvaged
-from order import saga
-from order.catalogue import product_in
-from order.saga import Order
+from order.api.log.catalogue import product_in
+from order.saga import decide as saga
+from order.saga.decide import Order
 from payment import decide as payment_rules
 from payment.decide import Account, Payment
 from tests.fuzz.mutate import IDENTIFIERS, TOKENS, mutated, odd_json, spoiled

@@ -3,7 +3,7 @@
 import pytest
 
 from common import events as catalogue
-from common import parking
+from common.consume import parking
 from common.errors import Poison
 from tests.fuzz import events
 

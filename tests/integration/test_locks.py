@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from common import positions
-from common.positions import Partition
+from common.consume import positions
+from common.consume.positions import Partition
 from common.postgres import Conn, connect
 from inventory import store as stock
 from payment import store as money

@@ -1,4 +1,4 @@
-"""Limits that depend on one another are checked when a process starts, against the real broker (`common.limits`)."""
+"""Limits that depend on one another are checked at start, against the real broker (`common.consume.limits`)."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,11 +12,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
+from common.consume.limits import MESSAGE_BYTES_MAX
 from common.errors import Fatal
 from common.events import ORDERS
 from common.kafka import client_config
-from common.limits import MESSAGE_BYTES_MAX
-from dev.server import tail
+from dev.servers.server import tail
 from ops.migrate import ensure_database
 from tests.stack import Instance, Stack, eventually
 

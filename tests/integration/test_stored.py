@@ -2,9 +2,9 @@
 
 from confluent_kafka.admin import AdminClient
 
+from common.consume.positions import Partition, log_bounds
 from common.events import ORDERS
 from common.kafka import client_config
-from common.positions import Partition, log_bounds
 from dev.settings import DATABASES
 from tests.stack import Stack, eventually
 
@@ -24,7 +24,7 @@ def test_orders_from_before_the_log_begins_are_proved(own_stack: Stack) -> None:
         stack.await_settled(order_id)
 
     for database in DATABASES:
-        stack.run_tool("bench.stored", database, "0", str(COPIED_AND_MORE))
+        stack.run_tool("bench.stack.stored", database, "0", str(COPIED_AND_MORE))
     admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
     partitions = [Partition(ORDERS, number) for number in range(int(stack.variables["TOPIC_PARTITIONS"]))]
 

@@ -36,7 +36,7 @@ from common.events import (
 from common.kafka import client_config
 from dev.settings import ROOT, free_ports
 from ops.verify import proof
-from order.ids import OrderIds
+from order.api.place.ids import OrderIds
 from tests.history import History
 from tests.stack import Stack, eventually
 

@@ -1,7 +1,7 @@
 """The rules and the batch protocol as one small model, checked in every reachable state within stated bounds.
 
 `run(scenario)` explores; `python -m tests.model` prints what it came to. The rules (`advance`, both `decide`) are the
-real code; the protocol of `common.batch`, parking and the operator are modelled in `service`.
+real code; the protocol of `common.consume.loop`, parking and the operator are modelled in `service`.
 """
 
 from tests.model.explore import Result, run

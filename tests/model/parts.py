@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
+from common.consume.parking import Received
+from common.consume.positions import Partition
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -33,12 +35,10 @@ from common.events import (
     make,
     type_of,
 )
-from common.parking import Received
-from common.positions import Partition
 from inventory import consumer as inventory_consumer
 from inventory import decide as inventory_rules
-from order import saga
-from order.saga import Order, outcome_of
+from order.saga import decide as saga
+from order.saga.decide import Order, outcome_of
 from payment import consumer as payment_consumer
 from payment import decide as payment_rules
 from tests.model.scenarios import PRICE, Role, Scenario

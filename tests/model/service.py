@@ -1,4 +1,4 @@
-"""One service's consumer of one partition: the batch protocol of `common.batch`, `common.inbox` and `common.parking`,
+"""One service's consumer of one partition: the batch protocol of `common.consume` (`loop`, `inbox`, `parking`),
 with its crashes, its zombies, its parked events and their operator, as atomic steps over an immutable state.
 
 What counts as one step, and why nothing is lost by it (Lipton, "Reduction", 1975: a step that others neither see nor

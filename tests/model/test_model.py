@@ -21,8 +21,8 @@ from common.events import (
     StockReserved,
 )
 from inventory import decide as inventory_rules
-from order import saga
-from order.saga import Order
+from order.saga import decide as saga
+from order.saga.decide import Order
 from payment import decide as payment_rules
 from tests.model import SMALL, Protocol, Result, Rules, Scenario, run
 from tests.model.scenarios import LAST_PIECE, ONE_BALANCE, PRICE, RESTORED_UNSAFELY

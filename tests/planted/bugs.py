@@ -30,7 +30,7 @@ BUGS: Final = (
     Bug(
         "late-result-dropped",
         "a result that comes after the decision is dropped for ever: the order never settles",
-        "order/saga.py",
+        "order/saga/decide.py",
         "    if _PROGRESS[state] <= _PROGRESS[order.payment]:",
         '    if order.status in ("rejected", "cancelled") or _PROGRESS[state] <= _PROGRESS[order.payment]:',
         _SAGA,
@@ -38,7 +38,7 @@ BUGS: Final = (
     Bug(
         "early-result-dropped",
         "a result that comes before its order is dropped",
-        "order/saga.py",
+        "order/saga/decide.py",
         "return _stock_result(order or _awaiting(event), event.state, event.data.reason)",
         "return _stock_result(order, event.state, event.data.reason) if order else None",
         _SAGA,
@@ -46,7 +46,7 @@ BUGS: Final = (
     Bug(
         "side-moves-backward",
         "an old result that is published again undoes a release",
-        "order/saga.py",
+        "order/saga/decide.py",
         "    if _PROGRESS[state] <= _PROGRESS[order.inventory]:",
         "    if state == order.inventory:",
         _SAGA,
@@ -54,7 +54,7 @@ BUGS: Final = (
     Bug(
         "confirmed-when-paid",
         "an order is confirmed before its stock is decided",
-        "order/saga.py",
+        "order/saga/decide.py",
         '    if order.payment == "completed" and order.inventory == "reserved":',
         '    if order.payment == "completed":',
         _SAGA,
@@ -62,7 +62,7 @@ BUGS: Final = (
     Bug(
         "cancelled-stays-settled",
         "a confirmed order that is cancelled counts as settled before its money is back",
-        "order/saga.py",
+        "order/saga/decide.py",
         "return order if order.settled_at is None else msgspec.structs.replace(order, settled_at=None)",
         "return order",
         _SAGA,
@@ -70,7 +70,7 @@ BUGS: Final = (
     Bug(
         "deadline-by-own-clock",
         "a process whose clock is wrong cancels orders that are in time",
-        "order/saga.py",
+        "order/saga/decide.py",
         "    return order.placed_at is not None and at - order.placed_at >= event.data.deadline_ms",
         "    from time import time\n\n"
         "    return order.placed_at is not None and time() * 1000 - order.placed_at >= event.data.deadline_ms",
@@ -154,7 +154,7 @@ BUGS: Final = (
     Bug(
         "float-money",
         "an amount that passes through a float loses a cent",
-        "order/desk.py",
+        "order/api/place/desk.py",
         "amount += line.quantity * product.unit_price",
         "amount += int(line.quantity * (product.unit_price / 100) * 100)",
         ("tests/unit/test_place.py",),
@@ -162,7 +162,7 @@ BUGS: Final = (
     Bug(
         "accepted-before-acknowledged",
         "202 is answered before the log has the order",
-        "order/desk.py",
+        "order/api/place/desk.py",
         "await self._log.place(OrderId(event.subject), event.partitionkey, encode(event))",
         "self._log.send(OrderId(event.subject), event.partitionkey, encode(event))",
         ("tests/unit/test_place.py",),
@@ -170,7 +170,7 @@ BUGS: Final = (
     Bug(
         "repriced-event-published",
         "a request that is sent again is published at today's price, under another id",
-        "order/idempotency.py",
+        "order/api/place/idempotency.py",
         "order_id, customer_id, value = first.order_id, begun.customer_id, first.event",
         "order_id, customer_id, value = first.order_id, begun.customer_id, encode(draft)",
         ("tests/unit/test_idempotency.py",),
@@ -178,7 +178,7 @@ BUGS: Final = (
     Bug(
         "key-scoped-globally",
         "one customer's key gives another one that customer's order",
-        "order/idempotency.py",
+        "order/api/place/idempotency.py",
         "Ask(request.customer_id, key, first)",
         'Ask("", key, first)',
         ("tests/unit/test_idempotency.py",),
@@ -186,7 +186,7 @@ BUGS: Final = (
     Bug(
         "any-version-taken",
         "a lower version of a product that is read later sets an old price",
-        "order/catalogue.py",
+        "order/api/log/catalogue.py",
         "product.version > known.version",
         "product.version != known.version",
         ("tests/unit/test_catalogue.py",),
@@ -203,7 +203,7 @@ BUGS: Final = (
     Bug(
         "deadline-not-gated",
         "a saga that was away cancels orders whose results lie unread",
-        "order/deadlines.py",
+        "order/saga/deadlines.py",
         "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
         "seen = at",
         ("tests/unit/test_deadlines.py",),
@@ -211,7 +211,7 @@ BUGS: Final = (
     Bug(
         "position-by-time",
         "how far the saga has read is told by its last record's time: where nothing more comes, no deadline passes",
-        "order/deadlines.py",
+        "order/saga/deadlines.py",
         "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
         "seen = reading.record_time or Milliseconds(0)",
         ("tests/unit/test_deadlines.py",),
@@ -219,7 +219,7 @@ BUGS: Final = (
     Bug(
         "deadline-while-parked",
         "an order whose payment lies parked in the saga is cancelled",
-        "order/store.py",
+        "order/saga/store.py",
         "AND state IN ('parked', 'redrive', 'discard'))\n    FROM orders JOIN",
         "AND false)\n    FROM orders JOIN",
         ("tests/faults/test_deadlines.py::test_nobody_says_that_time_is_up_while_a_result_lies_parked",),
@@ -227,7 +227,7 @@ BUGS: Final = (
     Bug(
         "deadline-of-another-partition",
         "an order of a partition that lags is cancelled while its result lies unread",
-        "order/store.py",
+        "order/saga/store.py",
         "placed_at <= until AND NOT EXISTS",
         "true AND NOT EXISTS",
         ("tests/faults/test_deadlines.py::test_an_order_is_due_by_the_cutoff_of_its_own_partition",),
@@ -235,7 +235,7 @@ BUGS: Final = (
     Bug(
         "slice-noted-before-it-is-said",
         "orders whose deadline did not reach the log are passed over",
-        "order/deadlines.py",
+        "order/saga/deadlines.py",
         "        found = {order.order_id: order for order in pending}.values()",
         "        self._walked, self._watched = slice_end or upto, set()\n"
         "        found = {order.order_id: order for order in pending}.values()",
@@ -254,7 +254,7 @@ BUGS: Final = (
     Bug(
         "follower-let-through",
         "the next event of a customer overtakes the parked one",
-        "common/parking.py",
+        "common/consume/parking.py",
         "        elif letter.key is not None and letter.key in held:",
         "        elif received is None and letter.key is not None and letter.key in held:",
         ("tests/unit/test_parking.py",),
@@ -262,7 +262,7 @@ BUGS: Final = (
     Bug(
         "repeat-parked",
         "an event that was decided is parked when it comes again, and decided once more",
-        "common/parking.py",
+        "common/consume/parking.py",
         "        if letter.offset < known[letter.partition]:",
         "        if letter.offset < known[letter.partition] and letter.key not in held:",
         ("tests/unit/test_parking.py",),
@@ -270,7 +270,7 @@ BUGS: Final = (
     Bug(
         "start-at-the-position",
         "results that were stored, and not published before a crash, are never published",
-        "common/positions.py",
+        "common/consume/positions.py",
         "return max(log_start, min(stored.next_offset, committed or 0))",
         "return max(log_start, stored.next_offset)",
         ("tests/unit/test_positions.py",),
@@ -279,7 +279,7 @@ BUGS: Final = (
     Bug(
         "published-before-stored",
         "a result is published although the database rolls back",
-        "common/batch.py",
+        "common/consume/loop.py",
         "self._handler.decide(locked, found.fresh, found.repeats)",
         "self._handler.decide(locked, found.fresh, found.repeats)\n            self._publish(decided)",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
@@ -287,7 +287,7 @@ BUGS: Final = (
     Bug(
         "offset-before-database",
         "a crash before the transaction skips the batch",
-        "common/batch.py",
+        "common/consume/loop.py",
         "            decided, found = self._store(batch, first, last)",
         "            self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
         "            decided, found = self._store(batch, first, last)",
@@ -296,7 +296,7 @@ BUGS: Final = (
     Bug(
         "acknowledged-on-exception",
         "a batch that failed is acknowledged and dropped",
-        "common/batch.py",
+        "common/consume/loop.py",
         "                self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)",
         "                self._inbox.done({one.letter.partition: one.letter.offset + 1 for one in batch})\n"
         "                return",
@@ -305,7 +305,7 @@ BUGS: Final = (
     Bug(
         "effect-without-position",
         "effect and position are two transactions: a crash between them leaves money that nothing accounts for",
-        "common/batch.py",
+        "common/consume/loop.py",
         "                if found.parked:",
         "                connection.commit()\n                if found.parked:",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
@@ -313,7 +313,7 @@ BUGS: Final = (
     Bug(
         "offset-before-result",
         "a crash between the two loses the result: the order waits for ever",
-        "common/batch.py",
+        "common/consume/loop.py",
         "        published = self._publish(decided)",
         "        self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
         "        published = self._publish(decided)",
@@ -322,7 +322,7 @@ BUGS: Final = (
     Bug(
         "only-the-last-offset",
         "only the partition of a batch's last record is committed",
-        "common/batch.py",
+        "common/consume/loop.py",
         "self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})",
         "self._inbox.done({batch[-1].letter.partition: batch[-1].letter.offset + 1})",
         _delivery("test_every_partition_of_a_batch_is_committed"),
@@ -330,7 +330,7 @@ BUGS: Final = (
     Bug(
         "result-to-its-keys-partition",
         "a result goes where its key leads, and its order is in another partition",
-        "common/batch.py",
+        "common/consume/loop.py",
         "Outgoing(event.topic, partition, ",
         "Outgoing(event.topic, -1, ",
         _delivery("test_a_result_goes_to_the_partition_of_its_order_with_its_key"),
@@ -338,7 +338,7 @@ BUGS: Final = (
     Bug(
         "position-not-checked",
         "a zombie decides what another instance has decided",
-        "common/batch.py",
+        "common/consume/loop.py",
         "_check_not_superseded(known, positions.fetched(held), last)",
         "positions.fetched(held)",
         _delivery("test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch"),
@@ -346,7 +346,7 @@ BUGS: Final = (
     Bug(
         "gap-not-noticed",
         "records that are missing from the log are skipped in silence",
-        "common/inbox.py",
+        "common/consume/inbox.py",
         "if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):",
         "if offset < expected:",
         ("tests/faults/test_loss.py::test_a_gap_in_the_offsets",),
@@ -355,7 +355,7 @@ BUGS: Final = (
     Bug(
         "redrive-done-before-published",
         "a crash after redriving loses the result",
-        "common/batch.py",
+        "common/consume/loop.py",
         'parking.set_state(connection, rows, "decided")',
         'parking.set_state(connection, rows, "done")',
         _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
@@ -363,7 +363,7 @@ BUGS: Final = (
     Bug(
         "redrive-loses-the-key",
         "a parked event comes back without its key, and with that without its order",
-        "common/parking.py",
+        "common/consume/parking.py",
         "row[5] and bytes(row[5]), bytes(row[6]), ())",
         "None, bytes(row[6]), ())",
         _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
@@ -372,7 +372,7 @@ BUGS: Final = (
     Bug(
         "saga-answers-everything",
         "the saga answers answers, and the three talk for ever",
-        "order/consumer.py",
+        "order/saga/consumer.py",
         "        for record in repeats:",
         "        for record in [*repeats, *fresh]:",
         _delivery("test_when_all_is_said_nobody_goes_on"),
@@ -380,7 +380,7 @@ BUGS: Final = (
     Bug(
         "saga-answers-no-repeats",
         "an outcome that was stored, and not published before a crash, is never published",
-        "order/consumer.py",
+        "order/saga/consumer.py",
         "        for record in repeats:",
         "        for record in repeats[:0]:",
         _delivery("test_the_saga_publishes_an_outcome_that_it_had_only_stored"),

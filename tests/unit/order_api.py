@@ -8,18 +8,18 @@ from typing import Any
 import msgspec
 
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
+from common.http.problem import Problem
 from common.kafka import Acknowledged
-from common.problem import Problem
-from order.backlog import Backlog
-from order.catalogue import Catalogue
-from order.desk import OrderDesk
-from order.idempotency import KeyedOrders
-from order.keyed_requests import Ask, First, KeyedRequests
-from order.orders_log import OrdersLog
-from order.outcomes import Outcomes
-from order.place import PlaceOrder
-from order.queries import DatabaseAway, OrderQueries, Stored, Watched
-from order.recent import RecentOrders
+from order.api.log.backlog import Backlog
+from order.api.log.catalogue import Catalogue
+from order.api.log.orders_log import OrdersLog
+from order.api.log.recent import RecentOrders
+from order.api.place.desk import OrderDesk
+from order.api.place.idempotency import KeyedOrders
+from order.api.place.keyed_requests import Ask, First, KeyedRequests
+from order.api.place.single import PlaceOrder
+from order.api.read.outcomes import Outcomes
+from order.api.read.queries import DatabaseAway, OrderQueries, Stored, Watched
 
 JSON = {"content-type": "application/json"}
 PLACE = Acknowledged(3, 17, Milliseconds(1))

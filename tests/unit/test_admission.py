@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from order.admission import (
+from order.api.log.admission import (
     BACKLOG_FREE,
     BURST_S,
     EVERYTHING,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from common import positions
+from common.consume import positions
+from common.consume.positions import Partition
 from common.events import ORDERS, READERS
-from common.positions import Partition
-from order.admission import EVERYTHING, Admission, Feed, Look, Reader, admission, readers
-from order.backlog import BINDING_S, Backlog
+from order.api.log.admission import EVERYTHING, Admission, Feed, Look, Reader, admission, readers
+from order.api.log.backlog import BINDING_S, Backlog
 
 LIMIT = 1_000
 FEED = Feed("payment", "orders")
@@ -82,8 +82,8 @@ def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatc
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("order.backlog.LOOK_EVERY_S", 0.0)
-    monkeypatch.setattr("order.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
+    monkeypatch.setattr("order.api.log.backlog.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("order.api.log.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
     backlog = Backlog("127.0.0.1:1", "test", 1, LIMIT, told.append)
     monkeypatch.setattr(backlog, "_look", look)
     backlog._run()

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from common import problem
 from common.events import OrderId
+from common.http import problem
+from common.http.problem import Problem, ProblemError
+from common.http.server import BODY_BYTES_MAX
 from common.kafka import Acknowledged
-from common.problem import Problem, ProblemError
-from common.server import BODY_BYTES_MAX
-from order import backlog, idempotency
-from order.batch import BATCHES_MAX, CHUNK_LINES, LINES_MAX, NO_ROOM, PlaceBatch, Sent, split
-from order.desk import CATALOGUE_UNREAD
-from order.queries import DatabaseAway
-from order.refusals import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
+from order.api.log import backlog
+from order.api.place import idempotency
+from order.api.place.desk import CATALOGUE_UNREAD
+from order.api.place.many import BATCHES_MAX, CHUNK_LINES, LINES_MAX, NO_ROOM, PlaceBatch, Sent, split
+from order.api.read.queries import DatabaseAway
+from order.api.refusals import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
 from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
 
 NDJSON = {"content-type": "application/x-ndjson"}

@@ -9,13 +9,15 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from bench import governor, load, pairs, shapes, warm, wire
-from bench.generator import NS, Result, Spec
-from bench.latency import summary, supported
-from bench.load import Records
-from bench.measure import Lost, check
-from bench.orders_log import Outcome, Seen, note
-from bench.wire import NotUnderstood, Population
+from bench.load import governor, runner, shapes, wire
+from bench.load.generator import NS, Result, Spec
+from bench.load.latency import summary, supported
+from bench.load.runner import Records
+from bench.load.wire import NotUnderstood, Population
+from bench.measure import pairs
+from bench.measure.meter import Lost, check
+from bench.measure.orders_log import Outcome, Seen, note
+from bench.stack import warm
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
@@ -127,7 +129,7 @@ class TestGenerator:
         """Coordinated omission: 100 requests a second for 1 s on one connection, at a server that stalls for 0.5 s."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0.5), daemon=True).start()
-            found = load.run(spec(tmp_path, listener.getsockname()[1], connections=1))
+            found = runner.run(spec(tmp_path, listener.getsockname()[1], connections=1))
         latencies = found.accept_us()
         assert len(latencies) == 100
         # A closed loop would have seen a single slow request; some fifty were due during the stall.
@@ -139,7 +141,7 @@ class TestGenerator:
     def test_it_sends_by_the_schedule(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0), daemon=True).start()
-            found = load.run(spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1))
+            found = runner.run(spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1))
         gaps = {round((b - a) / 1e6) for a, b in zip(found.due_ns, found.due_ns[1:], strict=False)}
         assert gaps == {20}
         assert len(found.due_ns) == 50
@@ -149,11 +151,11 @@ class TestGenerator:
         line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
         body = line + line + b'{"status":503,"problem":{}}\n'
         answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        boards: list[load.Board] = []
+        boards: list[runner.Board] = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
             batches = spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
-            load.run(batches, lambda board, _: boards.append(board), 0.1)
+            runner.run(batches, lambda board, _: boards.append(board), 0.1)
         assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
 
     def test_what_it_sent_late_is_counted(self, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.events import ProductData
-from order.catalogue import Catalogue, Edition
+from order.api.log.catalogue import Catalogue, Edition
 
 
 def product(version: int, product_id: str = "p") -> ProductData:

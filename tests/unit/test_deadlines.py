@@ -1,10 +1,10 @@
 import pytest
 
+from common.consume.positions import Partition
 from common.events import Milliseconds
-from common.positions import Partition
-from order import deadlines
-from order.deadlines import LAGGARD_MS, Reading, cutoffs, to_watch, walk_end
-from order.store import Pending
+from order.saga import deadlines
+from order.saga.deadlines import LAGGARD_MS, Reading, cutoffs, to_watch, walk_end
+from order.saga.store import Pending
 
 ORDERS, PAYMENTS, INVENTORY = Partition("orders", 0), Partition("payments", 0), Partition("inventory", 0)
 NOW, DEADLINE_MS = Milliseconds(100_000), 60_000

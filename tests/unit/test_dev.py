@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from dev import jars, kafka, postgres
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
-from dev.server import has_met_taken_port, size_of
+from dev.native.supervise import Status
+from dev.native.waiting import FAILED_AFTER_S, Waiting
+from dev.servers import jars, kafka, postgres
+from dev.servers.server import has_met_taken_port, size_of
 from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
 from dev.state import State
-from dev.supervise import Status
-from dev.waiting import FAILED_AFTER_S, Waiting
 
 COORDINATE = "org.example:thing:1.0"
 GOOD = b"the jar"

@@ -11,13 +11,13 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from common import problem, server
 from common.events import OrderId
+from common.http import problem, server
+from common.http.problem import ProblemError
+from common.http.protocol import Protocol
 from common.kafka import Acknowledged
-from common.problem import ProblemError
-from common.protocol import Protocol
-from order.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
-from order.place import ORDERS_PATH, PlaceOrder
+from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
+from order.api.place.single import ORDERS_PATH, PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
 
 HOST = "127.0.0.1"

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.consume.parking import Letter, Opened, opened
+from common.consume.positions import Partition
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -25,9 +27,7 @@ from common.events import (
     encode,
     make,
 )
-from common.parking import Letter, Opened, opened
-from common.positions import Partition
-from order.gather import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, Gatherer
+from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, Gatherer
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)

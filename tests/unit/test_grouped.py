@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from order.grouped import Grouped
+from order.api.place.grouped import Grouped
 
 
 class Work:

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from common import problem
 from common.events import OrderId
-from common.parameters import IDEMPOTENCY_KEY_CHARS_MAX
-from common.problem import ProblemError
-from order.keyed_requests import First
+from common.http import problem
+from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
+from common.http.problem import ProblemError
+from order.api.place.keyed_requests import First
 from tests.unit.order_api import JSON, PLACE, PRODUCTS, Answer, Api, FakeLog, FakeRequests, product
 
 ORDER = {"customer_id": "cust-1", "product_id": "apple", "quantity": 2}

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.events import UUID_PATTERN, Milliseconds, OrderId
-from order.ids import COUNTER_MAX, DRAWS_AT_ONCE, OrderIds, TraceContexts
+from order.api.place.ids import COUNTER_MAX, DRAWS_AT_ONCE, OrderIds, TraceContexts
 
 AT = Milliseconds(1_795_403_860_266)
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

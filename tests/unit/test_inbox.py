@@ -6,10 +6,11 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import config, inbox
+from common import config
 from common.config import Env
-from common.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, InOrderOfArrival, spacing_s
-from common.positions import Partition, Start
+from common.consume import inbox
+from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, InOrderOfArrival, spacing_s
+from common.consume.positions import Partition, Start
 
 
 def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:

@@ -1,8 +1,9 @@
 import pytest
 
-from common import kafka, limits, postgres
+from common import kafka, postgres
+from common.consume import limits
+from common.consume.inbox import STAY_EVERY_S
 from common.errors import Fatal
-from common.inbox import STAY_EVERY_S
 
 TIMES = {
     "stay_every_ms": int(STAY_EVERY_S * 1_000),

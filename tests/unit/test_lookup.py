@@ -15,13 +15,13 @@ from common.events import (
     encode,
     make,
 )
+from common.http.problem import Problem, ProblemError
 from common.kafka import Acknowledged
-from common.problem import Problem, ProblemError
-from order import lookup
-from order.lookup import Lookup
-from order.orders_log import OrdersLog
-from order.queries import DatabaseAway, OrderQueries, Stored, as_accepted
-from order.recent import Recent, RecentOrders
+from order.api.log.orders_log import OrdersLog
+from order.api.log.recent import Recent, RecentOrders
+from order.api.read import lookup
+from order.api.read.lookup import Lookup
+from order.api.read.queries import DatabaseAway, OrderQueries, Stored, as_accepted
 
 ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
 AT = Milliseconds(1_795_403_860_266)

@@ -6,9 +6,9 @@ from typing import Any
 import msgspec
 
 from common.events import Milliseconds, encode, rfc3339
-from order.openapi import document
-from order.queries import _stored
-from order.responses import OrderView
+from order.api.openapi import document
+from order.api.read.queries import _stored
+from order.api.responses import OrderView
 from tests.unit.orders import order_id
 
 AT = Milliseconds(int(datetime(2026, 11, 23, tzinfo=UTC).timestamp() * 1000))

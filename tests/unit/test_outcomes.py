@@ -8,10 +8,10 @@ import msgspec
 import pytest
 
 from common.events import OrderId
-from order import outcomes
-from order.outcomes import WAIT_S_MAX, Outcomes, preferred_wait_s
-from order.queries import DatabaseAway, Stored, Watched, as_accepted
-from order.responses import Status, TimelineEntry
+from order.api.read import outcomes
+from order.api.read.outcomes import WAIT_S_MAX, Outcomes, preferred_wait_s
+from order.api.read.queries import DatabaseAway, Stored, Watched, as_accepted
+from order.api.responses import Status, TimelineEntry
 from tests.unit.order_api import JSON, PLACE, Api, FakeQueries
 from tests.unit.orders import order_id, placed
 

@@ -1,4 +1,4 @@
-"""How long orders are gathered, by `order.pace`."""
+"""How long orders are gathered, by `order.api.log.pace`."""
 
 from math import isclose
 from types import SimpleNamespace
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from order.admission import LOOKS, STANDSTILL_LOOKS, Feed, Look
-from order.orders_log import OrdersLog
-from order.pace import SHARE, SPACING_MAX_S, UNSEEN_S, WAITING_MIN, spacing_s, waited_s
+from order.api.log.admission import LOOKS, STANDSTILL_LOOKS, Feed, Look
+from order.api.log.orders_log import OrdersLog
+from order.api.log.pace import SHARE, SPACING_MAX_S, UNSEEN_S, WAITING_MIN, spacing_s, waited_s
 
 LEAST_S = 0.003
 

@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from common import problem
 from common.events import ITEMS_MAX, QUANTITY_MAX, UNIT_PRICE_MAX, OrderId, PlacedData, ProductData
-from common.problem import Problem, ProblemError
-from common.server import BODY_BYTES_MAX
-from order.desk import price
-from order.requests import OrderLine, OrderRequest
+from common.http import problem
+from common.http.problem import Problem, ProblemError
+from common.http.server import BODY_BYTES_MAX
+from order.api.place.desk import price
+from order.api.requests import OrderLine, OrderRequest
 from tests.unit.order_api import JSON, PRODUCTS, Answer, Api, FakeLog, product
 
 ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")

@@ -15,7 +15,7 @@ from tests.planted.plant import NotPlanted, plant
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
 def test_a_bug_can_be_planted_and_its_checks_exist(bug: Bug, tmp_path: Path) -> None:
     """Whoever changes a line that a bug is planted in is told here to carry the bug along."""
-    (tmp_path / bug.file).parent.mkdir()
+    (tmp_path / bug.file).parent.mkdir(parents=True)
     (tmp_path / bug.file).write_text((ROOT / bug.file).read_text())
     plant(bug, tmp_path)
     ast.parse((tmp_path / bug.file).read_text(), bug.file)

@@ -1,7 +1,7 @@
 import pytest
 
+from common.consume.positions import Partition, Stored, Topic, check_partition_counts, check_same, start_offset
 from common.errors import LossDetected
-from common.positions import Partition, Stored, Topic, check_partition_counts, check_same, start_offset
 
 PARTITION = Partition("orders", 3)
 

@@ -14,8 +14,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from common import protocol, server
-from common.protocol import Protocol
+from common.http import protocol, server
+from common.http.protocol import Protocol
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
 

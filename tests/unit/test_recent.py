@@ -3,7 +3,7 @@ from hypothesis import strategies as st
 
 from common.events import Milliseconds, OrderId
 from common.kafka import Acknowledged
-from order.recent import RecentOrders
+from order.api.log.recent import RecentOrders
 
 
 def place(offset: int) -> Acknowledged:

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.problem import FieldError, ProblemError
-from common.validation import decode_body, decode_query
+from common.http.problem import FieldError, ProblemError
+from common.http.validation import decode_body, decode_query
 from inventory.app import ProductsQuery
-from order.requests import OrderLine, PageRequest, cursor_after, is_order_id, order_before, order_request_decoder
+from order.api.requests import OrderLine, PageRequest, cursor_after, is_order_id, order_before, order_request_decoder
 from payment.app import LedgerQuery
 
 ORDER_ID = "01997c00-5a5a-7000-8000-00000000beef"

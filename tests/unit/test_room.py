@@ -2,7 +2,7 @@
 
 import asyncio
 
-from order.room import Room
+from order.api.place.room import Room
 
 
 async def settle() -> None:

@@ -33,7 +33,7 @@ from common.events import (
 )
 from inventory import consumer as inventory_consumer
 from inventory import decide as inventory_rules
-from order.saga import Order, advance, is_settled, outcome_of
+from order.saga.decide import Order, advance, is_settled, outcome_of
 from payment import consumer as payment_consumer
 from payment import decide as payment_rules
 from tests.unit.orders import CUSTOMER, about, cancelled, order_id, placed, rejected

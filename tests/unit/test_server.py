@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from common import server
+from common.http import server
 
 
 async def things(_: Request) -> Response:

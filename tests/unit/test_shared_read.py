@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from order.shared_read import SharedRead
+from order.api.read.shared_read import SharedRead
 
 
 class Clock:

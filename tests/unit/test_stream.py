@@ -8,13 +8,13 @@ from typing import Any
 import msgspec
 import pytest
 
-from common import problem
-from common.problem import ProblemError
-from order import outcomes, stream
-from order.lookup import Lookup
-from order.outcomes import Outcomes
-from order.queries import Stored
-from order.stream import NO_ROOM, OrderEvents
+from common.http import problem
+from common.http.problem import ProblemError
+from order.api.read import outcomes, stream
+from order.api.read.lookup import Lookup
+from order.api.read.outcomes import Outcomes
+from order.api.read.queries import Stored
+from order.api.read.stream import NO_ROOM, OrderEvents
 from tests.unit.order_api import FakeQueries
 from tests.unit.orders import order_id
 from tests.unit.test_outcomes import stored

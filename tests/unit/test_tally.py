@@ -1,4 +1,4 @@
-"""What the consumers' log says of batches, by `common.tally`."""
+"""What the consumers' log says of batches, by `common.consume.tally`."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from loguru import logger
 
+from common.consume.parking import Letter, Parked, Received, Sorted
+from common.consume.positions import Partition
+from common.consume.tally import TELL_EVERY_S, Stopwatch, Tally
 from common.events import Milliseconds
-from common.parking import Letter, Parked, Received, Sorted
-from common.positions import Partition
-from common.tally import TELL_EVERY_S, Stopwatch, Tally
 
 PLACE = Partition("orders", 0)
 RECEIVED = Received(PLACE, 0, Milliseconds(0), None)
@@ -56,7 +56,7 @@ def test_what_was_counted_since_is_told_at_the_end(told: list[dict[str, Any]]) -
 
 def test_a_stage_lasts_from_the_end_of_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
     at_s = iter([100.0, 103.0, 108.0])
-    monkeypatch.setattr("common.tally.time.perf_counter", lambda: next(at_s))
+    monkeypatch.setattr("common.consume.tally.time.perf_counter", lambda: next(at_s))
     clock = Stopwatch()
     clock.lap("store")
     clock.lap("publish")

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from common.problem import FieldError, ProblemError
-from common.validation import FAULTS_MAX, decode_body, decode_query
+from common.http.problem import FieldError, ProblemError
+from common.http.validation import FAULTS_MAX, decode_body, decode_query
 
 
 class Line(Struct, forbid_unknown_fields=True):

@@ -7,8 +7,8 @@ import pytest
 from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 
+from common.consume.positions import Partition
 from common.events import READERS
-from common.positions import Partition
 from ops.verify import databases, log, watch
 from ops.verify.databases import Row, Snapshot, Stored
 from ops.verify.evidence import Evidence, per_product, read, total

@@ -10,7 +10,7 @@ from typing import Final
 from confluent_kafka import Consumer, TopicPartition
 
 from common.kafka import client_config
-from dev.server import Server
+from dev.servers.server import Server
 from dev.settings import SERVICES
 from tests.chaos.arena import Arena
 from tests.chaos.faults.fault import Injected, meanwhile, rises

@@ -1,0 +1,386 @@
+"""The load generator: a process of its own that sends orders at a fixed rate, or as fast as they are answered.
+
+`python -m bench.load.generator SPEC.json` runs one load and leaves its records beside the spec. Open loop: request n is
+due at start + n / rate, whatever the answers do, and its latency counts from when it was due. A request that finds no
+connection free waits for one with its clock running; one that the generator itself sends late is recorded as late, and
+a run that fell behind says so. Closed loop: each of N connections sends again when it has its answer (for ceilings).
+
+One thread, one epoll, non-blocking sockets, prepared bytes, no object per request: about 15 us of CPU a request, most
+of it the kernel's. asyncio's transports would add a third. select() on the epoll's own descriptor waits in
+microseconds, which epoll_wait cannot.
+"""
+
+import contextlib
+import errno
+import gc
+import mmap
+import resource
+import select
+import socket
+import sys
+import time
+from array import array
+from collections import deque
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+from msgspec import Struct
+
+from bench.load import wire
+from bench.load.wire import NotUnderstood, Parts, Population
+
+RECEIVE_BYTES: Final = 262_144
+TIMEOUT_S: Final = 10.0
+SWEEP_EVERY_S: Final = 0.25
+CONNECTED_S: Final = 0.05
+"""In an open loop: as many connections as this time brings requests are there before the load begins."""
+LATE_NS: Final = 5_000_000
+# Above 1,000 requests a second the generator looks up once in a while only, since each time costs it 20 us of a core
+# that the services need too. It makes latencies there longer by as much on average, never shorter.
+TICK_S: Final = 0.001
+TICK_FAST_S: Final = 0.0005
+TICK_BELOW_NS: Final = 1_000_000
+TICK_FAST_BELOW_NS: Final = 333_333
+
+NS: Final = 1_000_000_000
+FILES_BESIDE: Final = 64
+
+# What the generator and the one who started it share while it runs: eight-byte numbers in a mapped file.
+SENT, ACCEPTED, REFUSED, FAILED, RATE_MILLI, STOP, STARTED_NS = range(7)
+BOARD_BYTES: Final = 8 * 8
+
+NO_ANSWER: Final = 0
+"""Recorded as the status of a request that timed out or whose connection broke."""
+
+
+class Spec(Struct, frozen=True, kw_only=True):
+    """One load."""
+
+    host: str = "127.0.0.1"
+    port: int
+    path: str = wire.ORDERS_PATH
+    mode: Literal["open", "closed"]
+    rate: float = 0
+    """Requests a second, open loop. While it runs, the board may change it."""
+    duration_s: float
+    connections: int
+    """Open loop: the most there may be; closed loop: how many there are."""
+    population: Population
+    keyed: bool = False
+    lines: int = 0
+    """Orders a request, through the batch endpoint; 0: single orders."""
+    accepted: int = 202
+    """The status that means success."""
+    files: str
+    """Where the records go: this path with `.times`, `.statuses`, `.ids`, `.board` and `.result` appended."""
+
+    @property
+    def orders_a_request(self) -> int:
+        return max(1, self.lines)
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """What the generator says of itself."""
+
+    started_wall_ns: int
+    """Wall clock at the start of the schedule; the times in `.times` count from there."""
+    wall_drift_ns: int
+    """How far wall clock and monotonic clock went apart during the load."""
+    elapsed_s: float
+    cpu_s: float
+    """Its own CPU, user and kernel, from the start of the schedule to the last answer."""
+    requests: int
+    bytes_sent: int
+    bytes_received: int
+    connections: int
+    """The most connections open at once."""
+    waited_for_connection: int
+    """Requests that were due while all connections were taken."""
+    late: int
+    """Requests sent over 5 ms after they were due although a connection was free: the generator's own fault."""
+    broken: str
+    """Why it gave up, if it did."""
+
+
+class Connection:
+    """A socket and the request whose answer it waits for (-1: none)."""
+
+    __slots__ = ("partial", "request", "sent_ns", "socket")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self.socket = sock
+        self.request = -1
+        self.sent_ns = 0
+        self.partial = b""
+
+
+class Generator:
+    """Runs one spec."""
+
+    def __init__(self, spec: Spec, board: "memoryview[int]") -> None:
+        self.spec = spec
+        self.board = board
+        self.requests = prepare(spec)
+        self.due_ns = array("q")
+        self.sent_ns = array("q")
+        self.done_ns = array("q")
+        self.statuses = array("H")
+        self.ids: list[tuple[int, bytes]] = []
+        self.poll = select.epoll()
+        self.connections: dict[int, Connection] = {}
+        self.idle: deque[Connection] = deque()
+        self.bytes_sent = self.bytes_received = self.peak = self.waited = self.late = 0
+        self.outstanding = 0
+        # Keys differ between runs, else a key would be one that an earlier run has used.
+        self.key_prefix = b"bench-%016x-" % time.time_ns()
+
+    def run(self) -> Result:
+        """Send, receive, and return when all is answered or timed out."""
+        spec = self.spec
+        broken = ""
+        at_once = spec.connections if spec.mode == "closed" else min(spec.connections, int(spec.rate * CONNECTED_S))
+        try:
+            self.idle.extend(self.connect() for _ in range(at_once))
+        except OSError as error:
+            broken = f"{type(error).__name__}: {error}"
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        wall_ns = time.time_ns()
+        start_ns = time.monotonic_ns()
+        self.board[STARTED_NS] = wall_ns
+        try:
+            (self.run_open if spec.mode == "open" else self.run_closed)(start_ns)
+        except (NotUnderstood, OSError) as error:
+            broken = f"{type(error).__name__}: {error}"
+        ended_ns = time.monotonic_ns()
+        drift_ns = (time.time_ns() - wall_ns) - (ended_ns - start_ns)
+        after = resource.getrusage(resource.RUSAGE_SELF)
+        return Result(
+            started_wall_ns=wall_ns,
+            wall_drift_ns=drift_ns,
+            elapsed_s=(ended_ns - start_ns) / NS,
+            cpu_s=after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
+            requests=len(self.due_ns),
+            bytes_sent=self.bytes_sent,
+            bytes_received=self.bytes_received,
+            connections=self.peak,
+            waited_for_connection=self.waited,
+            late=self.late,
+            broken=broken,
+        )
+
+    def connect(self) -> Connection:
+        sock = socket.create_connection((self.spec.host, self.spec.port), timeout=TIMEOUT_S)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setblocking(False)
+        connection = Connection(sock)
+        self.connections[sock.fileno()] = connection
+        self.poll.register(sock, select.EPOLLIN)
+        self.peak = max(self.peak, len(self.connections))
+        return connection
+
+    def drop(self, connection: Connection) -> None:
+        """Close a connection; the request it carried, if any, has failed."""
+        fd = connection.socket.fileno()
+        if connection.request >= 0:
+            self.done_ns[connection.request] = time.monotonic_ns()
+            self.statuses[connection.request] = NO_ANSWER
+            self.outstanding -= 1
+            self.board[FAILED] += self.spec.orders_a_request
+        else:
+            with contextlib.suppress(ValueError):
+                self.idle.remove(connection)
+        del self.connections[fd]
+        self.poll.unregister(fd)
+        connection.socket.close()
+
+    def send(self, connection: Connection, due_ns: int, now_ns: int) -> None:
+        number = len(self.due_ns)
+        before, after = self.requests[number % len(self.requests)]
+        request = b"%b%b%d%b" % (before, self.key_prefix, number, after) if after else before
+        self.due_ns.append(due_ns)
+        self.sent_ns.append(now_ns)
+        self.done_ns.append(0)
+        self.statuses.append(NO_ANSWER)
+        connection.request = number
+        connection.sent_ns = now_ns
+        self.outstanding += 1
+        self.bytes_sent += len(request)
+        try:
+            taken = connection.socket.send(request)
+        except OSError as error:
+            if error.errno not in (errno.ECONNRESET, errno.EPIPE):
+                raise
+            self.drop(connection)
+            return
+        if taken < len(request):
+            connection.socket.settimeout(TIMEOUT_S)
+            connection.socket.sendall(request[taken:])
+            connection.socket.setblocking(False)
+
+    def receive(self, connection: Connection) -> bool:
+        """Take in what has arrived. Returns whether the connection is free for another request."""
+        try:
+            arrived = connection.socket.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return False
+        except OSError:
+            arrived = b""
+        if not arrived:
+            self.drop(connection)
+            return False
+        self.bytes_received += len(arrived)
+        answer = connection.partial + arrived if connection.partial else arrived
+        length = wire.length_of(answer)
+        if not length or len(answer) < length:
+            connection.partial = answer
+            return False
+        connection.partial = b""
+        number = connection.request
+        if number < 0:
+            raise NotUnderstood(f"an answer without a request: {answer[:200]!r}")
+        connection.request = -1
+        self.outstanding -= 1
+        self.done_ns[number] = time.monotonic_ns()
+        status = self.statuses[number] = wire.status_of(answer)
+        board = self.board
+        if status != self.spec.accepted:
+            board[REFUSED if status == 503 else FAILED] += self.spec.orders_a_request
+        elif self.spec.lines:
+            found = wire.LINE_ID.findall(answer)
+            self.ids.extend((number, order_id) for order_id in found)
+            board[ACCEPTED] += len(found)
+            board[REFUSED] += self.spec.lines - len(found)
+        else:
+            board[ACCEPTED] += 1
+            order_id = wire.order_id_of(answer)
+            if order_id is not None:
+                self.ids.append((number, order_id))
+        return True
+
+    def sweep(self, now_ns: int) -> None:
+        """Drop what has waited for too long."""
+        oldest = now_ns - int(TIMEOUT_S * NS)
+        for connection in list(self.connections.values()):
+            if connection.request >= 0 and connection.sent_ns < oldest:
+                self.drop(connection)
+
+    def run_open(self, start_ns: int) -> None:
+        spec, board, idle, connections = self.spec, self.board, self.idle, self.connections
+        epoll_fd = self.poll.fileno()
+        board[RATE_MILLI] = board[RATE_MILLI] or int(spec.rate * 1_000)
+        due_ns = float(start_ns)
+        end_ns = start_ns + int(spec.duration_s * NS)
+        sweep_ns = start_ns
+        blocked_ns = 0  # when all connections were last seen taken
+        while True:
+            now_ns = time.monotonic_ns()
+            interval_ns = 1e12 / board[RATE_MILLI]
+            while due_ns <= now_ns and due_ns < end_ns and not board[STOP]:
+                if not idle:
+                    if len(connections) >= spec.connections:
+                        blocked_ns = now_ns
+                    self.collect()
+                if idle:
+                    connection = idle.popleft()
+                elif len(connections) < spec.connections:
+                    connection = self.connect()
+                else:
+                    break
+                if due_ns <= blocked_ns:
+                    self.waited += 1
+                elif now_ns - due_ns > LATE_NS:
+                    self.late += 1
+                self.send(connection, int(due_ns), now_ns)
+                due_ns += interval_ns
+                now_ns = time.monotonic_ns()
+            board[SENT] = len(self.due_ns)
+            sending = due_ns < end_ns and not board[STOP]
+            if not sending and not self.outstanding:
+                return
+            can_send = sending and (idle or len(connections) < spec.connections)
+            wait_s = (due_ns - now_ns) / NS if can_send else SWEEP_EVERY_S
+            if interval_ns < TICK_BELOW_NS:
+                time.sleep(TICK_S if interval_ns > TICK_FAST_BELOW_NS else TICK_FAST_S)
+            elif wait_s > 0:
+                select.select([epoll_fd], [], [], min(wait_s, SWEEP_EVERY_S))
+            self.collect()
+            if now_ns > sweep_ns:
+                sweep_ns = now_ns + int(SWEEP_EVERY_S * NS)
+                self.sweep(now_ns)
+
+    def collect(self) -> None:
+        """Take in all that has arrived: also before a connection more is opened, which takes longer than a request."""
+        for fd, _ in self.poll.poll(0):
+            connection = self.connections[fd]
+            if self.receive(connection):
+                self.idle.append(connection)
+
+    def run_closed(self, start_ns: int) -> None:
+        spec, board, idle, connections = self.spec, self.board, self.idle, self.connections
+        end_ns = start_ns + int(spec.duration_s * NS)
+        sweep_ns = start_ns
+        now_ns = start_ns
+        while True:
+            while idle and now_ns < end_ns and not board[STOP]:
+                self.send(idle.popleft(), now_ns, now_ns)
+                now_ns = time.monotonic_ns()
+            board[SENT] = len(self.due_ns)
+            if not self.outstanding:
+                return
+            for fd, _ in self.poll.poll(SWEEP_EVERY_S):
+                connection = connections[fd]
+                if self.receive(connection):
+                    idle.append(connection)
+            now_ns = time.monotonic_ns()
+            if now_ns > sweep_ns:
+                sweep_ns = now_ns + int(SWEEP_EVERY_S * NS)
+                self.sweep(now_ns)
+                while len(connections) < spec.connections and now_ns < end_ns:
+                    idle.append(self.connect())
+
+
+def prepare(spec: Spec) -> list[Parts]:
+    """Every request there will be, as bytes."""
+    host = f"{spec.host}:{spec.port}"
+    orders = wire.bodies(spec.population)
+    if spec.lines:
+        return wire.batches(orders, host, spec.path, spec.lines)
+    return wire.single_orders(orders, host, spec.path, keyed=spec.keyed)
+
+
+def open_board(path: Path) -> "memoryview[int]":
+    """The numbers that both sides see while a load runs."""
+    with path.open("r+b") as file:
+        return memoryview(mmap.mmap(file.fileno(), BOARD_BYTES)).cast("q")
+
+
+def allow_connections(count: int) -> None:
+    """Raise the limit on open files, which is 1,024 on many systems, as far as it may be raised."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + FILES_BESIDE
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def main(spec_path: str) -> None:
+    spec = msgspec.json.decode(Path(spec_path).read_bytes(), type=Spec)
+    files = Path(spec.files)
+    allow_connections(spec.connections)
+    generator = Generator(spec, open_board(files.with_suffix(".board")))
+    result = generator.run()
+    with files.with_suffix(".times").open("wb") as file:
+        for times in (generator.due_ns, generator.sent_ns, generator.done_ns):
+            times.tofile(file)
+    files.with_suffix(".statuses").write_bytes(generator.statuses.tobytes())
+    with files.with_suffix(".ids").open("wb") as file:
+        file.writelines(b"%d %b\n" % pair for pair in generator.ids)
+    files.with_suffix(".result").write_bytes(msgspec.json.encode(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

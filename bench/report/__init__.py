@@ -1,0 +1,1 @@
+"""A run's result, and how it is shown."""

@@ -1,0 +1,1 @@
+"""The private stack under measurement, and what it costs."""

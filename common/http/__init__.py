@@ -1,0 +1,1 @@
+"""HTTP for every process: the server, its protocol, problem documents, input checks."""

@@ -1,0 +1,1 @@
+"""The native stack: all processes, kept up by supervisord."""

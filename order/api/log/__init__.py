@@ -1,0 +1,1 @@
+"""The log as the api uses it: appending orders, the catalogue, and admission control."""

@@ -1,0 +1,181 @@
+"""What can be ordered and at which price: the compacted `products` topic, held in memory.
+
+A thread reads all partitions from the beginning, outside any consumer group, and keeps the highest version of each
+product. It is a cache: an undecodable record is logged, counted and passed over, since the relay of inventory publishes
+the product again with its next change. The event loop only looks up; a dictionary needs no lock for that.
+
+A topic created anew is another catalogue, whose versions start again: it is read aside and then takes the old one's
+place. A lost broker leaves what is known in use; the order that needs it cannot be placed meanwhile anyway.
+"""
+
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from loguru import logger
+from prometheus_client import Counter
+
+from common.backoff import delays_s
+from common.consume import positions
+from common.consume.positions import Topic
+from common.errors import Transient
+from common.events import PRODUCTS, ProductData, decoder_for
+from common.kafka import client_config, log_ends
+
+POLL_S: Final = 0.2
+RECORDS_MAX: Final = 1_000
+IDENTITY_EVERY_S: Final = 5.0
+REQUEST_TIMEOUT_S: Final = 5.0
+STOP_TIMEOUT_S: Final = 10.0
+
+_undecodable = Counter("tandem_catalogue_undecodable_total", "Records of the products topic that were passed over.")
+
+
+class Edition:
+    """The products of one topic as far as they have been read. Of each product the highest version counts."""
+
+    def __init__(self, ends: Mapping[int, int]) -> None:
+        """`ends`: for each partition, the offset its next record would have got when reading began."""
+        self.products: dict[str, ProductData] = {}
+        self._unread = {partition: end for partition, end in ends.items() if end > 0}
+
+    def apply(self, product: ProductData) -> None:
+        known = self.products.get(product.product_id)
+        if known is None or product.version > known.version:
+            self.products[product.product_id] = product
+
+    def read_to(self, partition: int, offset: int) -> None:
+        """All below `offset` has been read."""
+        if offset >= self._unread.get(partition, offset + 1):
+            del self._unread[partition]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every partition has been read to where it ended at first, and there is something to order."""
+        return not self._unread and bool(self.products)
+
+
+class Catalogue:
+    """The catalogue in use: `products` by id, empty until the topic has been read to its end."""
+
+    def __init__(self, bootstrap_servers: str, instance: str) -> None:
+        self._bootstrap_servers = bootstrap_servers
+        self._client_id = f"{instance}-catalogue"
+        self.products: Mapping[str, ProductData] = {}
+        self._reading: Edition | None = None
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="catalogue", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._thread.join(timeout=STOP_TIMEOUT_S)
+
+    def missing(self) -> list[str]:
+        if self.products:
+            return []
+        if self._reading is None or self._reading.products:
+            return [f"catalogue: topic {PRODUCTS!r} has not been read to its end"]
+        return [f"catalogue: no product in topic {PRODUCTS!r}; does inventory run?"]
+
+    def _run(self) -> None:
+        """Read one topic after the other, for ever: each failure and each new topic begins anew."""
+        waits = delays_s()
+        while not self._stopping.is_set():
+            try:
+                self._read()
+                waits = delays_s()
+            except (KafkaException, Transient) as error:
+                logger.warning("cannot read the catalogue: {}", error)
+                self._stopping.wait(next(waits))
+            except Exception:
+                logger.exception("reading the catalogue failed; beginning anew")
+                self._stopping.wait(next(waits))
+
+    def _read(self) -> None:
+        """Read the topic as it is now until it is another one, or the process ends."""
+        admin = AdminClient(client_config(self._bootstrap_servers, self._client_id))
+        topic = positions.describe(admin, [PRODUCTS])[PRODUCTS]
+        edition = self._reading = Edition(log_ends(admin, PRODUCTS, REQUEST_TIMEOUT_S))
+        consumer = self._consumer()
+        try:
+            consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
+            look_again_at = time.monotonic() + IDENTITY_EVERY_S
+            while not self._stopping.is_set():
+                self._take_in(edition, _poll(consumer))
+                if time.monotonic() >= look_again_at:
+                    if _replaced(admin, topic):
+                        logger.warning("topic {!r} is another one now: reading it from its beginning", PRODUCTS)
+                        return
+                    look_again_at = time.monotonic() + IDENTITY_EVERY_S
+        finally:
+            consumer.close()
+
+    def _take_in(self, edition: Edition, messages: Iterable[Message]) -> None:
+        for message in messages:
+            partition, offset, error = message.partition(), message.offset(), message.error()
+            assert partition is not None
+            assert offset is not None
+            if error is None:
+                if (product := product_in(message)) is not None:
+                    edition.apply(product)
+                edition.read_to(partition, offset + 1)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                # Said of a partition whose last records were compacted away, or that was empty all along.
+                edition.read_to(partition, offset)
+            else:
+                raise KafkaException(error)
+        if edition.complete and self.products is not edition.products:
+            self.products = edition.products
+            logger.info("the catalogue is read", products=len(self.products))
+
+    def _consumer(self) -> Consumer:
+        return Consumer(
+            {
+                **client_config(self._bootstrap_servers, self._client_id),
+                # Required by the client; nothing is ever committed under it.
+                "group.id": self._client_id,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 100,
+            }
+        )
+
+
+def _poll(consumer: Consumer) -> list[Message]:
+    """What has arrived: waits for the first record only, as `consume` would wait for all of them."""
+    first = consumer.consume(1, POLL_S)
+    return first and first + consumer.consume(RECORDS_MAX - 1, 0)
+
+
+def _replaced(admin: AdminClient, known: Topic) -> bool:
+    """Whether another topic goes by the name now. While nobody can say, it is taken to be the same."""
+    try:
+        return positions.describe(admin, [PRODUCTS])[PRODUCTS] != known
+    except Transient:
+        return False
+
+
+def product_in(message: Message) -> ProductData | None:
+    """The product in a record of the catalogue; None, and a line in the log, if it cannot be read."""
+    value = message.value()
+    try:
+        product: ProductData = decoder_for[PRODUCTS].decode(value or b"").data
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        _undecodable.inc()
+        logger.error(
+            "a record of the catalogue cannot be decoded and is passed over: {}",
+            str(error),
+            topic=PRODUCTS,
+            partition=message.partition(),
+            offset=message.offset(),
+        )
+        return None
+    return product

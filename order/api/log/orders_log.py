@@ -1,0 +1,186 @@
+"""The `orders` topic as the api uses it: an order is accepted exactly when this log has acknowledged it.
+
+A thread asks the broker every second whether it is there (a steady flow of acknowledgements answers that as well), so
+that orders are refused at once while it is not, instead of each waiting for its deadline.
+"""
+
+import asyncio
+import contextlib
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from loguru import logger
+from prometheus_client import Gauge
+
+from common.events import ORDERS, OrderCancelRequested, OrderId, encode
+from common.http import problem
+from common.http.problem import Problem, ProblemError
+from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Reported, client_config, log_ends
+from order.api.log.admission import Look
+from order.api.log.pace import spacing_s
+from order.api.log.recent import RecentOrders
+from order.api.refusals import PLACED_NOTHING
+from order.config import Api
+
+PROBE_EVERY_S: Final = 1.0
+PROBE_TIMEOUT_S: Final = 2.0
+# Once the client has lost every connection, a broker that is there answers quickly.
+PROBE_TIMEOUT_AFTER_LOSS_S: Final = 0.5
+ENDS_TIMEOUT_S: Final = 2.0
+
+
+hand_over_spacing: Final = Gauge(
+    "tandem_hand_over_spacing_seconds", "For how long this process gathers orders before it hands them to the log."
+)
+
+
+class OrdersLog:
+    """Appends to the topic and waits for it; knows whether the broker is there, how full it is, where it ends."""
+
+    def __init__(self, settings: Api, recent: RecentOrders) -> None:
+        """Call it in the event loop."""
+        self._settings = settings
+        self._recent = recent
+        self._publisher = AsyncPublisher(
+            settings.process.bootstrap_servers,
+            settings.process.instance,
+            spacing_s=settings.linger_ms / 1000,
+            deadline_s=settings.deadline_ms / 1000,
+        )
+        self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
+        # Until it has answered for the first time: refusing is right, since nothing shows that it is there.
+        self._reachable = False
+        # How often an order was sent whose fate is open although its request has been answered.
+        self._undecided: Counter[OrderId] = Counter()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._probe, name="broker-probe", daemon=True)
+        self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
+        self._full = problem.unavailable(
+            f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
+        )
+
+    def pace(self, looks: Sequence[Look]) -> None:
+        """Gather orders for longer when they wait to be settled, as these looks tell. For any thread."""
+        self._publisher.spacing_s = spacing_s(self._settings.linger_ms / 1000, looks)
+        hand_over_spacing.set(self._publisher.spacing_s)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._publisher.all_brokers_down.set()
+        self._thread.join(timeout=PROBE_TIMEOUT_S + 1)
+
+    def missing(self) -> list[str]:
+        where = self._settings.process.bootstrap_servers
+        return [] if self._reachable else [f"kafka: no answer from {where}, or no topic {ORDERS!r} there"]
+
+    @property
+    def in_flight(self) -> int:
+        """Records whose acknowledgement is awaited."""
+        return self._publisher.in_flight
+
+    def refusal(self) -> Problem | None:
+        """Why no order can be taken now. Nearly free, so that refusing does not cost what serving needs."""
+        if not self._reachable:
+            return self._away
+        if self._publisher.in_flight >= self._settings.in_flight_max:
+            return self._full
+        return None
+
+    async def place(self, order_id: OrderId, customer_id: str, value: bytes) -> Acknowledged:
+        """Append an order's `order.placed`, and remember the order once the log has it.
+
+        Raises `ProblemError` 503 when the log does not take it, or does not say in time whether it did.
+        """
+        return await self.acknowledged(order_id, self.send(order_id, customer_id, value))
+
+    def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
+        """The first half of `place`: what is sent is appended in this order. Pass the future to `acknowledged`."""
+        return self._send(customer_id, value, -1, partial(self._placed, order_id, value))
+
+    async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """The second half of `place`."""
+        with contextlib.suppress(TimeoutError, KafkaException):
+            await sent
+        return self.fate(order_id, sent)
+
+    def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """What became of an order that was sent, now that its future is done. Raises `ProblemError` like `place`."""
+        try:
+            return sent.result()
+        except TimeoutError:
+            self._undecided[order_id] += 1
+            raise ProblemError(self._outcome_unknown(order_id)) from None
+        except KafkaException as error:
+            raise ProblemError(self._not_acknowledged(order_id, error)) from None
+
+    async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
+        """Append the wish to cancel, to the partition that has the order. Raises `ProblemError` 503 like `place`."""
+        if (refused := self.refusal()) is not None:
+            raise ProblemError(refused)
+        try:
+            return await self._send(event.partitionkey, encode(event), partition, None)
+        except TimeoutError:
+            raise ProblemError(self._outcome_unknown(OrderId(event.subject))) from None
+        except KafkaException as error:
+            raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
+
+    def _send(
+        self, key: str, value: bytes, partition: int, reported: Reported | None
+    ) -> "asyncio.Future[Acknowledged]":
+        return self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
+
+    def _placed(self, order_id: OrderId, value: bytes, place: Acknowledged | None) -> None:
+        if order_id in self._undecided:
+            self._undecided[order_id] -= 1
+            self._undecided += Counter()  # leaves out what has come to nought
+        if place is not None:
+            self._recent.remember(order_id, value, place)
+
+    def _not_acknowledged(self, order_id: OrderId, error: KafkaException) -> Problem:
+        logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
+        taken = error.args[0].code() != KafkaError._QUEUE_FULL
+        return self._outcome_unknown(order_id) if taken else self._full
+
+    def _outcome_unknown(self, order_id: OrderId) -> Problem:
+        wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
+        return problem.unavailable(
+            f"the log has not acknowledged this in time and may still take it: ask for order {order_id} in {wait_s} s "
+            "before you send it again",
+            retry_after_s=wait_s,
+            order_id=order_id,
+        )
+
+    def undecided(self, order_id: OrderId) -> bool:
+        """Whether the log may still take this order, after its request was told that nobody knows."""
+        return order_id in self._undecided
+
+    async def ends(self) -> dict[int, int]:
+        """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
+        return await asyncio.to_thread(log_ends, self._admin, ORDERS, ENDS_TIMEOUT_S)
+
+    def _probe(self) -> None:
+        """The thread's work: keep `_reachable` true to the facts."""
+        lost = self._publisher.all_brokers_down
+        acknowledged = 0
+        while not self._stopping.is_set():
+            timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
+            lost.clear()
+            taken = self._publisher.acknowledged
+            found = taken > acknowledged or self._publisher.reachable(ORDERS, timeout_s)
+            acknowledged = taken
+            if found is not self._reachable:
+                self._reachable = found
+                logger.info("Kafka answers") if found else logger.warning("Kafka does not answer; refusing orders")
+            lost.wait(PROBE_EVERY_S)
+
+    async def close(self) -> None:
+        """Wait until what is in flight is acknowledged or has failed."""
+        await self._publisher.close()

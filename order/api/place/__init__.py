@@ -1,0 +1,1 @@
+"""Placing orders: one at a time, many in one request, with or without an idempotency key."""

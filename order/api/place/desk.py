@@ -1,0 +1,130 @@
+"""The way of an order into the log, and the rules of what it costs. Nothing of HTTP but a body and a traceparent.
+
+`OrderDesk.place` tells the whole of it. What else brings orders in (`order.api.place.idempotency`,
+`order.api.place.many`) shares `draft` and the log.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from msgspec import UNSET
+from prometheus_client import Gauge
+
+from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, encode, make, now
+from common.http import problem
+from common.http.problem import FieldError, Problem, ProblemError
+from common.http.validation import decode_body
+from order.api.log.backlog import Backlog
+from order.api.log.catalogue import Catalogue
+from order.api.log.orders_log import OrdersLog
+from order.api.place.ids import OrderIds, TraceContexts
+from order.api.refusals import PLACED_NOTHING
+from order.api.requests import OrderRequest, order_request_decoder
+from order.api.responses import Accepted
+
+in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
+
+
+class OrderDesk:
+    """Takes orders: prices them from the catalogue and puts them into the log."""
+
+    def __init__(self, catalogue: Catalogue, log: OrdersLog, backlog: Backlog) -> None:
+        self._catalogue = catalogue
+        self._log = log
+        self._backlog = backlog
+        self._order_ids = OrderIds()
+        self._traces = TraceContexts()
+        in_flight.set_function(lambda: log.in_flight)
+
+    def unable(self) -> Problem | None:
+        """Why no order can be taken now, whatever it says."""
+        if not self._catalogue.products:
+            return CATALOGUE_UNREAD
+        return self._log.refusal()
+
+    def refusal(self) -> Problem | None:
+        """Why the next order is not let in. Nearly free, so that refusing does not cost what serving needs."""
+        return self.unable() or self._backlog.refusal()
+
+    def refusal_of_many(self, orders: int) -> Problem | None:
+        """The same for so many orders that come together."""
+        return self.unable() or self._backlog.refusal_of_many(orders)
+
+    async def place(self, body: bytes, traceparent: bytes | None) -> Accepted:
+        """Accept an order: on return it is in the log. Raises `ProblemError`."""
+        request = decode_body(body, order_request_decoder)
+        event = self.draft(request, traceparent)
+        if isinstance(event, Problem):
+            raise ProblemError(event)
+        await self._log.place(OrderId(event.subject), event.partitionkey, encode(event))
+        return accepted(event)
+
+    def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced | Problem:
+        """The event that would place this order: with an id of its own, at the prices of now."""
+        at = now()
+        data = price(request, self._catalogue.products, self._order_ids.draw(at))
+        if isinstance(data, Problem):
+            return data
+        return make(OrderPlaced, data, at=at, traceparent=self._traces.adopt(traceparent))
+
+
+def accepted(event: OrderPlaced) -> Accepted:
+    """What the customer is told once the log has the order."""
+    return Accepted(event.subject, "pending", event.data.amount, event.data.currency)
+
+
+CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
+
+
+def price(request: OrderRequest, products: Mapping[str, ProductData], order_id: OrderId) -> PlacedData | Problem:
+    """The order at the prices of now, or what stands against it."""
+    items = []
+    currencies = set()
+    amount = 0
+    for line in request.lines:
+        product = products.get(line.product_id)
+        if product is None or not product.active:
+            return _not_orderable(request, products)
+        items.append(Item(line.product_id, line.quantity, product.unit_price))
+        currencies.add(product.currency)
+        amount += line.quantity * product.unit_price
+    if len(currencies) > 1:
+        return _mixed_currencies(request, products)
+    currency = currencies.pop()
+    if request.expected_amount is not UNSET and request.expected_amount != amount:
+        return _price_changed(request.expected_amount, amount, currency)
+    return PlacedData(
+        order_id=order_id, customer_id=request.customer_id, items=tuple(items), amount=amount, currency=currency
+    )
+
+
+def _not_orderable(request: OrderRequest, products: Mapping[str, ProductData]) -> Problem:
+    found = []
+    for number, line in enumerate(request.lines):
+        product = products.get(line.product_id)
+        if product is None:
+            found.append(FieldError(request.pointer_to_product(number), f"there is no product {line.product_id!r}"))
+        elif not product.active:
+            found.append(FieldError(request.pointer_to_product(number), f"{line.product_id!r} is not for sale now"))
+    return problem.validation(*found)
+
+
+def _mixed_currencies(request: OrderRequest, products: Mapping[str, ProductData]) -> Problem:
+    """An order is paid in one currency: the first line's."""
+    first = products[request.lines[0].product_id].currency
+    return problem.validation(
+        *(
+            FieldError(request.pointer_to_product(number), f"costs {other}, must be {first} like the first line")
+            for number, line in enumerate(request.lines)
+            if (other := products[line.product_id].currency) != first
+        )
+    )
+
+
+def _price_changed(expected: int, amount: int, currency: str) -> Problem:
+    return Problem(
+        code="price_changed",
+        title="The price has changed",
+        status=409,
+        detail=f"the order costs {amount} {currency} now, not {expected} (minor units); it was not placed",
+    )

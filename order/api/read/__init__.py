@@ -1,0 +1,1 @@
+"""Reading orders: by id, by customer, and waiting for their outcome."""

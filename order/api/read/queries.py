@@ -1,0 +1,204 @@
+"""What HTTP reads from the order database: all of its SQL. Nothing is written from here.
+
+Orders that are still `awaiting_placed` (a result came before its order) are hidden everywhere.
+"""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Final, NamedTuple, get_args
+
+import msgspec
+import psycopg
+from loguru import logger
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from common.errors import Transient
+from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, decoder_for, rfc3339
+from common.kafka import Acknowledged
+from common.postgres import pool
+from order.api.requests import PageRequest, cursor_after, order_before
+from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
+
+PING_TIMEOUT_S: Final = 1.0
+VISIBLE: Final = list(get_args(Status))
+BEYOND_ALL_ORDERS: Final = OrderId("ffffffff-ffff-ffff-ffff-ffffffffffff")
+
+_SELECT: Final = """
+    SELECT order_id, customer_id, status, reason, amount, currency, items::text, payment, inventory,
+      (extract(epoch FROM placed_at) * 1000)::bigint, (extract(epoch FROM decided_at) * 1000)::bigint,
+      (extract(epoch FROM settled_at) * 1000)::bigint, timeline::text, partition, traceparent
+    FROM orders
+"""
+_BY_ID: Final = _SELECT + "WHERE order_id = %s AND status = ANY(%s)"
+_PAGE: Final = _SELECT + "WHERE customer_id = %s AND order_id < %s AND status = ANY(%s) ORDER BY order_id DESC LIMIT %s"
+# A pending order is news when it is decided, or when its timeline has grown past what was seen.
+_NEWS: Final = (
+    _SELECT
+    + """
+    JOIN unnest(%s::uuid[], %s::integer[]) AS watched(order_id, seen) USING (order_id)
+    WHERE status = ANY(%s)
+      AND CASE WHEN seen IS NULL THEN decided_at IS NOT NULL ELSE jsonb_array_length(timeline) > seen END
+    """
+)
+# By its index, which takes the order's id out of the event's bytes.
+_PARKED: Final = """
+    SELECT partition, "offset", (extract(epoch FROM record_time) * 1000)::bigint, value
+    FROM parked_events
+    WHERE topic = 'orders' AND state IN ('parked', 'redrive', 'discard')
+      AND substring(encode(value, 'escape') FROM '"subject":"([0-9a-f-]{36})"') = %s
+    ORDER BY "offset"
+"""
+_POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = %s"
+
+
+class _Entry(msgspec.Struct):
+    """A timeline entry as the saga stores it."""
+
+    event: str
+    at: Milliseconds
+    partition: int
+    offset: int | None
+
+
+_items: Final = msgspec.json.Decoder(tuple[Item, ...])
+_timeline: Final = msgspec.json.Decoder(list[_Entry])
+
+
+class Stored(msgspec.Struct, frozen=True):
+    """An order as the saga has stored it, and what an event about it needs: its partition and its trace."""
+
+    view: OrderView
+    partition: int
+    traceparent: str
+
+
+class Watched(NamedTuple):
+    """An order, and the length of timeline past which it is news; None: it is news when it is decided."""
+
+    order_id: OrderId
+    seen: int | None
+
+
+class DatabaseAway(Transient):
+    """The order database cannot be asked now."""
+
+
+class OrderQueries:
+    """The order database as HTTP reads it. Every read raises `DatabaseAway`, at once while it is known to be away."""
+
+    def __init__(self, url: str, instance: str) -> None:
+        self._pool: AsyncConnectionPool[Any] = pool(url, instance)
+        self.reachable = False
+
+    async def open(self) -> None:
+        """Begin to connect, without waiting for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def ping(self) -> None:
+        """Find out whether the database answers, and keep `reachable` true to that."""
+        try:
+            async with self._pool.connection(timeout=PING_TIMEOUT_S) as connection:
+                await connection.execute("SELECT FROM orders LIMIT 0")
+            error = None
+        except (psycopg.Error, PoolTimeout) as raised:
+            error = raised
+        reachable = error is None
+        if reachable is not self.reachable:
+            self.reachable = reachable
+            if reachable:
+                logger.info("the order database answers")
+            else:
+                logger.warning("the order database does not answer: {}", str(error).strip())
+
+    async def by_id(self, order_id: OrderId) -> Stored | None:
+        rows = await self._rows(_BY_ID, order_id, VISIBLE)
+        return _stored(rows[0]) if rows else None
+
+    async def parked(self, order_id: OrderId) -> Stored | None:
+        """The order as it was placed, if that event waits among the saga's dead letters."""
+        for partition, offset, at, value in await self._rows(_PARKED, order_id):
+            with suppress(msgspec.DecodeError, UnicodeDecodeError):
+                event = decoder_for[ORDERS].decode(value)
+                if isinstance(event, OrderPlaced):
+                    return as_accepted(event, Acknowledged(partition, offset, at))
+        return None
+
+    async def news(self, watched: Sequence[Watched]) -> list[Stored]:
+        """Those of the orders that are news."""
+        rows = await self._rows(_NEWS, [w.order_id for w in watched], [w.seen for w in watched], VISIBLE)
+        return [_stored(row) for row in rows]
+
+    async def page(self, wanted: PageRequest) -> OrderPage:
+        """A page of a customer's orders, newest first (ids rise with time). Raises `ValueError` for a wrong cursor."""
+        before = BEYOND_ALL_ORDERS if wanted.cursor is None else order_before(wanted.cursor)
+        statuses = VISIBLE if wanted.status is None else [wanted.status]
+        # One more than wanted shows whether there is a next page.
+        rows = await self._rows(_PAGE, wanted.customer_id, before, statuses, wanted.limit + 1)
+        orders = [_stored(row).view for row in rows[: wanted.limit]]
+        return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > wanted.limit else None)
+
+    async def positions(self) -> dict[int, int]:
+        """How far the saga has read each partition of `orders`: the offset of its next record."""
+        return dict(await self._rows(_POSITIONS, ORDERS))
+
+    async def _rows(self, query: str, *parameters: object) -> list[TupleRow]:
+        if not self.reachable:
+            raise DatabaseAway("the order database cannot be reached")
+        try:
+            async with self._pool.connection() as connection:
+                cursor = await connection.execute(query, parameters)
+                rows: list[TupleRow] = await cursor.fetchall()
+        except (psycopg.Error, PoolTimeout) as error:
+            raise DatabaseAway(f"the order database cannot be read: {error}") from error
+        return rows
+
+
+def as_accepted(placed: OrderPlaced, place: Acknowledged) -> Stored:
+    """An order of which no more is known than that the log has it."""
+    at = rfc3339(place.at)
+    view = OrderView(
+        order_id=placed.data.order_id,
+        customer_id=placed.data.customer_id,
+        status="pending",
+        reason=None,
+        amount=placed.data.amount,
+        currency=placed.data.currency,
+        items=placed.data.items,
+        payment="pending",
+        inventory="pending",
+        settled=False,
+        placed_at=at,
+        decided_at=None,
+        settled_at=None,
+        timeline=[TimelineEntry("order.placed", at, 0, place.partition, place.offset)],
+    )
+    return Stored(view, place.partition, placed.traceparent)
+
+
+def _stored(row: TupleRow) -> Stored:
+    (order_id, customer_id, status, reason, amount, currency, items, payment, inventory, placed_at, decided_at,
+     settled_at, timeline, partition, traceparent) = row  # fmt: skip
+    view = OrderView(
+        order_id=order_id,
+        customer_id=customer_id,
+        status=status,
+        reason=reason,
+        amount=amount,
+        currency=currency,
+        items=_items.decode(items),
+        payment=payment or "pending",
+        inventory=inventory or "pending",
+        settled=settled_at is not None,
+        placed_at=rfc3339(placed_at),
+        decided_at=None if decided_at is None else rfc3339(decided_at),
+        settled_at=None if settled_at is None else rfc3339(settled_at),
+        timeline=[
+            TimelineEntry(entry.event, rfc3339(entry.at), entry.at - placed_at, entry.partition, entry.offset)
+            for entry in _timeline.decode(timeline)
+        ],
+    )
+    return Stored(view, partition, traceparent)

@@ -1,0 +1,111 @@
+"""What may be sent to the order api, as types: what does not fit them does not get in. Unknown fields are refused."""
+
+import base64
+import binascii
+import re
+from collections.abc import Iterator
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from common.events import ITEMS_MAX, UUID_PATTERN, Amount, Identifier, OrderId, Quantity
+from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
+from common.http.validation import Combined
+from order.api.responses import Status
+
+PAGE_DEFAULT: Final = 20
+PAGE_MAX: Final = 100
+
+_UUID: Final = re.compile(UUID_PATTERN)
+_EITHER_FORM: Final = "must have either product_id and quantity, or items"
+
+
+class OrderLine(Struct, frozen=True, forbid_unknown_fields=True):
+    """So many pieces of a product."""
+
+    product_id: Identifier
+    quantity: Quantity
+
+
+class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """An order as a customer sends it: one product, or a list of lines. `expected_amount` is in minor units."""
+
+    customer_id: Identifier
+    product_id: Identifier | UnsetType = UNSET
+    quantity: Quantity | UnsetType = UNSET
+    items: Annotated[tuple[OrderLine, ...], Meta(min_length=1, max_length=ITEMS_MAX)] | UnsetType = UNSET
+    expected_amount: Amount | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        listed = self.items is not UNSET
+        if (self.product_id is UNSET) is not listed or (self.quantity is UNSET) is not listed:
+            raise ValueError(_EITHER_FORM)
+
+    @classmethod
+    def combination_faults(cls, given: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """Explains what `__post_init__` refuses. See `common.http.validation.Combined`."""
+        single = given & {"product_id", "quantity"}
+        if "items" in given:
+            for name in sorted(single):
+                yield name, "must not stand beside items"
+        elif not single:
+            yield "", _EITHER_FORM
+        else:
+            for name in sorted({"product_id", "quantity"} - single):
+                yield name, "is required unless there are items"
+
+    @property
+    def lines(self) -> tuple[OrderLine, ...]:
+        """The lines as given: two of the same product stay two."""
+        if self.items is not UNSET:
+            return self.items
+        assert self.product_id is not UNSET
+        assert self.quantity is not UNSET
+        return (OrderLine(self.product_id, self.quantity),)
+
+    def pointer_to_product(self, line: int) -> str:
+        """Where the product of line number `line` stands in the request, as a JSON pointer."""
+        return "#/product_id" if self.items is UNSET else f"#/items/{line}/product_id"
+
+
+class BatchLine(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of a batch: an order, with or without a key of its own."""
+
+    idempotency_key: (
+        Annotated[str, Meta(description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters")] | UnsetType
+    ) = UNSET
+
+
+class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The query of a customer's list of orders."""
+
+    customer_id: Identifier
+    status: Status | None = None
+    cursor: (
+        Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}\Z", description="the next_cursor of the page before")] | None
+    ) = None
+    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+
+
+order_request_decoder: Final = msgspec.json.Decoder(OrderRequest)
+batch_line_decoder: Final = msgspec.json.Decoder(BatchLine)
+
+
+def is_order_id(value: str) -> bool:
+    """Whether this could be an order's id: a UUID in its 36-character form, in lower case."""
+    return _UUID.match(value) is not None
+
+
+def cursor_after(order_id: str) -> str:
+    """The cursor of the page that follows the one which ends with this order."""
+    return base64.urlsafe_b64encode(bytes.fromhex(order_id.replace("-", ""))).decode().rstrip("=")
+
+
+def order_before(cursor: str) -> OrderId:
+    """The order that a cursor stands for. Raises `ValueError` for what `cursor_after` never makes."""
+    try:
+        digits = base64.urlsafe_b64decode(cursor + "==").hex()
+    except binascii.Error as error:
+        raise ValueError(f"{cursor!r} is not a cursor") from error
+    return OrderId(f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}")
