@@ -42,17 +42,8 @@ CREATE TABLE movements (
 CREATE UNIQUE INDEX movements_by_idempotency_key ON movements (product_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
-CREATE TABLE positions (
-    topic       text NOT NULL,
-    partition   integer NOT NULL,
-    topic_id    text NOT NULL,
-    next_offset bigint NOT NULL CHECK (next_offset >= 0),
-    record_time timestamptz,
-    PRIMARY KEY (topic, partition)
-) WITH (fillfactor = 20);
-
 REVOKE UPDATE, DELETE, TRUNCATE ON movements FROM inventory;
 
 -- migrate:down
 
-DROP TABLE positions, movements, reservations, products;
+DROP TABLE movements, reservations, products;

@@ -31,15 +31,6 @@ CREATE INDEX orders_by_customer ON orders (customer_id, order_id DESC);
 -- For the deadline timer. Rows come in the order of this time, and BRIN does not take updates out of their page.
 CREATE INDEX orders_by_placed_at ON orders USING brin (placed_at) WITH (pages_per_range = 32, autosummarize = on);
 
-CREATE TABLE positions (
-    topic       text NOT NULL,
-    partition   integer NOT NULL,
-    topic_id    text NOT NULL,
-    next_offset bigint NOT NULL CHECK (next_offset >= 0),
-    record_time timestamptz,
-    PRIMARY KEY (topic, partition)
-) WITH (fillfactor = 20);
-
 -- migrate:down
 
-DROP TABLE positions, orders;
+DROP TABLE orders;

@@ -41,17 +41,8 @@ CREATE INDEX ledger_by_customer ON ledger (customer_id, entry_id DESC);
 CREATE UNIQUE INDEX ledger_by_idempotency_key ON ledger (customer_id, idempotency_key)
     WHERE idempotency_key IS NOT NULL;
 
-CREATE TABLE positions (
-    topic       text NOT NULL,
-    partition   integer NOT NULL,
-    topic_id    text NOT NULL,
-    next_offset bigint NOT NULL CHECK (next_offset >= 0),
-    record_time timestamptz,
-    PRIMARY KEY (topic, partition)
-) WITH (fillfactor = 20);
-
 REVOKE UPDATE, DELETE, TRUNCATE ON ledger FROM payment;
 
 -- migrate:down
 
-DROP TABLE positions, ledger, payments, accounts;
+DROP TABLE ledger, payments, accounts;

@@ -1,0 +1,23 @@
+-- migrate:up
+
+-- Orders placed under an idempotency key: the first request of each key, with the event as it was priced then. What is
+-- stored here is what is published, as often as the request comes again. Rows are never changed, only added, and
+-- deleted when they are older than the retention of keys (order/api/place/idempotency.py).
+CREATE TABLE requests (
+    customer_id     text COLLATE "C" NOT NULL,
+    idempotency_key text COLLATE "C" NOT NULL,
+    request_hash    bytea NOT NULL,
+    order_id        uuid NOT NULL,
+    event           bytea NOT NULL,
+    created_at      timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (customer_id, idempotency_key)
+);
+
+-- For the deletion. Rows come in the order of this time, so keeping it costs an append.
+CREATE INDEX requests_by_created_at ON requests (created_at);
+
+REVOKE UPDATE, TRUNCATE ON requests FROM "order";
+
+-- migrate:down
+
+DROP TABLE requests;

@@ -1,0 +1,10 @@
+-- migrate:up
+
+-- Finds a parked event of `orders` by its order, for GET /orders/{id}. An expression, since what is parked need not be
+-- an event at all; `encode` takes any bytes. It costs nothing while nothing is parked.
+CREATE INDEX parked_events_by_order ON parked_events (substring(encode(value, 'escape') FROM '"subject":"([0-9a-f-]{36})"'))
+    WHERE topic = 'orders' AND state IN ('parked', 'redrive', 'discard');
+
+-- migrate:down
+
+DROP INDEX parked_events_by_order;

@@ -1,0 +1,93 @@
+"""An installation made by the migrations of 771bd5c, when each service had tables of its own for positions and parking,
+ends in the same schema as a new one. Nothing that ran runs again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from common.config import Env
+from ops import migrate
+from tests.stack import Stack
+
+OLD = Path(__file__).with_name("migrations_771bd5c")
+_SCHEMA = """
+    SELECT concat_ws(' ', 'relation', relname, relkind, reloptions, relowner::regrole,
+      ARRAY(SELECT privilege::text FROM unnest(relacl) AS privilege ORDER BY 1))
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT concat_ws(' ', 'column', attrelid::regclass, attnum, attname, format_type(atttypid, atttypmod), attnotnull,
+      attidentity, attgenerated, attcollation::regcollation, pg_get_expr(adbin, adrelid))
+    FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid AND relnamespace = 'public'::regnamespace
+    LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+    WHERE attnum > 0
+    UNION ALL
+    SELECT concat_ws(' ', 'constraint', conrelid::regclass, conname, pg_get_constraintdef(oid))
+    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT concat_ws(' ', 'index', pg_get_indexdef(indexrelid))
+    FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid AND relnamespace = 'public'::regnamespace
+    UNION ALL
+    SELECT concat_ws(' ', 'migration', version) FROM schema_migrations
+    ORDER BY 1
+"""
+
+
+@pytest.fixture(params=migrate.SERVICES)
+def service(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
+    """A service, with two more databases for the time of the test: `old_<service>` and `new_<service>`."""
+    name: str = request.param
+    try:
+        yield name
+    finally:
+        with stack.postgres.connect() as admin:
+            for database in (f"old_{name}", f"new_{name}"):
+                admin.execute(f"DROP DATABASE IF EXISTS {database}")
+
+
+def settings(stack: Stack, service: str, database: str) -> Env:
+    """What `ops.migrate` is told: the stack's roles, and this database instead of the service's."""
+    return Env("test", {name: url.replace(f"/{service}?", f"/{database}?") for name, url in stack.variables.items()})
+
+
+def make_as_771bd5c(stack: Stack, service: str, database: str) -> None:
+    """Make the database with its rights and run the migrations of that commit."""
+    with stack.postgres.connect() as admin:
+        migrate.ensure_database(admin, database)
+    with stack.postgres.connect(database) as admin:
+        migrate.execute(admin, migrate._GRANTS, database=database, service=service, auditor=migrate.AUDITOR)
+        login = admin.info
+        url = f"postgresql://postgres:{login.password}@{login.host}:{login.port}/{database}?sslmode=disable"
+        migrate.run_migrations(url, OLD / service)
+
+
+def schema(connection: psycopg.Connection) -> list[str]:
+    """Relations with their rights, columns, constraints, indexes, and the versions that ran; a line each."""
+    return [line for (line,) in connection.execute(_SCHEMA)]
+
+
+def test_an_upgraded_database_has_the_schema_of_a_new_one_and_keeps_its_rows(
+    stack: Stack, service: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    migrate.migrate(service, settings(stack, service, f"new_{service}"))
+    make_as_771bd5c(stack, service, f"old_{service}")
+    with stack.postgres.connect(f"old_{service}") as old, stack.postgres.connect(f"new_{service}") as new:
+        assert schema(old) != schema(new)
+        position = ("orders", 3, "id", 17)
+        insert = "INSERT INTO positions (topic, partition, topic_id, next_offset) VALUES (%s, %s, %s, %s)"
+        old.execute(insert, position)
+        capsys.readouterr()
+
+        migrate.migrate(service, settings(stack, service, f"old_{service}"))
+
+        applied = [line.split()[3] for line in capsys.readouterr().out.splitlines() if "Applied:" in line]
+        assert applied == ["20261123000000_positions.sql"]
+        assert schema(old) == schema(new)
+        assert old.execute("SELECT topic, partition, topic_id, next_offset FROM positions").fetchall() == [position]
+        before = schema(new)
+
+        migrate.migrate(service, settings(stack, service, f"new_{service}"))
+
+        assert schema(new) == before
+        assert "Applied:" not in capsys.readouterr().out
