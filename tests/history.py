@@ -44,7 +44,7 @@ from common.events import (
 )
 from common.kafka import client_config, producer_config
 from ops.topics import bounds
-from ops.verify.marks import DATABASE_OF
+from ops.verify.evidence.progress import DATABASE_OF
 from order.api.place.ids import OrderIds
 from tests.stack import Stack, eventually
 

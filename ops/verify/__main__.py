@@ -14,9 +14,10 @@ from common import log
 from common.config import Env
 from common.errors import Fatal
 from common.events import UUID_PATTERN
-from ops.verify import databases, proof
+from ops.verify import proof
 from ops.verify import watch as watching
 from ops.verify.report import UNPROVEN
+from ops.verify.sources import databases
 
 DEADLINE_S = 3_600
 

@@ -37,17 +37,18 @@ import psycopg
 
 from common.consume.positions import Partition
 from common.events import ORDERS, READERS
-from ops.verify import buckets, databases, spill
-from ops.verify.buckets import SecondLook
-from ops.verify.databases import DATABASES, Snapshot
-from ops.verify.evidence import ACCEPTED, CLAIM, REQUEST, SEPARATOR, TYPES
-from ops.verify.log import Bounds, Log
-from ops.verify.marks import TOPICS, Behind, Marks, Place, Quiet, quiet
-from ops.verify.reading import Contents, Range, read_aside
+from ops.verify.evidence import buckets
+from ops.verify.evidence.lines import ACCEPTED, CLAIM, REQUEST, SEPARATOR, TYPES
+from ops.verify.evidence.progress import TOPICS, Behind, Marks, Place, Quiet, quiet
+from ops.verify.judge import bucket
+from ops.verify.judge.bucket import SecondLook
+from ops.verify.judge.keys import digest, fault
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.requests import digest, fault
-from ops.verify.statements import Finding, Statement
-from ops.verify.unproven import Unproven
+from ops.verify.sources import databases
+from ops.verify.sources.broker import Bounds, Log
+from ops.verify.sources.databases import DATABASES, Snapshot
+from ops.verify.sources.log import Contents, Range, read_aside
+from ops.verify.statements import Finding, Statement, Unproven
 
 PATIENCE_S: Final = 30.0
 """How long a reader may stand still before what it has not read is unproven."""
@@ -162,27 +163,27 @@ class _Proof:
         and whether balances, stock or waiting orders look wrong."""
         self._has_requests = snapshots[0].has_requests()
         records = sum(end - marks.starts[p] for p, end in marks.ends.items())
-        digits = spill.digits_for(records)
+        digits = buckets.digits_for(records)
         ranges = [Range(p, marks.starts[p], end) for p, end in sorted(marks.ends.items())]
         with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:
             reading = self._read_log(executor, ranges, quiet(marks), "l0", digits)
             self._put_requests_aside(snapshots[0], digits)
             self._put_claims_aside(snapshots[0], marks, digits)
-            accepted = spill.Writer(self._directory, "a0", digits)
+            accepted = buckets.Writer(self._directory, "a0", digits)
             for order_id in self._accepted:
                 accepted.write(SEPARATOR.join((order_id, ACCEPTED)))
             accepted.flush()
             for snapshot in snapshots:
-                writer = spill.Writer(self._directory, f"d0-{snapshot.database}", digits)
+                writer = buckets.Writer(self._directory, f"d0-{snapshot.database}", digits)
                 for block in snapshot.blocks(digits):
                     writer.write_lines(*block)
                 writer.flush()
             trial = Report()
             self._audit_databases(snapshots, trial)
             contents = [future.result() for future in reading]
-            names = spill.bucket_names(digits)
+            names = buckets.bucket_names(digits)
             shares = [names[i :: 4 * self._settings.workers] for i in range(4 * self._settings.workers)]
-            looks = [executor.submit(buckets.look, self._directory, share, marks).result for share in shares if share]
+            looks = [executor.submit(bucket.look, self._directory, share, marks).result for share in shares if share]
             again = 0
             for look in [look() for look in looks]:
                 self._report.checked += look.checked
@@ -199,7 +200,7 @@ class _Proof:
 
     def _put_requests_aside(self, order: Snapshot, digits: int) -> None:
         """What is stored under idempotency keys, each with the digest of its event."""
-        writer = spill.Writer(self._directory, "q0", digits)
+        writer = buckets.Writer(self._directory, "q0", digits)
         for request in order.requests():
             writer.write(SEPARATOR.join((request.order_id, REQUEST, digest(request.event))))
             if what := fault(request):
@@ -213,7 +214,7 @@ class _Proof:
         trimmed = {p.number: start for p, start in marks.starts.items() if p.topic == ORDERS and start > 0}
         if not trimmed:
             return
-        writer = spill.Writer(self._directory, "t0", digits)
+        writer = buckets.Writer(self._directory, "t0", digits)
         for order_id in order.claims(trimmed):
             writer.write(SEPARATOR.join((order_id, CLAIM)))
         writer.flush()
@@ -281,16 +282,16 @@ class _Proof:
             trial = Report()
             self._audit_databases(snapshots, trial)
             self._conclude_databases(trial, behind)
-            digits = spill.digits_for(sum(end - first.starts[p] for p, end in first.ends.items()))
+            digits = buckets.digits_for(sum(end - first.starts[p] for p, end in first.ends.items()))
             with _executor(0) as executor:
                 newer = [Range(p, first.ends[p], end) for p, end in sorted(ends.items())]
                 for future in self._read_log(executor, newer, {}, "l1", digits):
                     future.result()
-            names = spill.bucket_names(digits)
+            names = buckets.bucket_names(digits)
             self._fetch_suspects(snapshots, names, digits)
             unread = 0
             for name in names:
-                for look in buckets.look_again(self._directory, name, first, second):
+                for look in bucket.look_again(self._directory, name, first, second):
                     unread += look.is_unread
                     for finding in look.findings:
                         self._violate_order(look, finding, second, snapshots)
@@ -353,14 +354,14 @@ class _Proof:
 
         def fetch() -> None:
             for snapshot in snapshots:
-                writer = spill.Writer(self._directory, f"e1-{snapshot.database}", digits)
+                writer = buckets.Writer(self._directory, f"e1-{snapshot.database}", digits)
                 for line in snapshot.lines(orders=ids):
                     writer.write(line)
                 writer.flush()
             ids.clear()
 
         for name in names:
-            ids += filter(_is_uuid, buckets.to_look_at_again(self._directory, name))
+            ids += filter(_is_uuid, bucket.to_look_at_again(self._directory, name))
             if len(ids) >= IDS_AT_ONCE:
                 fetch()
         if ids:

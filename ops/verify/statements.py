@@ -38,3 +38,7 @@ class Finding(NamedTuple):
 
     statement: Statement
     what: str
+
+
+class Unproven(Exception):
+    """Something cannot be proved. The message says what, and why."""

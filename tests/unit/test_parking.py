@@ -7,7 +7,7 @@ from common.consume.positions import Partition
 from common.errors import Poison
 from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
 from ops.dead_letters import type_named
-from ops.verify.reading import salvaged
+from ops.verify.sources.log import salvaged
 from tests.unit.orders import CUSTOMER, placed
 
 PARTITION = Partition(ORDERS, 3)

@@ -9,19 +9,19 @@ from prometheus_client import CollectorRegistry
 
 from common.consume.positions import Partition
 from common.events import READERS
-from ops.verify import databases, log, watch
-from ops.verify.databases import Row, Snapshot, Stored
-from ops.verify.evidence import Evidence, per_product, read, total
-from ops.verify.judge import Verdict, judge
-from ops.verify.log import Bounds, Log
-from ops.verify.marks import TOPICS, Marks, Place, Progress
+from ops.verify import watch
+from ops.verify.evidence.buckets import digits_for
+from ops.verify.evidence.lines import Evidence, per_product, read, total
+from ops.verify.evidence.progress import TOPICS, Marks, Place, Progress
+from ops.verify.judge.fast_path import is_right
+from ops.verify.judge.order import Verdict, judge
 from ops.verify.proof import Settings, _audit_waiting, foreign
-from ops.verify.reading import KINDS_OF, event_of, record_line, salvaged, whole_line
 from ops.verify.report import Report
-from ops.verify.spill import digits_for
-from ops.verify.statements import Finding, Statement
-from ops.verify.unproven import Unproven
-from ops.verify.usual import is_right
+from ops.verify.sources import broker, databases
+from ops.verify.sources.broker import Bounds, Log
+from ops.verify.sources.databases import Row, Snapshot, Stored
+from ops.verify.sources.log import KINDS_OF, event_of, record_line, salvaged, whole_line
+from ops.verify.statements import Finding, Statement, Unproven
 from ops.verify.watch import Metrics
 
 ORDER = "01997c00-0000-7000-8000-000000000001"
@@ -617,7 +617,7 @@ def test_an_offset_that_a_broker_does_not_tell_is_not_taken_for_none(monkeypatch
         def close(self) -> None: ...
 
     partition = Partition("orders", 0)
-    monkeypatch.setattr(log, "Consumer", Consumer)
+    monkeypatch.setattr(broker, "Consumer", Consumer)
     monkeypatch.setattr(Log, "bounds", lambda _: Bounds({partition: 0}, {partition: 9}))
     with pytest.raises(Unproven, match="does not answer"):
         Log("127.0.0.1:1").committed()

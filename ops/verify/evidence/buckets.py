@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from ops.verify.evidence import ID_LENGTH
+from ops.verify.evidence.lines import ID_LENGTH
 
 BUCKET_RECORDS: Final = 30_000
 """About so many records of the log to a bucket: some 10 MB in memory, with all that belongs to them."""

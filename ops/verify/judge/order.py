@@ -16,7 +16,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ops.verify.evidence import (
+from ops.verify.evidence.lines import (
     SEPARATOR,
     TOPIC_OF,
     TYPES,
@@ -32,7 +32,7 @@ from ops.verify.evidence import (
     stored_priced,
     total,
 )
-from ops.verify.marks import ANSWERED, DISCARDED, GIVEN_UP, PARKED, PASSED, UNREAD, Progress, Trimmed
+from ops.verify.evidence.progress import ANSWERED, DISCARDED, GIVEN_UP, PARKED, PASSED, UNREAD, Progress, Trimmed
 from ops.verify.statements import Finding, Statement
 
 DECIDED, MONEY, STOCK, OUTCOME, ONCE, WAITING = Statement

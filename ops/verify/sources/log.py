@@ -23,13 +23,13 @@ from msgspec import Raw, Struct
 from common.consume.positions import Partition
 from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
 from common.kafka import client_config
-from ops.verify.evidence import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
-from ops.verify.log import CLIENT_ID, away
-from ops.verify.marks import TOPICS, Quiet
-from ops.verify.requests import digest
-from ops.verify.spill import Writer
-from ops.verify.unproven import Unproven
-from ops.verify.usual import course_of, ordered
+from ops.verify.evidence.buckets import Writer
+from ops.verify.evidence.lines import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
+from ops.verify.evidence.progress import TOPICS, Quiet
+from ops.verify.judge.fast_path import course_of, ordered
+from ops.verify.judge.keys import digest
+from ops.verify.sources.broker import CLIENT_ID, away
+from ops.verify.statements import Unproven
 
 SILENCE_S: Final = 20.0
 FETCH_RECORDS: Final = 2_000

@@ -11,8 +11,8 @@ from common.errors import Transient
 from common.events import ORDERS, READERS
 from common.kafka import client_config
 from ops import topics
-from ops.verify.marks import TOPICS, Place
-from ops.verify.unproven import Unproven
+from ops.verify.evidence.progress import TOPICS, Place
+from ops.verify.statements import Unproven
 
 CLIENT_ID: Final = "verify"
 COORDINATOR_S: Final = 15.0

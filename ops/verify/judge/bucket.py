@@ -5,12 +5,12 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.verify import spill
-from ops.verify.evidence import ACCEPTED, CLAIM, ID_LENGTH, Evidence, gather, read
-from ops.verify.judge import judge
-from ops.verify.marks import UNREAD, Marks, Progress
+from ops.verify.evidence import buckets as spill
+from ops.verify.evidence.lines import ACCEPTED, CLAIM, ID_LENGTH, Evidence, gather, read
+from ops.verify.evidence.progress import UNREAD, Marks, Progress
+from ops.verify.judge.fast_path import is_right
+from ops.verify.judge.order import judge
 from ops.verify.statements import Finding, Statement
-from ops.verify.usual import is_right
 
 
 class FirstLook(NamedTuple):

@@ -11,9 +11,9 @@ from typing import Final, NamedTuple
 import msgspec
 
 from common.events import READERS
-from ops.verify.evidence import REQUEST, TOPIC_OF, WHOLE, placed_items, total
-from ops.verify.judge import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, Seen, Shape, Side, judge_shape
-from ops.verify.marks import ANSWERED, TOPICS, Progress, Trimmed
+from ops.verify.evidence.lines import REQUEST, TOPIC_OF, WHOLE, placed_items, total
+from ops.verify.evidence.progress import ANSWERED, TOPICS, Progress, Trimmed
+from ops.verify.judge.order import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, Seen, Shape, Side, judge_shape
 
 
 class Course(NamedTuple):

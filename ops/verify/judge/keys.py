@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from common.events import OrderPlaced
-from ops.verify.databases import Request
+from ops.verify.sources.databases import Request
 from order.api.place.idempotency import request_hash
 from order.api.requests import OrderLine
 

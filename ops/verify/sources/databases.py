@@ -15,8 +15,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from common.config import Env
-from ops.verify.marks import DATABASE_OF, DISCARDED, DISCARDING, PARKED, REDRIVEN, Place
-from ops.verify.unproven import Unproven
+from ops.verify.evidence.progress import DATABASE_OF, DISCARDED, DISCARDING, PARKED, REDRIVEN, Place
+from ops.verify.statements import Unproven
 
 DATABASES: Final = ("order", "payment", "inventory")
 CONNECT_TIMEOUT_S: Final = 5
