@@ -18,21 +18,18 @@ throw the newer price away and keep the older one. Two relays must therefore nev
 Readers have to read committed records only (librdkafka's default), and the end of the log is a marker, not a record.
 """
 
-import threading
-import time
 from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError, Message, Producer
-from loguru import logger
 
 from common import metrics
-from common.backoff import delays_s
 from common.config import Process
-from common.errors import Failure, Transient, classify, describe
+from common.errors import Transient
 from common.events import PRODUCTS, encode, product_changed
 from common.kafka import producer_config
 from common.postgres import Conn, connect
+from common.worker import Worker
 from inventory import store
 from inventory.store import Change
 
@@ -40,7 +37,6 @@ NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
 """An order may name a product within a second of its PUT."""
 BATCH_ROWS_MAX: Final = 1_000
-TERM_GOOD_S: Final = 60.0
 # A relay asks for changes every POLL_S, and in between waits for Kafka at most.
 KAFKA_TIMEOUT_S: Final = 4.0
 IDLE_SESSION_TIMEOUT_S: Final = 10
@@ -48,60 +44,29 @@ IDLE_SESSION_TIMEOUT_S: Final = 10
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 
 
-class Relay:
-    """Publishes the catalogue's changes until stopped. A `common.http.server.Task`."""
+class Relay(Worker):
+    """Publishes the catalogue's changes until stopped."""
 
     def __init__(self, process: Process) -> None:
+        super().__init__(NAME, self._run_session)
         self._process = process
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=NAME, daemon=True)
-        self._missing = "not started"
-        self._log = logger.bind(group=NAME)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish what is being published and return."""
-        self._stopping.set()
-        self._thread.join()
-
-    def missing(self) -> list[str]:
-        """Why changes of the catalogue are not published: empty when they are."""
-        return [f"{NAME}: {self._missing}"] if self._missing else []
-
-    def _run(self) -> None:
-        delays = delays_s()
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            try:
-                with connect(self._process.database_url, self._process.instance) as connection:
-                    self._serve_term(connection)
-            except Exception as error:
-                failure = classify(error)
-                metrics.failures.labels(NAME, failure.value).inc()
-                self._missing = describe(error)
-                if failure is not Failure.TRANSIENT:
-                    self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
-                    return
-                self._log.warning("starting over: {}", describe(error))
-                if time.monotonic() - started > TERM_GOOD_S:
-                    delays = delays_s()
-                self._stopping.wait(next(delays))
-        self._missing = "stopped"
+    def _run_session(self) -> None:
+        with connect(self._process.database_url, self._process.instance) as connection:
+            self._serve_term(connection)
 
     def _serve_term(self, connection: Conn) -> None:
         """Wait for the lock, then relay until told to stop. Raises whatever ends the term, and with it the session."""
         connection.autocommit = True
         store.limit_idleness(connection, seconds=IDLE_SESSION_TIMEOUT_S)
         while not store.lock_for_relay(connection):
-            self._missing = ""  # another instance does the work
-            if self._stopping.wait(POLL_S):
+            self.report("")  # another instance does the work
+            if self.stopping.wait(POLL_S):
                 return
         producer = fence(self._process)
-        self._missing = ""
+        self.report("")
         self._log.info("relaying the catalogue")
-        while not self._stopping.is_set():
+        while not self.stopping.is_set():
             changes = store.changes(connection, limit=BATCH_ROWS_MAX)
             if changes:
                 publish(producer, changes)
@@ -109,7 +74,7 @@ class Relay:
                 metrics.published.labels(NAME).inc(len(changes))
                 self._log.info("catalogue published", products=len(changes))
             if len(changes) < BATCH_ROWS_MAX:
-                self._stopping.wait(POLL_S)
+                self.stopping.wait(POLL_S)
 
 
 def fence(process: Process) -> Producer:

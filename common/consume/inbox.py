@@ -240,7 +240,7 @@ class Inbox:
             return
         owned = {partition: offset for partition, offset in self._committing.items() if partition in self.positions}
         self._uncommitted = {**owned, **self._uncommitted}
-        self._log.warning("offsets not committed, will try again: {}", error.str())
+        self._log.warning("offsets not committed, will be retried: {}", error.str())
 
     def lag(self) -> dict[str, int]:
         """By topic: how many records are known to be in the log and not stored yet, in the partitions assigned."""

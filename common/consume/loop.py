@@ -10,7 +10,6 @@ The loop runs in a thread of its own and owns its consumer, its publisher and it
 """
 
 import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,17 +28,15 @@ from common.consume.inbox import STAY_EVERY_S, Arrivals, Inbox
 from common.consume.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
 from common.consume.positions import Partition, Start, Topic, TopicWatch
 from common.consume.tally import Stopwatch, Tally
-from common.errors import Failure, LossDetected, Stopped, Superseded, classify, describe
+from common.errors import Failure, Stopped, Superseded, classify, describe
 from common.events import Event, encode, type_of
 from common.kafka import Outgoing, Publisher, client_config
 from common.postgres import Conn, connect, terminate_stale_blockers, transaction
+from common.worker import Worker
 
 LAG_EVERY_S: Final = 1.0
 ATTEND_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
-LOOK_AGAIN_S: Final = 10.0
-"""After a loss: what detects it is deterministic, so looking again is safe, and an operator's mend takes effect."""
-SESSION_GOOD_S: Final = 60.0
 NICE: Final = 5
 """A consumer gets a third of what the api gets of a busy processor (`nice(1)`)."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -96,86 +93,28 @@ class Decided(Protocol):
         ...
 
 
-class BatchConsumer(Generic[Locked]):
-    """Runs a handler over its topics until stopped. A `common.http.server.Task`."""
+class BatchConsumer(Worker, Generic[Locked]):
+    """Runs a handler over its topics until stopped: one `_Session` after the other."""
 
     def __init__(self, process: Process, handler: Handler[Locked]) -> None:
+        super().__init__(f"{handler.group} consumer", self._run_session, group=handler.group)
         self._process = process
         self._handler = handler
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"{handler.group}-consumer", daemon=True)
-        self._missing = "not started"
-        self._loss = ""
-        self._log = logger.bind(group=handler.group)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Finish the batch in hand, leave the group, and return."""
-        self._stopping.set()
-        self._thread.join()
-
-    def missing(self) -> list[str]:
-        """Why this consumer is not at work: empty when it is."""
-        missing = self._loss or self._missing
-        return [f"{self._handler.group} consumer: {missing}"] if missing else []
-
-    def _run(self) -> None:
+    def _run_session(self) -> None:
         _give_way()
-        delays = delays_s()
-        while not self._stopping.is_set():
-            started = time.monotonic()
-            try:
-                _Session(self._process, self._handler, self._stopping, self._say, self._nothing_is_lost).run()
-            except LossDetected as loss:
-                self._lose(str(loss))
-                self._stopping.wait(LOOK_AGAIN_S)
-            except Exception as error:
-                failure = classify(error)
-                metrics.failures.labels(self._handler.group, failure.value).inc()
-                self._say(describe(error))
-                if failure is not Failure.TRANSIENT:
-                    self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
-                    return
-                self._log.warning("starting over: {}", describe(error))
-                if time.monotonic() - started > SESSION_GOOD_S:
-                    delays = delays_s()
-                self._stopping.wait(next(delays))
-        self._say("stopped")
-
-    def _say(self, missing: str) -> None:
-        self._missing = missing
-
-    def _lose(self, loss: str) -> None:
-        """Name a loss until it is mended, in the log only once."""
-        if loss != self._loss:
-            self._loss = loss
-            metrics.failures.labels(self._handler.group, Failure.FATAL.value).inc()
-            self._log.critical("loss detected, waiting for an operator: {}", loss)
-
-    def _nothing_is_lost(self) -> None:
-        if self._loss:
-            self._log.info("going on, this loss is no longer there: {}", self._loss)
-            self._loss = ""
+        _Session(self._process, self._handler, self).run()
 
 
 class _Session(Generic[Locked]):
     """One membership in the group, from joining to leaving. Any failure but a transient one inside a batch ends it."""
 
-    def __init__(
-        self,
-        process: Process,
-        handler: Handler[Locked],
-        stopping: threading.Event,
-        say: Callable[[str], None],
-        nothing_is_lost: Callable[[], None],
-    ) -> None:
+    def __init__(self, process: Process, handler: Handler[Locked], worker: Worker) -> None:
         self._process = process
         self._handler = handler
-        self._stopping = stopping
-        self._say = say
-        self._nothing_is_lost = nothing_is_lost
+        self._worker = worker
+        self._stopping = worker.stopping
+        self._report = worker.report
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
         self._tally = Tally(handler.group)
@@ -186,7 +125,7 @@ class _Session(Generic[Locked]):
     def run(self) -> None:
         """Consume until told to stop. Raises whatever ends the session."""
         process, handler = self._process, self._handler
-        self._say(f"connecting to PostgreSQL, and to Kafka at {process.bootstrap_servers}")
+        self._report(f"connecting to PostgreSQL, and to Kafka at {process.bootstrap_servers}")
         self._connection = connect(process.database_url, process.instance)
         try:
             self._admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
@@ -202,7 +141,7 @@ class _Session(Generic[Locked]):
                 self._stopping,
                 self._find_starts,
                 everything,
-                self._say,
+                self._report,
                 handler.arrivals(),
             )
             try:
@@ -260,7 +199,7 @@ class _Session(Generic[Locked]):
                 self._report_lag()
                 batch = [one for one in batch if one.letter.partition in self._inbox.positions]
             else:
-                self._say("")
+                self._report("")
                 return
             if not batch or self._stopping.is_set():
                 return
@@ -360,12 +299,12 @@ class _Session(Generic[Locked]):
             return
         self._attended_at = time.monotonic()
         self._topics_watch.look(self._attended_at)
-        self._nothing_is_lost()
+        self._worker.report_no_loss()
         try:
             self._wait_while_stopped()
             if self._attend_failed:
                 self._attend_failed = False
-                self._say("")
+                self._report("")
             while rows := self._ask(lambda: parking.marked(self._connection, self._inbox.positions)):
                 self._redrive(rows)
                 self._inbox.stay()
@@ -380,12 +319,12 @@ class _Session(Generic[Locked]):
         waited = False
         while (reason := self._ask(lambda: parking.stopped(self._connection))) and not self._stopping.is_set():
             waited = True
-            self._say(str(Stopped(reason)))
+            self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
             self._topics_watch.look(time.monotonic())
             self._report_lag()
         if waited:
-            self._say("")
+            self._report("")
 
     def _ask(self, question: Callable[[], Answer]) -> Answer:
         with transaction(self._connection):
@@ -436,8 +375,8 @@ class _Session(Generic[Locked]):
 
     def _tell(self, error: Exception) -> None:
         metrics.failures.labels(self._handler.group, Failure.TRANSIENT.value).inc()
-        self._say(describe(error) if isinstance(error, Stopped) else f"retrying: {describe(error)}")
-        self._log.warning("will try again: {}", describe(error))
+        self._report(describe(error) if isinstance(error, Stopped) else f"retrying: {describe(error)}")
+        self._log.warning("retrying: {}", describe(error))
 
     def _recover(self, error: Exception) -> None:
         if self._connection.closed:

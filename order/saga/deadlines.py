@@ -11,20 +11,16 @@ some came into the database late, such as one whose event was parked and redrive
 One instance sweeps at a time: the one whose session holds an advisory lock.
 """
 
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
-from loguru import logger
 
-from common.backoff import delays_s
 from common.config import Process
 from common.consume.positions import REQUEST_TIMEOUT_S, Partition
 from common.consume.positions import describe as describe_topics
-from common.errors import Failure, classify, describe
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -38,6 +34,7 @@ from common.events import (
 )
 from common.kafka import Outgoing, Publisher, client_config
 from common.postgres import Conn, connect, transaction
+from common.worker import Worker
 from order.saga import store
 from order.saga.store import Pending
 
@@ -94,10 +91,12 @@ def to_watch(pending: Iterable[Pending]) -> set[str]:
     return {order.order_id for order in wanted[:WATCHED_MAX]}
 
 
-class DeadlineTimer:
-    """Sweeps until stopped. A `common.http.server.Task`."""
+class DeadlineTimer(Worker):
+    """Sweeps until stopped, whatever fails: without it, an order with no results stays pending for ever."""
 
     def __init__(self, process: Process, deadline_ms: int) -> None:
+        super().__init__("deadlines", self._sweep_until_stopped, retries_fatal=True, delay_max_s=SWEEP_EVERY_MAX_S)
+        self.report("")
         self._process = process
         self._deadline_ms = deadline_ms
         self._every_s = min(SWEEP_EVERY_MAX_S, deadline_ms / 1000 / SWEEPS_PER_DEADLINE)
@@ -106,34 +105,6 @@ class DeadlineTimer:
         self._told: dict[Partition, int] = {}
         """The ends of `orders` after the timer has last said something there."""
         self._told_at_s = 0.0
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="deadlines", daemon=True)
-        self._missing = ""
-        self._log = logger.bind(task="deadlines")
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def missing(self) -> list[str]:
-        """Why nobody's time is watched here: empty when it is."""
-        return [f"deadlines: {self._missing}"] if self._missing else []
-
-    def _run(self) -> None:
-        delays = delays_s(cap_s=SWEEP_EVERY_MAX_S)
-        while not self._stopping.is_set():
-            try:
-                self._sweep_until_stopped()
-            except Exception as error:
-                self._missing = describe(error)
-                if classify(error) is not Failure.TRANSIENT:
-                    self._log.opt(exception=error).error("deadlines: {}", describe(error))
-                else:
-                    self._log.warning("deadlines: starting over: {}", describe(error))
-                self._stopping.wait(next(delays))
 
     def _sweep_until_stopped(self) -> None:
         servers = self._process.bootstrap_servers
@@ -144,9 +115,9 @@ class DeadlineTimer:
             connection.execute(f"SET idle_session_timeout = '{FROZEN_AFTER_S}s'")
             connection.commit()
             wait_s = self._every_s
-            while not self._stopping.wait(wait_s):
+            while not self.stopping.wait(wait_s):
                 wait_s = self._every_s if self.sweep(connection, admin, publisher) else BEHIND_EVERY_S
-                self._missing = ""
+                self.report("")
 
     def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher) -> bool:
         """Name the orders that are due, of the next slice. Returns whether all that are due have been looked at.

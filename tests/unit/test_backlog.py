@@ -77,7 +77,7 @@ def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatc
     def look(*_: Any) -> Look:
         answer = answers[len(told)]
         if len(told) == len(answers) - 1:
-            backlog._stopping.set()
+            backlog.stopping.set()
         if isinstance(answer, Exception):
             raise answer
         return answer  # type: ignore[no-any-return]
@@ -86,5 +86,5 @@ def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("order.api.log.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
     backlog = Backlog("127.0.0.1:1", "test", 1, LIMIT, told.append)
     monkeypatch.setattr(backlog, "_look", look)
-    backlog._run()
+    backlog._watch()
     assert told == [(seen[0],), tuple(seen), ()]

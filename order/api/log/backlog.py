@@ -4,7 +4,6 @@ A thread asks the broker for the ends of the topics and for what each consumer g
 second: a few requests, whatever the load. The event loop only asks the gates.
 """
 
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -18,11 +17,11 @@ from prometheus_client import Counter, Gauge
 
 from common.consume import positions
 from common.consume.positions import Partition
-from common.errors import describe
 from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.http import problem
 from common.http.problem import Problem
 from common.kafka import client_config
+from common.worker import Worker
 from order.api.log.admission import EVERYTHING, LOOKS_KEPT, Admission, Feed, Gate, Look, admission, readers
 from order.api.refusals import PLACED_NOTHING
 
@@ -41,8 +40,8 @@ admitted_per_s: Final = Gauge(
 refused_orders: Final = Counter("tandem_orders_refused_total", "Requests refused unread because of the backlog.")
 
 
-class Backlog:
-    """Watches the backlog and opens and closes the gates. A `common.http.server.Task`."""
+class Backlog(Worker):
+    """Watches the backlog and opens and closes the gates."""
 
     def __init__(
         self,
@@ -54,6 +53,7 @@ class Backlog:
     ) -> None:
         """`backlog_max` is in orders. With outcomes among the unread it is reached by fewer. `tell` is told the last
         looks after each, and none when there are none."""
+        super().__init__("backlog", self._watch, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
         self._config = client_config(bootstrap_servers, f"{client_id}-backlog")
         self._partitions = partitions
         self._backlog_max = backlog_max
@@ -62,20 +62,11 @@ class Backlog:
         # Batches have a gate of their own, for what single orders leave.
         self._batches = Gate()
         self._refusal = _OVERLOADED
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="backlog", daemon=True)
         self._looks: deque[Look] = deque(maxlen=LOOKS_KEPT)
         self._in_force = EVERYTHING
         self._turned_away_at_s = -inf
         self._singles = 0
         self._set_at_s = time.monotonic()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=STOP_TIMEOUT_S)
 
     def missing(self) -> list[str]:
         """Without it orders are taken as before; nothing is missing for that."""
@@ -96,24 +87,31 @@ class Backlog:
         self._turned_away_at_s = at_s
         return self._refusal
 
-    def _run(self) -> None:
+    def _watch(self) -> None:
         admin = AdminClient(self._config)
         groups = sorted({group for readers in READERS.values() for group in readers})
         consumers = {group: Consumer({**self._config, "group.id": group}) for group in groups}
-        while not self._stopping.wait(LOOK_EVERY_S):
-            try:
-                self._looks.append(self._look(admin, consumers))
-                self._set(admission(readers(self._looks), self._backlog_max, self._binding_per_s()))
-                self._tell(tuple(self._looks))
-            except Exception as error:
-                # Without a look nobody is refused for a backlog. While the broker is away, orders are refused for that.
-                if not isinstance(error, KafkaException):
-                    logger.opt(exception=error).error("the backlog cannot be told: {}", describe(error))
-                self._looks.clear()
-                self._set(EVERYTHING)
-                self._tell(())
-        for consumer in consumers.values():
-            consumer.close()
+        try:
+            while not self.stopping.wait(LOOK_EVERY_S):
+                try:
+                    self._looks.append(self._look(admin, consumers))
+                    self._set(admission(readers(self._looks), self._backlog_max, self._binding_per_s()))
+                    self._tell(tuple(self._looks))
+                except Exception as error:
+                    self._forget()
+                    if not isinstance(
+                        error, KafkaException
+                    ):  # then the broker is away, and orders are refused for that
+                        raise
+        finally:
+            for consumer in consumers.values():
+                consumer.close()
+
+    def _forget(self) -> None:
+        """Without a look nobody is refused for a backlog."""
+        self._looks.clear()
+        self._set(EVERYTHING)
+        self._tell(())
 
     def _look(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Look:
         everything = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]

@@ -8,7 +8,6 @@ A topic created anew is another catalogue, whose versions start again: it is rea
 place. A lost broker leaves what is known in use; the order that needs it cannot be placed meanwhile anyway.
 """
 
-import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -19,12 +18,12 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter
 
-from common.backoff import delays_s
 from common.consume import positions
 from common.consume.positions import Topic
 from common.errors import Transient
 from common.events import PRODUCTS, ProductData, decoder_for
 from common.kafka import client_config, log_ends
+from common.worker import Worker
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 1_000
@@ -59,23 +58,15 @@ class Edition:
         return not self._unread and bool(self.products)
 
 
-class Catalogue:
+class Catalogue(Worker):
     """The catalogue in use: `products` by id, empty until the topic has been read to its end."""
 
     def __init__(self, bootstrap_servers: str, instance: str) -> None:
+        super().__init__("catalogue", self._read, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
         self._bootstrap_servers = bootstrap_servers
         self._client_id = f"{instance}-catalogue"
         self.products: Mapping[str, ProductData] = {}
         self._reading: Edition | None = None
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="catalogue", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        self._thread.join(timeout=STOP_TIMEOUT_S)
 
     def missing(self) -> list[str]:
         if self.products:
@@ -83,20 +74,6 @@ class Catalogue:
         if self._reading is None or self._reading.products:
             return [f"catalogue: topic {PRODUCTS!r} has not been read to its end"]
         return [f"catalogue: no product in topic {PRODUCTS!r}; does inventory run?"]
-
-    def _run(self) -> None:
-        """Read one topic after the other, for ever: each failure and each new topic begins anew."""
-        waits = delays_s()
-        while not self._stopping.is_set():
-            try:
-                self._read()
-                waits = delays_s()
-            except (KafkaException, Transient) as error:
-                logger.warning("cannot read the catalogue: {}", error)
-                self._stopping.wait(next(waits))
-            except Exception:
-                logger.exception("reading the catalogue failed; beginning anew")
-                self._stopping.wait(next(waits))
 
     def _read(self) -> None:
         """Read the topic as it is now until it is another one, or the process ends."""
@@ -107,7 +84,7 @@ class Catalogue:
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
             look_again_at = time.monotonic() + IDENTITY_EVERY_S
-            while not self._stopping.is_set():
+            while not self.stopping.is_set():
                 self._take_in(edition, _poll(consumer))
                 if time.monotonic() >= look_again_at:
                     if _replaced(admin, topic):

@@ -6,7 +6,6 @@ that orders are refused at once while it is not, instead of each waiting for its
 
 import asyncio
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -21,6 +20,7 @@ from common.events import ORDERS, OrderCancelRequested, OrderId, encode
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Reported, client_config, log_ends
+from common.worker import Worker
 from order.api.log.admission import Look
 from order.api.log.pace import spacing_s
 from order.api.log.recent import RecentOrders
@@ -57,8 +57,7 @@ class OrdersLog:
         self._reachable = False
         # How often an order was sent whose fate is open although its request has been answered.
         self._undecided: Counter[OrderId] = Counter()
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._probe, name="broker-probe", daemon=True)
+        self._probe = Worker("broker-probe", self._watch_broker, retries_fatal=True, stop_timeout_s=PROBE_TIMEOUT_S + 1)
         self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
         self._full = problem.unavailable(
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
@@ -70,12 +69,12 @@ class OrdersLog:
         hand_over_spacing.set(self._publisher.spacing_s)
 
     def start(self) -> None:
-        self._thread.start()
+        self._probe.start()
 
     def stop(self) -> None:
-        self._stopping.set()
-        self._publisher.all_brokers_down.set()
-        self._thread.join(timeout=PROBE_TIMEOUT_S + 1)
+        self._probe.stopping.set()
+        self._publisher.all_brokers_down.set()  # which the probe waits for
+        self._probe.stop()
 
     def missing(self) -> list[str]:
         where = self._settings.process.bootstrap_servers
@@ -166,11 +165,11 @@ class OrdersLog:
         """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
         return await asyncio.to_thread(log_ends, self._admin, ORDERS, ENDS_TIMEOUT_S)
 
-    def _probe(self) -> None:
+    def _watch_broker(self) -> None:
         """The thread's work: keep `_reachable` true to the facts."""
         lost = self._publisher.all_brokers_down
         acknowledged = 0
-        while not self._stopping.is_set():
+        while not self._probe.stopping.is_set():
             timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
             lost.clear()
             taken = self._publisher.acknowledged

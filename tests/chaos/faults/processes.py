@@ -141,7 +141,7 @@ def two_owners(arena: Arena, fault: Fault) -> Injected:
     _begin_where(arena, group, fault.target)
     impostor = arena.make(service, IMPOSTOR)
     impostor.launcher = (*ODD, "--group", group)
-    superseded = rises(lambda: arena.occurrences("starting over"), "batches dropped")
+    superseded = rises(lambda: arena.occurrences("restarting"), "batches dropped")
     impostor.launch()
     try:
         eventually(lambda: impostor.unready() is None, f"{impostor.name} has its partitions")

@@ -1,0 +1,112 @@
+"""A thread that works until it is stopped, and starts again after a failure. Whatever runs beside HTTP is one."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Final
+
+from loguru import logger
+
+from common import metrics
+from common.backoff import CAP_S, delays_s
+from common.errors import Failure, LossDetected, classify, describe
+
+LOSS_RETRY_S: Final = 10.0
+"""After a loss: what detects it is deterministic, so trying again is safe, and an operator's repair takes effect."""
+GOOD_RUN_S: Final = 60.0
+"""After so long a run its failure is a new one, and the delays start small again."""
+
+
+class Worker:
+    """Calls `work` again and again in a thread. A `common.http.server.Task`.
+
+    `work` returns when `stopping` is set. When it raises, it is called again after a delay; a fatal error ends the
+    thread and waits for an operator, unless `retries_fatal`. A `LossDetected` is logged once and reported until
+    `report_no_loss`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        work: Callable[[], None],
+        *,
+        group: str = "",
+        retries_fatal: bool = False,
+        delay_max_s: float = CAP_S,
+        stop_timeout_s: float | None = None,
+    ) -> None:
+        """`group` names it in metrics and log lines, if not `name`."""
+        self.stopping = threading.Event()
+        self._name = name
+        self._group = group or name
+        self._work = work
+        self._retries_fatal = retries_fatal
+        self._delay_max_s = delay_max_s
+        self._stop_timeout_s = stop_timeout_s
+        self._problem = "not started"
+        self._loss = ""
+        self._log = logger.bind(group=self._group)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Let `work` finish what it has begun, and return when it has, or after `stop_timeout_s`."""
+        self.stopping.set()
+        self._thread.join(self._stop_timeout_s)
+
+    def missing(self) -> list[str]:
+        """Why it is not at work: empty when it is."""
+        problem = self._loss or self._problem
+        return [f"{self._name}: {problem}"] if problem else []
+
+    def report(self, problem: str) -> None:
+        """Set what `missing` returns: a reason, or "" when it is at work."""
+        self._problem = problem
+
+    def report_no_loss(self) -> None:
+        """The log and the database fit together: if they did not before, it is over."""
+        if self._loss:
+            self._log.info("going on, this loss is no longer there: {}", self._loss)
+            self._loss = ""
+
+    def _run(self) -> None:
+        delays = delays_s(cap_s=self._delay_max_s)
+        while not self.stopping.is_set():
+            started_s = time.monotonic()
+            try:
+                self._work()
+            except LossDetected as loss:
+                self._report_loss(str(loss))
+                self.stopping.wait(LOSS_RETRY_S)
+            except Exception as error:
+                if not self._survives(error):
+                    return
+                if time.monotonic() - started_s > GOOD_RUN_S:
+                    delays = delays_s(cap_s=self._delay_max_s)
+                self.stopping.wait(next(delays))
+        self.report("stopped")
+
+    def _report_loss(self, loss: str) -> None:
+        if loss != self._loss:
+            self._loss = loss
+            self._count_failure(Failure.FATAL)
+            self._log.critical("loss detected, waiting for an operator: {}", loss)
+
+    def _survives(self, error: Exception) -> bool:
+        """Report the failure. Returns whether the work starts again."""
+        failure = classify(error)
+        self._count_failure(failure)
+        self.report(describe(error))
+        if failure is Failure.TRANSIENT:
+            self._log.warning("restarting {}: {}", self._name, describe(error))
+        elif self._retries_fatal:
+            self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
+        else:
+            self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
+            return False
+        return True
+
+    def _count_failure(self, failure: Failure) -> None:
+        metrics.failures.labels(self._group, failure.value).inc()

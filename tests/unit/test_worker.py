@@ -1,0 +1,74 @@
+"""A worker's thread: what a failure does to it, and what it reports."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from common import worker
+from common.errors import Fatal, LossDetected, Transient
+from common.worker import Worker
+
+
+@pytest.fixture(autouse=True)
+def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
+    monkeypatch.setattr(worker, "delays_s", lambda cap_s: iter([0.0] * 9))
+
+
+class Script:
+    """Work that raises one error after the other, and then stops; notes what was reported at each start."""
+
+    def __init__(self, *errors: Exception, retries_fatal: bool = False) -> None:
+        self._errors: Iterator[Exception] = iter(errors)
+        self.worker = Worker("test", self._work, retries_fatal=retries_fatal)
+        self.reported: list[list[str]] = []
+
+    def _work(self) -> None:
+        self.reported.append(self.worker.missing())
+        for error in self._errors:
+            raise error
+        self.worker.stopping.set()
+
+    def run(self) -> None:
+        self.worker.start()
+        self.worker._thread.join()
+
+
+def test_it_starts_again_after_a_transient_failure_and_reports_why() -> None:
+    script = Script(Transient("the broker is away"))
+    script.run()
+    assert script.reported == [["test: not started"], ["test: the broker is away"]]
+    assert script.worker.missing() == ["test: stopped"]
+
+
+@pytest.mark.parametrize("error", [Fatal("no such table"), ValueError("no such table")])
+def test_a_fatal_failure_ends_it_unless_it_is_to_be_retried(error: Exception) -> None:
+    ended = Script(error)
+    ended.run()
+    assert ended.reported == [["test: not started"]]
+    assert ended.worker.missing() == ["test: no such table"]
+    retried = Script(error, retries_fatal=True)
+    retried.run()
+    assert retried.reported == [["test: not started"], ["test: no such table"]]
+
+
+def test_a_loss_is_retried_and_reported_until_it_is_over() -> None:
+    script = Script(LossDetected("a gap"), LossDetected("a gap"), Transient("the broker is away"))
+    script.run()
+    assert script.reported[1:] == [["test: a gap"]] * 3
+    script.worker.report("")
+    assert script.worker.missing() == ["test: a gap"]
+    script.worker.report_no_loss()
+    assert script.worker.missing() == []
+
+
+def test_stop_returns_when_the_work_has_ended() -> None:
+    def work() -> None:
+        waiting.stopping.wait()
+        ended.append(True)
+
+    ended: list[bool] = []
+    waiting = Worker("test", work)
+    waiting.start()
+    waiting.stop()
+    assert ended == [True]
