@@ -1,0 +1,113 @@
+"""The documents are tidy: links lead somewhere, and files, tests and names that a page mentions exist.
+
+docs/evidence/ records runs of a day, on the code of that day: only its links are checked.
+"""
+
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FENCED = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+PATH = re.compile(r"(?:[\w.-]+/)+|(?:[\w.-]+/)*[\w-]+\.(?:py|md|cfg|yml|toml|sql|html|txt|png)")
+TEST = re.compile(r"(…|tests/[\w/]+\.py)::(\w+)")
+NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+NAME_IN_FILE = re.compile(r"`(" + NAME.pattern + r")` \(`([\w/]+\.py)`[),]")
+
+
+@cache
+def tracked() -> frozenset[str]:
+    """Every file of the repository and every folder that holds one, relative to its root."""
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [line for line in listed.stdout.splitlines() if (ROOT / line).exists()]
+    return frozenset(files) | {f"{parent}/" for file in files for parent in Path(file).parents}
+
+
+def pages() -> list[str]:
+    return sorted(path for path in tracked() if path == "README.md" or re.fullmatch(r"docs/.+\.md", path))
+
+
+def living_pages() -> list[str]:
+    """The pages that describe the code as it is."""
+    return [page for page in pages() if not page.startswith("docs/evidence/")]
+
+
+def prose(page: str) -> str:
+    return FENCED.sub("", (ROOT / page).read_text())
+
+
+def quoted(page: str) -> list[str]:
+    return re.findall(r"`([^`\n]+)`", prose(page))
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def is_there(path: str) -> bool:
+    """A path from the root, or the end of one: `migrations/` and `app.py` are in every service."""
+    return any(there == path or there.endswith(f"/{path}") for there in tracked())
+
+
+@cache
+def words(path: str) -> frozenset[str]:
+    return frozenset(re.findall(r"\w+", (ROOT / path).read_text()))
+
+
+@pytest.mark.parametrize("page", pages())
+def test_every_link_leads_somewhere(page: str) -> None:
+    broken = []
+    for link in LINK.findall(prose(page)):
+        if link.startswith(("http:", "https:")):
+            continue
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        if not target.exists() or (anchor and anchor not in anchors(target)):
+            broken.append(link)
+    assert broken == []
+
+
+@pytest.mark.parametrize("page", living_pages())
+def test_every_file_and_folder_that_a_page_names_exists(page: str) -> None:
+    named = [name for name in quoted(page) if PATH.fullmatch(name) and not name.startswith((".", "/"))]
+    assert [name for name in named if not is_there(name)] == []
+
+
+@pytest.mark.parametrize("page", living_pages())
+def test_every_test_that_a_page_names_exists(page: str) -> None:
+    missing, file = [], ""
+    for path, test in TEST.findall((ROOT / page).read_text()):
+        file = file if path == "…" else path
+        if not (ROOT / file).exists() or test not in words(file):
+            missing.append(f"{file}::{test}")
+    assert missing == []
+
+
+@pytest.mark.parametrize("page", living_pages())
+def test_every_name_is_in_the_file_that_a_page_gives_for_it(page: str) -> None:
+    missing = []
+    for name, file in NAME_IN_FILE.findall(prose(page)):
+        if not (ROOT / file).exists() or not set(name.split(".")) <= words(file):
+            missing.append(f"{name} ({file})")
+    assert missing == []
+
+
+def test_architecture_names_only_what_the_code_has() -> None:
+    code = [path for path in tracked() if path.endswith((".py", ".sql", ".yml")) and not path.startswith("tests/")]
+    known = frozenset().union(*(words(path) for path in code))
+    names = [name for name in quoted("docs/ARCHITECTURE.md") if NAME.fullmatch(name) and not PATH.fullmatch(name)]
+    assert [name for name in names if not set(name.split(".")) <= known] == []
+
+
+def test_decisions_are_numbered_without_gaps_and_all_indexed() -> None:
+    decisions = sorted(Path(page) for page in pages() if re.search(r"/decisions/\w+/\d{4}-", page))
+    numbers = sorted(int(path.name[:4]) for path in decisions)
+    assert numbers == list(range(1, len(numbers) + 1))
+    index = set(LINK.findall(prose("docs/decisions/README.md")))
+    assert {f"{path.parent.name}/{path.name}" for path in decisions} <= index
