@@ -88,18 +88,21 @@ replay *args:
 doctor:
     python -m dev doctor
 
-# Lint, formatting, types, imports and unit tests, in seconds
-[group('develop')]
-check:
+[private]
+lint:
     ruff check
     ruff format --check
     mypy
     lint-imports --no-cache
+
+# Check lint, formatting, types and imports, and run the unit tests, in seconds
+[group('develop')]
+check: lint
     pytest tests/unit
 
-# The checks and every test, by itself and on ports of its own; arguments go to pytest
+# Check the same and run every test once, on ports of its own; arguments go to pytest
 [group('develop')]
-test *args: check
+test *args: lint
     pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
 
 # Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
@@ -16,6 +17,7 @@ from dev.servers import jars, kafka, postgres
 from dev.servers.server import has_met_taken_port, size_of
 from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
 from dev.state import State
+from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
 GOOD = b"the jar"
@@ -212,6 +214,18 @@ def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_doe
         if name not in implied | told_apart:
             assert f"- --{name}={value}\n" in compose, name
     assert f"image: locustio/locust:{version('locust')}\n" in compose
+
+
+def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
+    """The behaviour itself needs HAProxy, which not every machine has: decision 10 says how it was tried."""
+    lines = [line.partition(" # ")[0].split() for line in (ROOT / "dev/gateway.cfg").read_text().splitlines()]
+    seconds = {words[1]: int(words[2].removesuffix("s")) for words in lines if words[:1] == ["timeout"]}
+    assert seconds["http-request"] == protocol.ARRIVE_S
+    assert ["option", "http-buffer-request"] in lines, "without it the limit is for the head alone"
+    # A stream and an answer that waits are quiet for so long, and must not be cut off.
+    assert min(seconds["client"], seconds["server"]) > max(stream.HEARTBEAT_S, outcomes.WAIT_S_MAX)
+    [buffer] = [int(words[1]) for words in lines if words[:1] == ["tune.bufsize"]]
+    assert buffer >= 2 * protocol.HEAD_BYTES_MAX
 
 
 @pytest.mark.parametrize(("recipe", "code"), [("verify", 2), ("dead_letters", 1)])
