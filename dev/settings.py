@@ -171,20 +171,23 @@ def instance_environment(service: Service, number: int, *, port: int, admin_port
 
 free_port_range = range(20_000, 32_000)
 """Below the ports of outgoing connections. Tests that run side by side take a part each."""
+_given: set[int] = set()
+"""Ports given out by this process: a server may not listen yet on what it was given."""
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback interface on which nothing listens, in `free_port_range`."""
+    """Ports of the loopback interface on which nothing listens, in `free_port_range`; none is given out twice."""
     sockets: list[socket.socket] = []
     try:
         while len(sockets) < count:
             candidate = socket.socket()
             try:
-                candidate.bind((HOST, random.choice(free_port_range)))
+                candidate.bind((HOST, random.choice([port for port in free_port_range if port not in _given])))
             except OSError:
                 candidate.close()
             else:
                 sockets.append(candidate)
+                _given.add(candidate.getsockname()[1])
         return [s.getsockname()[1] for s in sockets]
     finally:
         for s in sockets:

@@ -3,7 +3,8 @@
 from collections.abc import Collection
 from typing import Any, Final
 
-from tests.stack import SETTLE_S, Stack, eventually
+from tests.stack import Stack
+from tests.waiting import PATIENCE_S, eventually
 
 _PAYMENT: Final = {
     "a balance is what its ledger says": """
@@ -49,7 +50,7 @@ _REVOKED: Final = {
 }
 
 
-def await_rest(stack: Stack, accepted: Collection[str], within_s: float = SETTLE_S) -> None:
+def await_rest(stack: Stack, accepted: Collection[str], within_s: float = PATIENCE_S) -> None:
     """Wait until the accepted orders are there and settled, and so is every other order."""
 
     def at_rest() -> bool:

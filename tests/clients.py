@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Final
 import httpx
 import orjson
 
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 CUSTOMERS: Final = 12
 """Of each client, so that the orders go to every partition."""

@@ -2,16 +2,23 @@
 
 import os
 from collections.abc import Generator, Iterator
+from typing import Final
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 import dev.settings
+from tests.servers import Servers
 from tests.stack import Stack
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
+
+LONGEST: Final[tuple[str, ...]] = ()
+"""The modules that take longest, in that order, so that the workers end at about the same time."""
+SHARING: Final = "stack"
+"""The fixture of the modules that share a stack: they come together, so that a worker starts one once."""
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,28 +29,98 @@ def pytest_configure(config: pytest.Config) -> None:
         dev.settings.free_port_range = dev.settings.free_port_range[int(worker.removeprefix("gw")) :: count]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest modules first, those that share a stack next, and what needs none at the end, to fill up with."""
+    sharing = {item.path for item in items if isinstance(item, pytest.Function) and SHARING in item.fixturenames}
+
+    def turn(item: pytest.Item) -> tuple[int, int]:
+        module = item.path.relative_to(item.config.rootpath).as_posix()
+        if module in LONGEST:
+            return 0, LONGEST.index(module)
+        return (1 if item.path in sharing else 2), 0
+
+    items.sort(key=turn)
+
+
+class Premises:
+    """A worker's servers, and the stack that uses them: one after the other, since a broker costs seconds to start."""
+
+    def __init__(self, directories: pytest.TempPathFactory) -> None:
+        self._directories = directories
+        self._servers: Servers | None = None
+        self._shared: Stack | None = None
+        self.tenant: Stack | None = None
+
+    def vacate(self) -> Servers:
+        """End the stack that is there, and leave the servers with nothing in them."""
+        self._shared = None
+        if self.tenant is not None:
+            self.tenant.stop()
+            self.tenant = None
+        if self._servers is None:
+            self._servers = Servers(self._directories.mktemp("servers"))
+        self._servers.clear()
+        return self._servers
+
+    def let(self) -> Stack:
+        """A new stack, not yet started, on servers with nothing in them."""
+        servers = self.vacate()
+        self.tenant = Stack(self._directories.mktemp("stack"), servers=servers)
+        return self.tenant
+
+    def share(self) -> Stack:
+        """The stack that modules share, running."""
+        if self._shared is None:
+            stack = self.let()
+            stack.start_infrastructure()
+            stack.launch_all()
+            self._shared = stack
+        return self._shared
+
+    def close(self) -> None:
+        if self.tenant is not None:
+            self.tenant.stop()
+        if self._servers is not None:
+            self._servers.stop()
+
+
+_PREMISES: Final = pytest.StashKey[Premises]()
+
+
 @pytest.fixture(scope="session")
-def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """One of each process, running. Tests bring customers and products of their own."""
-    shared = Stack(tmp_path_factory.mktemp("stack"))
-    try:
-        shared.start_infrastructure()
-        shared.launch_all()
-        yield shared
-    finally:
-        shared.stop()
+def premises(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Premises]:
+    premises = request.config.stash[_PREMISES] = Premises(tmp_path_factory)
+    yield premises
+    premises.close()
 
 
 @pytest.fixture(scope="module")
-def own_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+def servers(premises: Premises) -> Servers:
+    """PostgreSQL and Kafka with nothing in them."""
+    return premises.vacate()
+
+
+@pytest.fixture(scope="module")
+def stack(premises: Premises) -> Stack:
+    """One of each process, running. Tests bring customers and products of their own."""
+    return premises.share()
+
+
+@pytest.fixture(scope="module")
+def own_stack(premises: Premises) -> Stack:
     """Infrastructure with a proxy before each database, for the tests of one module; they start the processes."""
-    own = Stack(tmp_path_factory.mktemp("own"))
-    try:
-        own.start_infrastructure()
-        own.put_proxies()
-        yield own
-    finally:
-        own.stop()
+    own = premises.let()
+    own.start_infrastructure()
+    own.put_proxies()
+    return own
+
+
+@pytest.fixture
+def fresh_stack(premises: Premises) -> Stack:
+    """Infrastructure for one test. It ends the stack of the module, so the test has to be the module's last."""
+    fresh = premises.let()
+    fresh.start_infrastructure()
+    return fresh
 
 
 @pytest.hookimpl(wrapper=True)
@@ -52,8 +129,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows the ends of the processes' logs."""
     report = yield
-    if report.failed and isinstance(item, pytest.Function):
-        for value in item.funcargs.values():
-            if isinstance(value, Stack):
-                report.sections.append(("logs of the stack", value.logs()))
+    premises = item.config.stash.get(_PREMISES, None)
+    if report.failed and premises is not None and premises.tenant is not None and "premises" in item.fixturenames:  # type: ignore[attr-defined]
+        report.sections.append(("logs of the stack", premises.tenant.logs()))
     return report

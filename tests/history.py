@@ -46,7 +46,8 @@ from common.kafka import client_config, producer_config
 from ops.topics import bounds
 from ops.verify.evidence.progress import DATABASE_OF
 from order.api.place.ids import OrderIds
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 CUSTOMERS: Final = 10_000
 PRODUCTS: Final = 1_000

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,34 +14,20 @@ import httpx
 import psycopg
 
 from dev.servers.instance import Instance as Child
-from dev.servers.kafka import Broker
-from dev.servers.postgres import Cluster
 from dev.servers.server import tail
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
-from dev.settings import new_passwords as draw_passwords
 from tests.proxy import Proxy
+from tests.servers import Servers, start
+from tests.waiting import PATIENCE_S, eventually
 
-READY_S = 60.0
-SETTLE_S = 90.0
 API = "/api/v1"
+STOP_S = 15.0
 
 T = TypeVar("T")
 
 # Made once: a client of its own costs each question 50 ms of CPU, and readiness is asked for every 50 ms. Connections
 # are not kept, since processes are killed and started again at the same port.
 _asking: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
-
-
-def eventually(found: Callable[[], T | None], what: str, within_s: float = READY_S, every_s: float = 0.05) -> T:
-    """The first answer of `found` that is not None or False. Fails with `what` after `within_s` seconds."""
-    until = time.monotonic() + within_s
-    while True:
-        answer = found()
-        if answer is not None and answer is not False:
-            return answer
-        if time.monotonic() > until:
-            raise AssertionError(f"not within {within_s:.0f} s: {what}")
-        time.sleep(every_s)
 
 
 class Instance(Child):
@@ -57,28 +42,55 @@ class Instance(Child):
         except httpx.HTTPError:
             return False
 
+    def ended(self) -> str | None:
+        """What it ended with, if it has."""
+        code = self.process.poll() if self.process is not None else None
+        return None if code is None else f"{self.name} ended with {code}"
+
+    def last_words(self) -> str:
+        """What it says on /readyz, and the end of its log."""
+        return f"{self.name} says on /readyz: {self.unready() or 'ready'}\n{tail(self.log)}"
+
+    def await_answer(self, ask: Callable[[], T | None], what: str, within_s: float = PATIENCE_S) -> T:
+        """Wait for something that this process does. Fails at once when it ends instead."""
+        return eventually(ask, f"{self.name} {what}", within_s, ended=self.ended, last_words=self.last_words)
+
+    def await_ready(self, within_s: float = PATIENCE_S) -> None:
+        self.await_answer(lambda: self.unready() is None, "is ready", within_s)
+
+    def await_unready(self, *words: str) -> str:
+        """Wait until /readyz says all these words; returns what it says."""
+
+        def says() -> str | None:
+            said = self.unready() or ""
+            return said if all(word in said for word in words) else None
+
+        return self.await_answer(says, f"says {words} on /readyz")
+
 
 class Stack:
     """Infrastructure, instances, and what a client does with them."""
 
-    def __init__(self, directory: Path, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, settings: Mapping[str, str] | None = None, servers: Servers | None = None
+    ) -> None:
+        """`servers`, if given, are used and left running; otherwise it has some of its own."""
         self.directory = directory
-        self.passwords = draw_passwords()
-        self.postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", self.postgres_port, self.passwords["postgres"])
-        self.kafka = Broker(directory / "kafka", kafka_port, controller_port)
+        self._owns_servers = servers is None
+        servers = servers or Servers(directory)
+        self.passwords = servers.passwords
+        self.postgres, self.postgres_port, self.kafka = servers.postgres, servers.postgres_port, servers.kafka
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.proxies: dict[str, Proxy] = {}
         self.variables = environment(
-            kafka_port=kafka_port, postgres_port=self.postgres_port, passwords=self.passwords
+            kafka_port=servers.kafka_port, postgres_port=self.postgres_port, passwords=self.passwords
         ) | dict(settings or {})
         self.instances: dict[str, Instance] = {}
         self.http = httpx.Client(timeout=15)
 
     def start_servers(self) -> None:
         """A PostgreSQL and a broker with nothing in them."""
-        with ThreadPoolExecutor() as both:
-            list(both.map(lambda server: server.start(), (self.postgres, self.kafka)))
+        start(self.postgres, self.kafka)
 
     def start_infrastructure(self) -> None:
         self.start_servers()
@@ -127,30 +139,33 @@ class Stack:
         """Start one of each, and wait until all are ready. The api waits for a product: there has to be one."""
         for service in SERVICES:
             self.launch(service.name)
-        eventually(self["inventory-1"].listening, "inventory-1 listens")
+        inventory = self["inventory-1"]
+        inventory.await_answer(inventory.listening, "listens")
         self.product("sku-first")
         self.await_ready()
 
     def __getitem__(self, instance: str) -> Instance:
         return self.instances[instance]
 
-    def await_ready(self, *names: str, within_s: float = READY_S) -> None:
+    def await_ready(self, *names: str, within_s: float = PATIENCE_S) -> None:
         for name in names or tuple(self.instances):
-            instance = self.instances[name]
-            eventually(lambda i=instance: i.unready() is None, f"{name} is ready", within_s)  # type: ignore[misc]
+            self.instances[name].await_ready(within_s)
 
     def stop(self) -> None:
-        for instance in self.instances.values():
-            instance.kill()
+        """End it. Processes whose servers go on may leave their consumer groups first."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda i: i.kill() if self._owns_servers else i.stop(STOP_S), self.instances.values()))
         self.http.close()
         for proxy in self.proxies.values():
             proxy.cut()
-        self.kafka.kill()
-        self.postgres.kill()
+        if self._owns_servers:
+            self.kafka.kill()
+            self.postgres.kill()
 
     def logs(self) -> str:
-        """The last lines of every process."""
-        return "\n".join(f"{name}:\n{tail(i.log)}" for name, i in self.instances.items())
+        """How each process stands, and the last lines of its log."""
+        standing = ((i.ended() or f"{i.name}: {i.unready() or 'ready'}", i.log) for i in self.instances.values())
+        return "\n".join(f"{how}\n{tail(log)}" for how, log in standing)
 
     # What a client does
 
@@ -196,12 +211,14 @@ class Stack:
         found: dict[str, Any] = answer.json()
         return found
 
-    def await_settled(self, order_id: str, within_s: float = SETTLE_S) -> dict[str, Any]:
+    def await_settled(self, order_id: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
         def settled() -> dict[str, Any] | None:
             order = self.order(order_id)
             return order if order["settled"] else None
 
-        return eventually(settled, f"order {order_id} is settled", within_s)
+        return eventually(
+            settled, f"order {order_id} is settled", within_s, last_words=lambda: f"it is {self.order(order_id)}"
+        )
 
     def balance(self, customer_id: str) -> int:
         return int(self.http.get(self.url("payment", f"/accounts/{customer_id}")).json()["balance"])

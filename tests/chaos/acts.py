@@ -23,8 +23,9 @@ from common.kafka import client_config
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
-from tests.faults.test_loss import await_named, delete_records, move, position, read_to_its_end, recreate
-from tests.stack import Stack, eventually
+from tests.faults.test_loss import delete_records, move, position, read_to_its_end, recreate
+from tests.stack import Stack
+from tests.waiting import eventually
 
 CUSTOMERS: Final = 30
 CONSUMERS: Final = {"payment-1": "payment", "inventory-1": "inventory", "order-saga-1": "order"}
@@ -79,7 +80,7 @@ def truncated(directory: Path) -> str:
         delete_records(admin, where, known + 3)
         after = _order(shop)
         shop["payment-1"].launch()
-        said = await_named(shop, "payment-1", str(where), "3 records were deleted unread")
+        said = shop["payment-1"].await_unready(str(where), "3 records were deleted unread")
         assert "loss detected" in shop["payment-1"].log.read_text()
         assert position(shop, "payment", where) == known, "nothing was skipped"
         # As docs/OPERATIONS.md says: accept it, then cancel what this side will never answer.
@@ -103,7 +104,7 @@ def created_anew(directory: Path) -> str:
         recreate(shop, [ORDERS])
         shop.await_orderable("sku-a")  # the api may have seen that the topic was away
         waiting = _order(shop)
-        said = [await_named(shop, instance, ORDERS, "created anew") for instance in CONSUMERS]
+        said = [shop[instance].await_unready(ORDERS, "created anew") for instance in CONSUMERS]
         assert all("loss detected" in shop[instance].log.read_text() for instance in CONSUMERS)
         for instance in CONSUMERS:
             shop[instance].stop()
@@ -143,7 +144,7 @@ def restored(directory: Path) -> str:
         _settled(shop, since)
         await_rest(shop, ())
         restore(shop, "payment")
-        said = await_named(shop, "payment-1", "lost transactions", "just replay")
+        said = shop["payment-1"].await_unready("lost transactions", "just replay")
         assert "loss detected" in shop["payment-1"].log.read_text()
         meanwhile = _order(shop)
         shop.run_tool("ops.replay", "payment", "--why", "chaos", "--actor", "chaos")

@@ -9,7 +9,8 @@ from dev.servers.postgres import Cluster
 from dev.settings import HOST, SERVICES, Service, free_ports
 from tests.chaos.disk import Disk
 from tests.proxy import Proxy
-from tests.stack import Instance, Stack, eventually
+from tests.stack import Instance, Stack
+from tests.waiting import eventually
 
 INSTANCES_EACH: Final = 2
 DEADLINE_S: Final = 30

@@ -12,7 +12,8 @@ from typing import Final
 from tests import clients
 from tests.chaos.arena import CUSTOMERS, PRODUCTS, SCARCE_PRODUCTS
 from tests.clients import Body, Book, MakeClient
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 ASK_AFTER_S: Final = 11.0  # the order api says: ask for it after 10 s
 AGAIN_SHARE: Final = 0.05

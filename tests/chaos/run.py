@@ -13,7 +13,7 @@ from tests.chaos.faults.fault import Witness
 from tests.chaos.report import Report, Row
 from tests.chaos.schedule import Fault, Step
 from tests.clients import Book, Clients
-from tests.stack import eventually
+from tests.waiting import eventually
 
 RECOVER_S: Final = 90.0
 REST_S: Final = 180.0

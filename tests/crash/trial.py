@@ -20,7 +20,9 @@ from tests.backup import back_up, restore
 from tests.clients import PLENTY, Batches, Book, Clients, Keyed, Plain, furnish
 from tests.crash.launch import SAID
 from tests.crash.points import Point, Scene
-from tests.stack import Instance, Stack, eventually
+from tests.servers import Servers
+from tests.stack import Instance, Stack
+from tests.waiting import eventually
 
 REACH_S: Final = 30.0
 RECOVER_S: Final = 60.0
@@ -51,8 +53,8 @@ class Outcome:
 class Trials:
     """A stack of their own, the clients' book, and a trial for each point."""
 
-    def __init__(self, directory: Path) -> None:
-        self.stack = Stack(directory)
+    def __init__(self, directory: Path, servers: Servers | None = None) -> None:
+        self.stack = Stack(directory, servers=servers)
         self.book = Book(directory.with_name(f"{directory.name}.accepted"))
         self._open = False
         self.stack.start_servers()
@@ -277,7 +279,7 @@ def restored(trials: Trials) -> Iterator[None]:
         eventually(lambda: len(book.accepted) > enough, "orders come after the backup")
     await_rest(stack, book.accepted)
     restore(stack, "payment")
-    eventually(lambda: "lost transactions" in (stack["payment-1"].unready() or ""), "payment names the loss")
+    stack["payment-1"].await_unready("lost transactions")
     yield
     stack.await_ready()
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 import httpx
 
 from tests.audit import assert_consistent, await_rest
-from tests.stack import SETTLE_S, Stack
+from tests.stack import Stack
+from tests.waiting import PATIENCE_S
 
 ORDERS = int(os.environ.get("TANDEM_TEST_ORDERS", "2000"))
 SEED = 20261123
@@ -99,7 +100,7 @@ def test_each_order_ends_as_its_input_implies_and_all_adds_up(stack: Stack) -> N
         list(clients.map(lambda customer: _place_all(stack, customer), customers))
 
     ids = [order_id for customer in customers for order_id in customer.ids]
-    await_rest(stack, ids, max(SETTLE_S, len(ids) / 50))
+    await_rest(stack, ids, max(PATIENCE_S, len(ids) / 50))
     outcomes = {
         str(order_id): (status, reason)
         for order_id, status, reason in stack.query("order", "SELECT order_id, status, reason FROM orders")

@@ -6,11 +6,12 @@ import pytest
 
 from tests.crash.points import POINTS
 from tests.crash.trial import Trials
+from tests.servers import Servers
 
 
 @pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trials]:
-    trials = Trials(tmp_path_factory.mktemp("crash") / "stack")
+def trials(tmp_path_factory: pytest.TempPathFactory, servers: Servers) -> Iterator[Trials]:
+    trials = Trials(tmp_path_factory.mktemp("crash"), servers)
     yield trials
     trials.stop()
 

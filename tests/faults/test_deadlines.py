@@ -19,7 +19,8 @@ from order.saga import deadlines, store
 from order.saga.deadlines import DeadlineTimer
 from order.saga.decide import Order
 from tests.audit import assert_consistent, await_rest
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 DEADLINE_S = 3
 

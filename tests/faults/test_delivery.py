@@ -36,12 +36,12 @@ from common.events import (
 from common.kafka import client_config, message_bytes_max, producer_config
 from order.api.place.ids import OrderIds
 from tests.audit import assert_consistent, await_rest
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 SKU, SOLD_OUT = "sku-a", "sku-none"
 PRICE = 100
 BALANCE = 10**6
-SOON_S = 20.0
 READERS = {"payment": (ORDERS,), "inventory": (ORDERS,), "order": (ORDERS, PAYMENTS, INVENTORY)}
 GROUPS = {"payment": "payment", "inventory": "inventory", "order": "order-saga"}
 INSTANCES = {"payment": "payment-1", "inventory": "inventory-1", "order": "order-saga-1"}
@@ -147,10 +147,6 @@ def set_message_bytes_max(admin: AdminClient, topic: str, size: int) -> None:
         future.result()
 
 
-def await_unready(shop: Stack, instance: str, why: str) -> None:
-    eventually(lambda: why in (shop[instance].unready() or ""), f"{instance} says {why!r}", SOON_S)
-
-
 def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:
     [(found,)] = shop.query(service, f"SELECT count(*) FROM {table} WHERE order_id = %s", (order_id,))
     return int(found)
@@ -165,7 +161,7 @@ def test_what_the_database_does_not_take_leaves_no_trace(shop: Stack) -> None:
     said = ends(shop, PAYMENTS)
     with refusing(shop, "payment", "positions"):
         order_id = shop.place(new_customer(shop), (SKU, 1))
-        await_unready(shop, "payment-1", "retrying")
+        shop["payment-1"].await_unready("retrying")
         shop["payment-1"].stop()  # what it still wanted to commit, it has committed
         assert count_of(shop, "payment", "payments", order_id) == 0, "the effect is stored without its position"
         assert ends(shop, PAYMENTS) == said, "a result is published that is not stored"
@@ -192,10 +188,10 @@ def test_offsets_are_committed_when_the_results_are_in_the_log(shop: Stack) -> N
     with unwritable(shop, PAYMENTS):
         order_id = shop.place(new_customer(shop), (SKU, 1))
         eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided")
-        await_unready(shop, "payment-1", "too large")
+        shop["payment-1"].await_unready("too large")
         shop["payment-1"].stop()
     shop["payment-1"].launch()
-    assert shop.await_settled(order_id, SOON_S)["status"] == "confirmed"
+    assert shop.await_settled(order_id)["status"] == "confirmed"
 
 
 def test_the_saga_publishes_an_outcome_that_it_had_only_stored(shop: Stack) -> None:
@@ -208,10 +204,10 @@ def test_the_saga_publishes_an_outcome_that_it_had_only_stored(shop: Stack) -> N
         shop["order-saga-1"].launch()
         rejected = "SELECT FROM orders WHERE order_id = %s AND status = 'rejected'"
         eventually(lambda: shop.query("order", rejected, (order_id,)) != [], "the saga has decided")
-        await_unready(shop, "order-saga-1", "too large")
+        shop["order-saga-1"].await_unready("too large")
         shop["order-saga-1"].stop()
     shop["order-saga-1"].launch()
-    assert shop.await_settled(order_id, SOON_S)["payment"] == "refunded"
+    assert shop.await_settled(order_id)["payment"] == "refunded"
     assert shop.balance(customer_id) == BALANCE
 
 
@@ -225,11 +221,11 @@ def test_a_redriven_event_is_done_when_its_result_is_in_the_log(shop: Stack) -> 
         owner.execute("ALTER TABLE payments DROP CONSTRAINT refused")
     with unwritable(shop, PAYMENTS):
         shop.run_tool("ops.dead_letters", "redrive", "--customer", customer_id, "--why", "the constraint is gone")
-        eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided", SOON_S)
-        await_unready(shop, "payment-1", "too large")
+        eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided")
+        shop["payment-1"].await_unready("too large")
         shop["payment-1"].stop()
     shop["payment-1"].launch()
-    assert shop.await_settled(order_id, SOON_S)["status"] == "confirmed"
+    assert shop.await_settled(order_id)["status"] == "confirmed"
 
 
 def test_a_change_of_the_catalogue_is_published_when_the_log_has_it(shop: Stack) -> None:
@@ -238,7 +234,7 @@ def test_a_change_of_the_catalogue_is_published_when_the_log_has_it(shop: Stack)
     eventually(lambda: shop.query("inventory", versions) == [(1,)], "the product is published")
     with unwritable(shop, PRODUCTS):
         shop.product("sku-changing", price=2 * PRICE)
-        await_unready(shop, "inventory-1", "relay")
+        shop["inventory-1"].await_unready("relay")
         assert shop.query("inventory", versions) == [(1,)], "it is marked as published, and is not"
         shop["inventory-1"].stop()
     shop["inventory-1"].launch()
@@ -291,7 +287,7 @@ def test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch(shop: S
         )
         moved = "UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s"
         other.execute(moved, (position + 1, *where))
-    eventually(lambda: "another instance has it" in shop["payment-1"].log.read_text(), "payment-1 gives way", SOON_S)
+    eventually(lambda: "another instance has it" in shop["payment-1"].log.read_text(), "payment-1 gives way")
     assert shop.await_settled(order_id)["reason"] == "insufficient_funds"
     assert shop.balance(customer_id) == BALANCE - PRICE
     assert_consistent(shop)
@@ -303,7 +299,6 @@ def await_read(shop: Stack) -> None:
         eventually(
             lambda s=service, t=topics: positions(shop, s) == ends(shop, *t),  # type: ignore[misc]
             f"{service} is at the ends",
-            SOON_S,
         )
 
 
@@ -328,7 +323,6 @@ def test_every_partition_of_a_batch_is_committed(shop: Stack) -> None:
         eventually(
             lambda s=service: committed(shop, s).items() >= {p: o for p, o in positions(shop, s).items() if o}.items(),  # type: ignore[misc]
             f"{service} has committed what it has read",
-            SOON_S,
         )
 
 

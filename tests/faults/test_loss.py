@@ -3,20 +3,20 @@
 An operator's mend then takes effect without a restart.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
-from common.consume.positions import WATCH_EVERY_S, Partition, log_bounds
+from common.consume.positions import Partition, log_bounds
 from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka import client_config
 from ops.topics import KEPT
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 CUSTOMER = "ann"
-WATCHED_WITHIN_S = 3 * WATCH_EVERY_S
 CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
 
 
@@ -55,19 +55,6 @@ def read_to_its_end(shop: Stack, order_id: str) -> Partition:
     return found
 
 
-def await_named(shop: Stack, instance: str, *words: str, within_s: float = 60.0) -> str:
-    """Wait until /readyz says so; returns what it says."""
-
-    def named() -> str | None:
-        said = shop[instance].unready() or ""
-        return said if all(word in said for word in words) else None
-
-    try:
-        return eventually(named, f"{instance} names {words}", within_s)
-    except AssertionError as error:
-        raise AssertionError(f"{error}; it says {shop[instance].unready()}") from None
-
-
 def times_logged(shop: Stack, instance: str, words: str) -> int:
     return sum("loss detected" in line and words in line for line in shop[instance].log.read_text().splitlines())
 
@@ -97,7 +84,7 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
     delete_records(admin, partition, known + 3)
     kept = shop.place(CUSTOMER, ("sku-a", 1))
     shop["payment-1"].launch()
-    said = await_named(shop, "payment-1", str(partition), f"starts at offset {known + 3}", "3 records were deleted")
+    said = shop["payment-1"].await_unready(str(partition), f"starts at offset {known + 3}", "3 records were deleted")
     assert shop["payment-1"].get("/livez").status_code == 200
     assert position(shop, "payment", partition) == known, "nothing was skipped"
     assert shop.query("payment", "SELECT FROM payments WHERE order_id = %s", (kept,)) == []
@@ -122,7 +109,7 @@ def test_records_deleted_above_the_position_of_a_running_consumer(
         eventually(lambda s=service: position(shop, s, partition) == end, f"{service} has read them")  # type: ignore[misc]
     delete_records(admin, partition, end)
     shop["payment-1"].resume()
-    await_named(shop, "payment-1", str(partition), "deleted")
+    shop["payment-1"].await_unready(str(partition), "deleted")
     # A first record may have been on its way when it froze.
     assert position(shop, "payment", partition) <= end - 2, "nothing was skipped"
     assert times_logged(shop, "payment-1", str(partition)) >= 1
@@ -137,7 +124,7 @@ def test_a_log_that_ends_before_the_position(shop: Stack, admin: AdminClient, pa
     known = position(shop, "inventory", partition)
     move(shop, "inventory", partition, known + 5)
     shop["inventory-1"].launch()
-    await_named(shop, "inventory-1", str(partition), f"ends at offset {known}", f"position {known + 5}")
+    shop["inventory-1"].await_unready(str(partition), f"ends at offset {known}", f"position {known + 5}")
     placed = shop.place(CUSTOMER, ("sku-a", 1))
     move(shop, "inventory", partition, known)
     shop.await_ready("inventory-1")
@@ -162,7 +149,7 @@ def test_a_gap_in_the_offsets(shop: Stack, admin: AdminClient, partition: Partit
     for instance in CONSUMERS:
         shop[instance].launch()
     for instance, service in (("payment-1", "payment"), ("inventory-1", "inventory"), ("order-saga-1", "order")):
-        await_named(shop, instance, str(partition), f"offset {end + 2} where {end} was to come", "records are missing")
+        shop[instance].await_unready(str(partition), f"offset {end + 2} where {end} was to come", "records are missing")
         assert position(shop, service, partition) == end
     for service in ("payment", "inventory", "order"):
         move(shop, service, partition, end + 2)
@@ -175,35 +162,30 @@ def test_a_partition_added_to_a_topic_while_it_is_read(shop: Stack, admin: Admin
     for future in admin.create_partitions([NewPartitions(PAYMENTS, count + 1)]).values():
         future.result()
     # Payment publishes to it, the saga reads it. Inventory has nothing to do with it and goes on.
-    await_named(shop, "order-saga-1", PAYMENTS, f"{count + 1}", f"{count}", within_s=WATCHED_WITHIN_S)
-    await_named(shop, "payment-1", PAYMENTS, f"{count + 1}", f"{count}", within_s=WATCHED_WITHIN_S)
+    shop["order-saga-1"].await_unready(PAYMENTS, f"{count + 1}", f"{count}")
+    shop["payment-1"].await_unready(PAYMENTS, f"{count + 1}", f"{count}")
     assert shop["inventory-1"].unready() is None
     # After a restart as well: orders and payments are no longer alike.
     shop["order-saga-1"].stop()
     shop["order-saga-1"].launch()
-    await_named(shop, "order-saga-1", "equal partition counts", f"'{PAYMENTS}': {count + 1}", f"'{ORDERS}': {count}")
+    shop["order-saga-1"].await_unready("equal partition counts", f"'{PAYMENTS}': {count + 1}", f"'{ORDERS}': {count}")
     for future in admin.create_partitions(
         [NewPartitions(ORDERS, count + 1), NewPartitions(INVENTORY, count + 1)]
     ).values():
         future.result()
     # Equal again, but customers are not where they were.
     for instance in CONSUMERS:
-        await_named(shop, instance, f"has {count + 1} partitions, positions are known for {count}")
+        shop[instance].await_unready(f"has {count + 1} partitions, positions are known for {count}")
 
 
-@pytest.fixture(scope="module")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Another stack: a topic that was created anew leaves nothing to go on with."""
-    stack = Stack(tmp_path_factory.mktemp("second"))
-    try:
-        stack.start_infrastructure()
-        stack.launch_all()
-        stack.product("sku-a", price=100, pieces=10**6)
-        stack.account(CUSTOMER, 10**6)
-        stack.await_orderable("sku-a")
-        yield stack
-    finally:
-        stack.stop()
+@pytest.fixture
+def second(fresh_stack: Stack) -> Stack:
+    """A topic that was created anew leaves nothing to go on with."""
+    fresh_stack.launch_all()
+    fresh_stack.product("sku-a", price=100, pieces=10**6)
+    fresh_stack.account(CUSTOMER, 10**6)
+    fresh_stack.await_orderable("sku-a")
+    return fresh_stack
 
 
 def recreate(stack: Stack, names: Sequence[str]) -> None:
@@ -225,12 +207,12 @@ def test_a_topic_created_anew_while_it_is_read(second: Stack) -> None:
     recreate(second, [ORDERS])
     second.place(CUSTOMER, ("sku-a", 1))
     for instance in CONSUMERS:
-        await_named(second, instance, ORDERS, "created anew", within_s=WATCHED_WITHIN_S)
+        second[instance].await_unready(ORDERS, "created anew")
     for instance in CONSUMERS:
         second[instance].stop()
         second[instance].launch()
     for instance in CONSUMERS:
-        await_named(second, instance, ORDERS, "created anew")
+        second[instance].await_unready(ORDERS, "created anew")
         assert times_logged(second, instance, "created anew") >= 1
     for service, rows in stored.items():
         assert second.query(service, "SELECT * FROM positions ORDER BY 1, 2") == rows, "nothing of it was taken in"

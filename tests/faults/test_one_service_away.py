@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from tests.audit import assert_consistent, await_rest
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 CUSTOMERS = 5
 ORDERS = 40

@@ -12,7 +12,8 @@ from confluent_kafka import Producer
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, encode, make
 from common.kafka import producer_config
 from tests.audit import assert_consistent
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 ORDER_ID = "01997c5e-0000-7000-8000-{:012d}"
 BALANCE = 10**6
@@ -238,11 +239,11 @@ def test_a_bad_deployment_stops_the_consumer_until_it_is_resumed(shop: Stack, lo
         log.produce(ORDERS, b"nonsense", f"flood-{number}")
     log.flush(10)
     for instance in ("payment-1", "inventory-1", "order-saga-1"):
-        eventually(lambda i=instance: "dlq resume" in (shop[i].unready() or ""), f"{instance} has stopped")  # type: ignore[misc]
+        shop[instance].await_unready("dlq resume")
         assert shop[instance].get("/livez").status_code == 200
     shop["payment-1"].stop()
     shop["payment-1"].launch()
-    eventually(lambda: "dlq resume" in (shop["payment-1"].unready() or ""), "the stop outlives a restart")
+    shop["payment-1"].await_unready("dlq resume")
     assert "STOPPED" in dlq(shop, "list")
     shop.account("patient", BALANCE)
     waiting = shop.place("patient", ("sku-a", 1))
@@ -261,9 +262,9 @@ def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack
         shop.account(customer_id, BALANCE)
     with shop.postgres.connect("payment") as owner:
         owner.execute("INSERT INTO stops (reason) VALUES ('a test')")
-    eventually(lambda: "dlq resume" in (shop["payment-1"].unready() or ""), "payment-1 waits")
+    shop["payment-1"].await_unready("dlq resume")
     shop.launch("payment", 2)
-    eventually(lambda: "dlq resume" in (shop["payment-2"].unready() or ""), "payment-2 waits")
+    shop["payment-2"].await_unready("dlq resume")
     dlq(shop, "resume", "--service", "payment", "--why", "the test goes on")
     shop.await_ready("payment-1", "payment-2")
     for _ in range(2):

@@ -23,7 +23,8 @@ from common.events import (
 from common.kafka import client_config, producer_config
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 PRICE = 100
 SCARCE = 3
@@ -143,7 +144,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
 
     restore(shop, service)
     instance = CONSUMER[service]
-    eventually(lambda: "lost transactions" in (shop[instance].unready() or ""), f"{instance} names the loss")
+    shop[instance].await_unready("lost transactions")
     assert "'just replay'" in (shop[instance].unready() or "")
     assert "lost transactions" in shop[instance].log.read_text()
     shop.await_ready("order-api-1")
@@ -208,7 +209,7 @@ def test_what_the_saga_had_decided_stands_whatever_it_reads_first_now(shop: Stac
         future.result()
     shop["order-saga-1"].launch()
     shop["order-api-1"].launch()
-    eventually(lambda: "lost transactions" in (shop["order-saga-1"].unready() or ""), "the saga names the loss")
+    shop["order-saga-1"].await_unready("lost transactions")
     assert "1 published decisions" in replay(shop, "order")
     shop.await_ready()
     order = shop.await_settled(order_id)

@@ -27,7 +27,8 @@ from tests.fuzz.compare import compare
 from tests.fuzz.requests import CUSTOMERS, PRODUCTS
 from tests.fuzz.topics import Poisoned
 from tests.fuzz.wire import Target
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 POISON: Final = 5_000
 GROWTH_BYTES_MAX: Final = 24 * 1024 * 1024

@@ -20,7 +20,8 @@ from common.events import INVENTORY, ORDERS, PAYMENTS, encode
 from common.kafka import producer_config
 from order.api.place.ids import OrderIds
 from tests.fuzz import events
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 KEYS: Final = 25
 KEYLESS: Final = 5

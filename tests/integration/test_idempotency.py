@@ -11,7 +11,8 @@ import psycopg
 import pytest
 
 from dev.settings import HOST
-from tests.stack import API, SETTLE_S, Instance, Stack, eventually
+from tests.stack import API, Instance, Stack
+from tests.waiting import eventually
 
 BALANCE = 10**6
 PRICE = 100
@@ -195,7 +196,7 @@ def test_a_process_killed_between_storing_and_publishing_loses_nothing(
     assert again.headers["idempotency-replayed"] == "true"
     dying.stop()
     del stack.instances[dying.name]
-    assert stack.await_settled(order_id, SETTLE_S)["status"] == "confirmed"
+    assert stack.await_settled(order_id)["status"] == "confirmed"
     assert placed_by(stack, customer) == [order_id]
     assert stack.balance(customer) == BALANCE - PRICE
 

@@ -13,7 +13,8 @@ from common.consume.positions import Partition
 from common.postgres import Conn, connect
 from inventory import store as stock
 from payment import store as money
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 NAMES = ("lock-a", "lock-b", "lock-c")
 # Without an index, rows come as the table has them: last name first.

@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from dev.settings import HOST
-from tests.stack import API, SETTLE_S, Instance, Stack, eventually
+from tests.stack import API, Instance, Stack
+from tests.waiting import eventually
 
 BALANCE = 10**6
 PRICE = 100
@@ -206,7 +207,7 @@ def post_batch(stack: Stack, *lines: dict[str, Any] | bytes) -> list[dict[str, A
 
 def await_all_settled(stack: Stack, ids: list[str]) -> None:
     settled = "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL"
-    eventually(lambda: stack.query("order", settled, (ids,)) == [(len(ids),)], "all are settled", SETTLE_S)
+    eventually(lambda: stack.query("order", settled, (ids,)) == [(len(ids),)], "all are settled")
 
 
 def test_a_batch_of_a_thousand_is_accepted_settled_and_charged(stack: Stack, product: str, customer: str) -> None:

@@ -11,7 +11,8 @@ import httpx
 import pytest
 
 from dev.settings import HOST
-from tests.stack import API, Instance, Stack, eventually
+from tests.stack import API, Instance, Stack
+from tests.waiting import eventually
 
 NOBODYS = "01997c00-5a5a-7000-8000-00000000beef"
 """An order's id that was never given out."""

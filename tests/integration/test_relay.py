@@ -8,7 +8,8 @@ from common.events import PRODUCTS, Milliseconds, ProductData, decoder_for, enco
 from common.kafka import client_config
 from inventory.relay import fence, publish
 from inventory.store import Change
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 
 def relay_of(stack: Stack) -> Process:

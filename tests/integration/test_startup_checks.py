@@ -18,7 +18,8 @@ from common.events import ORDERS
 from common.kafka import client_config
 from dev.servers.server import tail
 from ops.migrate import ensure_database
-from tests.stack import Instance, Stack, eventually
+from tests.stack import Instance, Stack
+from tests.waiting import eventually
 
 NUMBER = 9
 

@@ -6,7 +6,8 @@ from common.consume.positions import Partition, log_bounds
 from common.events import ORDERS
 from common.kafka import client_config
 from dev.settings import DATABASES
-from tests.stack import Stack, eventually
+from tests.stack import Stack
+from tests.waiting import eventually
 
 COPIED_AND_MORE = 12_000
 CUSTOMERS = 100

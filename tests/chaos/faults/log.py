@@ -15,7 +15,7 @@ from dev.settings import SERVICES
 from tests.chaos.arena import BALANCE, Arena
 from tests.chaos.faults.fault import Injected
 from tests.chaos.schedule import Fault
-from tests.stack import eventually
+from tests.waiting import eventually
 
 AGAIN: Final = 300
 REWOUND: Final = 300

@@ -15,7 +15,7 @@ from dev.settings import SERVICES
 from tests.chaos.arena import Arena
 from tests.chaos.faults.fault import Injected, meanwhile, rises
 from tests.chaos.schedule import SERVERS, Fault
-from tests.stack import eventually
+from tests.waiting import eventually
 
 STUTTER_STOPPED_S: Final = 0.18
 STUTTER_RUNNING_S: Final = 0.02

@@ -1,0 +1,39 @@
+"""Waiting for what is true, however slow the machine: the one thing that tests do about time."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+PATIENCE_S: Final = float(os.environ.get("TANDEM_TEST_PATIENCE_S", "180"))
+"""How long a test waits for what must happen. Only a failure takes so long, so a slow day must not reach it."""
+
+T = TypeVar("T")
+
+
+def eventually(
+    ask: Callable[[], T | None],
+    what: str,
+    within_s: float = PATIENCE_S,
+    every_s: float = 0.05,
+    *,
+    ended: Callable[[], str | None] = lambda: None,
+    last_words: Callable[[], object] = lambda: None,
+) -> T:
+    """The first answer of `ask` that is not None or False.
+
+    Fails with `what` after `within_s` seconds, or at once when `ended` says why it cannot come any more. The message
+    ends with `last_words`: what there was instead.
+    """
+    until = time.monotonic() + within_s
+    while True:
+        answer = ask()
+        if answer is not None and answer is not False:
+            return answer
+        why = ended()
+        if why is None and time.monotonic() > until:
+            why = f"not within {within_s:.0f} s"
+        if why is not None:
+            known = last_words()
+            raise AssertionError(f"{why}: {what}" + ("" if known is None else f"\n{known}"))
+        time.sleep(every_s)
