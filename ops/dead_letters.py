@@ -1,39 +1,35 @@
 """`python -m ops.dead_letters list|show|redrive|discard|resume`: what is parked, and what becomes of it.
 
     list      what is parked, oldest first
-    show      events with all that is known of them: a place is written topic/partition@offset, as `list` prints it
-    redrive   take events again, in order: by place, by customer, or all; always with all that is parked behind them
+    show      events with all that is known of them; an event is written topic/partition@offset, as `list` prints it
+    redrive   process events again, in order: by record, by customer, or all; always with all that is parked behind them
     discard   give events up: an order is then decided (declined, rejected) with the reason `discarded`
     resume    let a service go on that has stopped because too much was parked
 
-A topic that was made anew has the same places again. What is parked of the one before is listed, and named, with that
-topic's id behind the place: orders/3@17#bE1lwQ7ITZa9kXn2gU0v5A.
+A topic that was created anew has the same offsets again. Events parked from the earlier topic are listed with its id:
+orders/3@17#bE1lwQ7ITZa9kXn2gU0v5A.
 
 An act marks rows; the service itself does the rest within a second, in its batch loop. Every act is recorded with who,
-when and why. `--dry-run` says what would be marked. Being killed half-way leaves a thing done or not begun.
+when and why. `--dry-run` only shows what would be marked. When the tool is killed, an act is either done or not begun.
 """
 
 import argparse
-import getpass
 import re
-import sys
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
-import psycopg
 
 from common.config import Env
 from common.errors import Fatal
 from common.events import AnyOrderEvent, OrderPlaced, type_of
 from common.postgres import Conn, connect, transaction
-from ops.topics import table
+from ops import tool
+from ops.tool import printable
 
 SERVICES: Final = ("payment", "inventory", "order")
-PLACE_HELP: Final = "topic/partition@offset, as 'list' prints it: orders/3@17"
-WHICH: Final = "name places or --customer"
 ERROR_CHARS_SHOWN: Final = 60
-_PLACE: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9_-]+))?")
+_RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9_-]+))?")
 
 
 class _Typed(msgspec.Struct):
@@ -41,11 +37,11 @@ class _Typed(msgspec.Struct):
 
 
 _typed: Final = msgspec.json.Decoder(_Typed)
-OURS: Final = frozenset(type_of(kind) for kind in get_args(AnyOrderEvent))
+ORDER_EVENTS: Final = frozenset(type_of(kind) for kind in get_args(AnyOrderEvent))
 
 
-class Place(NamedTuple):
-    """Where the log has an event, or had it: without a `topic_id`, in the topic as it is now."""
+class RecordId(NamedTuple):
+    """Where the log has a record, or had it: without a `topic_id`, in the topic as it is now."""
 
     topic: str
     partition: int
@@ -56,15 +52,15 @@ class Place(NamedTuple):
         return f"{self.topic}/{self.partition}@{self.offset}" + (f"#{self.topic_id}" if self.topic_id else "")
 
 
-def place(text: str) -> Place:
+def record_id(text: str) -> RecordId:
     """Read `topic/partition@offset`. Raises `argparse.ArgumentTypeError`."""
-    found = _PLACE.fullmatch(text)
-    if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a place; write it as 'list' prints it: orders/3@17")
-    return Place(found[1], int(found[2]), int(found[3]), found[4])
+    match = _RECORD_ID.fullmatch(text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a record; write it as 'list' prints it: orders/3@17")
+    return RecordId(match[1], int(match[2]), int(match[3]), match[4])
 
 
-# The topic as it is now is the one that the service reads.
+# The service reads the topic as it is now; an event of an earlier one is listed with that topic's id.
 _LIST: Final = """
     SELECT topic, partition, "offset", nullif(row.topic_id, positions.topic_id), encode(key, 'escape'), root, state,
       attempts, to_char(parked_at, 'YYYY-MM-DD HH24:MI:SS'), error
@@ -73,98 +69,97 @@ _LIST: Final = """
     ORDER BY row.record_time, topic, partition, "offset"
 """
 _STOPS: Final = "SELECT reason, to_char(stopped_at, 'YYYY-MM-DD HH24:MI:SS') FROM stops WHERE resumed_at IS NULL"
-# With the positions locked no batch can park an event behind these while they are being marked.
+# With the positions locked, no batch can park an event behind these while they are being marked.
 _LOCK_POSITIONS: Final = "SELECT FROM positions ORDER BY topic, partition FOR UPDATE"
-_FIND: Final = """
+_IDS: Final = """
+    unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(topic_ids)s::text[])
+      AS id(topic, partition, "offset", topic_id)
+"""
+_FIND: Final = f"""
     SELECT topic, partition, "offset", row.topic_id, value, state FROM parked_events AS row
     LEFT JOIN positions USING (topic, partition)
-    WHERE %(all)s AND state = 'parked' OR key = convert_to(%(customer)s, 'UTF8') AND state = 'parked'
+    WHERE state = 'parked' AND (%(all)s OR key = convert_to(%(customer)s, 'UTF8'))
       OR (topic, partition, "offset", row.topic_id) IN (
-        SELECT n.topic, n.partition, n."offset", coalesce(n.topic_id, positions.topic_id, row.topic_id)
-        FROM unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(topic_ids)s::text[])
-          AS n(topic, partition, "offset", topic_id))
+        SELECT id.topic, id.partition, id."offset", coalesce(id.topic_id, positions.topic_id, row.topic_id) FROM {_IDS})
     ORDER BY row.record_time, topic, partition, "offset"
-"""
-_THESE: Final = """
-    SELECT * FROM unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(topic_ids)s::text[])
-"""
-_SHOW: Final = f"""
+"""  # noqa: S608 - a statement of ours
+_SHOW: Final = """
     SELECT topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state, parked_at,
       attempts
-    FROM parked_events WHERE (topic, partition, "offset", topic_id) IN ({_THESE})
-"""  # noqa: S608 - a statement of ours
+    FROM parked_events WHERE topic = %s AND partition = %s AND "offset" = %s AND topic_id = %s
+"""
 _ACTS: Final = """
     SELECT act, actor, why, acted_at FROM dead_letter_acts
     WHERE topic = %s AND partition = %s AND "offset" = %s AND coalesce(topic_id, %s) = %s ORDER BY act_id
 """
-# All that is parked of a customer goes together, or the later events would wait for ever behind nothing.
-_MARK_REDRIVE: Final = f"""
-    WITH named AS (SELECT * FROM parked_events WHERE (topic, partition, "offset", topic_id) IN ({_THESE}))
-    UPDATE parked_events AS row SET state = 'redrive'
-    WHERE state = 'parked' AND (
-      key IN (SELECT key FROM named)
-      OR (topic, partition, "offset", topic_id) IN (SELECT topic, partition, "offset", topic_id FROM named))
-    RETURNING topic, partition, "offset", topic_id
-"""  # noqa: S608 - a statement of ours
-_MARK_DISCARD: Final = f"""
-    UPDATE parked_events SET state = 'discard', given_up = true
-    WHERE state = 'parked' AND (topic, partition, "offset", topic_id) IN ({_THESE})
-    RETURNING topic, partition, "offset", topic_id
-"""  # noqa: S608 - a statement of ours
-_RECORD: Final = """
+# All parked events of a customer are redriven together, or the later ones would wait for ever behind nothing.
+_MARK: Final = {
+    "redrive": f"""
+      WITH named AS (SELECT row.* FROM parked_events AS row JOIN {_IDS} USING (topic, partition, "offset", topic_id))
+      UPDATE parked_events AS row SET state = 'redrive'
+      WHERE state = 'parked' AND (key IN (SELECT key FROM named)
+        OR (topic, partition, "offset", topic_id) IN (SELECT topic, partition, "offset", topic_id FROM named))
+      RETURNING topic, partition, "offset", topic_id
+    """,  # noqa: S608 - a statement of ours
+    "discard": f"""
+      UPDATE parked_events SET state = 'discard', given_up = true
+      WHERE state = 'parked' AND (topic, partition, "offset", topic_id) IN (SELECT * FROM {_IDS})
+      RETURNING topic, partition, "offset", topic_id
+    """,  # noqa: S608 - a statement of ours
+}
+_RECORD: Final = f"""
     INSERT INTO dead_letter_acts (act, topic, partition, "offset", topic_id, actor, why)
-    SELECT %s, topic, partition, o, topic_id, %s, %s
-    FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[]) AS row(topic, partition, o, topic_id)
-"""
+    SELECT %(act)s, id.*, %(actor)s, %(why)s FROM {_IDS}
+"""  # noqa: S608 - a statement of ours
 _RESUME: Final = "UPDATE stops SET resumed_at = now() WHERE resumed_at IS NULL"
 _RECORD_RESUME: Final = "INSERT INTO dead_letter_acts (act, actor, why) VALUES ('resume', %s, %s)"
 
 
-class Found(NamedTuple):
+class ParkedEvent(NamedTuple):
     """A parked event that an operator has named."""
 
-    place: Place
+    record: RecordId
     value: bytes
     state: str
 
 
-def find(connection: Conn, chosen: argparse.Namespace) -> list[Found]:
-    """What was named: the places, in whatever state, and what is parked of the customer. Raises `Fatal` when nothing
-    was named, or a place holds nothing."""
-    customer, everything = chosen.customer, getattr(chosen, "all", False)
-    if not (chosen.places or customer or everything):
-        raise Fatal(f"dlq: {chosen.command} what? {WHICH}" + (" or --all" if chosen.command == "redrive" else ""))
-    wanted = {**_columns(chosen.places), "customer": customer, "all": everything}
+def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
+    """The named records, in whatever state, and what is parked of the named customer. Raises `Fatal` when nothing was
+    named, or nothing was parked from a named record."""
+    everything = getattr(chosen, "all", False)
+    if not (chosen.records or chosen.customer or everything):
+        or_all = " or --all" if chosen.command == "redrive" else ""
+        raise Fatal(f"dlq: {chosen.command} what? name records or --customer{or_all}")
+    wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
     rows = connection.execute(_FIND, wanted).fetchall()
-    found = [Found(Place(*row[:4]), bytes(row[4]), row[5]) for row in rows]
-    here = {f.place[:3] for f in found}
-    if missing := [str(p) for p in chosen.places if p[:3] not in here]:
+    events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), row[5]) for row in rows]
+    parked = {event.record[:3] for event in events}
+    if missing := [str(record) for record in chosen.records if record[:3] not in parked]:
         raise Fatal(f"dlq: nothing was ever parked from {', '.join(missing)}")
-    return found
+    return events
 
 
-def _columns(places: Sequence[Place]) -> dict[str, Any]:
-    return {
-        "topics": [p.topic for p in places],
-        "partitions": [p.partition for p in places],
-        "offsets": [p.offset for p in places],
-        "topic_ids": [p.topic_id for p in places],
-    }
+def _columns(records: Sequence[RecordId]) -> dict[str, Any]:
+    names = ("topics", "partitions", "offsets", "topic_ids")
+    return {name: [record[i] for record in records] for i, name in enumerate(names)}
 
 
 def show_list(service: str, connection: Conn, customer: str | None) -> None:
     """Print what is parked in a service, and whether it has stopped."""
     rows = connection.execute(_LIST, {"customer": customer}).fetchall()
     for reason, at in connection.execute(_STOPS).fetchall():
-        print(f"{service}: STOPPED since {at}: {reason}; 'just dlq resume --service {service} --why …' lets it go on")
+        print(
+            f"{service}: STOPPED since {at}: {printable(reason)}; to start it again: 'just dlq resume --service "
+            f"{service} --why …'"
+        )
     if not rows:
         print(f"{service}: nothing is parked")
         return
     print(f"{service}: {len(rows)} events of {len({row[4] for row in rows})} customers are parked")
-    table(
-        ("place", "customer", "as", "state", "attempts", "since", "error"),
+    tool.print_table(
+        ("record", "customer", "as", "state", "attempts", "since", "error"),
         [
-            (Place(*row[:4]), row[4] or "-", "root" if row[5] else "follower", *row[6:9], row[9][:ERROR_CHARS_SHOWN])
+            (RecordId(*row[:4]), row[4] or "-", "root" if row[5] else "follower", *row[6:9], row[9][:ERROR_CHARS_SHOWN])
             for row in rows
         ],
     )
@@ -174,51 +169,51 @@ def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:
     """Print all that is known of parked events. Raises `Fatal`."""
     events = find(connection, chosen)
     if not events:
-        print(f"{service}: nothing is parked of {chosen.customer}")
-    for found in events:
+        print(f"{service}: nothing is parked of {printable(chosen.customer)}")
+    for event in events:
         print(f"{'service':12} {service}")
-        cursor = connection.execute(_SHOW, _columns([found.place]))
+        cursor = connection.execute(_SHOW, event.record)
         for column, value in zip(cursor.description or (), cursor.fetchone() or (), strict=True):
-            print(f"{column.name:12} {value.decode(errors='backslashreplace') if isinstance(value, bytes) else value}")
-        topic_id = found.place.topic_id
-        for act, actor, why, at in connection.execute(_ACTS, (*found.place, topic_id)).fetchall():
-            print(f"{'act':12} {act} by {actor} at {at}: {why}")
+            text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
+            print(f"{column.name:12} {printable(text)}")
+        for act, actor, why, at in connection.execute(_ACTS, (*event.record, event.record.topic_id)).fetchall():
+            print(f"{'act':12} {printable(f'{act} by {actor} at {at}: {why}')}")
 
 
-def mark(connection: Conn, statement: str, chosen: argparse.Namespace) -> int:
-    """Mark what was named and record the act, in one transaction; returns how many were marked."""
+def mark(connection: Conn, chosen: argparse.Namespace) -> int:
+    """Mark what was named and record the act, in one transaction. Returns how many events were marked."""
     with transaction(connection):
         connection.execute(_LOCK_POSITIONS)
-        found = find(connection, chosen)
+        events = find(connection, chosen)
         if chosen.command == "discard":
-            found = discardable(found, chosen)
-        rows = connection.execute(statement, _columns([f.place for f in found])).fetchall()
+            events = discardable(events, chosen)
+        rows = connection.execute(_MARK[chosen.command], _columns([event.record for event in events])).fetchall()
         if rows:
-            columns = [list(column) for column in zip(*rows, strict=True)]
-            connection.execute(_RECORD, (chosen.command, chosen.actor, chosen.why, *columns))
+            act = {"act": chosen.command, "actor": chosen.actor, "why": chosen.why}
+            connection.execute(_RECORD, act | _columns([RecordId(*row) for row in rows]))
         if chosen.dry_run:
             connection.rollback()
     return len(rows)
 
 
-def discardable(found: Sequence[Found], chosen: argparse.Namespace) -> list[Found]:
-    """Only orders, and what is no event at all, can be given up. Of a customer, all else stays parked; raises `Fatal`
-    when it was named by its place."""
-    kept = [parked for parked in found if not is_discardable(parked.value)]
-    for parked in kept:
+def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> list[ParkedEvent]:
+    """The events that can be given up: orders, and records that are no event at all. Everything else stays parked;
+    raises `Fatal` when it was named by its record and not by its customer."""
+    refused = [event for event in events if not is_discardable(event.value)]
+    for event in refused:
         why = (
-            f"{parked.place} is {type_named(parked.value)}: without it money or stock would stay where it does not "
+            f"{event.record} is {type_named(event.value)}: without it money or stock would stay where it does not "
             "belong; mend the cause and redrive it"
         )
         if not chosen.customer:
             raise Fatal(f"dlq: {why}")
         print(f"not discarded: {why}")
-    return [parked for parked in found if parked not in kept]
+    return [event for event in events if event not in refused]
 
 
 def is_discardable(value: bytes) -> bool:
     kind = type_named(value)
-    return kind not in OURS or kind == type_of(OrderPlaced)
+    return kind not in ORDER_EVENTS or kind == type_of(OrderPlaced)
 
 
 def type_named(value: bytes) -> str:
@@ -230,6 +225,7 @@ def type_named(value: bytes) -> str:
 
 
 def resume(connection: Conn, chosen: argparse.Namespace) -> int:
+    """End a service's stops and record the act. Returns how many there were."""
     with transaction(connection):
         resumed = connection.execute(_RESUME).rowcount
         if resumed:
@@ -244,27 +240,29 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     everywhere = argparse.ArgumentParser(add_help=False)
     everywhere.add_argument("--service", choices=SERVICES, help="only this service (default: all)")
-    acting = argparse.ArgumentParser(add_help=False)
-    acting.add_argument("--why", required=True, help="why; it is recorded")
-    acting.add_argument("--actor", default=getpass.getuser(), help="who; default: the user")
-    acting.add_argument("--dry-run", action="store_true", help="say what would be marked, and change nothing")
+    consent = argparse.ArgumentParser(add_help=False)
+    tool.add_consent(consent)
     naming = argparse.ArgumentParser(add_help=False)
-    naming.add_argument("places", type=place, nargs="*", metavar="place", help=PLACE_HELP)
+    naming.add_argument(
+        "records", type=record_id, nargs="*", metavar="record",
+        help="topic/partition@offset, as 'list' prints it: orders/3@17",
+    )  # fmt: skip
     naming.add_argument("--customer", help="all that is parked of a customer")
     commands.add_parser("list", parents=[everywhere]).add_argument("--customer")
     commands.add_parser("show", parents=[everywhere, naming])
-    redriving = commands.add_parser("redrive", parents=[everywhere, naming, acting])
+    redriving = commands.add_parser("redrive", parents=[everywhere, naming, consent])
     redriving.add_argument("--all", action="store_true", help="all that is parked")
-    commands.add_parser("discard", parents=[everywhere, naming, acting])
-    commands.add_parser("resume", parents=[everywhere, acting])
+    commands.add_parser("discard", parents=[everywhere, naming, consent])
+    commands.add_parser("resume", parents=[everywhere, consent])
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("dlq")
-    if chosen.service is None and (chosen.command == "discard" or getattr(chosen, "places", None)):
+    if chosen.service is None and (chosen.command == "discard" or getattr(chosen, "records", None)):
         raise Fatal(f"dlq: {chosen.command} which service's events? add --service {'|'.join(SERVICES)}")
+    note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
     for service in [chosen.service] if chosen.service else SERVICES:
         with connect(env.text(f"{service.upper()}_DATABASE_URL"), "dlq") as connection:
             match chosen.command:
@@ -272,24 +270,14 @@ def main(arguments: Sequence[str]) -> None:
                     show_list(service, connection, chosen.customer)
                 case "show":
                     show(service, connection, chosen)
-                case "redrive":
-                    say(service, mark(connection, _MARK_REDRIVE, chosen), "marked for redrive", chosen)
-                case "discard":
-                    say(service, mark(connection, _MARK_DISCARD, chosen), "marked as discarded", chosen)
+                case "redrive" | "discard":
+                    count = mark(connection, chosen)
+                    marked = "marked for redrive" if chosen.command == "redrive" else "marked as discarded"
+                    print(f"{service}: {count} {'event' if count == 1 else 'events'} {marked}{note}")
                 case "resume":
-                    print(f"{service}: {resume(connection, chosen)} stops ended{_dry(chosen)}")
-
-
-def say(service: str, count: int, what: str, chosen: argparse.Namespace) -> None:
-    print(f"{service}: {count} {'event' if count == 1 else 'events'} {what}{_dry(chosen)}")
-
-
-def _dry(chosen: argparse.Namespace) -> str:
-    return " (dry run: nothing was changed)" if chosen.dry_run else ""
+                    print(f"{service}: {resume(connection, chosen)} stops ended{note}")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (Fatal, psycopg.Error) as error:
-        sys.exit(str(error))
+    tool.run(main)

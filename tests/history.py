@@ -43,7 +43,7 @@ from common.events import (
     rfc3339,
 )
 from common.kafka import client_config, producer_config
-from ops.topics import bounds
+from ops.log import Log
 from ops.verify.evidence.progress import DATABASE_OF
 from order.api.place.ids import OrderIds
 from tests.stack import Stack
@@ -175,7 +175,7 @@ class History:
 
     def _mark(self) -> None:
         """All readers have come to the ends, and said so."""
-        ends = {p: end for p, (_, end) in bounds(self._admin).items() if p.topic in READERS}
+        ends = {p: end for p, (_, end) in Log(self._servers, "history").bounds(list(READERS)).items()}
         ids = positions.describe(self._admin, list(READERS))
         for group, database in DATABASE_OF.items():
             read = [(p, end) for p, end in ends.items() if group in READERS[p.topic]]

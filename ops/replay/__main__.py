@@ -1,18 +1,17 @@
 """`python -m ops.replay payment|inventory|order --why …`: an operator's consent to take the log in again.
 
-It is asked for when a service names on /readyz that its database has lost transactions, as when it was restored from a
-backup.
+A service asks for it on /readyz when its database has lost transactions, as when it was restored from a backup.
 
-1. No instance may be in the consumer group. None is: they look before they join. (If one is, the database was restored
-   under it: stop the service.)
+1. No instance may be in the consumer group. None is: an instance looks before it joins. (If one is, the database was
+   restored while it ran: stop the service.)
 2. What the service had published comes back from the log: its decisions, in one transaction, as they were. A published
-   decision is a decision; taken anew it could differ from what the others were told. For inventory, the catalogue too.
+   decision stands; taken anew it could differ from what the other services were told. For inventory, the catalogue too.
 3. The committed offsets of the group are moved back to the database's positions. Within 10 s the service goes on by
    itself, finds what is decided, answers it again, and decides what it had never published.
 
-Being killed half-way, or run again, is harmless: 2 is one transaction that finds nothing to do the second time, and
-until 3 is done the service does not start. `--dry-run` says what would be done. Each replay is recorded in the table
-`replays` of the service with who, when and why.
+It is harmless to kill it half-way, or to run it again: step 2 is one transaction that finds nothing to do the second
+time, and until step 3 is done the service does not start. `--dry-run` only shows what would be done. Each replay is
+recorded in the table `replays` of the service with who, when and why.
 
 What the log does not have does not come back, and has to be entered again:
 
@@ -25,28 +24,24 @@ What the log does not have does not come back, and has to be entered again:
 """
 
 import argparse
-import getpass
-import sys
 from collections.abc import Sequence
 from typing import Final
 
-import psycopg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
 from common.consume.positions import REQUEST_TIMEOUT_S, Partition, Stored, start_offset
-from common.errors import Fatal, Transient
-from common.events import INVENTORY, ORDERS, PAYMENTS
-from common.kafka import client_config
+from common.errors import Fatal
+from common.events import READERS, SAGA
 from common.postgres import Conn, connect, transaction
+from ops import tool
+from ops.log import Log
 from ops.replay import inventory, order, payment
-from ops.replay.log import CLIENT_ID, Log
-from ops.replay.report import Restored
+from ops.replay.published import Restored
+from ops.topics import set_committed
 
-WAIT_S: Final = 30.0
-GROUPS: Final = {"payment": "payment", "inventory": "inventory", "order": "order-saga"}
-READ: Final = {"payment": (ORDERS,), "inventory": (ORDERS,), "order": (ORDERS, PAYMENTS, INVENTORY)}
+GROUPS: Final = {"payment": "payment", "inventory": "inventory", "order": SAGA}
 NOT_BROUGHT_BACK: Final = {
     "payment": "deposits made after the backup",
     "inventory": "restocks made after the backup",
@@ -68,7 +63,7 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     service, group = chosen.service, GROUPS[chosen.service]
     with transaction(connection):
         connection.execute(_NO_TIMEOUTS)
-        behind = positions_behind(connection, log, service, group)
+        behind = positions_behind(connection, log, group)
         if not behind:
             print(f"{service}: no committed offset is ahead of the database: nothing to replay")
             return
@@ -80,12 +75,11 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
         connection.execute(_RECORD, (number, chosen.actor, chosen.why, restored.decisions))
         if chosen.dry_run:
             connection.rollback()
-    said = f"{service}: {restored.decisions} published decisions brought back"
-    print("\n".join([said, *restored.notes]))
+    print("\n".join([f"{service}: {restored.decisions} published decisions brought back", *restored.notes]))
     if chosen.dry_run:
         print(f"{service}: dry run: nothing was changed")
         return
-    move_back(log.admin, group, {partition: position for partition, (position, _) in behind.items()})
+    set_committed(log.admin, group, [TopicPartition(*p, position) for p, (position, _) in behind.items()])
     records = sum(committed - position for position, committed in behind.values())
     print(f"{service}: {records} records of {len(behind)} partitions will be taken in again, within 10 s if it runs")
     print(f"{service}: not brought back: {NOT_BROUGHT_BACK[service]}, acts on parked events")
@@ -102,8 +96,8 @@ def restore(connection: Conn, log: Log, chosen: argparse.Namespace, *, cover: st
 
 def check_empty(admin: AdminClient, group: str) -> None:
     """Raises `Fatal` when an instance is in the group."""
-    found = admin.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S).result()
-    states = {listed.group_id: listed.state.name for listed in found.valid}
+    groups = admin.list_consumer_groups(request_timeout=REQUEST_TIMEOUT_S).result()
+    states = {listed.group_id: listed.state.name for listed in groups.valid}
     if states.get(group, "EMPTY") not in ("EMPTY", "DEAD"):
         raise Fatal(
             f"replay: the consumer group {group!r} is {states[group]}: the database was restored under a running "
@@ -111,18 +105,18 @@ def check_empty(admin: AdminClient, group: str) -> None:
         )
 
 
-def positions_behind(connection: Conn, log: Log, service: str, group: str) -> dict[Partition, tuple[int, int]]:
-    """Of the partitions whose committed offset is ahead of the database: its position and that offset.
+def positions_behind(connection: Conn, log: Log, group: str) -> dict[Partition, tuple[int, int]]:
+    """The partitions whose committed offset is ahead of the database: its position and that offset.
 
     Raises `LossDetected` when the log does not reach back to the positions: then the backup is too old for it.
     """
-    topics = log.describe(READ[service])
+    names = [topic for topic, groups in READERS.items() if group in groups]
+    topics = log.topics(names)
     stored = {
         Partition(topic, number): Stored(topic_id, offset)
-        for topic, number, topic_id, offset in connection.execute(_POSITIONS, (list(READ[service]),)).fetchall()
+        for topic, number, topic_id, offset in connection.execute(_POSITIONS, (names,)).fetchall()
     }
-    committed = log.committed(group, list(stored))
-    bounds = log.bounds(list(stored))
+    committed, bounds = log.committed(group, stored), log.bounds(names)
     for partition, row in stored.items():
         start_offset(partition, topics[partition.topic].topic_id, row, None, *bounds[partition])
     return {
@@ -132,43 +126,25 @@ def positions_behind(connection: Conn, log: Log, service: str, group: str) -> di
     }
 
 
-def move_back(admin: AdminClient, group: str, offsets: dict[Partition, int]) -> None:
-    """Set the group's committed offsets. Raises `KafkaException`, as when an instance has joined meanwhile."""
-    wanted = [TopicPartition(*partition, offset) for partition, offset in offsets.items()]
-    request = [ConsumerGroupTopicPartitions(group, wanted)]
-    for future in admin.alter_consumer_group_offsets(request, request_timeout=REQUEST_TIMEOUT_S).values():
-        for done in future.result().topic_partitions:
-            if done.error is not None:
-                raise KafkaException(done.error)
-
-
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("service", choices=sorted(GROUPS))
-    parser.add_argument("--why", required=True, help="why; it is recorded")
-    parser.add_argument("--actor", default=getpass.getuser(), help="who; default: the user")
     parser.add_argument("--cover", action="store_true", help="enter missing deposits or restocks, as far as proved")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done, and change nothing")
+    tool.add_consent(parser)
     return parser.parse_args(arguments)
 
 
-def main(arguments: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("replay")
-    servers = env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    admin = AdminClient(client_config(servers, CLIENT_ID))
-    try:
-        admin.list_topics(timeout=WAIT_S)
-    except KafkaException as error:
-        raise Fatal(f"replay: cannot reach Kafka at {servers} after {WAIT_S:.0f} s; is it up? try 'just up'") from error
-    with connect(env.text(f"{chosen.service.upper()}_DATABASE_URL"), CLIENT_ID) as connection:
-        replay(connection, Log(servers, admin), chosen)
+    log = Log(env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"), "replay")
+    log.wait()
+    with connect(env.text(f"{chosen.service.upper()}_DATABASE_URL"), "replay") as connection:
+        replay(connection, log, chosen)
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (Fatal, Transient, KafkaException, psycopg.Error) as error:
-        sys.exit(str(error))
+    tool.run(main)

@@ -1,6 +1,6 @@
 """Inventory's decisions, brought back from the topic `inventory`, and the catalogue, from the topic `products`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from common.errors import Fatal
@@ -19,12 +19,10 @@ from common.postgres import Conn
 from inventory import store
 from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
-from ops.replay.log import Log, chunks, time_of
-from ops.replay.report import Restored, refuse_shortfalls
+from ops.log import Log
+from ops.replay.published import Restored, cover_notes, events, lost, time_of
 
-CHUNK_EVENTS: Final = 10_000
-
-_KNOWN: Final = "SELECT order_id, state FROM reservations WHERE order_id = ANY(%s::uuid[])"
+_STORED: Final = "SELECT order_id, state FROM reservations WHERE order_id = ANY(%s::uuid[])"
 _RESTOCK: Final = """
     INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
     SELECT product_id, 'restock', quantity, now(), %s
@@ -62,66 +60,49 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
 
     `cover` is the idempotency key under which missing restocks are entered; without one they raise `Fatal`.
     """
-    catalogue = newest(log.events(PRODUCTS))
+    catalogue = newest(events(log, PRODUCTS))
     columns = [[getattr(p, name) for p in catalogue.values()] for name in ProductData.__struct_fields__]
     entries = connection.execute(_CATALOGUE, columns).rowcount
-    lost = find(connection, log.events(INVENTORY))
-    wanted = {line.product_id for event in lost.values() for line in event.data.items}
-    products, reservations = store.lock(connection, wanted, lost.keys()).read()
-    decisions, shortfalls = rebuild(lost.values(), products, reservations)
-    lines = [str(shortfall) for shortfall in shortfalls]
+    published = lost(connection, events(log, INVENTORY), _STORED)
+    wanted = {line.product_id for event in published.values() for line in event.data.items}
+    products, reservations = store.lock(connection, wanted, published.keys()).read()
+    rebuilt, shortfalls = rebuild(published.values(), products, reservations)
+    notes = cover_notes(shortfalls, "restocks", cover)
     if shortfalls:
-        if cover is None:
-            refuse_shortfalls(lines, "restocks")
         connection.execute(_RESTOCK, (cover, *([*column] for column in zip(*shortfalls, strict=True))))
         for product_id, quantity in shortfalls:
-            decisions.on_hand[product_id] += quantity
-    batch = Batch(decisions, reservations, ())
+            rebuilt.on_hand[product_id] += quantity
+    batch = Batch(rebuilt, reservations, ())
     batch.store(connection)
     batch.update(connection)
-    notes = [f"{entries} entries of the catalogue brought back"] if entries else []
-    return Restored(len(lost), [*notes, f"restocks entered as {cover}:", *lines] if lines else notes)
+    if entries:
+        notes.insert(0, f"{entries} entries of the catalogue brought back")
+    return Restored(len(published), notes)
 
 
 def newest(published: Iterable[ProductChanged]) -> dict[str, ProductData]:
     """Each product as it was last published."""
-    found: dict[str, ProductData] = {}
+    products: dict[str, ProductData] = {}
     for event in published:
-        known = found.get(event.data.product_id)
-        if known is None or known.version < event.data.version:
-            found[event.data.product_id] = event.data
-    return found
-
-
-def find(connection: Conn, published: Iterator[StockEvent]) -> dict[OrderId, StockEvent]:
-    """The furthest that was published of each order, where the database is not so far."""
-    lost: dict[OrderId, StockEvent] = {}
-    for chunk in chunks(published, CHUNK_EVENTS):
-        known: dict[str, str] = dict(connection.execute(_KNOWN, (list({e.subject for e in chunk}),)).fetchall())
-        for event in chunk:
-            order_id = OrderId(event.subject)
-            before = lost.get(order_id)
-            if (before is None or before.rank < event.rank) and _RANKS[known.get(order_id)] < event.rank:
-                lost[order_id] = event
-    return lost
-
-
-_RANKS: Final[Mapping[str | None, int]] = {None: 0, "reserved": 2, "rejected": 2, "released": 7, "void": 7}
+        before = products.get(event.data.product_id)
+        if before is None or before.version < event.data.version:
+            products[event.data.product_id] = event.data
+    return products
 
 
 def rebuild(
-    lost: Iterable[StockEvent], products: Mapping[ProductId, Product], reservations: Mapping[OrderId, Reservation]
+    published: Iterable[StockEvent], products: Mapping[ProductId, Product], reservations: Mapping[OrderId, Reservation]
 ) -> tuple[Decisions, list[Shortfall]]:
-    """What it takes to make the database say what was published. A published decision is a decision: who got the last
-    piece hung on how the partitions were interleaved, and deciding anew could come out otherwise.
+    """What makes the database say what was published. A published decision stands: who got the last piece depended on
+    how the partitions were interleaved, so a new decision could differ.
 
-    All of it together, so that a piece that was released and reserved again never counts twice, whatever the order.
+    Everything is added up before it is judged, so that a piece released and reserved again never counts twice.
     Raises `Fatal` for a product that is neither in the database nor in the catalogue.
     """
     changed: dict[OrderId, Reservation] = {}
     on_hand: dict[ProductId, int] = {}
     movements: list[Movement] = []
-    for event in lost:
+    for event in published:
         data, at = event.data, time_of(event)
         order_id = OrderId(data.order_id)
         before = reservations.get(order_id)
@@ -133,7 +114,7 @@ def rebuild(
             state=event.state,
             reason=data.reason,
             lines=data.items,
-            decided_at=before.decided_at if before else at,  # of one revoked since: of its revocation
+            decided_at=before.decided_at if before else at,  # for one revoked since: when it was revoked
             revoked_at=at if event.state == "released" else None,
         )
         for line in data.items:

@@ -1,8 +1,8 @@
 """The saga's decisions, brought back from the topic `orders`.
 
-Everything the saga decides follows from the log, but in which order it read three topics decides too: whether a
+The log determines everything that the saga decides, except for the order in which it read three topics: whether a
 cancellation or a deadline came before a result, and which of two refusals became the reason. What it published then
-stands; so the orders take their published outcomes first, by the saga's own rules, and the replay adds the rest. The
+stands. So the orders first take their published outcomes, by the saga's own rules, and the replay adds the rest. The
 timeline of such an order names its outcome before the results that led to it.
 """
 
@@ -13,8 +13,8 @@ from common.consume.parking import Received
 from common.consume.positions import Partition
 from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
 from common.postgres import Conn
-from ops.replay.log import Log, chunks
-from ops.replay.report import Restored
+from ops.log import Log
+from ops.replay.published import Restored, chunks, received
 from order.saga.consumer import SagaHandler
 
 CHUNK_EVENTS: Final = 2_000
@@ -22,19 +22,19 @@ _POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = 
 
 
 def restore(connection: Conn, log: Log) -> Restored:
-    """Within a transaction: write the outcomes that were published and are not in the database. A partition at a time,
-    to hold no more in memory."""
+    """Within a transaction: write the outcomes that were published and are not in the database. One partition at a
+    time, to hold no more in memory."""
     positions = {Partition(ORDERS, n): offset for n, offset in connection.execute(_POSITIONS, (ORDERS,)).fetchall()}
-    bounds = log.bounds(list(positions))
+    bounds = log.bounds([ORDERS])
     restored = 0
     for partition, position in positions.items():
-        spoken = [
+        records = [
             record
-            for record in log.read({partition: (position, bounds[partition][1])})
+            for record in received(log, {partition: (position, bounds[partition][1])})
             if isinstance(record.event, OrderPlaced | Outcome)
         ]
-        decided = {record.event.subject for record in spoken if isinstance(record.event, Outcome)}
-        for chunk in chunks((record for record in spoken if record.event.subject in decided), CHUNK_EVENTS):
+        decided = {record.event.subject for record in records if isinstance(record.event, Outcome)}
+        for chunk in chunks((record for record in records if record.event.subject in decided), CHUNK_EVENTS):
             restored += _take_in(connection, chunk)
     return Restored(restored)
 
@@ -45,7 +45,7 @@ def _take_in(connection: Conn, records: Sequence[Received]) -> int:
     try:
         batch = handler.decide(handler.lock(connection, records), records, ())
     except Contradiction:
-        # An order placed under the id of another customer's: the saga has parked it, and will again.
+        # An order placed under an id that another customer's has: the saga has parked it, and will again.
         middle = len(records) // 2
         if middle == 0:
             return 0

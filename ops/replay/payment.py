@@ -1,20 +1,18 @@
 """Payment's decisions, brought back from the topic `payments`."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
 from common.errors import Fatal
 from common.events import PAYMENTS, CustomerId, OrderId, PaymentEvent, check_customer
 from common.postgres import Conn
-from ops.replay.log import Log, chunks, time_of
-from ops.replay.report import Restored, refuse_shortfalls
+from ops.log import Log
+from ops.replay.published import Restored, cover_notes, events, lost, time_of
 from payment import store
 from payment.consumer import Batch
 from payment.decide import Account, Decisions, Payment, Transfer
 
-CHUNK_EVENTS: Final = 10_000
-
-_KNOWN: Final = "SELECT order_id, state FROM payments WHERE order_id = ANY(%s::uuid[])"
+_STORED: Final = "SELECT order_id, state FROM payments WHERE order_id = ANY(%s::uuid[])"
 _OPEN: Final = """
     INSERT INTO accounts (customer_id, balance, currency) SELECT customer_id, 0, currency
     FROM unnest(%s::text[], %s::text[]) AS missing(customer_id, currency) ON CONFLICT DO NOTHING
@@ -42,46 +40,28 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
 
     `cover` is the idempotency key under which missing deposits are entered; without one they raise `Fatal`.
     """
-    lost = find(connection, log.events(PAYMENTS))
-    locked = store.lock(connection, {e.data.customer_id for e in lost.values()}, lost.keys())
+    published = lost(connection, events(log, PAYMENTS), _STORED)
+    locked = store.lock(connection, {e.data.customer_id for e in published.values()}, published.keys())
     accounts, payments = locked.read()
-    decisions, shortfalls = rebuild(lost.values(), accounts, payments)
-    lines = [str(shortfall) for shortfall in shortfalls]
+    rebuilt, shortfalls = rebuild(published.values(), accounts, payments)
+    notes = cover_notes(shortfalls, "deposits", cover)
     if shortfalls:
-        if cover is None:
-            refuse_shortfalls(lines, "deposits")
         columns = [list(column) for column in zip(*shortfalls, strict=True)]
         connection.execute(_OPEN, columns[:2])
         connection.execute(_DEPOSIT, (cover, *columns))
         for customer_id, _, amount in shortfalls:
-            decisions.balances[customer_id] = decisions.balances.get(customer_id, 0) + amount
-    batch = Batch(decisions, payments, ())
+            rebuilt.balances[customer_id] = rebuilt.balances.get(customer_id, 0) + amount
+    batch = Batch(rebuilt, payments, ())
     batch.store(connection)
     batch.update(connection)
-    return Restored(len(lost), [f"deposits entered as {cover}:", *lines] if lines else [])
-
-
-def find(connection: Conn, published: Iterator[PaymentEvent]) -> dict[OrderId, PaymentEvent]:
-    """The furthest that was published of each order, where the database is not so far."""
-    lost: dict[OrderId, PaymentEvent] = {}
-    for chunk in chunks(published, CHUNK_EVENTS):
-        known: dict[str, str] = dict(connection.execute(_KNOWN, (list({e.subject for e in chunk}),)).fetchall())
-        for event in chunk:
-            order_id = OrderId(event.subject)
-            before = lost.get(order_id)
-            if (before is None or before.rank < event.rank) and _RANKS[known.get(order_id)] < event.rank:
-                lost[order_id] = event
-    return lost
-
-
-_RANKS: Final[Mapping[str | None, int]] = {None: 0, "completed": 2, "declined": 2, "refunded": 7, "void": 7}
+    return Restored(len(published), notes)
 
 
 def rebuild(
-    lost: Iterable[PaymentEvent], accounts: Mapping[CustomerId, Account], payments: Mapping[OrderId, Payment]
+    published: Iterable[PaymentEvent], accounts: Mapping[CustomerId, Account], payments: Mapping[OrderId, Payment]
 ) -> tuple[Decisions, list[Shortfall]]:
-    """What it takes to make the database say what was published. A published decision is a decision: nothing is
-    decided here, and a balance that does not suffice shows that a deposit is missing.
+    """What makes the database say what was published. Nothing is decided here: a published decision stands, and a
+    balance that does not suffice shows that a deposit is missing.
 
     Raises `Fatal` for an account that is kept in another currency than it was charged in.
     """
@@ -89,7 +69,7 @@ def rebuild(
     balances: dict[CustomerId, int] = {}
     transfers: list[Transfer] = []
     currencies: dict[CustomerId, str] = {}
-    for event in lost:
+    for event in published:
         data, at = event.data, time_of(event)
         order_id, customer_id = OrderId(data.order_id), CustomerId(data.customer_id)
         before = payments.get(order_id)
@@ -102,7 +82,7 @@ def rebuild(
             reason=data.reason,
             amount=data.amount,
             currency=data.currency,
-            decided_at=before.decided_at if before else at,  # of one revoked since: of its revocation
+            decided_at=before.decided_at if before else at,  # for one revoked since: when it was revoked
             revoked_at=at if event.state == "refunded" else None,
         )
         if event.state in ("declined", "void") or not data.amount or data.currency is None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from ops.topics import table
+from ops.tool import print_table
 from ops.verify.statements import COUNTED, TEXT, Finding, Statement
 
 OFFENDERS_SHOWN: Final = 20
@@ -103,7 +103,7 @@ class Report:
 
     def show(self) -> None:
         """Print it for people."""
-        table(
+        print_table(
             ("", "statement", "checked", "", "violations", "unproven"),
             [
                 (str(int(s)), TEXT[s], str(self.checked[s]), COUNTED[s], str(self.violations[s]), str(self.unproven[s]))

@@ -8,7 +8,7 @@ from typing import Final
 
 from dev.servers.postgres import binary
 from dev.settings import DATABASES, HOST
-from ops.topics import table
+from ops.tool import print_table
 from tests.chaos.arena import Arena
 
 DUMP_S: Final = 300
@@ -69,7 +69,7 @@ class Report:
 
 def show_rows(rows: Iterable[Row]) -> None:
     heading = ("fault", "target", "at s", "lasted s", "recovered s", "effect", "verdict")
-    table(heading, [row.cells() for row in rows])
+    print_table(heading, [row.cells() for row in rows])
 
 
 def keep_evidence(arena: Arena, report: Report, command: str) -> None:

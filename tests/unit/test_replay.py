@@ -29,6 +29,7 @@ from inventory import decide as stock_rules
 from inventory.consumer import answer as stock_answer
 from inventory.decide import Product
 from ops.replay import inventory, payment
+from ops.replay.published import RANKS
 from payment import decide as payment_rules
 from payment.consumer import answer as payment_answer
 from payment.decide import Account, Transfer
@@ -51,10 +52,9 @@ def stocked(state: StockState, number: int = 1, quantity: int = 0) -> StockEvent
 
 
 def test_every_state_that_is_published_has_a_rank() -> None:
-    assert payment._RANKS.keys() == {None, *get_args(PaymentState)}
-    assert inventory._RANKS.keys() == {None, *get_args(StockState)}
-    assert all(payment._RANKS[state] == kind.rank for state, kind in PAYMENT_EVENTS.items())
-    assert all(inventory._RANKS[state] == kind.rank for state, kind in STOCK_EVENTS.items())
+    assert RANKS.keys() == {None, *get_args(PaymentState), *get_args(StockState)}
+    assert all(RANKS[state] == kind.rank for state, kind in PAYMENT_EVENTS.items())
+    assert all(RANKS[state] == kind.rank for state, kind in STOCK_EVENTS.items())
 
 
 def test_a_published_payment_is_captured_at_its_time() -> None:

@@ -10,7 +10,6 @@ from common.consume.positions import Partition
 from common.errors import Transient
 from common.events import ORDERS, READERS
 from common.kafka import client_config
-from ops import topics
 from ops.verify.evidence.progress import TOPICS, Place
 from ops.verify.statements import Unproven
 
@@ -45,7 +44,9 @@ class Log:
 
     def bounds(self) -> Bounds:
         try:
-            found = topics.bounds(self._admin)
+            found = positions.log_bounds(
+                self._admin, positions.all_partitions(positions.describe(self._admin, TOPICS).values())
+            )
         except KafkaException as error:
             raise away(self._servers, error) from error
         ours = {partition: bounds for partition, bounds in found.items() if partition.topic in TOPICS}

@@ -1,0 +1,125 @@
+"""The log as the tools read it: its topics and bounds, what the groups have committed, and its records.
+
+Records are read by assignment, without a group, so that no consumer notices.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from common.consume.positions import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
+from common.errors import Fatal, Transient
+from common.events import READERS
+from common.kafka import client_config
+
+WAIT_S: Final = 60.0
+COORDINATOR_S: Final = 15.0
+"""A coordinator that is loading needs some time to answer."""
+SILENCE_S: Final = 20.0
+FETCH_RECORDS: Final = 2_000
+FETCH_BYTES: Final = 4 * 1024 * 1024
+BUFFER_KIB: Final = 16 * 1024
+
+
+class Log:
+    """The broker as an operator's client asks it. Every method raises `Transient` or `KafkaException` when the broker
+    does not answer or lacks a topic."""
+
+    def __init__(self, servers: str, tool: str) -> None:
+        self.servers = servers
+        self._tool = tool
+        self.admin = AdminClient(client_config(servers, tool))
+
+    def wait(self) -> None:
+        """Wait up to `WAIT_S` for the broker to come up. Raises `Fatal`."""
+        try:
+            self.admin.list_topics(timeout=WAIT_S)
+        except KafkaException as error:
+            raise Fatal(
+                f"{self._tool}: cannot reach Kafka at {self.servers} after {WAIT_S:.0f} s; is it up? try 'just up'"
+            ) from error
+
+    def topics(self, names: Sequence[str]) -> dict[str, Topic]:
+        return describe(self.admin, names)
+
+    def bounds(self, names: Sequence[str]) -> dict[Partition, tuple[int, int]]:
+        """The first offset, and the one after the last, of every partition of these topics."""
+        return log_bounds(self.admin, all_partitions(self.topics(names).values()))
+
+    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        """What a group has committed in those of these partitions that it reads. Asked as a consumer that joins
+        nothing."""
+        read = [p for p in partitions if group in READERS.get(p.topic, ())]
+        consumer = Consumer({**client_config(self.servers, self._tool), "group.id": group, "enable.auto.commit": False})
+        try:
+            return committed_offsets(consumer, read, COORDINATOR_S)
+        finally:
+            consumer.close()
+
+    def read(self, bounds: Mapping[Partition, tuple[int, int]]) -> Iterator[Message]:
+        """The records between these bounds, one partition after the other."""
+        consumer = self.consumer()
+        try:
+            for partition, (first, end) in bounds.items():
+                tail = Tail(consumer, partition, first, end)
+                while tail.is_open:
+                    yield from tail.fetch()
+        finally:
+            consumer.close()
+
+    def consumer(self) -> Consumer:
+        """A client for a `Tail`."""
+        return Consumer(
+            {
+                **client_config(self.servers, self._tool),
+                "group.id": self._tool,  # the client requires one; nothing joins it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,  # a partition may end in something that is not a record
+                "fetch.queue.backoff.ms": 5,
+                "fetch.wait.max.ms": 20,
+                "fetch.message.max.bytes": FETCH_BYTES,
+                "queued.max.messages.kbytes": BUFFER_KIB,
+            }
+        )
+
+
+class Tail:
+    """What is still to be read of a partition: from `offset` up to but not including `end`."""
+
+    def __init__(self, consumer: Consumer, partition: Partition, offset: int, end: int) -> None:
+        self.partition = partition
+        self.offset = offset
+        self.end = end
+        self.is_open = offset < end
+        self._consumer = consumer
+        if self.is_open:
+            consumer.assign([TopicPartition(*partition, offset)])
+
+    def fetch(self) -> Iterator[Message]:
+        """The next records, in order. Raises `Transient` when none comes for `SILENCE_S`, and `KafkaException`."""
+        silent_since = time.monotonic()
+        while not (messages := self._consumer.consume(FETCH_RECORDS, 0.2)):
+            if time.monotonic() - silent_since > SILENCE_S:
+                raise Transient(
+                    f"the log could not be read for {SILENCE_S:.0f} s: {self.partition} from offset {self.offset}"
+                )
+        number, end, offset = self.partition.number, self.end, self.offset
+        for message in messages:
+            if message.partition() != number:
+                continue  # of the partition that the client was assigned before
+            offset = message.offset() or 0
+            error = message.error()
+            if error is None and offset < end:
+                yield message
+                offset += 1
+            elif error is not None and error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+        self.offset = offset
+        if offset >= end:
+            self.is_open = False
+            self._consumer.unassign()
