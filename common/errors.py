@@ -7,6 +7,7 @@
 """
 
 from enum import Enum
+from typing import Final
 
 import msgspec
 import psycopg
@@ -46,6 +47,9 @@ class Poison(TandemError):
 
 class Fatal(TandemError):
     """Wrong configuration, missing schema: nothing this process can mend."""
+
+
+LOSS_HELP: Final = "nothing was skipped; see docs/OPERATIONS.md, 'Loss detected'"
 
 
 class LossDetected(Fatal):

@@ -27,7 +27,7 @@ from common import metrics
 from common.config import Process
 from common.errors import Transient
 from common.events import PRODUCTS, encode, product_changed
-from common.kafka import producer_config
+from common.kafka.clients import producer_config
 from common.postgres import Conn, connect
 from common.worker import Worker
 from inventory import store

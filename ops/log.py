@@ -10,10 +10,10 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from common.consume.positions import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.errors import Fatal, Transient
 from common.events import READERS
-from common.kafka import client_config
+from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
+from common.kafka.clients import client_config
 
 WAIT_S: Final = 60.0
 COORDINATOR_S: Final = 15.0

@@ -6,7 +6,7 @@ from typing import Final
 from common import config
 from common.config import Env, Process
 from common.errors import Fatal
-from common.kafka import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
+from common.kafka.clients import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
 
 DATABASE: Final = "ORDER_DATABASE_URL"
 API_PORT: Final = 8081

@@ -13,8 +13,6 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from common.consume import positions
-from common.consume.positions import Partition
 from common.events import (
     READERS,
     CustomerId,
@@ -42,7 +40,9 @@ from common.events import (
     now,
     rfc3339,
 )
-from common.kafka import client_config, producer_config
+from common.kafka import broker
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config, producer_config
 from ops.log import Log
 from ops.verify.evidence.progress import DATABASE_OF
 from order.api.place.ids import OrderIds
@@ -176,7 +176,7 @@ class History:
     def _mark(self) -> None:
         """All readers have come to the ends, and said so."""
         ends = {p: end for p, (_, end) in Log(self._servers, "history").bounds(list(READERS)).items()}
-        ids = positions.describe(self._admin, list(READERS))
+        ids = broker.describe(self._admin, list(READERS))
         for group, database in DATABASE_OF.items():
             read = [(p, end) for p, end in ends.items() if group in READERS[p.topic]]
             for p, end in read:

@@ -24,22 +24,22 @@ def settings(fault: str | None) -> Mapping[str, str]:
 
 def slow_accept() -> None:
     """Slowdown: 5 ms between the log's acknowledgement and whoever waits for it."""
-    from common.kafka import Acknowledged, AsyncPublisher, Reported
+    from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
 
-    publish = AsyncPublisher.publish
+    send = AsyncPublisher.send
 
-    def publish_late(
+    def send_late(
         self: AsyncPublisher,
         topic: str,
         key: bytes,
         value: bytes,
         partition: int = -1,
         *,
-        reported: Reported | None = None,
+        on_delivery: OnDelivery | None = None,
     ) -> "asyncio.Future[Acknowledged]":
         loop = asyncio.get_running_loop()
         late: asyncio.Future[Acknowledged] = loop.create_future()
-        sent = publish(self, topic, key, value, partition, reported=reported)
+        sent = send(self, topic, key, value, partition, on_delivery=on_delivery)
 
         def pass_on() -> None:
             if late.done():
@@ -55,12 +55,12 @@ def slow_accept() -> None:
         sent.add_done_callback(wait)
         return late
 
-    AsyncPublisher.publish = publish_late  # type: ignore[method-assign]
+    AsyncPublisher.send = send_late  # type: ignore[method-assign]
 
 
 def lose_an_outcome() -> None:
     """Loss: one confirmation never reaches the log, although the saga has stored it."""
-    from common.kafka import Outgoing, Publisher
+    from common.kafka.publisher import Outgoing, Publisher
 
     publish = Publisher.publish
     lost: list[Outgoing] = []

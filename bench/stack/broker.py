@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from bench.stack.processes import own_cpu_s, tree_cpu_s
 from common.events import Item, Milliseconds, OrderPlaced, PlacedData, encode, make
-from common.kafka import producer_config
+from common.kafka.clients import producer_config
 from dev.settings import TOPIC_PARTITIONS
 
 TOPIC: Final = "bench-ceiling"

@@ -20,7 +20,7 @@ from msgspec import Struct
 from bench.stack.broker import placed_event
 from bench.stack.processes import tree_cpu_s
 from bench.stack.system import System
-from common.kafka import producer_config
+from common.kafka.clients import producer_config
 
 TOPIC: Final = "bench-warm-up"
 PRODUCERS: Final = 3

@@ -21,10 +21,11 @@ from loguru import logger
 
 from common.config import Process
 from common.consume.parking import Letter, Opened, opened
-from common.consume.positions import LOSS_HELP, Partition, Start
-from common.errors import Fatal, LossDetected
+from common.consume.positions import Start
+from common.errors import LOSS_HELP, Fatal, LossDetected
 from common.events import Milliseconds
-from common.kafka import consumer_config
+from common.kafka.broker import Partition
+from common.kafka.clients import consumer_config
 
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024

@@ -20,17 +20,20 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 
-from common import kafka, log, metrics, postgres
+from common import log, metrics, postgres
 from common.backoff import delays_s
 from common.config import Process
 from common.consume import limits, parking, positions
 from common.consume.inbox import STAY_EVERY_S, Arrivals, Inbox
 from common.consume.parking import Breaker, Letter, Marked, Opened, Parked, Received, Sorted
-from common.consume.positions import Partition, Start, Topic, TopicWatch
+from common.consume.positions import Start
 from common.consume.tally import Stopwatch, Tally
 from common.errors import Failure, Stopped, Superseded, classify, describe
 from common.events import Event, encode, type_of
-from common.kafka import Outgoing, Publisher, client_config
+from common.kafka import broker, clients
+from common.kafka.broker import Partition, Topic, TopicWatch
+from common.kafka.clients import client_config
+from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, terminate_stale_blockers, transaction
 from common.worker import Worker
 
@@ -131,9 +134,9 @@ class _Session(Generic[Locked]):
             self._admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
-            self._topics_watch = TopicWatch(self._admin, topics)
+            self._topic_watch = TopicWatch(self._admin, topics)
             self._publisher = Publisher(process.bootstrap_servers, process.instance)
-            everything = positions.all_partitions(topics[name] for name in handler.topics)
+            everything = broker.all_partitions(topics[name] for name in handler.topics)
             self._inbox = Inbox(
                 process,
                 handler.group,
@@ -160,8 +163,8 @@ class _Session(Generic[Locked]):
 
     def _describe(self) -> dict[str, Topic]:
         """What the broker says of the topics read and published to, now."""
-        topics = positions.describe(self._admin, list({*self._handler.topics, self._handler.publishes}))
-        positions.check_partition_counts(topics)
+        topics = broker.describe(self._admin, list({*self._handler.topics, self._handler.publishes}))
+        broker.check_partition_counts(topics)
         return topics
 
     def _find_starts(self, consumer: Consumer, partitions: Sequence[Partition]) -> list[Start]:
@@ -172,13 +175,13 @@ class _Session(Generic[Locked]):
 
     def _check_limits(self, topics: Mapping[str, Topic]) -> None:
         limits.check_partitions(self._process.partitions, {t.name: t.partitions for t in topics.values()})
-        limits.check_message_size(kafka.message_bytes_max(self._admin, self._handler.topics))
+        limits.check_message_size(broker.message_bytes_max(self._admin, self._handler.topics))
         limits.check_batch_time(
             stay_every_ms=int(STAY_EVERY_S * 1000),
             statement_timeout_ms=postgres.STATEMENT_TIMEOUT_MS,
-            delivery_timeout_ms=kafka.DELIVERY_TIMEOUT_MS,
-            commit_timeout_ms=kafka.SOCKET_TIMEOUT_MS,
-            max_poll_interval_ms=kafka.MAX_POLL_INTERVAL_MS,
+            delivery_timeout_ms=clients.DELIVERY_TIMEOUT_MS,
+            commit_timeout_ms=clients.SOCKET_TIMEOUT_MS,
+            max_poll_interval_ms=clients.MAX_POLL_INTERVAL_MS,
         )
         with transaction(self._connection):
             connections = postgres.connections(self._connection)
@@ -194,7 +197,7 @@ class _Session(Generic[Locked]):
                     raise
                 self._tell(error)
                 self._recover(error)
-                self._topics_watch.look(time.monotonic())
+                self._topic_watch.check(time.monotonic())
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag()
                 batch = [one for one in batch if one.letter.partition in self._inbox.positions]
@@ -298,7 +301,7 @@ class _Session(Generic[Locked]):
         if time.monotonic() - self._attended_at < ATTEND_EVERY_S:
             return
         self._attended_at = time.monotonic()
-        self._topics_watch.look(self._attended_at)
+        self._topic_watch.check(self._attended_at)
         self._worker.report_no_loss()
         try:
             self._wait_while_stopped()
@@ -321,7 +324,7 @@ class _Session(Generic[Locked]):
             waited = True
             self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
-            self._topics_watch.look(time.monotonic())
+            self._topic_watch.check(time.monotonic())
             self._report_lag()
         if waited:
             self._report("")

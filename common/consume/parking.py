@@ -17,7 +17,6 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from common.consume.positions import Partition
 from common.errors import Poison, Superseded
 from common.events import (
     ORDERS,
@@ -30,6 +29,7 @@ from common.events import (
     make,
     rfc3339,
 )
+from common.kafka.broker import Partition
 from common.postgres import Conn
 
 STOP_ROOTS_MIN: Final = 100

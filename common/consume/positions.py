@@ -6,37 +6,17 @@ partition one waits and then finds the position moved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Future
 from typing import Any, Final, NamedTuple
 
 import psycopg
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka import Consumer
+from confluent_kafka.admin import AdminClient
 
-from common.errors import LossDetected, Transient
+from common.errors import LOSS_HELP, LossDetected
 from common.events import Milliseconds, rfc3339
+from common.kafka import broker
+from common.kafka.broker import Partition, Topic
 from common.postgres import Conn
-
-REQUEST_TIMEOUT_S: Final = 5.0
-WATCH_EVERY_S: Final = 5.0
-"""How long a topic may have been another one, or have had more partitions, before its running consumers stop."""
-LOSS_HELP: Final = "nothing was skipped; see docs/OPERATIONS.md, 'Loss detected'"
-
-
-class Partition(NamedTuple):
-    topic: str
-    number: int
-
-    def __str__(self) -> str:
-        return f"{self.topic}/{self.number}"
-
-
-class Topic(NamedTuple):
-    """A topic as the broker describes it."""
-
-    name: str
-    topic_id: str
-    partitions: int
 
 
 class Stored(NamedTuple):
@@ -87,81 +67,6 @@ def start_offset(
     return max(log_start, min(stored.next_offset, committed or 0))
 
 
-def describe(admin: AdminClient, names: Sequence[str]) -> dict[str, Topic]:
-    """Ask the broker for the topics. Raises `Transient` when one is missing or the broker does not answer."""
-    futures = _ask(admin, names)
-    return {name: _answer(name, future) for name, future in futures.items()}
-
-
-def _ask(admin: AdminClient, names: Iterable[str]) -> dict[str, "Future[Any]"]:
-    return admin.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
-
-
-def _answer(name: str, future: "Future[Any]") -> Topic:
-    try:
-        found = future.result()
-    except Exception as error:
-        raise Transient(f"topic {name!r} cannot be described: {error}; try 'just topics'") from error
-    return Topic(name, str(found.topic_id), len(found.partitions))
-
-
-def check_partition_counts(topics: Mapping[str, Topic]) -> None:
-    """A result goes to the partition number of its order. Raises `LossDetected` unless all counts are equal."""
-    counts = {topic.name: topic.partitions for topic in topics.values()}
-    if len(set(counts.values())) > 1:
-        raise LossDetected(
-            f"topics must have equal partition counts, found {counts}: results would not go where their orders are; "
-            f"{LOSS_HELP}"
-        )
-
-
-def check_same(known: Topic, found: Topic) -> None:
-    """Raises `LossDetected` unless a topic is still the one it was."""
-    if found.topic_id != known.topic_id:
-        raise LossDetected(
-            f"{known.name}: the topic was created anew (id {found.topic_id}, known as {known.topic_id}); {LOSS_HELP}"
-        )
-    if found.partitions != known.partitions:
-        raise LossDetected(_recounted(known.name, found.partitions, known.partitions))
-
-
-def _recounted(topic: str, found: int, known: int) -> str:
-    return (
-        f"{topic}: has {found} partitions, positions are known for {known}: the partition count was changed, so "
-        f"customers have moved between partitions; {LOSS_HELP}"
-    )
-
-
-class TopicWatch:
-    """Looks now and then whether the topics are still those that were described.
-
-    The client does not tell: when a topic is replaced, or gets more partitions, the group just assigns what there is.
-    It asks in one call and reads the answer in a later one, so that a batch never waits for it.
-    """
-
-    def __init__(self, admin: AdminClient, topics: Mapping[str, Topic]) -> None:
-        self._admin = admin
-        self._topics = topics
-        self._asked: dict[str, Future[Any]] | None = None
-        self._next_s = 0.0
-
-    def look(self, at_s: float) -> None:
-        """Raises `LossDetected`, or `Transient` when a topic is gone. That the broker is away is not said here."""
-        if self._asked is None:
-            if at_s >= self._next_s:
-                self._next_s = at_s + WATCH_EVERY_S
-                self._asked = _ask(self._admin, self._topics)
-        elif all(future.done() for future in self._asked.values()):
-            asked, self._asked = self._asked, None
-            for name, future in asked.items():
-                if not _broker_away(future.exception()):
-                    check_same(self._topics[name], _answer(name, future))
-
-
-def _broker_away(error: BaseException | None) -> bool:
-    return isinstance(error, KafkaException) and error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART
-
-
 def starts(
     connection: Conn,
     admin: AdminClient,
@@ -169,13 +74,13 @@ def starts(
     topics: Mapping[str, Topic],
     wanted: Sequence[Partition],
 ) -> list[Start]:
-    """Where to begin in these partitions. Raises `LossDetected`, or `KafkaException` when it cannot be known now.
+    """Where to begin in these partitions. Raises `LossDetected`, or `Transient` when it cannot be known now.
 
     The committed offsets are read before the positions: another instance may be at work, and both only rise.
     """
-    committed = committed_offsets(consumer, wanted)
+    committed = broker.committed_offsets(consumer, wanted)
     stored = _load(connection, topics)
-    bounds = log_bounds(admin, wanted)
+    bounds = broker.log_bounds(admin, wanted)
     return [
         Start(
             *partition,
@@ -186,37 +91,6 @@ def starts(
         )
         for partition, (first, end) in bounds.items()
     ]
-
-
-def all_partitions(topics: Iterable[Topic]) -> list[Partition]:
-    return [Partition(topic.name, number) for topic in topics for number in range(topic.partitions)]
-
-
-def committed_offsets(
-    consumer: Consumer, partitions: Iterable[Partition], timeout_s: float = REQUEST_TIMEOUT_S
-) -> dict[Partition, int]:
-    """The offsets that the consumer's group has committed; the consumer need not have joined.
-
-    Not by `AdminClient.list_consumer_group_offsets`, which crashes the process (a null pointer, librdkafka 2.16) on a
-    new broker that has no coordinator for the group yet.
-    """
-    found = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout_s)
-    for tp in found:
-        if tp.error is not None:
-            raise KafkaException(tp.error)
-    # Below zero: OFFSET_INVALID, nothing was committed.
-    return {Partition(tp.topic, tp.partition): tp.offset for tp in found if tp.offset >= 0}
-
-
-def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
-    """The first offset, and the one after the last, of each partition: two requests for all of them."""
-    wanted = [TopicPartition(*partition) for partition in partitions]
-    bounds: list[dict[Partition, int]] = []
-    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
-        futures = admin.list_offsets(dict.fromkeys(wanted, spec), request_timeout=REQUEST_TIMEOUT_S) if wanted else {}
-        bounds.append({Partition(tp.topic, tp.partition): f.result().offset for tp, f in futures.items()})
-    first, end = bounds
-    return {partition: (first[partition], end[partition]) for partition in first}
 
 
 _SEED: Final = """
@@ -237,8 +111,7 @@ def _load(connection: Conn, topics: Mapping[str, Topic]) -> dict[Partition, Stor
     found = {Partition(topic, number): Stored(topic_id, offset) for topic, number, topic_id, offset in rows}
     for topic in topics.values():
         known = sum(partition.topic == topic.name for partition in found)
-        if known != topic.partitions:
-            raise LossDetected(_recounted(topic.name, topic.partitions, known))
+        broker.check_partitions_known(topic.name, topic.partitions, known)
     return found
 
 

@@ -31,9 +31,10 @@ from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from common.config import Env
-from common.consume.positions import REQUEST_TIMEOUT_S, Partition, Stored, start_offset
+from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
 from common.events import READERS, SAGA
+from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 from common.postgres import Conn, connect, transaction
 from ops import tool
 from ops.log import Log

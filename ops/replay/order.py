@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from common.consume.parking import Received
-from common.consume.positions import Partition
 from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
+from common.kafka.broker import Partition
 from common.postgres import Conn
 from ops.log import Log
 from ops.replay.published import Restored, chunks, received

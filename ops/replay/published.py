@@ -9,7 +9,6 @@ from typing import Any, Final, LiteralString, TypeVar
 import msgspec
 
 from common.consume.parking import Received
-from common.consume.positions import Partition
 from common.errors import Fatal
 from common.events import (
     PAYMENT_EVENTS,
@@ -21,6 +20,7 @@ from common.events import (
     StockEvent,
     decoder_for,
 )
+from common.kafka.broker import Partition
 from common.postgres import Conn
 from ops.log import Log
 

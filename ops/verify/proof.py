@@ -35,8 +35,8 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
-from common.consume.positions import Partition
 from common.events import ORDERS, READERS
+from common.kafka.broker import Partition
 from ops.verify.evidence import buckets
 from ops.verify.evidence.lines import ACCEPTED, CLAIM, REQUEST, SEPARATOR, TYPES
 from ops.verify.evidence.progress import TOPICS, Behind, Marks, Place, Quiet, quiet

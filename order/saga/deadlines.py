@@ -15,12 +15,9 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from common.config import Process
-from common.consume.positions import REQUEST_TIMEOUT_S, Partition
-from common.consume.positions import describe as describe_topics
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -32,7 +29,10 @@ from common.events import (
     make,
     now,
 )
-from common.kafka import Outgoing, Publisher, client_config
+from common.kafka import broker
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config
+from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, transaction
 from common.worker import Worker
 from order.saga import store
@@ -125,7 +125,7 @@ class DeadlineTimer(Worker):
         Where it has come to is noted when its words are in the log: a sweep that fails is made again.
         """
         at = now()
-        ends = _ends(admin, TOPICS)
+        ends = _log_ends(admin, TOPICS)  # before the positions are read: what lies below them is settled
         with transaction(connection):
             if not store.lead_deadlines(connection):
                 self._walked = self._walked_again = _NEVER
@@ -150,7 +150,7 @@ class DeadlineTimer(Worker):
         if overdue := [order for order in found if order.due]:
             publisher.publish(self._passed(order, at) for order in overdue)
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-            self._told = _ends(admin, [ORDERS])
+            self._told = _log_ends(admin, [ORDERS])
             self._told_at_s = time.monotonic()
         self._walked = slice_end or upto
         if slice_end is None:
@@ -172,10 +172,5 @@ class DeadlineTimer(Worker):
         return Outgoing(event.topic, order.partition, order.customer_id.encode(), encode(event))
 
 
-def _ends(admin: AdminClient, names: Sequence[str]) -> dict[Partition, int]:
-    """The ends of topics, read before anything else: what the saga has read up to them it has read."""
-    topics = describe_topics(admin, names).values()
-    partitions = [TopicPartition(topic.name, number) for topic in topics for number in range(topic.partitions)]
-    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-    futures = admin.list_offsets(dict.fromkeys(partitions, latest), request_timeout=REQUEST_TIMEOUT_S)
-    return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+def _log_ends(admin: AdminClient, topics: Sequence[str]) -> dict[Partition, int]:
+    return broker.log_ends(admin, broker.all_partitions(broker.describe(admin, topics).values()))

@@ -18,8 +18,8 @@ from datetime import datetime
 from typing import Any, Final
 
 from common.consume.parking import Opened
-from common.consume.positions import Partition
 from common.events import ORDERS, OrderPlaced, PaymentCompleted, StockReserved
+from common.kafka.broker import Partition
 
 HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5

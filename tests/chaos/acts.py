@@ -17,9 +17,10 @@ from typing import Final
 import httpx
 from confluent_kafka.admin import AdminClient
 
-from common.consume.positions import LOSS_HELP, describe
+from common.errors import LOSS_HELP
 from common.events import ORDERS
-from common.kafka import client_config
+from common.kafka.broker import describe
+from common.kafka.clients import client_config
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore

@@ -40,8 +40,9 @@ class Point:
 
 
 _SESSION: Final = "common.consume.loop:_Session"
-_FLUSH: Final = "common.kafka:Producer.flush"
-_PUBLISH: Final = "common.kafka:Publisher.publish"
+_FLUSH: Final = "common.kafka.publisher:Producer.flush"
+_PUBLISH: Final = "common.kafka.publisher:Publisher.publish"
+_ASYNC_PUBLISHER: Final = "common.kafka.async_publisher:AsyncPublisher"
 _SENT_S: Final = 0.05
 
 _ALL: Final = (
@@ -72,7 +73,7 @@ _ALL: Final = (
     # Inventory and its relay
     Point("inventory-starts-found", "inventory", "after", "common.consume.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
-    Point("inventory-results-buffered", "inventory", "after", "common.kafka:Publisher._hand_over", 7),
+    Point("inventory-results-buffered", "inventory", "after", "common.kafka.publisher:Publisher._produce", 7),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
         following="common.consume.parking:reopen", scene="redrive",
@@ -100,10 +101,10 @@ _ALL: Final = (
     Point("api-catalogue-half-read", "order-api", "after", "order.api.log.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.api.place.keyed_requests:_insert", 20),
     Point("api-order-gathered", "order-api", "after", "order.api.log.orders_log:OrdersLog.send", 30),
-    Point("api-order-sent", "order-api", "after", "common.kafka:AsyncPublisher._hand_over", 30, pause_s=_SENT_S),
+    Point("api-order-sent", "order-api", "after", f"{_ASYNC_PUBLISHER}._send_lingering", 30, pause_s=_SENT_S),
     Point("api-order-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.fate", 31),
     # The loop sends what was written to a connection when it comes round again.
-    Point("api-order-answered", "order-api", "before", "common.kafka:AsyncPublisher._poll", 32,
+    Point("api-order-answered", "order-api", "before", f"{_ASYNC_PUBLISHER}._poll", 32,
           following="order.api.place.fast_lane:FastLane._answer_accepted"),
     Point("api-cancel-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.request_cancel", 3),
     Point("api-batch-half-sent", "order-api", "after", "order.api.place.many:PlaceBatch._place_chunk"),

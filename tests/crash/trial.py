@@ -13,7 +13,7 @@ from typing import Final
 from confluent_kafka import Producer
 
 from common.events import ORDERS
-from common.kafka import producer_config
+from common.kafka.clients import producer_config
 from dev.settings import ROOT
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore

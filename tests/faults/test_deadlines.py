@@ -12,7 +12,8 @@ from confluent_kafka.admin import AdminClient
 from common.config import Env
 from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
-from common.kafka import Outgoing, Publisher, client_config, producer_config
+from common.kafka.clients import client_config, producer_config
+from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect
 from order import config
 from order.saga import deadlines, store

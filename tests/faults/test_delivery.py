@@ -15,7 +15,6 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
 )
 
-from common.consume.positions import Partition, committed_offsets, log_bounds
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -33,7 +32,8 @@ from common.events import (
     now,
     type_of,
 )
-from common.kafka import client_config, message_bytes_max, producer_config
+from common.kafka.broker import Partition, committed_offsets, log_bounds, message_bytes_max
+from common.kafka.clients import client_config, producer_config
 from order.api.place.ids import OrderIds
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack

@@ -9,9 +9,9 @@ import pytest
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
-from common.consume.positions import Partition, log_bounds
 from common.events import INVENTORY, ORDERS, PAYMENTS
-from common.kafka import client_config
+from common.kafka.broker import Partition, log_bounds
+from common.kafka.clients import client_config
 from ops.topics import KEPT
 from tests.stack import Stack
 from tests.waiting import eventually

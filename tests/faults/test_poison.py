@@ -10,7 +10,7 @@ import pytest
 from confluent_kafka import Producer
 
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, encode, make
-from common.kafka import producer_config
+from common.kafka.clients import producer_config
 from tests.audit import assert_consistent
 from tests.stack import Stack
 from tests.waiting import eventually

@@ -20,7 +20,7 @@ from common.events import (
     encode,
     make,
 )
-from common.kafka import client_config, producer_config
+from common.kafka.clients import client_config, producer_config
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
 from tests.stack import Stack

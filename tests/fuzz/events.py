@@ -16,7 +16,6 @@ import msgspec
 from confluent_kafka import Message
 
 from common.consume.parking import Letter, Received, discarded, open_letter
-from common.consume.positions import Partition
 from common.errors import Poison
 from common.events import (
     IDENTIFIER_PATTERN,
@@ -52,6 +51,7 @@ from common.events import (
     make,
     product_changed,
 )
+from common.kafka.broker import Partition
 from inventory import decide as inventory_rules
 from inventory.decide import Product, Reservation
 from ops.verify.evidence.lines import UNREADABLE

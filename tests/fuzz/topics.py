@@ -14,10 +14,10 @@ from typing import Final
 from confluent_kafka import Producer
 
 from common.consume.parking import Letter, open_letter
-from common.consume.positions import Partition
 from common.errors import Poison
 from common.events import INVENTORY, ORDERS, PAYMENTS, encode
-from common.kafka import producer_config
+from common.kafka.broker import Partition
+from common.kafka.clients import producer_config
 from order.api.place.ids import OrderIds
 from tests.fuzz import events
 from tests.stack import Stack

@@ -9,7 +9,7 @@ import pytest
 from psycopg import errors
 
 from common.consume import positions
-from common.consume.positions import Partition
+from common.kafka.broker import Partition
 from common.postgres import Conn, connect
 from inventory import store as stock
 from payment import store as money

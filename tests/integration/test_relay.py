@@ -5,7 +5,7 @@ from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from common.config import Env, Process, process
 from common.events import PRODUCTS, Milliseconds, ProductData, decoder_for, encode, product_changed
-from common.kafka import client_config
+from common.kafka.clients import client_config
 from inventory.relay import fence, publish
 from inventory.store import Change
 from tests.stack import Stack

@@ -15,7 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from common.consume.limits import MESSAGE_BYTES_MAX
 from common.errors import Fatal
 from common.events import ORDERS
-from common.kafka import client_config
+from common.kafka.clients import client_config
 from dev.servers.server import tail
 from ops.migrate import ensure_database
 from tests.stack import Instance, Stack

@@ -2,9 +2,9 @@
 
 from confluent_kafka.admin import AdminClient
 
-from common.consume.positions import Partition, log_bounds
 from common.events import ORDERS
-from common.kafka import client_config
+from common.kafka.broker import Partition, log_bounds
+from common.kafka.clients import client_config
 from dev.settings import DATABASES
 from tests.stack import Stack
 from tests.waiting import eventually

@@ -33,7 +33,7 @@ from common.events import (
     make,
     now,
 )
-from common.kafka import client_config
+from common.kafka.clients import client_config
 from dev.settings import ROOT, free_ports
 from ops.verify import proof
 from order.api.place.ids import OrderIds

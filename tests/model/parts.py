@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
 from common.consume.parking import Received
-from common.consume.positions import Partition
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -35,6 +34,7 @@ from common.events import (
     make,
     type_of,
 )
+from common.kafka.broker import Partition
 from inventory import consumer as inventory_consumer
 from inventory import decide as inventory_rules
 from order.saga import decide as saga

@@ -9,7 +9,7 @@ import msgspec
 
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
 from common.http.problem import Problem
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException
 
-from common.consume import positions
-from common.consume.positions import Partition
+from common.errors import Transient
 from common.events import ORDERS, READERS
+from common.kafka import broker
+from common.kafka.broker import Partition
 from order.api.log.admission import EVERYTHING, Admission, Feed, Look, Reader, admission, readers
 from order.api.log.backlog import BINDING_S, Backlog
 
@@ -54,14 +54,14 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
 ) -> None:
     """No order is decided without it, so no outcome lies between."""
 
-    def committed(group: str, partitions: list[Partition], _: float) -> dict[Partition, int]:
+    def committed(group: str, partitions: list[Partition]) -> dict[Partition, int]:
         return {p: unread if p.topic == ORDERS and group != "payment" else 0 for p in partitions}
 
     def bounds(_: Any, partitions: list[Partition]) -> dict[Partition, tuple[int, int]]:
         return {p: (0, unread if p.topic == ORDERS else 0) for p in partitions}
 
-    monkeypatch.setattr(positions, "committed_offsets", committed)
-    monkeypatch.setattr(positions, "log_bounds", bounds)
+    monkeypatch.setattr(broker, "committed_offsets", committed)
+    monkeypatch.setattr(broker, "log_bounds", bounds)
     groups: Any = {group: group for found in READERS.values() for group in found}
     look = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)._look(None, groups)  # type: ignore[arg-type]
     found = admission(readers([look]), LIMIT)
@@ -71,7 +71,7 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
 
 def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = [Look(number / 4, {}, {}, {}) for number in range(2)]
-    answers: list[Any] = [seen[0], seen[1], KafkaException(KafkaError(KafkaError._TRANSPORT))]
+    answers: list[Any] = [seen[0], seen[1], Transient("the broker is away")]
     told: list[Sequence[Look]] = []
 
     def look(*_: Any) -> Look:

@@ -11,7 +11,7 @@ from common.events import OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.http.server import BODY_BYTES_MAX
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.log import backlog
 from order.api.place import idempotency
 from order.api.place.desk import CATALOGUE_UNREAD

@@ -1,7 +1,7 @@
 import pytest
 
-from common.consume.positions import Partition
 from common.events import Milliseconds
+from common.kafka.broker import Partition
 from order.saga import deadlines
 from order.saga.deadlines import LAGGARD_MS, Reading, cutoffs, to_watch, walk_end
 from order.saga.store import Pending

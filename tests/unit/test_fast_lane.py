@@ -15,7 +15,7 @@ from common.events import OrderId
 from common.http import problem, server
 from common.http.problem import ProblemError
 from common.http.protocol import Protocol
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.consume.parking import Letter, Opened, opened
-from common.consume.positions import Partition
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -27,6 +26,7 @@ from common.events import (
     encode,
     make,
 )
+from common.kafka.broker import Partition
 from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, Gatherer
 
 NOW_S = 1_000.0

@@ -10,7 +10,8 @@ from common import config
 from common.config import Env
 from common.consume import inbox
 from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, InOrderOfArrival, spacing_s
-from common.consume.positions import Partition, Start
+from common.consume.positions import Start
+from common.kafka.broker import Partition
 
 
 def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:

@@ -1,16 +1,17 @@
 import pytest
 
-from common import kafka, postgres
+from common import postgres
 from common.consume import limits
 from common.consume.inbox import STAY_EVERY_S
 from common.errors import Fatal
+from common.kafka import clients
 
 TIMES = {
     "stay_every_ms": int(STAY_EVERY_S * 1_000),
     "statement_timeout_ms": postgres.STATEMENT_TIMEOUT_MS,
-    "delivery_timeout_ms": kafka.DELIVERY_TIMEOUT_MS,
-    "commit_timeout_ms": kafka.SOCKET_TIMEOUT_MS,
-    "max_poll_interval_ms": kafka.MAX_POLL_INTERVAL_MS,
+    "delivery_timeout_ms": clients.DELIVERY_TIMEOUT_MS,
+    "commit_timeout_ms": clients.SOCKET_TIMEOUT_MS,
+    "max_poll_interval_ms": clients.MAX_POLL_INTERVAL_MS,
 }
 
 

@@ -16,7 +16,7 @@ from common.events import (
     make,
 )
 from common.http.problem import Problem, ProblemError
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import Recent, RecentOrders
 from order.api.read import lookup

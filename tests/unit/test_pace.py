@@ -69,8 +69,8 @@ def test_without_looks_nothing_can_be_told() -> None:
 
 
 def test_the_log_gathers_as_long_as_the_looks_tell() -> None:
-    log: Any = SimpleNamespace(_settings=SimpleNamespace(linger_ms=3), _publisher=SimpleNamespace(spacing_s=0.0))
+    log: Any = SimpleNamespace(_settings=SimpleNamespace(linger_ms=3), _publisher=SimpleNamespace(linger_s=0.0))
     OrdersLog.pace(log, looks(saga=(5_000.0, 500_000.0)))
-    assert log._publisher.spacing_s == SPACING_MAX_S
+    assert log._publisher.linger_s == SPACING_MAX_S
     OrdersLog.pace(log, ())
-    assert log._publisher.spacing_s == LEAST_S
+    assert log._publisher.linger_s == LEAST_S

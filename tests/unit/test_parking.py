@@ -3,9 +3,9 @@ import json
 import pytest
 
 from common.consume.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, discarded, opened, reopen, sort
-from common.consume.positions import Partition
 from common.errors import Poison
 from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
+from common.kafka.broker import Partition
 from ops.dead_letters import type_named
 from ops.verify.sources.log import salvaged
 from tests.unit.orders import CUSTOMER, placed

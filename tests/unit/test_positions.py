@@ -1,7 +1,8 @@
 import pytest
 
-from common.consume.positions import Partition, Stored, Topic, check_partition_counts, check_same, start_offset
+from common.consume.positions import Stored, start_offset
 from common.errors import LossDetected
+from common.kafka.broker import Partition, Topic, check_partition_counts, check_same
 
 PARTITION = Partition("orders", 3)
 

@@ -1,4 +1,4 @@
-"""How the api's publisher gathers, and what becomes of a record that the client does not take."""
+"""How records linger in the api's publisher, and what becomes of one that the client does not take."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from common import kafka
 from common.events import Milliseconds
-from common.kafka import Acknowledged, AsyncPublisher
+from common.kafka import async_publisher
+from common.kafka.async_publisher import Acknowledged, AsyncPublisher
 
-SPACING_S = 0.05
+LINGER_S = 0.05
 PLACE = Acknowledged(3, 7, Milliseconds(1_000))
 
 
@@ -32,14 +32,14 @@ class Client:
     """Stands for librdkafka: acknowledges what it takes when it is polled."""
 
     def __init__(self, _: dict[str, Any]) -> None:
-        self.hand_overs: list[list[bytes]] = []
+        self.sends: list[list[bytes]] = []
         self.refuses: dict[bytes, Exception] = {}
         self._unreported: list[Any] = []
 
     def produce(self, _topic: str, value: bytes, _key: bytes, _partition: int, *, on_delivery: Any) -> None:
         if value in self.refuses:
             raise self.refuses[value]
-        self.hand_overs.append([value])
+        self.sends.append([value])
         self._unreported.append(on_delivery)
 
     def poll(self, _: float) -> int:
@@ -56,26 +56,26 @@ class Client:
 
     @property
     def taken(self) -> list[bytes]:
-        return [value for values in self.hand_overs for value in values]
+        return [value for values in self.sends for value in values]
 
 
 def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[AsyncPublisher, Client], Awaitable[None]]) -> None:
     """A story in a loop; what fails in a callback fails the test."""
-    monkeypatch.setattr(kafka, "Producer", Client)
+    monkeypatch.setattr(async_publisher, "Producer", Client)
     failures: list[dict[str, Any]] = []
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-        publisher = AsyncPublisher("nowhere:1", "test", spacing_s=SPACING_S, deadline_s=5.0)
+        publisher = AsyncPublisher("nowhere:1", "test", linger_s=LINGER_S, deadline_s=5.0)
         client: Any = publisher._producer
-        hand_over = publisher._hand_over
+        send = publisher._send_lingering
 
         def noted() -> None:
-            before = len(client.hand_overs)
-            hand_over()
-            client.hand_overs[before:] = [[value for values in client.hand_overs[before:] for value in values]]
+            before = len(client.sends)
+            send()
+            client.sends[before:] = [[value for values in client.sends[before:] for value in values]]
 
-        publisher._hand_over = noted  # type: ignore[method-assign]
+        publisher._send_lingering = noted  # type: ignore[method-assign]
         async with asyncio.timeout(4.0):
             await story(publisher, client)
             await publisher.close()
@@ -90,9 +90,9 @@ async def rounds_of_the_loop() -> None:
         await asyncio.sleep(0)
 
 
-def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lone_record_is_sent_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        sent = publisher.publish("t", b"k", b"1")
+        sent = publisher.send("t", b"k", b"1")
         await rounds_of_the_loop()
         assert client.taken == [b"1"]
         assert await sent == PLACE
@@ -100,29 +100,29 @@ def test_who_is_alone_waits_for_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     run(monkeypatch, story)
 
 
-def test_what_comes_soon_after_is_handed_over_together_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_records_that_linger_are_sent_together_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        first = [publisher.publish("t", b"k", b"1"), publisher.publish("t", b"k", b"2")]
+        first = [publisher.send("t", b"k", b"1"), publisher.send("t", b"k", b"2")]
         await rounds_of_the_loop()
         later = []
         for value in (b"3", b"4", b"5"):
-            later.append(publisher.publish("t", b"k", value))
+            later.append(publisher.send("t", b"k", value))
             await rounds_of_the_loop()
         await asyncio.gather(*first, *later)
-        assert client.hand_overs == [[b"1", b"2"], [b"3", b"4", b"5"]]
+        assert client.sends == [[b"1", b"2"], [b"3", b"4", b"5"]]
         assert publisher.acknowledged == 5
 
     run(monkeypatch, story)
 
 
-def test_a_changed_spacing_counts_from_the_next_hand_over_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_linger_counts_from_the_next_send_on(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        publisher.spacing_s = 60.0
-        first = publisher.publish("t", b"k", b"1")
+        publisher.linger_s = 60.0
+        first = publisher.send("t", b"k", b"1")
         await rounds_of_the_loop()
-        publisher.spacing_s = 0.0
-        await asyncio.gather(first, publisher.publish("t", b"k", b"2"))
-        assert client.hand_overs == [[b"1"], [b"2"]]
+        publisher.linger_s = 0.0
+        await asyncio.gather(first, publisher.send("t", b"k", b"2"))
+        assert client.sends == [[b"1"], [b"2"]]
 
     run(monkeypatch, story)
 
@@ -142,7 +142,7 @@ def test_a_record_that_the_client_does_not_take_fails_alone(
     async def story(publisher: AsyncPublisher, client: Client) -> None:
         told: list[Acknowledged | None] = []
         client.refuses[b"2"] = error
-        sent = [publisher.publish("t", b"k", value, reported=told.append) for value in (b"1", b"2", b"3")]
+        sent = [publisher.send("t", b"k", value, on_delivery=told.append) for value in (b"1", b"2", b"3")]
         with pytest.raises(KafkaException) as raised:
             await sent[1]
         assert raised.value.args[0].code() == code
@@ -150,16 +150,16 @@ def test_a_record_that_the_client_does_not_take_fails_alone(
         assert told.count(None) == 1
         replaced: Any = publisher._producer
         assert (replaced is not client) is (code == KafkaError._FATAL)  # one that is broken for good is
-        assert await publisher.publish("t", b"k", b"4")
+        assert await publisher.send("t", b"k", b"4")
 
     run(monkeypatch, story)
 
 
-def test_what_is_gathered_when_it_closes_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lingering_records_are_sent_before_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        publisher.publish("t", b"k", b"1")
+        publisher.send("t", b"k", b"1")
         await rounds_of_the_loop()
-        publisher.publish("t", b"k", b"2")
+        publisher.send("t", b"k", b"2")
         await publisher.close()
         assert client.taken == [b"1", b"2"]
 

@@ -7,9 +7,9 @@ import pytest
 from loguru import logger
 
 from common.consume.parking import Letter, Parked, Received, Sorted
-from common.consume.positions import Partition
 from common.consume.tally import TELL_EVERY_S, Stopwatch, Tally
 from common.events import Milliseconds
+from common.kafka.broker import Partition
 
 PLACE = Partition("orders", 0)
 RECEIVED = Received(PLACE, 0, Milliseconds(0), None)

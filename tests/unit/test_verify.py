@@ -7,8 +7,8 @@ import pytest
 from confluent_kafka import KafkaError
 from prometheus_client import CollectorRegistry
 
-from common.consume.positions import Partition
 from common.events import READERS
+from common.kafka.broker import Partition
 from ops.verify import watch
 from ops.verify.evidence.buckets import digits_for
 from ops.verify.evidence.lines import Evidence, per_product, read, total

@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
-from common.consume.positions import Partition
+from common.kafka.broker import Partition
 
 ID_LENGTH: Final = 36
 SEPARATOR: Final = "|"

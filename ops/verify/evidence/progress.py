@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
-from common.consume.positions import Partition
 from common.events import INVENTORY, ORDERS, PAYMENTS, READERS, SAGA
+from common.kafka.broker import Partition
 
 TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
 DATABASE_OF: Final[Mapping[str, str]] = {SAGA: "order", "payment": "payment", "inventory": "inventory"}

@@ -5,11 +5,11 @@ from typing import Final, NamedTuple
 from confluent_kafka import Consumer, KafkaException
 from confluent_kafka.admin import AdminClient
 
-from common.consume import positions
-from common.consume.positions import Partition
-from common.errors import Transient
+from common.errors import Transient, describe
 from common.events import ORDERS, READERS
-from common.kafka import client_config
+from common.kafka import broker
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config
 from ops.verify.evidence.progress import TOPICS, Place
 from ops.verify.statements import Unproven
 
@@ -34,7 +34,7 @@ class Log:
     def topic_ids(self) -> dict[str, str]:
         """Raises `Unproven` also for a missing topic and for partition counts that differ."""
         try:
-            found = positions.describe(self._admin, TOPICS)
+            found = broker.describe(self._admin, TOPICS)
         except Transient as error:
             raise Unproven(str(error)) from error
         counts = {topic.name: topic.partitions for topic in found.values()}
@@ -44,10 +44,8 @@ class Log:
 
     def bounds(self) -> Bounds:
         try:
-            found = positions.log_bounds(
-                self._admin, positions.all_partitions(positions.describe(self._admin, TOPICS).values())
-            )
-        except KafkaException as error:
+            found = broker.log_bounds(self._admin, broker.all_partitions(broker.describe(self._admin, TOPICS).values()))
+        except Transient as error:
             raise away(self._servers, error) from error
         ours = {partition: bounds for partition, bounds in found.items() if partition.topic in TOPICS}
         return Bounds({p: first for p, (first, _) in ours.items()}, {p: end for p, (_, end) in ours.items()})
@@ -62,14 +60,14 @@ class Log:
             )
             try:
                 read = [p for p in partitions if group in READERS[p.topic]]
-                for partition, offset in positions.committed_offsets(consumer, read, COORDINATOR_S).items():
+                for partition, offset in broker.committed_offsets(consumer, read, COORDINATOR_S).items():
                     found[group, partition.topic, partition.number] = offset
-            except KafkaException as error:
+            except Transient as error:
                 raise away(self._servers, error) from error
             finally:
                 consumer.close()
         return found
 
 
-def away(servers: str, error: KafkaException) -> Unproven:
-    return Unproven(f"Kafka at {servers} does not answer: {error.args[0].str()}")
+def away(servers: str, error: Transient | KafkaException) -> Unproven:
+    return Unproven(f"Kafka at {servers} does not answer: {describe(error)}")

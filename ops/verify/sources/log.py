@@ -20,9 +20,9 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from msgspec import Raw, Struct
 
-from common.consume.positions import Partition
 from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
-from common.kafka import client_config
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config
 from ops.verify.evidence.buckets import Writer
 from ops.verify.evidence.lines import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
 from ops.verify.evidence.progress import TOPICS, Quiet

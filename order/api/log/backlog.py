@@ -10,17 +10,18 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaException
+from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter, Gauge
 
-from common.consume import positions
-from common.consume.positions import Partition
+from common.errors import Transient
 from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
 from common.http import problem
 from common.http.problem import Problem
-from common.kafka import client_config
+from common.kafka import broker
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config
 from common.worker import Worker
 from order.api.log.admission import EVERYTHING, LOOKS_KEPT, Admission, Feed, Gate, Look, admission, readers
 from order.api.refusals import PLACED_NOTHING
@@ -30,7 +31,6 @@ RECORDS_AN_ORDER: Final = {ORDERS: 2, PAYMENTS: 1, INVENTORY: 1}
 """On `orders`: that it was placed, and how it ended. While a service is away hardly any order ends, and each unread
 record may be an order: for the limit each counts as one."""
 BINDING_S: Final = 1.0
-REQUEST_TIMEOUT_S: Final = 2.0
 STOP_TIMEOUT_S: Final = 5.0
 
 waiting_orders: Final = Gauge("tandem_backlog_orders", "Accepted orders that a reader has yet to settle.", ["reader"])
@@ -99,9 +99,8 @@ class Backlog(Worker):
                     self._tell(tuple(self._looks))
                 except Exception as error:
                     self._forget()
-                    if not isinstance(
-                        error, KafkaException
-                    ):  # then the broker is away, and orders are refused for that
+                    # Without an answer from the broker orders are refused anyway.
+                    if not isinstance(error, Transient):
                         raise
         finally:
             for consumer in consumers.values():
@@ -116,13 +115,11 @@ class Backlog(Worker):
     def _look(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Look:
         everything = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]
         committed = {
-            group: positions.committed_offsets(
-                consumer, [p for p in everything if group in READERS[p.topic]], REQUEST_TIMEOUT_S
-            )
+            group: broker.committed_offsets(consumer, [p for p in everything if group in READERS[p.topic]])
             for group, consumer in consumers.items()
         }
         # After the commits, so that none is ahead of its topic.
-        ends = positions.log_bounds(admin, everything)
+        ends = broker.log_bounds(admin, everything)
         settled: dict[Feed, float] = {}
         waiting: dict[Feed, float] = {}
         waiting_most: dict[Feed, float] = {}

@@ -18,17 +18,16 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter
 
-from common.consume import positions
-from common.consume.positions import Topic
 from common.errors import Transient
 from common.events import PRODUCTS, ProductData, decoder_for
-from common.kafka import client_config, log_ends
+from common.kafka import broker
+from common.kafka.broker import Topic
+from common.kafka.clients import client_config
 from common.worker import Worker
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 1_000
 IDENTITY_EVERY_S: Final = 5.0
-REQUEST_TIMEOUT_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 10.0
 
 _undecodable = Counter("tandem_catalogue_undecodable_total", "Records of the products topic that were passed over.")
@@ -78,8 +77,9 @@ class Catalogue(Worker):
     def _read(self) -> None:
         """Read the topic as it is now until it is another one, or the process ends."""
         admin = AdminClient(client_config(self._bootstrap_servers, self._client_id))
-        topic = positions.describe(admin, [PRODUCTS])[PRODUCTS]
-        edition = self._reading = Edition(log_ends(admin, PRODUCTS, REQUEST_TIMEOUT_S))
+        topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
+        ends = broker.log_ends(admin, broker.all_partitions([topic]))
+        edition = self._reading = Edition({partition.number: end for partition, end in ends.items()})
         consumer = self._consumer()
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
@@ -135,7 +135,7 @@ def _poll(consumer: Consumer) -> list[Message]:
 def _replaced(admin: AdminClient, known: Topic) -> bool:
     """Whether another topic goes by the name now. While nobody can say, it is taken to be the same."""
     try:
-        return positions.describe(admin, [PRODUCTS])[PRODUCTS] != known
+        return broker.describe(admin, [PRODUCTS])[PRODUCTS] != known
     except Transient:
         return False
 

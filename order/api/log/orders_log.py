@@ -16,10 +16,14 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Gauge
 
+from common.errors import Transient
 from common.events import ORDERS, OrderCancelRequested, OrderId, encode
 from common.http import problem
 from common.http.problem import Problem, ProblemError
-from common.kafka import DELIVERY_TIMEOUT_MS, Acknowledged, AsyncPublisher, Reported, client_config, log_ends
+from common.kafka import broker
+from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
+from common.kafka.broker import Partition
+from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
 from common.worker import Worker
 from order.api.log.admission import Look
 from order.api.log.pace import spacing_s
@@ -31,7 +35,6 @@ PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
 # Once the client has lost every connection, a broker that is there answers quickly.
 PROBE_TIMEOUT_AFTER_LOSS_S: Final = 0.5
-ENDS_TIMEOUT_S: Final = 2.0
 
 
 hand_over_spacing: Final = Gauge(
@@ -49,7 +52,7 @@ class OrdersLog:
         self._publisher = AsyncPublisher(
             settings.process.bootstrap_servers,
             settings.process.instance,
-            spacing_s=settings.linger_ms / 1000,
+            linger_s=settings.linger_ms / 1000,
             deadline_s=settings.deadline_ms / 1000,
         )
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
@@ -65,8 +68,8 @@ class OrdersLog:
 
     def pace(self, looks: Sequence[Look]) -> None:
         """Gather orders for longer when they wait to be settled, as these looks tell. For any thread."""
-        self._publisher.spacing_s = spacing_s(self._settings.linger_ms / 1000, looks)
-        hand_over_spacing.set(self._publisher.spacing_s)
+        self._publisher.linger_s = spacing_s(self._settings.linger_ms / 1000, looks)
+        hand_over_spacing.set(self._publisher.linger_s)
 
     def start(self) -> None:
         self._probe.start()
@@ -132,9 +135,9 @@ class OrdersLog:
             raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
 
     def _send(
-        self, key: str, value: bytes, partition: int, reported: Reported | None
+        self, key: str, value: bytes, partition: int, reported: OnDelivery | None
     ) -> "asyncio.Future[Acknowledged]":
-        return self._publisher.publish(ORDERS, key.encode(), value, partition, reported=reported)
+        return self._publisher.send(ORDERS, key.encode(), value, partition, on_delivery=reported)
 
     def _placed(self, order_id: OrderId, value: bytes, place: Acknowledged | None) -> None:
         if order_id in self._undecided:
@@ -163,7 +166,14 @@ class OrdersLog:
 
     async def ends(self) -> dict[int, int]:
         """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
-        return await asyncio.to_thread(log_ends, self._admin, ORDERS, ENDS_TIMEOUT_S)
+        if not self._reachable:
+            raise Transient("Kafka cannot be reached")
+        ends = await asyncio.to_thread(self._read_ends)
+        return {partition.number: end for partition, end in ends.items()}
+
+    def _read_ends(self) -> dict[Partition, int]:
+        topics = broker.describe(self._admin, [ORDERS])
+        return broker.log_ends(self._admin, broker.all_partitions(topics.values()))
 
     def _watch_broker(self) -> None:
         """The thread's work: keep `_reachable` true to the facts."""

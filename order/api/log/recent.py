@@ -3,7 +3,7 @@
 from typing import Final, NamedTuple
 
 from common.events import ORDERS, OrderId, OrderPlaced, decoder_for
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 
 RECENT_ORDERS_MAX: Final = 20_000
 """About 20 MB. At full speed two seconds of orders; normally the saga is through with one in a tenth of a second."""

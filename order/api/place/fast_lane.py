@@ -24,7 +24,7 @@ from common.http.problem import Problem, ProblemError
 from common.http.protocol import Protocol
 from common.http.server import BODY_BYTES_MAX, JSON
 from common.http.validation import decode_body
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk, accepted
 from order.api.place.idempotency import KeyedOrders

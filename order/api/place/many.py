@@ -26,7 +26,7 @@ from common.http.parameters import checked_idempotency_key
 from common.http.problem import Problem, ProblemError
 from common.http.server import BODY_BYTES_MAX
 from common.http.validation import decode_body
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import Begun, KeyedOrders, with_key

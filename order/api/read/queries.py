@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from common.errors import Transient
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, decoder_for, rfc3339
-from common.kafka import Acknowledged
+from common.kafka.async_publisher import Acknowledged
 from common.postgres import pool
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry

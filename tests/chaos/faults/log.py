@@ -8,9 +8,9 @@ from typing import Any, Final
 from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from common.consume.positions import Partition, log_bounds
 from common.events import READERS
-from common.kafka import client_config, producer_config
+from common.kafka.broker import Partition, log_bounds
+from common.kafka.clients import client_config, producer_config
 from dev.settings import SERVICES
 from tests.chaos.arena import BALANCE, Arena
 from tests.chaos.faults.fault import Injected

@@ -9,7 +9,7 @@ from typing import Final
 
 from confluent_kafka import Consumer, TopicPartition
 
-from common.kafka import client_config
+from common.kafka.clients import client_config
 from dev.servers.server import Server
 from dev.settings import SERVICES
 from tests.chaos.arena import Arena

@@ -1,0 +1,165 @@
+"""What the broker knows: topics, the ends of their partitions, committed offsets.
+
+Every function raises `Transient` when the broker does not answer or does not know a topic or partition: nothing is
+left out of an answer.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
+
+from common.errors import LOSS_HELP, LossDetected, Transient
+
+REQUEST_TIMEOUT_S: Final = 5.0
+WATCH_EVERY_S: Final = 5.0
+"""A consumer notices within this time that a topic was created anew or has more partitions."""
+
+
+class Partition(NamedTuple):
+    topic: str
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.number}"
+
+
+class Topic(NamedTuple):
+    """A topic as the broker describes it."""
+
+    name: str
+    topic_id: str
+    partitions: int
+
+
+def all_partitions(topics: Iterable[Topic]) -> list[Partition]:
+    return [Partition(topic.name, number) for topic in topics for number in range(topic.partitions)]
+
+
+@contextmanager
+def _query(what: str) -> Iterator[None]:
+    try:
+        yield
+    except KafkaException as error:
+        raise Transient(f"{what}: {error.args[0].str()}") from error
+
+
+def describe(admin: AdminClient, names: Iterable[str]) -> dict[str, Topic]:
+    futures = _describe(admin, names)
+    return {name: _topic(name, future) for name, future in futures.items()}
+
+
+def _describe(admin: AdminClient, names: Iterable[str]) -> dict[str, "Future[Any]"]:
+    return admin.describe_topics(TopicCollection(list(names)), request_timeout=REQUEST_TIMEOUT_S)
+
+
+def _topic(name: str, future: "Future[Any]") -> Topic:
+    with _query(f"topic {name!r} cannot be described; try 'just topics'"):
+        description = future.result()
+    return Topic(name, str(description.topic_id), len(description.partitions))
+
+
+def log_ends(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    """The offset that the next record of each partition will get."""
+    return _log_offsets(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+
+
+def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
+    """The first offset of each partition, and its end: two requests for all of them."""
+    wanted = list(partitions)
+    starts = _log_offsets(admin, wanted, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = log_ends(admin, wanted)
+    return {partition: (start, ends[partition]) for partition, start in starts.items()}
+
+
+def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
+    wanted = {TopicPartition(*partition): spec for partition in partitions}
+    with _query("the ends of the log cannot be read"):
+        futures = admin.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S) if wanted else {}
+        return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+
+
+def committed_offsets(
+    consumer: Consumer, partitions: Iterable[Partition], timeout_s: float = REQUEST_TIMEOUT_S
+) -> dict[Partition, int]:
+    """The offsets that the consumer's group has committed; the consumer need not have joined.
+
+    Not by `AdminClient.list_consumer_group_offsets`, which crashes the process (a null pointer, librdkafka 2.16) on a
+    new broker that has no coordinator for the group yet.
+    """
+    with _query("committed offsets cannot be read"):
+        answer = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout_s)
+        for tp in answer:
+            if tp.error is not None:
+                raise KafkaException(tp.error)
+    # Below zero: OFFSET_INVALID, nothing was committed.
+    return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
+
+
+def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:
+    """The size of the largest message that each topic accepts."""
+    wanted = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+    with _query("max.message.bytes cannot be read"):
+        futures = admin.describe_configs(wanted, request_timeout=REQUEST_TIMEOUT_S)
+        return {topic.name: int(future.result()["max.message.bytes"].value) for topic, future in futures.items()}
+
+
+def check_partition_counts(topics: Mapping[str, Topic]) -> None:
+    """A result goes to the partition number of its order. Raises `LossDetected` unless all counts are equal."""
+    counts = {topic.name: topic.partitions for topic in topics.values()}
+    if len(set(counts.values())) > 1:
+        raise LossDetected(
+            f"topics must have equal partition counts, found {counts}: results would not go where their orders are; "
+            f"{LOSS_HELP}"
+        )
+
+
+def check_partitions_known(topic: str, partitions: int, known: int) -> None:
+    """Raises `LossDetected` when a topic has another number of partitions than are known."""
+    if partitions != known:
+        raise LossDetected(
+            f"{topic}: has {partitions} partitions, positions are known for {known}: the partition count was changed, "
+            f"so customers have moved between partitions; {LOSS_HELP}"
+        )
+
+
+def check_same(known: Topic, current: Topic) -> None:
+    """Raises `LossDetected` unless a topic is still the one it was."""
+    if current.topic_id != known.topic_id:
+        raise LossDetected(
+            f"{known.name}: the topic was created anew (id {current.topic_id}, known as {known.topic_id}); {LOSS_HELP}"
+        )
+    check_partitions_known(known.name, current.partitions, known.partitions)
+
+
+class TopicWatch:
+    """Checks now and then that the topics are still those that were described.
+
+    The client does not report it: when a topic is replaced, or gets more partitions, the group just assigns what there
+    is. The request is sent in one call and its answer read in a later one, so that a batch never waits for it.
+    """
+
+    def __init__(self, admin: AdminClient, topics: Mapping[str, Topic]) -> None:
+        self._admin = admin
+        self._topics = topics
+        self._pending: dict[str, Future[Any]] | None = None
+        self._next_s = 0.0
+
+    def check(self, at_s: float) -> None:
+        """Raises `LossDetected`, or `Transient` when a topic is gone; a broker that is away is no error here."""
+        if self._pending is None:
+            if at_s >= self._next_s:
+                self._next_s = at_s + WATCH_EVERY_S
+                self._pending = _describe(self._admin, self._topics)
+        elif all(future.done() for future in self._pending.values()):
+            answered, self._pending = self._pending, None
+            for name, future in answered.items():
+                if not _broker_away(future.exception()):
+                    check_same(self._topics[name], _topic(name, future))
+
+
+def _broker_away(error: BaseException | None) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART
