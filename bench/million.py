@@ -1,64 +1,40 @@
-"""`python -m bench.million [ORDERS]`: a million orders over HTTP on a stack of its own, each settled, all proved.
+"""Place a million orders over HTTP on a stack of its own, and prove every one: `python -m bench.million [ORDERS]`.
 
-They go through the batch endpoint, as fast as they are settled, in loads of a minute. Exit code 0 when `verify` proves
-every one of them, 1 when one was lost or is not proved, 2 when the stack or the load could not run.
+They are sent 100 to a request, as fast as they are settled, in loads of a minute.
 """
 
-import argparse
 import sys
 from pathlib import Path
 from typing import Final
 
-from bench import scenarios
+from bench.command import parser, run, say
 from bench.load.runner import GeneratorFailed
-from bench.measure.meter import Lost, Meter
-from bench.scenarios import Refuted
-from bench.stack.private import NotReady
-from bench.stack.system import System, run_directory
-from dev.settings import ROOT
+from bench.measure.meter import private_meter
 
 LOAD_S: Final = 60.0
 FIRST_REQUESTS_PER_S: Final = 10.0
 LINES: Final = 100
 
 
-def say(text: str) -> None:
-    print(text, flush=True)
-
-
-def place_and_prove(orders: int, directory: Path, load_s: float) -> None:
+def place_and_prove(orders: int, load_s: float, directory: Path) -> None:
     """Raises `Lost` and `Refuted`."""
-    with System(directory / "stack", root=ROOT) as system:
-        meter = Meter(system, directory, say)
+    with private_meter(directory, say) as meter:
         requests_per_s = FIRST_REQUESTS_PER_S
         while meter.orders < orders:
-            found = meter.governed(f"{meter.orders:,} of {orders:,}", requests_per_s, load_s, lines=LINES)
-            if not found.orders:
+            load = meter.governed(f"{meter.orders:,} of {orders:,}", requests_per_s, load_s, lines=LINES)
+            if not load.orders:
                 raise GeneratorFailed("no order was accepted")
-            requests_per_s = max(requests_per_s, found.confirmed_per_s / LINES)
-        took_s = sum(measured.duration_s + measured.drain_s for measured in meter.measured)
-        confirmed = sum(measured.confirmed for measured in meter.measured)
+            requests_per_s = max(requests_per_s, load.confirmed_per_s / LINES)
+        took_s = sum(load.duration_s + load.drain_s for load in meter.measured)
+        confirmed = sum(load.confirmed for load in meter.measured)
         say(f"{meter.orders:,} orders, {confirmed:,} confirmed, in {took_s:.0f} s: {meter.orders / took_s:,.0f}/s")
-        verified = scenarios.verify(system, meter.accepted_file, meter.orders)
-        say(f"{verified.output}\nall {verified.orders:,} acknowledged orders proved in {verified.seconds:.1f} s")
-
-
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="million", description=__doc__.splitlines()[0])
-    parser.add_argument("orders", type=int, nargs="?", default=1_000_000, help="at least so many (%(default)s)")
-    parser.add_argument("--load-s", type=float, default=LOAD_S, metavar="S", help="how long a load is (%(default)s s)")
-    chosen = parser.parse_args(arguments)
-    with run_directory() as directory:
-        try:
-            place_and_prove(chosen.orders, directory, chosen.load_s)
-        except (Lost, Refuted) as error:
-            say(f"NOT PROVED: {error}")
-            return 1
-        except (GeneratorFailed, NotReady) as error:
-            say(f"it could not run: {error}")
-            return 2
-    return 0
+        verified = meter.verify()
+        say(f"all {verified.orders:,} acknowledged orders are proved:\n{verified.output}")
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    options = parser("million", __doc__)
+    options.add_argument("orders", type=int, nargs="?", default=1_000_000, help="at least (%(default)s)")
+    options.add_argument("--load-s", type=float, default=LOAD_S, metavar="S", help="length of a load (%(default)s s)")
+    chosen = options.parse_args()
+    sys.exit(run(lambda directory: place_and_prove(chosen.orders, chosen.load_s, directory)))

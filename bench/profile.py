@@ -1,20 +1,18 @@
-"""Where the CPU goes: `python -m bench.profile [RATE] [SECONDS]`, 2,000 orders a second for 20 s if not given.
+"""Show where the CPU goes at a fixed rate: `python -m bench.profile [RATE] [SECONDS]`.
 
-A stack of its own, its broker warm, under a fixed rate; py-spy watches each Python process (with root's rights, or
-where the kernel lets a parent look into its children). Prints the cost of an order by process and the functions that
-were on top most often, and leaves the stacks of each, in the form that flame graph tools read.
+On a stack of its own with a warm broker, py-spy watches each Python process (with root's rights, or where the kernel
+lets a parent look into its children). Prints the cost of an order by process and the functions that were running most
+often. Leaves the stacks of each process in the form that flame graph tools read.
 """
 
-import argparse
 import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from bench.measure.meter import Meter
-from bench.stack import warm
-from bench.stack.system import System, out_directory, run_directory
-from dev.settings import ROOT
+from bench.command import out_directory, parser, run, say
+from bench.measure.meter import private_meter
 
 RATE: Final = 2_000.0
 SECONDS: Final = 20.0
@@ -24,33 +22,29 @@ SAMPLES_PER_S: Final = 200
 SHOWN: Final = 15
 
 
-def main(rate: float, seconds: float) -> None:
-    out = out_directory()
-    with (
-        run_directory() as directory,
-        System(directory / "stack", root=ROOT) as system,
-    ):
-        print(warm.line(warm.broker_of(system, WARM_S_MAX)), flush=True)
-        meter = Meter(system, directory, lambda text: print(text, flush=True))
-        meter.open("before", rate, WARM_UP_S)
+def profile(rate: float, seconds: float, directory: Path) -> None:
+    with private_meter(directory, say) as meter:
+        meter.warm_broker(WARM_S_MAX)
+        meter.open("warm-up", rate, WARM_UP_S)
         meter.open("without py-spy", rate, seconds)
-        pids = {name: pid for name, pid in system.layout.pids.items() if name not in ("kafka", "postgres")}
-        watching = [_watch(pid, seconds, out / f"profile-{name}.txt") for name, pid in pids.items()]
-        meter.open("watched", rate, seconds)
+        pids = {name: pid for name, pid in meter.system.layout.pids.items() if name not in ("kafka", "postgres")}
+        stacks = {name: out_directory() / f"profile-{name}.txt" for name in pids}
+        watching = [watch(pid, seconds, stacks[name]) for name, pid in pids.items()]
+        meter.open("with py-spy", rate, seconds)
         for process in watching:
             process.wait()
     for name in pids:
-        _show(name, out / f"profile-{name}.txt")
+        show(name, stacks[name])
 
 
-def _watch(pid: int, seconds: float, stacks: Path) -> "subprocess.Popen[bytes]":
+def watch(pid: int, seconds: float, stacks: Path) -> "subprocess.Popen[bytes]":
     command = ["py-spy", "record", "--pid", str(pid), "--duration", str(int(seconds)), "--rate", str(SAMPLES_PER_S)]
     command += ["--function", "--format", "raw", "--output", str(stacks)]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def _show(name: str, stacks: Path) -> None:
-    """The functions that were running, and those that had called what was running."""
+def show(name: str, stacks: Path) -> None:
+    """Print the functions that were running most often, and those whose callees were."""
     running: Counter[str] = Counter()
     below: Counter[str] = Counter()
     for line in stacks.read_text().splitlines():
@@ -65,13 +59,9 @@ def _show(name: str, stacks: Path) -> None:
         print(f"  {own / total:6.1%}  {function:<58.58}{all_of_it / total:6.1%} and below  {caller:.58}")
 
 
-def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(prog="just profile", description=(__doc__ or "").splitlines()[0])
-    described.add_argument("rate", type=float, nargs="?", default=RATE, help="orders a second (%(default)s)")
-    described.add_argument("seconds", type=float, nargs="?", default=SECONDS, help="of each load (%(default)s)")
-    return described
-
-
 if __name__ == "__main__":
-    chosen = parser().parse_args()
-    main(chosen.rate, chosen.seconds)
+    options = parser("profile", __doc__)
+    options.add_argument("rate", type=float, nargs="?", default=RATE, help="orders a second (%(default)s)")
+    options.add_argument("seconds", type=float, nargs="?", default=SECONDS, help="length of a load (%(default)s)")
+    chosen = options.parse_args()
+    sys.exit(run(lambda directory: profile(chosen.rate, chosen.seconds, directory)))

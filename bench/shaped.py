@@ -1,10 +1,9 @@
-"""`python -m bench.shaped SHAPE`: run one of Locust's shapes headless, judge it, and have `verify` prove what it left.
+"""Run one of Locust's shapes headless, judge it, and have `verify` prove what it left: `python -m bench.shaped SHAPE`.
 
 Runs against the stack that `just up` has started, or with --own-stack on one of its own. Exit code 0 when p95 is below
 50 ms, under 0.1 % of the requests failed, and nothing was lost.
 """
 
-import argparse
 import contextlib
 import os
 import subprocess
@@ -14,9 +13,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from bench.command import out_directory, parser, run, say
 from bench.load.shapes import SHAPES
-from bench.stack import warm
-from bench.stack.system import System, out_directory, run_directory
+from bench.measure import broker
+from bench.stack.system import System
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 
@@ -25,9 +25,9 @@ WARM_S_MAX = 45.0
 
 
 class Target(NamedTuple):
-    """The stack to load: where its order api is, and how `verify` is called on it."""
+    """The stack to load: the port of its order api, and how `verify` is called on it."""
 
-    url: str
+    port: int
     verify: list[str]
     environment: Mapping[str, str]
 
@@ -36,49 +36,40 @@ class Target(NamedTuple):
 def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
     """The running stack, or one of its own."""
     if own_stack:
-        with System(directory / "stack", root=ROOT) as system:
-            print(warm.line(warm.broker_of(system, WARM_S_MAX)), flush=True)
-            url = f"http://{HOST}:{system.layout.ports['order-api']}"
-            yield Target(url, [sys.executable, "-m", "ops.verify"], system.layout.variables)
+        with System(directory / "stack") as system:
+            say(str(broker.warm(system, WARM_S_MAX)))
+            yield Target(system.api_port, ["ops.verify"], system.environment())
     else:
         settings = Settings.from_environment()
-        remembered = State.load(settings.home).remembered(settings)
-        url = f"http://{HOST}:{remembered.order_api_port}"
-        yield Target(url, [sys.executable, "-m", "dev", "ops", "verify"], {})
+        port = State.load(settings.home).remembered(settings).order_api_port
+        yield Target(port, ["dev", "ops", "verify"], os.environ)
 
 
-def main(arguments: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="shaped", description=__doc__.splitlines()[0])
-    parser.add_argument("shape", choices=SHAPES)
-    parser.add_argument("run_time", nargs="?", default=SOAK_DEFAULT, help="of the soak, such as 2h (default: 10m)")
-    parser.add_argument("--own-stack", action="store_true", help="on a stack of its own, stopped afterwards")
-    chosen = parser.parse_args(arguments)
-    out = out_directory()
-    report = out / f"locust-{chosen.shape}.html"
-    with (
-        run_directory() as directory,
-        target(directory, own_stack=chosen.own_stack) as on,
-    ):
-        accepted = directory / "accepted.txt"
-        accepted.touch()
+def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> int:
+    report = out_directory() / f"locust-{shape}.html"
+    accepted = directory / "accepted.txt"
+    accepted.touch()
+    with target(directory, own_stack=own_stack) as on:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
-        command += ["--host", on.url, "--html", str(report)]
-        if chosen.shape == "soak":
-            command += ["--run-time", chosen.run_time]
-        environment = {**os.environ, **on.environment}
-        locust = subprocess.run(
-            command,
-            cwd=ROOT,
-            env={**environment, "TANDEM_SHAPE": chosen.shape, "TANDEM_ACCEPTED_FILE": str(accepted)},
-        )
-        print(f"Locust's report: {report}", flush=True)
+        command += ["--host", f"http://{HOST}:{on.port}", "--html", str(report)]
+        if shape == "soak":
+            command += ["--run-time", run_time]
+        environment = {**on.environment, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
+        locust = subprocess.run(command, cwd=ROOT, env=environment)
+        say(f"Locust's report: {report}")
         began = time.monotonic()
-        verified = subprocess.run([*on.verify, "--accepted", str(accepted)], cwd=ROOT, env=environment)
-        orders = len(accepted.read_text().splitlines())
-        proof = "proved" if verified.returncode == 0 else f"NOT PROVED (exit code {verified.returncode})"
-        print(f"verify of {orders} acknowledged orders: {proof}, in {time.monotonic() - began:.0f} s", flush=True)
+        verify = [sys.executable, "-m", *on.verify, "--accepted", str(accepted)]
+        verified = subprocess.run(verify, cwd=ROOT, env=on.environment)
+    orders = len(accepted.read_text().splitlines())
+    proof = "NOT PROVED" if verified.returncode else "proved"
+    say(f"verify of {orders} acknowledged orders: {proof}, in {time.monotonic() - began:.0f} s")
     return locust.returncode or verified.returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    options = parser("load", __doc__)
+    options.add_argument("shape", choices=SHAPES)
+    options.add_argument("run_time", nargs="?", default=SOAK_DEFAULT, help="of the soak, such as 2h (%(default)s)")
+    options.add_argument("--own-stack", action="store_true", help="on a stack of its own, stopped afterwards")
+    chosen = options.parse_args()
+    sys.exit(run(lambda directory: shaped(chosen.shape, chosen.run_time, directory, own_stack=chosen.own_stack)))

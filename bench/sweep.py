@@ -1,55 +1,54 @@
-"""What a setting costs: `python -m bench.sweep NAME=VALUE,VALUE [NAME=VALUE,VALUE …]`.
+"""Measure what a setting costs: `python -m bench.sweep NAME=VALUE,VALUE [NAME=VALUE,VALUE …]`.
 
 A name is a variable of the services (`TOPIC_PARTITIONS`, `ORDER_LINGER_MS`), or a property of a server
-(`kafka.num.io.threads`, `postgres.wal_compression`). Each value gets a stack of its own with a warm broker, then single
-orders and batches at fixed rates. Prints a row of Markdown for each. The first row and the last are of Tandem as it is:
-what these two differ by is what the machine's drift alone does.
+(`kafka.num.io.threads`, `postgres.wal_compression`). Each value gets a stack of its own with a warm broker, then loads
+at fixed rates: single orders, and 100 orders a request. Prints a row of Markdown for each value. The first row and the
+last are Tandem as it is: they differ by the machine's drift alone.
 """
 
 import argparse
 import sys
-from collections.abc import Iterable
 from itertools import chain
 from pathlib import Path
 from typing import Final
 
+from bench.command import parser, run
 from bench.measure import ceilings
-from bench.measure.meter import Measured, Meter
-from bench.stack import warm
-from bench.stack.system import System, run_directory
-from dev.settings import ROOT
+from bench.measure.measured import Measured
+from bench.measure.meter import private_meter
 
 WARM_S_MAX: Final = 60.0
 ECHO_S: Final = 1.5
 SINGLES_PER_S: Final = 1_000.0
-BATCHES_PER_S: Final = 20.0
+MANY_PER_S: Final = 20.0
 LINES: Final = 100
 LOAD_S: Final = 8.0
 AS_IT_IS: Final = "as it is"
 
 
-def main(settings: Iterable[str]) -> None:
+def sweep(settings: list[str], directory: Path) -> None:
     print(
         "| setting | echo, us | 1,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms "
-        "| batches, 2,000/s: CPU (broker, PostgreSQL), us | settle p50 / p99, ms |\n|---|---|---|---|---|---|"
+        "| 2,000/s, 100 a request: CPU (broker, PostgreSQL), us | settle p50 / p99, ms |\n|---|---|---|---|---|---|"
     )
-    for setting in (AS_IT_IS, *settings, AS_IT_IS):
-        with run_directory() as directory:
-            print(row(setting, directory), flush=True)
+    for number, setting in enumerate((AS_IT_IS, *settings, AS_IT_IS)):
+        print(row(setting, directory / str(number)), flush=True)
 
 
 def row(setting: str, directory: Path) -> str:
     name, _, value = setting.partition("=")
     of_a_server = name.startswith(("kafka.", "postgres."))
-    settings = {} if of_a_server or setting == AS_IT_IS else {name: value}
-    with System(directory / "stack", root=ROOT, settings=settings, servers=[setting] if of_a_server else []) as system:
-        warm.broker_of(system, WARM_S_MAX)
-        meter = Meter(system, directory, lambda text: print(text, file=sys.stderr, flush=True))
-        meter.open("warm-up, batches", BATCHES_PER_S, LOAD_S, lines=LINES)
+    variables = {} if of_a_server or setting == AS_IT_IS else {name: value}
+    servers = [setting] if of_a_server else []
+    with private_meter(
+        directory, lambda text: print(text, file=sys.stderr, flush=True), settings=variables, servers=servers
+    ) as meter:
+        meter.warm_broker(WARM_S_MAX)
+        meter.open("warm-up", MANY_PER_S, LOAD_S, lines=LINES)
         echo = ceilings.echo(directory, ECHO_S)
-        singles = meter.open(f"{setting}, singles", SINGLES_PER_S, LOAD_S)
-        batches = meter.open(f"{setting}, batches", BATCHES_PER_S, LOAD_S, lines=LINES)
-    return f"| {setting} | {echo.cpu_us:.0f} | {figures(singles)} | {figures(batches)} |"
+        singles = meter.open(f"{setting}, single orders", SINGLES_PER_S, LOAD_S)
+        many = meter.open(f"{setting}, {LINES} a request", MANY_PER_S, LOAD_S, lines=LINES)
+    return f"| {setting} | {echo.cpu_us:.0f} | {figures(singles)} | {figures(many)} |"
 
 
 def figures(measured: Measured) -> str:
@@ -58,19 +57,16 @@ def figures(measured: Measured) -> str:
     return f"{measured.total_cpu_us:.0f} ({cpu['broker']:.0f}, {cpu['postgres']:.0f}) | {latency}"
 
 
-def parser() -> argparse.ArgumentParser:
-    described = argparse.ArgumentParser(prog="just sweep", description=(__doc__ or "").splitlines()[0])
-    described.add_argument("sweeps", nargs="+", metavar="NAME=VALUE,VALUE", type=sweep)
-    return described
-
-
-def sweep(text: str) -> list[str]:
-    """`NAME=1,2` as `NAME=1` and `NAME=2`."""
-    name, _, given = text.partition("=")
-    if not name or not given:
+def values_of(text: str) -> list[str]:
+    """`NAME=1,2` as `NAME=1` and `NAME=2`. Raises `ArgumentTypeError`."""
+    name, _, values = text.partition("=")
+    if not name or not values:
         raise argparse.ArgumentTypeError(f"{text!r} is not like TOPIC_PARTITIONS=3,6")
-    return [f"{name}={value}" for value in given.split(",")]
+    return [f"{name}={value}" for value in values.split(",")]
 
 
 if __name__ == "__main__":
-    main(chain.from_iterable(parser().parse_args().sweeps))
+    options = parser("sweep", __doc__)
+    options.add_argument("settings", nargs="+", metavar="NAME=VALUE,VALUE", type=values_of)
+    chosen = options.parse_args()
+    sys.exit(run(lambda directory: sweep(list(chain.from_iterable(chosen.settings)), directory)))

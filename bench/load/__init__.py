@@ -1,1 +1,1 @@
-"""The load generator and how it is driven."""
+"""The load generator, and what drives it."""

@@ -2,8 +2,8 @@
 
 `python -m bench.load.generator SPEC.json` runs one load and leaves its records beside the spec. Open loop: request n is
 due at start + n / rate, whatever the answers do, and its latency counts from when it was due. A request that finds no
-connection free waits for one with its clock running; one that the generator itself sends late is recorded as late, and
-a run that fell behind says so. Closed loop: each of N connections sends again when it has its answer (for ceilings).
+connection free waits for one with its clock running. A request that the generator itself sends late is counted as late.
+Closed loop: each of N connections sends its next request when it has its answer (for ceilings).
 
 One thread, one epoll, non-blocking sockets, prepared bytes, no object per request: about 15 us of CPU a request, most
 of it the kernel's. asyncio's transports would add a third. select() on the epoll's own descriptor waits in
@@ -13,7 +13,6 @@ microseconds, which epoll_wait cannot.
 import contextlib
 import errno
 import gc
-import mmap
 import resource
 import select
 import socket
@@ -22,22 +21,22 @@ import time
 from array import array
 from collections import deque
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final
 
 import msgspec
-from msgspec import Struct
 
 from bench.load import wire
-from bench.load.wire import NotUnderstood, Parts, Population
+from bench.load.spec import NO_ANSWER, Board, Result, Spec
+from bench.load.wire import NotUnderstood, Parts
 
 RECEIVE_BYTES: Final = 262_144
 TIMEOUT_S: Final = 10.0
 SWEEP_EVERY_S: Final = 0.25
 CONNECTED_S: Final = 0.05
-"""In an open loop: as many connections as this time brings requests are there before the load begins."""
+"""An open loop begins with as many connections as it sends requests in this time."""
 LATE_NS: Final = 5_000_000
-# Above 1,000 requests a second the generator looks up once in a while only, since each time costs it 20 us of a core
-# that the services need too. It makes latencies there longer by as much on average, never shorter.
+# Above 1,000 requests a second the generator wakes up at intervals, since each wake-up takes 20 us of a core from the
+# services. Latencies measured there are longer by half an interval on average, never shorter.
 TICK_S: Final = 0.001
 TICK_FAST_S: Final = 0.0005
 TICK_BELOW_NS: Final = 1_000_000
@@ -46,65 +45,9 @@ TICK_FAST_BELOW_NS: Final = 333_333
 NS: Final = 1_000_000_000
 FILES_BESIDE: Final = 64
 
-# What the generator and the one who started it share while it runs: eight-byte numbers in a mapped file.
-SENT, ACCEPTED, REFUSED, FAILED, RATE_MILLI, STOP, STARTED_NS = range(7)
-BOARD_BYTES: Final = 8 * 8
-
-NO_ANSWER: Final = 0
-"""Recorded as the status of a request that timed out or whose connection broke."""
-
-
-class Spec(Struct, frozen=True, kw_only=True):
-    """One load."""
-
-    host: str = "127.0.0.1"
-    port: int
-    path: str = wire.ORDERS_PATH
-    mode: Literal["open", "closed"]
-    rate: float = 0
-    """Requests a second, open loop. While it runs, the board may change it."""
-    duration_s: float
-    connections: int
-    """Open loop: the most there may be; closed loop: how many there are."""
-    population: Population
-    keyed: bool = False
-    lines: int = 0
-    """Orders a request, through the batch endpoint; 0: single orders."""
-    accepted: int = 202
-    """The status that means success."""
-    files: str
-    """Where the records go: this path with `.times`, `.statuses`, `.ids`, `.board` and `.result` appended."""
-
-    @property
-    def orders_a_request(self) -> int:
-        return max(1, self.lines)
-
-
-class Result(Struct, frozen=True, kw_only=True):
-    """What the generator says of itself."""
-
-    started_wall_ns: int
-    """Wall clock at the start of the schedule; the times in `.times` count from there."""
-    wall_drift_ns: int
-    """How far wall clock and monotonic clock went apart during the load."""
-    elapsed_s: float
-    cpu_s: float
-    """Its own CPU, user and kernel, from the start of the schedule to the last answer."""
-    requests: int
-    bytes_sent: int
-    bytes_received: int
-    connections: int
-    """The most connections open at once."""
-    waited_for_connection: int
-    """Requests that were due while all connections were taken."""
-    late: int
-    """Requests sent over 5 ms after they were due although a connection was free: the generator's own fault."""
-    broken: str
-    """Why it gave up, if it did."""
-
 
 class Connection:
-    """A socket and the request whose answer it waits for (-1: none)."""
+    """A socket and the number of the request that it carries; -1 when it is idle."""
 
     __slots__ = ("partial", "request", "sent_ns", "socket")
 
@@ -118,7 +61,7 @@ class Connection:
 class Generator:
     """Runs one spec."""
 
-    def __init__(self, spec: Spec, board: "memoryview[int]") -> None:
+    def __init__(self, spec: Spec, board: Board) -> None:
         self.spec = spec
         self.board = board
         self.requests = prepare(spec)
@@ -132,11 +75,11 @@ class Generator:
         self.idle: deque[Connection] = deque()
         self.bytes_sent = self.bytes_received = self.peak = self.waited = self.late = 0
         self.outstanding = 0
-        # Keys differ between runs, else a key would be one that an earlier run has used.
+        # Keys differ between runs, so that no run repeats the key of an earlier one.
         self.key_prefix = b"bench-%016x-" % time.time_ns()
 
     def run(self) -> Result:
-        """Send, receive, and return when all is answered or timed out."""
+        """Send and receive until every request is answered or timed out."""
         spec = self.spec
         broken = ""
         at_once = spec.connections if spec.mode == "closed" else min(spec.connections, int(spec.rate * CONNECTED_S))
@@ -150,17 +93,15 @@ class Generator:
         usage = resource.getrusage(resource.RUSAGE_SELF)
         wall_ns = time.time_ns()
         start_ns = time.monotonic_ns()
-        self.board[STARTED_NS] = wall_ns
+        self.board.started_ns = wall_ns
         try:
             (self.run_open if spec.mode == "open" else self.run_closed)(start_ns)
         except (NotUnderstood, OSError) as error:
             broken = f"{type(error).__name__}: {error}"
         ended_ns = time.monotonic_ns()
-        drift_ns = (time.time_ns() - wall_ns) - (ended_ns - start_ns)
         after = resource.getrusage(resource.RUSAGE_SELF)
         return Result(
             started_wall_ns=wall_ns,
-            wall_drift_ns=drift_ns,
             elapsed_s=(ended_ns - start_ns) / NS,
             cpu_s=after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
             requests=len(self.due_ns),
@@ -189,7 +130,7 @@ class Generator:
             self.done_ns[connection.request] = time.monotonic_ns()
             self.statuses[connection.request] = NO_ANSWER
             self.outstanding -= 1
-            self.board[FAILED] += self.spec.orders_a_request
+            self.board.failed += self.spec.orders_a_request
         else:
             with contextlib.suppress(ValueError):
                 self.idle.remove(connection)
@@ -222,7 +163,7 @@ class Generator:
             connection.socket.setblocking(False)
 
     def receive(self, connection: Connection) -> bool:
-        """Take in what has arrived. Returns whether the connection is free for another request."""
+        """Read what has arrived. Returns whether the connection is free for another request."""
         try:
             arrived = connection.socket.recv(RECEIVE_BYTES)
         except BlockingIOError:
@@ -246,23 +187,20 @@ class Generator:
         self.outstanding -= 1
         self.done_ns[number] = time.monotonic_ns()
         status = self.statuses[number] = wire.status_of(answer)
-        board = self.board
-        if status != self.spec.accepted:
-            board[REFUSED if status == 503 else FAILED] += self.spec.orders_a_request
-        elif self.spec.lines:
-            found = wire.LINE_ID.findall(answer)
-            self.ids.extend((number, order_id) for order_id in found)
-            board[ACCEPTED] += len(found)
-            board[REFUSED] += self.spec.lines - len(found)
+        orders, board = self.spec.orders_a_request, self.board
+        if status == self.spec.accepted:
+            ids = wire.ORDER_ID.findall(answer)
+            self.ids.extend((number, order_id) for order_id in ids)
+            board.accepted += len(ids)
+            board.refused += orders - len(ids)  # a line that is refused says so in an answer of 200
+        elif status == 503:
+            board.refused += orders
         else:
-            board[ACCEPTED] += 1
-            order_id = wire.order_id_of(answer)
-            if order_id is not None:
-                self.ids.append((number, order_id))
+            board.failed += orders
         return True
 
     def sweep(self, now_ns: int) -> None:
-        """Drop what has waited for too long."""
+        """Drop the connections whose request has timed out."""
         oldest = now_ns - int(TIMEOUT_S * NS)
         for connection in list(self.connections.values()):
             if connection.request >= 0 and connection.sent_ns < oldest:
@@ -271,15 +209,15 @@ class Generator:
     def run_open(self, start_ns: int) -> None:
         spec, board, idle, connections = self.spec, self.board, self.idle, self.connections
         epoll_fd = self.poll.fileno()
-        board[RATE_MILLI] = board[RATE_MILLI] or int(spec.rate * 1_000)
+        board.rate_milli = board.rate_milli or int(spec.rate * 1_000)
         due_ns = float(start_ns)
         end_ns = start_ns + int(spec.duration_s * NS)
         sweep_ns = start_ns
-        blocked_ns = 0  # when all connections were last seen taken
+        blocked_ns = 0  # when all connections were last taken
         while True:
             now_ns = time.monotonic_ns()
-            interval_ns = 1e12 / board[RATE_MILLI]
-            while due_ns <= now_ns and due_ns < end_ns and not board[STOP]:
+            interval_ns = 1e12 / board.rate_milli
+            while due_ns <= now_ns and due_ns < end_ns and not board.stopped:
                 if not idle:
                     if len(connections) >= spec.connections:
                         blocked_ns = now_ns
@@ -297,8 +235,7 @@ class Generator:
                 self.send(connection, int(due_ns), now_ns)
                 due_ns += interval_ns
                 now_ns = time.monotonic_ns()
-            board[SENT] = len(self.due_ns)
-            sending = due_ns < end_ns and not board[STOP]
+            sending = due_ns < end_ns and not board.stopped
             if not sending and not self.outstanding:
                 return
             can_send = sending and (idle or len(connections) < spec.connections)
@@ -313,7 +250,7 @@ class Generator:
                 self.sweep(now_ns)
 
     def collect(self) -> None:
-        """Take in all that has arrived: also before a connection more is opened, which takes longer than a request."""
+        """Read all answers that have arrived. Also called before opening a connection, which takes longer."""
         for fd, _ in self.poll.poll(0):
             connection = self.connections[fd]
             if self.receive(connection):
@@ -325,10 +262,9 @@ class Generator:
         sweep_ns = start_ns
         now_ns = start_ns
         while True:
-            while idle and now_ns < end_ns and not board[STOP]:
+            while idle and now_ns < end_ns and not board.stopped:
                 self.send(idle.popleft(), now_ns, now_ns)
                 now_ns = time.monotonic_ns()
-            board[SENT] = len(self.due_ns)
             if not self.outstanding:
                 return
             for fd, _ in self.poll.poll(SWEEP_EVERY_S):
@@ -344,22 +280,16 @@ class Generator:
 
 
 def prepare(spec: Spec) -> list[Parts]:
-    """Every request there will be, as bytes."""
+    """All requests of the load, as bytes."""
     host = f"{spec.host}:{spec.port}"
     orders = wire.bodies(spec.population)
     if spec.lines:
-        return wire.batches(orders, host, spec.path, spec.lines)
+        return wire.many_orders(orders, host, spec.path, spec.lines)
     return wire.single_orders(orders, host, spec.path, keyed=spec.keyed)
 
 
-def open_board(path: Path) -> "memoryview[int]":
-    """The numbers that both sides see while a load runs."""
-    with path.open("r+b") as file:
-        return memoryview(mmap.mmap(file.fileno(), BOARD_BYTES)).cast("q")
-
-
 def allow_connections(count: int) -> None:
-    """Raise the limit on open files, which is 1,024 on many systems, as far as it may be raised."""
+    """Raise the limit on open files, which is 1,024 on many systems, as far as the system allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = count + FILES_BESIDE
     if soft < wanted:
@@ -371,7 +301,7 @@ def main(spec_path: str) -> None:
     spec = msgspec.json.decode(Path(spec_path).read_bytes(), type=Spec)
     files = Path(spec.files)
     allow_connections(spec.connections)
-    generator = Generator(spec, open_board(files.with_suffix(".board")))
+    generator = Generator(spec, Board.open(files.with_suffix(".board")))
     result = generator.run()
     with files.with_suffix(".times").open("wb") as file:
         for times in (generator.due_ns, generator.sent_ns, generator.done_ns):

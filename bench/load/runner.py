@@ -1,4 +1,4 @@
-"""Running the generator: starting it, steering it while it runs, reading its records afterwards."""
+"""Runs the generator: starts it, steers it while it runs, reads its records afterwards."""
 
 import subprocess
 import sys
@@ -11,64 +11,15 @@ from typing import Final
 
 import msgspec
 
-from bench.load.generator import (
-    ACCEPTED,
-    BOARD_BYTES,
-    FAILED,
-    RATE_MILLI,
-    REFUSED,
-    SENT,
-    STARTED_NS,
-    STOP,
-    Result,
-    Spec,
-    open_board,
-)
+from bench.load.spec import Board, Result, Spec
 
 START_S: Final = 30.0
-# A generator that sent over 1 % of its requests late has not offered the load that the run says it has.
 LATE_SHARE_MAX: Final = 0.01
+"""A generator that sent more of its requests late has not offered the load that the run says it has."""
 
 
 class GeneratorFailed(Exception):
     """The generator ended without a result."""
-
-
-class Board:
-    """The generator's counters, live."""
-
-    def __init__(self, path: Path) -> None:
-        self._numbers = open_board(path)
-
-    def set_rate(self, per_s: float) -> None:
-        self._numbers[RATE_MILLI] = int(per_s * 1_000)
-
-    def stop(self) -> None:
-        """Send no more; what is out is still awaited."""
-        self._numbers[STOP] = 1
-
-    @property
-    def started(self) -> bool:
-        return self._numbers[STARTED_NS] > 0
-
-    @property
-    def sent(self) -> int:
-        return self._numbers[SENT]
-
-    @property
-    def accepted(self) -> int:
-        """Orders (not requests) that were acknowledged."""
-        return self._numbers[ACCEPTED]
-
-    @property
-    def refused(self) -> int:
-        """Orders (not requests) that were not let in: by 503, or by the answer for their line of a batch."""
-        return self._numbers[REFUSED]
-
-    @property
-    def failed(self) -> int:
-        """Orders (not requests) that came to nothing otherwise."""
-        return self._numbers[FAILED]
 
 
 class Records:
@@ -78,17 +29,11 @@ class Records:
         self.spec = spec
         self.result = msgspec.json.decode(files.with_suffix(".result").read_bytes(), type=Result)
         count = self.result.requests
-        times = array("q")
-        times.frombytes(files.with_suffix(".times").read_bytes())
+        times = array("q", files.with_suffix(".times").read_bytes())
         self.due_ns, self.sent_ns, self.done_ns = times[:count], times[count : 2 * count], times[2 * count :]
-        self.statuses = array("H")
-        self.statuses.frombytes(files.with_suffix(".statuses").read_bytes())
-        self.ids: list[tuple[int, str]] = [
-            (int(number), order_id)
-            for number, _, order_id in (
-                line.partition(" ") for line in files.with_suffix(".ids").read_text().splitlines()
-            )
-        ]
+        self.statuses = array("H", files.with_suffix(".statuses").read_bytes())
+        pairs = (line.split() for line in files.with_suffix(".ids").read_text().splitlines())
+        self.ids: list[tuple[int, str]] = [(int(number), order_id) for number, order_id in pairs]
         """The request number and the order id of each acknowledged order."""
         self._origin_ns = self.due_ns[0] if count else 0
 
@@ -97,7 +42,7 @@ class Records:
         return dict(Counter(self.statuses))
 
     def accept_us(self) -> list[int]:
-        """Latencies of what succeeded, from when it was due to when its answer was there."""
+        """Latencies of the requests that succeeded, from when each was due to when its answer was complete."""
         success = self.spec.accepted
         return [
             (done - due) // 1_000
@@ -105,29 +50,32 @@ class Records:
             if status == success
         ]
 
-    def due_wall_ns(self, request: int) -> int:
-        """When a request was due, by the wall clock."""
-        return self.result.started_wall_ns + self.due_ns[request] - self._origin_ns
+    def due_at_s(self, request: int) -> float:
+        """When a request was due, in seconds from the start."""
+        return (self.due_ns[request] - self._origin_ns) / 1e9
 
     def done_at_s(self, request: int) -> float:
         """When a request was answered, in seconds from the start."""
         return (self.done_ns[request] - self._origin_ns) / 1e9
 
+    def due_wall_us(self, request: int) -> int:
+        """When a request was due, by the wall clock, in microseconds since the epoch."""
+        return (self.result.started_wall_ns + self.due_ns[request] - self._origin_ns) // 1_000
+
     @property
     def late_share(self) -> float:
-        """Share of the requests sent over 5 ms late although a connection was free: the generator fell behind."""
+        """Share of the requests that the generator sent over 5 ms late although a connection was free."""
         return self.result.late / max(1, self.result.requests)
 
 
 def run(spec: Spec, tick: Callable[[Board, float], None] | None = None, every_s: float = 0.5) -> Records:
-    """Run one load to its end; `tick` is called meanwhile with the board and the seconds since the start.
+    """Run one load to its end. Meanwhile `tick` is called with the board and the seconds since the start.
 
     Raises `GeneratorFailed`.
     """
     files = Path(spec.files)
-    files.with_suffix(".board").write_bytes(bytes(BOARD_BYTES))
     files.with_suffix(".spec").write_bytes(msgspec.json.encode(spec))
-    board = Board(files.with_suffix(".board"))
+    board = Board.create(files.with_suffix(".board"))
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.load.generator", str(files.with_suffix(".spec"))],
         stderr=subprocess.PIPE,
@@ -135,7 +83,7 @@ def run(spec: Spec, tick: Callable[[Board, float], None] | None = None, every_s:
     )
     try:
         until = time.monotonic() + START_S
-        while not board.started and process.poll() is None and time.monotonic() < until:
+        while not board.started_ns and process.poll() is None and time.monotonic() < until:
             time.sleep(0.005)
         began = time.monotonic()
         due = began + every_s

@@ -1,4 +1,4 @@
-"""The shapes of load that Locust runs, and when such a run has passed. No Locust here: it patches sockets on import."""
+"""The shapes of load that Locust runs, and when such a run has passed. Locust is not imported: it patches sockets."""
 
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
@@ -13,7 +13,7 @@ SPIKE_FACTOR: Final = 10
 
 
 class Target(NamedTuple):
-    """How many users there are to be, and how many may come or go a second on the way there."""
+    """How many users there should be, and how many may start or stop a second to get there."""
 
     users: int
     per_s: float
@@ -32,7 +32,7 @@ def stress(at_s: float) -> Target | None:
 
 
 def spike(at_s: float) -> Target | None:
-    """0, 50 and 0 users; then 50 and, at once, ten times as many, and back."""
+    """0, 50 and 0 users; then 50, at once ten times as many, and back."""
     for until_s, users in (
         (10, 1),
         (30, SPIKE_USERS),

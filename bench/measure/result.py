@@ -1,22 +1,22 @@
-"""A run's result, as it is written to the history and shown in the reports."""
+"""A run's result, as it is written to the history and shown in the report."""
 
 from msgspec import Struct
 
 from bench.load.latency import Latency
+from bench.measure.broker import Rates, Warmth
 from bench.measure.ceilings import Copy, Echo
-from bench.measure.meter import Measured
-from bench.stack.broker import BrokerRates
+from bench.measure.measured import Measured
+from bench.measure.meter import Verified
 from bench.stack.machine import Machine
-from bench.stack.warm import Warmth
 
 
 class Ceilings(Struct, frozen=True, kw_only=True):
     echo: Echo
     """The median, by rate, of those measured in the run."""
     echo_per_s: list[float]
-    """All of them, in time: how much the machine drifted."""
+    """All of them in order, which shows how much the machine drifted."""
     copy: Copy
-    broker: BrokerRates
+    log: Rates
 
 
 class Disk(Struct, frozen=True, kw_only=True):
@@ -31,35 +31,27 @@ class Disk(Struct, frozen=True, kw_only=True):
 
 
 class Breaking(Struct, frozen=True, kw_only=True):
-    """The first rate of a rising series at which p95 of accept was over 50 ms or over 0.1 % of requests failed."""
+    """The first of a series of rising rates at which p95 of accept was over 50 ms or over 0.1 % of requests failed."""
 
     per_s: float
-    """0 when none was reached."""
+    """0 if no rate broke it."""
     why: str
     tried_per_s: list[float]
 
 
-class Verified(Struct, frozen=True, kw_only=True):
-    """What the audit said."""
-
-    orders: int
-    """Acknowledged orders it was given."""
-    seconds: float
-    output: str
-
-
 class Ratios(Struct, frozen=True, kw_only=True):
-    """What holds on any machine. None where a part was not measured."""
+    """Figures that hold on any machine. None if a part was not measured."""
 
-    cpu_of_confirmed_to_echo: float
-    """CPU of a confirmed order, everything but the generator, to that of an echo request."""
+    cpu_to_echo: float
+    """CPU of a confirmed order, without the generator, to that of an echo request."""
     confirmed_to_echo: float
     accept_to_echo: float
-    batch_confirmed_to_echo: float | None
+    many_to_echo: float | None
+    """Confirmed orders a second, sent many to a request."""
     keyed_cpu_to_unkeyed: float | None
-    """The api's CPU of a keyed order to that of an unkeyed one."""
-    goodput_at_double: float | None
-    """Confirmed at 200 % offered to the confirmed rate."""
+    """The api's CPU."""
+    at_double: float | None
+    """Confirmed a second at 200 % offered, to the confirmed rate."""
 
 
 class Drain(Struct, frozen=True, kw_only=True):
@@ -67,14 +59,13 @@ class Drain(Struct, frozen=True, kw_only=True):
 
     service: str
     records: int
-    seconds: float
     records_per_s: float
     cpu_us: dict[str, float]
     """A record, by process."""
 
 
 class Recovery(Struct, frozen=True, kw_only=True):
-    """Payment is away while orders go on coming, then comes back."""
+    """Payment is away while orders keep arriving, then comes back."""
 
     offered_per_s: float
     away_s: float
@@ -96,9 +87,14 @@ class ChainPoint(Struct, frozen=True, kw_only=True):
     cpu_us: dict[str, float]
     """An order, by process, at the highest rate."""
 
+    @property
+    def total_cpu_us(self) -> float:
+        """Everything but the generator."""
+        return sum(us for group, us in self.cpu_us.items() if group != "generator")
+
 
 class Run(Struct, frozen=True, kw_only=True):
-    """Everything a run found out."""
+    """All results of a run."""
 
     at: str
     plan: str
@@ -107,24 +103,21 @@ class Run(Struct, frozen=True, kw_only=True):
     started_in_s: dict[str, float]
     ceilings: Ceilings
     warmth: Warmth
-    warm_up: Measured
     accept: Measured
-    """Consumers stopped."""
-    accept_drain_per_s: float
-    """How fast the consumers, all three at once, worked off what `accept` had left."""
+    """Accepting orders while the consumers are stopped."""
     confirmed: Measured
-    confirmed_keyed: Measured | None
-    confirmed_batch: Measured | None
+    keyed: Measured | None
+    many: Measured | None
+    """Orders sent many to a request."""
     ladder: list[Measured]
+    """Loads at fixed rates."""
     breaking: Breaking | None
     memory_bytes: dict[str, int]
     idle_cpu_share: dict[str, float]
-    """Of one core, when nothing happens."""
+    """Of one core, without any load."""
     disk: Disk
     ratios: Ratios
     verified: Verified
-    left_out: list[str]
-    """What was not measured, and why."""
     warnings: list[str]
     drains: list[Drain] = []
     growth: list[Measured] = []
@@ -132,3 +125,7 @@ class Run(Struct, frozen=True, kw_only=True):
     instances: list[Measured] = []
     recovery: Recovery | None = None
     chain: list[ChainPoint] = []
+
+    def step(self, name: str) -> Measured | None:
+        """The load of the ladder with a name such as `50%`."""
+        return next((load for load in self.ladder if load.name == name), None)

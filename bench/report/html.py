@@ -1,4 +1,4 @@
-"""A run as one self-contained HTML file: no request leaves it, it follows the reader's light or dark."""
+"""A run as one self-contained HTML file. It loads nothing, and follows the reader's light or dark mode."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,25 +7,25 @@ from typing import Final
 import msgspec
 
 from bench.measure.result import Run
+from bench.report.tables import tables_of
 from bench.stack.processes import GROUPS
 
 TEMPLATE: Final = Path(__file__).with_name("report.html")
-_PLACE: Final = "/*DATA*/null"
+_DATA: Final = "/*DATA*/null"
 
 
 def page(run: Run, history: Sequence[Run]) -> str:
     """The report of a run. `history` are earlier runs of the same plan, oldest first."""
-    course = [
-        {
-            "at": r.at,
-            "revision": r.machine.revision,
-            "cpu": r.confirmed.total_cpu_us,
-            "ratio": r.ratios.cpu_of_confirmed_to_echo,
-            "per_s": r.confirmed.confirmed_per_s,
-        }
-        for r in (*history, run)
-    ]
-    content = {"run": run, "previous": history[-1] if history else None, "history": course, "groups": GROUPS}
+    previous = history[-1] if history else None
+    content = {
+        "run": run,
+        "previous": previous,
+        "tables": tables_of(run, previous),
+        "history": [
+            {"cpu_to_echo": r.ratios.cpu_to_echo, "confirmed_per_s": r.confirmed.confirmed_per_s}
+            for r in (*history, run)
+        ],
+        "groups": GROUPS,
+    }
     # A "</script>" in a string would end the script.
-    data = msgspec.json.encode(content).decode().replace("</", "<\\/")
-    return TEMPLATE.read_text().replace(_PLACE, data)
+    return TEMPLATE.read_text().replace(_DATA, msgspec.json.encode(content).decode().replace("</", "<\\/"))

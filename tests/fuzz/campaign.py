@@ -83,7 +83,7 @@ def held(stack: Stack) -> dict[str, Held]:
         assert instance.process is not None
         process = psutil.Process(instance.process.pid)
         open_ = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
-        found[name] = Held(pss_bytes([process.pid]), process.num_fds(), len(open_))
+        found[name] = Held(pss_bytes([process]), process.num_fds(), len(open_))
     return found
 
 

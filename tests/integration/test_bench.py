@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from bench import __main__ as bench
-from bench.plan import QUICK
+from bench.run.plan import QUICK
 
 
 def test_one_event_lost_and_there_is_no_result(

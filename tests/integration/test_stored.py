@@ -1,4 +1,4 @@
-"""What `just bench --full` stores by COPY passes for orders of last year: their part of the log is trimmed."""
+"""The orders that `just bench --full` stores pass for orders of last year, whose part of the log is trimmed."""
 
 from confluent_kafka.admin import AdminClient
 
@@ -9,7 +9,7 @@ from dev.settings import DATABASES
 from tests.stack import Stack
 from tests.waiting import eventually
 
-COPIED_AND_MORE = 12_000
+ORDERS_STORED = 12_000
 CUSTOMERS = 100
 """Enough for a record in each partition."""
 
@@ -25,7 +25,7 @@ def test_orders_from_before_the_log_begins_are_proved(own_stack: Stack) -> None:
         stack.await_settled(order_id)
 
     for database in DATABASES:
-        stack.run_tool("bench.stack.stored", database, "0", str(COPIED_AND_MORE))
+        stack.run_tool("bench.stack.stored", database, "0", str(ORDERS_STORED))
     admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
     partitions = [Partition(ORDERS, number) for number in range(int(stack.variables["TOPIC_PARTITIONS"]))]
 

@@ -10,14 +10,14 @@ import msgspec
 import pytest
 
 from bench.load import governor, runner, shapes, wire
-from bench.load.generator import NS, Result, Spec
+from bench.load.generator import NS
 from bench.load.latency import summary, supported
 from bench.load.runner import Records
+from bench.load.spec import Board, Result, Spec
 from bench.load.wire import NotUnderstood, Population
-from bench.measure import pairs
-from bench.measure.meter import Lost, check
-from bench.measure.orders_log import Outcome, Seen, note
-from bench.stack import warm
+from bench.measure import broker, pairs
+from bench.measure.measured import Lost, check
+from bench.measure.orders_log import Event, Outcome, add_event
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
@@ -34,7 +34,7 @@ def records(
     """Records as the generator leaves them. Times in milliseconds."""
     files = tmp_path / "load"
     result = Result(
-        started_wall_ns=1_000 * NS, wall_drift_ns=0, elapsed_s=1.0, cpu_s=0.1, requests=len(due), bytes_sent=0,
+        started_wall_ns=1_000 * NS, elapsed_s=1.0, cpu_s=0.1, requests=len(due), bytes_sent=0,
         bytes_received=0, connections=1, waited_for_connection=0, late=late, broken="",
     )  # fmt: skip
     files.with_suffix(".result").write_bytes(msgspec.json.encode(result))
@@ -51,7 +51,7 @@ class TestWire:
         answer = ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
         assert wire.length_of(answer) == len(answer)
         assert wire.status_of(answer) == 202
-        assert wire.order_id_of(answer) == b"01997c00-0000-7000-8000-000000000000"
+        assert wire.ORDER_ID.findall(answer) == [b"01997c00-0000-7000-8000-000000000000"]
 
     def test_half_a_head_has_no_length_yet(self) -> None:
         assert wire.length_of(ANSWER[:40]) == 0
@@ -79,8 +79,8 @@ class TestWire:
         request = parts.before + b"k" + parts.after
         assert b"\r\nidempotency-key: k\r\ncontent-length: 2\r\n\r\n{}" in request
 
-    def test_a_batch_is_lines(self) -> None:
-        [parts] = wire.batches([b"{1}", b"{2}", b"{3}"], "h", "/p", 2)
+    def test_many_orders_are_lines(self) -> None:
+        [parts] = wire.many_orders([b"{1}", b"{2}", b"{3}"], "h", "/p", 2)
         assert parts.before.endswith(b"content-length: 8\r\n\r\n{1}\n{2}\n")
 
 
@@ -117,11 +117,11 @@ class TestLatency:
 class TestWarmUp:
     def test_warm_is_when_the_last_two_windows_agree(self) -> None:
         cooling = [2_000.0, 900.0, 760.0, 670.0, 400.0, 260.0, 200.0]
-        assert not warm.is_warm(cooling)
-        assert warm.is_warm([*cooling, 180.0])
+        assert not broker.is_warm(cooling)
+        assert broker.is_warm([*cooling, 180.0])
 
     def test_windows_that_agree_early_say_nothing(self) -> None:
-        assert not warm.is_warm([900.0, 890.0])
+        assert not broker.is_warm([900.0, 890.0])
 
 
 class TestGenerator:
@@ -146,12 +146,12 @@ class TestGenerator:
         assert gaps == {20}
         assert len(found.due_ns) == 50
 
-    def test_lines_of_a_batch_that_were_not_let_in_are_refused_orders(self, tmp_path: Path) -> None:
-        """They answer for themselves, in a 200. Else a governed load waits for them for ever."""
+    def test_refused_lines_are_refused_orders(self, tmp_path: Path) -> None:
+        """A refused line says so in an answer of 200. A governed load must not wait for it."""
         line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
         body = line + line + b'{"status":503,"problem":{}}\n'
         answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
-        boards: list[runner.Board] = []
+        boards: list[Board] = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
             batches = spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
@@ -196,10 +196,6 @@ class TestHeld:
     def test_a_large_backlog_is_not_held_even_if_level(self) -> None:
         assert "waiting" in governor.why_not_held(1_000, self.times, [2_500] * 20)
 
-    def test_the_slope_is_that_of_the_line(self) -> None:
-        assert governor.slope_per_s([0, 1, 2, 3], [5, 7, 9, 11]) == pytest.approx(2)
-        assert governor.slope_per_s([1], [1]) == 0
-
     @pytest.mark.parametrize("capacity", [400, 3_000, 12_000])
     def test_the_governor_comes_to_rest_at_capacity(self, capacity: int) -> None:
         """A system that settles `capacity` orders a second, half a second late."""
@@ -226,18 +222,18 @@ class TestLost:
     def test_an_order_without_an_outcome_is_lost(self, tmp_path: Path) -> None:
         found = records(tmp_path, [0], [0], [1], [202])
         seen: dict[str, Outcome] = {}
-        note(seen, Seen("order.placed", "order-0"), 5)
+        add_event(seen, Event("order.placed", "order-0"), 5)
         with pytest.raises(Lost, match="no outcome"):
             check(found, seen)
-        note(seen, Seen("order.confirmed", "order-0"), 9)
+        add_event(seen, Event("order.confirmed", "order-0"), 9)
         check(found, seen)
         assert (seen["order-0"].placed_ms, seen["order-0"].decided_ms, seen["order-0"].status) == (5, 9, "confirmed")
 
     def test_an_outcome_published_again_counts_once_at_its_first_time(self) -> None:
         seen: dict[str, Outcome] = {}
         for at_ms in (9, 20):
-            note(seen, Seen("order.confirmed", "a"), at_ms)
-        assert (seen["a"].decided_ms, seen["a"].decided) == (9, 2)
+            add_event(seen, Event("order.confirmed", "a"), at_ms)
+        assert (seen["a"].decided_ms, seen["a"].decisions) == (9, 2)
 
 
 class TestShapes:

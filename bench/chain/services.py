@@ -1,11 +1,11 @@
-"""The synchronous chain that Tandem replaces: order calls payment, which calls its gateway, then order calls inventory.
+"""The synchronous chain that Tandem replaces: order calls payment, which calls its gateway; then order calls inventory.
 
-`python -m bench.measure.chain order|payment|inventory PORT` runs one of its three services. It does the same work on
-the same tables, and is built to be quick: bare ASGI on uvicorn and uvloop as Tandem's hot path is, kept-alive
+`python -m bench.chain.services order|payment|inventory PORT` runs one of its three services. It does the same work on
+the same tables, and is built to be quick: bare ASGI on uvicorn and uvloop as on Tandem's hot path, kept-alive
 connections with a minimal client between the services, one transaction a service in one round trip to PostgreSQL. What
-is left is what a chain is: the customer waits for all of it, and each order pays for its own commits.
+remains is the chain itself: the customer waits for all of it, and each order pays for its own commits.
 
-The gateway is simulated by waiting GATEWAY_MS before the payment's transaction, without holding a connection or a lock.
+The gateway is simulated by waiting GATEWAY_MS before the payment's transaction, without a connection or a lock.
 """
 
 import asyncio
@@ -16,23 +16,22 @@ from typing import Any, Final, cast
 
 import msgspec
 import psycopg
-import uvicorn
 from msgspec import Struct
 from psycopg_pool import AsyncConnectionPool
 
 from bench.load import wire
+from bench.measure.echo import HOST, body_of, respond, serve
 from common.events import now
 from order.api.place.ids import OrderIds
 from order.api.requests import order_request_decoder
 
-HOST: Final = "127.0.0.1"
 POOL_SIZE: Final = 20
 CREATED: Final = 201
 REFUSED: Final = 409
 
 
 class Charge(Struct, frozen=True):
-    """What order asks of payment. `amount` in minor units."""
+    """What order asks payment for. `amount` in minor units."""
 
     order_id: str
     customer_id: str
@@ -41,7 +40,7 @@ class Charge(Struct, frozen=True):
 
 
 class Reserve(Struct, frozen=True):
-    """What order asks of inventory."""
+    """What order asks inventory for."""
 
     order_id: str
     customer_id: str
@@ -86,6 +85,7 @@ _ORDER: Final = """
       placed_at, decided_at, settled_at, traceparent, timeline)
     VALUES (%(order_id)s, %(customer_id)s, 0, 'confirmed', 'completed', 'reserved', %(amount)s, %(currency)s, %(items)s,
       now(), now(), now(), '', '[]')
+    RETURNING 1
 """
 
 
@@ -112,7 +112,8 @@ class Connection(asyncio.Protocol):
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionResetError())
 
-    def ask(self, request: bytes) -> "asyncio.Future[int]":
+    def send(self, request: bytes) -> "asyncio.Future[int]":
+        """Send a request. Returns the status of its answer."""
         assert self.transport is not None
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
@@ -120,140 +121,111 @@ class Connection(asyncio.Protocol):
 
 
 class Client:
-    """Calls one service; as many connections as calls at a time."""
+    """Calls one service, over as many connections as there are calls at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
         self._idle: deque[Connection] = deque()
 
-    async def post(self, body: bytes) -> int:
-        """The status of the answer."""
+    async def post(self, request: Struct) -> bool:
+        """Whether the service agreed."""
         connection = self._idle.pop() if self._idle else None
         if connection is None or connection.transport is None:
             _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, self._port)
-        start = b"POST / HTTP/1.1\r\nhost: chain\r\ncontent-type: application/json\r\ncontent-length: "
-        status = await connection.ask(b"%b%d\r\n\r\n%b" % (start, len(body), body))
+        body = _encode(request)
+        head = b"POST / HTTP/1.1\r\nhost: chain\r\ncontent-type: application/json\r\ncontent-length: "
+        status = await connection.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         self._idle.append(connection)
-        return status
+        return status == CREATED
 
 
 class Service:
-    """One service of the chain, as bare ASGI."""
+    """One service of the chain, as a bare ASGI app."""
 
-    def __init__(self, database: str) -> None:
-        url = os.environ[f"{database.upper()}_DATABASE_URL"]
+    database: str
+
+    def __init__(self) -> None:
         self.pool: AsyncConnectionPool[Any] = AsyncConnectionPool(
-            url, min_size=POOL_SIZE, max_size=POOL_SIZE, kwargs={"autocommit": True}, open=False, timeout=30
+            os.environ[f"{self.database.upper()}_DATABASE_URL"],
+            min_size=POOL_SIZE,
+            max_size=POOL_SIZE,
+            kwargs={"autocommit": True},
+            open=False,
         )
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             await receive()
             await self.pool.open(wait=True)
-            await self.start()
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await self.pool.close()
             await send({"type": "lifespan.shutdown.complete"})
             return
-        message = await receive()
-        body: bytes = message["body"]
-        while message.get("more_body"):
-            message = await receive()
-            body += message["body"]
-        status, answer = await self.answer(body)
-        headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(answer))]
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": answer})
+        answer = await self.answer(await body_of(receive))
+        await respond(send, REFUSED if answer is None else CREATED, answer or b'{"status":"rejected"}')
 
-    async def start(self) -> None:
-        """What has to be there before the first request."""
-
-    async def answer(self, body: bytes) -> tuple[int, bytes]:
-        """Status and body."""
+    async def answer(self, body: bytes) -> bytes | None:
+        """The body of the answer; None if the service refuses."""
         raise NotImplementedError
 
-    async def changed(self, statement: str, parameters: dict[str, Any]) -> bool:
-        """Run a statement that is a transaction of its own; whether it found its row."""
+    async def wrote(self, statement: str, parameters: dict[str, Any]) -> bool:
+        """Run a statement that is a transaction of its own. Returns whether it wrote its row."""
         async with self.pool.connection() as connection:
             cursor = await connection.execute(statement, parameters)
-            found: tuple[int] | None = await cursor.fetchone()
-            return found == (1,)
+            row: tuple[int] | None = await cursor.fetchone()
+            return row == (1,)
 
 
 class Payment(Service):
-    def __init__(self) -> None:
-        super().__init__("payment")
-        self._gateway_s = int(os.environ.get("GATEWAY_MS", "0")) / 1_000
+    database = "payment"
+    gateway_s = int(os.environ.get("GATEWAY_MS", "0")) / 1_000
 
-    async def answer(self, body: bytes) -> tuple[int, bytes]:
+    async def answer(self, body: bytes) -> bytes | None:
         charge = _charge.decode(body)
-        if self._gateway_s:
-            await asyncio.sleep(self._gateway_s)
-        paid = await self.changed(_CHARGE, msgspec.structs.asdict(charge))
-        return (CREATED if paid else REFUSED), b"{}"
+        if self.gateway_s:
+            await asyncio.sleep(self.gateway_s)
+        return b"{}" if await self.wrote(_CHARGE, msgspec.structs.asdict(charge)) else None
 
 
 class Inventory(Service):
-    def __init__(self) -> None:
-        super().__init__("inventory")
+    database = "inventory"
 
-    async def answer(self, body: bytes) -> tuple[int, bytes]:
-        taken = await self.changed(_RESERVE, msgspec.structs.asdict(_reserve.decode(body)))
-        return (CREATED if taken else REFUSED), b"{}"
+    async def answer(self, body: bytes) -> bytes | None:
+        return b"{}" if await self.wrote(_RESERVE, msgspec.structs.asdict(_reserve.decode(body))) else None
 
 
 class Order(Service):
-    """The catalogue is held in memory here as well; the orders of the bench have one line."""
+    """Keeps the catalogue in memory, as Tandem does. The bench's orders have one line."""
+
+    database = "order"
 
     def __init__(self) -> None:
-        super().__init__("order")
+        super().__init__()
         self._payment = Client(int(os.environ["CHAIN_PAYMENT_PORT"]))
         self._inventory = Client(int(os.environ["CHAIN_INVENTORY_PORT"]))
         self._ids = OrderIds()
-        self._products: dict[str, tuple[int, str]] = {}
+        with psycopg.connect(os.environ["INVENTORY_DATABASE_URL"]) as connection:
+            products = connection.execute("SELECT product_id, unit_price, currency FROM products")
+            self._products = {product: (price, currency) for product, price, currency in products}
 
-    async def start(self) -> None:
-        async with await psycopg.AsyncConnection.connect(os.environ["INVENTORY_DATABASE_URL"]) as connection:
-            cursor = await connection.execute("SELECT product_id, unit_price, currency FROM products")
-            self._products = {product: (price, currency) async for product, price, currency in cursor}
-
-    async def answer(self, body: bytes) -> tuple[int, bytes]:
+    async def answer(self, body: bytes) -> bytes | None:
         request = order_request_decoder.decode(body)
         [line] = request.lines
         price, currency = self._products[line.product_id]
-        order_id, amount = self._ids.draw(now()), price * line.quantity
-        charge = Charge(order_id, request.customer_id, amount, currency)
-        if await self._payment.post(_encode(charge)) != CREATED:
-            return REFUSED, b'{"status":"rejected"}'
-        reserve = Reserve(order_id, request.customer_id, line.product_id, line.quantity)
-        if await self._inventory.post(_encode(reserve)) != CREATED:
-            # The chain has no way to undo a charge when this call fails: what it is replaced for.
-            return REFUSED, b'{"status":"rejected"}'
+        charge = Charge(self._ids.draw(now()), request.customer_id, price * line.quantity, currency)
+        if not await self._payment.post(charge):
+            return None
+        reserve = Reserve(charge.order_id, request.customer_id, line.product_id, line.quantity)
+        if not await self._inventory.post(reserve):
+            return None  # the chain has no way to undo the charge, which is one reason why it is replaced
         item = {"product_id": line.product_id, "quantity": line.quantity, "unit_price": price}
-        async with self.pool.connection() as connection:
-            await connection.execute(_ORDER, {**msgspec.structs.asdict(charge), "items": _encode([item]).decode()})
-        answer = {"order_id": order_id, "status": "confirmed", "amount": amount, "currency": currency}
-        return CREATED, _encode(answer)
-
-
-SERVICES: Final = {"payment": Payment, "inventory": Inventory, "order": Order}
+        await self.wrote(_ORDER, {**msgspec.structs.asdict(charge), "items": _encode([item]).decode()})
+        answer = {"order_id": charge.order_id, "status": "confirmed", "amount": charge.amount, "currency": currency}
+        return _encode(answer)
 
 
 if __name__ == "__main__":
-    uvicorn.run(
-        SERVICES[sys.argv[1]](),
-        host=HOST,
-        port=int(sys.argv[2]),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_level="warning",
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        backlog=2_048,
-        timeout_keep_alive=60,
-    )
+    name, port = sys.argv[1:]
+    service = next(service for service in (Payment, Inventory, Order) if service.database == name)
+    serve(service(), int(port), lifespan="on")

@@ -1,0 +1,103 @@
+"""Measures the chain that Tandem replaces, with the same generator, on databases of its own."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from bench.chain.services import CREATED
+from bench.load import runner
+from bench.load.latency import summary
+from bench.load.runner import GeneratorFailed, Records
+from bench.load.spec import Spec
+from bench.load.wire import Population
+from bench.measure.ceilings import await_listening
+from bench.measure.result import ChainPoint
+from bench.stack import processes
+from bench.stack.system import System
+from dev.settings import free_ports
+
+GATEWAY_MS: Final = (0, 50, 800)
+CONNECTIONS: Final = (32, 128, 512, 1_024)
+WARM_UP_S: Final = 2.0
+
+
+def measure(directory: Path, reference_per_s: float, duration_s: float, say: Callable[[str], None]) -> list[ChainPoint]:
+    """A point for each gateway delay."""
+    points = []
+    with System(directory / "chain", databases_only=True) as system:
+        for gateway_ms in GATEWAY_MS:
+            with running(system, gateway_ms) as (port, pids):
+                point = _point(directory / "chain-load", port, pids, gateway_ms, reference_per_s, duration_s)
+            points.append(point)
+            say(
+                f"chain, gateway {gateway_ms} ms: p50 {point.at_reference.p50 or 0:.1f} ms at {reference_per_s:g}/s; "
+                f"at most {point.highest_per_s:.0f}/s with {point.connections} connections, {point.total_cpu_us:.0f} us"
+            )
+    return points
+
+
+def _point(
+    files: Path, port: int, pids: dict[str, int], gateway_ms: int, reference_per_s: float, duration_s: float
+) -> ChainPoint:
+    def run(mode: Literal["open", "closed"], seconds: float, **options: Any) -> tuple[Records, dict[str, float]]:
+        spec = Spec(
+            port=port,
+            mode=mode,
+            duration_s=seconds,
+            accepted=CREATED,
+            population=Population(seed=gateway_ms + 100),
+            files=str(files),
+            **options,
+        )
+        before = {group: processes.tree_cpu_s(pid) for group, pid in pids.items()}
+        records = runner.run(spec)
+        a_request = 1e6 / max(1, records.result.requests)
+        cpu_us = {group: (processes.tree_cpu_s(pid) - before[group]) * a_request for group, pid in pids.items()}
+        if failed := {status: count for status, count in records.by_status.items() if status != CREATED}:
+            raise GeneratorFailed(f"the chain gave answers other than {CREATED}: {failed}")
+        return records, {**cpu_us, "generator": records.result.cpu_s * a_request}
+
+    def at_most(connections: int) -> ChainPoint:
+        records, cpu_us = run("closed", duration_s, connections=connections)
+        return ChainPoint(
+            gateway_ms=gateway_ms,
+            at_reference=at_reference,
+            highest_per_s=records.result.requests / records.result.elapsed_s,
+            connections=connections,
+            at_highest=summary(records.accept_us()),
+            cpu_us=cpu_us,
+        )
+
+    run("closed", WARM_UP_S, connections=16)
+    reference, _ = run("open", duration_s, rate=reference_per_s, connections=512)
+    at_reference = summary(reference.accept_us())
+    return max(map(at_most, CONNECTIONS), key=lambda point: point.highest_per_s)
+
+
+@contextmanager
+def running(system: System, gateway_ms: int) -> Iterator[tuple[int, dict[str, int]]]:
+    """The three services of the chain. Yields order's port, and the processes to account for by name."""
+    ports = dict(zip(("payment", "inventory", "order"), free_ports(3), strict=True))
+    environment = {
+        **system.environment(),
+        "GATEWAY_MS": str(gateway_ms),
+        "CHAIN_PAYMENT_PORT": str(ports["payment"]),
+        "CHAIN_INVENTORY_PORT": str(ports["inventory"]),
+    }
+    services: dict[str, subprocess.Popen[bytes]] = {}
+    try:
+        for name, port in ports.items():
+            command = [sys.executable, "-m", "bench.chain.services", name, str(port)]
+            services[name] = subprocess.Popen(command, env=environment)
+        for port in ports.values():
+            await_listening(port)
+        pids = {name: process.pid for name, process in services.items()}
+        yield ports["order"], {**pids, "postgres": system.layout.pids["postgres"]}
+    finally:
+        for process in services.values():
+            process.terminate()
+        for process in services.values():
+            process.wait()

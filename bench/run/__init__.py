@@ -1,0 +1,1 @@
+"""One run of `just bench`: what is measured, for how long, and the comparison of two revisions."""

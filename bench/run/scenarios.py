@@ -1,0 +1,224 @@
+"""The parts of a run on one private stack, in order, and the proof at its end that nothing was lost."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from bench.chain import rates as chain
+from bench.load import runner
+from bench.measure import broker, ceilings
+from bench.measure.measured import Lost, Measured
+from bench.measure.meter import CORES, Meter, private_meter
+from bench.measure.rates import FIRST_RATE, highest_held, settled_late_per_s
+from bench.measure.result import Breaking, Ceilings, Disk, Ratios, Run
+from bench.run import full
+from bench.run.plan import REFERENCE_PER_S, Plan
+from bench.stack import machine, processes
+from bench.stack.system import System
+from dev.settings import DATABASES
+
+ACCEPT_CONNECTIONS: Final = 128
+P95_MAX_MS: Final = 50.0
+ERRORS_MAX: Final = 0.001
+BREAKING_FROM: Final = 1.1
+BREAKING_TRIES: Final = 8
+LINES: Final = 100
+CONFIRMED_FIRST: Final = 0.8
+KEYED_FIRST: Final = 0.7
+OTHERS_MAX: Final = 0.05
+DRIFT_MAX: Final = 0.15
+IDLE_S: Final = 3.0
+CONSUMERS: Final = ("payment", "inventory", "order-saga")
+
+
+def run(plan: Plan, directory: Path, say: Callable[[str], None], settings: Mapping[str, str]) -> Run:
+    """All parts of a plan, one stack at a time. Raises `Lost` or `Refuted`: then there is no result."""
+    began = time.monotonic()
+    with private_meter(directory / "main", say, settings=settings) as meter:
+        result = run_main(plan, meter)
+    if plan.chain_s:
+        with private_meter(directory / "growth", say, settings=settings) as meter:
+            growth = full.growth(meter, plan, result.confirmed.confirmed_per_s)
+            meter.verify()
+        points = chain.measure(directory, REFERENCE_PER_S, plan.chain_s, say)
+        result = replace(result, growth=growth, chain=points)
+    return replace(result, seconds=time.monotonic() - began)
+
+
+def run_main(plan: Plan, meter: Meter) -> Run:
+    """The parts that share a stack."""
+    system, say = meter.system, meter.say
+    say("the stack is up")
+    warmth = meter.warm_broker(plan.warm_s_max)
+    footprint = _Footprint(system)
+    warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s)
+    echoes = [ceilings.echo(meter.directory, plan.echo_s)]
+    copied = ceilings.copy(system)
+    log = broker.rates(system, plan.broker_records)
+    say(f"ceilings: echo {echoes[0].per_s:.0f}/s, {echoes[0].cpu_us:.1f} us; COPY {copied.orders_per_s:.0f} orders/s; "
+        f"log {log.produced_per_s:.0f}/s in, {log.consumed_per_s:.0f}/s out")  # fmt: skip
+    accept = accept_alone(meter, plan)
+    first_rate = settled_late_per_s(warm_up) * CONFIRMED_FIRST
+    confirmed = highest_held(meter, "confirmed", first_rate, plan.govern_s, plan.hold_s)
+    confirmed_per_s = confirmed.confirmed_per_s
+    idle = idle_cpu(system)
+    memory = processes.memory(system.layout.pids)
+    ladder = [meter.open(f"{rate:g}/s", rate, plan.low_point_s) for rate in plan.fixed_rates]
+    ladder += [meter.open(f"{share:.0%}", share * confirmed_per_s, plan.point_s) for share in plan.shares]
+    breaking = breaking_point(meter, plan, confirmed_per_s, ladder) if plan.breaking_step else None
+    echoes.append(ceilings.echo(meter.directory, plan.echo_s))
+    keyed = many = None
+    if seconds := plan.variant_s:
+        keyed = highest_held(meter, "keyed", confirmed_per_s * KEYED_FIRST, seconds, seconds, keyed=True)
+        many = highest_held(meter, f"{LINES} a request", confirmed_per_s, seconds, seconds, lines=LINES)
+    disk = footprint.since(meter.orders)
+    extra: dict[str, Any] = {}
+    if plan.chain_s:
+        extra = {
+            "drains": full.drains(meter, plan),
+            "recovery": full.recovery(meter, confirmed_per_s, plan.away_s),
+            "instances": full.instances(meter, plan, confirmed_per_s),
+            "spread": full.spread(meter, plan, confirmed_per_s),
+        }
+    echoes.append(ceilings.echo(meter.directory, plan.echo_s))
+    echo = sorted(echoes, key=lambda e: e.per_s)[len(echoes) // 2]
+    verified = meter.verify()
+    result = Run(
+        at=datetime.now(UTC).isoformat(timespec="seconds"),
+        plan=plan.name,
+        seconds=0,
+        machine=machine.describe(),
+        started_in_s=system.layout.started_in_s,
+        ceilings=Ceilings(echo=echo, echo_per_s=[e.per_s for e in echoes], copy=copied, log=log),
+        warmth=warmth,
+        accept=accept,
+        confirmed=confirmed,
+        keyed=keyed,
+        many=many,
+        ladder=ladder,
+        breaking=breaking,
+        memory_bytes=memory,
+        idle_cpu_share=idle,
+        disk=disk,
+        ratios=Ratios(
+            cpu_to_echo=confirmed.total_cpu_us / echo.cpu_us,
+            confirmed_to_echo=confirmed_per_s / echo.per_s,
+            accept_to_echo=accept.accepted_per_s / echo.per_s,
+            many_to_echo=many.confirmed_per_s / echo.per_s if many else None,
+            keyed_cpu_to_unkeyed=keyed.cpu_us["api"] / confirmed.cpu_us["api"] if keyed else None,
+            at_double=next((m.confirmed_per_s / confirmed_per_s for m in ladder if m.name == "200%"), None),
+        ),
+        verified=verified,
+        warnings=[],
+        **extra,
+    )
+    return replace(result, warnings=warnings_of(result, meter.measured))
+
+
+def accept_alone(meter: Meter, plan: Plan) -> Measured:
+    """Accept orders while the consumers are stopped, then let these work off the backlog."""
+    for service in CONSUMERS:
+        meter.system.stop(service)
+    before = meter.log.records()
+    accept = meter.closed("accept, consumers stopped", ACCEPT_CONNECTIONS, plan.accept_s, settle=False)
+    for service in CONSUMERS:
+        meter.system.start(service)
+    meter.await_records(before + 2 * accept.orders)
+    if (undecided := before + 2 * accept.orders - meter.log.records()) > 0:
+        raise Lost(f"{undecided} of {accept.orders} acknowledged orders have no outcome")
+    return accept
+
+
+def why_broken(measured: Measured) -> str:
+    """Why a load is past the breaking point; empty when it is not. A refusal counts as an error here."""
+    failed = 1 - measured.by_status.get("202", 0) / max(1, measured.requests)
+    if failed > ERRORS_MAX:
+        return f"{failed:.2%} of the requests were refused or failed"
+    if measured.accept.p95 is not None and measured.accept.p95 > P95_MAX_MS:
+        return f"p95 of accept was {measured.accept.p95:.0f} ms"
+    return ""
+
+
+def breaking_point(meter: Meter, plan: Plan, confirmed_per_s: float, ladder: Sequence[Measured]) -> Breaking:
+    """The lowest rate that breaks accept, of the ladder up to the confirmed rate and a series that rises above it."""
+    tried: list[float] = []
+    rising = sorted((m for m in ladder if m.offered_per_s <= confirmed_per_s), key=lambda m: m.offered_per_s)
+    for measured in rising:
+        tried.append(measured.offered_per_s)
+        if why := why_broken(measured):
+            return Breaking(per_s=measured.offered_per_s, why=why, tried_per_s=tried)
+    for step in range(BREAKING_TRIES):
+        rate = confirmed_per_s * (BREAKING_FROM + step * plan.breaking_step)
+        tried.append(rate)
+        if why := why_broken(meter.open(f"breaking? {rate:.0f}/s", rate, plan.breaking_s)):
+            return Breaking(per_s=rate, why=why, tried_per_s=tried)
+    return Breaking(per_s=0, why="none of the rates broke it", tried_per_s=tried)
+
+
+def idle_cpu(system: System) -> dict[str, float]:
+    """The share of one core that each process takes without any load."""
+    before = processes.sample(system.layout.pids)
+    time.sleep(IDLE_S)
+    used = processes.between(before, processes.sample(system.layout.pids), 0.0)
+    return {group: seconds / IDLE_S for group, seconds in used.by_group.items() if group != "generator"}
+
+
+def warnings_of(run: Run, measured: Sequence[Measured]) -> list[str]:
+    """What a reader must know before believing the figures."""
+    warnings = [f"{m.name}: {warning}" for m in measured for warning in m.warnings]
+    if not run.warmth.warm:
+        warnings.append(f"the broker was still getting warmer, so later orders will cost less: {run.warmth}")
+    late = [m for m in measured if m.late_share > runner.LATE_SHARE_MAX]
+    if late:
+        worst = max(late, key=lambda m: m.late_share)
+        warnings.append(
+            f"the generator fell behind its schedule in {len(late)} of {len(measured)} loads, most in {worst.name!r}, "
+            f"where it sent {worst.late_share:.0%} of its requests over 5 ms late; latencies still count from the "
+            "schedule"
+        )
+    disturbed = max(measured, key=lambda m: m.others_share)
+    if disturbed.others_share > OTHERS_MAX:
+        typical = median(m.others_share for m in measured)
+        warnings.append(
+            f"other processes took up to {disturbed.others_share:.0%} of the {CORES} cores (during "
+            f"{disturbed.name!r}; {typical:.0%} during the median load): the figures are those of a busy machine"
+        )
+    echo_per_s = run.ceilings.echo_per_s
+    drift = max(echo_per_s) / min(echo_per_s) - 1
+    if drift > DRIFT_MAX:
+        warnings.append(f"the echo ceiling drifted by {drift:.0%} during the run, so ratios to it are that uncertain")
+    if rejected := sum(m.rejected for m in measured):
+        warnings.append(f"{rejected} orders were rejected, although every order of the load can be confirmed")
+    return warnings
+
+
+class _Footprint:
+    """How much the databases and the log have grown since it was made."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._before = self._read()
+
+    def _read(self) -> tuple[int, int, int]:
+        tables = wal = 0
+        for database in DATABASES:
+            with self._system.connect(database) as connection:
+                row: Any = connection.execute(
+                    "SELECT sum(pg_total_relation_size(oid))::bigint, pg_current_wal_lsn() - '0/0'::pg_lsn "
+                    "FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+                ).fetchone()
+                tables += row[0]
+                wal = int(row[1])
+        logs = (self._system.directory / "kafka/log").glob("*/*.log")
+        ours = f"{broker.TOPIC}-"
+        return tables, wal, sum(path.stat().st_size for path in logs if not path.parent.name.startswith(ours))
+
+    def since(self, orders: int) -> Disk:
+        """Bytes an order."""
+        tables, wal, log = ((now - then) / max(1, orders) for now, then in zip(self._read(), self._before, strict=True))
+        return Disk(tables=tables, wal=wal, log=log)
