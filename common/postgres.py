@@ -19,6 +19,7 @@ STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 3
 POOL_SIZE: Final = 4
+POOL_TIMEOUT_S: Final = 2.0
 CONNECTIONS_PER_PROCESS: Final = POOL_SIZE + 2
 """At most, of a process that consumes: HTTP's pool, the batch loop, and what runs beside it (relay or deadlines)."""
 
@@ -103,7 +104,8 @@ def connect(url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TI
 
 
 def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPool[Any]:
-    """A pool for an HTTP loop, not yet open. Handing out waits 2 s at most, then raises `psycopg_pool.PoolTimeout`."""
+    """A pool for an HTTP loop, not yet open. It raises `psycopg_pool.PoolTimeout` when no connection becomes free
+    within `POOL_TIMEOUT_S`."""
 
     async def configure(connection: "psycopg.AsyncConnection[Any]") -> None:
         _adapt(connection)
@@ -113,7 +115,7 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPo
         _conninfo(url, instance, STATEMENT_TIMEOUT_MS),
         min_size=1,
         max_size=size,
-        timeout=2.0,
+        timeout=POOL_TIMEOUT_S,
         reconnect_timeout=2.0,
         configure=configure,
         check=AsyncConnectionPool.check_connection,

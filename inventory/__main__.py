@@ -7,6 +7,7 @@ from common import log
 from common.consume.loop import BatchConsumer
 from common.errors import Fatal
 from common.http import server
+from common.http.app import application
 from common.postgres import connect, pool
 from inventory import app, config, store
 from inventory.consumer import InventoryHandler
@@ -30,7 +31,7 @@ async def serve() -> None:
     relay = Relay(process)
     products = pool(process.database_url, process.instance)
     await server.serve(
-        server.application(app.routes(products), lambda: [*consumer.missing(), *relay.missing()]),
+        application(app.routes(products), lambda: [*consumer.missing(), *relay.missing()]),
         process.http,
         [consumer, relay],
         open_=products.open,

@@ -6,6 +6,7 @@ from common import log
 from common.consume.loop import BatchConsumer
 from common.errors import Fatal
 from common.http import server
+from common.http.app import application
 from order import config
 from order.saga.consumer import SagaHandler
 from order.saga.deadlines import DeadlineTimer
@@ -25,9 +26,7 @@ def run_saga() -> None:
     log.configure(process.service, process.instance)
     consumer = BatchConsumer(process, SagaHandler())
     timer = DeadlineTimer(process, settings.deadline_ms)
-    server.run(
-        server.serve(server.application([], consumer.missing, degraded=timer.missing), process.http, [consumer, timer])
-    )
+    server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process.http, [consumer, timer]))
 
 
 def main(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ from common import log
 from common.consume.loop import BatchConsumer
 from common.errors import Fatal
 from common.http import server
+from common.http.app import application
 from common.postgres import connect, pool
 from payment import app, config, store
 from payment.consumer import PaymentHandler
@@ -20,7 +21,7 @@ async def serve() -> None:
     consumer = BatchConsumer(process, PaymentHandler())
     accounts = pool(process.database_url, process.instance)
     await server.serve(
-        server.application(app.routes(accounts), consumer.missing),
+        application(app.routes(accounts), consumer.missing),
         process.http,
         [consumer],
         open_=accounts.open,

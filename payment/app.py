@@ -11,9 +11,10 @@ from starlette.routing import Route
 
 from common.events import AMOUNT_MAX, Currency
 from common.http import problem
+from common.http.bodies import read_body
 from common.http.parameters import idempotency_key, idempotency_key_reused, path_identifier
 from common.http.problem import FieldError, ProblemError
-from common.http.server import json_response, read_body
+from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
 from payment import store
 

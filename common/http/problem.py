@@ -53,6 +53,15 @@ def validation(*errors: FieldError) -> Problem:
     return Problem(code="validation", title="The request is not valid", status=422, errors=errors)
 
 
+def malformed(detail: str) -> Problem:
+    """400: not a request of HTTP/1.1 as it is taken here."""
+    return Problem(code="malformed-request", title="Malformed request", status=400, detail=detail)
+
+
+def too_large(detail: str) -> Problem:
+    return Problem(code="too-large", title="Content too large", status=413, detail=detail)
+
+
 def not_found(what: str, name: str) -> Problem:
     return Problem(code="not-found", title="Not found", status=404, detail=f"there is no {what} {name!r}")
 

@@ -1,14 +1,14 @@
-"""uvicorn's HTTP protocol, with bounds where it has none: so much time and memory for a client, and no more; and what
-cannot be parsed is refused in its turn, by a problem document.
+"""uvicorn's HTTP protocol with limits on time and memory, and with problem documents for what cannot be parsed.
 
-- A refusal waits for the answers to what came before it on the connection. Sent at once, a client that pipelines would
-  take it for the answer to an order that is being accepted.
-- A request has to be there whole `ARRIVE_S` after it began; without that, a client that sends a byte a minute holds its
-  connection, and its place among the batches, for ever.
-- An answer has to be read: a client that takes nothing of it for `UNREAD_S` is cut off.
-- Heads and requests are bounded: httptools collects whatever comes before the empty line, in front of a body or after.
-- Pipelining is bounded: 30,000 requests sent without reading an answer cost 50 MB each time.
-- An upgrade is ignored, since none is offered, but not together with a body: httptools takes that for the next request.
+- A refusal waits until earlier requests on the connection are answered. A client that pipelines would otherwise take it
+  for the answer to an order that is being accepted.
+- A request must be complete `ARRIVE_S` after it began. Otherwise a client that sends a byte a minute would hold its
+  connection, and its place among the requests of many orders, for ever.
+- A client must read its answer. One that reads nothing for `UNREAD_S` is cut off.
+- Heads and requests are limited: httptools collects everything before the empty line, whether a body follows or not.
+- Pipelining is limited: 30,000 requests sent without reading an answer cost 50 MB each time.
+- Upgrades are ignored, since none is offered. An upgrade with a body is refused: httptools takes the body for the next
+  request.
 
 References: RFC 9112 §9.3.2 (pipelining), RFC 9110 §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
 """
@@ -26,19 +26,17 @@ from common.http.problem import Problem, ProblemError
 PIPELINED_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 32 * 1024
 REQUEST_BYTES_MAX: Final = 32 * 1024 * 1024
-"""Of everything: the largest body is 4 MB, which chunks of a byte each make six times as long."""
+"""Any request: the largest body is 4 MB, and chunks of one byte each make it six times as long."""
 ARRIVE_S: Final = 15.0
 UNREAD_S: Final = 30.0
-"""A client that takes nothing of its answer for so long has gone, or will not."""
-LINGER_S: Final = 1.0
-"""A refusal would be lost if the connection were reset because of what the client still sends."""
+REFUSED_CLOSE_S: Final = 1.0
+"""A connection is closed this long after a refusal. Closed at once, it would be reset by what the client still sends,
+and the refusal lost."""
+IDLE_CLOSE_S: Final = 0.5
+"""When the server ends, an idle connection is closed after this time, unless a request arrives."""
 
-_MALFORMED: Final = Problem(
-    code="malformed-request", title="Malformed request", status=400, detail="this is not an HTTP/1.1 request"
-)
-_UPGRADE: Final = Problem(
-    code="malformed-request", title="Malformed request", status=400, detail="a request to upgrade may not have a body"
-)
+_MALFORMED: Final = problem.malformed("this is not an HTTP/1.1 request")
+_UPGRADE: Final = problem.malformed("a request to upgrade may not have a body")
 _PIPELINED: Final = Problem(
     code="too-many-pipelined",
     title="Too many requests at once",
@@ -51,12 +49,7 @@ _HEAD_TOO_LARGE: Final = Problem(
     status=431,
     detail=f"request line and headers are over {HEAD_BYTES_MAX} bytes",
 )
-_TOO_LARGE: Final = Problem(
-    code="too-large",
-    title="Content too large",
-    status=413,
-    detail=f"the request is over {REQUEST_BYTES_MAX} bytes on the wire",
-)
+_TOO_LARGE: Final = problem.too_large(f"the request is over {REQUEST_BYTES_MAX} bytes on the wire")
 _TOO_SLOW: Final = Problem(
     code="too-slow",
     title="Request timeout",
@@ -66,31 +59,32 @@ _TOO_SLOW: Final = Problem(
 
 
 class Protocol(HttpToolsProtocol):
-    """One connection. The server calls `look` now and then."""
+    """One connection. The server calls `check_time` once a second."""
 
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self._awaiting_since: float | None = self.loop.time()
-        """Since when the rest of a request, or the first byte of one, is awaited; None while nothing is."""
+        """Since when the rest of a request, or its first byte, is awaited; None while neither is."""
         self._in_head = False
         self._in_body = False
         self._fed = 0
         self._bytes = 0
-        """Of the request that is arriving, without the piece in which it began."""
+        """Size so far of the request that is arriving, without the piece in which it began."""
         self._answered: RequestResponseCycle | None = None
-        """The request whose turn it is. uvicorn's `cycle` is the last that came."""
+        """The request that is being answered. uvicorn's `cycle` is the last that arrived."""
         self._unanswered = 0
-        """Requests taken in whose answers are not complete."""
+        """Requests received whose answers are not complete."""
         self._refusal: Problem | None = None
+        self._closing = False
         self._unread = 0
         self._unread_since = 0.0
 
     @property
     def arriving(self) -> bool:
-        """Whether a part of a request has come and the rest has not."""
+        """Whether a part of a request has arrived and the rest has not."""
         return self._in_head or self._in_body
 
-    # What comes
+    # Requests
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -98,7 +92,7 @@ class Protocol(HttpToolsProtocol):
             data = self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse. Returns what is left after a request to upgrade."""
+        """Parse. Returns the bytes that are left after a request to upgrade."""
         self._fed = len(data)
         try:
             self.parser.feed_data(data)
@@ -129,6 +123,8 @@ class Protocol(HttpToolsProtocol):
         if self.parser.should_upgrade() and self._has_body:
             raise ProblemError(_UPGRADE)
         super().on_headers_complete()
+        if self._closing:
+            self.cycle.keep_alive = False
         self._in_head, self._in_body = False, True
         self._unanswered += 1
 
@@ -145,10 +141,10 @@ class Protocol(HttpToolsProtocol):
     def _has_body(self) -> bool:
         return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in self.headers)
 
-    # What does not come
+    # Time limits and the end
 
-    def look(self, now: float) -> None:
-        """Give up on a client that takes too long. `now` is the loop's time."""
+    def check_time(self, now: float) -> None:
+        """Give up on a client that takes too long. `now` is the loop's time in seconds."""
         unread = self.transport.get_write_buffer_size()
         if not unread or unread < self._unread:
             self._unread_since = now
@@ -168,22 +164,38 @@ class Protocol(HttpToolsProtocol):
             else:
                 self.transport.close()
 
+    def shutdown(self) -> None:
+        """The server ends: the answer to the request under way, or to the next one, is this connection's last.
+
+        An idle connection is not closed at once: a request may be on its way, and would be answered by a reset.
+        """
+        self._closing = True
+        if self._unanswered:
+            if self.cycle is not None:
+                self.cycle.keep_alive = False
+        else:
+            self.loop.call_later(IDLE_CLOSE_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._unanswered:
+            self.transport.close()
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
         super()._start_asgi_task(cycle, app)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """uvicorn tells the last request only, so that the answers to others fail, each with a traceback in the log."""
+        """uvicorn abandons only the last request: answers to others would fail, each with a traceback in the log."""
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._answered is not None and not self._answered.response_complete:
             _abandon(self._answered)
 
-    # What is refused
+    # Refusals
 
-    def _refuse(self, found: Problem) -> None:
-        """Answer nothing from here on, and close once what came before is answered."""
-        self._refusal = found
+    def _refuse(self, refusal: Problem) -> None:
+        """Serve no further request, and close once earlier ones are answered."""
+        self._refusal = refusal
         if self._in_body:
             if self.pipeline and self.pipeline[0][0] is self.cycle:
                 self.pipeline.popleft()  # its turn has not come: others are being answered
@@ -191,10 +203,10 @@ class Protocol(HttpToolsProtocol):
             elif self.cycle.response_started:
                 self.transport.close()
             else:
-                self._send_refusal(found)
+                self._send_refusal(refusal)
                 _abandon(self.cycle)
         elif not self._unanswered:
-            self._send_refusal(found)
+            self._send_refusal(refusal)
 
     def on_response_complete(self) -> None:
         self._unanswered -= 1
@@ -202,18 +214,20 @@ class Protocol(HttpToolsProtocol):
         if self._refusal is not None and not self._unanswered and not self.transport.is_closing():
             self._send_refusal(self._refusal)
 
-    def _send_refusal(self, found: Problem) -> None:
+    def _send_refusal(self, refusal: Problem) -> None:
         self._unset_keepalive_if_required()
-        metrics.http_requests.labels("", "malformed", found.status).inc()
+        metrics.http_requests.labels("", "malformed", refusal.status).inc()
         request_id = b"%016x" % random.getrandbits(64)
-        body = found.body(request_id.decode())
+        body = refusal.body(request_id.decode())
         headers = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
-        self.transport.write(STATUS_LINE[found.status] + headers % (problem.CONTENT_TYPE, len(body), request_id) + body)
+        self.transport.write(
+            STATUS_LINE[refusal.status] + headers % (problem.CONTENT_TYPE, len(body), request_id) + body
+        )
         self.transport.write_eof()
-        self.loop.call_later(LINGER_S, self.transport.close)
+        self.loop.call_later(REFUSED_CLOSE_S, self.transport.close)
 
 
 def _abandon(cycle: RequestResponseCycle) -> None:
-    """Its request never arrives whole, or its answer has nobody to go to."""
+    """Its request never arrives complete, or nobody is left to read its answer."""
     cycle.disconnected = True
     cycle.message_event.set()

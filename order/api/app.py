@@ -14,8 +14,9 @@ from starlette.routing import Route
 
 from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.http import problem, server
+from common.http.app import application
 from common.http.problem import Problem, ProblemError
-from common.http.server import json_response
+from common.http.responses import json_response
 from common.http.validation import decode_query
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
@@ -82,14 +83,16 @@ async def serve(settings: Api) -> None:
         Route(ORDERS_PATH + "/batch", PlaceBatch(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
         Route(ORDERS_PATH + "/{order_id}/events", OrderEvents(lookup, outcomes), methods=["GET"]),
     ]
-    app = server.application(
+    app = application(
         [*bare, *routes(lookup, queries, log)],
         missing,
         degraded=degraded,
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
     )
     lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
-    await server.serve(app, process.http, [catalogue, log, backlog], open_=open_, close=close, protocol=lane)
+    await server.serve(
+        app, process.http, [catalogue, log, backlog], open_=open_, close=close, protocol=lane, listen_when=missing
+    )
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
+from common.http.bodies import BODY_BYTES_MAX
 from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
-from common.http.server import BODY_BYTES_MAX
 from order.api.place.keyed_requests import KEYS_KEPT_S
 from order.api.place.many import BATCH_BYTES_MAX, LINES_MAX, NDJSON
 from order.api.read.outcomes import WAIT_S_MAX

@@ -1,13 +1,15 @@
 """What the order api promises, against the real log, saga and database."""
 
+import re
 import threading
-import time
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
 
 from dev.settings import HOST
@@ -16,6 +18,11 @@ from tests.waiting import eventually
 
 NOBODYS = "01997c00-5a5a-7000-8000-00000000beef"
 """An order's id that was never given out."""
+
+
+PAUSE_S = 0.005
+"""A client's pause between two orders: eight of them are far from an overload."""
+ACCEPTED = re.compile(r'tandem_http_requests_total{method="POST",route="/api/v1/orders",status="202"} [1-9]')
 
 
 def draw(prefix: str) -> str:
@@ -200,7 +207,7 @@ def test_orders_in_flight_are_acknowledged_before_the_process_ends(stack: Stack,
 
     with ThreadPoolExecutor() as clients:
         waiting = [clients.submit(order_until_it_is_gone) for _ in range(8)]
-        time.sleep(0.5)
+        eventually(lambda: len(accepted) >= 50, "orders are being accepted")
         stopping.set()
         leaving.stop(timeout_s=20)
         for client in waiting:
@@ -209,6 +216,70 @@ def test_orders_in_flight_are_acknowledged_before_the_process_ends(stack: Stack,
     assert accepted
     for order_id in accepted:
         assert stack.order(order_id)["order_id"] == order_id
+
+
+def test_instances_come_and_go_and_no_request_fails(stack: Stack, product: str) -> None:
+    enough = threading.Event()
+
+    def keep_ordering(connections_kept: int) -> int:
+        limits = httpx.Limits(max_keepalive_connections=connections_kept)
+        answered = 0
+        with httpx.Client(timeout=15, limits=limits) as client:
+            while not enough.wait(PAUSE_S):
+                answer = client.post(stack.url("order-api", "/orders"), json=body("cust-nobody", product))
+                assert answer.status_code == 202, answer.text
+                answered += 1
+        return answered
+
+    with ThreadPoolExecutor(8) as clients:
+        ordering = [clients.submit(keep_ordering, number % 2) for number in range(8)]
+
+        def takes_orders(instance: Instance) -> bool:
+            for client in ordering:
+                if client.done():
+                    client.result()  # raises what this client was answered
+            return ACCEPTED.search(instance.get("/metrics").text) is not None
+
+        try:
+            for _ in range(3):
+                leaving = stack.launch("order-api", 5)
+                stack.await_ready(leaving.name)
+                eventually(partial(takes_orders, leaving), "it takes orders")
+                leaving.stop(timeout_s=20)
+        finally:
+            enough.set()
+            stack.instances.pop("order-api-5").kill()
+        assert all(client.result() for client in ordering)
+
+
+def test_while_lists_are_slow_the_database_is_busy_and_not_away(
+    stack: Stack, second: Instance, product: str, customer: str
+) -> None:
+    order_id = stack.place(customer, (product, 1))
+    stack.await_settled(order_id)
+
+    def list_orders(_: int) -> httpx.Response:
+        return httpx.get(at(second, "/orders"), params={"customer_id": customer}, timeout=30)
+
+    with (
+        psycopg.connect(stack.variables["ORDER_ADMIN_URL"], dbname="order") as owner,
+        psycopg.connect(stack.variables["ORDER_ADMIN_URL"], dbname="order", autocommit=True) as observer,
+        ThreadPoolExecutor(8) as clients,
+    ):
+        owner.execute("LOCK TABLE orders IN ACCESS EXCLUSIVE MODE")
+        lists = [clients.submit(list_orders, number) for number in range(8)]
+        slow = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s AND wait_event_type = 'Lock'"
+        eventually(lambda: observer.execute(slow, (second.name,)).fetchone() == (4,), "the pool is in use")
+        busy = [answer.result() for answer in lists[4:]]
+        keyed = [
+            httpx.post(at(second, "/orders"), json=body(customer, product), headers={"idempotency-key": draw("slow")})
+            for _ in range(5)
+        ]
+        ready = second.get("/readyz").json()
+        owner.rollback()
+    assert ready["degraded"] == []
+    assert [answer.status_code for answer in keyed] == [202] * 5, keyed[0].text
+    assert all(answer.status_code == 503 and "busy" in answer.json()["detail"] for answer in busy), busy[0].text
 
 
 def test_the_description_names_every_route(stack: Stack) -> None:

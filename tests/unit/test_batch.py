@@ -9,8 +9,8 @@ import pytest
 
 from common.events import OrderId
 from common.http import problem
+from common.http.bodies import BODY_BYTES_MAX
 from common.http.problem import Problem, ProblemError
-from common.http.server import BODY_BYTES_MAX
 from common.kafka.async_publisher import Acknowledged
 from order.api.log import backlog
 from order.api.place import idempotency

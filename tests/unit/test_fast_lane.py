@@ -12,7 +12,8 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
 from common.events import OrderId
-from common.http import problem, server
+from common.http import problem
+from common.http.app import application, nothing_missing
 from common.http.problem import ProblemError
 from common.http.protocol import Protocol
 from common.kafka.async_publisher import Acknowledged
@@ -58,7 +59,7 @@ class Served:
             self.ordinary += 1
             await endpoint(scope, receive, send)
 
-        app = server.application([], server.no_signs, direct={("POST", ORDERS_PATH): counted})
+        app = application([], nothing_missing, direct={("POST", ORDERS_PATH): counted})
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
         config.load()
         kind = partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log) if fast else Protocol

@@ -14,8 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from common.http import protocol, server
+from common.http import protocol
+from common.http.app import application, nothing_missing
+from common.http.bodies import read_body
 from common.http.protocol import Protocol
+from common.http.responses import json_response
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
 
@@ -49,14 +52,14 @@ class Served:
         async def wait(request: Request) -> Response:
             self.arrived.release()
             await self.release.wait()
-            return server.json_response({"waited": True})
+            return json_response({"waited": True})
 
         async def later(request: Request) -> Response:
             await self.later.wait()
-            return server.json_response({"waited": True})
+            return json_response({"waited": True})
 
         async def echo(request: Request) -> Response:
-            return server.json_response({"read": len(await server.read_body(request))})
+            return json_response({"read": len(await read_body(request))})
 
         async def large(request: Request) -> Response:
             return Response(b"x" * LARGE, media_type="text/plain")
@@ -68,7 +71,7 @@ class Served:
             Route("/large", large),
         ]
         config = uvicorn.Config(
-            server.application(routes, server.no_signs), http=Protocol, ws="none", lifespan="off", log_config=None
+            application(routes, nothing_missing), http=Protocol, ws="none", lifespan="off", log_config=None
         )
         config.load()
         self._listener = await asyncio.get_running_loop().create_server(
@@ -88,11 +91,11 @@ class Served:
     def connections(self) -> list[Protocol]:
         return [connection for connection in self._state.connections if isinstance(connection, Protocol)]
 
-    def look(self, after_s: float) -> None:
+    def check_time(self, after_s: float) -> None:
         """As the server does, so many seconds later."""
         now = asyncio.get_running_loop().time()
         for connection in self.connections:
-            connection.look(now + after_s)
+            connection.check_time(now + after_s)
 
     async def stop(self) -> None:
         assert self._listener is not None
@@ -260,8 +263,8 @@ def test_a_request_that_does_not_arrive_is_given_up(begun: bytes) -> None:
         await answered(connection)
         connection.send(begun)
         await eventually(lambda: any(c.arriving for c in served.connections))
-        served.look(protocol.ARRIVE_S - 1)
-        served.look(protocol.ARRIVE_S + 1)
+        served.check_time(protocol.ARRIVE_S - 1)
+        served.check_time(protocol.ARRIVE_S + 1)
         assert await refused(connection, 408) == "/problems/too-slow"
 
     test()
@@ -273,7 +276,7 @@ async def test_a_connection_without_a_request_is_closed_without_a_word(served: S
         connection = await served.connect()
         connection.send(sent)
         await eventually(lambda: len(served.connections) == 1)
-        served.look(protocol.ARRIVE_S + 1)
+        served.check_time(protocol.ARRIVE_S + 1)
         assert await connection.rest() == b""
         await eventually(lambda: not served.connections)
 
@@ -286,8 +289,8 @@ async def test_an_empty_line_does_not_keep_a_connection(served: Served) -> None:
     await answered(connection)
     connection.send(b"\r\n")
     await eventually(lambda: all(c.timeout_keep_alive_task is None for c in served.connections))
-    served.look(0)
-    served.look(protocol.ARRIVE_S + 1)
+    served.check_time(0)
+    served.check_time(protocol.ARRIVE_S + 1)
     assert await connection.rest() == b""
 
 
@@ -296,8 +299,8 @@ async def test_a_client_that_waits_for_its_answer_is_not_given_up(served: Served
     connection = await served.connect()
     connection.send(get("/wait"))
     await served.arrived.acquire()
-    served.look(0)
-    served.look(100 * protocol.ARRIVE_S)
+    served.check_time(0)
+    served.check_time(100 * protocol.ARRIVE_S)
     served.release.set()
     await answered(connection)
 
@@ -307,10 +310,10 @@ async def test_a_client_that_does_not_read_is_cut_off(served: Served) -> None:
     connection = await served.connect()
     connection.send(get("/large"))
     await eventually(lambda: any(c.transport.get_write_buffer_size() for c in served.connections))
-    served.look(0)
-    served.look(protocol.UNREAD_S - 1)
+    served.check_time(0)
+    served.check_time(protocol.UNREAD_S - 1)
     assert served.connections
-    served.look(protocol.UNREAD_S + 1)
+    served.check_time(protocol.UNREAD_S + 1)
     await eventually(lambda: not served.connections)
 
 

@@ -11,25 +11,26 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from common.http import server
+from common.http.app import Frame, application, nothing_missing
+from common.http.responses import json_response
 
 
 async def things(_: Request) -> Response:
-    return server.json_response([])
+    return json_response([])
 
 
 async def make(scope: Scope, receive: Receive, send: Send) -> None:
-    await server.json_response({}, 201)(scope, receive, send)
+    await json_response({}, 201)(scope, receive, send)
 
 
-APP = server.application(
+APP = application(
     [Route("/things", things), Route("/things", things, methods=["PUT"]), Route("/things/{thing_id}", things)],
-    server.no_signs,
+    nothing_missing,
     direct={("POST", "/things"): make},
 )
 
 
-def answer(method: str, path: str, app: server.Frame = APP) -> httpx.Response:
+def answer(method: str, path: str, app: Frame = APP) -> httpx.Response:
     async def asked() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://evil.example") as client:
             return await client.request(method, path)
@@ -78,7 +79,7 @@ def test_a_write_whose_commit_was_not_answered_is_not_said_to_have_changed_nothi
     async def fail(_: Request) -> Response:
         raise error
 
-    app = server.application([Route("/deposits", fail, methods=[method])], server.no_signs)
+    app = application([Route("/deposits", fail, methods=[method])], nothing_missing)
     found = answer(method, "/deposits", app)
     assert (found.status_code, found.headers["retry-after"]) == (503, "1")
     detail = found.json()["detail"]

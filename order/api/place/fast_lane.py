@@ -19,10 +19,10 @@ from typing import Any, Final, NamedTuple
 from loguru import logger
 
 from common.events import OrderId, encode
-from common.http import problem, server
+from common.http import problem, responses
+from common.http.bodies import BODY_BYTES_MAX, JSON
 from common.http.problem import Problem, ProblemError
 from common.http.protocol import Protocol
-from common.http.server import BODY_BYTES_MAX, JSON
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
@@ -46,7 +46,7 @@ _ONCE: Final = frozenset(
 )
 _UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"prefer"})
 
-_accepted_count: Final = server.counter("POST", ORDERS_PATH, 202)
+_accepted_count: Final = responses.counter("POST", ORDERS_PATH, 202)
 
 
 class Head(NamedTuple):
@@ -99,7 +99,6 @@ class FastLane(Protocol):
         self._log = log
         self._serving = False
         self._early = b""
-        self._closing = False
         self._answered_at = 0.0
 
     # What arrives
@@ -127,7 +126,7 @@ class FastLane(Protocol):
 
     def _serve(self, head: Head, body: bytes) -> None:
         began = perf_counter()
-        request_id = server.request_id(head.request_id)
+        request_id = responses.request_id(head.request_id)
         try:
             if (refused := self._desk.refusal()) is not None:
                 self._answer_problem(refused, request_id)
@@ -190,9 +189,9 @@ class FastLane(Protocol):
         self._answer_problem(problem.INTERNAL, request_id)
 
     def _answer_problem(self, found: Problem, request_id: bytes) -> None:
-        server.counter("POST", ORDERS_PATH, found.status).inc()
+        responses.counter("POST", ORDERS_PATH, found.status).inc()
         body = found.body(request_id.decode())
-        headers = server.problem_headers(found, body, request_id)
+        headers = responses.problem_headers(found, body, request_id)
         self._answer(
             b"HTTP/1.1 %d %b\r\n%b"
             % (found.status, HTTPStatus(found.status).phrase.encode(), b"".join(b"%b: %b\r\n" % h for h in headers)),
@@ -234,10 +233,3 @@ class FastLane(Protocol):
             self._await_next(left_s)
         else:
             super().timeout_keep_alive_handler()
-
-    def shutdown(self) -> None:
-        """The server is about to end: an answer that is due is the connection's last."""
-        if self._serving:
-            self._closing = True
-        else:
-            super().shutdown()

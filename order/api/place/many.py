@@ -21,10 +21,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.events import OrderId, OrderPlaced, encode
-from common.http import problem, server
+from common.http import bodies, problem, responses
+from common.http.bodies import BODY_BYTES_MAX
 from common.http.parameters import checked_idempotency_key
 from common.http.problem import Problem, ProblemError
-from common.http.server import BODY_BYTES_MAX
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
@@ -77,12 +77,12 @@ class PlaceBatch:
         self._under_way += 1
         try:
             headers = dict(scope["headers"])
-            body = await server.receive_body(headers, receive, NDJSON, BATCH_BYTES_MAX)
+            body = await bodies.receive_body(headers, receive, NDJSON, BATCH_BYTES_MAX)
             numbers, lines = split(body)
             answers = await self.place(lines, headers.get(b"traceparent"))
         finally:
             self._under_way -= 1
-        request_id = server.request_id_of(scope).decode()
+        request_id = responses.request_id_of(scope).decode()
         results = [_result(number, answer, request_id) for number, answer in zip(numbers, answers, strict=True)]
         await Response(_encode_lines(results), media_type=NDJSON[0].decode())(scope, receive, send)
 

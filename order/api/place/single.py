@@ -16,9 +16,9 @@ from prometheus_client import Histogram
 from starlette.types import Receive, Scope, Send
 
 from common.events import OrderId, encode
-from common.http import problem, server
+from common.http import bodies, problem, responses
+from common.http.bodies import ClientGone
 from common.http.problem import ProblemError
-from common.http.server import ClientGone
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import KeyedOrders
 from order.api.read.outcomes import Outcomes, preferred_wait_s
@@ -45,47 +45,47 @@ class PlaceOrder:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = perf_counter()
         headers = dict(scope["headers"])
-        request_id = server.request_id(headers.get(b"x-request-id"))
+        request_id = responses.request_id(headers.get(b"x-request-id"))
         more = [(b"x-request-id", request_id)]
         try:
             # Before the body is looked at: a refusal must cost next to nothing.
             if (refused := self._desk.refusal()) is not None:
                 raise ProblemError(refused)
-            body = await server.receive_body(headers, receive)
+            body = await bodies.receive_body(headers, receive)
             traceparent = headers.get(b"traceparent")
             if b"idempotency-key" not in headers:
                 accepted = await self._desk.place(body, traceparent)
             else:
-                key = server.header(scope, b"idempotency-key")
+                key = responses.header(scope, b"idempotency-key")
                 accepted, repeated = await self._keyed.place(body, traceparent, key)
                 if repeated:
                     more.append(REPLAYED)
             accept_seconds.observe(perf_counter() - began)
             answer = accepted if b"prefer" not in headers else await self._outcome(scope, accepted, more)
         except ProblemError as error:
-            server.counter("POST", ORDERS_PATH, error.problem.status).inc()
-            await server.send_problem(send, error.problem, request_id)
+            responses.counter("POST", ORDERS_PATH, error.problem.status).inc()
+            await responses.send_problem(send, error.problem, request_id)
         except ClientGone:
             return
         except Exception:
             logger.exception("unhandled error", path=ORDERS_PATH)
-            server.counter("POST", ORDERS_PATH, 500).inc()
-            await server.send_problem(send, problem.INTERNAL, request_id)
+            responses.counter("POST", ORDERS_PATH, 500).inc()
+            await responses.send_problem(send, problem.INTERNAL, request_id)
         else:
             await _send_order(send, answer, more)
 
     async def _outcome(self, scope: Scope, accepted: Accepted, more: list[tuple[bytes, bytes]]) -> Accepted | OrderView:
         """The order once it is decided, if the client prefers to wait for that and it is so in time."""
-        wait_s = preferred_wait_s(server.header(scope, b"prefer"))
+        wait_s = preferred_wait_s(responses.header(scope, b"prefer"))
         if not wait_s or not self._outcomes.room:
             return accepted
         more.append((b"preference-applied", b"wait=%d" % wait_s))
         return await self._outcomes.decided(OrderId(accepted.order_id), wait_s) or accepted
 
 
-_accepted_count: Final = server.counter("POST", ORDERS_PATH, 202)
-_decided_count: Final = server.counter("POST", ORDERS_PATH, 200)
-_CONTENT_TYPE: Final = (b"content-type", server.JSON)
+_accepted_count: Final = responses.counter("POST", ORDERS_PATH, 202)
+_decided_count: Final = responses.counter("POST", ORDERS_PATH, 200)
+_CONTENT_TYPE: Final = (b"content-type", bodies.JSON)
 LOCATION: Final = ORDERS_PATH.encode() + b"/"
 REPLAYED: Final = (b"idempotency-replayed", b"true")
 

@@ -15,7 +15,7 @@ from typing import Final
 from starlette.types import Receive, Scope, Send
 
 from common.events import OrderId, encode
-from common.http import problem, server
+from common.http import problem, responses
 from common.http.problem import ProblemError
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
@@ -56,7 +56,7 @@ class OrderEvents:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         found = await self._lookup.find(scope["path_params"]["order_id"])
-        last = _LAST_EVENT_ID.fullmatch(server.header(scope, b"last-event-id"))
+        last = _LAST_EVENT_ID.fullmatch(responses.header(scope, b"last-event-id"))
         if last and found.view.settled and last[0] == _settled_id(found):
             await send({"type": "http.response.start", "status": 204, "headers": ()})
             await send({"type": "http.response.body"})

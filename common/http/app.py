@@ -1,0 +1,164 @@
+"""The ASGI application of every process: its routes, /livez, /readyz and /metrics, and each error as a problem."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import psycopg
+from loguru import logger
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from psycopg_pool import PoolTimeout
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common.http import problem
+from common.http.bodies import ClientGone
+from common.http.problem import Problem, ProblemError
+from common.http.responses import counter, json_response, problem_response, request_id_of, send_problem
+from common.postgres import POOL_TIMEOUT_S
+
+READ_METHODS: Final = frozenset(("GET", "HEAD"))
+DATABASE_BUSY: Final = problem.unavailable(
+    f"the database is busy or away: no connection to it was free within {POOL_TIMEOUT_S:g} s; nothing was changed"
+)
+READ_FAILED: Final = problem.unavailable("the database has not answered in time; nothing was changed")
+WRITE_UNKNOWN: Final = problem.unavailable(
+    "the database has not confirmed this: it may or may not have been changed; look first, or, if it had an "
+    "Idempotency-Key, send it again with the same one"
+)
+_HOST: Final = problem.malformed("an HTTP/1.1 request must have exactly one host header (RFC 9112 §3.2)")
+
+Readiness = Callable[[], list[str]]
+"""Names what this process lacks to do its work: empty when it is ready."""
+
+
+class Frame:
+    """Pure ASGI around the routes: every response carries `x-request-id` and is counted by its route and status.
+
+    Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput. A `direct` endpoint, by method and
+    path, is called past router and middleware; it sets the id and counts for itself (`common.http.responses`).
+    """
+
+    def __init__(self, app: Starlette, ready: Readiness, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+        self.app = app
+        self.ready = ready
+        self.closed = ""
+        """Why the public port takes no connections, if it does not; /readyz reports it."""
+        self.stopping = False
+        self._direct = direct
+        self._templates = {route.endpoint: route.path for route in app.routes if isinstance(route, Route)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if scope["http_version"] == "1.1" and sum(name == b"host" for name, _ in scope["headers"]) != 1:
+            counter(scope["method"], "unmatched", _HOST.status).inc()
+            await send_problem(send, _HOST, request_id_of(scope))
+            return
+        endpoint = self._direct.get((scope["method"], scope["path"]))
+        if endpoint is not None:
+            await endpoint(scope, receive, send)
+            return
+        request_id = request_id_of(scope)
+
+        async def send_framed(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                counter(scope["method"], self._route(scope), message["status"]).inc()
+            await send(message)
+
+        await self.app(scope, receive, send_framed)
+
+    def _route(self, scope: Scope) -> str:
+        endpoint = scope.get("endpoint")
+        return "unmatched" if endpoint is None else self._templates.get(endpoint, "unmatched")
+
+
+def nothing_missing() -> list[str]:
+    """Nothing to report."""
+    return []
+
+
+def application(
+    routes: Sequence[BaseRoute],
+    ready: Readiness = nothing_missing,
+    *,
+    degraded: Readiness = nothing_missing,
+    direct: Mapping[tuple[str, str], ASGIApp] = MappingProxyType({}),
+) -> Frame:
+    """The routes of a service together with /livez, /readyz and /metrics; every error as a problem document.
+
+    `degraded` names what is away although the process can do its main work. For `direct` see `Frame`.
+    """
+
+    async def livez(_: Request) -> Response:
+        return json_response({"status": "ok"})
+
+    async def readyz(_: Request) -> Response:
+        missing = [*ready(), *([frame.closed] if frame.closed else [])]
+        answer = {"ready": not missing, "missing": missing, "degraded": degraded()}
+        return json_response(answer, 503 if missing else 200)
+
+    async def exposition(_: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    async def on_http(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
+        response = problem_response(request, Problem(code=code, title=error.detail, status=error.status_code))
+        if error.status_code == 405:
+            response.headers["allow"] = ", ".join(sorted(methods_of(request.scope["path"])))
+        return response
+
+    def methods_of(path: str) -> set[str]:
+        """All methods that a path takes; Starlette would name those of one route."""
+        methods = {method for method, direct_path in direct if direct_path == path}
+        for route in app.routes:
+            if isinstance(route, Route) and route.path_regex.match(path):
+                methods |= route.methods or set()
+        return methods
+
+    app = Starlette(
+        routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)],
+        exception_handlers={
+            ProblemError: _on_problem,
+            ClientGone: _on_gone,
+            HTTPException: on_http,
+            psycopg.OperationalError: _on_database_failed,
+            PoolTimeout: _on_database_busy,
+            Exception: _on_error,
+        },
+    )
+    app.router.redirect_slashes = False  # a redirect would repeat whatever host the client has named
+    frame = Frame(app, ready, direct)
+    return frame
+
+
+async def _on_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)
+    return problem_response(request, error.problem)
+
+
+async def _on_gone(_: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # for the count; nobody reads it
+
+
+async def _on_database_busy(request: Request, error: Exception) -> Response:
+    logger.warning("no database connection is free: {}", str(error).strip(), path=request.url.path)
+    return problem_response(request, DATABASE_BUSY)
+
+
+async def _on_database_failed(request: Request, error: Exception) -> Response:
+    # The lost answer may have been that to a COMMIT.
+    logger.warning("the database has not answered: {}", str(error).strip(), path=request.url.path)
+    return problem_response(request, READ_FAILED if request.method in READ_METHODS else WRITE_UNKNOWN)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    logger.opt(exception=error).error("unhandled error", path=request.url.path)
+    return problem_response(request, problem.INTERNAL)
