@@ -6,14 +6,15 @@ import sys
 
 from dev import doctor
 from dev.compose import ComposeStack
-from dev.native.stack import NativeStack, StackError
+from dev.native.stack import NativeStack
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
 from dev.settings import DATABASES, SERVICES, SettingError, Settings
+from dev.stack import Stack, StackError
 from dev.state import State, exclusive
 
 RECIPES = {"dead_letters": "dlq"}
-"""Where a module of `ops` is called otherwise than its recipe."""
+"""The recipes whose name is not that of their module in `ops`."""
 
 
 def main() -> int:
@@ -23,7 +24,7 @@ def main() -> int:
     except (JarError, SettingError, StackError, StartError) as error:
         module = arguments.arguments[0] if arguments.command == "ops" and arguments.arguments else ""
         print(f"{RECIPES.get(module, module) or arguments.command}: {error}", file=sys.stderr)
-        # What cannot be looked at is unproven, which is not a violation: whoever is paged by 1 looks for lost money.
+        # 1 would say that `verify` found lost money. Here it could prove nothing, which is 2.
         return 2 if module == "verify" else 1
     except KeyboardInterrupt:
         return 130
@@ -43,31 +44,31 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("scale").add_argument("counts", nargs="+", metavar="service=count", type=count)
     log = commands.add_parser("logs")
     log.add_argument("services", nargs="*", metavar="service")
-    log.add_argument("--no-follow", action="store_true", help="print the ends and return")
-    log.add_argument("-n", "--lines", type=int, default=20, help="how many lines of each to begin with")
+    log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
+    log.add_argument("-n", "--lines", type=int, default=20, help="how many of the last lines of each")
     psql = commands.add_parser("psql")
     psql.add_argument("service", choices=(*DATABASES, *(s.name for s in SERVICES if s.name not in DATABASES)))
-    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="as psql takes them")
-    ops = commands.add_parser("ops", help="run a module of ops with the stack's environment")
+    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
+    ops = commands.add_parser("ops", help="run a module of ops in the stack's environment")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
     locust = commands.add_parser("locust", help="Locust's web UI against the running stack")
-    locust.add_argument("arguments", nargs=argparse.REMAINDER, help="as locust takes them")
-    commands.add_parser("run", help="become one of the processes; for supervisord").add_argument("program")
+    locust.add_argument("arguments", nargs=argparse.REMAINDER, help="options of locust")
+    commands.add_parser("run", help="become a program of the stack; for supervisord").add_argument("program")
     return root
 
 
 def count(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
     if not number.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not like payment=3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a service and a count, such as payment=3")
     return name, int(number)
 
 
 def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     if arguments.command == "run":
-        NativeStack(settings).run(arguments.program)
-    stack = chosen(settings)
+        NativeStack(settings).become(arguments.program)
+    stack = chosen_stack(settings)
     match arguments.command:
         case "ps":
             stack.ps()
@@ -88,16 +89,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def chosen(settings: Settings) -> NativeStack | ComposeStack:
-    """The kind that STACK names, else the one that was used last. Only one of them is up at a time."""
+def chosen_stack(settings: Settings) -> Stack:
+    """The stack that STACK names, or the one that was used last. Only one of them is up at a time."""
     state = State.load(settings.home)
-    asked = settings.stack or state.stack
-    if state.up and asked != state.stack:
-        raise StackError(f"the {state.stack} stack is up; before a change to {asked}, STACK={state.stack} just down")
-    return ComposeStack(settings) if asked == "compose" else NativeStack(settings)
+    kind = settings.stack or state.stack
+    if state.up and kind != state.stack:
+        raise StackError(f"the {state.stack} stack is up; 'STACK={state.stack} just down' first")
+    return ComposeStack(settings) if kind == "compose" else NativeStack(settings)
 
 
-def change(stack: NativeStack | ComposeStack, arguments: argparse.Namespace) -> None:
+def change(stack: Stack, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             stack.up()
@@ -105,7 +106,7 @@ def change(stack: NativeStack | ComposeStack, arguments: argparse.Namespace) -> 
             stack.down()
         case "reset":
             if not arguments.yes:
-                confirm(f"This deletes the databases, the topics and the logs in {stack.home}. Go on?")
+                confirm(f"This deletes the databases, the topics and the logs in {stack.home}. Continue?")
             stack.reset()
         case "start":
             stack.start(arguments.services)
@@ -119,7 +120,7 @@ def change(stack: NativeStack | ComposeStack, arguments: argparse.Namespace) -> 
 
 def confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise StackError("nobody is there to ask; add --yes to delete all data")
+        raise StackError("this is not a terminal, so it cannot ask; --yes deletes all data without asking")
     if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
         raise StackError("nothing was deleted")
 

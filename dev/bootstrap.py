@@ -1,8 +1,7 @@
 """Makes .venv from requirements-dev.txt; called by justw when they differ.
 
-Runs before anything is installed, by whichever Python 3.11+ justw found: standard library only. The stamp is written
-last, so an interrupted run leaves none and the next one starts over; a second run at the same time waits for the first
-and finds it done.
+It runs before anything is installed, so it uses the standard library only. The stamp is written last: after an
+interrupted run there is none, and the next run starts anew. A second run at the same time waits for the first one.
 """
 
 import fcntl
@@ -23,7 +22,7 @@ STAMP = VENV / "installed"
 def main() -> int:
     with LOCK.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        # A venv cannot be moved: scripts in it name its path. Hence the path in the stamp; justw compares it too.
+        # A venv cannot be moved, as its scripts contain its path. So the stamp has the path too, and justw compares it.
         wanted = f"{ROOT} {lock.read()}"
         stamp = STAMP.read_text() if STAMP.exists() else ""
         usable = stamp.startswith(f"{ROOT} ") and works(VENV)
@@ -44,7 +43,7 @@ def main() -> int:
 
 
 def works(venv: Path) -> bool:
-    """False when the Python that the venv was made with is gone."""
+    """False when the Python of the venv has been removed."""
     python = venv / "bin/python"
     return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
 
@@ -62,12 +61,12 @@ def install(packages: int) -> bool:
     if pip.wait() == 0:
         return True
     print("".join(log[-20:]), end="")
-    print(f"justw: pip could not install {LOCK.name} (above); mend that and run the same command again", flush=True)
+    print(f"justw: pip could not install {LOCK.name} ; see above, and run the same command again", flush=True)
     return False
 
 
 def progress(lines: Iterator[str], packages: int) -> Iterator[str]:
-    """Passes pip's lines on, telling now and then how far it is."""
+    """Pass pip's lines on, and print its progress now and then."""
     collected = 0
     for line in lines:
         if line.startswith("Collecting "):

@@ -1,7 +1,7 @@
-"""What can be set about a stack, and the environment that its processes get.
+"""The settings of a stack, and the environment of its processes.
 
-A process of Tandem is configured by environment variables only. `environment` is the one place that puts them together,
-for the native stack as for the tests, which run on ports and passwords of their own.
+Environment variables are all that configures a process of Tandem. `environment` puts them together, for the
+native stack and for the tests, which run on ports and passwords of their own.
 """
 
 import json
@@ -12,12 +12,12 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, Self, cast
+from typing import Literal, Self, cast, get_args
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 TOPIC_PARTITIONS = int(os.environ.get("TOPIC_PARTITIONS", "6"))
-"""Of each topic, when it is first made; it keeps them for ever."""
+"""Of each topic when it is created; it keeps them for ever."""
 
 DATABASES = ("order", "payment", "inventory")
 ROLES = ("postgres", "auditor", *DATABASES)
@@ -36,6 +36,7 @@ class Service:
     database: str
     port_setting: str
     admin_port_offset: int
+    serves: str
 
     @property
     def command(self) -> tuple[str, ...]:
@@ -46,25 +47,25 @@ class Service:
 
 
 SERVICES = (
-    Service("order-api", ("order", "api"), "order", "order_api_port", 100),
-    Service("order-saga", ("order", "saga"), "order", "order_saga_port", 400),
-    Service("payment", ("payment",), "payment", "payment_port", 200),
-    Service("inventory", ("inventory",), "inventory", "inventory_port", 300),
+    Service("order-api", ("order", "api"), "order", "order_api_port", 100, "orders"),
+    Service("order-saga", ("order", "saga"), "order", "order_saga_port", 400, "health and metrics"),
+    Service("payment", ("payment",), "payment", "payment_port", 200, "accounts, health and metrics"),
+    Service("inventory", ("inventory",), "inventory", "inventory_port", 300, "products, health and metrics"),
 )
-Stack = Literal["native", "compose"]
-INSTANCES_MAX = 99  # of a service: its admin ports are a block of a hundred
+Kind = Literal["native", "compose"]
+"""How a stack runs."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """A field is set by the environment variable of its name in capitals (home: TANDEM_HOME).
+    """The environment variable that sets a field has its name in capitals; TANDEM_HOME sets `home`.
 
-    Every port lies below the range from which Linux takes the ports of outgoing connections (32768-60999): a listener
-    up there would now and then fail to restart because a client had been given its port.
+    Every port is below the range from which Linux takes the ports of outgoing connections (32768-60999). A listener in
+    that range would sometimes fail to restart, because a client had been given its port.
     """
 
     home: Path = ROOT / ".tandem"
-    stack: Stack | None = None
+    stack: Kind | None = None
     postgres_port: int = 15432
     kafka_port: int = 9092
     kafka_controller_port: int = 9093
@@ -78,7 +79,7 @@ class Settings:
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
         ports = {name: _port(name.upper(), environ) for name in PORT_SETTINGS if name.upper() in environ}
         home = Path(environ["TANDEM_HOME"]).absolute() if environ.get("TANDEM_HOME") else ROOT / ".tandem"
-        return cls(home=home, stack=parse_stack(environ.get("STACK", "")), **ports)
+        return cls(home=home, stack=_kind(environ.get("STACK", "")), **ports)
 
     @property
     def logs(self) -> Path:
@@ -99,12 +100,10 @@ class Settings:
 PORT_SETTINGS = tuple(f.name for f in fields(Settings) if f.type is int)
 
 
-def parse_stack(text: str) -> Stack | None:
-    if text in ("native", "compose"):
-        return cast(Stack, text)
-    if text:
-        raise SettingError(f"STACK is {text!r}; it can be native or compose")
-    return None
+def _kind(text: str) -> Kind | None:
+    if text not in ("", *get_args(Kind)):
+        raise SettingError(f"STACK is {text!r}; it is either native or compose")
+    return cast(Kind, text) if text else None
 
 
 def _port(name: str, environ: Mapping[str, str]) -> int:
@@ -118,12 +117,12 @@ def _port(name: str, environ: Mapping[str, str]) -> int:
 
 
 def new_passwords() -> dict[str, str]:
-    """A password for each role, safe to stand in a URL unquoted."""
+    """A password for each role that a URL can contain unquoted."""
     return {role: secrets.token_urlsafe(24) for role in ROLES}
 
 
 def stored_passwords(home: Path) -> dict[str, str]:
-    """The stack's passwords, made on the first call and kept where only the owner reads them."""
+    """The stack's passwords, made on the first call and kept in a file that only its owner can read."""
     path = home / "secrets.json"
     if not path.exists():
         home.mkdir(parents=True, exist_ok=True)
@@ -136,20 +135,11 @@ def stored_passwords(home: Path) -> dict[str, str]:
     return passwords
 
 
-def environment(
-    *,
-    kafka_port: int,
-    postgres_port: int,
-    passwords: Mapping[str, str],
-    database_ports: Mapping[str, int] | None = None,
-) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and one-shots alike.
+def environment(*, kafka_port: int, postgres_port: int, passwords: Mapping[str, str]) -> dict[str, str]:
+    """Where Kafka and the databases are, for services and the operator's tools."""
 
-    `database_ports` leads a service to its database by another port, such as that of a proxy which a test can cut.
-    """
-
-    def url(role: str, database: str, port: int) -> str:
-        return f"postgresql://{role}:{passwords[role]}@{HOST}:{port}/{database}?sslmode=disable"
+    def url(role: str, database: str) -> str:
+        return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
@@ -157,20 +147,19 @@ def environment(
         "HTTP_HOST": HOST,
     }
     for database in DATABASES:
-        port = (database_ports or {}).get(database, postgres_port)
-        variables[f"{database.upper()}_DATABASE_URL"] = url(database, database, port)
-        variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres", postgres_port)
-        variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database, postgres_port)
+        variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)
+        variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
+        variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)
     return variables
 
 
 def instance_environment(service: Service, number: int, *, port: int, admin_port: int) -> dict[str, str]:
-    """What one instance of a service needs besides `environment`."""
+    """What an instance of a service needs besides `environment`."""
     return {"INSTANCE": service.instance(number), "HTTP_PORT": str(port), "ADMIN_PORT": str(admin_port)}
 
 
 free_port_range = range(20_000, 32_000)
-"""Below the ports of outgoing connections. Tests that run side by side take a part each."""
+"""Below the ports of outgoing connections. Tests that run side by side share it out."""
 _given: set[int] = set()
 """Ports given out by this process: a server may not listen yet on what it was given."""
 

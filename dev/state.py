@@ -1,6 +1,6 @@
-"""What the stack remembers between commands: which kind runs, with which settings, how many instances of what.
+"""What a stack remembers between commands: whether it is native or in Compose, its ports and its instances.
 
-A stack that was started on other ports than the defaults is found, stopped and scaled without naming them again.
+A stack that was started on other ports than the defaults can be stopped and scaled without naming them again.
 """
 
 import contextlib
@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from dev.settings import PORT_SETTINGS, SERVICES, Settings, Stack, parse_stack
+from dev.settings import PORT_SETTINGS, SERVICES, Kind, Settings
 
 
 @dataclass
 class State:
     path: Path
-    stack: Stack = "native"
+    stack: Kind = "native"
     up: bool = False  # as of the last `up` or `down`
     ports: dict[str, int] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
@@ -28,13 +28,7 @@ class State:
     def load(cls, home: Path) -> Self:
         path = home / "stack.json"
         stored: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-        return cls(
-            path=path,
-            stack=parse_stack(stored.get("stack", "")) or "native",
-            up=stored.get("up", False),
-            ports=stored.get("ports", {}),
-            scale=stored.get("scale", {}),
-        )
+        return cls(path, **stored)
 
     def save(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +37,7 @@ class State:
         unfinished.write_text(json.dumps(stored, indent=1))
         os.replace(unfinished, self.path)
 
-    def started(self, stack: Stack, settings: Settings) -> None:
+    def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
         self.save()
@@ -63,14 +57,14 @@ class State:
 
 @contextlib.contextmanager
 def exclusive(home: Path) -> Iterator[None]:
-    """One command at a time changes a stack; a second one waits and says so."""
+    """Lets one command at a time change a stack; the next one waits."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "lock").open("a+") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            print(f"waiting for another command to finish (pid {lock.read()})", flush=True)
+            print(f"waiting until another command has finished (pid {lock.read()})", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         lock.truncate(0)
         lock.write(str(os.getpid()))

@@ -13,8 +13,8 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
+from dev.logs import tail
 from dev.servers.instance import Instance as Child
-from dev.servers.server import tail
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from tests.proxy import Proxy
 from tests.servers import Servers, start

@@ -20,10 +20,11 @@ from typing import Final, TypeVar
 import msgspec
 from msgspec import Struct
 
+from dev.logs import tail
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
-from dev.servers.server import Server, tail
+from dev.servers.server import Server
 from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords
 
 READY_S: Final = 90.0

