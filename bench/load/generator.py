@@ -1,6 +1,6 @@
 """The load generator: a process of its own that sends orders at a fixed rate, or as fast as they are answered.
 
-`python -m bench.load.generator SPEC.json` runs one load and leaves its records beside the spec. Open loop: request n is
+`python -m bench.load.generator SPEC` runs one load and leaves its result beside the spec. Open loop: request n is
 due at start + n / rate, whatever the answers do, and its latency counts from when it was due. A request that finds no
 connection free waits for one with its clock running. A request that the generator itself sends late is counted as late.
 Closed loop: each of N connections sends its next request when it has its answer (for ceilings).
@@ -66,10 +66,9 @@ class Generator:
         self.board = board
         self.requests = prepare(spec)
         self.due_ns = array("q")
-        self.sent_ns = array("q")
         self.done_ns = array("q")
         self.statuses = array("H")
-        self.ids: list[tuple[int, bytes]] = []
+        self.ids: list[tuple[int, str]] = []
         self.poll = select.epoll()
         self.connections: dict[int, Connection] = {}
         self.idle: deque[Connection] = deque()
@@ -101,6 +100,9 @@ class Generator:
         ended_ns = time.monotonic_ns()
         after = resource.getrusage(resource.RUSAGE_SELF)
         return Result(
+            times_ns=self.due_ns.tobytes() + self.done_ns.tobytes(),
+            statuses=self.statuses.tobytes(),
+            ids=self.ids,
             started_wall_ns=wall_ns,
             elapsed_s=(ended_ns - start_ns) / NS,
             cpu_s=after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
@@ -143,7 +145,6 @@ class Generator:
         before, after = self.requests[number % len(self.requests)]
         request = b"%b%b%d%b" % (before, self.key_prefix, number, after) if after else before
         self.due_ns.append(due_ns)
-        self.sent_ns.append(now_ns)
         self.done_ns.append(0)
         self.statuses.append(NO_ANSWER)
         connection.request = number
@@ -190,7 +191,7 @@ class Generator:
         orders, board = self.spec.orders_a_request, self.board
         if status == self.spec.accepted:
             ids = wire.ORDER_ID.findall(answer)
-            self.ids.extend((number, order_id) for order_id in ids)
+            self.ids.extend((number, order_id.decode()) for order_id in ids)
             board.accepted += len(ids)
             board.refused += orders - len(ids)  # a line that is refused says so in an answer of 200
         elif status == 503:
@@ -301,15 +302,8 @@ def main(spec_path: str) -> None:
     spec = msgspec.json.decode(Path(spec_path).read_bytes(), type=Spec)
     files = Path(spec.files)
     allow_connections(spec.connections)
-    generator = Generator(spec, Board.open(files.with_suffix(".board")))
-    result = generator.run()
-    with files.with_suffix(".times").open("wb") as file:
-        for times in (generator.due_ns, generator.sent_ns, generator.done_ns):
-            times.tofile(file)
-    files.with_suffix(".statuses").write_bytes(generator.statuses.tobytes())
-    with files.with_suffix(".ids").open("wb") as file:
-        file.writelines(b"%d %b\n" % pair for pair in generator.ids)
-    files.with_suffix(".result").write_bytes(msgspec.json.encode(result))
+    result = Generator(spec, Board.open(files.with_suffix(".board"))).run()
+    files.with_suffix(".result").write_bytes(msgspec.msgpack.encode(result))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Runs the generator: starts it, steers it while it runs, reads its records afterwards."""
+"""Runs the generator: starts it, steers it while it runs, reads its result afterwards."""
 
 import subprocess
 import sys
@@ -23,19 +23,15 @@ class GeneratorFailed(Exception):
 
 
 class Records:
-    """What the generator wrote down, by request number. Times in ns from the start of its schedule."""
+    """What became of each request, by its number."""
 
-    def __init__(self, spec: Spec, files: Path) -> None:
+    def __init__(self, spec: Spec, result: Result) -> None:
         self.spec = spec
-        self.result = msgspec.json.decode(files.with_suffix(".result").read_bytes(), type=Result)
-        count = self.result.requests
-        times = array("q", files.with_suffix(".times").read_bytes())
-        self.due_ns, self.sent_ns, self.done_ns = times[:count], times[count : 2 * count], times[2 * count :]
-        self.statuses = array("H", files.with_suffix(".statuses").read_bytes())
-        pairs = (line.split() for line in files.with_suffix(".ids").read_text().splitlines())
-        self.ids: list[tuple[int, str]] = [(int(number), order_id) for number, order_id in pairs]
-        """The request number and the order id of each acknowledged order."""
-        self._origin_ns = self.due_ns[0] if count else 0
+        self.result = result
+        times = array("q", result.times_ns)
+        self.due_ns, self.done_ns = times[: result.requests], times[result.requests :]
+        self.statuses = array("H", result.statuses)
+        self._origin_ns = self.due_ns[0] if self.due_ns else 0
 
     @property
     def by_status(self) -> dict[int, int]:
@@ -99,7 +95,7 @@ def run(spec: Spec, tick: Callable[[Board, float], None] | None = None, every_s:
         raise
     if process.returncode:
         raise GeneratorFailed(f"the generator ended with {process.returncode}: {errors.decode()[-2_000:]}")
-    records = Records(spec, files)
-    if records.result.broken:
-        raise GeneratorFailed(f"the generator gave up: {records.result.broken}")
-    return records
+    result = msgspec.msgpack.decode(files.with_suffix(".result").read_bytes(), type=Result)
+    if result.broken:
+        raise GeneratorFailed(f"the generator gave up: {result.broken}")
+    return Records(spec, result)

@@ -1,4 +1,4 @@
-"""What the generator is told, what it counts while it runs, and what it reports at its end."""
+"""What the generator is told, what it counts while it runs, and what it leaves at its end."""
 
 import ctypes
 import mmap
@@ -32,7 +32,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     accepted: int = 202
     """The status that means success."""
     files: str
-    """The records go to this path with `.times`, `.statuses`, `.ids`, `.board` and `.result` added."""
+    """Spec, board and result are beside this path, with `.spec`, `.board` and `.result` added."""
 
     @property
     def orders_a_request(self) -> int:
@@ -40,10 +40,16 @@ class Spec(Struct, frozen=True, kw_only=True):
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """What the generator reports about itself."""
+    """What the generator recorded, and what it reports about itself."""
 
+    times_ns: bytes
+    """When each request was due, then when each was answered, as eight-byte integers of the monotonic clock."""
+    statuses: bytes
+    """The status of each answer, as two-byte integers."""
+    ids: list[tuple[int, str]]
+    """The request number and the order id of each acknowledged order."""
     started_wall_ns: int
-    """Wall clock at the start of the schedule; the times in `.times` count from there."""
+    """Wall clock at the start of the schedule."""
     elapsed_s: float
     cpu_s: float
     """User and kernel CPU of the generator, from the start of the schedule to the last answer."""

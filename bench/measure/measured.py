@@ -96,7 +96,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 def check(records: Records, outcomes: dict[str, Outcome]) -> None:
     """Raises `Lost` unless each acknowledged order is in the log and decided."""
-    ids = [order_id for _, order_id in records.ids]
+    ids = [order_id for _, order_id in records.result.ids]
     lost = [order_id for order_id in ids if order_id not in outcomes or not outcomes[order_id].placed_ms]
     if lost:
         raise Lost(f"{len(lost)} of {len(ids)} acknowledged orders are not in the log, such as {lost[0]}")
@@ -110,19 +110,17 @@ def settle_us(records: Records, request: int, outcome: Outcome) -> int:
     return (outcome.decided_ms + 1) * 1_000 - records.due_wall_us(request)
 
 
-def evaluate(
-    name: str, mode: Mode, records: Records, outcomes: dict[str, Outcome], cpu: Cpu, others_share: float
-) -> Measured:
+def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcome], cpu: Cpu) -> Measured:
     """The figures of one load."""
     spec, result = records.spec, records.result
-    orders = len(records.ids)
+    orders = len(records.result.ids)
     start_ms = result.started_wall_ns // 1_000_000
     load_s = min(result.elapsed_s, spec.duration_s) if mode == "closed" else spec.duration_s
     end_ms = start_ms + load_s * 1_000
-    known = [(number, outcomes[order_id]) for number, order_id in records.ids if order_id in outcomes]
+    known = [(number, outcomes[order_id]) for number, order_id in records.result.ids if order_id in outcomes]
     statuses = Counter(outcome.status for _, outcome in known)
     in_time = sum(1 for _, outcome in known if outcome.status == "confirmed" and outcome.decided_ms <= end_ms)
-    answered_in_time = sum(1 for number, _ in records.ids if records.done_at_s(number) <= load_s)
+    answered_in_time = sum(1 for number, _ in records.result.ids if records.done_at_s(number) <= load_s)
     settled_us = [settle_us(records, number, outcome) for number, outcome in known if outcome.decided_ms]
     last_ms = max((outcome.decided_ms for _, outcome in known), default=0)
     warnings = []
@@ -149,11 +147,11 @@ def evaluate(
         drain_s=max(0.0, last_ms - end_ms) / 1_000,
         accept=summary(records.accept_us()),
         settle=summary(settled_us) if settled_us else None,
-        cpu_us={group: seconds / max(1, orders) * 1e6 for group, seconds in cpu.by_group.items()},
+        cpu_us={group: seconds / max(1, orders) * 1e6 for group, seconds in cpu.seconds.items()},
         http_bytes=(result.bytes_sent + result.bytes_received) / max(1, orders),
         loopback_bytes=cpu.loopback_bytes / max(1, orders),
         late_share=records.late_share,
-        others_share=others_share,
+        others_share=cpu.others_share,
         series=series(records, outcomes, start_ms, load_s),
         warnings=warnings,
     )
@@ -171,7 +169,7 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
                 counts[bucket] += 1
     accept_us: list[list[int]] = [[] for _ in range(count)]
     settled_us: list[list[int]] = [[] for _ in range(count)]
-    for number, order_id in records.ids:
+    for number, order_id in records.result.ids:
         bucket = int(records.due_at_s(number) / BUCKET_S)
         if bucket >= count:
             continue

@@ -1,14 +1,10 @@
 """Measures loads on one stack: runs each, waits until every order is decided, accounts for the CPU."""
 
-import os
-import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
-
-from msgspec import Struct
 
 from bench.load import governor, runner
 from bench.load.spec import Board, Spec
@@ -17,11 +13,9 @@ from bench.measure import broker
 from bench.measure.broker import Warmth
 from bench.measure.measured import Measured, Mode, check, evaluate
 from bench.measure.orders_log import OrdersLog
-from bench.stack import processes
-from bench.stack.processes import CpuSample
+from bench.stack.processes import Window
 from bench.stack.system import System
 
-CORES: Final = os.cpu_count() or 1
 NO_PROGRESS_S: Final = 15.0
 POLL_S: Final = 0.1
 CONNECTIONS_MAX: Final = 2_000
@@ -33,35 +27,6 @@ Tick = Callable[[Board, float], None]
 
 class Refuted(Exception):
     """The audit found a violation, or could not prove that there is none. There is no result then."""
-
-
-class Verified(Struct, frozen=True, kw_only=True):
-    """What the audit proved."""
-
-    orders: int
-    """Acknowledged orders it was given."""
-    seconds: float
-    output: str
-
-
-class Window:
-    """CPU used between two moments. The bench's own use is told apart from that of other processes."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-        self._began = self._sample()
-
-    def _sample(self) -> tuple[CpuSample, float, float]:
-        usages = map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-        bench_s = sum(usage.ru_utime + usage.ru_stime for usage in usages)
-        return processes.sample(self._system.layout.pids), bench_s, time.monotonic()
-
-    def end(self, generator_s: float) -> tuple[processes.Cpu, float]:
-        """CPU used by the stack, and the share of the machine that other processes used."""
-        (before, bench_before, began), (after, bench_after, ended) = self._began, self._sample()
-        cpu = processes.between(before, after, generator_s)
-        others_s = cpu.others_s + generator_s - (bench_after - bench_before)
-        return cpu, max(0.0, others_s) / ((ended - began) * CORES)
 
 
 class Meter:
@@ -114,25 +79,25 @@ class Meter:
 
     def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None, *, settle: bool = True) -> Measured:
         starts = self.log.ends()
-        window = Window(self.system)
+        window = Window(self.system.layout.pids)
         records = runner.run(spec, meanwhile, TICK_S)
         if settle:
-            self.await_records(sum(starts.values()) + 2 * len(records.ids))
-        cpu, others_share = window.end(records.result.cpu_s)
+            self.await_records(sum(starts.values()) + 2 * len(records.result.ids))
+        cpu = window.end(records.result.cpu_s)
         outcomes = self.log.read(starts, self.log.ends())
         # The log also has orders whose answer came too late for the generator, so more records may have to be awaited.
-        while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.ids if i in outcomes)):
+        while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.result.ids if i in outcomes)):
             before = self.log.records()
             self.await_records(before + open_)
             outcomes = self.log.read(starts, self.log.ends())
             if self.log.records() == before:
                 break
-        self.orders += len(records.ids)
+        self.orders += len(records.result.ids)
         with self._accepted_file.open("a") as file:
-            file.writelines(f"{order_id}\n" for _, order_id in records.ids)
+            file.writelines(f"{order_id}\n" for _, order_id in records.result.ids)
         if settle:
             check(records, outcomes)
-        measured = evaluate(name, mode, records, outcomes, cpu, others_share)
+        measured = evaluate(name, mode, records, outcomes, cpu)
         self.measured.append(measured)
         self.say(str(measured))
         return measured
@@ -145,15 +110,17 @@ class Meter:
                 seen, seen_at = records, time.monotonic()
             time.sleep(POLL_S)
 
-    def verify(self) -> Verified:
-        """Have the audit prove that no acknowledged order was lost and that all books agree. Raises `Refuted`."""
+    def verify(self) -> str:
+        """Have the audit prove that no acknowledged order was lost and that all books agree. Returns what it printed.
+
+        Raises `Refuted`.
+        """
         began = time.monotonic()
         done = self.system.tool("ops.verify", "--accepted", str(self._accepted_file))
         if done.returncode:
             raise Refuted(f"ops.verify ended with {done.returncode}:\n{done.stdout}")
-        verified = Verified(orders=self.orders, seconds=time.monotonic() - began, output=done.stdout.strip())
-        self.say(f"verified: {verified.orders:,} acknowledged orders, in {verified.seconds:.0f} s")
-        return verified
+        self.say(f"verified: {self.orders:,} acknowledged orders, in {time.monotonic() - began:.0f} s")
+        return done.stdout.strip()
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from bench.load.latency import Latency
 from bench.measure.broker import Rates, Warmth
 from bench.measure.ceilings import Copy, Echo
 from bench.measure.measured import Measured
-from bench.measure.meter import Verified
 from bench.stack.machine import Machine
 
 
@@ -28,30 +27,6 @@ class Disk(Struct, frozen=True, kw_only=True):
     """PostgreSQL's write-ahead log, which it recycles."""
     log: float
     """Kafka's topics, all of them."""
-
-
-class Breaking(Struct, frozen=True, kw_only=True):
-    """The first of a series of rising rates at which p95 of accept was over 50 ms or over 0.1 % of requests failed."""
-
-    per_s: float
-    """0 if no rate broke it."""
-    why: str
-    tried_per_s: list[float]
-
-
-class Ratios(Struct, frozen=True, kw_only=True):
-    """Figures that hold on any machine. None if a part was not measured."""
-
-    cpu_to_echo: float
-    """CPU of a confirmed order, without the generator, to that of an echo request."""
-    confirmed_to_echo: float
-    accept_to_echo: float
-    many_to_echo: float | None
-    """Confirmed orders a second, sent many to a request."""
-    keyed_cpu_to_unkeyed: float | None
-    """The api's CPU."""
-    at_double: float | None
-    """Confirmed a second at 200 % offered, to the confirmed rate."""
 
 
 class Drain(Struct, frozen=True, kw_only=True):
@@ -111,13 +86,12 @@ class Run(Struct, frozen=True, kw_only=True):
     """Orders sent many to a request."""
     ladder: list[Measured]
     """Loads at fixed rates."""
-    breaking: Breaking | None
     memory_bytes: dict[str, int]
     idle_cpu_share: dict[str, float]
     """Of one core, without any load."""
     disk: Disk
-    ratios: Ratios
-    verified: Verified
+    orders_verified: int
+    """Acknowledged orders of which the audit proved that none was lost."""
     warnings: list[str]
     drains: list[Drain] = []
     growth: list[Measured] = []
@@ -125,6 +99,11 @@ class Run(Struct, frozen=True, kw_only=True):
     instances: list[Measured] = []
     recovery: Recovery | None = None
     chain: list[ChainPoint] = []
+
+    @property
+    def cpu_to_echo(self) -> float:
+        """CPU of a confirmed order, without the generator, to that of an echo request."""
+        return self.confirmed.total_cpu_us / self.ceilings.echo.cpu_us
 
     def step(self, name: str) -> Measured | None:
         """The load of the ladder with a name such as `50%`."""

@@ -22,8 +22,7 @@ def page(run: Run, history: Sequence[Run]) -> str:
         "previous": previous,
         "tables": tables_of(run, previous),
         "history": [
-            {"cpu_to_echo": r.ratios.cpu_to_echo, "confirmed_per_s": r.confirmed.confirmed_per_s}
-            for r in (*history, run)
+            {"cpu_to_echo": r.cpu_to_echo, "confirmed_per_s": r.confirmed.confirmed_per_s} for r in (*history, run)
         ],
         "groups": GROUPS,
     }

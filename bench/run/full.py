@@ -15,7 +15,7 @@ from bench.measure.orders_log import OrdersLog
 from bench.measure.rates import highest_held
 from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
-from bench.stack import processes
+from bench.stack.processes import Window, group_of
 from bench.stack.system import System
 from dev.settings import DATABASES, HOST, SERVICES
 
@@ -68,21 +68,21 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     started = time.monotonic()
     while (first := log.records()) == before and time.monotonic() - started < STUCK_S:
         time.sleep(POLL_S)
-    began, used_before = time.monotonic(), processes.sample(system.layout.pids)
+    began, window = time.monotonic(), Window(system.layout.pids)
     last, last_at = first, began
     while last < before + orders and time.monotonic() - last_at < STUCK_S:
         time.sleep(POLL_S)
         if (records := log.records()) > last:
             last, last_at = records, time.monotonic()
-    used = processes.between(used_before, processes.sample(system.layout.pids), 0.0)
+    cpu = window.end()
     if last < before + orders:
         raise Lost(f"{service} answered {last - before} of the {orders} orders of its backlog, then stopped")
     records = last - first
     return Drain(
-        service=processes.group_of(f"{service}-1"),
+        service=group_of(f"{service}-1"),
         records=records,
         records_per_s=records / max(last_at - began, 1e-9),
-        cpu_us={group: cpu_s / max(1, records) * 1e6 for group, cpu_s in used.by_group.items()},
+        cpu_us={group: cpu_s / max(1, records) * 1e6 for group, cpu_s in cpu.seconds.items()},
     )
 
 
@@ -117,11 +117,11 @@ def recovery(meter: Meter, confirmed_per_s: float, away_s: float) -> Recovery:
 
 def instances(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """The confirmed rate with 1, 2 and 3 of each process, on the same cores."""
-    loads = [highest_held(meter, "1 instance each", rate, plan.breaking_s, plan.breaking_s)]
+    loads = [highest_held(meter, "1 instance each", rate, plan.comparison_s, plan.comparison_s)]
     for number in INSTANCES:
         for service in SERVICES:
             meter.system.start(service.name, number)
-        loads.append(highest_held(meter, f"{number} instances each", rate, plan.breaking_s, plan.breaking_s))
+        loads.append(highest_held(meter, f"{number} instances each", rate, plan.comparison_s, plan.comparison_s))
     for number in INSTANCES:
         for service in SERVICES:
             meter.system.stop(service.name, number)
@@ -132,7 +132,7 @@ def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """One customer, then one product: every order locks the same row."""
     deposit(meter.system, "cust-000000", DEPOSIT)
     return [
-        highest_held(meter, name, rate / 2, plan.breaking_s, plan.breaking_s, population=population)
+        highest_held(meter, name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
         for name, population in (
             ("1 customer, 1,000 products", Population(customers=1, seed=901)),
             ("100,000 customers, 1 product", Population(products=1, seed=902)),

@@ -29,10 +29,10 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Rates to offer, as shares of the confirmed rate."""
     low_point_s: float
     point_s: float
-    breaking_step: float = 0
-    breaking_s: float = 0
     variant_s: float = 0
     """Of orders with a key, and of orders sent many to a request."""
+    comparison_s: float = 0
+    """Of each load that compares instances, or one customer and one product with many."""
     drain_orders: int = 0
     away_s: float = 0
     growth_orders: int = 0
@@ -67,8 +67,6 @@ DEFAULT: Final = Plan(
     shares=(0.25, 0.5, 0.75, 1.0, 2.0),
     low_point_s=12,
     point_s=12,
-    breaking_step=0.15,
-    breaking_s=5,
     variant_s=8,
 )
 FULL: Final = replace(
@@ -83,8 +81,7 @@ FULL: Final = replace(
     hold_s=60,
     low_point_s=60,
     point_s=30,
-    breaking_step=0.1,
-    breaking_s=10,
+    comparison_s=10,
     variant_s=20,
     drain_orders=200_000,
     away_s=60,

@@ -13,20 +13,17 @@ from bench.chain import rates as chain
 from bench.load import runner
 from bench.measure import broker, ceilings
 from bench.measure.measured import Lost, Measured
-from bench.measure.meter import CORES, Meter, private_meter
+from bench.measure.meter import Meter, private_meter
 from bench.measure.rates import FIRST_RATE, highest_held, settled_late_per_s
-from bench.measure.result import Breaking, Ceilings, Disk, Ratios, Run
+from bench.measure.result import Ceilings, Disk, Run
 from bench.run import full
 from bench.run.plan import REFERENCE_PER_S, Plan
 from bench.stack import machine, processes
+from bench.stack.processes import CORES, GROUPS, Window
 from bench.stack.system import System
 from dev.settings import DATABASES
 
 ACCEPT_CONNECTIONS: Final = 128
-P95_MAX_MS: Final = 50.0
-ERRORS_MAX: Final = 0.001
-BREAKING_FROM: Final = 1.1
-BREAKING_TRIES: Final = 8
 LINES: Final = 100
 CONFIRMED_FIRST: Final = 0.8
 KEYED_FIRST: Final = 0.7
@@ -70,7 +67,6 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     memory = processes.memory(system.layout.pids)
     ladder = [meter.open(f"{rate:g}/s", rate, plan.low_point_s) for rate in plan.fixed_rates]
     ladder += [meter.open(f"{share:.0%}", share * confirmed_per_s, plan.point_s) for share in plan.shares]
-    breaking = breaking_point(meter, plan, confirmed_per_s, ladder) if plan.breaking_step else None
     echoes.append(ceilings.echo(meter.directory, plan.echo_s))
     keyed = many = None
     if seconds := plan.variant_s:
@@ -87,7 +83,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         }
     echoes.append(ceilings.echo(meter.directory, plan.echo_s))
     echo = sorted(echoes, key=lambda e: e.per_s)[len(echoes) // 2]
-    verified = meter.verify()
+    meter.verify()
     result = Run(
         at=datetime.now(UTC).isoformat(timespec="seconds"),
         plan=plan.name,
@@ -101,19 +97,10 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         keyed=keyed,
         many=many,
         ladder=ladder,
-        breaking=breaking,
         memory_bytes=memory,
         idle_cpu_share=idle,
         disk=disk,
-        ratios=Ratios(
-            cpu_to_echo=confirmed.total_cpu_us / echo.cpu_us,
-            confirmed_to_echo=confirmed_per_s / echo.per_s,
-            accept_to_echo=accept.accepted_per_s / echo.per_s,
-            many_to_echo=many.confirmed_per_s / echo.per_s if many else None,
-            keyed_cpu_to_unkeyed=keyed.cpu_us["api"] / confirmed.cpu_us["api"] if keyed else None,
-            at_double=next((m.confirmed_per_s / confirmed_per_s for m in ladder if m.name == "200%"), None),
-        ),
-        verified=verified,
+        orders_verified=meter.orders,
         warnings=[],
         **extra,
     )
@@ -134,38 +121,12 @@ def accept_alone(meter: Meter, plan: Plan) -> Measured:
     return accept
 
 
-def why_broken(measured: Measured) -> str:
-    """Why a load is past the breaking point; empty when it is not. A refusal counts as an error here."""
-    failed = 1 - measured.by_status.get("202", 0) / max(1, measured.requests)
-    if failed > ERRORS_MAX:
-        return f"{failed:.2%} of the requests were refused or failed"
-    if measured.accept.p95 is not None and measured.accept.p95 > P95_MAX_MS:
-        return f"p95 of accept was {measured.accept.p95:.0f} ms"
-    return ""
-
-
-def breaking_point(meter: Meter, plan: Plan, confirmed_per_s: float, ladder: Sequence[Measured]) -> Breaking:
-    """The lowest rate that breaks accept, of the ladder up to the confirmed rate and a series that rises above it."""
-    tried: list[float] = []
-    rising = sorted((m for m in ladder if m.offered_per_s <= confirmed_per_s), key=lambda m: m.offered_per_s)
-    for measured in rising:
-        tried.append(measured.offered_per_s)
-        if why := why_broken(measured):
-            return Breaking(per_s=measured.offered_per_s, why=why, tried_per_s=tried)
-    for step in range(BREAKING_TRIES):
-        rate = confirmed_per_s * (BREAKING_FROM + step * plan.breaking_step)
-        tried.append(rate)
-        if why := why_broken(meter.open(f"breaking? {rate:.0f}/s", rate, plan.breaking_s)):
-            return Breaking(per_s=rate, why=why, tried_per_s=tried)
-    return Breaking(per_s=0, why="none of the rates broke it", tried_per_s=tried)
-
-
 def idle_cpu(system: System) -> dict[str, float]:
     """The share of one core that each process takes without any load."""
-    before = processes.sample(system.layout.pids)
+    window = Window(system.layout.pids)
     time.sleep(IDLE_S)
-    used = processes.between(before, processes.sample(system.layout.pids), 0.0)
-    return {group: seconds / IDLE_S for group, seconds in used.by_group.items() if group != "generator"}
+    seconds = window.end().seconds
+    return {group: seconds[group] / IDLE_S for group in GROUPS}
 
 
 def warnings_of(run: Run, measured: Sequence[Measured]) -> list[str]:

@@ -4,6 +4,8 @@ CPU time an order is the bench's primary figure. Rates depend on how the load ge
 so much less.
 """
 
+import os
+import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
@@ -12,24 +14,50 @@ from msgspec import Struct
 
 GROUPS: Final = ("api", "saga", "payment", "inventory", "broker", "postgres")
 """The order in which costs are shown."""
+CORES: Final = os.cpu_count() or 1
 _GROUP_OF: Final = {"order-api": "api", "order-saga": "saga", "kafka": "broker"}
 
 
-class CpuSample(Struct, frozen=True):
-    """CPU seconds used up to now, by group, and by the whole machine."""
-
-    by_group: dict[str, float]
-    machine_s: float
-    loopback_bytes: int
-
-
 class Cpu(Struct, frozen=True, kw_only=True):
-    """CPU seconds used between two samples."""
+    """CPU used between two moments."""
 
-    by_group: dict[str, float]
-    others_s: float
-    """CPU of all other processes of the machine, and of interrupts."""
+    seconds: dict[str, float]
+    """By group."""
+    others_share: float
+    """Share of the machine that processes outside the bench took, and interrupts."""
     loopback_bytes: int
+
+
+class Window:
+    """CPU used from now on."""
+
+    def __init__(self, pids: Mapping[str, int]) -> None:
+        self._pids = pids
+        self._before = self._read()
+        self._began = time.monotonic()
+
+    def _read(self) -> dict[str, float]:
+        """CPU seconds by group, of the bench and of the machine; bytes over the loopback interface."""
+        counters = dict.fromkeys(GROUPS, 0.0)
+        for name, pid in self._pids.items():
+            counters[group_of(name)] += tree_cpu_s(pid)
+        bench, machine = psutil.Process().cpu_times(), psutil.cpu_times()
+        counters["bench"] = bench.user + bench.system + bench.children_user + bench.children_system
+        counters["machine"] = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
+        counters["loopback"] = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
+        return counters
+
+    def end(self, generator_s: float = 0.0) -> Cpu:
+        """What was used up to now, together with what the generator reports about itself."""
+        now, elapsed_s = self._read(), time.monotonic() - self._began
+        used = {name: now[name] - before for name, before in self._before.items()}
+        groups = {group: used[group] for group in GROUPS}
+        others_s = used["machine"] - used["bench"] - sum(groups.values())  # the generator is a child of the bench
+        return Cpu(
+            seconds=groups | {"generator": generator_s},
+            others_share=max(0.0, others_s) / (elapsed_s * CORES),
+            loopback_bytes=int(used["loopback"]),
+        )
 
 
 def group_of(instance: str) -> str:
@@ -59,27 +87,6 @@ def tree_cpu_s(pid: int) -> float:
         if process.pid == pid:
             total += times.children_user + times.children_system
     return total
-
-
-def sample(pids: Mapping[str, int]) -> CpuSample:
-    """Where the counters of these processes stand."""
-    by_group = dict.fromkeys(GROUPS, 0.0)
-    for name, pid in pids.items():
-        by_group[group_of(name)] += tree_cpu_s(pid)
-    machine = psutil.cpu_times()
-    busy_s = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-    return CpuSample(by_group, busy_s, psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
-
-
-def between(before: CpuSample, after: CpuSample, generator_s: float) -> Cpu:
-    """CPU used between two samples. `generator_s` is what the generator reports about itself."""
-    by_group = {group: after.by_group[group] - before.by_group[group] for group in before.by_group}
-    by_group["generator"] = generator_s
-    return Cpu(
-        by_group=by_group,
-        others_s=max(0.0, after.machine_s - before.machine_s - sum(by_group.values())),
-        loopback_bytes=after.loopback_bytes - before.loopback_bytes,
-    )
 
 
 def pss_bytes(processes: Iterable[psutil.Process]) -> int:

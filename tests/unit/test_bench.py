@@ -28,22 +28,15 @@ def spec(tmp_path: Path, port: int = 1, **given: object) -> Spec:
     return Spec(port=port, population=Population(bodies=100), files=str(tmp_path / "load"), **fields)  # type: ignore[arg-type]
 
 
-def records(
-    tmp_path: Path, due: list[int], sent: list[int], done: list[int], statuses: list[int], late: int = 0
-) -> Records:
+def records(tmp_path: Path, due: list[int], done: list[int], statuses: list[int], late: int = 0) -> Records:
     """Records as the generator leaves them. Times in milliseconds."""
-    files = tmp_path / "load"
+    ids = [(number, f"order-{number}") for number, status in enumerate(statuses) if status == 202]
     result = Result(
-        started_wall_ns=1_000 * NS, elapsed_s=1.0, cpu_s=0.1, requests=len(due), bytes_sent=0,
-        bytes_received=0, connections=1, waited_for_connection=0, late=late, broken="",
+        times_ns=array("q", [ms * 1_000_000 for ms in (*due, *done)]).tobytes(),
+        statuses=array("H", statuses).tobytes(), ids=ids, started_wall_ns=1_000 * NS, elapsed_s=1.0, cpu_s=0.1,
+        requests=len(due), bytes_sent=0, bytes_received=0, connections=1, waited_for_connection=0, late=late, broken="",
     )  # fmt: skip
-    files.with_suffix(".result").write_bytes(msgspec.json.encode(result))
-    times = array("q", [ms * 1_000_000 for ms in (*due, *sent, *done)])
-    files.with_suffix(".times").write_bytes(times.tobytes())
-    files.with_suffix(".statuses").write_bytes(array("H", statuses).tobytes())
-    ids = [f"{number} order-{number}\n" for number, status in enumerate(statuses) if status == 202]
-    files.with_suffix(".ids").write_text("".join(ids))
-    return Records(spec(tmp_path), files)
+    return Records(spec(tmp_path), result)
 
 
 class TestWire:
@@ -105,11 +98,11 @@ class TestLatency:
 
     def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self, tmp_path: Path) -> None:
         # The server stalls for 100 ms: the second request waits for the connection and is answered in 1 ms.
-        found = records(tmp_path, due=[0, 10], sent=[0, 100], done=[100, 101], statuses=[202, 202])
+        found = records(tmp_path, due=[0, 10], done=[100, 101], statuses=[202, 202])
         assert found.accept_us() == [100_000, 91_000]
 
     def test_refusals_do_not_flatter_the_latency_of_the_accepted(self, tmp_path: Path) -> None:
-        found = records(tmp_path, due=[0, 10], sent=[0, 10], done=[50, 11], statuses=[202, 503])
+        found = records(tmp_path, due=[0, 10], done=[50, 11], statuses=[202, 503])
         assert found.accept_us() == [50_000]
         assert found.by_status == {202: 1, 503: 1}
 
@@ -136,7 +129,7 @@ class TestGenerator:
         assert sum(us > 100_000 for us in latencies) >= 30
         assert max(latencies) >= 450_000
         assert found.result.waited_for_connection >= 30
-        assert len(found.ids) == 100
+        assert len(found.result.ids) == 100
 
     def test_it_sends_by_the_schedule(self, tmp_path: Path) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -160,7 +153,7 @@ class TestGenerator:
 
     def test_what_it_sent_late_is_counted(self, tmp_path: Path) -> None:
         times = [0] * 100
-        assert records(tmp_path, times, times, times, [202] * 100, late=2).late_share == 0.02
+        assert records(tmp_path, times, times, [202] * 100, late=2).late_share == 0.02
 
 
 def serve_with_a_stall(listener: socket.socket, stall_s: float, answer: bytes = b"") -> None:
@@ -215,12 +208,12 @@ class TestHeld:
 
 class TestLost:
     def test_an_order_that_the_log_does_not_have_is_lost(self, tmp_path: Path) -> None:
-        found = records(tmp_path, [0], [0], [1], [202])
+        found = records(tmp_path, [0], [1], [202])
         with pytest.raises(Lost, match="not in the log"):
             check(found, {})
 
     def test_an_order_without_an_outcome_is_lost(self, tmp_path: Path) -> None:
-        found = records(tmp_path, [0], [0], [1], [202])
+        found = records(tmp_path, [0], [1], [202])
         seen: dict[str, Outcome] = {}
         add_event(seen, Event("order.placed", "order-0"), 5)
         with pytest.raises(Lost, match="no outcome"):
