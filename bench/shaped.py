@@ -37,7 +37,7 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
     """The running stack, or one of its own."""
     if own_stack:
         with System(directory / "stack") as system:
-            say(str(broker.warm(system, WARM_S_MAX)))
+            say(str(broker.warm_up(system, WARM_S_MAX)))
             yield Target(system.api_port, ["ops.verify"], system.environment())
     else:
         settings = Settings.from_environment()

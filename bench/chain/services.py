@@ -30,27 +30,19 @@ CREATED: Final = 201
 REFUSED: Final = 409
 
 
-class Charge(Struct, frozen=True):
-    """What order asks payment for. `amount` in minor units."""
-
-    order_id: str
-    customer_id: str
-    amount: int
-    currency: str
-
-
-class Reserve(Struct, frozen=True):
-    """What order asks inventory for."""
+class Job(Struct, frozen=True):
+    """What order asks payment and inventory for. `amount` in minor units."""
 
     order_id: str
     customer_id: str
     product_id: str
     quantity: int
+    amount: int
+    currency: str
 
 
 _encode = msgspec.json.Encoder().encode
-_charge = msgspec.json.Decoder(Charge)
-_reserve = msgspec.json.Decoder(Reserve)
+_decode = msgspec.json.Decoder(Job).decode
 
 _CHARGE: Final = """
     WITH charged AS (
@@ -127,12 +119,12 @@ class Client:
         self._port = port
         self._idle: deque[Connection] = deque()
 
-    async def post(self, request: Struct) -> bool:
+    async def post(self, job: Job) -> bool:
         """Whether the service agreed."""
         connection = self._idle.pop() if self._idle else None
         if connection is None or connection.transport is None:
             _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, self._port)
-        body = _encode(request)
+        body = _encode(job)
         head = b"POST / HTTP/1.1\r\nhost: chain\r\ncontent-type: application/json\r\ncontent-length: "
         status = await connection.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
         self._idle.append(connection)
@@ -169,10 +161,10 @@ class Service:
         """The body of the answer; None if the service refuses."""
         raise NotImplementedError
 
-    async def wrote(self, statement: str, parameters: dict[str, Any]) -> bool:
+    async def wrote(self, statement: str, job: Job, **more: str) -> bool:
         """Run a statement that is a transaction of its own. Returns whether it wrote its row."""
         async with self.pool.connection() as connection:
-            cursor = await connection.execute(statement, parameters)
+            cursor = await connection.execute(statement, msgspec.structs.asdict(job) | more)
             row: tuple[int] | None = await cursor.fetchone()
             return row == (1,)
 
@@ -182,17 +174,16 @@ class Payment(Service):
     gateway_s = int(os.environ.get("GATEWAY_MS", "0")) / 1_000
 
     async def answer(self, body: bytes) -> bytes | None:
-        charge = _charge.decode(body)
         if self.gateway_s:
             await asyncio.sleep(self.gateway_s)
-        return b"{}" if await self.wrote(_CHARGE, msgspec.structs.asdict(charge)) else None
+        return b"{}" if await self.wrote(_CHARGE, _decode(body)) else None
 
 
 class Inventory(Service):
     database = "inventory"
 
     async def answer(self, body: bytes) -> bytes | None:
-        return b"{}" if await self.wrote(_RESERVE, msgspec.structs.asdict(_reserve.decode(body))) else None
+        return b"{}" if await self.wrote(_RESERVE, _decode(body)) else None
 
 
 class Order(Service):
@@ -213,16 +204,15 @@ class Order(Service):
         request = order_request_decoder.decode(body)
         [line] = request.lines
         price, currency = self._products[line.product_id]
-        charge = Charge(self._ids.draw(now()), request.customer_id, price * line.quantity, currency)
-        if not await self._payment.post(charge):
+        amount = price * line.quantity
+        order_id = self._ids.draw(now())
+        job = Job(order_id, request.customer_id, line.product_id, line.quantity, amount, currency)
+        # When inventory refuses, the chain has no way to undo the charge, which is one reason why it is replaced.
+        if not await self._payment.post(job) or not await self._inventory.post(job):
             return None
-        reserve = Reserve(charge.order_id, request.customer_id, line.product_id, line.quantity)
-        if not await self._inventory.post(reserve):
-            return None  # the chain has no way to undo the charge, which is one reason why it is replaced
         item = {"product_id": line.product_id, "quantity": line.quantity, "unit_price": price}
-        await self.wrote(_ORDER, {**msgspec.structs.asdict(charge), "items": _encode([item]).decode()})
-        answer = {"order_id": charge.order_id, "status": "confirmed", "amount": charge.amount, "currency": currency}
-        return _encode(answer)
+        await self.wrote(_ORDER, job, items=_encode([item]).decode())
+        return _encode({"order_id": order_id, "status": "confirmed", "amount": amount, "currency": currency})
 
 
 if __name__ == "__main__":

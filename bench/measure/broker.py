@@ -1,17 +1,10 @@
-"""Two loads on the broker alone: the warm-up before a run, and the ceiling that the log is compared with.
+"""Two loads on the broker alone: the warm-up before a run, and the ceiling that the log is compared with."""
 
-`python -m bench.measure.broker warm SERVERS BROKER-PID SECONDS-MAX` and `… rates SERVERS BROKER-PID RECORDS` run one in
-a process of its own, whose clients end with it, and print the result as JSON.
-"""
-
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-import msgspec
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from msgspec import Struct
@@ -64,21 +57,6 @@ class Rates(Struct, frozen=True, kw_only=True):
     consume_cpu_us: float
 
 
-def warm(system: System, seconds_max: float) -> Warmth:
-    """Warm up a stack's broker."""
-    return msgspec.json.decode(_run("warm", system, seconds_max), type=Warmth)
-
-
-def rates(system: System, records: int) -> Rates:
-    """What a stack's broker does for a client that does nothing else."""
-    return msgspec.json.decode(_run("rates", system, records), type=Rates)
-
-
-def _run(load: str, system: System, amount: float) -> bytes:
-    command = [sys.executable, "-m", "bench.measure.broker", load, system.kafka, str(system.layout.pids["kafka"])]
-    return subprocess.run([*command, str(amount)], check=True, stdout=subprocess.PIPE).stdout
-
-
 def is_warm(windows: Sequence[float]) -> bool:
     """Whether enough requests were handled, and the last two windows differ by less than `ALIKE`."""
     enough = len(windows) * WINDOW_REQUESTS >= REQUESTS_MIN
@@ -112,7 +90,7 @@ def own_topic(servers: str) -> Iterator[Consumer]:
         admin.delete_topics([TOPIC])[TOPIC].result(TIMEOUT_S)
 
 
-def warm_up(servers: str, broker_pid: int, seconds_max: float) -> Warmth:
+def warm_up(system: System, seconds_max: float) -> Warmth:
     """Send small requests until the broker is warm, or for `seconds_max`.
 
     A JVM gets warm by requests handled, not by time or records: its compilers need tens of thousands of calls and about
@@ -120,11 +98,11 @@ def warm_up(servers: str, broker_pid: int, seconds_max: float) -> Warmth:
     follow. Here every record is a produce request of its own and wakes a fetch, until the broker's CPU a request has
     stopped falling.
     """
-    value = placed_event()
-    producers = [Producer(producer_config(servers, TOPIC, linger_ms=0)) for _ in range(PRODUCERS)]
+    value, broker_pid = placed_event(), system.layout.pids["kafka"]
+    producers = [Producer(producer_config(system.kafka, TOPIC, linger_ms=0)) for _ in range(PRODUCERS)]
     windows: list[float] = []
     began = time.monotonic()
-    with own_topic(servers) as consumer:
+    with own_topic(system.kafka) as consumer:
         consumer.assign(FROM_THE_START)
         while time.monotonic() - began < seconds_max and not is_warm(windows):
             before_s = processes.tree_cpu_s(broker_pid)
@@ -140,17 +118,18 @@ def warm_up(servers: str, broker_pid: int, seconds_max: float) -> Warmth:
     return Warmth(seconds=time.monotonic() - began, cpu_us=windows, warm=is_warm(windows))
 
 
-def produce_and_consume(servers: str, broker_pid: int, records: int) -> Rates:
+def rates(system: System, records: int) -> Rates:
     """Produce records of a placed order's size with the services' settings, then read them all back."""
     value = placed_event()
     keys = [f"cust-{number:06}".encode() for number in range(KEYS)]
-    producer = Producer(producer_config(servers, TOPIC, linger_ms=LINGER_MS))
+    producer = Producer(producer_config(system.kafka, TOPIC, linger_ms=LINGER_MS))
+    broker_pid = system.layout.pids["kafka"]
     clocks = []
 
     def read_clocks() -> None:
         clocks.append((time.perf_counter(), processes.tree_cpu_s(broker_pid)))
 
-    with own_topic(servers) as consumer:
+    with own_topic(system.kafka) as consumer:
         read_clocks()
         for number in range(records):
             while True:
@@ -176,13 +155,3 @@ def produce_and_consume(servers: str, broker_pid: int, records: int) -> Rates:
         consumed_per_s=records / (consumed - produced),
         consume_cpu_us=(consumed_cpu - produced_cpu) / records * 1e6,
     )
-
-
-if __name__ == "__main__":
-    load, bootstrap_servers, pid, amount = sys.argv[1:]
-    result: Warmth | Rates
-    if load == "warm":
-        result = warm_up(bootstrap_servers, int(pid), float(amount))
-    else:
-        result = produce_and_consume(bootstrap_servers, int(pid), int(amount))
-    sys.stdout.buffer.write(msgspec.json.encode(result))

@@ -45,7 +45,7 @@ class Meter:
 
     def warm_broker(self, seconds_max: float) -> Warmth:
         """Warm up the broker, see `bench.measure.broker`."""
-        warmth = broker.warm(self.system, seconds_max)
+        warmth = broker.warm_up(self.system, seconds_max)
         self.say(f"warm-up: {warmth}")
         return warmth
 
@@ -84,12 +84,12 @@ class Meter:
         if settle:
             self.await_records(sum(starts.values()) + 2 * len(records.result.ids))
         cpu = window.end(records.result.cpu_s)
-        outcomes = self.log.read(starts, self.log.ends())
+        outcomes = self.log.outcomes_since(starts)
         # The log also has orders whose answer came too late for the generator, so more records may have to be awaited.
         while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.result.ids if i in outcomes)):
             before = self.log.records()
             self.await_records(before + open_)
-            outcomes = self.log.read(starts, self.log.ends())
+            outcomes = self.log.outcomes_since(starts)
             if self.log.records() == before:
                 break
         self.orders += len(records.result.ids)

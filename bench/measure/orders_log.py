@@ -7,18 +7,16 @@ With one replica a record can be read as soon as it is appended. That clock has 
 its end, so a time to the outcome is up to 1 ms too long, never too short.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import msgspec
-from confluent_kafka import Consumer, KafkaException, TopicPartition
-from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from msgspec import Struct
+
+from common.kafka.broker import Partition, all_partitions, log_ends
+from ops.log import Log
 
 ORDERS: Final = "orders"
 OUTCOMES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
-READ_AT_ONCE: Final = 10_000
-READ_TIMEOUT_S: Final = 20.0
-ADMIN_TIMEOUT_S: Final = 10
 
 
 class Event(Struct, frozen=True):
@@ -40,59 +38,26 @@ class Outcome(Struct):
 
 
 class OrdersLog:
-    """A topic of one broker: `orders`, unless another one is named."""
+    """A topic of one broker: `orders`, unless another one is named. Its methods raise `Transient`."""
 
     def __init__(self, bootstrap_servers: str, topic: str = ORDERS) -> None:
-        self._topic = topic
-        # At the end of a run the broker is stopped, which is not worth a line on the terminal.
-        self._settings: dict[str, Any] = {
-            "bootstrap.servers": bootstrap_servers,
-            "client.id": "bench",
-            "log_level": 0,
-        }
-        self._admin = AdminClient(self._settings)
-        self._partitions = sorted(self._admin.list_topics(topic, ADMIN_TIMEOUT_S).topics[topic].partitions)
+        self._log = Log(bootstrap_servers, "bench")
+        self._partitions = all_partitions(self._log.topics([topic]).values())
+        self._decode = msgspec.json.Decoder(Event).decode
 
-    def ends(self) -> dict[int, int]:
+    def ends(self) -> dict[Partition, int]:
         """For each partition, the offset that its next record will get."""
-        latest = {TopicPartition(self._topic, number): OffsetSpec.latest() for number in self._partitions}  # type: ignore[no-untyped-call]
-        futures = self._admin.list_offsets(latest, request_timeout=ADMIN_TIMEOUT_S)
-        return {partition.partition: future.result().offset for partition, future in futures.items()}
+        return log_ends(self._log.admin, self._partitions)
 
     def records(self) -> int:
         """The number of records in the log."""
         return sum(self.ends().values())
 
-    def read(self, starts: dict[int, int], ends: dict[int, int]) -> dict[str, Outcome]:
-        """Each order of a stretch of the log, by id. Raises `TimeoutError` if records are missing."""
+    def outcomes_since(self, starts: dict[Partition, int]) -> dict[str, Outcome]:
+        """Each order of the log from these offsets on, by id."""
         outcomes: dict[str, Outcome] = {}
-        left = sum(ends[number] - starts[number] for number in ends)
-        consumer = Consumer(
-            {
-                **self._settings,
-                "group.id": "bench-reads-without-a-group",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "error",
-                "queued.max.messages.kbytes": 65_536,
-                "fetch.queue.backoff.ms": 5,
-            }
-        )
-        decode = msgspec.json.Decoder(Event).decode
-        try:
-            consumer.assign([TopicPartition(self._topic, number, starts[number]) for number in ends if ends[number]])
-            while left > 0:
-                messages = consumer.consume(min(READ_AT_ONCE, left), READ_TIMEOUT_S)  # returns when all have arrived
-                if not messages:
-                    raise TimeoutError(f"reading {self._topic} stopped {left} records before the end")
-                for message in messages:
-                    if (error := message.error()) is not None:
-                        raise KafkaException(error)
-                    if message.offset() >= ends[message.partition()]:  # type: ignore[operator,index]
-                        continue
-                    left -= 1
-                    add_event(outcomes, decode(message.value()), message.timestamp()[1])  # type: ignore[arg-type]
-        finally:
-            consumer.close()
+        for message in self._log.read({partition: (starts[partition], end) for partition, end in self.ends().items()}):
+            add_event(outcomes, self._decode(message.value() or b""), message.timestamp()[1])
         return outcomes
 
 
