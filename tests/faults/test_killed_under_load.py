@@ -14,7 +14,6 @@ from tests.waiting import eventually
 CONSUMERS = ("payment", "inventory", "order-saga")
 INSTANCES = 3
 CUSTOMERS = 200
-TAKEOVER_S = 15.0
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +81,6 @@ def test_a_killed_consumer_loses_nothing_and_is_replaced(crowd: Stack) -> None:
             eventually(
                 lambda k=killed_at: settled_since(crowd, k, load.accepted),  # type: ignore[misc]
                 f"the partitions of {service}-2 are taken over",
-                TAKEOVER_S,
             )
             print(f"{service}: taken over {time.monotonic() - started:.1f} s after the kill")
     await_rest(crowd, load.accepted)

@@ -1,14 +1,8 @@
-"""The proof on a real Tandem: no false alarm while it works, and every planted corruption found and named.
+"""The proof on a real Tandem: every planted corruption is found and named."""
 
-At a larger size, measured: `TANDEM_TEST_HISTORY=1000000 just test tests/integration/test_verify.py -k million -s`.
-"""
-
-import itertools
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -35,101 +29,22 @@ from common.events import (
 )
 from common.kafka.clients import client_config
 from dev.settings import ROOT, free_ports
-from ops.verify import proof
 from order.api.place.ids import OrderIds
-from tests.history import History
+from tests.proof import PATIENCE_S, Proof
 from tests.stack import Stack
 from tests.waiting import eventually
 
 CUSTOMERS: Final = 24
 PRICE: Final = 100
-PATIENCE_S: Final = "3"
 UNKNOWN: Final = "01997c00-0000-7000-8000-00000000abcd"
-
-
-class Proof:
-    """What a proof came to: its exit code and the report as JSON."""
-
-    def __init__(self, exit_code: int, report: bytes, said: str = "") -> None:
-        self.exit_code = exit_code
-        self.report: dict[str, Any] = orjson.loads(report)
-        self.said = said
-
-    @classmethod
-    def run(cls, stack: Stack, *arguments: str) -> "Proof":
-        """By `python -m ops.verify --json`."""
-        done = subprocess.run(
-            [sys.executable, "-m", "ops.verify", "--json", "--patience", PATIENCE_S, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **stack.variables},
-            capture_output=True,
-            timeout=300,
-        )
-        assert done.stdout, done.stderr
-        return cls(done.returncode, done.stdout, done.stderr.decode())
-
-    @classmethod
-    def here(cls, stack: Stack) -> "Proof":
-        """In this process, which takes seconds less: for the many."""
-        urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
-        settings = proof.Settings(
-            stack.variables["KAFKA_BOOTSTRAP_SERVERS"], urls, deadline_s=3_600, patience_s=float(PATIENCE_S)
-        )
-        report = proof.prove(settings)
-        return cls(report.exit_code, report.as_json())
-
-    def named(self, statement: int) -> str:
-        """Everything said of the offenders of a statement."""
-        return orjson.dumps([o for o in self.report["offenders"] if o["statement"] == statement]).decode()
-
-    def checked(self, statement: int) -> int:
-        return int(self.report["statements"][statement - 1]["checked"])
-
-    def summary(self) -> str:
-        return orjson.dumps(self.report, option=orjson.OPT_INDENT_2).decode()[:6_000]
-
-
-class Load:
-    """Orders of every outcome from several clients until told to stop; keeps what was acknowledged."""
-
-    def __init__(self, stack: Stack, clients: int = 3) -> None:
-        self.accepted: list[str] = []
-        self._stack = stack
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
-
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, first: int) -> None:
-        sorts = [("sku-a", f"cust-{first}"), ("sku-scarce", f"cust-{first}"), ("sku-a", "cust-poor")]
-        with httpx.Client(timeout=30) as client:
-            for n in itertools.count():
-                if self._stopping.is_set():
-                    return
-                product_id, customer_id = sorts[n % 3] if n % 4 == 0 else ("sku-a", f"cust-{n % CUSTOMERS}")
-                body = {"customer_id": customer_id, "product_id": product_id, "quantity": 1 + n % 2}
-                answer = client.post(self._stack.url("order-api", "/orders"), json=body)
-                assert answer.status_code == 202, answer.text
-                order_id = answer.json()["order_id"]
-                self.accepted.append(order_id)
-                if n % 5 == 0:
-                    client.post(self._stack.url("order-api", f"/orders/{order_id}/cancel"))
 
 
 @pytest.fixture(scope="module")
 def shop(own_stack: Stack) -> Stack:
-    """Two of each consumer, customers with and without money, a product in stock and one of few pieces."""
+    """Customers with and without money, a product in stock and one of few pieces. The saga never finds that an order
+    is due: it would cancel a forged one, and the proof would come too late."""
+    own_stack.variables["ORDER_SETTLE_DEADLINE_S"] = str(30 * 86_400)
     own_stack.launch_all()
-    for service in ("payment", "inventory", "order-saga"):
-        own_stack.launch(service, 2)
     own_stack.product("sku-a", price=PRICE, pieces=10**6)
     own_stack.product("sku-scarce", price=PRICE, pieces=5)
     for i in range(CUSTOMERS):
@@ -139,53 +54,6 @@ def shop(own_stack: Stack) -> Stack:
     own_stack.await_orderable("sku-scarce")
     own_stack.await_ready()
     return own_stack
-
-
-def test_no_false_alarm_under_load_with_consumers_killed(shop: Stack, tmp_path: Path) -> None:
-    with Load(shop) as load:
-        eventually(lambda: len(load.accepted) > 100, "the load flows")
-        services = ("payment", "order-saga", "inventory")
-        for service in services:
-            shop[f"{service}-2"].kill()
-        # Their partitions are taken over after the session timeout; until then nothing there is read.
-        checked = 0
-        for round_ in range(3):
-            if round_ == 1:
-                for service in services:
-                    shop[f"{service}-2"].launch()
-            found = Proof.run(shop, "--patience", "20")
-            assert found.exit_code == 0, found.summary()
-            assert found.checked(1) > checked
-            checked = found.checked(1)
-    accepted = tmp_path / "accepted"
-    accepted.write_text("\n".join(load.accepted))
-    found = Proof.run(shop, "--accepted", str(accepted), "--patience", "20")
-    assert found.exit_code == 0, found.summary()
-    assert found.checked(1) >= len(load.accepted)
-
-
-def test_what_a_frozen_service_has_not_read_is_unproven_and_no_violation(shop: Stack) -> None:
-    frozen = [shop["payment-1"], shop["payment-2"]]
-    for instance in frozen:
-        instance.pause()
-    try:
-        for i in range(CUSTOMERS):
-            shop.place(f"cust-{i}", ("sku-a", 1))
-        found = Proof.run(shop)
-        assert found.exit_code == 2, found.summary()
-        assert found.report["offenders"] == []
-        assert "payment stands at offset" in orjson.dumps(found.report["statements"][0]["reasons"]).decode()
-        assert "waiting: payment stands at offset" in found.said, "who waits is told for what"
-    finally:
-        for instance in frozen:
-            instance.resume()
-    eventually(lambda: Proof.run(shop, "--patience", "15").exit_code == 0, "all is proved again")
-
-
-def test_the_table_names_the_statements_and_what_was_checked(shop: Stack) -> None:
-    printed = shop.run_tool("ops.verify")
-    assert "nothing is decided twice" in printed
-    assert "proved for" in printed
 
 
 # Planted corruptions, each undone
@@ -488,8 +356,7 @@ def test_a_balanced_forgery_is_found_and_named(shop: Stack, example: dict[str, s
 
 
 def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) -> None:
-    for service in ("payment-1", "payment-2"):
-        shop[service].pause()
+    shop["payment-1"].pause()
     try:
         order_id = shop.place("cust-7", ("sku-a", 1))
         where = f"order_id = '{order_id}'"
@@ -498,8 +365,7 @@ def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) 
         with planted(shop, "order", "orders", where, change):
             found = Proof.here(shop)
     finally:
-        for service in ("payment-1", "payment-2"):
-            shop[service].resume()
+        shop["payment-1"].resume()
     shop.await_settled(order_id)
     assert found.exit_code == 1, found.summary()
     assert order_id in found.named(6), found.summary()
@@ -531,14 +397,12 @@ def test_a_database_out_of_reach_is_unproven(shop: Stack) -> None:
 
 def test_positions_of_another_topic_are_unproven(shop: Stack) -> None:
     change = "UPDATE positions SET topic_id = 'another' WHERE topic = 'orders'"
-    for service in ("payment-1", "payment-2"):
-        shop[service].pause()
+    shop["payment-1"].pause()
     try:
         with planted(shop, "payment", "positions", "true", change):
             found = Proof.run(shop)
     finally:
-        for service in ("payment-1", "payment-2"):
-            shop[service].resume()
+        shop["payment-1"].resume()
     assert found.exit_code == 2, found.summary()
     assert "payment has read another topic" in found.summary()
 
@@ -584,15 +448,13 @@ def test_the_watch_shows_a_violation_for_as_long_as_it_lasts(shop: Stack, exampl
             eventually(lambda: metrics()["last_proof_age_seconds"] > aged + 1, "the last proof gets old")
         eventually(lambda: violations(2) == 0, "the violation is shown no more")
         eventually(lambda: metrics()["last_proof_age_seconds"] < aged, "it was proved again")
-        for service in ("payment-1", "payment-2"):
-            shop[service].pause()
+        shop["payment-1"].pause()
         try:
             shop.place("cust-4", ("sku-a", 1))
             eventually(lambda: metrics()["oldest_unsettled_seconds"] > 1, "the unsettled order is shown")
             eventually(lambda: metrics()['unproven{statement="1"}'] > 0, "what payment has not read is unproven")
         finally:
-            for service in ("payment-1", "payment-2"):
-                shop[service].resume()
+            shop["payment-1"].resume()
         eventually(lambda: metrics()["oldest_unsettled_seconds"] == 0, "it is settled")
 
 
@@ -709,17 +571,3 @@ def test_an_order_forged_under_a_trimmed_log_has_no_place_in_it(
     offenders = orjson.dumps(found.report["offenders"]).decode()
     assert UNKNOWN in offenders, found.summary()
     assert what in offenders, found.summary()
-
-
-def test_a_million_orders_are_proved_within_a_minute(fresh_stack: Stack) -> None:
-    """By default a few, whatever that takes: the minute is a limit for a machine that is there to be measured."""
-    measured = os.environ.get("TANDEM_TEST_HISTORY")
-    orders = int(measured or "3000")
-    History(fresh_stack, int(fresh_stack.variables["TOPIC_PARTITIONS"])).write(orders)
-    started = time.monotonic()
-    found = Proof.run(fresh_stack)
-    took_s = time.monotonic() - started
-    print(f"{orders} orders proved in {took_s:.1f} s")
-    assert not measured or took_s < 60
-    assert found.exit_code == 0, found.summary()
-    assert found.checked(1) == orders

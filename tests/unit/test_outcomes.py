@@ -12,6 +12,7 @@ from order.api.read import outcomes
 from order.api.read.outcomes import WAIT_S_MAX, Outcomes, preferred_wait_s
 from order.api.read.queries import DatabaseAway, Stored, Watched, as_accepted
 from order.api.responses import Status, TimelineEntry
+from tests.unit import virtual_time
 from tests.unit.order_api import JSON, PLACE, Api, FakeQueries
 from tests.unit.orders import order_id, placed
 
@@ -61,7 +62,7 @@ def test_a_decided_order_is_answered_whole() -> None:
         assert view == stored("confirmed").view
         assert queries.asked == [[Watched(order_id(1), None)]] * 2
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_all_who_wait_are_asked_for_together() -> None:
@@ -72,7 +73,7 @@ def test_all_who_wait_are_asked_for_together() -> None:
         assert [view and view.order_id for view in views] == [order_id(n) for n in range(1, 51)]
         assert len(queries.asked) == 1
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_nothing_is_asked_when_nobody_waits() -> None:
@@ -82,7 +83,7 @@ def test_nothing_is_asked_when_nobody_waits() -> None:
         await asyncio.sleep(0.02)
         assert len(queries.asked) == 1
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_nobody_waits_past_his_time_and_is_forgotten_then() -> None:
@@ -91,7 +92,7 @@ def test_nobody_waits_past_his_time_and_is_forgotten_then() -> None:
         assert await waiting.decided(order_id(1), 0.01) is None
         assert not waiting._waiting
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_who_waits_for_more_than_he_has_seen_is_not_told_the_same() -> None:
@@ -101,7 +102,7 @@ def test_who_waits_for_more_than_he_has_seen_is_not_told_the_same() -> None:
         assert news is not None
         assert [entry.event for entry in news.view.timeline] == ["order.placed", "payment.completed"]
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_a_database_that_is_away_for_a_while_ends_no_wait() -> None:
@@ -109,14 +110,14 @@ def test_a_database_that_is_away_for_a_while_ends_no_wait() -> None:
         queries = FakeQueries(DatabaseAway("away"), [stored("rejected")])
         assert await Outcomes(queries, lambda: False).decided(order_id(1), 5) is not None
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_a_process_that_drains_keeps_nobody_waiting() -> None:
     async def main() -> None:
         assert await asyncio.wait_for(Outcomes(FakeQueries(), lambda: True).decided(order_id(1), 30), 5) is None
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def prefer(queries: FakeQueries, value: str = "wait=1", **more: Any) -> Any:

@@ -10,6 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 from common.events import Milliseconds
 from common.kafka import async_publisher
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
+from tests.unit import virtual_time
 
 LINGER_S = 0.05
 PLACE = Acknowledged(3, 7, Milliseconds(1_000))
@@ -81,7 +82,7 @@ def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[AsyncPublisher, Client
             await publisher.close()
         assert publisher.in_flight == 0
 
-    asyncio.run(main())
+    virtual_time.run(main())
     assert not failures
 
 

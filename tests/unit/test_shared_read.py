@@ -3,6 +3,7 @@ import asyncio
 import pytest
 
 from order.api.read.shared_read import SharedRead
+from tests.unit import virtual_time
 
 
 class Clock:
@@ -24,7 +25,7 @@ def test_callers_together_share_one_read() -> None:
         read = SharedRead(clock)
         assert await asyncio.gather(*(read() for _ in range(50))) == [1] * 50
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_who_comes_during_a_read_gets_one_that_began_later() -> None:
@@ -38,7 +39,7 @@ def test_who_comes_during_a_read_gets_one_that_began_later() -> None:
         assert await asyncio.gather(*later) == [2] * 50
         assert clock.reads == 2
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_a_caller_that_gives_up_takes_nothing_from_the_others() -> None:
@@ -50,7 +51,7 @@ def test_a_caller_that_gives_up_takes_nothing_from_the_others() -> None:
         impatient.cancel()
         assert await patient == 1
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 def test_a_failure_is_everyones_and_the_next_read_begins_anew() -> None:
@@ -69,7 +70,7 @@ def test_a_failure_is_everyones_and_the_next_read_begins_anew() -> None:
         assert all(isinstance(each, OSError) for each in failed)
         assert await read() == "back"
 
-    asyncio.run(main())
+    virtual_time.run(main())
 
 
 @pytest.mark.parametrize("rounds", [5])
@@ -78,4 +79,4 @@ def test_reads_follow_one_another(rounds: int) -> None:
         read = SharedRead(Clock())
         assert [await read() for _ in range(rounds)] == list(range(1, rounds + 1))
 
-    asyncio.run(main())
+    virtual_time.run(main())

@@ -1,0 +1,58 @@
+"""The proof of `ops.verify`, as tests run it, and what it came to."""
+
+import os
+import subprocess
+import sys
+from typing import Any, Final
+
+import orjson
+
+from dev.settings import ROOT
+from ops.verify import proof
+from tests.stack import Stack
+
+PATIENCE_S: Final = "3"
+DEADLINE_S: Final = 3_600
+"""By which the proof judges, whatever the services have been told."""
+
+
+class Proof:
+    """What a proof came to: its exit code and the report as JSON."""
+
+    def __init__(self, exit_code: int, report: bytes, said: str = "") -> None:
+        self.exit_code = exit_code
+        self.report: dict[str, Any] = orjson.loads(report)
+        self.said = said
+
+    @classmethod
+    def run(cls, stack: Stack, *arguments: str) -> "Proof":
+        """By `python -m ops.verify --json`."""
+        done = subprocess.run(
+            [sys.executable, "-m", "ops.verify", "--json", "--patience", PATIENCE_S, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **stack.variables, "ORDER_SETTLE_DEADLINE_S": str(DEADLINE_S)},
+            capture_output=True,
+            timeout=300,
+        )
+        assert done.stdout, done.stderr
+        return cls(done.returncode, done.stdout, done.stderr.decode())
+
+    @classmethod
+    def here(cls, stack: Stack) -> "Proof":
+        """In this process, which takes seconds less: for the many."""
+        urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
+        settings = proof.Settings(
+            stack.variables["KAFKA_BOOTSTRAP_SERVERS"], urls, deadline_s=DEADLINE_S, patience_s=float(PATIENCE_S)
+        )
+        report = proof.prove(settings)
+        return cls(report.exit_code, report.as_json())
+
+    def named(self, statement: int) -> str:
+        """Everything said of the offenders of a statement."""
+        return orjson.dumps([o for o in self.report["offenders"] if o["statement"] == statement]).decode()
+
+    def checked(self, statement: int) -> int:
+        return int(self.report["statements"][statement - 1]["checked"])
+
+    def summary(self) -> str:
+        return orjson.dumps(self.report, option=orjson.OPT_INDENT_2).decode()[:6_000]
