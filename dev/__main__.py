@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from contextlib import nullcontext
 
 from dev import doctor
 from dev.compose import ComposeStack
@@ -15,6 +16,10 @@ from dev.state import State, exclusive
 
 RECIPES = {"dead_letters": "dlq"}
 """The recipes whose name is not that of their module in `ops`."""
+
+
+CHANGES = ("up", "down", "reset", "start", "stop", "restart", "scale")
+"""The commands that change a stack."""
 
 
 def main() -> int:
@@ -68,24 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     if arguments.command == "run":
         NativeStack(settings).become(arguments.program)
-    stack = chosen_stack(settings)
-    match arguments.command:
-        case "ps":
-            stack.ps()
-        case "logs":
-            stack.logs(arguments.services, arguments.lines, not arguments.no_follow)
-        case "psql":
-            database = next((s.database for s in SERVICES if s.name == arguments.service), arguments.service)
-            stack.psql(database, arguments.arguments)
-        case "ops":
-            stack.ops(arguments.arguments)
-        case "locust":
-            stack.locust(arguments.arguments)
-        case "doctor":
-            return 0 if doctor.examine(NativeStack(settings)) else 1
-        case _:
-            with exclusive(settings.home):
-                change(stack, arguments)
+    if arguments.command == "doctor":
+        return 0 if doctor.examine(NativeStack(settings)) else 1
+    with exclusive(settings.home) if arguments.command in CHANGES else nullcontext():
+        execute(chosen_stack(settings), arguments)
     return 0
 
 
@@ -98,7 +89,7 @@ def chosen_stack(settings: Settings) -> Stack:
     return ComposeStack(settings) if kind == "compose" else NativeStack(settings)
 
 
-def change(stack: Stack, arguments: argparse.Namespace) -> None:
+def execute(stack: Stack, arguments: argparse.Namespace) -> None:
     match arguments.command:
         case "up":
             stack.up()
@@ -116,6 +107,17 @@ def change(stack: Stack, arguments: argparse.Namespace) -> None:
             stack.restart(arguments.services)
         case "scale":
             stack.scale(dict(arguments.counts))
+        case "ps":
+            stack.ps()
+        case "logs":
+            stack.logs(arguments.services, arguments.lines, not arguments.no_follow)
+        case "psql":
+            database = next((s.database for s in SERVICES if s.name == arguments.service), arguments.service)
+            stack.psql(database, arguments.arguments)
+        case "ops":
+            stack.ops(arguments.arguments)
+        case "locust":
+            stack.locust(arguments.arguments)
 
 
 def confirm(question: str) -> None:

@@ -50,7 +50,7 @@ class NativeStack(Stack):
             return
         if not running:
             self._launch()
-        self._write_programs()
+        self._set_programs()
         self.supervisor.start(SERVERS)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._set_up, SERVERS))
@@ -86,7 +86,7 @@ class NativeStack(Stack):
             print("remembered; 'just up' starts that many")
             return
         before = self.supervisor.statuses()
-        self._write_programs()
+        self._set_programs()
         self._start([name for name in self.programs.instances if name not in before])
         print("instances: " + ", ".join(f"{name} {count}" for name, count in self.state.instances().items()))
 
@@ -101,35 +101,21 @@ class NativeStack(Stack):
             failing = status.state in ("BACKOFF", "FATAL", "EXITED")
             missing = programs.server(name).unready() if running else status.remark if failing else None
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
-            port, admin_port, *_ = *programs.ports(name).values(), "-"
-            columns = (
-                name,
-                status.state.lower(),
-                status.pid or "-",
-                uptime,
-                port,
-                "-" if name in SERVERS else admin_port,
-            )
-            print(row.format(*columns, f"no: {missing}" if missing else "yes" if running else "no"))
+            port, *others = programs.ports(name).values()
+            admin_port = others[0] if name in programs.instances else "-"
+            ready = f"no: {missing}" if missing else "yes" if running else "no"
+            print(row.format(name, status.state.lower(), status.pid or "-", uptime, port, admin_port, ready))
 
     def logs(self, names: list[str], lines: int, follow: bool) -> None:
-        programs = self.programs
-        logs.show(
-            [programs.log(name) for name in programs.matching(names or programs.names)], lines=lines, follow=follow
-        )
+        chosen = self.programs.matching(names or self.programs.names)
+        logs.show([self.programs.log(name) for name in chosen], lines=lines, follow=follow)
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
-        connection = {
-            "PGHOST": HOST,
-            "PGPORT": str(self.settings.postgres_port),
-            "PGUSER": database,
-            "PGPASSWORD": stored_passwords(self.home)[database],
-            "PGDATABASE": database,
-            "PGSSLMODE": "disable",
-        }
+        options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
+        password = {"PGPASSWORD": stored_passwords(self.home)[database]}
         program = str(binary("psql"))
-        os.execve(program, [program, *arguments], {**os.environ, **connection})
+        os.execve(program, [program, *options, *arguments], {**os.environ, **password})
 
     def ops(self, arguments: list[str]) -> None:
         self._require_running()
@@ -163,8 +149,8 @@ class NativeStack(Stack):
             self.programs.server(name).prepare()
         self.supervisor.launch()
 
-    def _write_programs(self) -> None:
-        self.supervisor.write(
+    def _set_programs(self) -> None:
+        self.supervisor.set_programs(
             Program(
                 name,
                 priority=1 if name in SERVERS else 2,
@@ -173,7 +159,6 @@ class NativeStack(Stack):
             )
             for name in self.programs.names
         )
-        self.supervisor.update()
 
     def _is_complete(self) -> bool:
         statuses, programs = self.supervisor.statuses(), self.programs

@@ -88,8 +88,8 @@ class Supervisor:
             return False
         return True
 
-    def write(self, programs: Iterable[Program]) -> None:
-        """Replace the programs' files; `update` then makes supervisord follow them."""
+    def set_programs(self, programs: Iterable[Program]) -> None:
+        """Add, remove and replace programs so that these remain; those that are the same are left alone."""
         self.programs.mkdir(exist_ok=True)
         wanted = {self.programs / f"{p.name}.conf": p.configuration(self.logs) for p in programs}
         for path, text in wanted.items():
@@ -97,6 +97,12 @@ class Supervisor:
                 path.write_text(text)
         for path in set(self.programs.glob("*.conf")) - set(wanted):
             path.unlink()
+        added, changed, removed = self._call("reloadConfig")[0]
+        self.stop([*changed, *removed])
+        for name in (*changed, *removed):
+            self._call("removeProcessGroup", name)
+        for name in (*added, *changed):
+            self._call("addProcessGroup", name)
 
     def launch(self) -> None:
         """Start supervisord, without any program yet."""
@@ -136,15 +142,6 @@ files=programs/*.conf
                 log = self.logs / "supervisord.log"
                 raise StartError(f"supervisord does not answer {START_S} s after its start:\n{tail(log)}")
             time.sleep(0.05)
-
-    def update(self) -> None:
-        """Add, remove and replace programs as their files say, and leave the others alone."""
-        added, changed, removed = self._call("reloadConfig")[0]
-        self.stop([*changed, *removed])
-        for name in (*changed, *removed):
-            self._call("removeProcessGroup", name)
-        for name in (*added, *changed):
-            self._call("addProcessGroup", name)
 
     def statuses(self) -> dict[str, Status]:
         return {

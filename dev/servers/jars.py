@@ -41,7 +41,7 @@ def pinned() -> dict[str, str]:
 
 def missing(cache: Path) -> dict[str, str]:
     """The pinned jars that are not in the cache, or have another hash there."""
-    return {c: digest for c, digest in pinned().items() if not matches(cache / "jars" / file_name(c), digest)}
+    return {c: digest for c, digest in pinned().items() if sha256(cache / "jars" / file_name(c)) != digest}
 
 
 def file_name(coordinate: str) -> str:
@@ -49,11 +49,9 @@ def file_name(coordinate: str) -> str:
     return f"{artifact}-{version}.jar"
 
 
-def matches(jar: Path, digest: str) -> bool:
-    return jar.exists() and sha256(jar) == digest
-
-
 def sha256(path: Path) -> str:
+    if not path.exists():
+        return "none"
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -81,7 +79,7 @@ def fetch(coordinate: str, digest: str, jars: Path, downloads: Path) -> None:
         except Exception as error:  # many kinds of requests, and a RuntimeError of jgo
             problem = str(error)
         else:
-            if matches(downloaded, digest):
+            if sha256(downloaded) == digest:
                 downloaded.replace(jars / file_name(coordinate))
                 return
             problem = f"its sha256 is {sha256(downloaded)}, but {PINS.name} has {digest}"
