@@ -86,7 +86,7 @@ class Shape(LoadTestShape):
     shape = ""
 
     def tick(self) -> tuple[int, float] | None:
-        return shapes.SHAPES[self.shape](self.get_run_time())  # type: ignore[no-untyped-call]
+        return shapes.users_at(self.shape, self.get_run_time())  # type: ignore[no-untyped-call]
 
 
 class Load(Shape):

@@ -27,7 +27,7 @@ import msgspec
 
 from bench.load import wire
 from bench.load.spec import NO_ANSWER, Board, Result, Spec
-from bench.load.wire import NotUnderstood, Parts
+from bench.load.wire import NotUnderstood
 
 RECEIVE_BYTES: Final = 262_144
 TIMEOUT_S: Final = 10.0
@@ -64,7 +64,8 @@ class Generator:
     def __init__(self, spec: Spec, board: Board) -> None:
         self.spec = spec
         self.board = board
-        self.requests = prepare(spec)
+        bodies, host = wire.bodies(spec.population), f"{spec.host}:{spec.port}"
+        self.requests = wire.requests(bodies, host, spec.path, lines=spec.lines, keyed=spec.keyed)
         self.due_ns = array("q")
         self.done_ns = array("q")
         self.statuses = array("H")
@@ -278,15 +279,6 @@ class Generator:
                 self.sweep(now_ns)
                 while len(connections) < spec.connections and now_ns < end_ns:
                     idle.append(self.connect())
-
-
-def prepare(spec: Spec) -> list[Parts]:
-    """All requests of the load, as bytes."""
-    host = f"{spec.host}:{spec.port}"
-    orders = wire.bodies(spec.population)
-    if spec.lines:
-        return wire.many_orders(orders, host, spec.path, spec.lines)
-    return wire.single_orders(orders, host, spec.path, keyed=spec.keyed)
 
 
 def allow_connections(count: int) -> None:

@@ -1,63 +1,45 @@
 """The shapes of load that Locust runs, and when such a run has passed. Locust is not imported: it patches sockets."""
 
-from collections.abc import Callable, Mapping
+import math
 from typing import Final, NamedTuple
 
 P95_MAX_MS: Final = 50.0
 ERRORS_MAX: Final = 0.001
 
-LOAD_USERS: Final = 10
-STRESS_USERS: Final = 100
-SPIKE_USERS: Final = 50
-SPIKE_FACTOR: Final = 10
+
+class Step(NamedTuple):
+    """Part of a shape: from `first` to `last` users, evenly, until so many seconds after the start."""
+
+    until_s: float
+    first: int
+    last: int
 
 
-class Target(NamedTuple):
-    """How many users there should be, and how many may start or stop a second to get there."""
-
-    users: int
-    per_s: float
-
-
-def load(at_s: float) -> Target | None:
-    """10 users for a minute."""
-    return Target(LOAD_USERS, LOAD_USERS) if at_s < 60 else None
-
-
-def stress(at_s: float) -> Target | None:
-    """0 to 100 users in a minute, then half a minute with all of them."""
-    if at_s < 60:
-        return Target(max(1, round(STRESS_USERS * at_s / 60)), STRESS_USERS)
-    return Target(STRESS_USERS, STRESS_USERS) if at_s < 90 else None
-
-
-def spike(at_s: float) -> Target | None:
-    """0, 50 and 0 users; then 50, at once ten times as many, and back."""
-    for until_s, users in (
-        (10, 1),
-        (30, SPIKE_USERS),
-        (40, 1),
-        (55, SPIKE_USERS),
-        (70, SPIKE_USERS * SPIKE_FACTOR),
-        (85, SPIKE_USERS),
-        (95, 1),
-    ):
-        if at_s < until_s:
-            return Target(users, SPIKE_USERS * SPIKE_FACTOR)
-    return None
-
-
-def soak(at_s: float) -> Target | None:
-    """10 users until Locust's --run-time has passed."""
-    return Target(LOAD_USERS, LOAD_USERS)
-
-
-SHAPES: Final[Mapping[str, Callable[[float], Target | None]]] = {
-    "load": load,
-    "stress": stress,
-    "spike": spike,
-    "soak": soak,
+SHAPES: Final = {
+    "load": (Step(60, 10, 10),),
+    "stress": (Step(60, 1, 100), Step(90, 100, 100)),
+    "spike": (
+        Step(10, 1, 1),
+        Step(30, 50, 50),
+        Step(40, 1, 1),
+        Step(55, 50, 50),
+        Step(70, 500, 500),
+        Step(85, 50, 50),
+        Step(95, 1, 1),
+    ),
+    "soak": (Step(math.inf, 10, 10),),
 }
+
+
+def users_at(shape: str, at_s: float) -> tuple[int, float] | None:
+    """How many users there should be, and how many may start or stop a second to get there; None at the end."""
+    began_s = 0.0
+    for until_s, first, last in SHAPES[shape]:
+        if at_s < until_s:
+            users = first if first == last else round(first + (last - first) * (at_s - began_s) / (until_s - began_s))
+            return users, max(step.last for step in SHAPES[shape])
+        began_s = until_s
+    return None
 
 
 def verdict(requests: int, failures: int, p95_ms: float) -> str:

@@ -53,23 +53,15 @@ def bodies(population: Population) -> list[bytes]:
     ]
 
 
-def single_orders(bodies: list[bytes], host: str, path: str, *, keyed: bool) -> list[Parts]:
-    """A request for each body."""
-    start = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n".encode()
+def requests(bodies: list[bytes], host: str, path: str, *, lines: int = 0, keyed: bool = False) -> list[Parts]:
+    """Requests of one order each, or of `lines` orders as NDJSON. Bodies that do not fill a request are left out."""
+    kind = "x-ndjson" if lines else "json"
+    start = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/{kind}\r\n".encode()
     parts = []
-    for body in bodies:
+    for first in range(0, len(bodies) - max(0, lines - 1), lines or 1):
+        body = b"".join(line + b"\n" for line in bodies[first : first + lines]) if lines else bodies[first]
         rest = b"content-length: %d\r\n\r\n%b" % (len(body), body)
         parts.append(Parts(start + b"idempotency-key: ", b"\r\n" + rest) if keyed else Parts(start + rest, b""))
-    return parts
-
-
-def many_orders(bodies: list[bytes], host: str, path: str, lines: int) -> list[Parts]:
-    """Requests of `lines` orders each, as NDJSON. Bodies that do not fill a request are left out."""
-    start = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/x-ndjson\r\n".encode()
-    parts = []
-    for first in range(0, len(bodies) - lines + 1, lines):
-        body = b"\n".join(bodies[first : first + lines]) + b"\n"
-        parts.append(Parts(start + b"content-length: %d\r\n\r\n%b" % (len(body), body), b""))
     return parts
 
 

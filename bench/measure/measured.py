@@ -61,8 +61,6 @@ class Measured(Struct, frozen=True, kw_only=True):
     """CPU microseconds an order by process, from the start of the load until every order was decided."""
     http_bytes: float
     """Request and answer, an order."""
-    loopback_bytes: float
-    """Everything that went over the loopback interface, an order: all processes of the machine."""
     late_share: float
     """Share of the requests that the generator sent over 5 ms late although a connection was free."""
     others_share: float
@@ -149,7 +147,6 @@ def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcom
         settle=summary(settled_us) if settled_us else None,
         cpu_us={group: seconds / max(1, orders) * 1e6 for group, seconds in cpu.seconds.items()},
         http_bytes=(result.bytes_sent + result.bytes_received) / max(1, orders),
-        loopback_bytes=cpu.loopback_bytes / max(1, orders),
         late_share=records.late_share,
         others_share=cpu.others_share,
         series=series(records, outcomes, start_ms, load_s),

@@ -1,21 +1,21 @@
 """Faults planted into the services, to see that the bench catches them: `just bench --planted slowdown|loss`
 
-Their code stays as it is. A directory put on PYTHONPATH has Python plant the fault at the start of the one process that
-it belongs to; where what it replaces is no longer there, that process does not start.
+The services' code stays as it is. A directory on PYTHONPATH makes Python plant the fault when the process that it
+belongs to starts. If what the fault replaces is no longer there, that process does not start.
 """
 
 import asyncio
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 VARIABLE: Final = "TANDEM_PLANTED"
 SLOWDOWN_S: Final = 0.005
 
 
 def settings(fault: str | None) -> Mapping[str, str]:
-    """The environment that plants a fault into the stack started with it."""
+    """The environment that plants a fault into a stack started with it."""
     if fault is None:
         return {}
     site, root = Path(__file__).with_name("site"), Path(__file__).parents[2]
@@ -23,37 +23,18 @@ def settings(fault: str | None) -> Mapping[str, str]:
 
 
 def slow_accept() -> None:
-    """Slowdown: 5 ms between the log's acknowledgement and whoever waits for it."""
-    from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
+    """Slowdown: 5 ms between the log's acknowledgement and the request that waits for it."""
+    from common.kafka.async_publisher import Acknowledged, AsyncPublisher
 
     send = AsyncPublisher.send
 
-    def send_late(
-        self: AsyncPublisher,
-        topic: str,
-        key: bytes,
-        value: bytes,
-        partition: int = -1,
-        *,
-        on_delivery: OnDelivery | None = None,
-    ) -> "asyncio.Future[Acknowledged]":
-        loop = asyncio.get_running_loop()
-        late: asyncio.Future[Acknowledged] = loop.create_future()
-        sent = send(self, topic, key, value, partition, on_delivery=on_delivery)
+    async def late(sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        acknowledged = await sent
+        await asyncio.sleep(SLOWDOWN_S)
+        return acknowledged
 
-        def pass_on() -> None:
-            if late.done():
-                return
-            if (error := sent.exception()) is not None:
-                late.set_exception(error)
-            else:
-                late.set_result(sent.result())
-
-        def wait(_: object) -> None:
-            loop.call_later(SLOWDOWN_S, pass_on)
-
-        sent.add_done_callback(wait)
-        return late
+    def send_late(self: AsyncPublisher, *arguments: Any, **options: Any) -> "asyncio.Future[Acknowledged]":
+        return asyncio.ensure_future(late(send(self, *arguments, **options)))
 
     AsyncPublisher.send = send_late  # type: ignore[method-assign]
 
@@ -81,7 +62,7 @@ FAULTS: Final = {"slowdown": (["order", "api"], slow_accept), "loss": (["order",
 
 
 def plant(fault: str) -> None:
-    """Plant a fault if this is the process it belongs to. Raises `SystemExit` when it cannot be planted."""
+    """Plant a fault if it belongs to this process. Raises `SystemExit` if it cannot be planted."""
     command, planted = FAULTS[fault]
     if sys.orig_argv[-2:] == command:
         try:

@@ -178,14 +178,13 @@ def costs(run: Run) -> Table:
 
 
 def footprint(run: Run) -> Table:
-    d, c, memory, idle = run.disk, run.confirmed, run.memory_bytes, run.idle_cpu_share
+    d, memory, idle = run.disk, run.memory_bytes, run.idle_cpu_share
     rows = [(group, number(memory[group] / MIB), f"{idle[group]:.1%}") for group in GROUPS]
     return Table(
         title="Memory, idle CPU, bytes",
         text=(
             f"An order leaves {d.tables:,.0f} bytes in tables and indexes and {d.log:,.0f} in Kafka's log; "
-            f"{d.wal:,.0f} bytes pass through the write-ahead log, {c.http_bytes:,.0f} over HTTP and "
-            f"{c.loopback_bytes:,.0f} over the loopback interface in all."
+            f"{d.wal:,.0f} bytes pass through the write-ahead log and {run.confirmed.http_bytes:,.0f} over HTTP."
         ),
         header=("", "PSS after the confirmed load, MiB", "CPU when idle, of one core"),
         rows=[*rows, ("all", number(sum(memory.values()) / MIB), f"{sum(idle.values()):.1%}")],

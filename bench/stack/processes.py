@@ -25,7 +25,6 @@ class Cpu(Struct, frozen=True, kw_only=True):
     """By group."""
     others_share: float
     """Share of the machine that processes outside the bench took, and interrupts."""
-    loopback_bytes: int
 
 
 class Window:
@@ -37,14 +36,13 @@ class Window:
         self._began = time.monotonic()
 
     def _read(self) -> dict[str, float]:
-        """CPU seconds by group, of the bench and of the machine; bytes over the loopback interface."""
+        """CPU seconds by group, of the bench and of the machine."""
         counters = dict.fromkeys(GROUPS, 0.0)
         for name, pid in self._pids.items():
             counters[group_of(name)] += tree_cpu_s(pid)
         bench, machine = psutil.Process().cpu_times(), psutil.cpu_times()
         counters["bench"] = bench.user + bench.system + bench.children_user + bench.children_system
         counters["machine"] = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
-        counters["loopback"] = psutil.net_io_counters(pernic=True)["lo"].bytes_sent
         return counters
 
     def end(self, generator_s: float = 0.0) -> Cpu:
@@ -56,7 +54,6 @@ class Window:
         return Cpu(
             seconds=groups | {"generator": generator_s},
             others_share=max(0.0, others_s) / (elapsed_s * CORES),
-            loopback_bytes=int(used["loopback"]),
         )
 
 

@@ -68,12 +68,12 @@ class TestWire:
         assert len(set(customers)) == 50
 
     def test_a_key_goes_between_the_parts_of_a_request(self) -> None:
-        [parts] = wire.single_orders([b"{}"], "h", "/p", keyed=True)
+        [parts] = wire.requests([b"{}"], "h", "/p", keyed=True)
         request = parts.before + b"k" + parts.after
         assert b"\r\nidempotency-key: k\r\ncontent-length: 2\r\n\r\n{}" in request
 
     def test_many_orders_are_lines(self) -> None:
-        [parts] = wire.many_orders([b"{1}", b"{2}", b"{3}"], "h", "/p", 2)
+        [parts] = wire.requests([b"{1}", b"{2}", b"{3}"], "h", "/p", lines=2)
         assert parts.before.endswith(b"content-length: 8\r\n\r\n{1}\n{2}\n")
 
 
@@ -238,13 +238,13 @@ class TestShapes:
         ],
     )  # fmt: skip
     def test_users_over_time(self, shape: str, at_s: float, users: int) -> None:
-        target = shapes.SHAPES[shape](at_s)
+        target = shapes.users_at(shape, at_s)
         assert target is not None
-        assert target.users == users
+        assert target[0] == users
 
     @pytest.mark.parametrize(("shape", "at_s"), [("load", 60), ("stress", 90), ("spike", 95)])
     def test_a_shape_ends(self, shape: str, at_s: float) -> None:
-        assert shapes.SHAPES[shape](at_s) is None
+        assert shapes.users_at(shape, at_s) is None
 
     def test_a_run_passes_below_both_limits_only(self) -> None:
         assert not shapes.verdict(10_000, 9, 49)

@@ -1,4 +1,4 @@
-"""What Python imports at its start when this directory is on PYTHONPATH."""
+"""Python imports this file at its start when this directory is on PYTHONPATH."""
 
 import os
 
