@@ -1,23 +1,22 @@
 """The events that travel between the services: one JSON document each, CloudEvents 1.0 in structured form.
 
-Everything that enters a process from Kafka is decoded and validated here, into frozen Structs; a reader ignores
-fields it does not know, so a producer may add some. Money is integer minor units with an ISO 4217 code.
+Also here: which service reads and publishes which topic. `common.codec` turns bytes into these frozen Structs. Money is
+integer minor units with an ISO 4217 code.
 
-An event's `id` is derived from its subject, type and sequence, never drawn: what a service publishes again after
-a crash carries the same id, and any consumer may drop the repeat. `sequence` is fixed by the type (`Event.rank`),
-which gives the events of one order a rising number in every way an order can go.
+An event's `id` is derived from its subject, type and sequence, not drawn at random: a service that publishes an event
+again after a crash gives it the same id, and any consumer may drop the repeat. `sequence` is fixed by the type
+(`Event.rank`), a product's is its version. It tells the events of an order apart; it need not rise: the cancellation of
+an order may be published before the payment's result is.
 
 References: CloudEvents 1.0.2 (https://github.com/cloudevents/spec), its partitioning, sequence and distributed
 tracing extensions; ISO 4217.
 """
 
-import re
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, Literal, NewType, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, NewType, TypeVar
 
-import msgspec
 from msgspec import Meta, Struct
 
 OrderId = NewType("OrderId", str)
@@ -33,19 +32,30 @@ INVENTORY: Final = "inventory"
 PRODUCTS: Final = "products"
 
 SAGA: Final = "order-saga"
-READERS: Final[Mapping[str, tuple[str, ...]]] = {
-    ORDERS: (SAGA, "payment", "inventory"),
-    PAYMENTS: (SAGA,),
-    INVENTORY: (SAGA,),
+READS: Final[Mapping[str, tuple[str, ...]]] = {
+    SAGA: (ORDERS, PAYMENTS, INVENTORY),
+    "payment": (ORDERS,),
+    "inventory": (ORDERS,),
 }
-"""Of each topic about orders, the consumer groups that read it."""
+"""The topics about orders that each consumer group reads."""
+PUBLISHES: Final[Mapping[str, str]] = {
+    "order-api": ORDERS,
+    SAGA: ORDERS,
+    "payment": PAYMENTS,
+    "inventory": INVENTORY,
+}
+"""The topic to which each service publishes one event of every order."""
+READERS: Final[Mapping[str, tuple[str, ...]]] = {
+    topic: tuple(group for group, topics in READS.items() if topic in topics) for topic in READS[SAGA]
+}
+"""The consumer groups that read each topic about orders."""
 
 QUANTITY_MAX: Final = 10_000
 ITEMS_MAX: Final = 100
 UNIT_PRICE_MAX: Final = 10**9
 """Minor units. 100 items x 10,000 x 10^9 = 10^15 < 2^53: every amount is exact in JSON, everywhere."""
 COUNT_MAX: Final = 2**53
-"""Of what only counts upwards; exact in JSON. Without a bound, a number may have thousands of digits."""
+"""The largest counter; exact in JSON. Without a bound, a number may have thousands of digits."""
 AMOUNT_MAX: Final = ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX
 
 # `\Z`, not `$`: `$` also matches before a trailing newline.
@@ -59,15 +69,15 @@ UnitPrice = Annotated[int, Meta(ge=0, le=UNIT_PRICE_MAX, description="minor unit
 Amount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX, description="minor units")]
 
 Attribute = Annotated[str, Meta(max_length=256)]
-_NEXT: Final = "\udfff"
-"""Between texts that are matched together: a lone surrogate, which no text has that was decoded. With a blank, a name
-with a blank in it would pass for two."""
-# The texts of an event are matched all at once, by `TopicDecoder`: a pattern for each took three quarters of the time
-# that decoding takes. So their types here only say how long they are.
+SEPARATOR: Final = "\udfff"
+"""Separates texts that are matched together: a lone surrogate, which no decoded text contains. With a blank instead, a
+name with a blank in it would pass for two."""
+# `common.codec` matches all texts of an event at once: a pattern for each would take three quarters of the decoding
+# time. So the types here only limit their length.
 _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _OrderId = Annotated[str, Meta(min_length=36, max_length=36)]
 _CurrencyCode = Annotated[str, Meta(min_length=3, max_length=3)]
-# Answers repeat it: without a bound, an order that just fits into the log has an answer that does not.
+# Results repeat it: without a bound, an order that just fits into the log would have a result that does not.
 _TraceParent = Annotated[str, Meta(max_length=128)]
 
 Reason = Literal[
@@ -100,18 +110,18 @@ class Line(Struct, frozen=True, gc=False):
 
 
 class OrderRef(Struct, frozen=True, kw_only=True, gc=False):
-    """What the data of every event about an order begins with."""
+    """The first fields of the data of every event about an order."""
 
     order_id: _OrderId
     customer_id: _Name
 
     def texts(self) -> str:
-        """What `_TEXTS` is to match."""
-        return f"{self.order_id}{_NEXT}{self.customer_id}"
+        """The texts for the codec to match."""
+        return f"{self.order_id}{SEPARATOR}{self.customer_id}"
 
 
 class StrictRef(OrderRef, frozen=True, kw_only=True):
-    """The same, well formed by its types: for who decodes it without a `TopicDecoder`."""
+    """The same, with types that check its texts: for decoding without a `TopicDecoder`."""
 
     order_id: Uuid
     customer_id: Identifier
@@ -123,8 +133,8 @@ class PlacedData(OrderRef, frozen=True, kw_only=True):
     currency: _CurrencyCode
 
     def texts(self) -> str:
-        products = _NEXT.join([item.product_id for item in self.items])
-        return f"{self.order_id}{_NEXT}{self.customer_id}{_NEXT}${self.currency}{_NEXT}{products}"
+        products = SEPARATOR.join([item.product_id for item in self.items])
+        return f"{self.order_id}{SEPARATOR}{self.customer_id}{SEPARATOR}${self.currency}{SEPARATOR}{products}"
 
 
 class OutcomeData(OrderRef, frozen=True, kw_only=True):
@@ -142,8 +152,8 @@ class PaymentData(OrderRef, frozen=True, kw_only=True):
 
     def texts(self) -> str:
         if self.currency is None:
-            return f"{self.order_id}{_NEXT}{self.customer_id}"
-        return f"{self.order_id}{_NEXT}{self.customer_id}{_NEXT}${self.currency}"
+            return f"{self.order_id}{SEPARATOR}{self.customer_id}"
+        return f"{self.order_id}{SEPARATOR}{self.customer_id}{SEPARATOR}${self.currency}"
 
 
 class StockData(OrderRef, frozen=True, kw_only=True):
@@ -151,7 +161,7 @@ class StockData(OrderRef, frozen=True, kw_only=True):
     reason: Reason | None = None
 
     def texts(self) -> str:
-        return _NEXT.join([self.order_id, self.customer_id, *[line.product_id for line in self.items]])
+        return SEPARATOR.join([self.order_id, self.customer_id, *[line.product_id for line in self.items]])
 
 
 class ProductData(Struct, frozen=True, kw_only=True):
@@ -193,7 +203,7 @@ class OrderPlaced(OrderEvent, frozen=True, kw_only=True, tag="order.placed"):
 
 
 class OrderDiscarded(OrderEvent, frozen=True, kw_only=True, tag="order.discarded"):
-    """An `order.placed` that an operator has given up. Never published: it stands in for the parked event."""
+    """An `order.placed` that an operator has given up. It replaces the parked event and is never published."""
 
     rank = 1
     data: OrderRef
@@ -318,43 +328,6 @@ STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {
     "void": StockVoid,
 }
 
-# The trace, an order, its customer, its currency behind a $, its products.
-_TEXTS: Final = re.compile(
-    r"[\x20-\x7e]*{next}{uuid}{next}{name}(?:{next}\$[A-Z]{{3}})?(?:{next}{name})*".format(
-        next=_NEXT,
-        uuid=UUID_PATTERN.removeprefix("^").removesuffix(r"\Z"),
-        name=IDENTIFIER_PATTERN.removeprefix("^").removesuffix(r"\Z"),
-    )
-)
-
-
-class TopicDecoder:
-    """Decodes and validates the events about orders of one topic."""
-
-    def __init__(self, kinds: Any) -> None:
-        self._decode = msgspec.json.Decoder(kinds).decode
-
-    def decode(self, value: bytes) -> Any:
-        """The event. Raises like a decoder of msgspec."""
-        event = self._decode(value)
-        texts = f"{event.traceparent}{_NEXT}{event.data.texts()}"
-        if _TEXTS.fullmatch(texts) is None:
-            raise msgspec.ValidationError(f"an id, a name or the currency is not well formed: {texts!r}")
-        return event
-
-
-decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[ProductChanged]]] = {
-    ORDERS: TopicDecoder(OnOrders),
-    PAYMENTS: TopicDecoder(OnPayments),
-    INVENTORY: TopicDecoder(OnInventory),
-    PRODUCTS: msgspec.json.Decoder(ProductChanged),
-}
-"""By topic. A decoder raises `msgspec.DecodeError` for what is not JSON and its subclass `msgspec.ValidationError`
-for what is not an event of that topic."""
-
-# Faster here than orjson for typed events (0.6 against 0.9 us with the conversion to a dict orjson needs).
-encode: Final = msgspec.json.Encoder().encode
-
 E = TypeVar("E", bound=Event)
 
 
@@ -395,7 +368,7 @@ _second: tuple[int, str] = (-1, "")
 
 
 def rfc3339(at: Milliseconds) -> str:
-    """`1700000000123` as `2023-11-14T22:13:20.123Z`. The part up to the second is kept: a batch shares it."""
+    """`1700000000123` as `2023-11-14T22:13:20.123Z`. The text up to the second is cached: a batch shares it."""
     global _second
     second, milli = divmod(at, 1000)
     known, prefix = _second

@@ -4,18 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from common.consume.inbox import InOrderOfArrival
-from common.consume.parking import Received
-from common.events import (
-    INVENTORY,
-    ORDERS,
-    STOCK_EVENTS,
-    Event,
-    OrderId,
-    OrderPlaced,
-    StockData,
-    make,
-)
+from common.consume.handler import InOrderOfArrival
+from common.consume.records import Received
+from common.events import STOCK_EVENTS, Event, OrderId, OrderPlaced, StockData, make
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Relevant, Reservation, decide
@@ -55,11 +46,9 @@ class Batch:
 
 
 class InventoryHandler:
-    """Inventory's part in the batch loop. See `common.consume.loop.Handler`."""
+    """Inventory's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "inventory"
-    topics = (ORDERS,)
-    publishes = INVENTORY
     arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:

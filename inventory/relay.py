@@ -24,9 +24,10 @@ from typing import Final
 from confluent_kafka import KafkaError, Message, Producer
 
 from common import metrics
+from common.codec import encode
 from common.config import Process
 from common.errors import Transient
-from common.events import PRODUCTS, encode, product_changed
+from common.events import PRODUCTS, product_changed
 from common.kafka.clients import producer_config
 from common.postgres import Conn, connect
 from common.worker import Worker

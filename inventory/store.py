@@ -12,7 +12,8 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import class_row
 
-from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, encode, rfc3339
+from common.codec import encode
+from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
 from common.postgres import Conn, copy_in
 from inventory.decide import Movement, Product, Reservation
 

@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from common.consume.inbox import InOrderOfArrival
-from common.consume.parking import Received
-from common.events import ORDERS, PAYMENT_EVENTS, PAYMENTS, Event, OrderId, PaymentData, make
+from common.consume.handler import InOrderOfArrival
+from common.consume.records import Received
+from common.events import PAYMENT_EVENTS, Event, OrderId, PaymentData, make
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
@@ -46,11 +46,9 @@ class Batch:
 
 
 class PaymentHandler:
-    """Payment's part in the batch loop. See `common.consume.loop.Handler`."""
+    """Payment's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "payment"
-    topics = (ORDERS,)
-    publishes = PAYMENTS
     arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:

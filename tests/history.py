@@ -13,6 +13,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from common.codec import encode
 from common.events import (
     READERS,
     CustomerId,
@@ -35,7 +36,6 @@ from common.events import (
     StockData,
     StockReleased,
     StockReserved,
-    encode,
     make,
     now,
     rfc3339,

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from bench.stack import processes
 from bench.stack.system import System
-from common.events import Item, Milliseconds, OrderPlaced, PlacedData, encode, make
+from common.codec import encode
+from common.events import Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.clients import producer_config
 
 TOPIC: Final = "bench"

@@ -1,8 +1,8 @@
 """Where a consumer stands in each partition, kept in its own database and moved in the batch's transaction.
 
 A position is the offset of the next record to decide. It is stored with the id of the topic, so that a topic created
-anew under the old name is noticed, and locked first in every batch, so that of two instances that believe to own a
-partition one waits and then finds the position moved.
+anew under the old name is noticed. Every batch locks it first: when two instances believe that they own a partition,
+one waits and then finds the position moved.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,7 +12,7 @@ import psycopg
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
-from common.errors import LOSS_HELP, LossDetected
+from common.errors import LOSS_HELP, LossDetected, Superseded
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic
@@ -130,13 +130,25 @@ _ADVANCE: Final = """
 
 
 def lock(connection: Conn, partitions: Iterable[Partition]) -> "psycopg.Cursor[Any]":
-    """Lock the positions for the rest of the transaction. Read them with `fetched` after the pipeline has ended."""
+    """Lock the positions for the rest of the transaction. `fetch` reads them after the pipeline has ended."""
     wanted = list(partitions)
     return connection.execute(_LOCK, ([p.topic for p in wanted], [p.number for p in wanted]))
 
 
-def fetched(cursor: "psycopg.Cursor[Any]") -> dict[Partition, int]:
+def fetch(cursor: "psycopg.Cursor[Any]") -> dict[Partition, int]:
     return {Partition(topic, number): offset for topic, number, offset in cursor.fetchall()}
+
+
+def check_not_superseded(
+    known: Mapping[Partition, int], stored: Mapping[Partition, int], partitions: Iterable[Partition]
+) -> None:
+    """Raises `Superseded` unless the positions are where this instance left them. An instance that was frozen while its
+    partitions were given away finds out here."""
+    for partition in partitions:
+        if stored.get(partition) != known[partition]:
+            raise Superseded(
+                f"{partition}: the position is {stored.get(partition)}, not {known[partition]}: another instance has it"
+            )
 
 
 def advance(connection: Conn, moved: Mapping[Partition, tuple[int, Milliseconds]]) -> None:

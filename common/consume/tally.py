@@ -1,18 +1,19 @@
-"""What a consumer says of its batches: metrics, and a line in the log a second.
+"""What a consumer reports of its batches: metrics, and a line in the log a second.
 
-A line a batch was a tenth of a small batch's CPU, and at a hundred batches a second nobody read them.
+A line for each batch was a tenth of a small batch's CPU, and at a hundred batches a second nobody read them.
 """
 
 import time
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Final
 
 from loguru import logger
 
 from common import metrics
-from common.consume.parking import Sorted
+from common.consume.parking import Parked, Sorted
 
-TELL_EVERY_S: Final = 1.0
+REPORT_EVERY_S: Final = 1.0
 STAGES: Final = ("store", "publish", "commit")
 
 
@@ -34,6 +35,7 @@ class Tally:
     """Counts a group's batches. Belongs to one thread."""
 
     def __init__(self, group: str) -> None:
+        self._group = group
         self._log = logger.bind(group=group)
         # Looked up once: finding a metric by its labels costs more than counting.
         self._batches = metrics.batches.labels(group)
@@ -43,11 +45,11 @@ class Tally:
         self._stages = {stage: metrics.stage_seconds.labels(group, stage) for stage in STAGES}
         self._counts: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._told_at_s = 0.0
+        self._reported_at_s = 0.0
 
-    def count(self, records: int, found: Sorted, published: int, laps: dict[str, float]) -> None:
-        """Count a batch of so many records that is stored, published and committed."""
-        fresh, repeats = len(found.fresh), len(found.repeats)
+    def count(self, records: int, outcome: Sorted, published: int, laps: dict[str, float]) -> None:
+        """Count a batch that is stored, published and committed."""
+        fresh, repeats = len(outcome.fresh), len(outcome.repeats)
         self._batches.inc()
         self._fresh.inc(fresh)
         self._repeats.inc(repeats)
@@ -59,19 +61,29 @@ class Tally:
         counts["batches"] += 1
         counts["records"] += records
         counts["repeats"] += repeats
-        counts["parked"] += len(found.parked)
+        counts["parked"] += len(outcome.parked)
         counts["published"] += published
+        self._report_parked(outcome.parked)
 
-    def tell_when_due(self, at_s: float) -> None:
-        """Tell, given the monotonic time, unless that was less than a second ago."""
-        if at_s - self._told_at_s >= TELL_EVERY_S:
-            self._told_at_s = at_s
-            self.tell()
+    def report_when_due(self, at_s: float) -> None:
+        """Report, given the monotonic time, unless the last report was less than a second ago."""
+        if at_s - self._reported_at_s >= REPORT_EVERY_S:
+            self._reported_at_s = at_s
+            self.report()
 
-    def tell(self) -> None:
+    def report(self) -> None:
         """Sum up in the log what was counted since the last line."""
         if self._counts:
             times_ms = {f"{stage}_ms": round(seconds * 1e3, 1) for stage, seconds in self._seconds.items()}
             self._log.info("batches", **self._counts, **times_ms)
             self._counts.clear()
             self._seconds.clear()
+
+    def _report_parked(self, parked: Sequence[Parked]) -> None:
+        for record, root, error, _ in parked:
+            metrics.parked.labels(self._group, "root" if root else "follower").inc()
+            customer = record.key and record.key.decode(errors="replace")
+            topic, partition = record.partition
+            self._log.error(
+                "parked: {}", error, customer=customer, topic=topic, partition=partition, offset=record.offset
+            )

@@ -9,7 +9,7 @@ timeline of such an order names its outcome before the results that led to it.
 from collections.abc import Sequence
 from typing import Final
 
-from common.consume.parking import Received
+from common.consume.records import Received
 from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
 from common.kafka.broker import Partition
 from common.postgres import Conn

@@ -8,18 +8,10 @@ from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
 
-from common.consume.parking import Received
+from common.codec import decoder_for
+from common.consume.records import Received
 from common.errors import Fatal
-from common.events import (
-    PAYMENT_EVENTS,
-    STOCK_EVENTS,
-    Event,
-    Milliseconds,
-    OrderId,
-    PaymentEvent,
-    StockEvent,
-    decoder_for,
-)
+from common.events import PAYMENT_EVENTS, STOCK_EVENTS, Event, Milliseconds, OrderId, PaymentEvent, StockEvent
 from common.kafka.broker import Partition
 from common.postgres import Conn
 from ops.log import Log

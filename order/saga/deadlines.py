@@ -17,18 +17,9 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
+from common.codec import encode
 from common.config import Process
-from common.events import (
-    INVENTORY,
-    ORDERS,
-    PAYMENTS,
-    DeadlineData,
-    Milliseconds,
-    OrderDeadlinePassed,
-    encode,
-    make,
-    now,
-)
+from common.events import ORDERS, READS, SAGA, DeadlineData, Milliseconds, OrderDeadlinePassed, make, now
 from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
@@ -38,7 +29,6 @@ from common.worker import Worker
 from order.saga import store
 from order.saga.store import Pending
 
-TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
 SWEEP_EVERY_MAX_S: Final = 10.0
 SWEEPS_PER_DEADLINE: Final = 10
 FROZEN_AFTER_S: Final = 3 * int(SWEEP_EVERY_MAX_S)
@@ -125,7 +115,7 @@ class DeadlineTimer(Worker):
         Where it has come to is noted when its words are in the log: a sweep that fails is made again.
         """
         at = now()
-        ends = _log_ends(admin, TOPICS)  # before the positions are read: what lies below them is settled
+        ends = _log_ends(admin, READS[SAGA])  # before the positions are read: what lies below them is settled
         with transaction(connection):
             if not store.lead_deadlines(connection):
                 self._walked = self._walked_again = _NEVER
@@ -133,7 +123,7 @@ class DeadlineTimer(Worker):
                 return True
             readings = {
                 Partition(topic, number): Reading(offset, when)
-                for topic, number, offset, when in store.readings(connection, TOPICS)
+                for topic, number, offset, when in store.readings(connection, READS[SAGA])
             }
             if not self._is_judged(readings):
                 return False

@@ -67,7 +67,7 @@ _ALL: Final = (
     Point("payment-parking", "payment", "after", "common.consume.parking:park", scene="poison"),
     Point(
         "payment-redrive-decided", "payment", "before", f"{_SESSION}._publish", 2,
-        following="common.consume.parking:reopen", scene="redrive",
+        following="common.consume.redrive:decode_again", scene="redrive",
     ),
     Point("payment-deposit-committed", "payment", "after", "payment.store:deposit", 2),
     # Inventory and its relay
@@ -76,7 +76,7 @@ _ALL: Final = (
     Point("inventory-results-buffered", "inventory", "after", "common.kafka.publisher:Publisher._produce", 7),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
-        following="common.consume.parking:reopen", scene="redrive",
+        following="common.consume.redrive:decode_again", scene="redrive",
     ),
     Point("inventory-restock-committed", "inventory", "after", "inventory.store:restock", 2),
     Point("relay-fenced", "inventory", "after", "inventory.relay:fence"),
@@ -92,8 +92,8 @@ _ALL: Final = (
     Point("saga-outcomes-sent", "order-saga", "before", _FLUSH, 11, pause_s=_SENT_S),
     Point("saga-outcomes-acknowledged", "order-saga", "after", _PUBLISH, 13),
     Point("saga-leaving", "order-saga", "before", "common.consume.inbox:Inbox.close", scene="stop"),
-    Point("saga-redrive-undecided", "order-saga", "after", "common.consume.parking:set_state", 2,
-          following="common.consume.parking:reopen", scene="redrive"),
+    Point("saga-redrive-undecided", "order-saga", "after", "common.consume.redrive:set_state", 2,
+          following="common.consume.redrive:decode_again", scene="redrive"),
     Point("deadline-unsaid", "order-saga", "after", "order.saga.deadlines:DeadlineTimer._passed", 3, scene="overdue"),
     Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.saga.deadlines:DeadlineTimer._passed",
           scene="overdue"),

@@ -15,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
 )
 
+from common.codec import encode
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -27,7 +28,6 @@ from common.events import (
     OrderPlaced,
     OrderRejected,
     PlacedData,
-    encode,
     make,
     now,
     type_of,

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 
-from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, encode, make
+from common.codec import encode
+from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.clients import producer_config
 from tests.audit import assert_consistent
 from tests.stack import Stack

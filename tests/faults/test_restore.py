@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from common.codec import encode
 from common.events import (
     ORDERS,
     Event,
@@ -17,7 +18,6 @@ from common.events import (
     OrderRejected,
     OutcomeData,
     PlacedData,
-    encode,
     make,
 )
 from common.kafka.clients import client_config, producer_config

@@ -1,4 +1,4 @@
-"""Mutated events against all that takes events in: decoders, dead letters, the catalogue, the rules, the proof.
+"""Mutated events against all that takes events in: decoders, dead records, the catalogue, the rules, the proof.
 
 Only `Poison` may come out of a decoder, never another exception, and what it accepts is the same event when it is
 encoded and read again. The rules are total: of what was accepted, they refuse nothing but a `Contradiction`.
@@ -15,7 +15,9 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from confluent_kafka import Message
 
-from common.consume.parking import Letter, Received, discarded, open_letter
+from common.codec import decoder_for, encode
+from common.consume.records import Received, Record, decode
+from common.consume.redrive import discarded
 from common.errors import Poison
 from common.events import (
     IDENTIFIER_PATTERN,
@@ -46,8 +48,6 @@ from common.events import (
     ProductData,
     ProductId,
     StockData,
-    decoder_for,
-    encode,
     make,
     product_changed,
 )
@@ -96,8 +96,8 @@ _VALID: Final = [(event.topic, encode(event)) for event in valid_events(ORDER_ID
 _OTHERS: Final = [value for _, value in _VALID]
 
 
-def draw(seed: int, number: int) -> Letter:
-    """Letter `number` of `seed`."""
+def draw(seed: int, number: int) -> Record:
+    """Record `number` of `seed`."""
     drawn = random.Random(f"{seed}/{number}")
     topic, valid = drawn.choice(_VALID)
     if drawn.random() < 0.1:
@@ -106,16 +106,16 @@ def draw(seed: int, number: int) -> Letter:
     key = drawn.choices((CUSTOMER_ID.encode(), None, b"", b"other", b"\xff\xfe", b"k" * 4_000), (20, 1, 1, 1, 1, 1))[0]
     if drawn.random() < 0.05:
         topic = drawn.choice((ORDERS, PAYMENTS, INVENTORY, PRODUCTS))
-    return Letter(Partition(topic, 0), number, AT, key, value, [])
+    return Record(Partition(topic, 0), number, AT, key, value, [])
 
 
-def _of_another_name(drawn: random.Random, topic: str, number: int, valid: bytes) -> Letter:
+def _of_another_name(drawn: random.Random, topic: str, number: int, valid: bytes) -> Record:
     """A customer or a product with an odd name, and nothing else amiss."""
     name = drawn.choice([name for name in IDENTIFIERS if isinstance(name, str)])
     replaced = drawn.choice((CUSTOMER_ID, "sku-1"))
     value = valid.replace(f'"{replaced}"'.encode(), json.dumps(name).encode())
     key = name if replaced == CUSTOMER_ID else CUSTOMER_ID
-    return Letter(Partition(topic, 0), number, AT, key.encode(), value, [])
+    return Record(Partition(topic, 0), number, AT, key.encode(), value, [])
 
 
 def mutated_event(drawn: random.Random, valid: bytes) -> bytes:
@@ -141,7 +141,7 @@ class Wrong(Exception):
 
 
 class Came(NamedTuple):
-    """What came of many letters: how many were accepted and refused by topic; and what was wrong, by number."""
+    """What came of many records: how many were accepted and refused by topic; and what was wrong, by number."""
 
     counts: Counter[tuple[str, str]]
     wrong: dict[int, str]
@@ -150,25 +150,25 @@ class Came(NamedTuple):
 def run(seed: int, numbers: Iterable[int]) -> Came:
     came = Came(Counter(), {})
     for number in numbers:
-        letter = draw(seed, number)
+        record = draw(seed, number)
         began = time.process_time()
         try:
-            verdict = judge(letter)
+            verdict = judge(record)
             if time.process_time() - began > SLOW_S:
                 raise Wrong(f"took {time.process_time() - began:.1f} s")
         except Wrong as wrong:
-            came.wrong[number] = f"{wrong}: {letter.key!r} {letter.value[:1_000]!r}"
+            came.wrong[number] = f"{wrong}: {record.key!r} {record.value[:1_000]!r}"
         else:
-            came.counts[letter.partition.topic, verdict] += 1
+            came.counts[record.partition.topic, verdict] += 1
     return came
 
 
-def judge(letter: Letter) -> str:
-    """Whether the letter is accepted or refused. Raises `Wrong`."""
-    if letter.partition.topic == PRODUCTS:
-        return _judge_product(letter.value)
+def judge(record: Record) -> str:
+    """Whether the record is accepted or refused. Raises `Wrong`."""
+    if record.partition.topic == PRODUCTS:
+        return _judge_product(record.value)
     try:
-        given_up = discarded(letter)
+        given_up = discarded(record)
         if given_up is not None:
             _judge_texts(given_up.event)
             _judge_rules(given_up)
@@ -177,17 +177,17 @@ def judge(letter: Letter) -> str:
     except Exception as error:
         raise Wrong(f"discarded: {type(error).__name__}: {error}") from error
     try:
-        audited = _audited(letter)
+        audited = _audited(record)
     except Exception as error:
         raise Wrong(f"verify: {type(error).__name__}: {error}") from error
     try:
-        received = open_letter(letter)
+        received = decode(record)
     except Poison:
         return "refused"
     except Exception as error:
-        raise Wrong(f"open_letter: {type(error).__name__}: {error}") from error
+        raise Wrong(f"decode: {type(error).__name__}: {error}") from error
     try:
-        again = open_letter(msgspec.structs.replace(letter, value=encode(received.event)))
+        again = decode(msgspec.structs.replace(record, value=encode(received.event)))
     except Exception as error:
         raise Wrong(f"encoded again: {type(error).__name__}: {error}") from error
     _judge_texts(received.event)
@@ -199,15 +199,15 @@ def judge(letter: Letter) -> str:
     return "accepted"
 
 
-def _audited(letter: Letter) -> str:
+def _audited(record: Record) -> str:
     """The line that the proof makes of a record; `UNREADABLE` if it can make none."""
-    topic, number = letter.partition
-    salvaged(topic, number, letter.offset, letter.key, letter.value)
-    found = event_of(KINDS_OF[topic], letter.value)
+    topic, number = record.partition
+    salvaged(topic, number, record.offset, record.key, record.value)
+    found = event_of(KINDS_OF[topic], record.value)
     if found is None:
         return UNREADABLE
     kind, data = found
-    return record_line(data.order_id, number, (0, kind, letter.offset, letter.at, data, "")) or UNREADABLE
+    return record_line(data.order_id, number, (0, kind, record.offset, record.at, data, "")) or UNREADABLE
 
 
 def _judge_texts(event: Any) -> None:

@@ -2,40 +2,41 @@
 
 import pytest
 
-from common import events as catalogue
-from common.consume import parking
+from common import codec
+from common.consume import records
+from common.consume.records import Received, Record
 from common.errors import Poison
 from tests.fuzz import events
 
-LETTERS = 20_000
+RECORDS = 20_000
 
 
 def test_mutated_events_are_refused_or_what_they_say() -> None:
-    came = events.run(1, range(LETTERS))
+    came = events.run(1, range(RECORDS))
     assert not came.wrong
     accepted = sum(count for (_, verdict), count in came.counts.items() if verdict == "accepted")
-    assert LETTERS * 0.05 < accepted < LETTERS * 0.5, "mutations should break most events, and not all"
+    assert RECORDS * 0.05 < accepted < RECORDS * 0.5, "mutations should break most events, and not all"
 
 
 def test_another_exception_than_poison_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when msgspec's UnicodeDecodeError was not thought of: it is no DecodeError."""
-    genuine = parking.open_letter
+    genuine = records.decode
 
-    def careless(letter: parking.Letter) -> parking.Received:
+    def careless(record: Record) -> Received:
         try:
-            return genuine(letter)
+            return genuine(record)
         except Poison as poison:
             if isinstance(poison.__cause__, UnicodeDecodeError):
                 raise poison.__cause__ from None
             raise
 
-    monkeypatch.setattr(events, "open_letter", careless)
+    monkeypatch.setattr(events, "decode", careless)
     assert any("UnicodeDecodeError" in wrong for wrong in events.run(1, range(2_000)).wrong.values())
 
 
 def test_an_event_that_changes_when_it_is_read_again_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     def lossy(event: object) -> bytes:
-        return catalogue.encode(event).replace(b'"quantity":2', b'"quantity":3')
+        return codec.encode(event).replace(b'"quantity":2', b'"quantity":3')
 
     monkeypatch.setattr(events, "encode", lossy)
     assert any("another event" in wrong for wrong in events.run(1, range(2_000)).wrong.values())

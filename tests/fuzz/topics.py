@@ -13,9 +13,10 @@ from typing import Final
 
 from confluent_kafka import Producer
 
-from common.consume.parking import Letter, open_letter
+from common.codec import encode
+from common.consume.records import Record, decode
 from common.errors import Poison
-from common.events import INVENTORY, ORDERS, PAYMENTS, encode
+from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka.broker import Partition
 from common.kafka.clients import producer_config
 from order.api.place.ids import OrderIds
@@ -51,8 +52,8 @@ class Poisoned:
             event = drawn.choice(events.valid_events(ids.draw(events.AT), customer_id))
             value = events.mutated_event(drawn, encode(event))
             key = None if self._sent.total() < KEYLESS else customer_id.encode()
-            letter = Letter(Partition(event.topic, 0), 0, events.AT, key, value, [])
-            if event.topic in READERS["order"] and _refused(letter):
+            record = Record(Partition(event.topic, 0), 0, events.AT, key, value, [])
+            if event.topic in READERS["order"] and _refused(record):
                 self._producer.produce(event.topic, value, key)
                 self._producer.poll(0)
                 self._sent[event.topic] += 1
@@ -73,9 +74,9 @@ class Poisoned:
         return eventually(all_parked, f"{expected} events are parked in {service}", PARKED_S)
 
 
-def _refused(letter: Letter) -> bool:
+def _refused(record: Record) -> bool:
     try:
-        open_letter(letter)
+        decode(record)
     except Poison:
         return True
     return False

@@ -3,8 +3,9 @@
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
+from common.codec import decoder_for, encode
 from common.config import Env, Process, process
-from common.events import PRODUCTS, Milliseconds, ProductData, decoder_for, encode, product_changed
+from common.events import PRODUCTS, Milliseconds, ProductData, product_changed
 from common.kafka.clients import client_config
 from inventory.relay import fence, publish
 from inventory.store import Change

@@ -15,6 +15,7 @@ import pytest
 from confluent_kafka import Producer
 from psycopg import sql
 
+from common.codec import encode
 from common.events import (
     CustomerId,
     OrderCancelled,
@@ -23,7 +24,6 @@ from common.events import (
     OutcomeData,
     PaymentData,
     PaymentDeclined,
-    encode,
     make,
     now,
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from common.consume.parking import Received
+from common.consume.records import Received
 from common.events import (
     INVENTORY,
     ORDERS,

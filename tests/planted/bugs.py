@@ -255,16 +255,16 @@ BUGS: Final = (
         "follower-let-through",
         "the next event of a customer overtakes the parked one",
         "common/consume/parking.py",
-        "        elif letter.key is not None and letter.key in held:",
-        "        elif received is None and letter.key is not None and letter.key in held:",
+        "        elif record.key is not None and record.key in blocked:",
+        "        elif received is None and record.key is not None and record.key in blocked:",
         ("tests/unit/test_parking.py",),
     ),
     Bug(
         "repeat-parked",
         "an event that was decided is parked when it comes again, and decided once more",
         "common/consume/parking.py",
-        "        if letter.offset < known[letter.partition]:",
-        "        if letter.offset < known[letter.partition] and letter.key not in held:",
+        "        if record.offset < positions[record.partition]:",
+        "        if record.offset < positions[record.partition] and record.key not in blocked:",
         ("tests/unit/test_parking.py",),
     ),
     Bug(
@@ -280,17 +280,17 @@ BUGS: Final = (
         "published-before-stored",
         "a result is published although the database rolls back",
         "common/consume/loop.py",
-        "self._handler.decide(locked, found.fresh, found.repeats)",
-        "self._handler.decide(locked, found.fresh, found.repeats)\n            self._publish(decided)",
+        "self._handler.decide(locked, outcome.fresh, outcome.repeats)",
+        "self._handler.decide(locked, outcome.fresh, outcome.repeats)\n            self._publish(decided)",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
     ),
     Bug(
         "offset-before-database",
         "a crash before the transaction skips the batch",
         "common/consume/loop.py",
-        "            decided, found = self._store(batch, first, last)",
-        "            self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
-        "            decided, found = self._store(batch, first, last)",
+        "            decided, outcome = self._store(batch, first, last)",
+        "            self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})\n"
+        "            decided, outcome = self._store(batch, first, last)",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
     ),
     Bug(
@@ -298,7 +298,7 @@ BUGS: Final = (
         "a batch that failed is acknowledged and dropped",
         "common/consume/loop.py",
         "                self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)",
-        "                self._inbox.done({one.letter.partition: one.letter.offset + 1 for one in batch})\n"
+        "                self._inbox.commit_soon({a.record.partition: a.record.offset + 1 for a in batch})\n"
         "                return",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
     ),
@@ -306,8 +306,8 @@ BUGS: Final = (
         "effect-without-position",
         "effect and position are two transactions: a crash between them leaves money that nothing accounts for",
         "common/consume/loop.py",
-        "                if found.parked:",
-        "                connection.commit()\n                if found.parked:",
+        "                if outcome.parked:",
+        "                connection.commit()\n                if outcome.parked:",
         _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
     ),
     Bug(
@@ -315,7 +315,7 @@ BUGS: Final = (
         "a crash between the two loses the result: the order waits for ever",
         "common/consume/loop.py",
         "        published = self._publish(decided)",
-        "        self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})\n"
+        "        self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})\n"
         "        published = self._publish(decided)",
         _delivery("test_offsets_are_committed_when_the_results_are_in_the_log"),
     ),
@@ -323,8 +323,8 @@ BUGS: Final = (
         "only-the-last-offset",
         "only the partition of a batch's last record is committed",
         "common/consume/loop.py",
-        "self._inbox.done({partition: letter.offset + 1 for partition, letter in last.items()})",
-        "self._inbox.done({batch[-1].letter.partition: batch[-1].letter.offset + 1})",
+        "self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})",
+        "self._inbox.commit_soon({batch[-1].record.partition: batch[-1].record.offset + 1})",
         _delivery("test_every_partition_of_a_batch_is_committed"),
     ),
     Bug(
@@ -339,8 +339,8 @@ BUGS: Final = (
         "position-not-checked",
         "a zombie decides what another instance has decided",
         "common/consume/loop.py",
-        "_check_not_superseded(known, positions.fetched(held), last)",
-        "positions.fetched(held)",
+        "positions.check_not_superseded(known, positions.fetch(locked_positions), last)",
+        "positions.fetch(locked_positions)",
         _delivery("test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch"),
     ),
     Bug(
@@ -355,15 +355,15 @@ BUGS: Final = (
     Bug(
         "redrive-done-before-published",
         "a crash after redriving loses the result",
-        "common/consume/loop.py",
-        'parking.set_state(connection, rows, "decided")',
-        'parking.set_state(connection, rows, "done")',
+        "common/consume/redrive.py",
+        'set_state(connection, rows, "decided")',
+        'set_state(connection, rows, "done")',
         _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
     ),
     Bug(
         "redrive-loses-the-key",
         "a parked event comes back without its key, and with that without its order",
-        "common/consume/parking.py",
+        "common/consume/redrive.py",
         "row[5] and bytes(row[5]), bytes(row[6]), ())",
         "None, bytes(row[6]), ())",
         _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),

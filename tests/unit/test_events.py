@@ -2,19 +2,8 @@ import msgspec
 import pytest
 
 from common import events
-from common.events import (
-    INVENTORY,
-    ORDERS,
-    PAYMENTS,
-    Item,
-    Milliseconds,
-    OrderPlaced,
-    PlacedData,
-    decoder_for,
-    encode,
-    make,
-    rfc3339,
-)
+from common.codec import decoder_for, encode
+from common.events import INVENTORY, ORDERS, PAYMENTS, Item, Milliseconds, OrderPlaced, PlacedData, make, rfc3339
 
 ORDER_ID = "01997c5e-0000-7000-8000-000000000001"
 AT = Milliseconds(1_700_000_000_123)

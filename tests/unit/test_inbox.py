@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from common import config
 from common.config import Env
 from common.consume import inbox
-from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, InOrderOfArrival, spacing_s
+from common.consume.handler import InOrderOfArrival
+from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, spacing_s
 from common.consume.positions import Start
 from common.kafka.broker import Partition
 
@@ -59,3 +60,61 @@ def test_what_a_callback_raises_is_raised_by_the_poll(monkeypatch: pytest.Monkey
     )
     with pytest.raises(KafkaException):
         joined.next_batch()
+
+
+class SlowClient(Client):
+    """Answers a commit when the test says so."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        super().__init__(settings)
+        self.answer = settings["on_commit"]
+        self.commits: list[dict[int, int]] = []
+
+    def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert asynchronous
+        self.commits.append({tp.partition: tp.offset for tp in offsets})
+
+    def refuse(self, offsets: dict[int, int]) -> None:
+        error = KafkaError(KafkaError.NOT_COORDINATOR)
+        self.answer(error, [TopicPartition("orders", number, offset) for number, offset in offsets.items()])
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
+    """An inbox that has partitions 0 and 1 and commits at once, and its client."""
+    monkeypatch.setattr(inbox, "Consumer", SlowClient)
+    monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 0.0)
+    process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
+    joined = Inbox(
+        process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival()
+    )
+    joined.positions = {Partition("orders", number): 100 for number in range(2)}
+    client: Any = joined._consumer
+    return joined, client
+
+
+def test_a_refused_commit_is_retried_with_its_own_offsets(slow: tuple[Inbox, SlowClient]) -> None:
+    joined, client = slow
+    joined.commit_soon({Partition("orders", 0): 10})
+    joined.commit_soon({Partition("orders", 1): 20})
+    client.refuse({0: 10})
+    joined.commit_soon({Partition("orders", 1): 21})
+    assert client.commits == [{0: 10}, {1: 20}, {0: 10, 1: 21}]
+
+
+def test_a_refused_commit_does_not_take_back_a_later_one(slow: tuple[Inbox, SlowClient]) -> None:
+    joined, client = slow
+    joined.commit_soon({Partition("orders", 0): 10})
+    joined.commit_soon({Partition("orders", 0): 11})
+    client.refuse({0: 10})
+    joined.commit_soon({Partition("orders", 1): 20})
+    assert client.commits == [{0: 10}, {0: 11}, {1: 20}]
+
+
+def test_offsets_of_a_lost_partition_are_not_retried(slow: tuple[Inbox, SlowClient]) -> None:
+    joined, client = slow
+    joined.commit_soon({Partition("orders", 0): 10})
+    joined._lost(client, [TopicPartition("orders", 0)])  # type: ignore[arg-type]
+    client.refuse({0: 10})
+    joined.commit_soon({Partition("orders", 1): 20})
+    assert client.commits == [{0: 10}, {1: 20}]

@@ -4,17 +4,9 @@ import asyncio
 
 import pytest
 
+from common.codec import encode
 from common.errors import Transient
-from common.events import (
-    CustomerId,
-    Item,
-    Milliseconds,
-    OrderId,
-    OrderPlaced,
-    PlacedData,
-    encode,
-    make,
-)
+from common.events import CustomerId, Item, Milliseconds, OrderId, OrderPlaced, PlacedData, make
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog

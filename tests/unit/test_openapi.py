@@ -5,7 +5,8 @@ from typing import Any
 
 import msgspec
 
-from common.events import Milliseconds, encode, rfc3339
+from common.codec import encode
+from common.events import Milliseconds, rfc3339
 from order.api.openapi import document
 from order.api.read.queries import _stored
 from order.api.responses import OrderView

@@ -1,5 +1,6 @@
 import pytest
 
+from common.codec import encode
 from common.config import Env
 from common.errors import Fatal
 from common.events import (
@@ -12,7 +13,6 @@ from common.events import (
     OrderId,
     OrderPlaced,
     PlacedData,
-    encode,
     make,
 )
 from order import config

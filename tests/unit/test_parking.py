@@ -2,9 +2,12 @@ import json
 
 import pytest
 
-from common.consume.parking import STOP_ROOTS_MIN, Breaker, Letter, Marked, Sorted, discarded, opened, reopen, sort
+from common.codec import encode
+from common.consume.parking import STOP_ROOTS_MIN, Breaker, Sorted, sort
+from common.consume.records import Record, arrival
+from common.consume.redrive import Marked, decode_again, discarded
 from common.errors import Poison
-from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded, encode
+from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded
 from common.kafka.broker import Partition
 from ops.dead_letters import type_named
 from ops.verify.sources.log import salvaged
@@ -17,26 +20,28 @@ WITHOUT_ITEMS = json.dumps(
 ).encode()
 
 
-def letter(offset: int, value: bytes = GOOD, key: bytes | None = CUSTOMER.encode(), topic: str = ORDERS) -> Letter:
-    return Letter(Partition(topic, 3), offset, Milliseconds(offset), key, value, ())
+def record(offset: int, value: bytes = GOOD, key: bytes | None = CUSTOMER.encode(), topic: str = ORDERS) -> Record:
+    return Record(Partition(topic, 3), offset, Milliseconds(offset), key, value, ())
 
 
-def told_apart(*letters: Letter, position: int = 0, held: dict[bytes, str] | None = None) -> Sorted:
-    return sort([opened(letter, 0.0) for letter in letters], {PARTITION: position}, held or {})
+def sorted_batch(*records: Record, position: int = 0, blocked: dict[bytes, str] | None = None) -> Sorted:
+    return sort([arrival(record, 0.0) for record in records], {PARTITION: position}, blocked or {})
 
 
 def test_what_lies_below_the_position_is_a_repeat_and_is_not_parked_again() -> None:
-    found = told_apart(letter(1), letter(2, b"poison"), letter(3), position=3, held={CUSTOMER.encode(): "parked"})
-    assert [r.offset for r in found.repeats] == [1]
-    assert [p.letter.offset for p in found.parked] == [3]
-    assert found.fresh == []
+    outcome = sorted_batch(
+        record(1), record(2, b"poison"), record(3), position=3, blocked={CUSTOMER.encode(): "parked"}
+    )
+    assert [r.offset for r in outcome.repeats] == [1]
+    assert [p.record.offset for p in outcome.parked] == [3]
+    assert outcome.fresh == []
 
 
 def test_poison_is_a_root_and_what_follows_of_its_customer_a_follower() -> None:
     other = b"somebody-else"
-    found = told_apart(letter(1), letter(2, b"poison"), letter(3), letter(4, b"more", other))
-    assert [r.offset for r in found.fresh] == [1]
-    assert [(p.letter.offset, p.root, p.state) for p in found.parked] == [
+    outcome = sorted_batch(record(1), record(2, b"poison"), record(3), record(4, b"more", other))
+    assert [r.offset for r in outcome.fresh] == [1]
+    assert [(p.record.offset, p.root, p.state) for p in outcome.parked] == [
         (2, True, "parked"),
         (3, False, "parked"),
         (4, True, "parked"),
@@ -44,19 +49,19 @@ def test_poison_is_a_root_and_what_follows_of_its_customer_a_follower() -> None:
 
 
 def test_behind_events_that_are_all_marked_an_event_is_parked_marked_or_the_customer_never_catches_up() -> None:
-    found = told_apart(letter(1), held={CUSTOMER.encode(): "redrive"})
-    assert [(p.root, p.state) for p in found.parked] == [(False, "redrive")]
+    outcome = sorted_batch(record(1), blocked={CUSTOMER.encode(): "redrive"})
+    assert [(p.root, p.state) for p in outcome.parked] == [(False, "redrive")]
 
 
 def test_an_event_without_a_key_is_parked_alone() -> None:
-    found = told_apart(letter(1, GOOD, None), letter(2))
-    assert [(p.letter.offset, p.root) for p in found.parked] == [(1, True)]
-    assert [r.offset for r in found.fresh] == [2]
+    outcome = sorted_batch(record(1, GOOD, None), record(2))
+    assert [(p.record.offset, p.root) for p in outcome.parked] == [(1, True)]
+    assert [r.offset for r in outcome.fresh] == [2]
 
 
 @pytest.mark.parametrize("state", ["discard", "decided"])
 def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: str) -> None:
-    received = reopen(Marked(letter(1, WITHOUT_ITEMS), "id", state, given_up=True))
+    received = decode_again(Marked(record(1, WITHOUT_ITEMS), "id", state, given_up=True))
     assert received is not None
     assert isinstance(received.event, OrderDiscarded)
     assert received.event.data.customer_id == CUSTOMER
@@ -64,13 +69,13 @@ def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: 
 
 def test_what_is_redriven_must_be_an_event_by_now() -> None:
     with pytest.raises(Poison):
-        reopen(Marked(letter(1, WITHOUT_ITEMS), "id", "redrive", given_up=False))
+        decode_again(Marked(record(1, WITHOUT_ITEMS), "id", "redrive", given_up=False))
 
 
 def test_only_an_order_is_decided_by_being_given_up() -> None:
-    assert reopen(Marked(letter(1, b"<order/>"), "id", "discard", given_up=True)) is None
-    assert reopen(Marked(letter(1, GOOD, topic=PAYMENTS), "id", "discard", given_up=True)) is None
-    assert reopen(Marked(letter(1, GOOD, b"another"), "id", "discard", given_up=True)) is None
+    assert decode_again(Marked(record(1, b"<order/>"), "id", "discard", given_up=True)) is None
+    assert decode_again(Marked(record(1, GOOD, topic=PAYMENTS), "id", "discard", given_up=True)) is None
+    assert decode_again(Marked(record(1, GOOD, b"another"), "id", "discard", given_up=True)) is None
 
 
 def test_an_event_says_its_type_whatever_else_is_wrong_with_it() -> None:
@@ -98,7 +103,7 @@ def test_an_order_that_no_database_could_name_is_dropped_when_it_is_given_up(fie
     """As a decision it would be poison again, and never leave the list."""
     document = json.loads(WITHOUT_ITEMS)
     document["data"][field] = "|\0" * 18
-    spoiled = letter(1, json.dumps(document).encode(), document["data"]["customer_id"].encode())
-    assert discarded(letter(1, WITHOUT_ITEMS)) is not None
+    spoiled = record(1, json.dumps(document).encode(), document["data"]["customer_id"].encode())
+    assert discarded(record(1, WITHOUT_ITEMS)) is not None
     assert discarded(spoiled) is None
     assert salvaged(ORDERS, 3, 1, spoiled.key, spoiled.value) is None

@@ -176,7 +176,7 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: bytes) -> str | None:
     """The line of what is not an event, but says which order of its key's customer it is about. (So much is needed to
-    give it up: `common.consume.parking.discarded`.)"""
+    give it up: `common.consume.redrive.discarded`.)"""
     try:
         found = _named.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -5,6 +5,7 @@ second: a few requests, whatever the load. The event loop only asks the gates.
 """
 
 import time
+from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
@@ -16,7 +17,7 @@ from loguru import logger
 from prometheus_client import Counter, Gauge
 
 from common.errors import Transient
-from common.events import INVENTORY, ORDERS, PAYMENTS, READERS
+from common.events import PUBLISHES, READERS, READS
 from common.http import problem
 from common.http.problem import Problem
 from common.kafka import broker
@@ -27,7 +28,7 @@ from order.api.log.admission import EVERYTHING, LOOKS_KEPT, Admission, Feed, Gat
 from order.api.refusals import PLACED_NOTHING
 
 LOOK_EVERY_S: Final = 0.25
-RECORDS_AN_ORDER: Final = {ORDERS: 2, PAYMENTS: 1, INVENTORY: 1}
+RECORDS_AN_ORDER: Final = Counts(PUBLISHES.values())
 """On `orders`: that it was placed, and how it ended. While a service is away hardly any order ends, and each unread
 record may be an order: for the limit each counts as one."""
 BINDING_S: Final = 1.0
@@ -89,8 +90,7 @@ class Backlog(Worker):
 
     def _watch(self) -> None:
         admin = AdminClient(self._config)
-        groups = sorted({group for readers in READERS.values() for group in readers})
-        consumers = {group: Consumer({**self._config, "group.id": group}) for group in groups}
+        consumers = {group: Consumer({**self._config, "group.id": group}) for group in READS}
         try:
             while not self.stopping.wait(LOOK_EVERY_S):
                 try:

@@ -18,8 +18,9 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter
 
+from common.codec import decoder_for
 from common.errors import Transient
-from common.events import PRODUCTS, ProductData, decoder_for
+from common.events import PRODUCTS, ProductData
 from common.kafka import broker
 from common.kafka.broker import Topic
 from common.kafka.clients import client_config

@@ -16,8 +16,9 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Gauge
 
+from common.codec import encode
 from common.errors import Transient
-from common.events import ORDERS, OrderCancelRequested, OrderId, encode
+from common.events import ORDERS, OrderCancelRequested, OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker

@@ -2,7 +2,8 @@
 
 from typing import Final, NamedTuple
 
-from common.events import ORDERS, OrderId, OrderPlaced, decoder_for
+from common.codec import decoder_for
+from common.events import ORDERS, OrderId, OrderPlaced
 from common.kafka.async_publisher import Acknowledged
 
 RECENT_ORDERS_MAX: Final = 20_000

@@ -10,7 +10,8 @@ from typing import Final
 from msgspec import UNSET
 from prometheus_client import Gauge
 
-from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, encode, make, now
+from common.codec import encode
+from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, make, now
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError
 from common.http.validation import decode_body

@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from loguru import logger
 
-from common.events import OrderId, encode
+from common.codec import encode
+from common.events import OrderId
 from common.http import problem, responses
 from common.http.bodies import BODY_BYTES_MAX, JSON
 from common.http.problem import Problem, ProblemError

@@ -21,7 +21,8 @@ import msgspec
 from msgspec import UNSET
 from prometheus_client import Counter
 
-from common.events import OrderId, OrderPlaced, encode
+from common.codec import encode
+from common.events import OrderId, OrderPlaced
 from common.http import problem
 from common.http.parameters import checked_idempotency_key, idempotency_key_reused
 from common.http.problem import Problem, ProblemError

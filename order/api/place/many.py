@@ -20,7 +20,8 @@ from prometheus_client import Counter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from common.events import OrderId, OrderPlaced, encode
+from common.codec import encode
+from common.events import OrderId, OrderPlaced
 from common.http import bodies, problem, responses
 from common.http.bodies import BODY_BYTES_MAX
 from common.http.parameters import checked_idempotency_key

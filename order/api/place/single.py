@@ -15,7 +15,8 @@ from loguru import logger
 from prometheus_client import Histogram
 from starlette.types import Receive, Scope, Send
 
-from common.events import OrderId, encode
+from common.codec import encode
+from common.events import OrderId
 from common.http import bodies, problem, responses
 from common.http.bodies import ClientGone
 from common.http.problem import ProblemError

@@ -13,8 +13,9 @@ from loguru import logger
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from common.codec import decoder_for
 from common.errors import Transient
-from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, decoder_for, rfc3339
+from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
 from common.postgres import pool
 from order.api.requests import PageRequest, cursor_after, order_before

@@ -14,7 +14,8 @@ from typing import Final
 
 from starlette.types import Receive, Scope, Send
 
-from common.events import OrderId, encode
+from common.codec import encode
+from common.events import OrderId
 from common.http import problem, responses
 from common.http.problem import ProblemError
 from order.api.read.lookup import Lookup

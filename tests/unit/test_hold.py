@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.consume.parking import Letter, Opened, opened
+from common.codec import encode
+from common.consume.records import Arrival, Record, arrival
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -23,11 +24,10 @@ from common.events import (
     PlacedData,
     StockData,
     StockReserved,
-    encode,
     make,
 )
 from common.kafka.broker import Partition
-from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, Gatherer
+from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, HeldOrders
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)
@@ -58,21 +58,21 @@ def cancel(order: int) -> Event:
     return make(OrderCancelRequested, OutcomeData(order_id=name(order), customer_id="c"), at=AT, traceparent="")
 
 
-def arrived(event: Event | bytes, offset: int, *, number: int = 0, age_s: float = 0.0, topic: str = ORDERS) -> Opened:
+def arrived(event: Event | bytes, offset: int, *, number: int = 0, age_s: float = 0.0, topic: str = ORDERS) -> Arrival:
     value = event if isinstance(event, bytes) else encode(event)
     of = topic if isinstance(event, bytes) else event.topic
-    return opened(Letter(Partition(of, number), offset, AT, b"c", value, ()), NOW_S - age_s)
+    return arrival(Record(Partition(of, number), offset, AT, b"c", value, ()), NOW_S - age_s)
 
 
-def gathered(*records: Opened) -> Gatherer:
-    gatherer = Gatherer()
+def holding(*records: Arrival) -> HeldOrders:
+    held = HeldOrders()
     for record in records:
-        gatherer.add(record)
-    return gatherer
+        held.add(record)
+    return held
 
 
-def due(*records: Opened) -> list[Opened]:
-    return gathered(*records).due(NOW_S)
+def due(*records: Arrival) -> list[Arrival]:
+    return holding(*records).due(NOW_S)
 
 
 def test_an_order_waits_for_both_of_its_results() -> None:
@@ -84,11 +84,11 @@ def test_an_order_waits_for_both_of_its_results() -> None:
 
 def test_results_may_come_one_by_one() -> None:
     order, payment, stock = arrived(placed(1), 0), arrived(paid(1), 0), arrived(reserved(1), 0)
-    gatherer = gathered()
-    for one, expected in ((order, []), (payment, []), (stock, [order, payment, stock])):
-        gatherer.add(one)
-        assert gatherer.due(NOW_S) == expected
-    assert gatherer.held == 0
+    held = holding()
+    for record, expected in ((order, []), (payment, []), (stock, [order, payment, stock])):
+        held.add(record)
+        assert held.due(NOW_S) == expected
+    assert held.held == 0
 
 
 def test_a_refusal_decides_alone() -> None:
@@ -132,54 +132,72 @@ def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequenc
         arrived(kind(order), offset, number=number, age_s=age_s, topic=topic)
         for offset, (kind, order, number, age_s, topic) in enumerate(drawn)
     ]
-    gatherer = gathered(*records)
-    now, later = gatherer.due(NOW_S), gatherer.due(inf)
-    assert gatherer.held == 0
-    for partition in {r.letter.partition for r in records}:
-        whole = [r for r in records if r.letter.partition == partition]
-        parts = [[r for r in part if r.letter.partition == partition] for part in (now, later)]
+    held = holding(*records)
+    now, later = held.due(NOW_S), held.due(inf)
+    assert held.held == 0
+    for partition in {r.record.partition for r in records}:
+        whole = [r for r in records if r.record.partition == partition]
+        parts = [[r for r in part if r.record.partition == partition] for part in (now, later)]
         assert parts[0] + parts[1] == whole
 
 
 def test_no_more_is_held_than_the_limit_and_of_all_partitions_alike() -> None:
-    gatherer = Gatherer(most=4)
+    held = HeldOrders(held_max=4)
     for offset in range(4):
         for number in range(2):
-            gatherer.add(arrived(placed(10 * offset + number + 1), offset, number=number))
-    due = [one.letter for one in gatherer.due(NOW_S)]
-    assert [(letter.partition.number, letter.offset) for letter in due] == [(0, 0), (0, 1), (1, 0), (1, 1)]
-    assert gatherer.held == 4
-    assert gatherer.due(NOW_S) == []
+            held.add(arrived(placed(10 * offset + number + 1), offset, number=number))
+    due = [arrival.record for arrival in held.due(NOW_S)]
+    assert [(record.partition.number, record.offset) for record in due] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert held.held == 4
+    assert held.due(NOW_S) == []
 
 
-def late(order: int, by_s: float, *, age_s: float = 0.0) -> Opened:
+def late(order: int, by_s: float, *, age_s: float = 0.0) -> Arrival:
     """A payment published `by_s` after its order was placed, which arrived `age_s` ago."""
-    letter = Letter(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)), ())
-    return opened(letter, NOW_S - age_s)
+    record = Record(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)), ())
+    return arrival(record, NOW_S - age_s)
 
 
 def test_orders_are_held_for_twice_as_long_as_results_take() -> None:
     order = arrived(placed(1), 0, age_s=1.0)
     assert due(order, late(2, 0.6)) == [late(2, 0.6)]
-    assert gathered(late(2, 0.6)).hold_s(NOW_S) == HOLD_OF_LATENESS * 0.6
-    assert gathered(late(2, 60.0)).hold_s(NOW_S) == HOLD_MAX_S
+    assert holding(late(2, 0.6)).hold_s(NOW_S) == HOLD_OF_LATENESS * 0.6
+    assert holding(late(2, 60.0)).hold_s(NOW_S) == HOLD_MAX_S
 
 
 @pytest.mark.parametrize("time", ["", "yesterday", "0001-01-01T00:00:00", "9999-12-31T23:59:59.999Z"])
 def test_a_result_may_bear_any_time(time: str) -> None:
     value = encode(msgspec.structs.replace(paid(2), time=time))
-    stranger = opened(Letter(Partition(PAYMENTS, 1), 0, AT, b"c", value, ()), NOW_S)
-    assert gathered(stranger).hold_s(NOW_S) == HOLD_MIN_S
+    stranger = arrival(Record(Partition(PAYMENTS, 1), 0, AT, b"c", value, ()), NOW_S)
+    assert holding(stranger).hold_s(NOW_S) == HOLD_MIN_S
 
 
-def test_what_a_result_told_is_forgotten_when_no_other_comes() -> None:
-    gatherer = gathered(late(2, 0.6, age_s=SEEN_S))
-    assert gatherer.hold_s(NOW_S) == HOLD_MIN_S
+def test_the_lateness_of_a_result_is_forgotten_when_no_other_comes() -> None:
+    held = holding(late(2, 0.6, age_s=SEEN_S))
+    assert held.hold_s(NOW_S) == HOLD_MIN_S
 
 
-def test_of_a_partition_that_is_gone_nothing_is_kept() -> None:
+def test_records_of_a_lost_partition_are_dropped() -> None:
     order, elsewhere = arrived(placed(1), 0), arrived(placed(2), 0, number=1)
-    gatherer = gathered(order, arrived(paid(1), 0), elsewhere)
-    gatherer.drop({Partition(ORDERS, 0), Partition(PAYMENTS, 0)})
-    assert gatherer.held == 1
-    assert gatherer.due(inf) == [elsewhere]
+    held = holding(order, arrived(paid(1), 0), elsewhere)
+    held.drop({Partition(ORDERS, 0), Partition(PAYMENTS, 0)})
+    assert held.held == 1
+    assert held.due(inf) == [elsewhere]
+
+
+def test_results_that_came_before_their_order_are_not_waited_for_again() -> None:
+    payment, stock, order = arrived(paid(1), 0), arrived(reserved(1), 0), arrived(placed(1), 0)
+    held = holding(payment, stock)
+    assert held.due(NOW_S) == [payment, stock]
+    held.add(order)
+    assert held.due(NOW_S) == [order]
+
+
+def test_one_result_that_came_before_its_order_counts_when_the_other_comes() -> None:
+    payment, stock, order = arrived(paid(1), 0), arrived(reserved(1), 0), arrived(placed(1), 0)
+    held = holding(payment)
+    assert held.due(NOW_S) == [payment]
+    held.add(order)
+    assert held.due(NOW_S) == []
+    held.add(stock)
+    assert held.due(NOW_S) == [order, stock]

@@ -1,0 +1,61 @@
+"""Turns the bytes of a record into an event, or refuses them; and an event into bytes.
+
+Everything that enters a process from Kafka is validated here. A reader ignores fields that it does not know, so a
+producer may add some.
+"""
+
+import re
+from typing import Any, Final
+
+import msgspec
+
+from common.events import (
+    IDENTIFIER_PATTERN,
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    PRODUCTS,
+    SEPARATOR,
+    UUID_PATTERN,
+    OnInventory,
+    OnOrders,
+    OnPayments,
+    ProductChanged,
+)
+
+# The trace, the order, its customer, its currency after a $, its products.
+_TEXTS: Final = re.compile(
+    r"[\x20-\x7e]*{next}{uuid}{next}{name}(?:{next}\$[A-Z]{{3}})?(?:{next}{name})*".format(
+        next=SEPARATOR,
+        uuid=UUID_PATTERN.removeprefix("^").removesuffix(r"\Z"),
+        name=IDENTIFIER_PATTERN.removeprefix("^").removesuffix(r"\Z"),
+    )
+)
+
+
+class TopicDecoder:
+    """Decodes and validates the events about orders of one topic."""
+
+    def __init__(self, kinds: Any) -> None:
+        self._decode = msgspec.json.Decoder(kinds).decode
+
+    def decode(self, value: bytes) -> Any:
+        """The event. Raises like a decoder of msgspec."""
+        event = self._decode(value)
+        texts = f"{event.traceparent}{SEPARATOR}{event.data.texts()}"
+        if _TEXTS.fullmatch(texts) is None:
+            raise msgspec.ValidationError(f"an id, a name or the currency is not well formed: {texts!r}")
+        return event
+
+
+decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[ProductChanged]]] = {
+    ORDERS: TopicDecoder(OnOrders),
+    PAYMENTS: TopicDecoder(OnPayments),
+    INVENTORY: TopicDecoder(OnInventory),
+    PRODUCTS: msgspec.json.Decoder(ProductChanged),
+}
+"""By topic. A decoder raises `msgspec.DecodeError` for what is not JSON and its subclass `msgspec.ValidationError`
+for what is not an event of that topic."""
+
+# Faster here than orjson for typed events (0.6 against 0.9 us with the conversion to a dict orjson needs).
+encode: Final = msgspec.json.Encoder().encode

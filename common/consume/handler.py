@@ -1,0 +1,86 @@
+"""What a service gives to the batch loop: its handler, and how it wants its records held back."""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Protocol, TypeVar
+
+from common.consume.records import Arrival, Received
+from common.events import Event
+from common.kafka.broker import Partition
+from common.postgres import Conn
+
+Locked = TypeVar("Locked")
+
+
+class Arrivals(Protocol):
+    """The records that have arrived and are not due yet. Each partition's records become due in order."""
+
+    @property
+    def held(self) -> int:
+        """How many records are held back."""
+        ...
+
+    def add(self, arrival: Arrival) -> None: ...
+
+    def due(self, at_s: float) -> list[Arrival]:
+        """Remove and return the records to settle now, given the monotonic time."""
+        ...
+
+    def drop(self, lost: Collection[Partition]) -> None:
+        """Forget the records of these partitions."""
+        ...
+
+
+class InOrderOfArrival:
+    """Holds nothing back."""
+
+    held = 0
+
+    def __init__(self) -> None:
+        self._arrived: list[Arrival] = []
+
+    def add(self, arrival: Arrival) -> None:
+        self._arrived.append(arrival)
+
+    def due(self, _: float) -> list[Arrival]:
+        arrived, self._arrived = self._arrived, []
+        return arrived
+
+    def drop(self, lost: Collection[Partition]) -> None:
+        self._arrived = [arrival for arrival in self._arrived if arrival.record.partition not in lost]
+
+
+class Handler(Protocol[Locked]):
+    """What a service does with a batch. Both steps run inside the batch's transaction, in this order."""
+
+    @property
+    def group(self) -> str:
+        """The consumer group. `READS` and `PUBLISHES` of `common.events` name its topics."""
+        ...
+
+    def arrivals(self) -> Arrivals:
+        """Make the place where records wait until they are due."""
+        ...
+
+    def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
+        """Queue (the connection is in pipeline mode) the statements that lock, then read, all rows to be touched."""
+        ...
+
+    def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> "Decided":
+        """Decide the fresh records; look up what was decided for the repeats."""
+        ...
+
+
+class Decided(Protocol):
+    """The outcome of a batch: what to store and what to publish."""
+
+    def store(self, connection: Conn) -> None:
+        """Write new rows, by COPY."""
+        ...
+
+    def update(self, connection: Conn) -> None:
+        """Queue (the connection is in pipeline mode) the updates of existing rows."""
+        ...
+
+    def results(self) -> Iterable[tuple[int, Event]]:
+        """The events to publish, each with its partition number."""
+        ...
