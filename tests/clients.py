@@ -18,7 +18,7 @@ import httpx
 import orjson
 
 from tests.stack import Stack
-from tests.waiting import eventually
+from tests.waiting import PATIENCE_S, eventually
 
 CUSTOMERS: Final = 12
 """Of each client, so that the orders go to every partition."""
@@ -144,7 +144,7 @@ class Client(threading.Thread):
     """Goes on until told to stop, and then finishes what it has begun."""
 
     pause_s = PAUSE_S
-    patience_s = 60.0
+    patience_s = PATIENCE_S
     """How long it repeats a request."""
     look_up_every = 3
     cancel_every = 5

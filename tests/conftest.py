@@ -15,7 +15,22 @@ from tests.stack import Stack
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")
 
-LONGEST: Final[tuple[str, ...]] = ()
+LONGEST: Final = (
+    "tests/integration/test_bench.py",
+    "tests/chaos/test_chaos.py",
+    "tests/integration/test_verify.py",
+    "tests/faults/test_loss.py",
+    "tests/faults/test_restore.py",
+    "tests/faults/test_poison.py",
+    "tests/faults/test_delivery.py",
+    "tests/integration/test_verify_under_load.py",
+    "tests/faults/test_crash_points.py",
+    "tests/faults/test_one_service_away.py",
+    "tests/faults/test_deadlines.py",
+    "tests/fuzz/test_fuzz.py",
+    "tests/faults/test_killed_under_load.py",
+    "tests/integration/test_stored.py",
+)
 """The modules that take longest, in that order, so that the workers end at about the same time."""
 SHARING: Final = "stack"
 """The fixture of the modules that share a stack: they come together, so that a worker starts one once."""

@@ -18,7 +18,7 @@ from dev.servers.instance import Instance as Child
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from tests.proxy import Proxy
 from tests.servers import Servers, start
-from tests.waiting import PATIENCE_S, eventually
+from tests.waiting import eventually
 
 API = "/api/v1"
 STOP_S = 15.0
@@ -51,12 +51,12 @@ class Instance(Child):
         """What it says on /readyz, and the end of its log."""
         return f"{self.name} says on /readyz: {self.unready() or 'ready'}\n{tail(self.log)}"
 
-    def await_answer(self, ask: Callable[[], T | None], what: str, within_s: float = PATIENCE_S) -> T:
+    def await_answer(self, ask: Callable[[], T | None], what: str) -> T:
         """Wait for something that this process does. Fails at once when it ends instead."""
-        return eventually(ask, f"{self.name} {what}", within_s, ended=self.ended, last_words=self.last_words)
+        return eventually(ask, f"{self.name} {what}", ended=self.ended, last_words=self.last_words)
 
-    def await_ready(self, within_s: float = PATIENCE_S) -> None:
-        self.await_answer(lambda: self.unready() is None, "is ready", within_s)
+    def await_ready(self) -> None:
+        self.await_answer(lambda: self.unready() is None, "is ready")
 
     def await_unready(self, *words: str) -> str:
         """Wait until /readyz says all these words; returns what it says."""
@@ -147,9 +147,9 @@ class Stack:
     def __getitem__(self, instance: str) -> Instance:
         return self.instances[instance]
 
-    def await_ready(self, *names: str, within_s: float = PATIENCE_S) -> None:
+    def await_ready(self, *names: str) -> None:
         for name in names or tuple(self.instances):
-            self.instances[name].await_ready(within_s)
+            self.instances[name].await_ready()
 
     def stop(self) -> None:
         """End it. Processes whose servers go on may leave their consumer groups first."""
@@ -211,14 +211,12 @@ class Stack:
         found: dict[str, Any] = answer.json()
         return found
 
-    def await_settled(self, order_id: str, within_s: float = PATIENCE_S) -> dict[str, Any]:
+    def await_settled(self, order_id: str) -> dict[str, Any]:
         def settled() -> dict[str, Any] | None:
             order = self.order(order_id)
             return order if order["settled"] else None
 
-        return eventually(
-            settled, f"order {order_id} is settled", within_s, last_words=lambda: f"it is {self.order(order_id)}"
-        )
+        return eventually(settled, f"order {order_id} is settled", last_words=lambda: f"it is {self.order(order_id)}")
 
     def balance(self, customer_id: str) -> int:
         return int(self.http.get(self.url("payment", f"/accounts/{customer_id}")).json()["balance"])

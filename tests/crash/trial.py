@@ -24,8 +24,6 @@ from tests.servers import Servers
 from tests.stack import Instance, Stack
 from tests.waiting import eventually
 
-REACH_S: Final = 30.0
-RECOVER_S: Final = 60.0
 DEADLINE_S: Final = "2"
 BACKLOG: Final = 150
 """Orders that come between a backup and the loss of the database."""
@@ -111,16 +109,18 @@ class Trials:
 
         with Clients(self.stack, self.book):
             with SCENES[point.scene](self.stack, instance, arm):
-                code = eventually(lambda: exit_code(instance), f"{point.name} is reached", REACH_S)
+                code = eventually(
+                    lambda: exit_code(instance), f"{point.name} is reached", last_words=instance.last_words
+                )
                 check_died(point, code, instance.log.read_text(errors="replace"))
                 killed_at = time.monotonic()
                 instance.launcher = ()
                 instance.launch()
                 accepted = self.book.accepted.copy()
                 launched_at = time.monotonic()
-                self.stack.await_ready(instance.name, within_s=RECOVER_S)
+                instance.await_ready()
                 ready_s = time.monotonic() - launched_at
-            eventually(lambda: are_settled(self.stack, accepted), "what was accepted is settled", RECOVER_S)
+            eventually(lambda: are_settled(self.stack, accepted), "what was accepted is settled")
             recovered_s = time.monotonic() - killed_at
         return ready_s, recovered_s
 

@@ -84,16 +84,16 @@ def ends(shop: Stack, *topics: str) -> dict[Partition, int]:
 def records(shop: Stack, topic: str, order_id: str) -> list[tuple[int, bytes | None, bytes]]:
     """The partition number, key and value of each record about an order."""
     reader = Consumer({**client(shop), "group.id": "test"})
+    unread = {partition.number: end for partition, end in ends(shop, topic).items() if end}
+    reader.assign([TopicPartition(topic, number, 0) for number in unread])
     found = []
-    for partition, end in ends(shop, topic).items():
-        reader.assign([TopicPartition(*partition, 0)])
-        offset = 0
-        while offset < end:
-            [message] = reader.consume(1, 10)
-            offset = (message.offset() or 0) + 1
-            value = message.value() or b""
+    while unread:
+        for message in reader.consume(1_000, 0.1):
+            number, value = message.partition() or 0, message.value() or b""
             if order_id.encode() in value:
-                found.append((partition.number, message.key(), value))
+                found.append((number, message.key(), value))
+            if (message.offset() or 0) + 1 >= unread.get(number, 0):
+                unread.pop(number, None)
     reader.close()
     return found
 

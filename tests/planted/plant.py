@@ -21,6 +21,8 @@ from tests.planted.bugs import Bug
 
 CHECK_TIMEOUT_S: Final = 240.0
 CLEANUP_S: Final = 60.0
+PATIENCE_S: Final = 60.0
+"""How long a check waits for what a bug may keep from happening. It must end within `CHECK_TIMEOUT_S`."""
 _FAILED: Final = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)
 
 
@@ -83,7 +85,12 @@ def run(checkout: Path, *checks: str) -> tuple[str, str]:
         [*command, f"--basetemp={checkout.parent / 'tmp'}", *checks],
         cwd=checkout,
         # The jars are the checkout's; everything else that a stack makes lies in the copy.
-        env={**os.environ, "TANDEM_HOME": str(Settings.from_environment().home), "COLUMNS": "400"},
+        env={
+            **os.environ,
+            "TANDEM_HOME": str(Settings.from_environment().home),
+            "TANDEM_TEST_PATIENCE_S": str(PATIENCE_S),
+            "COLUMNS": "400",
+        },
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
