@@ -51,14 +51,15 @@ class Instance(Server):
 
 
 def unready_at(port: int) -> str | None:
-    """What the service that listens on a port lacks, as its /readyz says; None when it is ready."""
+    """What the service behind a port lacks, as its /readyz says; None when it is ready."""
     try:
         urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=5).close()
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")
         with suppress(ValueError, KeyError, TypeError):
-            text = "; ".join(json.loads(text)["missing"])
+            answer = json.loads(text)  # without `missing`, it is the gateway's
+            text = "; ".join(answer["missing"]) if "missing" in answer else answer["detail"]
         return text or str(error)
     except (OSError, http.client.HTTPException) as error:
         return f"no answer on port {port} ({getattr(error, 'reason', error)})"

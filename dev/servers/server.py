@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -104,18 +105,15 @@ class Server(ABC):
 
 def signal_tree(pid: int, number: signal.Signals) -> None:
     """Signal a process and its descendants. Those of PostgreSQL are process groups of their own: killpg misses them."""
-    try:
+    family: list[psutil.Process] = []
+    with suppress(psutil.NoSuchProcess):
         root = psutil.Process(pid)
         if number == signal.SIGKILL:
             root.suspend()  # or it could start a child after they are listed
         family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
     for member in family:
-        try:
+        with suppress(psutil.NoSuchProcess):
             member.send_signal(number)
-        except psutil.NoSuchProcess:
-            continue
     if number == signal.SIGKILL:
         psutil.wait_procs(family[1:], timeout=5)
 

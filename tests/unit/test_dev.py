@@ -214,6 +214,7 @@ def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
     assert min(seconds["client"], seconds["server"]) > max(stream.HEARTBEAT_S, outcomes.WAIT_S_MAX)
     [buffer] = [int(words[1]) for words in lines if words[:1] == ["tune.bufsize"]]
     assert buffer >= 2 * protocol.HEAD_BYTES_MAX
+    assert {words[2] for words in lines if words[:1] == ["server-template"]} == {str(ComposeStack.instances_max)}
 
 
 @pytest.mark.parametrize(("recipe", "code"), [("verify", 2), ("dead_letters", 1)])
