@@ -103,6 +103,12 @@ def connect(url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TI
     return connection
 
 
+async def connect_async(url: str, instance: str) -> "psycopg.AsyncConnection[Any]":
+    """Open a connection for an event loop, in autocommit. Raises `psycopg.OperationalError` when it cannot."""
+    conninfo = _conninfo(url, instance, STATEMENT_TIMEOUT_MS)
+    return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+
+
 def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPool[Any]:
     """A pool for an HTTP loop, not yet open. It raises `psycopg_pool.PoolTimeout` when no connection becomes free
     within `POOL_TIMEOUT_S`."""

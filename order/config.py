@@ -18,15 +18,15 @@ IN_FLIGHT_MAX: Final = 2_000
 BACKLOG_MAX: Final = 1_000_000
 LINGER_MS: Final = 3
 LINGER_MS_MAX: Final = 50
-"""Less than the least deadline of a request."""
+"""Less than the shortest deadline of a request."""
 EVENT_KIB_MAX: Final = 16
 """100 items of 150 bytes each, and the envelope."""
 
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """What the order api is told: how long a request may wait for the log, how many may wait, how many accepted orders
-    may be unsettled, how long to gather."""
+    """The order api's settings: how long a request may wait for the log, how many may wait, how many accepted orders
+    may be unsettled, and how long orders linger."""
 
     process: Process
     deadline_ms: int
@@ -61,7 +61,7 @@ def api(env: Env | None = None) -> Api:
 
 @dataclass(frozen=True, slots=True)
 class Saga:
-    """What the order saga is told: how long an order may stay pending."""
+    """The order saga's settings: how long an order may stay pending."""
 
     process: Process
     deadline_ms: int

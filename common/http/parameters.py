@@ -1,4 +1,4 @@
-"""What a request says outside its body: path, query, headers. A wrong value is answered with what is allowed."""
+"""Parameters outside the body: in the path and in headers. A wrong value is answered with what is allowed."""
 
 import re
 from typing import Final
@@ -15,7 +15,7 @@ _IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 
 
 def path_identifier(request: Request, name: str) -> str:
-    """The identifier in the path. Raises `ProblemError` 404: what cannot be an identifier does not exist."""
+    """The identifier in the path. Raises `ProblemError` 404: nothing has a name that is no identifier."""
     value = str(request.path_params[name])
     if not _IDENTIFIER.match(value):
         raise ProblemError(problem.not_found(name.removesuffix("_id"), value[:64]))
@@ -23,13 +23,13 @@ def path_identifier(request: Request, name: str) -> str:
 
 
 def idempotency_key(request: Request) -> str | None:
-    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 for what is not a key."""
+    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 if it is not valid."""
     key = request.headers.get("idempotency-key")
     return None if key is None else checked_idempotency_key(key)
 
 
 def checked_idempotency_key(key: str) -> str:
-    """The key. Raises `ProblemError` 400 for what is not one."""
+    """The key. Raises `ProblemError` 400 if it is not valid."""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
         raise ProblemError(
             Problem(

@@ -1,12 +1,11 @@
-"""Errors over HTTP, as RFC 9457 problem documents: one shape for every service and every mistake."""
+"""Errors over HTTP, as RFC 9457 problem documents: one form for all services and all errors."""
 
 from typing import Annotated, Final
 
 import msgspec
-import orjson
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-CONTENT_TYPE = b"application/problem+json"
+CONTENT_TYPE: Final = b"application/problem+json"
 
 
 class FieldError(Struct, frozen=True):
@@ -16,8 +15,20 @@ class FieldError(Struct, frozen=True):
     detail: str
 
 
-class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A problem document. `code` becomes its `type`, `/problems/<code>`."""
+class ProblemDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 9457. With an `order_id` the outcome is unknown, and that is the order to ask for."""
+
+    type: str
+    title: str
+    status: int
+    detail: str = ""
+    errors: tuple[FieldError, ...] = ()
+    order_id: str | UnsetType = UNSET
+    request_id: str
+
+
+class Problem(Struct, frozen=True, kw_only=True):
+    """A problem before it is answered to a request. `code` becomes its document's `type`, `/problems/<code>`."""
 
     code: str
     title: str
@@ -29,15 +40,17 @@ class Problem(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     def body(self, request_id: str) -> bytes:
         """The document as JSON, for the request with this id."""
-        document: dict[str, object] = {"type": f"/problems/{self.code}", "title": self.title, "status": self.status}
-        if self.detail:
-            document["detail"] = self.detail
-        if self.errors:
-            document["errors"] = msgspec.to_builtins(self.errors)
-        if self.order_id is not None:
-            document["order_id"] = self.order_id
-        document["request_id"] = request_id
-        return orjson.dumps(document)
+        return msgspec.json.encode(
+            ProblemDocument(
+                type=f"/problems/{self.code}",
+                title=self.title,
+                status=self.status,
+                detail=self.detail,
+                errors=self.errors,
+                order_id=UNSET if self.order_id is None else self.order_id,
+                request_id=request_id,
+            )
+        )
 
 
 class ProblemError(Exception):
@@ -54,7 +67,7 @@ def validation(*errors: FieldError) -> Problem:
 
 
 def malformed(detail: str) -> Problem:
-    """400: not a request of HTTP/1.1 as it is taken here."""
+    """400: this is not an HTTP/1.1 request that can be taken."""
     return Problem(code="malformed-request", title="Malformed request", status=400, detail=detail)
 
 
@@ -62,12 +75,12 @@ def too_large(detail: str) -> Problem:
     return Problem(code="too-large", title="Content too large", status=413, detail=detail)
 
 
-def not_found(what: str, name: str) -> Problem:
-    return Problem(code="not-found", title="Not found", status=404, detail=f"there is no {what} {name!r}")
+def not_found(kind: str, name: str) -> Problem:
+    return Problem(code="not-found", title="Not found", status=404, detail=f"there is no {kind} {name!r}")
 
 
 def unavailable(detail: str, *, retry_after_s: int = 1, order_id: str | None = None) -> Problem:
-    """503: try again later. With `order_id`, the outcome is unknown and that is the order to ask for."""
+    """503: retry later. With `order_id` the outcome is unknown, and that is the order to ask for."""
     return Problem(
         code="unavailable",
         title="Not available now",

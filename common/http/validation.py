@@ -1,7 +1,7 @@
 """Input from outside is decoded and validated in one step, and a refusal names every field at fault.
 
-msgspec stops at the first fault. So only after it has refused, the document is walked once more along the same types,
-and every fault is collected. What msgspec accepts costs nothing extra.
+msgspec stops at the first fault. Only when it has refused a document is that walked once more along the same types, to
+collect every fault. A document that msgspec accepts costs nothing extra.
 
 References: RFC 6901 (JSON pointers, here in their URI fragment form), RFC 9457 §3.
 """
@@ -19,7 +19,7 @@ from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError
 
 FAULTS_MAX: Final = 1_000
-"""Faults reported of one request: 100 order lines have at most 200; 64 KiB of unknown fields would have 10,000."""
+"""Faults reported for one request: 100 order lines have at most 200; 64 KiB of unknown fields would have 10,000."""
 NAME_CHARS_MAX: Final = 64
 
 T = TypeVar("T")
@@ -31,13 +31,13 @@ class Combined(Struct, frozen=True):
     """Fields that depend on one another's presence. `__post_init__` enforces it, `combination_faults` explains it."""
 
     @classmethod
-    def combination_faults(cls, given: frozenset[str]) -> Iterator[tuple[str, str]]:
-        """The field at fault ("" for the whole) and what is wrong, for each fault, from the names that were given."""
+    def combination_faults(cls, names: frozenset[str]) -> Iterator[tuple[str, str]]:
+        """For each fault its field ("" for the whole) and what is wrong, given the names of the fields present."""
         raise NotImplementedError
 
 
 def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
-    """Decode and validate in one step. Raises `ProblemError` 400 for what is not JSON, 422 for what is not a `T`."""
+    """Decode and validate in one step. Raises `ProblemError` 400 if it is not JSON, 422 if it is not a `T`."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -51,18 +51,18 @@ def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
     try:
         return msgspec.convert(dict(query), kind, strict=False)
     except msgspec.ValidationError as error:
-        found = _all_faults(_with_numbers(query, kind), kind, str(error))
-        in_query = (FieldError("?" + fault.pointer.removeprefix("#/"), fault.detail) for fault in found)
+        errors = _all_faults(_with_numbers(query, kind), kind, str(error))
+        in_query = (FieldError("?" + fault.pointer.removeprefix("#/"), fault.detail) for fault in errors)
         raise ProblemError(problem.validation(*in_query)) from None
 
 
 def _with_numbers(query: Mapping[str, str], kind: Any) -> dict[str, object]:
-    """The query with those texts made numbers that should be."""
+    """The query, with texts converted where its type has a whole number."""
     document: dict[str, object] = dict(query)
     for field in msgspec.structs.fields(kind):
-        given = query.get(field.encode_name)
-        if given is not None and _is_whole_number(inspect.type_info(field.type)) and _WHOLE_NUMBER.fullmatch(given):
-            document[field.encode_name] = int(given)
+        text = query.get(field.encode_name)
+        if text is not None and _is_whole_number(inspect.type_info(field.type)) and _WHOLE_NUMBER.fullmatch(text):
+            document[field.encode_name] = int(text)
     return document
 
 
@@ -73,7 +73,7 @@ def _is_whole_number(kind: inspect.Type) -> bool:
 
 
 def _refusal(body: bytes, kind: Any, first: str) -> Problem:
-    """Why a body was refused, given msgspec's first complaint: all faults, unless it is not JSON further on."""
+    """Why a body was refused, given msgspec's first complaint: all its faults, or that it is not JSON after all."""
     try:
         document = msgspec.json.decode(body)
     except msgspec.ValidationError:  # a number beyond any range: there is no document to walk
@@ -89,12 +89,11 @@ def _malformed(error: Exception) -> Problem:
 
 
 def _all_faults(document: object, kind: Any, first: str) -> list[FieldError]:
-    found = list(islice(faults(document, inspect.type_info(kind)), FAULTS_MAX))
-    return found or [_first_fault(first)]
+    return list(islice(faults(document, inspect.type_info(kind)), FAULTS_MAX)) or [_first_fault(first)]
 
 
 def _first_fault(message: str) -> FieldError:
-    """msgspec's own words, with its path (`$.items[0].quantity`) as a pointer."""
+    """msgspec's own message, with its path (`$.items[0].quantity`) as a pointer."""
     where = _AT.search(message)
     pointer = re.sub(r"\[(\d+)\]|\[\.\.\.\]|\.", lambda m: f"/{m[1] or ''}", where["path"]) if where else ""
     return FieldError("#" + pointer, _AT.sub("", message))
@@ -129,13 +128,13 @@ def _struct_faults(value: object, kind: inspect.StructType, pointer: str) -> Ite
             yield from faults(value[field.encode_name], field.type, at)
         elif field.required:
             yield FieldError(at, "is required")
-    known = {field.encode_name for field in kind.fields}
+    names = {field.encode_name for field in kind.fields}
     if kind.forbid_unknown_fields:
         for name in value:
-            if name not in known:
+            if name not in names:
                 yield FieldError(f"{pointer}/{_escaped(name)}", "is not a known field")
     if issubclass(kind.cls, Combined):
-        for name, detail in kind.cls.combination_faults(frozenset(value) & known):
+        for name, detail in kind.cls.combination_faults(frozenset(value) & names):
             yield FieldError(f"{pointer}/{name}" if name else pointer, detail)
 
 
@@ -150,14 +149,14 @@ def _list_faults(value: object, kind: inspect.VarTupleType | inspect.ListType, p
 
 
 def _union_faults(value: object, kind: inspect.UnionType, pointer: str) -> Iterator[FieldError]:
-    """Of a union such as `str | None`: no fault if one of its types fits, else those of the first."""
+    """A union such as `str | None`: no fault if one of its types fits, else the faults of the first."""
     tried = [list(faults(value, option, pointer)) for option in kind.types]
     if all(tried):
         yield from tried[0]
 
 
 def _scalar_fault(value: object, kind: inspect.Type, description: str | None) -> str | None:
-    """What a string, number or flag must be, unless it is."""
+    """What a string, number or flag must be, or None if it fits."""
     match kind:
         case inspect.IntType():
             expected = f"must be {_bounds(kind.ge, kind.le)}" if (kind.ge, kind.le) != (None, None) else ""

@@ -1,12 +1,11 @@
-"""The order api: its routes, and the parts behind them put together.
+"""The order api: its routes, and how its parts fit together.
 
-It is ready when orders can be placed: Kafka answers and the catalogue is read. Without the order database placing works
-as well, and so does GET of an order just placed; so its absence is reported on /readyz as `degraded`, not as missing.
+It is ready when orders can be placed: Kafka answers and the catalogue is read. Orders can be placed, and those just
+placed be looked up, without the order database too; so /readyz reports its absence as `degraded`, not as missing.
 """
 
 import asyncio
 from functools import partial
-from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from common.http.app import application
 from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_query
+from order.api.database import DatabaseProbe, DatabaseUnavailable
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
@@ -27,17 +27,15 @@ from order.api.place.desk import OrderDesk
 from order.api.place.fast_lane import FastLane
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.keyed_requests import KeyedRequests
-from order.api.place.many import PlaceBatch
+from order.api.place.many import PlaceMany
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
-from order.api.read.queries import DatabaseAway, OrderQueries
+from order.api.read.queries import OrderQueries
 from order.api.read.stream import OrderEvents
 from order.api.requests import PageRequest
 from order.api.responses import CancelRequested
 from order.config import Api
-
-PING_EVERY_S: Final = 1.0
 
 
 async def serve(settings: Api) -> None:
@@ -46,9 +44,12 @@ async def serve(settings: Api) -> None:
     recent = RecentOrders()
     catalogue = Catalogue(process.bootstrap_servers, process.instance)
     log = OrdersLog(settings, recent)
-    queries = OrderQueries(process.database_url, process.instance)
-    requests = KeyedRequests(process.database_url, process.instance, lambda: queries.reachable)
-    backlog = Backlog(process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.pace)
+    database = DatabaseProbe(process.database_url, process.instance)
+    queries = OrderQueries(process.database_url, process.instance, database)
+    requests = KeyedRequests(process.database_url, process.instance, database)
+    backlog = Backlog(
+        process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.set_linger
+    )
     desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
     outcomes = Outcomes(queries, lambda: app.stopping)
@@ -58,29 +59,25 @@ async def serve(settings: Api) -> None:
         return catalogue.missing() + log.missing()
 
     def degraded() -> list[str]:
-        return [] if queries.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
-
-    async def watch_database() -> None:
-        while True:
-            await queries.ping()
-            await asyncio.sleep(PING_EVERY_S)
+        return [] if database.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
 
     async def open_() -> None:
         await queries.open()
         await requests.open()
-        background.append(asyncio.create_task(watch_database()))
+        background.append(asyncio.create_task(database.watch()))
         background.append(asyncio.create_task(requests.keep_forgetting()))
 
     async def close() -> None:
         for task in background:
             task.cancel()
+        await asyncio.wait(background)
         await log.close()
         await requests.close()
         await queries.close()
 
     lookup = Lookup(queries, recent, log)
     bare = [
-        Route(ORDERS_PATH + "/batch", PlaceBatch(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
+        Route(ORDERS_PATH + "/batch", PlaceMany(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
         Route(ORDERS_PATH + "/{order_id}/events", OrderEvents(lookup, outcomes), methods=["GET"]),
     ]
     app = application(
@@ -90,34 +87,33 @@ async def serve(settings: Api) -> None:
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
     )
     lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
-    await server.serve(
-        app, process.http, [catalogue, log, backlog], open_=open_, close=close, protocol=lane, listen_when=missing
-    )
+    tasks: list[server.Task] = [catalogue, log, backlog]
+    await server.serve(app, process.http, tasks, open_=open_, close=close, protocol=lane, listen_when=missing)
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:
-    """All but those that are bare ASGI."""
+    """All routes but those that are bare ASGI."""
 
     async def get_order(request: Request) -> Response:
-        found = await lookup.find(request.path_params["order_id"])
-        return json_response(found.view)
+        order = await lookup.find(request.path_params["order_id"])
+        return json_response(order.view)
 
     async def list_orders(request: Request) -> Response:
-        wanted = decode_query(request.query_params, PageRequest)
+        query = decode_query(request.query_params, PageRequest)
         try:
-            page = await queries.page(wanted)
-        except DatabaseAway as error:
+            page = await queries.page(query)
+        except DatabaseUnavailable as error:
             raise ProblemError(problem.unavailable(str(error))) from None
         return json_response(page)
 
     async def cancel_order(request: Request) -> Response:
-        found = await lookup.find(request.path_params["order_id"])
-        order = found.view
+        stored = await lookup.find(request.path_params["order_id"])
+        order = stored.view
         if order.status in ("rejected", "cancelled"):
             raise ProblemError(_cannot_cancel(order.order_id, order.status))
         data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason="customer")
-        event = make(OrderCancelRequested, data, at=now(), traceparent=found.traceparent)
-        await log.request_cancel(event, found.partition)
+        event = make(OrderCancelRequested, data, at=now(), traceparent=stored.traceparent)
+        await log.request_cancel(event, stored.partition)
         return json_response(CancelRequested(order.order_id, order.status), 202)
 
     async def openapi(_: Request) -> Response:

@@ -1,6 +1,6 @@
-"""What a refusal says of itself: that nothing came of what is refused, so that it can be sent again without fear.
+"""How a refusal says that nothing came of the request, so that it can safely be sent again.
 
-Of a line of a batch, only that line is refused: others of the same request may be in the log.
+For one line of many, only that line is refused: others of the same request may be in the log.
 """
 
 from typing import Final
@@ -13,6 +13,6 @@ PLACED_NOTHING: Final = "this request placed nothing, send it again"
 LINE_PLACED_NOTHING: Final = "this line placed nothing, send this line again"
 
 
-def of_line(refused: Problem) -> Problem:
-    """The refusal, as a line of a batch is told it."""
-    return msgspec.structs.replace(refused, detail=refused.detail.replace(PLACED_NOTHING, LINE_PLACED_NOTHING))
+def of_line(refusal: Problem) -> Problem:
+    """The refusal in the words for one line of many."""
+    return msgspec.structs.replace(refusal, detail=refusal.detail.replace(PLACED_NOTHING, LINE_PLACED_NOTHING))

@@ -1,4 +1,4 @@
-"""What may be sent to the order api, as types: what does not fit them does not get in. Unknown fields are refused."""
+"""The requests that the order api takes, as types. Unknown fields are refused."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ _EITHER_FORM: Final = "must have either product_id and quantity, or items"
 
 
 class OrderLine(Struct, frozen=True, forbid_unknown_fields=True):
-    """So many pieces of a product."""
+    """A quantity of one product."""
 
     product_id: Identifier
     quantity: Quantity
@@ -43,10 +43,10 @@ class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             raise ValueError(_EITHER_FORM)
 
     @classmethod
-    def combination_faults(cls, given: frozenset[str]) -> Iterator[tuple[str, str]]:
+    def combination_faults(cls, names: frozenset[str]) -> Iterator[tuple[str, str]]:
         """Explains what `__post_init__` refuses. See `common.http.validation.Combined`."""
-        single = given & {"product_id", "quantity"}
-        if "items" in given:
+        single = names & {"product_id", "quantity"}
+        if "items" in names:
             for name in sorted(single):
                 yield name, "must not stand beside items"
         elif not single:
@@ -65,12 +65,12 @@ class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return (OrderLine(self.product_id, self.quantity),)
 
     def pointer_to_product(self, line: int) -> str:
-        """Where the product of line number `line` stands in the request, as a JSON pointer."""
+        """The JSON pointer to the product of line number `line` in the request."""
         return "#/product_id" if self.items is UNSET else f"#/items/{line}/product_id"
 
 
-class BatchLine(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A line of a batch: an order, with or without a key of its own."""
+class LineRequest(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A line of a request of many orders: an order, with or without a key of its own."""
 
     idempotency_key: (
         Annotated[str, Meta(description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters")] | UnsetType
@@ -89,7 +89,7 @@ class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
 
 
 order_request_decoder: Final = msgspec.json.Decoder(OrderRequest)
-batch_line_decoder: Final = msgspec.json.Decoder(BatchLine)
+line_decoder: Final = msgspec.json.Decoder(LineRequest)
 
 
 def is_order_id(value: str) -> bool:
@@ -98,12 +98,12 @@ def is_order_id(value: str) -> bool:
 
 
 def cursor_after(order_id: str) -> str:
-    """The cursor of the page that follows the one which ends with this order."""
+    """The cursor of the page after the one that ends with this order."""
     return base64.urlsafe_b64encode(bytes.fromhex(order_id.replace("-", ""))).decode().rstrip("=")
 
 
 def order_before(cursor: str) -> OrderId:
-    """The order that a cursor stands for. Raises `ValueError` for what `cursor_after` never makes."""
+    """The order that a cursor stands for. Raises `ValueError` for a text that `cursor_after` never makes."""
     try:
         digits = base64.urlsafe_b64decode(cursor + "==").hex()
     except binascii.Error as error:

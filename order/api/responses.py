@@ -1,4 +1,4 @@
-"""What the order api answers, as types; OpenAPI is made from them."""
+"""The answers of the order api, as types; OpenAPI is made from them."""
 
 from typing import Literal
 
@@ -18,10 +18,10 @@ class Accepted(Struct, frozen=True):
     currency: str
 
 
-class BatchResult(Struct, frozen=True, omit_defaults=True):
-    """What became of a line of a batch: the order that the log has, or the problem document that says why not.
+class LineResult(Struct, frozen=True, omit_defaults=True):
+    """What became of one line of many: the order that the log has, or the problem document that says why not.
 
-    `retry_after` is, in seconds, what the header of that name tells a single order.
+    `retry_after` is in seconds, like the header of that name for a single order.
     """
 
     line: int
@@ -35,7 +35,7 @@ class BatchResult(Struct, frozen=True, omit_defaults=True):
 class TimelineEntry(Struct, frozen=True):
     """An event of an order: when the log took it (RFC 3339), how long after the order was placed, and where it is.
 
-    The order's own outcome is decided and published by the saga; it has a partition but no offset here.
+    The saga decides and publishes the order's outcome itself, so that has a partition but no offset here.
     """
 
     event: str
@@ -46,9 +46,9 @@ class TimelineEntry(Struct, frozen=True):
 
 
 class OrderView(Struct, frozen=True, kw_only=True):
-    """An order as it stands. `payment` and `inventory` are "pending" as long as that side has not answered.
+    """An order as it stands. `payment` and `inventory` are "pending" until that side has answered.
 
-    Of an order that could not be read and was given up (rejected, `discarded`), nobody knows `amount` and `currency`.
+    An order that could not be read and was given up (rejected, `discarded`) has no `amount` and `currency`.
     """
 
     order_id: str
@@ -75,7 +75,7 @@ class OrderPage(Struct, frozen=True):
 
 
 class CancelRequested(Struct, frozen=True):
-    """The wish to cancel is in the log; `status` is how the order stood when it was made."""
+    """The request to cancel is in the log; `status` is the order's at that time."""
 
     order_id: str
     status: Status

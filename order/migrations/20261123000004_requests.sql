@@ -2,7 +2,7 @@
 
 -- Orders placed under an idempotency key: the first request of each key, with the event as it was priced then. What is
 -- stored here is what is published, as often as the request comes again. Rows are never changed, only added, and
--- deleted when they are older than the retention of keys (order/api/place/idempotency.py).
+-- deleted when they are older than the retention of keys (order/api/place/keyed_requests.py).
 CREATE TABLE requests (
     customer_id     text COLLATE "C" NOT NULL,
     idempotency_key text COLLATE "C" NOT NULL,

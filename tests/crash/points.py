@@ -107,7 +107,7 @@ _ALL: Final = (
     Point("api-order-answered", "order-api", "before", f"{_ASYNC_PUBLISHER}._poll", 32,
           following="order.api.place.fast_lane:FastLane._answer_accepted"),
     Point("api-cancel-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.request_cancel", 3),
-    Point("api-batch-half-sent", "order-api", "after", "order.api.place.many:PlaceBatch._place_chunk"),
+    Point("api-batch-half-sent", "order-api", "after", "order.api.place.many:PlaceMany._place_chunk"),
     Point("api-draining", "order-api", "before", "order.api.log.orders_log:OrdersLog.close", scene="stop"),
     # Tools on a stack that has a history
     Point("replay-undecided", "ops.replay payment --why restored", "after", "ops.replay.payment:restore",

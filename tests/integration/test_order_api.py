@@ -156,7 +156,7 @@ def test_the_price_is_the_one_at_acceptance(stack: Stack, customer: str) -> None
         return answer.json() if answer.status_code == 409 else None
 
     problem = eventually(refused, "the new price is known")
-    assert problem["type"] == "/problems/price_changed"
+    assert problem["type"] == "/problems/price-changed"
     assert "120" in problem["detail"]
 
 

@@ -163,8 +163,8 @@ BUGS: Final = (
         "accepted-before-acknowledged",
         "202 is answered before the log has the order",
         "order/api/place/desk.py",
-        "await self._log.place(OrderId(event.subject), event.partitionkey, encode(event))",
-        "self._log.send(OrderId(event.subject), event.partitionkey, encode(event))",
+        "await self._log.acknowledged(OrderId(order.order_id), sent)",
+        "del sent",
         ("tests/unit/test_place.py",),
     ),
     Bug(
@@ -179,8 +179,8 @@ BUGS: Final = (
         "key-scoped-globally",
         "one customer's key gives another one that customer's order",
         "order/api/place/idempotency.py",
-        "Ask(request.customer_id, key, first)",
-        'Ask("", key, first)',
+        "KeyedRequest(request.customer_id, key, first)",
+        'KeyedRequest("", key, first)',
         ("tests/unit/test_idempotency.py",),
     ),
     Bug(

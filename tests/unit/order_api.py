@@ -10,16 +10,17 @@ import msgspec
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
 from common.http.problem import Problem
 from common.kafka.async_publisher import Acknowledged
+from order.api.database import DatabaseUnavailable
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import KeyedOrders
-from order.api.place.keyed_requests import Ask, First, KeyedRequests
+from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
 from order.api.place.single import PlaceOrder
 from order.api.read.outcomes import Outcomes
-from order.api.read.queries import DatabaseAway, OrderQueries, Stored, Watched
+from order.api.read.queries import OrderQueries, Stored, Watched
 
 JSON = {"content-type": "application/json"}
 PLACE = Acknowledged(3, 17, Milliseconds(1))
@@ -80,7 +81,7 @@ class FakeLog(OrdersLog):
 
 
 class FakeBacklog(Backlog):
-    """Lets everything in, unless told why not."""
+    """Admits all orders, unless told why not."""
 
     def __init__(self, refused: Problem | None = None) -> None:
         self.refused = refused
@@ -99,13 +100,13 @@ class FakeRequests(KeyedRequests):
         self.stored = {} if stored is None else stored
         self.away = away
 
-    def submit(self, ask: Ask) -> "asyncio.Future[First | None]":
+    def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         if self.away:
-            raise DatabaseAway("away")
+            raise DatabaseUnavailable("away")
         answer: asyncio.Future[First | None] = asyncio.get_running_loop().create_future()
-        if ask.first is not None:
-            self.stored.setdefault((ask.customer_id, ask.key), ask.first)
-        answer.set_result(self.stored.get((ask.customer_id, ask.key)))
+        if request.first is not None:
+            self.stored.setdefault((request.customer_id, request.key), request.first)
+        answer.set_result(self.stored.get((request.customer_id, request.key)))
         return answer
 
 

@@ -12,15 +12,15 @@ from order.api.log.admission import (
     FACTOR_MIN,
     GROWTH,
     LITTLE_S,
-    LOOKS,
-    LOOKS_KEPT,
+    SAMPLES_KEPT,
+    SAMPLES_MIN,
     SINGLES_FACTOR_MIN,
-    STANDSTILL_LOOKS,
+    STANDSTILL_SAMPLES,
     TARGET_S,
     Feed,
     Gate,
-    Look,
     Reader,
+    Sample,
     admission,
     readers,
 )
@@ -78,8 +78,8 @@ def test_a_limit_that_was_much_too_low_is_outgrown() -> None:
 def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_settled(
     capacity: float, latency_s: float
 ) -> None:
-    """Twice as much is offered as is settled, after a time in which only a quarter was. In steps of a look."""
-    waiting, settled, seen, limit, let_in = 0.0, 0.0, deque[Look](maxlen=LOOKS_KEPT), None, []
+    """Twice as much is offered as is settled, after a time in which only a quarter was. In steps of a sample."""
+    waiting, settled, seen, limit, let_in = 0.0, 0.0, deque[Sample](maxlen=SAMPLES_KEPT), None, []
     for step in range(4 * 120):
         at_s, per_s = step / 4, capacity / 4 if step < 4 * 30 else capacity
         offered = 2 * capacity
@@ -87,7 +87,7 @@ def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_sett
         done = min(waiting + admitted / 4, per_s / 4)
         waiting, settled = waiting + admitted / 4 - done, settled + done
         unseen = admitted * latency_s  # what is on its way waits too, as the log tells it
-        seen.append(Look(at_s, {FEED: settled}, {FEED: waiting + unseen}, {FEED: waiting + unseen}))
+        seen.append(Sample(at_s, {FEED: settled}, {FEED: waiting + unseen}, {FEED: waiting + unseen}))
         limit = admission(readers(seen), MAX, None if limit is None or limit >= offered else limit).singles_per_s
         let_in.append(admitted)
     late = let_in[-4 * 30 :]
@@ -121,45 +121,45 @@ def test_there_is_an_end_to_what_is_kept_for_it() -> None:
     assert "payment on orders" in found.reason
 
 
-def looks(*waiting: float, settled_each: float = 100.0) -> list[Look]:
+def samples(*waiting: float, settled_each: float = 100.0) -> list[Sample]:
     """A quarter of a second apart."""
     return [
-        Look(n / 4, {FEED: n * settled_each}, {FEED: orders}, {FEED: 2 * orders}) for n, orders in enumerate(waiting)
+        Sample(n / 4, {FEED: n * settled_each}, {FEED: orders}, {FEED: 2 * orders}) for n, orders in enumerate(waiting)
     ]
 
 
 def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS)) == [Reader(FEED, 50_000.0, 100_000.0, 400.0)]
+    assert readers(samples(*[50_000.0] * SAMPLES_MIN)) == [Reader(FEED, 50_000.0, 100_000.0, 400.0)]
 
 
 def test_what_it_showed_a_moment_ago_counts_when_it_has_caught_up() -> None:
-    assert readers(looks(*[50_000.0] * LOOKS, 0.0)) == [Reader(FEED, 0.0, 0.0, 400.0)]
+    assert readers(samples(*[50_000.0] * SAMPLES_MIN, 0.0)) == [Reader(FEED, 0.0, 0.0, 400.0)]
 
 
 def test_a_pause_is_no_standstill() -> None:
-    waits = [50_000.0] * STANDSTILL_LOOKS
-    assert readers(looks(*waits[1:], settled_each=0.0))[0].settled_per_s == math.inf
-    assert readers(looks(*waits, settled_each=0.0))[0].settled_per_s == 0.0
+    waits = [50_000.0] * STANDSTILL_SAMPLES
+    assert readers(samples(*waits[1:], settled_each=0.0))[0].settled_per_s == math.inf
+    assert readers(samples(*waits, settled_each=0.0))[0].settled_per_s == 0.0
 
 
 def test_the_time_before_a_service_came_back_does_not_make_it_slow() -> None:
-    away, back = looks(*[90_000.0] * LOOKS_KEPT, settled_each=0.0), looks(*[90_000.0] * LOOKS)
-    later = [Look(look.at_s + LOOKS_KEPT / 4, *look[1:]) for look in back]
+    away, back = samples(*[90_000.0] * SAMPLES_KEPT, settled_each=0.0), samples(*[90_000.0] * SAMPLES_MIN)
+    later = [Sample(sample.at_s + SAMPLES_KEPT / 4, *sample[1:]) for sample in back]
     assert readers([*away, *later])[0].settled_per_s == 400.0
 
 
 def test_who_is_busy_with_another_topic_does_not_stand_still() -> None:
     one, other = Feed("order-saga", "payments"), Feed("order-saga", "orders")
     seen = [
-        Look(n / 4, {one: 0.0, other: settled}, {one: 50_000.0, other: 50_000.0}, {one: 50_000.0, other: 50_000.0})
-        for n, settled in enumerate(range(0, 100 * STANDSTILL_LOOKS, 100))
+        Sample(n / 4, {one: 0.0, other: settled}, {one: 50_000.0, other: 50_000.0}, {one: 50_000.0, other: 50_000.0})
+        for n, settled in enumerate(range(0, 100 * STANDSTILL_SAMPLES, 100))
     ]
     assert [found.settled_per_s for found in readers(seen)] == [math.inf, 400.0]
 
 
 def test_a_burst_says_nothing_of_the_consumers_speed() -> None:
-    assert admission(readers(looks(*[0.0] * (LOOKS - 1), 50_000.0)), MAX) == EVERYTHING
-    assert admission(readers(looks(50_000.0)), MAX) == EVERYTHING
+    assert admission(readers(samples(*[0.0] * (SAMPLES_MIN - 1), 50_000.0)), MAX) == EVERYTHING
+    assert admission(readers(samples(50_000.0)), MAX) == EVERYTHING
 
 
 def admitted(gate: Gate, *, per_s: int, seconds: int, at_s: float = 0.0, each: int = 1) -> int:

@@ -11,7 +11,7 @@ from common.errors import Transient
 from common.events import ORDERS, READERS
 from common.kafka import broker
 from common.kafka.broker import Partition
-from order.api.log.admission import EVERYTHING, Admission, Feed, Look, Reader, admission, readers
+from order.api.log.admission import EVERYTHING, Admission, Feed, Reader, Sample, admission, readers
 from order.api.log.backlog import BINDING_S, Backlog
 
 LIMIT = 1_000
@@ -19,7 +19,7 @@ FEED = Feed("payment", "orders")
 
 
 def limited(backlog: Backlog) -> bool:
-    """Whether the next look, at which nobody waits and nothing tells how quick the consumers are, leaves a limit."""
+    """Whether the next sample, at which nobody waits and nothing tells how quick the consumers are, leaves a limit."""
     nobody = [Reader(FEED, 0.0, 0.0, math.inf)]
     return admission(nobody, LIMIT, backlog._binding_per_s()) != EVERYTHING
 
@@ -63,18 +63,18 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     monkeypatch.setattr(broker, "committed_offsets", committed)
     monkeypatch.setattr(broker, "log_bounds", bounds)
     groups: Any = {group: group for found in READERS.values() for group in found}
-    look = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)._look(None, groups)  # type: ignore[arg-type]
-    found = admission(readers([look]), LIMIT)
+    sample = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)._sample(None, groups)  # type: ignore[arg-type]
+    found = admission(readers([sample]), LIMIT)
     assert (found.orders_per_s == 0.0) is full
     assert ("up to 1000 orders wait for payment on orders" in found.reason) is full
 
 
 def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = [Look(number / 4, {}, {}, {}) for number in range(2)]
+    seen = [Sample(number / 4, {}, {}, {}) for number in range(2)]
     answers: list[Any] = [seen[0], seen[1], Transient("the broker is away")]
-    told: list[Sequence[Look]] = []
+    told: list[Sequence[Sample]] = []
 
-    def look(*_: Any) -> Look:
+    def sample(*_: Any) -> Sample:
         answer = answers[len(told)]
         if len(told) == len(answers) - 1:
             backlog.stopping.set()
@@ -82,9 +82,9 @@ def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatc
             raise answer
         return answer  # type: ignore[no-any-return]
 
-    monkeypatch.setattr("order.api.log.backlog.LOOK_EVERY_S", 0.0)
+    monkeypatch.setattr("order.api.log.backlog.SAMPLE_EVERY_S", 0.0)
     monkeypatch.setattr("order.api.log.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
     backlog = Backlog("127.0.0.1:1", "test", 1, LIMIT, told.append)
-    monkeypatch.setattr(backlog, "_look", look)
+    monkeypatch.setattr(backlog, "_sample", sample)
     backlog._watch()
     assert told == [(seen[0],), tuple(seen), ()]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from order.api.place.grouped import Grouped
+from order.api.grouped import Grouped
 
 
 class Work:

@@ -9,11 +9,12 @@ from common.errors import Transient
 from common.events import CustomerId, Item, Milliseconds, OrderId, OrderPlaced, PlacedData, make
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
+from order.api.database import DatabaseUnavailable
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import Recent, RecentOrders
 from order.api.read import lookup
 from order.api.read.lookup import Lookup
-from order.api.read.queries import DatabaseAway, OrderQueries, Stored, as_accepted
+from order.api.read.queries import OrderQueries, Stored, as_accepted
 
 ORDER_ID = OrderId("01997c00-0000-7000-8000-000000000001")
 AT = Milliseconds(1_795_403_860_266)
@@ -31,30 +32,30 @@ STORED = as_accepted(recent().placed, PLACE)
 
 
 class FakeQueries(OrderQueries):
-    """The order database. The saga stores the order, if ever, after so many looks at its positions."""
+    """The order database. The saga stores the order, if ever, after so many queries for its positions."""
 
     def __init__(
         self, *, away: bool = False, stored_after: int | None = None, behind: bool = False, parked: bool = False
     ) -> None:
-        self.reachable = not away
+        self.is_reachable = not away
         self.is_parked = parked
-        self.looks = 0
+        self.queried = 0
         self._stored_after = stored_after
         self._behind = behind
 
     async def by_id(self, order_id: OrderId) -> Stored | None:
-        if not self.reachable:
-            raise DatabaseAway("away")
-        return STORED if self._stored_after is not None and self.looks >= self._stored_after else None
+        if not self.is_reachable:
+            raise DatabaseUnavailable("away")
+        return STORED if self._stored_after is not None and self.queried >= self._stored_after else None
 
     async def parked(self, order_id: OrderId) -> Stored | None:
         return STORED if self.is_parked else None
 
     async def positions(self) -> dict[int, int]:
-        if not self.reachable:
-            raise DatabaseAway("away")
-        self.looks += 1
-        unread = self._behind or (self._stored_after is not None and self.looks < self._stored_after)
+        if not self.is_reachable:
+            raise DatabaseUnavailable("away")
+        self.queried += 1
+        unread = self._behind or (self._stored_after is not None and self.queried < self._stored_after)
         return {3: 17 if unread else 18}
 
 
@@ -75,7 +76,7 @@ class FakeLog(OrdersLog):
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "SAGA_WAIT_S", 0.05)
-    monkeypatch.setattr(lookup, "SAGA_LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(lookup, "SAGA_CHECK_EVERY_S", 0.001)
 
 
 def find(queries: FakeQueries, log: FakeLog | None = None, *, known: bool = False, order_id: str = ORDER_ID) -> Stored:
@@ -116,7 +117,7 @@ def test_an_order_just_accepted_here_needs_no_database() -> None:
 def test_an_order_accepted_elsewhere_is_found_once_the_saga_has_read_so_far() -> None:
     queries = FakeQueries(stored_after=3)
     assert find(queries) is STORED
-    assert queries.looks == 3
+    assert queries.queried == 3
 
 
 def test_there_is_no_order_when_the_saga_has_read_to_the_end() -> None:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from common.events import OrderId
+from order.api.database import DatabaseUnavailable
 from order.api.read import outcomes
 from order.api.read.outcomes import WAIT_S_MAX, Outcomes, preferred_wait_s
-from order.api.read.queries import DatabaseAway, Stored, Watched, as_accepted
+from order.api.read.queries import Stored, Watched, as_accepted
 from order.api.responses import Status, TimelineEntry
 from tests.unit import virtual_time
 from tests.unit.order_api import JSON, PLACE, Api, FakeQueries
@@ -21,7 +22,7 @@ ORDER = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(outcomes, "QUERY_EVERY_S", 0.001)
 
 
 def stored(status: Status = "pending", *events: str, number: int = 1) -> Stored:
@@ -107,7 +108,7 @@ def test_who_waits_for_more_than_he_has_seen_is_not_told_the_same() -> None:
 
 def test_a_database_that_is_away_for_a_while_ends_no_wait() -> None:
     async def main() -> None:
-        queries = FakeQueries(DatabaseAway("away"), [stored("rejected")])
+        queries = FakeQueries(DatabaseUnavailable("away"), [stored("rejected")])
         assert await Outcomes(queries, lambda: False).decided(order_id(1), 5) is not None
 
     virtual_time.run(main())

@@ -34,5 +34,5 @@ def test_an_order_is_remembered_with_its_place() -> None:
     recent.remember(OrderId("order-1"), b"event", place(17))
     found = recent.get(OrderId("order-1"))
     assert found is not None
-    assert (found.value, found.place.offset) == (b"event", 17)
+    assert (found.value, found.acknowledged.offset) == (b"event", 17)
     assert recent.get(OrderId("order-2")) is None

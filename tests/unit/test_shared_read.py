@@ -2,7 +2,7 @@ import asyncio
 
 import pytest
 
-from order.api.read.shared_read import SharedRead
+from order.api.grouped import shared
 from tests.unit import virtual_time
 
 
@@ -22,7 +22,7 @@ class Clock:
 def test_callers_together_share_one_read() -> None:
     async def main() -> None:
         clock = Clock()
-        read = SharedRead(clock)
+        read = shared(clock)
         assert await asyncio.gather(*(read() for _ in range(50))) == [1] * 50
 
     virtual_time.run(main())
@@ -31,10 +31,10 @@ def test_callers_together_share_one_read() -> None:
 def test_who_comes_during_a_read_gets_one_that_began_later() -> None:
     async def main() -> None:
         clock = Clock()
-        read = SharedRead(clock)
-        first = asyncio.create_task(read())
+        read = shared(clock)
+        first = read()
         await asyncio.sleep(0.005)
-        later = [asyncio.create_task(read()) for _ in range(50)]
+        later = [read() for _ in range(50)]
         assert await first == 1
         assert await asyncio.gather(*later) == [2] * 50
         assert clock.reads == 2
@@ -44,9 +44,9 @@ def test_who_comes_during_a_read_gets_one_that_began_later() -> None:
 
 def test_a_caller_that_gives_up_takes_nothing_from_the_others() -> None:
     async def main() -> None:
-        read = SharedRead(Clock())
-        impatient = asyncio.create_task(read())
-        patient = asyncio.create_task(read())
+        read = shared(Clock())
+        impatient = read()
+        patient = read()
         await asyncio.sleep(0.005)
         impatient.cancel()
         assert await patient == 1
@@ -65,7 +65,7 @@ def test_a_failure_is_everyones_and_the_next_read_begins_anew() -> None:
                 raise error
             return "back"
 
-        read = SharedRead(fail_once)
+        read = shared(fail_once)
         failed = await asyncio.gather(read(), read(), return_exceptions=True)
         assert all(isinstance(each, OSError) for each in failed)
         assert await read() == "back"
@@ -76,7 +76,7 @@ def test_a_failure_is_everyones_and_the_next_read_begins_anew() -> None:
 @pytest.mark.parametrize("rounds", [5])
 def test_reads_follow_one_another(rounds: int) -> None:
     async def main() -> None:
-        read = SharedRead(Clock())
+        read = shared(Clock())
         assert [await read() for _ in range(rounds)] == list(range(1, rounds + 1))
 
     virtual_time.run(main())

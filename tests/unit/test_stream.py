@@ -22,7 +22,7 @@ from tests.unit.test_outcomes import stored
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(outcomes, "LOOK_EVERY_S", 0.001)
+    monkeypatch.setattr(outcomes, "QUERY_EVERY_S", 0.001)
 
 
 def settled(*events: str) -> Stored:

@@ -1,17 +1,16 @@
-"""How many orders may be taken when more are offered than can be settled. Pure; what it is told is measured by
-`order.api.log.backlog`.
+"""How many orders are admitted when more are offered than can be settled. Pure; `order.api.log.backlog` samples.
 
-As long as the consumers keep up, everything is let in. When the accepted orders that wait are worth more than
-half of `TARGET_S` of settling, only as many are let in as are settled, less or more by what the wait differs from the
-target: a proportional controller, so that any number of api processes, none of which knows of the others, find their
-balance. The rest is refused before it is even read, and costs next to nothing: accepting what cannot be settled would
-only make all wait.
+While the consumers keep up, every order is admitted. Once the accepted orders that wait take more than half of
+`TARGET_S` to settle, they are admitted at the rate at which they are settled, more or less by how far the wait is from
+the target. This proportional controller lets any number of api processes, none of which knows of the others, find their
+balance. All other orders are refused before they are even read, which costs next to nothing. Accepting orders that
+cannot be settled would only make all of them wait.
 
-A limit that still turns somebody away is not lifted when the backlog is gone, but raised step by step: otherwise an
-overload that lasts would be let in and shut out in turn.
+A limit that still refuses orders is not lifted when the backlog is gone, but raised step by step. Otherwise a lasting
+overload would be admitted and refused in turn.
 
-A service that is away is no overload. While a consumer stands still, nothing can be told from its speed; orders are
-taken on, up to `backlog_max`.
+A service that is away is no overload. While a consumer stands still, its speed says nothing; orders are admitted up to
+`backlog_max`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,32 +19,32 @@ from math import inf
 from typing import Final, NamedTuple
 
 TARGET_S: Final = 1.0
-"""Half of it is always there at full speed: offsets are committed, and looked at, four times a second."""
+"""Half of it is always there at full speed: offsets are committed, and sampled, four times a second."""
 BACKLOG_FREE: Final = 5_000
-"""So few orders are no backlog, whatever the rate: some hundreds a second for the time in which a killed consumer's
-partitions go to another."""
+"""Fewer orders are no backlog, whatever the rate: some hundreds a second arrive while a killed consumer's partitions go
+to another."""
 FACTOR_MIN: Final = 0.05
 SINGLES_FACTOR_MIN: Final = 0.25
-"""Single orders are let in at a quarter of what is settled, whatever batches have brought before. With more than three
-api processes under such a load this no longer lets the backlog shrink; it ends at `backlog_max` then."""
+"""Single orders are admitted at a quarter of the settled rate at least, however many other requests bring. With more
+than three api processes under such a load the backlog does not shrink, and grows to `backlog_max`."""
 BURST_S: Final = 0.05
-LOOKS: Final = 4
-"""Over so many at least a consumer's speed is measured: offsets are committed about as often as one looks, so that
-fewer say little."""
-LOOKS_KEPT: Final = 40
-"""And over so many at most: the saga goes on by leaps."""
-STANDSTILL_LOOKS: Final = 12
-"""A consumer that has settled nothing over so many stands still. For a second the saga may well: it holds orders back
-until their results are there."""
+SAMPLES_MIN: Final = 4
+"""A consumer's speed is measured over this many samples at least: offsets are committed about as often as samples are
+taken, so fewer say little."""
+SAMPLES_KEPT: Final = 40
+"""A consumer's speed is measured over this many samples at most: the saga commits in bursts."""
+STANDSTILL_SAMPLES: Final = 12
+"""A consumer that has settled nothing over this many samples stands still. The saga may settle nothing for a second: it
+holds orders until their results are there."""
 GAIN_PER_S: Final = 0.8
-"""What a second too much of waiting takes from the limit, as a share of what is settled. What is seen is up to a second
-old, so a higher gain would have the backlog swing."""
+"""How much a second of excess wait lowers the limit, as a share of the settled rate. Samples are up to a second old, so
+a higher gain would make the backlog swing."""
 GROWTH: Final = 1.15
-"""By which a limit is raised at each look, when little waits."""
+"""The factor by which each sample raises a limit while few orders wait."""
 LITTLE: Final = 2_500
-"""In orders: what is always under way, with some batches among it, must not keep a low limit low."""
+"""In orders: those that are always under way must not keep a low limit low."""
 LITTLE_S: Final = 0.75
-"""Or so much of what is let in."""
+"""Or, if that is more, the orders admitted in this time."""
 
 
 class Feed(NamedTuple):
@@ -59,18 +58,18 @@ class Feed(NamedTuple):
 
 
 class Reader(NamedTuple):
-    """How many orders are yet to be settled from a feed, about and at most, and how many are settled in a second."""
+    """How many orders of a feed are yet to be settled, about and at most, and how many are settled in a second."""
 
     feed: Feed
     waiting: float
     waiting_most: float
     settled_per_s: float
-    """Infinite where nothing tells that it is slow."""
+    """Infinite while no sample shows that it is slow."""
 
 
-class Look(NamedTuple):
-    """What was seen at one time (monotonic, in s): by feed, the orders that have been settled, ever, and those that
-    wait, about and at most."""
+class Sample(NamedTuple):
+    """The backlog at one time (monotonic, in s): for each feed the orders settled so far, and those that wait, about
+    and at most."""
 
     at_s: float
     settled: Mapping[Feed, float]
@@ -78,40 +77,40 @@ class Look(NamedTuple):
     waiting_most: Mapping[Feed, float]
 
 
-def readers(looks: Sequence[Look]) -> list[Reader]:
-    """How far the consumers are, from the last looks, the latest last."""
+def readers(samples: Sequence[Sample]) -> list[Reader]:
+    """How far each consumer group is, from the last samples, the latest last."""
     return [
-        Reader(feed, waiting, looks[-1].waiting_most[feed], _settled_per_s(feed, looks))
-        for feed, waiting in looks[-1].waiting.items()
+        Reader(feed, waiting, samples[-1].waiting_most[feed], _settled_per_s(feed, samples))
+        for feed, waiting in samples[-1].waiting.items()
     ]
 
 
-def _settled_per_s(feed: Feed, looks: Sequence[Look]) -> float:
-    """A consumer's speed shows only while it has something to do; before a burst it may be as quick as it likes."""
-    runs = [list(run) for busy, run in groupby(looks, lambda look: look.waiting[feed] > BACKLOG_FREE) if busy]
+def _settled_per_s(feed: Feed, samples: Sequence[Sample]) -> float:
+    """A consumer's speed shows only while it has orders to settle. A burst says nothing about it."""
+    runs = [list(run) for busy, run in groupby(samples, lambda sample: sample.waiting[feed] > BACKLOG_FREE) if busy]
     if not runs:
         return inf
     latest = runs[-1]
-    if latest[-1] is looks[-1] and len(latest) >= STANDSTILL_LOOKS and stands_still(feed, looks):
+    if latest[-1] is samples[-1] and len(latest) >= STANDSTILL_SAMPLES and stands_still(feed, samples):
         return 0.0
     for run in reversed(runs):
-        moving = [look for look, after in pairwise(run) if after.settled[feed] != run[0].settled[feed]]
-        if len(moving) >= LOOKS - 1:
+        moving = [sample for sample, after in pairwise(run) if after.settled[feed] != run[0].settled[feed]]
+        if len(moving) >= SAMPLES_MIN - 1:
             return (run[-1].settled[feed] - moving[0].settled[feed]) / (run[-1].at_s - moving[0].at_s)
     return inf
 
 
-def stands_still(feed: Feed, looks: Sequence[Look]) -> bool:
-    """Whether its whole group does: a consumer may for seconds be busy with another of its topics."""
-    if len(looks) < STANDSTILL_LOOKS:
+def stands_still(feed: Feed, samples: Sequence[Sample]) -> bool:
+    """Whether the whole group of a feed stands still: it may be busy with another of its topics for seconds."""
+    if len(samples) < STANDSTILL_SAMPLES:
         return False
-    before, now = looks[-STANDSTILL_LOOKS].settled, looks[-1].settled
+    before, now = samples[-STANDSTILL_SAMPLES].settled, samples[-1].settled
     return all(now[other] == before[other] for other in now if other.group == feed.group)
 
 
 class Admission(NamedTuple):
-    """What may be let in, in orders a second, or everything (None): of all orders, and of those that come one by one,
-    which go before batches. Nothing at all if there is a `reason`."""
+    """How many orders a second are admitted, or all (None): of all orders, and of single orders, which come first. With
+    a `reason` none are."""
 
     orders_per_s: float | None
     singles_per_s: float | None
@@ -122,8 +121,8 @@ EVERYTHING: Final = Admission(None, None)
 
 
 def admission(readers: list[Reader], backlog_max: int, binding_per_s: float | None = None) -> Admission:
-    """What to let in, given how far the consumers are. `backlog_max` is in orders; `binding_per_s` is the limit in
-    force for single orders, if it has lately turned somebody away."""
+    """What to admit, given how far the consumers are. `backlog_max` is in orders; `binding_per_s` is the limit in force
+    for single orders, if it has refused any lately."""
     fullest = max(readers, key=lambda reader: reader.waiting_most)
     if fullest.waiting_most >= backlog_max:
         reason = f"up to {fullest.waiting_most:.0f} orders wait for {fullest.feed}, which is behind or away"
@@ -135,7 +134,7 @@ def admission(readers: list[Reader], backlog_max: int, binding_per_s: float | No
     singles_per_s = min(_allowed_per_s(reader, SINGLES_FACTOR_MIN) for reader in readers)
     orders_per_s = min(_allowed_per_s(reader, FACTOR_MIN) for reader in readers)
     if binding_per_s is not None:
-        if singles_per_s == inf:  # nothing tells how quick the consumers are
+        if singles_per_s == inf:  # the speed of the consumers is not known
             singles_per_s = orders_per_s = binding_per_s
         if all(reader.waiting < max(LITTLE, LITTLE_S * binding_per_s) for reader in readers):
             singles_per_s = max(singles_per_s, GROWTH * binding_per_s)
@@ -153,14 +152,14 @@ def _allowed_per_s(reader: Reader, factor_min: float) -> float:
 
 
 class Gate:
-    """Lets orders in at a rate: a token bucket that holds what `BURST_S` bring."""
+    """Admits orders at a rate: a token bucket that holds what `BURST_S` bring."""
 
     def __init__(self) -> None:
         self._rate: float | None = None
         self._tokens = 0.0
         self._at_s = 0.0
         self.admitted = 0
-        """Orders let in while there was a rate, ever."""
+        """Orders admitted while there was a rate, ever."""
 
     @property
     def limited(self) -> bool:
@@ -172,7 +171,7 @@ class Gate:
         self._rate = orders_per_s
 
     def admits(self, orders: int, at_s: float) -> bool:
-        """Whether so many orders may come in now; those that may are counted. Many at once go into debt."""
+        """Whether this number of orders is admitted now; if so, it is counted. Many at once go into debt."""
         rate = self._rate
         if rate is None:
             return True

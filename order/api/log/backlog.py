@@ -1,7 +1,7 @@
-"""How many accepted orders are not settled yet, as the log and the consumer groups tell, and who may come in therefore.
+"""How many accepted orders are not settled yet, and whether more can be admitted.
 
-A thread asks the broker for the ends of the topics and for what each consumer group has committed, several times a
-second: a few requests, whatever the load. The event loop only asks the gates.
+A thread asks the broker several times a second where the topics end and what each consumer group has committed: a few
+requests, whatever the load. The event loop only asks the gates.
 """
 
 import time
@@ -24,13 +24,13 @@ from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.worker import Worker
-from order.api.log.admission import EVERYTHING, LOOKS_KEPT, Admission, Feed, Gate, Look, admission, readers
+from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Gate, Sample, admission, readers
 from order.api.refusals import PLACED_NOTHING
 
-LOOK_EVERY_S: Final = 0.25
+SAMPLE_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = Counts(PUBLISHES.values())
-"""On `orders`: that it was placed, and how it ended. While a service is away hardly any order ends, and each unread
-record may be an order: for the limit each counts as one."""
+"""On `orders` an order is placed and ends. While a service is away hardly any order ends, and each unread record may be
+an order; so for `backlog_max` each counts as one."""
 BINDING_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 5.0
 
@@ -50,55 +50,55 @@ class Backlog(Worker):
         client_id: str,
         partitions: int,
         backlog_max: int,
-        tell: Callable[[Sequence[Look]], None],
+        on_samples: Callable[[Sequence[Sample]], None],
     ) -> None:
-        """`backlog_max` is in orders. With outcomes among the unread it is reached by fewer. `tell` is told the last
-        looks after each, and none when there are none."""
+        """`backlog_max` is in orders; it is reached earlier when outcomes are among the unread records. `on_samples` is
+        called with the last samples after each, and with none when sampling has failed."""
         super().__init__("backlog", self._watch, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
         self._config = client_config(bootstrap_servers, f"{client_id}-backlog")
         self._partitions = partitions
         self._backlog_max = backlog_max
-        self._tell = tell
+        self._on_samples = on_samples
         self._orders = Gate()
-        # Batches have a gate of their own, for what single orders leave.
-        self._batches = Gate()
+        # Many orders in one request have a gate of their own, for what single orders leave.
+        self._many = Gate()
         self._refusal = _OVERLOADED
-        self._looks: deque[Look] = deque(maxlen=LOOKS_KEPT)
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
         self._in_force = EVERYTHING
-        self._turned_away_at_s = -inf
+        self._refused_at_s = -inf
         self._singles = 0
         self._set_at_s = time.monotonic()
 
     def missing(self) -> list[str]:
-        """Without it orders are taken as before; nothing is missing for that."""
+        """Nothing is: without samples all orders are admitted."""
         return []
 
     def refusal(self) -> Problem | None:
-        """Why a single order cannot be taken now. Counts it if it can."""
-        return self._ask(self._orders, 1)
+        """Why a single order is not admitted now. An admitted order is counted."""
+        return self._refusal_at(self._orders, 1)
 
     def refusal_of_many(self, orders: int) -> Problem | None:
-        """The same for so many orders of a batch."""
-        return self._ask(self._batches, orders)
+        """The same for this number of orders of one request."""
+        return self._refusal_at(self._many, orders)
 
-    def _ask(self, gate: Gate, orders: int) -> Problem | None:
+    def _refusal_at(self, gate: Gate, orders: int) -> Problem | None:
         if not gate.limited or gate.admits(orders, at_s := time.monotonic()):
             return None
         refused_orders.inc()
-        self._turned_away_at_s = at_s
+        self._refused_at_s = at_s
         return self._refusal
 
     def _watch(self) -> None:
         admin = AdminClient(self._config)
         consumers = {group: Consumer({**self._config, "group.id": group}) for group in READS}
         try:
-            while not self.stopping.wait(LOOK_EVERY_S):
+            while not self.stopping.wait(SAMPLE_EVERY_S):
                 try:
-                    self._looks.append(self._look(admin, consumers))
-                    self._set(admission(readers(self._looks), self._backlog_max, self._binding_per_s()))
-                    self._tell(tuple(self._looks))
+                    self._samples.append(self._sample(admin, consumers))
+                    self._set(admission(readers(self._samples), self._backlog_max, self._binding_per_s()))
+                    self._on_samples(tuple(self._samples))
                 except Exception as error:
-                    self._forget()
+                    self._admit_all()
                     # Without an answer from the broker orders are refused anyway.
                     if not isinstance(error, Transient):
                         raise
@@ -106,20 +106,20 @@ class Backlog(Worker):
             for consumer in consumers.values():
                 consumer.close()
 
-    def _forget(self) -> None:
-        """Without a look nobody is refused for a backlog."""
-        self._looks.clear()
+    def _admit_all(self) -> None:
+        """Without samples no order is refused because of the backlog."""
+        self._samples.clear()
         self._set(EVERYTHING)
-        self._tell(())
+        self._on_samples(())
 
-    def _look(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Look:
-        everything = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]
+    def _sample(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Sample:
+        partitions = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]
         committed = {
-            group: broker.committed_offsets(consumer, [p for p in everything if group in READERS[p.topic]])
+            group: broker.committed_offsets(consumer, [p for p in partitions if group in READERS[p.topic]])
             for group, consumer in consumers.items()
         }
         # After the commits, so that none is ahead of its topic.
-        ends = broker.log_bounds(admin, everything)
+        ends = broker.log_bounds(admin, partitions)
         settled: dict[Feed, float] = {}
         waiting: dict[Feed, float] = {}
         waiting_most: dict[Feed, float] = {}
@@ -133,31 +133,31 @@ class Backlog(Worker):
                     waiting_most[feed] = waiting_most.get(feed, 0.0) + end - at
         for feed, orders in waiting.items():
             waiting_orders.labels(str(feed)).set(orders)
-        return Look(time.monotonic(), settled, waiting, waiting_most)
+        return Sample(time.monotonic(), settled, waiting, waiting_most)
 
     def _binding_per_s(self) -> float | None:
-        """The limit, unless nobody has been turned away for a while: then it can be lifted."""
-        binding = not self._in_force.reason and time.monotonic() - self._turned_away_at_s < BINDING_S
+        """The limit in force, unless it has refused no order for `BINDING_S`: then it can be lifted."""
+        binding = not self._in_force.reason and time.monotonic() - self._refused_at_s < BINDING_S
         return self._in_force.singles_per_s if binding else None
 
-    def _set(self, found: Admission) -> None:
+    def _set(self, new: Admission) -> None:
         at_s = time.monotonic()
-        before, self._in_force = self._in_force, found
-        self._refusal = _full(found.reason) if found.reason else _OVERLOADED
-        rate = found.orders_per_s
-        self._orders.set_rate(found.singles_per_s, at_s)
+        before, self._in_force = self._in_force, new
+        self._refusal = _full(new.reason) if new.reason else _OVERLOADED
+        rate = new.orders_per_s
+        self._orders.set_rate(new.singles_per_s, at_s)
         singles_per_s = (self._orders.admitted - self._singles) / (at_s - self._set_at_s)
         self._singles, self._set_at_s = self._orders.admitted, at_s
-        self._batches.set_rate(None if rate is None else max(0.0, rate - singles_per_s), at_s)
+        self._many.set_rate(None if rate is None else max(0.0, rate - singles_per_s), at_s)
         admitted_per_s.set(inf if rate is None else rate)
         if rate is not None and before.orders_per_s is None:
-            logger.warning("more orders come than are settled; refusing some", admitted_per_s=round(rate))
+            logger.warning("more orders arrive than are settled; refusing some", admitted_per_s=round(rate))
         elif rate is None and before.orders_per_s is not None:
-            logger.info("the backlog is gone; taking all orders")
+            logger.info("the backlog is gone; admitting all orders")
 
 
 def _full(reason: str) -> Problem:
     return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); {PLACED_NOTHING} later")
 
 
-_OVERLOADED: Final = problem.unavailable(f"more orders come in than are settled; {PLACED_NOTHING} in a moment")
+_OVERLOADED: Final = problem.unavailable(f"more orders arrive than are settled; {PLACED_NOTHING} in a moment")

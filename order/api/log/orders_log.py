@@ -1,7 +1,7 @@
 """The `orders` topic as the api uses it: an order is accepted exactly when this log has acknowledged it.
 
-A thread asks the broker every second whether it is there (a steady flow of acknowledgements answers that as well), so
-that orders are refused at once while it is not, instead of each waiting for its deadline.
+A thread checks every second that the broker answers; acknowledgements prove it too. While it does not, orders are
+refused at once instead of each waiting for its deadline.
 """
 
 import asyncio
@@ -26,8 +26,8 @@ from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDeliver
 from common.kafka.broker import Partition
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
 from common.worker import Worker
-from order.api.log.admission import Look
-from order.api.log.pace import spacing_s
+from order.api.log.admission import Sample
+from order.api.log.linger import linger_s
 from order.api.log.recent import RecentOrders
 from order.api.refusals import PLACED_NOTHING
 from order.config import Api
@@ -37,14 +37,13 @@ PROBE_TIMEOUT_S: Final = 2.0
 # Once the client has lost every connection, a broker that is there answers quickly.
 PROBE_TIMEOUT_AFTER_LOSS_S: Final = 0.5
 
-
-hand_over_spacing: Final = Gauge(
-    "tandem_hand_over_spacing_seconds", "For how long this process gathers orders before it hands them to the log."
+linger_seconds: Final = Gauge(
+    "tandem_order_linger_seconds", "How long orders linger in this process before they are sent to Kafka together."
 )
 
 
 class OrdersLog:
-    """Appends to the topic and waits for it; knows whether the broker is there, how full it is, where it ends."""
+    """Appends to the topic. Knows whether the broker is there, what is in flight, and where the topic ends."""
 
     def __init__(self, settings: Api, recent: RecentOrders) -> None:
         """Call it in the event loop."""
@@ -57,9 +56,9 @@ class OrdersLog:
             deadline_s=settings.deadline_ms / 1000,
         )
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
-        # Until it has answered for the first time: refusing is right, since nothing shows that it is there.
+        # False until the broker has answered: before that, nothing shows that it is there.
         self._reachable = False
-        # How often an order was sent whose fate is open although its request has been answered.
+        # How often an order was sent that may still reach the log although its request has been answered.
         self._undecided: Counter[OrderId] = Counter()
         self._probe = Worker("broker-probe", self._watch_broker, retries_fatal=True, stop_timeout_s=PROBE_TIMEOUT_S + 1)
         self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
@@ -67,10 +66,10 @@ class OrdersLog:
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
         )
 
-    def pace(self, looks: Sequence[Look]) -> None:
-        """Gather orders for longer when they wait to be settled, as these looks tell. For any thread."""
-        self._publisher.linger_s = spacing_s(self._settings.linger_ms / 1000, looks)
-        hand_over_spacing.set(self._publisher.linger_s)
+    def set_linger(self, samples: Sequence[Sample]) -> None:
+        """Let orders linger for longer when they wait to be settled. Any thread may call it."""
+        self._publisher.linger_s = linger_s(self._settings.linger_ms / 1000, samples)
+        linger_seconds.set(self._publisher.linger_s)
 
     def start(self) -> None:
         self._probe.start()
@@ -81,8 +80,8 @@ class OrdersLog:
         self._probe.stop()
 
     def missing(self) -> list[str]:
-        where = self._settings.process.bootstrap_servers
-        return [] if self._reachable else [f"kafka: no answer from {where}, or no topic {ORDERS!r} there"]
+        servers = self._settings.process.bootstrap_servers
+        return [] if self._reachable else [f"kafka: no answer from {servers}, or no topic {ORDERS!r} there"]
 
     @property
     def in_flight(self) -> int:
@@ -97,25 +96,22 @@ class OrdersLog:
             return self._full
         return None
 
-    async def place(self, order_id: OrderId, customer_id: str, value: bytes) -> Acknowledged:
-        """Append an order's `order.placed`, and remember the order once the log has it.
-
-        Raises `ProblemError` 503 when the log does not take it, or does not say in time whether it did.
-        """
-        return await self.acknowledged(order_id, self.send(order_id, customer_id, value))
-
     def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
-        """The first half of `place`: what is sent is appended in this order. Pass the future to `acknowledged`."""
-        return self._send(customer_id, value, -1, partial(self._placed, order_id, value))
+        """Append an order's `order.placed`, and remember the order once the log has it. Orders are appended in the
+        sequence of these calls. Pass the future to `acknowledged`, or to `fate` once it is done."""
+        return self._send(customer_id, value, -1, partial(self._delivered, order_id, value))
 
     async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
-        """The second half of `place`."""
+        """Wait until the log has an order that was sent. Raises what `fate` raises."""
         with contextlib.suppress(TimeoutError, KafkaException):
             await sent
         return self.fate(order_id, sent)
 
     def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
-        """What became of an order that was sent, now that its future is done. Raises `ProblemError` like `place`."""
+        """Where the log has an order that was sent, now that its future is done.
+
+        Raises `ProblemError` 503 when the log did not take it, or has not acknowledged it in time.
+        """
         try:
             return sent.result()
         except TimeoutError:
@@ -125,7 +121,7 @@ class OrdersLog:
             raise ProblemError(self._not_acknowledged(order_id, error)) from None
 
     async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
-        """Append the wish to cancel, to the partition that has the order. Raises `ProblemError` 503 like `place`."""
+        """Append a request to cancel, to the partition that has the order. Raises `ProblemError` 503 like `fate`."""
         if (refused := self.refusal()) is not None:
             raise ProblemError(refused)
         try:
@@ -136,21 +132,21 @@ class OrdersLog:
             raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
 
     def _send(
-        self, key: str, value: bytes, partition: int, reported: OnDelivery | None
+        self, key: str, value: bytes, partition: int, on_delivery: OnDelivery | None
     ) -> "asyncio.Future[Acknowledged]":
-        return self._publisher.send(ORDERS, key.encode(), value, partition, on_delivery=reported)
+        return self._publisher.send(ORDERS, key.encode(), value, partition, on_delivery=on_delivery)
 
-    def _placed(self, order_id: OrderId, value: bytes, place: Acknowledged | None) -> None:
+    def _delivered(self, order_id: OrderId, value: bytes, acknowledged: Acknowledged | None) -> None:
         if order_id in self._undecided:
             self._undecided[order_id] -= 1
-            self._undecided += Counter()  # leaves out what has come to nought
-        if place is not None:
-            self._recent.remember(order_id, value, place)
+            self._undecided += Counter()  # drops the zeros
+        if acknowledged is not None:
+            self._recent.remember(order_id, value, acknowledged)
 
     def _not_acknowledged(self, order_id: OrderId, error: KafkaException) -> Problem:
         logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
-        taken = error.args[0].code() != KafkaError._QUEUE_FULL
-        return self._outcome_unknown(order_id) if taken else self._full
+        full = error.args[0].code() == KafkaError._QUEUE_FULL
+        return self._full if full else self._outcome_unknown(order_id)
 
     def _outcome_unknown(self, order_id: OrderId) -> Problem:
         wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
@@ -162,7 +158,7 @@ class OrdersLog:
         )
 
     def undecided(self, order_id: OrderId) -> bool:
-        """Whether the log may still take this order, after its request was told that nobody knows."""
+        """Whether the log may still take this order although its request was answered with an unknown outcome."""
         return order_id in self._undecided
 
     async def ends(self) -> dict[int, int]:
@@ -177,18 +173,21 @@ class OrdersLog:
         return broker.log_ends(self._admin, broker.all_partitions(topics.values()))
 
     def _watch_broker(self) -> None:
-        """The thread's work: keep `_reachable` true to the facts."""
+        """The thread's work: keep `_reachable` true to whether the broker answers."""
         lost = self._publisher.all_brokers_down
-        acknowledged = 0
+        acknowledged_before = 0
         while not self._probe.stopping.is_set():
             timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
             lost.clear()
-            taken = self._publisher.acknowledged
-            found = taken > acknowledged or self._publisher.reachable(ORDERS, timeout_s)
-            acknowledged = taken
-            if found is not self._reachable:
-                self._reachable = found
-                logger.info("Kafka answers") if found else logger.warning("Kafka does not answer; refusing orders")
+            acknowledged = self._publisher.acknowledged
+            reachable = acknowledged > acknowledged_before or self._publisher.reachable(ORDERS, timeout_s)
+            acknowledged_before = acknowledged
+            if reachable is not self._reachable:
+                self._reachable = reachable
+                if reachable:
+                    logger.info("Kafka answers")
+                else:
+                    logger.warning("Kafka does not answer; refusing orders")
             lost.wait(PROBE_EVERY_S)
 
     async def close(self) -> None:

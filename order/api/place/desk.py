@@ -1,9 +1,10 @@
-"""The way of an order into the log, and the rules of what it costs. Nothing of HTTP but a body and a traceparent.
+"""How an order gets into the log, and what it costs. Knows nothing of HTTP but a body and a traceparent.
 
-`OrderDesk.place` tells the whole of it. What else brings orders in (`order.api.place.idempotency`,
-`order.api.place.many`) shares `draft` and the log.
+`OrderDesk.place` is the whole of it. `order.api.place.idempotency` and `order.api.place.many` share `draft` and the
+log.
 """
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final
 
@@ -15,6 +16,7 @@ from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, m
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError
 from common.http.validation import decode_body
+from common.kafka.async_publisher import Acknowledged
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
@@ -22,6 +24,8 @@ from order.api.place.ids import OrderIds, TraceContexts
 from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import Accepted
+
+CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
 
 in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
 
@@ -38,76 +42,76 @@ class OrderDesk:
         in_flight.set_function(lambda: log.in_flight)
 
     def unable(self) -> Problem | None:
-        """Why no order can be taken now, whatever it says."""
+        """Why no order at all can be taken now."""
         if not self._catalogue.products:
             return CATALOGUE_UNREAD
         return self._log.refusal()
 
     def refusal(self) -> Problem | None:
-        """Why the next order is not let in. Nearly free, so that refusing does not cost what serving needs."""
+        """Why the next order is not admitted. Nearly free, so that refusing does not cost what serving needs."""
         return self.unable() or self._backlog.refusal()
 
     def refusal_of_many(self, orders: int) -> Problem | None:
-        """The same for so many orders that come together."""
+        """Why this number of orders, which arrived together, is not admitted."""
         return self.unable() or self._backlog.refusal_of_many(orders)
 
     async def place(self, body: bytes, traceparent: bytes | None) -> Accepted:
         """Accept an order: on return it is in the log. Raises `ProblemError`."""
-        request = decode_body(body, order_request_decoder)
-        event = self.draft(request, traceparent)
-        if isinstance(event, Problem):
-            raise ProblemError(event)
-        await self._log.place(OrderId(event.subject), event.partitionkey, encode(event))
-        return accepted(event)
+        order, sent = self.send(body, traceparent)
+        await self._log.acknowledged(OrderId(order.order_id), sent)
+        return order
 
-    def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced | Problem:
-        """The event that would place this order: with an id of its own, at the prices of now."""
+    def send(self, body: bytes, traceparent: bytes | None) -> "tuple[Accepted, asyncio.Future[Acknowledged]]":
+        """Send an order to the log. The answer holds once the future has its acknowledgement; see `OrdersLog.fate`.
+
+        Raises `ProblemError`.
+        """
+        event = self.draft(decode_body(body, order_request_decoder), traceparent)
+        return accepted(event), self._log.send(OrderId(event.subject), event.partitionkey, encode(event))
+
+    def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced:
+        """The event that would place this order, with a new id and at current prices. Raises `ProblemError`."""
         at = now()
         data = price(request, self._catalogue.products, self._order_ids.draw(at))
-        if isinstance(data, Problem):
-            return data
         return make(OrderPlaced, data, at=at, traceparent=self._traces.adopt(traceparent))
 
 
 def accepted(event: OrderPlaced) -> Accepted:
-    """What the customer is told once the log has the order."""
+    """The answer to the customer once the log has the order."""
     return Accepted(event.subject, "pending", event.data.amount, event.data.currency)
 
 
-CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
-
-
-def price(request: OrderRequest, products: Mapping[str, ProductData], order_id: OrderId) -> PlacedData | Problem:
-    """The order at the prices of now, or what stands against it."""
+def price(request: OrderRequest, products: Mapping[str, ProductData], order_id: OrderId) -> PlacedData:
+    """The order at current prices. Raises `ProblemError` 422 or 409."""
     items = []
     currencies = set()
     amount = 0
     for line in request.lines:
         product = products.get(line.product_id)
         if product is None or not product.active:
-            return _not_orderable(request, products)
+            raise ProblemError(_not_orderable(request, products))
         items.append(Item(line.product_id, line.quantity, product.unit_price))
         currencies.add(product.currency)
         amount += line.quantity * product.unit_price
     if len(currencies) > 1:
-        return _mixed_currencies(request, products)
+        raise ProblemError(_mixed_currencies(request, products))
     currency = currencies.pop()
     if request.expected_amount is not UNSET and request.expected_amount != amount:
-        return _price_changed(request.expected_amount, amount, currency)
+        raise ProblemError(_price_changed(request.expected_amount, amount, currency))
     return PlacedData(
         order_id=order_id, customer_id=request.customer_id, items=tuple(items), amount=amount, currency=currency
     )
 
 
 def _not_orderable(request: OrderRequest, products: Mapping[str, ProductData]) -> Problem:
-    found = []
+    errors = []
     for number, line in enumerate(request.lines):
         product = products.get(line.product_id)
         if product is None:
-            found.append(FieldError(request.pointer_to_product(number), f"there is no product {line.product_id!r}"))
+            errors.append(FieldError(request.pointer_to_product(number), f"there is no product {line.product_id!r}"))
         elif not product.active:
-            found.append(FieldError(request.pointer_to_product(number), f"{line.product_id!r} is not for sale now"))
-    return problem.validation(*found)
+            errors.append(FieldError(request.pointer_to_product(number), f"{line.product_id!r} is not for sale now"))
+    return problem.validation(*errors)
 
 
 def _mixed_currencies(request: OrderRequest, products: Mapping[str, ProductData]) -> Problem:
@@ -124,7 +128,7 @@ def _mixed_currencies(request: OrderRequest, products: Mapping[str, ProductData]
 
 def _price_changed(expected: int, amount: int, currency: str) -> Problem:
     return Problem(
-        code="price_changed",
+        code="price-changed",
         title="The price has changed",
         status=409,
         detail=f"the order costs {amount} {currency} now, not {expected} (minor units); it was not placed",

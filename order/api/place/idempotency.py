@@ -1,13 +1,12 @@
-"""Orders under an `Idempotency-Key`: however often a request comes, wherever and whenever, it is one order.
+"""Orders under an `Idempotency-Key`: a request is one order, however often and at whichever process it arrives.
 
-The key belongs to its customer. The first request of a key is stored with its priced event, before that is published;
-who comes later gets the stored one, whatever things cost by then. So a client whose request timed out, or was answered
-with a 5xx, sends it again with its key until it is answered; without a key it cannot do that safely, for nobody knows
-whether the first one was accepted. A refusal (4xx) uses up no key.
+The key belongs to its customer. The first request of a key is stored with its priced event before that is published.
+Later requests get the stored one, whatever the prices are by then. So a client whose request timed out, or was answered
+with a 5xx, sends it again with its key until it is answered. Without a key it cannot retry safely, since nobody knows
+whether the first request was accepted. A refusal (4xx) uses up no key.
 
-A repeat is published again unless the log is known to have the order already. That is safe, since an event that comes
-again has the id it had, and every consumer drops it; and it is what makes the answer true if the process that stored
-the request died before it published.
+A repeat is published again unless the log is known to have the order. That is safe: the event keeps its id, and every
+consumer drops it. It is also needed: the process that stored the request may have died before it published.
 
 References: draft-ietf-httpapi-idempotency-key-header.
 """
@@ -27,21 +26,23 @@ from common.http import problem
 from common.http.parameters import checked_idempotency_key, idempotency_key_reused
 from common.http.problem import Problem, ProblemError
 from common.http.validation import decode_body
+from order.api.database import DatabaseUnavailable
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.place.desk import OrderDesk, accepted
-from order.api.place.keyed_requests import Ask, First, KeyedRequests
-from order.api.read.queries import DatabaseAway
+from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
 from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderLine, OrderRequest, order_request_decoder
 from order.api.responses import Accepted
 
+EXPIRED_MEANWHILE: Final = problem.unavailable(f"the key has just expired; {PLACED_NOTHING}")
+
 _placed: Final = msgspec.json.Decoder(OrderPlaced)
-_repeats: Final = Counter("tandem_order_repeats_total", "Orders asked for again under their idempotency key.")
+_repeats: Final = Counter("tandem_order_repeats_total", "Requests that came again under their idempotency key.")
 
 
 class Begun(NamedTuple):
-    """An order whose request is being stored. `draft` is what it would be if it is the first of its key."""
+    """A request that is being stored. `draft` is its order if it is the first of its key, or why it cannot be one."""
 
     key: str
     customer_id: str
@@ -51,7 +52,7 @@ class Begun(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """An order as it stands in the store: the bytes to publish, and whether it was asked for before."""
+    """An order as it is stored: the bytes to publish, and whether its request had come before."""
 
     order_id: OrderId
     customer_id: str
@@ -71,7 +72,7 @@ class KeyedOrders:
         self._recent = recent
 
     async def place(self, body: bytes, traceparent: bytes | None, key: str) -> tuple[Accepted, bool]:
-        """Accept an order, or find it accepted: on return it is in the log. Also says whether it came before.
+        """Accept an order, or find it accepted: on return it is in the log. Also returns whether it is a repeat.
 
         Raises `ProblemError`.
         """
@@ -80,33 +81,35 @@ class KeyedOrders:
         kept = await self.kept(self.begin(request, key, traceparent))
         if not kept.in_log:
             try:
-                await self._log.place(kept.order_id, kept.customer_id, kept.event)
+                await self._log.acknowledged(kept.order_id, self._log.send(kept.order_id, kept.customer_id, kept.event))
             except ProblemError as error:
                 raise ProblemError(with_key(error.problem)) from None
         return kept.accepted, kept.repeated
 
     def begin(self, request: OrderRequest, key: str, traceparent: bytes | None) -> Begun:
         """The first half: price the order, and have it stored. Raises `ProblemError` 503."""
-        draft = self._desk.draft(request, traceparent)
         request_hash = hash_of(request)
-        first = None
-        if isinstance(draft, OrderPlaced):
-            first = First(request_hash, OrderId(draft.subject), encode(draft))
+        draft: OrderPlaced | Problem
         try:
-            stored = self._requests.submit(Ask(request.customer_id, key, first))
-        except DatabaseAway as away:
-            raise ProblemError(_not_stored(away)) from None
+            draft = self._desk.draft(request, traceparent)
+            first = First(request_hash, OrderId(draft.subject), encode(draft))
+        except ProblemError as error:
+            draft, first = error.problem, None
+        try:
+            stored = self._requests.submit(KeyedRequest(request.customer_id, key, first))
+        except DatabaseUnavailable as error:
+            raise ProblemError(not_stored(error)) from None
         return Begun(key, request.customer_id, request_hash, draft, stored)
 
     async def kept(self, begun: Begun) -> Kept:
         """The second half: the order that the key stands for. Raises `ProblemError`."""
         try:
             first = await begun.first
-        except DatabaseAway as away:
-            raise ProblemError(_not_stored(away)) from None
+        except DatabaseUnavailable as error:
+            raise ProblemError(not_stored(error)) from None
         draft = begun.draft
         if first is None:
-            raise ProblemError(draft if isinstance(draft, Problem) else _EXPIRED_MEANWHILE)
+            raise ProblemError(draft if isinstance(draft, Problem) else EXPIRED_MEANWHILE)
         if first.request_hash != begun.request_hash:
             raise ProblemError(idempotency_key_reused(begun.key, "another order of this customer"))
         order_id, customer_id, value = first.order_id, begun.customer_id, first.event
@@ -118,28 +121,25 @@ class KeyedOrders:
 
 
 def hash_of(request: OrderRequest) -> bytes:
-    """What two requests have in common exactly when they ask for the same: how they are written does not matter."""
+    """Equal for two requests exactly when they ask for the same; how they are written does not matter."""
     expected = None if request.expected_amount is UNSET else request.expected_amount
     return request_hash(request.customer_id, request.lines, expected)
 
 
 def request_hash(customer_id: str, lines: Sequence[OrderLine], expected_amount: int | None) -> bytes:
-    """The same, of its parts."""
+    """The same, from the parts of a request."""
     return sha256(encode((customer_id, lines, expected_amount))).digest()
 
 
-def with_key(found: Problem) -> Problem:
-    """An unknown outcome, for a client that has a key."""
-    if found.order_id is None:
-        return found
+def with_key(refusal: Problem) -> Problem:
+    """An unknown outcome as a client with a key is told it; any other problem unchanged."""
+    if refusal.order_id is None:
+        return refusal
     detail = "the log has not acknowledged this in time and may still take it: send it again with the same key"
-    return msgspec.structs.replace(found, detail=detail, retry_after_s=1)
+    return msgspec.structs.replace(refusal, detail=detail, retry_after_s=1)
 
 
-def _not_stored(away: DatabaseAway) -> Problem:
+def not_stored(error: DatabaseUnavailable) -> Problem:
     return problem.unavailable(
-        f"without its database an Idempotency-Key cannot be honoured: {away}; {PLACED_NOTHING} with the same key"
+        f"without its database an Idempotency-Key cannot be honoured: {error}; {PLACED_NOTHING} with the same key"
     )
-
-
-_EXPIRED_MEANWHILE: Final = problem.unavailable(f"the key has expired this moment; {PLACED_NOTHING}")

@@ -1,34 +1,31 @@
-"""The table `requests`: what was first asked for under each idempotency key. All of its SQL.
+"""The table `requests`: the first request of each idempotency key. All of its SQL.
 
-It is written before the order is published, so that whoever comes again with the key, at whichever process, finds the
-very event that was or will be published.
+A request is written before its order is published, so that a later request with the key, at any process, finds the very
+event that was or will be published.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import psycopg
 from loguru import logger
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from common.events import OrderId
-from common.postgres import pool
-from order.api.place.grouped import Grouped
-from order.api.read.queries import DatabaseAway
+from order.api.database import DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
+from order.api.grouped import Grouped
 
 KEYS_KEPT_S: Final = 7 * 86_400
-"""A key is good for this long at least: far longer than any client goes on retrying."""
+"""A key is kept for at least this long: far longer than any client retries."""
 FORGET_EVERY_S: Final = 600.0
 FORGET_ROWS_MAX: Final = 1_000
 
 GROUP_MAX: Final = 500
 WAITING_MAX: Final = 2_000
-ANSWER_TIMEOUT_S: Final = 2.5
 POOL_SIZE: Final = 2
-"""One statement is under way at a time; the other connection is for deleting, or while one hangs."""
+"""One statement is under way at a time; the other connection is for deleting, or for when the first hangs."""
 
-# One order of locking for all processes: two that insert the same keys crosswise would otherwise wait for each other.
+# All processes lock in one order. Two that insert the same keys crosswise would otherwise wait for each other.
 _INSERT: Final = """
     INSERT INTO requests (customer_id, idempotency_key, request_hash, order_id, event)
     SELECT * FROM unnest(%b::text[], %b::text[], %b::bytea[], %b::text[]::uuid[], %b::bytea[])
@@ -36,7 +33,7 @@ _INSERT: Final = """
     ORDER BY customer_id COLLATE "C", idempotency_key COLLATE "C"
     ON CONFLICT DO NOTHING RETURNING order_id
 """
-# An order that the saga has stored is in the log: it read it there.
+# An order that the saga has stored is in the log: the saga read it there.
 _FIND: Final = """
     SELECT customer_id, idempotency_key, request_hash, order_id, event,
       EXISTS (SELECT FROM orders WHERE orders.order_id = requests.order_id AND status <> 'awaiting_placed')
@@ -50,7 +47,7 @@ _FORGET: Final = """
 
 
 class First(NamedTuple):
-    """What was first asked for under a key. `event` are the bytes to publish, `in_log` whether the saga read them."""
+    """The first request under a key. `event` are the bytes to publish, `in_log` whether the saga has read them."""
 
     request_hash: bytes
     order_id: OrderId
@@ -58,8 +55,8 @@ class First(NamedTuple):
     in_log: bool = False
 
 
-class Ask(NamedTuple):
-    """A request under a key: stored if it is the first one. With None, the first one is only looked for."""
+class KeyedRequest(NamedTuple):
+    """A request under a key: `first` is stored if it is the key's first. With None, the first is only looked up."""
 
     customer_id: str
     key: str
@@ -69,62 +66,54 @@ class Ask(NamedTuple):
 class KeyedRequests:
     """Stores requests by their keys, many in one statement."""
 
-    def __init__(self, url: str, instance: str, reachable: Callable[[], bool]) -> None:
-        """While `reachable` says no, nothing is tried."""
-        self._pool: AsyncConnectionPool[Any] = pool(url, f"{instance}-keys", size=POOL_SIZE)
-        self._reachable = reachable
-        self._grouped: Grouped[Ask, First | None] = Grouped(self._answer_in_time, GROUP_MAX)
+    def __init__(self, url: str, instance: str, probe: DatabaseProbe) -> None:
+        self._pool = DatabasePool(url, f"{instance}-keys", probe, size=POOL_SIZE)
+        self._grouped: Grouped[KeyedRequest, First | None] = Grouped(self._store_in_time, GROUP_MAX)
 
     async def open(self) -> None:
-        """Begin to connect, without waiting for it."""
-        await self._pool.open(wait=False)
+        await self._pool.open()
 
     async def close(self) -> None:
         await self._pool.close()
 
-    def submit(self, ask: Ask) -> "asyncio.Future[First | None]":
-        """What was first asked for under the key, by this request or an earlier one. The future raises `DatabaseAway`.
+    def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
+        """The first request under the key, this or an earlier one; None if it was only looked up and there is none.
 
-        It ends with None for what was only looked for and is not there. Raises `DatabaseAway` at once while the
-        database is known to be away, or too much waits for it.
+        The future raises `DatabaseUnavailable`. So does this method, at once, while the database is known to be away or
+        too many requests are waiting for it.
         """
-        if not self._reachable():
-            raise DatabaseAway("the order database cannot be reached")
+        self._pool.check_reachable()
         if self._grouped.waiting >= WAITING_MAX:
-            raise DatabaseAway(f"{WAITING_MAX} requests are waiting for the order database already")
-        return self._grouped.submit(ask)
+            raise DatabaseUnavailable(f"the order database is busy: {WAITING_MAX} requests are waiting for it already")
+        return self._grouped.submit(request)
 
-    async def _answer_in_time(self, asked: Sequence[Ask]) -> Sequence[First | None]:
-        answering = asyncio.ensure_future(self._answer(asked))
-        done, _ = await asyncio.wait([answering], timeout=ANSWER_TIMEOUT_S)
-        if not done:
-            # Not awaited: psycopg first asks the server, which does not answer, to give up.
-            answering.add_done_callback(_forget_result)
-            answering.cancel()
-            raise DatabaseAway(f"the order database has not answered in {ANSWER_TIMEOUT_S:g} s")
-        return answering.result()
-
-    async def _answer(self, asked: Sequence[Ask]) -> Sequence[First | None]:
+    async def _store_in_time(self, requests: Sequence[KeyedRequest]) -> Sequence[First | None]:
         try:
-            async with self._pool.connection() as connection:
-                mine = await _insert(connection, asked)
-                others = [ask for ask, first in zip(asked, mine, strict=True) if first is None]
-                if not others:
-                    return mine
-                # A statement of its own: the one before cannot see a row that was committed after it had begun.
-                known = await _find(connection, others)
-        except (psycopg.Error, PoolTimeout) as error:
-            raise DatabaseAway(f"the order database does not take it: {error}") from error
-        return [first or known.get((ask.customer_id, ask.key)) for ask, first in zip(asked, mine, strict=True)]
+            return await in_time(self._store(requests))
+        except TimeoutError as error:
+            raise DatabaseUnavailable(f"the order database has not answered: {error}") from None
+
+    async def _store(self, requests: Sequence[KeyedRequest]) -> Sequence[First | None]:
+        async with self._pool.connection() as connection:
+            inserted = await _insert(connection, requests)
+            others = [request for request, first in zip(requests, inserted, strict=True) if first is None]
+            if not others:
+                return inserted
+            # A statement of its own: the one before cannot see a row that was committed after it had begun.
+            earlier = await _find(connection, others)
+        return [
+            first or earlier.get((request.customer_id, request.key))
+            for request, first in zip(requests, inserted, strict=True)
+        ]
 
     async def keep_forgetting(self) -> None:
-        """Delete the keys that are older than `KEYS_KEPT_S`, now and then, for ever."""
+        """Delete the keys that are older than `KEYS_KEPT_S`, every `FORGET_EVERY_S`, for ever."""
         while True:
             try:
                 while await self._forget_some() == FORGET_ROWS_MAX:
                     pass
-            except (psycopg.Error, PoolTimeout) as error:
-                logger.warning("old idempotency keys cannot be deleted now: {}", str(error).strip())
+            except DatabaseUnavailable as error:
+                logger.warning("old idempotency keys cannot be deleted now: {}", error)
             await asyncio.sleep(FORGET_EVERY_S)
 
     async def _forget_some(self) -> int:
@@ -133,25 +122,22 @@ class KeyedRequests:
             return deleted
 
 
-async def _insert(connection: "psycopg.AsyncConnection[Any]", asked: Sequence[Ask]) -> list[First | None]:
+async def _insert(connection: "psycopg.AsyncConnection[Any]", requests: Sequence[KeyedRequest]) -> list[First | None]:
     """For each request, itself if it is now stored as the first of its key, else None."""
-    firsts = [(ask.customer_id, ask.key, *ask.first[:3]) for ask in asked if ask.first is not None]
-    if not firsts:
-        return [None] * len(asked)
-    cursor = await connection.execute(_INSERT, [list(column) for column in zip(*firsts, strict=True)])
+    rows = [(request.customer_id, request.key, *request.first[:3]) for request in requests if request.first is not None]
+    if not rows:
+        return [None] * len(requests)
+    cursor = await connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
     stored = {order_id for (order_id,) in await cursor.fetchall()}
-    return [ask.first if ask.first is not None and ask.first.order_id in stored else None for ask in asked]
+    return [first if first is not None and first.order_id in stored else None for _, _, first in requests]
 
 
-async def _find(connection: "psycopg.AsyncConnection[Any]", asked: Sequence[Ask]) -> dict[tuple[str, str], First]:
-    cursor = await connection.execute(_FIND, ([ask.customer_id for ask in asked], [ask.key for ask in asked]))
+async def _find(
+    connection: "psycopg.AsyncConnection[Any]", requests: Sequence[KeyedRequest]
+) -> dict[tuple[str, str], First]:
+    keys = [request.customer_id for request in requests], [request.key for request in requests]
+    cursor = await connection.execute(_FIND, keys)
     return {
         (customer_id, key): First(bytes(request_hash), order_id, bytes(event), in_log)
         for customer_id, key, request_hash, order_id, event, in_log in await cursor.fetchall()
     }
-
-
-def _forget_result(task: "asyncio.Task[Any]") -> None:
-    """Take note of a failure that nobody waits for any more."""
-    if not task.cancelled():
-        task.exception()

@@ -1,11 +1,13 @@
-"""`POST /api/v1/orders/batch`: up to `LINES_MAX` orders, one a line (NDJSON), each accepted or refused for itself.
+"""`POST /api/v1/orders/batch`: up to `LINES_MAX` orders, one a line (NDJSON), each accepted or refused by itself.
 
-The answer has a line for each, in order; blank lines have none. A line may have an `idempotency_key`, which is the same
-as the header of a single order: a client that gets no answer to a batch can send the whole of it again if every line
-has a key, and otherwise cannot know which lines were accepted.
+The answer has a line for each order, in the same sequence; blank lines have none. Its status is 200 if any order was
+accepted. If none was, it is an error that a client cannot overlook: 503 if any line can be sent again, else 422.
 
-A batch goes into the log in chunks, in the order of its lines. All batches together take at most `SHARE_MAX` of what
-may be in flight, and the loop serves others between two chunks, so that single orders find room and time.
+A line may have an `idempotency_key`, which is the same as the header of a single order. A client that gets no answer
+can send the whole request again if every line has a key; otherwise it cannot know which lines were accepted.
+
+Lines go into the log in chunks, in their sequence. All such requests together take at most `SHARE_MAX` of what may be
+in flight, and the loop serves others between two chunks, so that single orders find room and time.
 
 References: https://github.com/ndjson/ndjson-spec.
 """
@@ -22,44 +24,45 @@ from starlette.types import Receive, Scope, Send
 
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
-from common.http import bodies, problem, responses
-from common.http.bodies import BODY_BYTES_MAX
+from common.http import problem
+from common.http.bodies import receive_body, within_limit
 from common.http.parameters import checked_idempotency_key
 from common.http.problem import Problem, ProblemError
+from common.http.responses import request_id_of
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import Begun, KeyedOrders, with_key
-from order.api.place.room import Room
+from order.api.place.semaphore import WeightedSemaphore
 from order.api.refusals import PLACED_NOTHING, of_line
-from order.api.requests import batch_line_decoder
-from order.api.responses import BatchResult
+from order.api.requests import line_decoder
+from order.api.responses import LineResult
 
 LINES_MAX: Final = 1_000
-BATCH_BYTES_MAX: Final = 4 * 1024 * 1024
-BATCHES_MAX: Final = 16
-"""Under way at once in this process: each may hold its body and its answer in memory."""
+BYTES_MAX: Final = 4 * 1024 * 1024
+UNDER_WAY_MAX: Final = 16
+"""Requests at once in this process: each may hold its body and its answer in memory."""
 CHUNK_LINES: Final = 100
 SHARE_MAX: Final = 0.5
 NDJSON: Final = (b"application/x-ndjson", b"application/jsonl")
 
-NO_ROOM: Final = problem.unavailable(f"{BATCHES_MAX} batches are under way at this process already; {PLACED_NOTHING}")
+NO_ROOM: Final = problem.unavailable(f"{UNDER_WAY_MAX} batches are under way at this process already; {PLACED_NOTHING}")
 _lines: Final = Counter("tandem_order_batch_lines_total", "Orders that came in batches, by their answers.", ["status"])
 _accepted_lines: Final = _lines.labels(202)
 
 
 class Sent(NamedTuple):
-    """A line on its way into the log; without `fate`, the log has it already."""
+    """A line on its way into the log; without `acknowledged`, the log has it already."""
 
     order_id: OrderId
-    fate: "asyncio.Future[Acknowledged] | None"
+    acknowledged: "asyncio.Future[Acknowledged] | None"
     keyed: bool = False
     repeated: bool = False
 
 
-class PlaceBatch:
-    """Takes batches of orders. Bare ASGI, behind the router."""
+class PlaceMany:
+    """Takes many orders in one request. Bare ASGI, behind the router."""
 
     def __init__(self, desk: OrderDesk, keyed: KeyedOrders, log: OrdersLog, in_flight_max: int) -> None:
         self._desk = desk
@@ -67,28 +70,28 @@ class PlaceBatch:
         self._log = log
         share = max(1, int(in_flight_max * SHARE_MAX))
         self._chunk_lines = min(CHUNK_LINES, share)
-        self._room = Room(share)
+        self._in_flight = WeightedSemaphore(share)
         self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refused := self._desk.unable()) is not None:
             raise ProblemError(refused)
-        if self._under_way >= BATCHES_MAX:
+        if self._under_way >= UNDER_WAY_MAX:
             raise ProblemError(NO_ROOM)
         self._under_way += 1
         try:
             headers = dict(scope["headers"])
-            body = await bodies.receive_body(headers, receive, NDJSON, BATCH_BYTES_MAX)
+            body = await receive_body(headers, receive, NDJSON, BYTES_MAX)
             numbers, lines = split(body)
             answers = await self.place(lines, headers.get(b"traceparent"))
         finally:
             self._under_way -= 1
-        request_id = responses.request_id_of(scope).decode()
+        request_id = request_id_of(scope).decode()
         results = [_result(number, answer, request_id) for number, answer in zip(numbers, answers, strict=True)]
-        await Response(_encode_lines(results), media_type=NDJSON[0].decode())(scope, receive, send)
+        await _response(results)(scope, receive, send)
 
     async def place(self, lines: Sequence[bytes], traceparent: bytes | None) -> list[Sent | Problem]:
-        """Place an order a line: for each, in order, where it went or what stands against it."""
+        """Place an order for each line. Returns in sequence where it went, or why it was refused."""
         turn = asyncio.Lock()
         size = self._chunk_lines
         chunks = (lines[start : start + size] for start in range(0, len(lines), size))
@@ -98,47 +101,49 @@ class PlaceBatch:
     async def _place_chunk(
         self, lines: Sequence[bytes], traceparent: bytes | None, turn: asyncio.Lock
     ) -> list[Sent | Problem]:
-        async with self._room.take(len(lines)):
+        async with self._in_flight.acquire(len(lines)):
             async with turn:
-                sent = await self._send(lines, traceparent)
-                await asyncio.sleep(0)  # others first, before the next chunk
+                answers = await self._send(lines, traceparent)
+                await asyncio.sleep(0)  # others are served before the next chunk
             # Most futures are done when the first of them wakes this task.
-            return [await self._acknowledged(one) if isinstance(one, Sent) else one for one in sent]
+            return [await self._acknowledged(sent) if isinstance(sent, Sent) else sent for sent in answers]
 
     async def _send(self, lines: Sequence[bytes], traceparent: bytes | None) -> list[Sent | Problem]:
-        """Hand a chunk to the log, in order, once the requests with keys are stored: all of them together."""
+        """Send a chunk to the log, in sequence, once the requests with keys are stored, all of them together."""
         if (refused := self._desk.refusal_of_many(len(lines))) is not None:
             return [refused] * len(lines)
-        begun = [self._begin(line, traceparent) for line in lines]
-        return [await self._send_kept(one) if isinstance(one, Begun) else self._send_draft(one) for one in begun]
+        drafts = [self._draft(line, traceparent) for line in lines]
+        return [await self._send_draft(draft) for draft in drafts]
 
-    def _begin(self, line: bytes, traceparent: bytes | None) -> Begun | OrderPlaced | Problem:
+    def _draft(self, line: bytes, traceparent: bytes | None) -> Begun | OrderPlaced | Problem:
         try:
-            request = decode_body(_within_limit(line), batch_line_decoder)
+            request = decode_body(within_limit(line, "line"), line_decoder)
             if request.idempotency_key is UNSET:
                 return self._desk.draft(request, traceparent)
             return self._keyed.begin(request, checked_idempotency_key(request.idempotency_key), traceparent)
         except ProblemError as error:
             return error.problem
 
-    def _send_draft(self, draft: OrderPlaced | Problem) -> Sent | Problem:
+    async def _send_draft(self, draft: Begun | OrderPlaced | Problem) -> Sent | Problem:
         if isinstance(draft, Problem):
             return draft
+        if isinstance(draft, Begun):
+            return await self._send_kept(draft)
         order_id = OrderId(draft.subject)
         return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
 
     async def _send_kept(self, begun: Begun) -> Sent | Problem:
         try:
             kept = await self._keyed.kept(begun)
-            fate = None if kept.in_log else self._log.send(kept.order_id, kept.customer_id, kept.event)
         except ProblemError as error:
             return error.problem
-        return Sent(kept.order_id, fate, keyed=True, repeated=kept.repeated)
+        sent = None if kept.in_log else self._log.send(kept.order_id, kept.customer_id, kept.event)
+        return Sent(kept.order_id, sent, keyed=True, repeated=kept.repeated)
 
     async def _acknowledged(self, sent: Sent) -> Sent | Problem:
-        if sent.fate is not None:
+        if sent.acknowledged is not None:
             try:
-                await self._log.acknowledged(sent.order_id, sent.fate)
+                await self._log.acknowledged(sent.order_id, sent.acknowledged)
             except ProblemError as error:
                 return with_key(error.problem) if sent.keyed else error.problem
         return sent
@@ -147,29 +152,31 @@ class PlaceBatch:
 def split(body: bytes) -> tuple[list[int], list[bytes]]:
     """The lines that are not blank, with their numbers from 1. Raises `ProblemError` 413 when there are too many."""
     if body.count(b"\n") > LINES_MAX - (not body.endswith(b"\n")):
-        detail = f"the batch has over {LINES_MAX} lines"
-        raise ProblemError(Problem(code="too-large", title="Content too large", status=413, detail=detail))
+        raise ProblemError(problem.too_large(f"the batch has over {LINES_MAX} lines"))
     numbered = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line and not line.isspace()]
     return [number for number, _ in numbered], [line for _, line in numbered]
-
-
-def _within_limit(line: bytes) -> bytes:
-    if len(line) > BODY_BYTES_MAX:
-        detail = f"the line is over {BODY_BYTES_MAX} bytes"
-        raise ProblemError(Problem(code="too-large", title="Content too large", status=413, detail=detail))
-    return line
 
 
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 
 
-def _result(number: int, answer: Sent | Problem, request_id: str) -> BatchResult:
+def _result(number: int, answer: Sent | Problem, request_id: str) -> LineResult:
     if isinstance(answer, Problem):
         _lines.labels(answer.status).inc()
         retry_after_s = answer.retry_after_s
         if retry_after_s is None:
-            return BatchResult(number, answer.status, problem=Raw(answer.body(request_id)))
+            return LineResult(number, answer.status, problem=Raw(answer.body(request_id)))
         document = Raw(of_line(answer).body(request_id))
-        return BatchResult(number, answer.status, problem=document, retry_after=retry_after_s)
+        return LineResult(number, answer.status, problem=document, retry_after=retry_after_s)
     _accepted_lines.inc()
-    return BatchResult(number, 202, answer.order_id, answer.repeated)
+    return LineResult(number, 202, answer.order_id, answer.repeated)
+
+
+def _response(results: Sequence[LineResult]) -> Response:
+    """200 if an order was accepted or there was none; 503 with the longest `retry_after` if a line can be sent again;
+    else 422."""
+    status, headers = 200, None
+    if results and all(result.status != 202 for result in results):
+        waits_s = [result.retry_after for result in results if result.retry_after is not UNSET]
+        status, headers = (503, {"retry-after": str(max(waits_s))}) if waits_s else (422, None)
+    return Response(_encode_lines(results), status, headers, NDJSON[0].decode())

@@ -1,8 +1,8 @@
-"""Finds an order for whoever asks, also before the saga has stored it: what was accepted is never "not found".
+"""Finds an order, also before the saga has stored it: an accepted order is never "not found".
 
-The order database knows it; or this process, which accepted it a moment ago; or it lies in the log unread. To rule out
-the last, the ends of `orders` are read and the saga's positions must pass them: then an order that is neither stored
-nor parked was never accepted.
+An order is in the order database; or this process has just accepted it; or it lies unread in the log. To rule out the
+last, the ends of `orders` are read, and the saga's positions must pass them. After that, an order that is neither
+stored nor parked was never accepted.
 """
 
 import asyncio
@@ -12,31 +12,32 @@ from common.errors import Transient
 from common.events import OrderId
 from common.http import problem
 from common.http.problem import ProblemError
+from order.api.database import DatabaseUnavailable
+from order.api.grouped import shared
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
-from order.api.read.queries import DatabaseAway, OrderQueries, Stored, as_accepted
-from order.api.read.shared_read import SharedRead
+from order.api.read.queries import OrderQueries, Stored, as_accepted
 from order.api.requests import is_order_id
 
 SAGA_WAIT_S: Final = 1.0
-SAGA_LOOK_EVERY_S: Final = 0.025
+SAGA_CHECK_EVERY_S: Final = 0.025
 
 
 class Lookup:
     def __init__(self, queries: OrderQueries, recent: RecentOrders, log: OrdersLog) -> None:
+        """Call it in the event loop."""
         self._queries = queries
         self._recent = recent
         self._log = log
-        self._ends = SharedRead(log.ends)
-        self._positions = SharedRead(queries.positions)
+        self._ends = shared(log.ends)
+        self._positions = shared(queries.positions)
 
     async def find(self, order_id: str) -> Stored:
         """The order. Raises `ProblemError` 404 when there is none, 503 when that cannot be known now."""
         if not is_order_id(order_id):
             raise ProblemError(problem.not_found("order", order_id[:64]))
-        wanted = OrderId(order_id)
         try:
-            return await self._stored_or_recent(wanted) or await self._once_the_saga_has_read_on(wanted)
+            return await self._stored_or_recent(OrderId(order_id)) or await self._read_by_saga(OrderId(order_id))
         except Transient as error:
             raise ProblemError(problem.unavailable(f"order {order_id} cannot be looked up: {error}")) from None
 
@@ -44,30 +45,29 @@ class Lookup:
         recent = self._recent.get(order_id)
         try:
             stored = await self._queries.by_id(order_id)
-        except DatabaseAway:
+        except DatabaseUnavailable:
             if recent is None:
                 raise
             stored = None
         if stored is not None or recent is None:
             return stored
-        return as_accepted(recent.placed, recent.place)
+        return as_accepted(recent.placed, recent.acknowledged)
 
-    async def _once_the_saga_has_read_on(self, order_id: OrderId) -> Stored:
+    async def _read_by_saga(self, order_id: OrderId) -> Stored:
+        """The order once the saga has read to the end of the log. Raises `Transient` if it does not in time."""
         if self._log.undecided(order_id):
-            raise Transient("the log has not said yet whether it took it")
+            raise Transient("the log has not acknowledged it yet and may still take it")
         ends = await self._ends()
         if not await self._saga_passes(ends):
-            raise Transient(
-                f"the saga is behind the log by more than {SAGA_WAIT_S:g} s; it may be among what is unread"
-            )
-        # First what is parked: it goes from there to what is stored, never back.
-        found = await self._queries.parked(order_id) or await self._stored_or_recent(order_id)
-        if found is None:
+            raise Transient(f"the saga is over {SAGA_WAIT_S:g} s behind the log; the order may be among what is unread")
+        # Parked events first: an order goes from there to the stored ones, never back.
+        order = await self._queries.parked(order_id) or await self._stored_or_recent(order_id)
+        if order is None:
             raise ProblemError(problem.not_found("order", order_id))
-        return found
+        return order
 
     async def _saga_passes(self, ends: dict[int, int]) -> bool:
-        """Whether the saga has read all that lies before `ends`, or does so within `SAGA_WAIT_S`."""
+        """Whether the saga has read everything before `ends`, or does so within `SAGA_WAIT_S`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + SAGA_WAIT_S
         while True:
@@ -76,4 +76,4 @@ class Lookup:
                 return True
             if loop.time() >= give_up_at:
                 return False
-            await asyncio.sleep(SAGA_LOOK_EVERY_S)
+            await asyncio.sleep(SAGA_CHECK_EVERY_S)

@@ -1,8 +1,8 @@
-"""Waiting for what becomes of orders: one watcher for all who wait, which asks the database only while somebody does.
+"""Waiting for the outcomes of orders. One watcher serves all who wait, and queries only while somebody does.
 
-It asks for all watched orders in one statement, every `LOOK_EVERY_S`, and never spends more than a tenth of its time on
-that: with very many watched orders it looks less often. Tailing the topic would decode every outcome for the few that
-are waited for.
+It queries all watched orders in one statement, every `QUERY_EVERY_S`. It never spends more than a tenth of its time on
+that, so with very many watched orders it queries less often. Reading the topic instead would decode every outcome for
+the few that are waited for.
 
 References: RFC 7240 §4.3 (`wait`).
 """
@@ -18,16 +18,17 @@ from order.api.read.queries import OrderQueries, Stored, Watched
 from order.api.responses import OrderView
 
 WAIT_S_MAX: Final = 30
-"""The longest wait that `Prefer: wait` is given."""
+"""The longest wait that `Prefer: wait` gets."""
 WATCHED_MAX: Final = 10_000
-LOOK_EVERY_S: Final = 0.025
-PAUSE_BY_LOOK: Final = 9.0
+QUERY_EVERY_S: Final = 0.025
+PAUSE_BY_QUERY: Final = 9.0
+"""A pause is this many times as long as the query before it."""
 
 _WAIT: Final = re.compile(r'\s*wait\s*=\s*"?(?P<seconds>[0-9]{1,9})"?\s*', re.IGNORECASE)
 
 
 def preferred_wait_s(prefer: str) -> int:
-    """The seconds of `wait=N` in a Prefer header, at most `WAIT_S_MAX`; 0 without it. What is malformed is ignored."""
+    """The seconds of `wait=N` in a Prefer header, at most `WAIT_S_MAX`; 0 if it is missing or malformed."""
     for preference in prefer.split(","):
         if match := _WAIT.fullmatch(preference.partition(";")[0]):
             return min(int(match["seconds"]), WAIT_S_MAX)
@@ -35,10 +36,10 @@ def preferred_wait_s(prefer: str) -> int:
 
 
 class Outcomes:
-    """Tells who waits for an order what becomes of it."""
+    """Wakes those who wait for an order when there is news of it."""
 
     def __init__(self, queries: OrderQueries, stopping: Callable[[], bool]) -> None:
-        """Nobody is kept waiting any longer once `stopping` says yes."""
+        """Every wait ends once `stopping` returns true."""
         self._queries = queries
         self._stopping = stopping
         self._waiting: dict[asyncio.Future[Stored | None], Watched] = {}
@@ -51,7 +52,7 @@ class Outcomes:
 
     @property
     def draining(self) -> bool:
-        """Whether the process is about to end, so that nothing new is told."""
+        """Whether the process is about to end, so that no news comes any more."""
         return self._stopping()
 
     async def decided(self, order_id: OrderId, within_s: float) -> OrderView | None:
@@ -65,7 +66,7 @@ class Outcomes:
         future: asyncio.Future[Stored | None] = loop.create_future()
         self._waiting[future] = watched
         if self._watch is None:
-            self._watch = asyncio.create_task(self._keep_looking())
+            self._watch = asyncio.create_task(self._keep_querying())
         timer = loop.call_later(within_s, _end, future)
         try:
             return await future
@@ -73,9 +74,9 @@ class Outcomes:
             timer.cancel()
             self._waiting.pop(future, None)
 
-    async def _keep_looking(self) -> None:
+    async def _keep_querying(self) -> None:
         loop = asyncio.get_running_loop()
-        pause_s = LOOK_EVERY_S
+        pause_s = QUERY_EVERY_S
         try:
             while self._waiting:
                 await asyncio.sleep(pause_s)
@@ -84,18 +85,18 @@ class Outcomes:
                         _end(future)
                     return
                 began = loop.time()
-                if self._waiting:  # those who waited may have gone meanwhile
-                    await self._look()
-                pause_s = max(LOOK_EVERY_S, PAUSE_BY_LOOK * (loop.time() - began))
+                if self._waiting:  # the last of them may have given up meanwhile
+                    await self._query()
+                pause_s = max(QUERY_EVERY_S, PAUSE_BY_QUERY * (loop.time() - began))
         finally:
             self._watch = None
 
-    async def _look(self) -> None:
+    async def _query(self) -> None:
         try:
-            found = await self._queries.news(list(set(self._waiting.values())))
+            news = await self._queries.news(list(set(self._waiting.values())))
         except Transient:
             return  # those who wait have their own time limits
-        by_id = {stored.view.order_id: stored for stored in found}
+        by_id = {stored.view.order_id: stored for stored in news}
         for future, watched in self._waiting.items():
             stored = by_id.get(watched.order_id)
             if stored is not None and _is_news(stored, watched) and not future.done():

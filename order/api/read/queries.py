@@ -1,27 +1,22 @@
-"""What HTTP reads from the order database: all of its SQL. Nothing is written from here.
+"""What HTTP reads from the order database: all of its SQL. It writes nothing.
 
 Orders that are still `awaiting_placed` (a result came before its order) are hidden everywhere.
 """
 
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, get_args
+from typing import Final, NamedTuple, get_args
 
 import msgspec
-import psycopg
-from loguru import logger
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from common.codec import decoder_for
-from common.errors import Transient
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
-from common.postgres import pool
+from order.api.database import DatabasePool, DatabaseProbe
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
 
-PING_TIMEOUT_S: Final = 1.0
 VISIBLE: Final = list(get_args(Status))
 BEYOND_ALL_ORDERS: Final = OrderId("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -81,46 +76,24 @@ class Watched(NamedTuple):
     seen: int | None
 
 
-class DatabaseAway(Transient):
-    """The order database cannot be asked now."""
-
-
 class OrderQueries:
-    """The order database as HTTP reads it. Every read raises `DatabaseAway`, at once while it is known to be away."""
+    """The order database as HTTP reads it. Every read raises `DatabaseUnavailable`, at once while it is away."""
 
-    def __init__(self, url: str, instance: str) -> None:
-        self._pool: AsyncConnectionPool[Any] = pool(url, instance)
-        self.reachable = False
+    def __init__(self, url: str, instance: str, probe: DatabaseProbe) -> None:
+        self._pool = DatabasePool(url, instance, probe)
 
     async def open(self) -> None:
-        """Begin to connect, without waiting for it."""
-        await self._pool.open(wait=False)
+        await self._pool.open()
 
     async def close(self) -> None:
         await self._pool.close()
-
-    async def ping(self) -> None:
-        """Find out whether the database answers, and keep `reachable` true to that."""
-        try:
-            async with self._pool.connection(timeout=PING_TIMEOUT_S) as connection:
-                await connection.execute("SELECT FROM orders LIMIT 0")
-            error = None
-        except (psycopg.Error, PoolTimeout) as raised:
-            error = raised
-        reachable = error is None
-        if reachable is not self.reachable:
-            self.reachable = reachable
-            if reachable:
-                logger.info("the order database answers")
-            else:
-                logger.warning("the order database does not answer: {}", str(error).strip())
 
     async def by_id(self, order_id: OrderId) -> Stored | None:
         rows = await self._rows(_BY_ID, order_id, VISIBLE)
         return _stored(rows[0]) if rows else None
 
     async def parked(self, order_id: OrderId) -> Stored | None:
-        """The order as it was placed, if that event waits among the saga's dead letters."""
+        """The order as it was placed, if that event is parked by the saga."""
         for partition, offset, at, value in await self._rows(_PARKED, order_id):
             with suppress(msgspec.DecodeError, UnicodeDecodeError):
                 event = decoder_for[ORDERS].decode(value)
@@ -129,38 +102,33 @@ class OrderQueries:
         return None
 
     async def news(self, watched: Sequence[Watched]) -> list[Stored]:
-        """Those of the orders that are news."""
+        """Those of the watched orders that are news."""
         rows = await self._rows(_NEWS, [w.order_id for w in watched], [w.seen for w in watched], VISIBLE)
         return [_stored(row) for row in rows]
 
-    async def page(self, wanted: PageRequest) -> OrderPage:
+    async def page(self, request: PageRequest) -> OrderPage:
         """A page of a customer's orders, newest first (ids rise with time). Raises `ValueError` for a wrong cursor."""
-        before = BEYOND_ALL_ORDERS if wanted.cursor is None else order_before(wanted.cursor)
-        statuses = VISIBLE if wanted.status is None else [wanted.status]
-        # One more than wanted shows whether there is a next page.
-        rows = await self._rows(_PAGE, wanted.customer_id, before, statuses, wanted.limit + 1)
-        orders = [_stored(row).view for row in rows[: wanted.limit]]
-        return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > wanted.limit else None)
+        before = BEYOND_ALL_ORDERS if request.cursor is None else order_before(request.cursor)
+        statuses = VISIBLE if request.status is None else [request.status]
+        # One row more than asked for shows whether there is a next page.
+        rows = await self._rows(_PAGE, request.customer_id, before, statuses, request.limit + 1)
+        orders = [_stored(row).view for row in rows[: request.limit]]
+        return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > request.limit else None)
 
     async def positions(self) -> dict[int, int]:
         """How far the saga has read each partition of `orders`: the offset of its next record."""
         return dict(await self._rows(_POSITIONS, ORDERS))
 
     async def _rows(self, query: str, *parameters: object) -> list[TupleRow]:
-        if not self.reachable:
-            raise DatabaseAway("the order database cannot be reached")
-        try:
-            async with self._pool.connection() as connection:
-                cursor = await connection.execute(query, parameters)
-                rows: list[TupleRow] = await cursor.fetchall()
-        except (psycopg.Error, PoolTimeout) as error:
-            raise DatabaseAway(f"the order database cannot be read: {error}") from error
-        return rows
+        async with self._pool.connection() as connection:
+            cursor = await connection.execute(query, parameters)
+            rows: list[TupleRow] = await cursor.fetchall()
+            return rows
 
 
-def as_accepted(placed: OrderPlaced, place: Acknowledged) -> Stored:
-    """An order of which no more is known than that the log has it."""
-    at = rfc3339(place.at)
+def as_accepted(placed: OrderPlaced, acknowledged: Acknowledged) -> Stored:
+    """An order that the log has and the saga has not stored."""
+    at = rfc3339(acknowledged.at)
     view = OrderView(
         order_id=placed.data.order_id,
         customer_id=placed.data.customer_id,
@@ -175,9 +143,9 @@ def as_accepted(placed: OrderPlaced, place: Acknowledged) -> Stored:
         placed_at=at,
         decided_at=None,
         settled_at=None,
-        timeline=[TimelineEntry("order.placed", at, 0, place.partition, place.offset)],
+        timeline=[TimelineEntry("order.placed", at, 0, acknowledged.partition, acknowledged.offset)],
     )
-    return Stored(view, place.partition, placed.traceparent)
+    return Stored(view, acknowledged.partition, placed.traceparent)
 
 
 def _stored(row: TupleRow) -> Stored:

@@ -1,9 +1,9 @@
 """`GET /api/v1/orders/{id}/events`: what becomes of an order, as server-sent events, until it is settled.
 
-Each entry of the order's timeline is an event of its own name, whose id says how many entries have been told; then
-comes `settled` with the order as it stands, and the stream ends. A client that reconnects with `Last-Event-ID` is told
-what it missed, at any process; when it has been told everything, 204 tells it not to come again. A stream also ends
-when the process does: without a `settled` there is more to come.
+Each entry of the order's timeline is an event of its own name, whose id is the number of entries sent so far. Then
+`settled` comes with the whole order, and the stream ends. A client that reconnects with `Last-Event-ID` gets what it
+missed, at any process; once it has everything, 204 tells it not to come again. A stream also ends when the process
+does: without a `settled` there is more to come.
 
 References: WHATWG HTML, "Server-sent events".
 """
@@ -16,16 +16,17 @@ from starlette.types import Receive, Scope, Send
 
 from common.codec import encode
 from common.events import OrderId
-from common.http import problem, responses
+from common.http import problem
 from common.http.problem import ProblemError
+from common.http.responses import header
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
 from order.api.read.queries import Stored, Watched
 
 STREAMS_MAX: Final = 1_000
-"""Open at once in this process."""
+"""Open streams in this process."""
 HEARTBEAT_S: Final = 10.0
-"""A comment this often keeps what lies between from closing the connection."""
+"""A comment this often keeps proxies from closing the connection."""
 RETRY_MS: Final = 1_000
 NO_ROOM: Final = problem.unavailable(f"{STREAMS_MAX} streams are open at this process already; ask for the order")
 
@@ -38,7 +39,7 @@ _HEADERS: Final = (
 
 
 class OrderEvents:
-    """Bare ASGI, so that a client that goes away frees its place at once."""
+    """Bare ASGI, so that a client that goes away frees its stream at once."""
 
     def __init__(self, lookup: Lookup, outcomes: Outcomes, most: int = STREAMS_MAX) -> None:
         self._lookup = lookup
@@ -56,28 +57,28 @@ class OrderEvents:
             self._open -= 1
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        found = await self._lookup.find(scope["path_params"]["order_id"])
-        last = _LAST_EVENT_ID.fullmatch(responses.header(scope, b"last-event-id"))
-        if last and found.view.settled and last[0] == _settled_id(found):
+        order = await self._lookup.find(scope["path_params"]["order_id"])
+        last = _LAST_EVENT_ID.fullmatch(header(scope, b"last-event-id"))
+        if last and order.view.settled and last[0] == _settled_id(order):
             await send({"type": "http.response.start", "status": 204, "headers": ()})
             await send({"type": "http.response.body"})
             return
         await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
         if scope["method"] != "HEAD":
-            telling = asyncio.create_task(self._tell(send, found, int(last[1]) if last else 0))
+            sending = asyncio.create_task(self._send_events(send, order, int(last[1]) if last else 0))
             leaving = asyncio.create_task(_gone(receive))
-            await asyncio.wait((telling, leaving), return_when=asyncio.FIRST_COMPLETED)
-            for task in (telling, leaving):
+            await asyncio.wait((sending, leaving), return_when=asyncio.FIRST_COMPLETED)
+            for task in (sending, leaving):
                 task.cancel()
-            await asyncio.gather(telling, leaving, return_exceptions=True)
+            await asyncio.gather(sending, leaving, return_exceptions=True)
         await send({"type": "http.response.body"})
 
-    async def _tell(self, send: Send, found: Stored, seen: int) -> None:
+    async def _send_events(self, send: Send, order: Stored, seen: int) -> None:
         """Send what comes after the first `seen` entries, until the order is settled or the process drains."""
         await _send(send, b"retry: %d\n\n" % RETRY_MS)
-        order_id = OrderId(found.view.order_id)
-        # What is only known to be accepted may yet turn out to be its timeline's second entry: only the saga's counts.
-        stored = found if found.view.settled else None
+        order_id = OrderId(order.view.order_id)
+        # An order that is only accepted may turn out to have another first entry: only the saga's timeline counts.
+        stored = order if order.view.settled else None
         while not self._outcomes.draining:
             if stored is not None:
                 await _send(send, _entries(stored, seen))
@@ -91,17 +92,17 @@ class OrderEvents:
 
 def _entries(stored: Stored, seen: int) -> bytes:
     """The entries after the first `seen`, and the end if there is one."""
-    told = [
+    events = [
         b"id: %d\nevent: %s\ndata: %s\n\n" % (number, entry.event.encode(), encode(entry))
         for number, entry in enumerate(stored.view.timeline[seen:], seen + 1)
     ]
     if stored.view.settled:
-        told.append(b"id: %s\nevent: settled\ndata: %s\n\n" % (_settled_id(stored).encode(), encode(stored.view)))
-    return b"".join(told)
+        events.append(b"id: %s\nevent: settled\ndata: %s\n\n" % (_settled_id(stored).encode(), encode(stored.view)))
+    return b"".join(events)
 
 
 def _settled_id(stored: Stored) -> str:
-    """A settled order that is cancelled opens again, with more entries and another end."""
+    """A settled order that is cancelled is open again; its next end has another number of entries."""
     return f"{len(stored.view.timeline)}-settled"
 
 

@@ -1,4 +1,4 @@
-"""So much room for all: who needs more of it than is left waits, first come, first served."""
+"""A semaphore of which one caller may take several at once, first come, first served."""
 
 import asyncio
 from collections import deque
@@ -6,16 +6,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class Room:
-    """A semaphore of which one may take several at once."""
+class WeightedSemaphore:
+    """So many permits. A caller that asks for more than are free waits, and nobody overtakes it."""
 
     def __init__(self, size: int) -> None:
         self._free = size
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
 
     @asynccontextmanager
-    async def take(self, amount: int) -> AsyncIterator[None]:
-        """Hold `amount`, at most the whole room."""
+    async def acquire(self, amount: int) -> AsyncIterator[None]:
+        """Hold `amount` permits, at most all there are."""
         await self._acquire(amount)
         try:
             yield
@@ -31,10 +31,8 @@ class Room:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.cancelled():
-                self._release(0)  # who came after may fit now
-            else:
-                self._release(amount)
+            # Cancelled while waiting, it lets those behind it try; cancelled just after its turn, it gives back.
+            self._release(0 if turn.cancelled() else amount)
             raise
 
     def _release(self, amount: int) -> None:

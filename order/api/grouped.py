@@ -1,6 +1,10 @@
-"""Many callers' items in one piece of work: what comes while one is under way goes together in the next one."""
+"""Groups the items of many callers: those that arrive while one piece of work is under way go together into the next.
+
+No caller gets an answer that is older than its question.
+"""
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -12,7 +16,7 @@ R = TypeVar("R")
 class Grouped(Generic[T, R]):
     """Does one piece of work at a time, so that groups grow with the load and a lone item does not wait."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int) -> None:
+    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int = sys.maxsize) -> None:
         """`work` returns a result for each of its items, at most `most` of them, or fails. Call it in the loop."""
         self._loop = asyncio.get_running_loop()  # asking for it every time is a system call
         self._work = work
@@ -52,3 +56,16 @@ class Grouped(Generic[T, R]):
             for (_, future), result in zip(group, results, strict=True):
                 if not future.done():
                     future.set_result(result)
+
+
+def shared(read: Callable[[], Awaitable[R]]) -> "Callable[[], asyncio.Future[R]]":
+    """One expensive read for many callers: those that call while it is under way share the next one.
+
+    The one under way may have read before they called: an order acknowledged in between would be missing from it.
+    """
+
+    async def read_once(callers: Sequence[None]) -> Sequence[R]:
+        return [await read()] * len(callers)
+
+    grouped = Grouped(read_once)
+    return lambda: grouped.submit(None)

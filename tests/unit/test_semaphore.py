@@ -1,8 +1,8 @@
-"""Room: never more than there is, in the order in which it was asked for."""
+"""The weighted semaphore: never more permits than there are, and first come, first served."""
 
 import asyncio
 
-from order.api.place.room import Room
+from order.api.place.semaphore import WeightedSemaphore
 
 
 async def settle() -> None:
@@ -10,14 +10,14 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-def test_who_does_not_fit_waits_and_nobody_passes_him() -> None:
+def test_a_caller_that_does_not_fit_waits_and_is_not_overtaken() -> None:
     async def main() -> None:
-        room = Room(10)
+        semaphore = WeightedSemaphore(10)
         inside: list[str] = []
         leave = {name: asyncio.Event() for name in ("large", "larger", "small")}
 
         async def stay(name: str, amount: int) -> None:
-            async with room.take(amount):
+            async with semaphore.acquire(amount):
                 inside.append(name)
                 await leave[name].wait()
             inside.remove(name)
@@ -33,21 +33,21 @@ def test_who_does_not_fit_waits_and_nobody_passes_him() -> None:
         assert inside == ["small"]
         leave["small"].set()
         await asyncio.gather(*tasks)
-        async with room.take(10):
+        async with semaphore.acquire(10):
             pass
 
     asyncio.run(main())
 
 
-def test_who_gives_up_waiting_takes_nothing_with_him() -> None:
+def test_a_caller_that_gives_up_waiting_takes_nothing_with_it() -> None:
     async def main() -> None:
-        room = Room(2)
+        semaphore = WeightedSemaphore(2)
 
         async def pass_through(amount: int) -> None:
-            async with room.take(amount):
+            async with semaphore.acquire(amount):
                 pass
 
-        async with room.take(1):
+        async with semaphore.acquire(1):
             gone, small = asyncio.create_task(pass_through(2)), asyncio.create_task(pass_through(1))
             await settle()
             assert not small.done()
@@ -58,7 +58,7 @@ def test_who_gives_up_waiting_takes_nothing_with_him() -> None:
             await settle()
         given.cancel()  # in the moment in which it has been let in
         await settle()
-        async with room.take(2):
+        async with semaphore.acquire(2):
             pass
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""A batch: each line is accepted or refused for itself, in order, and single orders find room beside it."""
+"""Many orders in one request: each line is accepted or refused by itself, and single orders find room beside them."""
 
 import asyncio
 import json
@@ -12,11 +12,11 @@ from common.http import problem
 from common.http.bodies import BODY_BYTES_MAX
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
+from order.api.database import DatabaseUnavailable
 from order.api.log import backlog
 from order.api.place import idempotency
 from order.api.place.desk import CATALOGUE_UNREAD
-from order.api.place.many import BATCHES_MAX, CHUNK_LINES, LINES_MAX, NO_ROOM, PlaceBatch, Sent, split
-from order.api.read.queries import DatabaseAway
+from order.api.place.many import CHUNK_LINES, LINES_MAX, NO_ROOM, UNDER_WAY_MAX, PlaceMany, Sent, split
 from order.api.refusals import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
 from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
 
@@ -29,19 +29,25 @@ def line(**more: Any) -> bytes:
     return json.dumps({**GOOD, **more}).encode()
 
 
-def post(api: Api, *lines: bytes, in_flight_max: int = IN_FLIGHT_MAX) -> list[dict[str, Any]]:
+def send(api: Api, *lines: bytes) -> Answer:
     async def main() -> Answer | None:
-        return await call(PlaceBatch(api.desk, api.keyed, api.log, in_flight_max), [b"\n".join(lines)], NDJSON)
+        return await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [b"\n".join(lines)], NDJSON)
 
     answer = asyncio.run(main())
     assert answer is not None
-    assert (answer.status, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    return answer
+
+
+def post(api: Api, *lines: bytes, status: int = 200) -> list[dict[str, Any]]:
+    answer = send(api, *lines)
+    assert answer.status == status
     return [json.loads(result) for result in answer.content.splitlines()]
 
 
 def refusal(api: Api, body: bytes, kind: str = "application/x-ndjson") -> int:
     async def main() -> None:
-        await call(PlaceBatch(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [body], {"content-type": kind})
+        await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [body], {"content-type": kind})
 
     with pytest.raises(ProblemError) as caught:
         asyncio.run(main())
@@ -126,7 +132,7 @@ class FullLog(FakeLog):
         return super().send(order_id, customer_id, value)
 
     def refusal(self) -> Problem | None:
-        return self.full if len(self.placed) == self.size else None
+        return self.full if self.size and len(self.placed) == self.size else None
 
 
 @pytest.mark.parametrize("size", [CHUNK_LINES, CHUNK_LINES + 1])
@@ -146,9 +152,9 @@ def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
         NO_ROOM,
         backlog._OVERLOADED,
         backlog._full("so many wait"),
-        idempotency._EXPIRED_MEANWHILE,
+        idempotency.EXPIRED_MEANWHILE,
     ]
-    refusals.append(idempotency._not_stored(DatabaseAway("away")))
+    refusals.append(idempotency.not_stored(DatabaseUnavailable("away")))
     for refused in refusals:
         assert LINE_PLACED_NOTHING in of_line(refused).detail
         assert "request" not in of_line(refused).detail
@@ -156,9 +162,24 @@ def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
 
 def test_an_unknown_outcome_is_its_line_s_alone_and_names_the_order() -> None:
     unknown = ProblemError(problem.unavailable("nobody knows", order_id="the-order"))
-    plain, keyed = post(Api(FakeLog(fails=unknown)), line(), line(idempotency_key="k"))
+    plain, keyed = post(Api(FakeLog(fails=unknown)), line(), line(idempotency_key="k"), status=503)
     assert (plain["status"], plain["problem"]["order_id"]) == (503, "the-order")
     assert "same key" in keyed["problem"]["detail"]
+
+
+def test_a_request_whose_every_line_is_at_fault_is_422_and_names_each() -> None:
+    results = post(Api(), line(quantity=0), b"{", status=422)
+    assert [result["status"] for result in results] == [422, 400]
+
+
+def test_a_request_whose_every_line_is_refused_for_now_is_503_with_the_longest_wait() -> None:
+    refused = problem.unavailable(f"full; {PLACED_NOTHING}", retry_after_s=3)
+    answer = send(Api(FullLog(0, refused)), line(), line(quantity=0))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "3")
+    unknown = ProblemError(problem.unavailable("nobody knows", retry_after_s=10, order_id="the-order"))
+    answer = send(Api(FakeLog(fails=unknown)), line(idempotency_key="k"), line(quantity=0), line())
+    assert (answer.status, answer.headers["retry-after"]) == (503, "10")
+    assert [json.loads(result)["status"] for result in answer.content.splitlines()] == [503, 422, 503]
 
 
 def test_a_batch_that_is_too_large_or_something_else_is_refused_as_a_whole() -> None:
@@ -201,19 +222,19 @@ class SlowLog(FakeLog):
         self.waiting.clear()
 
 
-def in_a_slow_log(act: "Callable[[PlaceBatch, SlowLog], Any]", in_flight_max: int) -> SlowLog:
+def in_a_slow_log(act: "Callable[[PlaceMany, SlowLog], Any]", in_flight_max: int) -> SlowLog:
     async def main() -> SlowLog:
         log = SlowLog()
         api = Api(log)
         async with asyncio.timeout(10):
-            await act(PlaceBatch(api.desk, api.keyed, log, in_flight_max), log)
+            await act(PlaceMany(api.desk, api.keyed, log, in_flight_max), log)
         return log
 
     return asyncio.run(main())
 
 
 def test_batches_together_leave_half_of_what_may_be_in_flight_to_single_orders() -> None:
-    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
+    async def act(endpoint: PlaceMany, log: SlowLog) -> None:
         batches = asyncio.gather(*(endpoint.place([line()] * 700, None) for _ in range(3)))
         while not batches.done():
             if len(log.waiting) == 500 or len(log.placed) == 2_100:
@@ -226,7 +247,7 @@ def test_batches_together_leave_half_of_what_may_be_in_flight_to_single_orders()
 
 
 def test_others_are_served_between_two_chunks() -> None:
-    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
+    async def act(endpoint: PlaceMany, log: SlowLog) -> None:
         placing = asyncio.ensure_future(endpoint.place([line()] * 5 * CHUNK_LINES, None))
         seen = set()
         while not placing.done():
@@ -240,13 +261,13 @@ def test_others_are_served_between_two_chunks() -> None:
 
 
 def test_so_many_batches_are_under_way_and_not_one_more() -> None:
-    async def act(endpoint: PlaceBatch, log: SlowLog) -> None:
-        batches = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(BATCHES_MAX)]
+    async def act(endpoint: PlaceMany, log: SlowLog) -> None:
+        batches = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(UNDER_WAY_MAX)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
             await call(endpoint, [line()], NDJSON)
         assert caught.value.problem == NO_ROOM
-        await log.sent(BATCHES_MAX)
+        await log.sent(UNDER_WAY_MAX)
         log.acknowledge_all()
         await asyncio.gather(*batches)
         assert endpoint._under_way == 0
