@@ -1,9 +1,9 @@
-"""Four classes of failure, each with one fate. Every consumer asks `classify` and nothing else decides.
+"""Four classes of failure, each with one consequence. `classify` alone decides which one a failure belongs to.
 
-- transient: what failed may work in a moment. Roll back, back off, try again, for ever.
-- refused: declined, out of stock. Not an error at all but a decision, so it has no exception here.
-- poison: this one event can never be processed. Find it, and keep it from holding up the others.
-- fatal: going on would lose or falsify something. Stop, say why on /readyz and in the log, wait for an operator.
+- transient: it may work in a moment. Roll back, back off, retry, for ever.
+- refused: declined, out of stock. That is a decision and no error, so it has no exception here.
+- poison: this one event can never be processed. Find it and park it, so that the others go on.
+- fatal: going on would lose or falsify something. Stop, report why on /readyz and in the log, wait for an operator.
 """
 
 from enum import Enum
@@ -23,7 +23,7 @@ class Failure(Enum):
 
 
 class TandemError(Exception):
-    """The base of what our own code raises on purpose. The message names the thing, the value and the way out."""
+    """The base of our own exceptions. The message names the thing, the value and the way out."""
 
 
 class Transient(TandemError):
@@ -31,7 +31,7 @@ class Transient(TandemError):
 
 
 class Superseded(Transient):
-    """Another instance has moved on what this one holds: drop the batch and join the group again."""
+    """Another instance has moved this one's position or row: drop the batch and join the group again."""
 
 
 class Stopped(Transient):
@@ -46,14 +46,17 @@ class Poison(TandemError):
 
 
 class Fatal(TandemError):
-    """Wrong configuration, missing schema: nothing this process can mend."""
+    """Wrong configuration, missing schema: this process cannot mend it."""
 
 
 LOSS_HELP: Final = "nothing was skipped; see docs/OPERATIONS.md, 'Loss detected'"
 
 
 class LossDetected(Fatal):
-    """The log or the database is not the one this consumer knew: records would be skipped, or decided again."""
+    """The log or the database is not the one that this consumer knew: records would be skipped, or decided again."""
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}; {LOSS_HELP}"
 
 
 # By SQLSTATE class: connection, rollback, resources, operator intervention. Then single codes.
@@ -87,7 +90,7 @@ _FATAL_KAFKA = frozenset(
 
 
 def classify(error: BaseException) -> Failure:
-    """The class of a failure. What is unknown is fatal: guessing would hide a bug or lose an event."""
+    """The class of a failure. An unknown failure is fatal: guessing would hide a bug or lose an event."""
     match error:
         case Transient():
             return Failure.TRANSIENT
@@ -105,7 +108,7 @@ def classify(error: BaseException) -> Failure:
 def _classify_postgres(error: psycopg.Error) -> Failure:
     state = error.sqlstate
     if state is None:
-        # Raised by the client itself: a lost connection, or a value it refuses to send, such as a NUL in text.
+        # Raised by the client: a lost connection, or a value that it refuses to send, such as a NUL in text.
         match error:
             case psycopg.OperationalError() | psycopg.InterfaceError():
                 return Failure.TRANSIENT

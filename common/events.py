@@ -15,7 +15,7 @@ tracing extensions; ISO 4217.
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar, Final, Literal, NewType, TypeVar
+from typing import Annotated, ClassVar, Final, Literal, NewType, TypeVar, get_args
 
 from msgspec import Meta, Struct
 
@@ -81,15 +81,9 @@ _CurrencyCode = Annotated[str, Meta(min_length=3, max_length=3)]
 _TraceParent = Annotated[str, Meta(max_length=128)]
 
 Reason = Literal[
-    "insufficient_funds",
-    "unknown_account",
-    "currency_mismatch",
-    "out_of_stock",
-    "inactive",
-    "customer",
-    "deadline",
+    "insufficient_funds", "unknown_account", "currency_mismatch", "out_of_stock", "inactive", "customer", "deadline",
     "discarded",
-]
+]  # fmt: skip
 PaymentState = Literal["completed", "declined", "refunded", "void"]
 StockState = Literal["reserved", "rejected", "released", "void"]
 
@@ -315,18 +309,8 @@ OnPayments = PaymentCompleted | PaymentDeclined | PaymentRefunded | PaymentVoid
 OnInventory = StockReserved | StockRejected | StockReleased | StockVoid
 AnyOrderEvent = OnOrders | OnPayments | OnInventory
 
-PAYMENT_EVENTS: Final[dict[PaymentState, type[PaymentEvent]]] = {
-    "completed": PaymentCompleted,
-    "declined": PaymentDeclined,
-    "refunded": PaymentRefunded,
-    "void": PaymentVoid,
-}
-STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {
-    "reserved": StockReserved,
-    "rejected": StockRejected,
-    "released": StockReleased,
-    "void": StockVoid,
-}
+PAYMENT_EVENTS: Final[dict[PaymentState, type[PaymentEvent]]] = {kind.state: kind for kind in get_args(OnPayments)}
+STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {kind.state: kind for kind in get_args(OnInventory)}
 
 E = TypeVar("E", bound=Event)
 

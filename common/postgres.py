@@ -12,8 +12,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 LOCK_TIMEOUT_MS: Final = 5_000
-# A process stopped inside a transaction loses its session, and with it its locks. It does not fire during COPY: for
-# that there is `terminate_stale_blockers`.
+# A process frozen inside a transaction loses its session, and its locks. During COPY this timeout does not fire;
+# `terminate_stale_blockers` does its work there.
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
 STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
@@ -21,13 +21,13 @@ CONNECT_TIMEOUT_S: Final = 3
 POOL_SIZE: Final = 4
 POOL_TIMEOUT_S: Final = 2.0
 CONNECTIONS_PER_PROCESS: Final = POOL_SIZE + 2
-"""At most, of a process that consumes: HTTP's pool, the batch loop, and what runs beside it (relay or deadlines)."""
+"""The most connections of a consumer's process: the HTTP pool, the batch loop, and the relay or the deadline timer."""
 
 Conn = Connection[TupleRow]
 
 
 class _UuidAsText(Loader):
-    """Our ids are strings in the code and uuid in the database; the trip through `uuid.UUID` costs more than both."""
+    """Loads uuid as str, which our ids are in the code; the trip through `uuid.UUID` would cost more than both."""
 
     def load(self, data: Any) -> str:
         return bytes(data).decode()

@@ -1,7 +1,7 @@
-"""Who gets the stock: every rule of inventory, and nothing else. No I/O, no clock.
+"""The rules of inventory: which orders get stock. No I/O, no clock.
 
-`decide` is given the products and reservations that a batch touches, as locked, and its events in order. It is total:
-an order may come twice, its revocation before it, after it or alone.
+`decide` takes the products and reservations that a batch touches, as locked, and its events in order. It is total: an
+order may come twice, and its revocation before it, after it or alone.
 
     none ──▶ reserved ──▶ released        none ──▶ rejected        none ──▶ void (revoked before it was placed)
 """
@@ -33,7 +33,7 @@ Relevant = OrderPlaced | OrderDiscarded | Revocation
 
 
 class Product(Struct, frozen=True, gc=False):
-    """A product's stock. `on_hand` is in pieces and never below zero; what is inactive is not sold."""
+    """A product's stock. `on_hand` is in pieces and never below zero; an inactive product is not sold."""
 
     on_hand: int
     active: bool
@@ -62,7 +62,7 @@ class Movement(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What a batch came to. `reservations` holds every reservation touched, as it now stands."""
+    """The decisions of a batch. `reservations` holds every reservation touched, as it now stands."""
 
     reservations: dict[OrderId, Reservation]
     on_hand: dict[ProductId, int]
@@ -139,8 +139,8 @@ def per_product(items: Iterable[Item]) -> tuple[Line, ...]:
 def refusal(
     lines: Iterable[Line], products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]
 ) -> Reason | None:
-    """Why nothing is reserved for these lines, if so: all of them, or none. Of two reasons, the one that a restock does
-    not mend."""
+    """Why nothing is reserved, if so: an order gets all of its lines or none. If there are two reasons, it is the one
+    that a restock does not mend."""
     reason: Reason | None = None
     for line in lines:
         product_id = ProductId(line.product_id)

@@ -1,7 +1,7 @@
-"""Who pays: every rule of payment, and nothing else. No I/O, no clock.
+"""The rules of payment: which orders are paid. No I/O, no clock.
 
-`decide` is given the accounts and payments that a batch touches, as locked, and its events in order. It is total: an
-order may come twice, its revocation before it, after it or alone.
+`decide` takes the accounts and payments that a batch touches, as locked, and its events in order. It is total: an order
+may come twice, and its revocation before it, after it or alone.
 
     none ──▶ completed ──▶ refunded        none ──▶ declined        none ──▶ void (revoked before it was placed)
 """
@@ -62,7 +62,7 @@ class Transfer(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """What a batch came to. `payments` holds every payment touched, as it now stands."""
+    """The decisions of a batch. `payments` holds every payment touched, as it now stands."""
 
     payments: dict[OrderId, Payment]
     balances: dict[CustomerId, int]

@@ -23,7 +23,7 @@ from common.config import Process
 from common.consume.handler import Arrivals
 from common.consume.positions import Start
 from common.consume.records import Arrival, Record, arrival
-from common.errors import LOSS_HELP, Fatal, LossDetected
+from common.errors import Fatal, LossDetected
 from common.events import Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import consumer_config
@@ -283,14 +283,13 @@ class Inbox:
             if error is not None:
                 raise LossDetected(
                     f"{partition}: the log does not go on at offset {expected}, it was deleted or truncated "
-                    f"({error.str()}); {LOSS_HELP}"
+                    f"({error.str()})"
                 )
             offset = message.offset() or 0
             # Records missing below the position were decided once, or given up by an operator who moved it.
             if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):
                 raise LossDetected(
-                    f"{partition}: the log goes on at offset {offset} where {expected} was to come: records "
-                    f"are missing; {LOSS_HELP}"
+                    f"{partition}: the log goes on at offset {offset} where {expected} was to come: records are missing"
                 )
             reading.expected = offset + 1
             add(arrival(_record(message, partition, offset), arrived_s))

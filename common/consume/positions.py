@@ -12,7 +12,7 @@ import psycopg
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
-from common.errors import LOSS_HELP, LossDetected, Superseded
+from common.errors import LossDetected, Superseded
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic
@@ -45,24 +45,21 @@ def start_offset(
     one that went with the committed offset: it commits first, so it is never behind, unless it has lost transactions.
     """
     if stored.topic_id != topic_id:
-        raise LossDetected(
-            f"{partition}: the topic was created anew (id {topic_id}, known as {stored.topic_id}); {LOSS_HELP}"
-        )
+        raise LossDetected(f"{partition}: the topic was created anew (id {topic_id}, known as {stored.topic_id})")
     if committed is not None and committed > stored.next_offset:
         raise LossDetected(
             f"{partition}: offset {committed} is committed, but the database's position is {stored.next_offset}: it "
             "has lost transactions, as when it is restored from a backup; 'just replay' brings back what was published "
-            f"and takes the log in again; {LOSS_HELP}"
+            "and takes the log in again"
         )
     if log_start > stored.next_offset:
         raise LossDetected(
             f"{partition}: the log starts at offset {log_start}, after the position {stored.next_offset}: "
-            f"{log_start - stored.next_offset} records were deleted unread; {LOSS_HELP}"
+            f"{log_start - stored.next_offset} records were deleted unread"
         )
     if log_end < stored.next_offset:
         raise LossDetected(
-            f"{partition}: the log ends at offset {log_end}, before the position {stored.next_offset}: "
-            f"it was truncated; {LOSS_HELP}"
+            f"{partition}: the log ends at offset {log_end}, before the position {stored.next_offset}: it was truncated"
         )
     return max(log_start, min(stored.next_offset, committed or 0))
 

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 
-from common.errors import LOSS_HELP, LossDetected, Transient
+from common.errors import LossDetected, Transient
 
 REQUEST_TIMEOUT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
@@ -112,8 +112,7 @@ def check_partition_counts(topics: Mapping[str, Topic]) -> None:
     counts = {topic.name: topic.partitions for topic in topics.values()}
     if len(set(counts.values())) > 1:
         raise LossDetected(
-            f"topics must have equal partition counts, found {counts}: results would not go where their orders are; "
-            f"{LOSS_HELP}"
+            f"topics must have equal partition counts, found {counts}: results would not go where their orders are"
         )
 
 
@@ -122,7 +121,7 @@ def check_partitions_known(topic: str, partitions: int, known: int) -> None:
     if partitions != known:
         raise LossDetected(
             f"{topic}: has {partitions} partitions, positions are known for {known}: the partition count was changed, "
-            f"so customers have moved between partitions; {LOSS_HELP}"
+            "so customers have moved between partitions"
         )
 
 
@@ -130,7 +129,7 @@ def check_same(known: Topic, current: Topic) -> None:
     """Raises `LossDetected` unless a topic is still the one it was."""
     if current.topic_id != known.topic_id:
         raise LossDetected(
-            f"{known.name}: the topic was created anew (id {current.topic_id}, known as {known.topic_id}); {LOSS_HELP}"
+            f"{known.name}: the topic was created anew (id {current.topic_id}, known as {known.topic_id})"
         )
     check_partitions_known(known.name, current.partitions, known.partitions)
 

@@ -1,14 +1,14 @@
-"""The deadline timer. It decides nothing: it says in the log that an order's time is up, and the saga judges.
+"""The deadline timer publishes `order.deadline_passed` for orders that are overdue. The saga decides what follows.
 
-It speaks only of orders whose results the saga must have seen if there were any: that partition of every topic is read
-past the deadline, or to the end the log had when the sweep began. A saga that was down for two hours must not cancel
-orders whose results lie unread. While an order stays pending it is named again, with the same event id.
+An order is due only if the saga would have seen its results: it has read the order's partition of every topic past the
+deadline, or to the end that the log had when the sweep began. A saga that was down for two hours must not cancel orders
+whose results are unread. The event is published again, with the same id, while the order stays pending.
 
-It walks along the orders by the time they were placed, a slice at a time, so that a sweep costs the same however many
-are stored. What is pending when it passes it watches, due or not. A second walk looks at all orders again and again:
-some came into the database late, such as one whose event was parked and redriven.
+A sweep reads the next slice of the orders, by the time they were placed, so it costs the same however many are stored.
+Orders that are pending then, due or not, are watched: every sweep reads them again. A second walk reads all orders over
+and over, since some are stored late, such as one whose event was parked and redriven.
 
-One instance sweeps at a time: the one whose session holds an advisory lock.
+One instance sweeps at a time: the one whose session has the advisory lock.
 """
 
 import time
@@ -33,14 +33,14 @@ SWEEP_EVERY_MAX_S: Final = 10.0
 SWEEPS_PER_DEADLINE: Final = 10
 FROZEN_AFTER_S: Final = 3 * int(SWEEP_EVERY_MAX_S)
 BEHIND_EVERY_S: Final = 0.2
-"""While the walk has not come to what is not due yet, as after a start."""
+"""The pause between sweeps while the walk is behind, as after a start."""
 LAGGARD_MS: Final = 60_000
-"""A partition that is read no further than so long before the furthest does not hold up the walk."""
+"""A partition that is read this much less far than the furthest one does not delay the walk."""
 WATCHED_MAX: Final = 10_000
-"""What is pending beyond that is left to the second walk."""
-JUDGED_WITHIN_S: Final = 60.0
-"""For so long the timer waits until the saga has read what it was told last, before it says more. Behind a backlog it
-would else say the same again and again, and lengthen it."""
+"""More pending orders are left to the second walk."""
+READ_WITHIN_S: Final = 60.0
+"""The longest time to wait until the saga has read the last events of the timer. Otherwise the timer would publish the
+same events again behind a backlog, and make it longer."""
 
 _NEVER: Final = Milliseconds(0)
 
@@ -55,28 +55,28 @@ class Reading(NamedTuple):
 def cutoffs(
     readings: Mapping[Partition, Reading], ends: Mapping[Partition, int], at: Milliseconds, deadline_ms: int
 ) -> dict[int, Milliseconds]:
-    """For each partition number: orders placed up to this time are due. None at all where a result may lie unread.
+    """For each partition number, the time up to which placed orders are due: none of their results can be unread.
 
-    Before that time nothing is to come any more either: the orders themselves are read as far.
+    All orders placed up to that time are stored too, or parked.
     """
-    found: dict[int, Milliseconds] = {}
+    due_until: dict[int, Milliseconds] = {}
     for partition, end in ends.items():
         reading = readings.get(partition, Reading(0, None))
         seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)
         cutoff = Milliseconds(min(at, seen) - deadline_ms)
-        found[partition.number] = min(cutoff, found.get(partition.number, cutoff))
-    return found
+        due_until[partition.number] = min(cutoff, due_until.get(partition.number, cutoff))
+    return due_until
 
 
 def walk_end(due_until: Mapping[int, Milliseconds]) -> Milliseconds:
-    """Up to when, by the time they were placed, to look at orders: a millisecond before others may still come."""
+    """The time up to which the walk may read placed orders: a millisecond before more may be stored."""
     times = due_until.values()
     return Milliseconds(max(min(times), max(times) - LAGGARD_MS) - 1)
 
 
 def to_watch(pending: Iterable[Pending]) -> set[str]:
-    """Which orders to look at again at the next sweep, at most `WATCHED_MAX`: those that are not due yet before those
-    that were named, and of these the newest, which a wrong clock may have named too early."""
+    """The orders to read again at the next sweep, at most `WATCHED_MAX`: first those not due yet, then the newest of
+    the others, which a wrong clock may have made due too early."""
     wanted = sorted(pending, key=lambda order: (order.due, -order.placed_at))
     return {order.order_id for order in wanted[:WATCHED_MAX]}
 
@@ -92,9 +92,9 @@ class DeadlineTimer(Worker):
         self._every_s = min(SWEEP_EVERY_MAX_S, deadline_ms / 1000 / SWEEPS_PER_DEADLINE)
         self._walked = self._walked_again = _NEVER
         self._watched: set[str] = set()
-        self._told: dict[Partition, int] = {}
-        """The ends of `orders` after the timer has last said something there."""
-        self._told_at_s = 0.0
+        self._published_to: dict[Partition, int] = {}
+        """The ends of `orders` after the last events of the timer."""
+        self._published_at_s = 0.0
 
     def _sweep_until_stopped(self) -> None:
         servers = self._process.bootstrap_servers
@@ -110,9 +110,9 @@ class DeadlineTimer(Worker):
                 self.report("")
 
     def sweep(self, connection: Conn, admin: AdminClient, publisher: Publisher) -> bool:
-        """Name the orders that are due, of the next slice. Returns whether all that are due have been looked at.
+        """Publish for the due orders of the next slice. Returns whether all due orders have been read.
 
-        Where it has come to is noted when its words are in the log: a sweep that fails is made again.
+        The walk goes on only after the events are in the log: a sweep that fails is repeated.
         """
         at = now()
         ends = _log_ends(admin, READS[SAGA])  # before the positions are read: what lies below them is settled
@@ -125,7 +125,7 @@ class DeadlineTimer(Worker):
                 Partition(topic, number): Reading(offset, when)
                 for topic, number, offset, when in store.readings(connection, READS[SAGA])
             }
-            if not self._is_judged(readings):
+            if not self._has_read_last(readings):
                 return False
             due_until = cutoffs(readings, ends, at, self._deadline_ms)
             upto = walk_end(due_until)
@@ -136,25 +136,25 @@ class DeadlineTimer(Worker):
             if slice_end is None:
                 again_end = store.slice_end(connection, self._walked_again, upto)
                 pending += store.pending(connection, self._walked_again, again_end or upto, due_until)
-        found = {order.order_id: order for order in pending}.values()
-        if overdue := [order for order in found if order.due]:
-            publisher.publish(self._passed(order, at) for order in overdue)
+        orders = {order.order_id: order for order in pending}.values()
+        if overdue := [order for order in orders if order.due]:
+            publisher.publish(self._deadline_passed(order, at) for order in overdue)
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-            self._told = _log_ends(admin, [ORDERS])
-            self._told_at_s = time.monotonic()
+            self._published_to = _log_ends(admin, [ORDERS])
+            self._published_at_s = time.monotonic()
         self._walked = slice_end or upto
         if slice_end is None:
             self._walked_again = again_end or _NEVER
-        self._watched = to_watch(found)
+        self._watched = to_watch(orders)
         return slice_end is None
 
-    def _is_judged(self, readings: Mapping[Partition, Reading]) -> bool:
-        """Whether the saga has read what it was last told, or has had long enough to."""
-        if time.monotonic() - self._told_at_s > JUDGED_WITHIN_S:
+    def _has_read_last(self, readings: Mapping[Partition, Reading]) -> bool:
+        """Whether the saga has read the last events of the timer, or has had long enough to."""
+        if time.monotonic() - self._published_at_s > READ_WITHIN_S:
             return True
-        return all(readings.get(p, Reading(0, None)).next_offset >= end for p, end in self._told.items())
+        return all(readings.get(p, Reading(0, None)).next_offset >= end for p, end in self._published_to.items())
 
-    def _passed(self, order: Pending, at: Milliseconds) -> Outgoing:
+    def _deadline_passed(self, order: Pending, at: Milliseconds) -> Outgoing:
         data = DeadlineData(
             order_id=order.order_id, customer_id=order.customer_id, reason="deadline", deadline_ms=self._deadline_ms
         )

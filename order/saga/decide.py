@@ -1,4 +1,4 @@
-"""What becomes of an order: every rule of the saga, and nothing else. No I/O, no clock.
+"""The rules of the saga: what becomes of an order. No I/O, no clock.
 
 `advance` takes an order as stored and one event about it, and returns the order as it is to be stored together with
 the events to publish. It is total: any event may arrive at any time, any number of times, in any order between the
@@ -49,7 +49,7 @@ Status = Literal["awaiting_placed", "pending", "confirmed", "rejected", "cancell
 
 
 class Order(Struct, frozen=True, kw_only=True, gc=False):
-    """What the saga has to know of an order. What was ordered does not concern it."""
+    """What the saga has to know of an order, which is not its lines."""
 
     order_id: OrderId
     customer_id: CustomerId
@@ -101,7 +101,7 @@ def advance(
     if after is None or after is order:
         return after, []
     after = _settle(_join(after, at), at)
-    # Our own words, read back, are not said again; nor is an outcome that stands.
+    # An outcome that is read back is not published again, nor one that has not changed.
     if isinstance(event, _OUTCOMES) or (order is not None and order.status == after.status):
         return after, []
     return after, outcome_of(after)
@@ -117,7 +117,7 @@ def _apply(order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milli
             return _stock_result(order or _awaiting(event), event.state, event.data.reason)
         case OrderDiscarded():
             return _discard(order or _awaiting(event), at)
-    # What follows speaks of an order that was placed before, in the same partition. Without a row there is none.
+    # The other events follow the placed one, in the same partition. Without a row there was none.
     if order is None:
         return None
     match event:
@@ -198,13 +198,13 @@ def _join(order: Order, at: Milliseconds) -> Order:
         return _decided(order, "rejected", order.inventory_reason, at)
     if order.payment == "completed" and order.inventory == "reserved":
         return _decided(order, "confirmed", None, at)
-    # A side that is void, refunded or released was told of an outcome which this row no longer knows (a restored
-    # database): the outcome follows in the log, and `_adopt` takes it.
+    # If a side is void, refunded or released, it has read an outcome that this row lacks (a restored database). The
+    # outcome follows in the log, and `_adopt` takes it.
     return order
 
 
 def _is_due(order: Order, event: OrderDeadlinePassed, at: Milliseconds) -> bool:
-    """Whether the deadline has passed by the broker's clock, which stamped both events. The timer's may be wrong."""
+    """Whether the deadline has passed by the broker's clock, which stamped both events: the timer's may be wrong."""
     return order.placed_at is not None and at - order.placed_at >= event.data.deadline_ms
 
 

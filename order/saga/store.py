@@ -16,26 +16,28 @@ _LOCK_ORDERS = """
       (extract(epoch FROM settled_at) * 1000)::bigint
     FROM orders WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE
 """
+# `_UPDATE_ORDERS` takes the columns in this order too.
 _COLUMNS = (
     "order_id", "customer_id", "partition", "status", "reason", "payment", "inventory", "payment_reason",
     "inventory_reason", "amount", "currency", "items", "placed_at", "decided_at", "settled_at", "traceparent",
     "timeline",
 )  # fmt: skip
-# What was ordered is known from the placed event on, and never changes after it.
+# The placed event brings what was ordered, and nothing changes it later.
 _UPDATE_ORDERS = """
     UPDATE orders SET
       partition = changed.partition, status = changed.status, reason = changed.reason,
       payment = changed.payment, inventory = changed.inventory,
       payment_reason = changed.payment_reason, inventory_reason = changed.inventory_reason,
       amount = coalesce(changed.amount, orders.amount), currency = coalesce(changed.currency, orders.currency),
-      items = coalesce(changed.items, orders.items), placed_at = changed.placed_at, decided_at = changed.decided_at,
+      items = CASE WHEN changed.amount IS NULL THEN orders.items ELSE changed.items END,
+      placed_at = changed.placed_at, decided_at = changed.decided_at,
       settled_at = changed.settled_at, traceparent = changed.traceparent,
       timeline = orders.timeline || changed.timeline
-    FROM unnest(%s::uuid[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
-                %s::bigint[], %s::text[], %s::json[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[],
-                %s::text[], %s::jsonb[])
-      AS changed(order_id, partition, status, reason, payment, inventory, payment_reason, inventory_reason, amount,
-                 currency, items, placed_at, decided_at, settled_at, traceparent, timeline)
+    FROM unnest(%s::uuid[], %s::text[], %s::integer[], %s::text[], %s::text[], %s::text[], %s::text[], %s::text[],
+                %s::text[], %s::bigint[], %s::text[], %s::json[], %s::timestamptz[], %s::timestamptz[],
+                %s::timestamptz[], %s::text[], %s::jsonb[])
+      AS changed(order_id, customer_id, partition, status, reason, payment, inventory, payment_reason,
+                 inventory_reason, amount, currency, items, placed_at, decided_at, settled_at, traceparent, timeline)
     WHERE orders.order_id = changed.order_id
 """
 
@@ -62,7 +64,7 @@ class Row(msgspec.Struct, gc=False):
 
 
 def lock(connection: Conn, orders: Collection[str]) -> "psycopg.Cursor[Any]":
-    """Lock the orders in one order and read them: a pipeline's query, whose rows `locked` fetches."""
+    """Queue the query that locks the orders, by id, and reads them. `locked` fetches its rows."""
     return connection.execute(_LOCK_ORDERS, (sorted(orders),))
 
 
@@ -91,57 +93,34 @@ def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
 
 
 def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    copy_in(
-        connection,
-        "orders",
-        _COLUMNS,
-        (
-            (
-                row.order.order_id,
-                row.order.customer_id,
-                row.partition,
-                row.order.status,
-                row.order.reason,
-                row.order.payment,
-                row.order.inventory,
-                row.order.payment_reason,
-                row.order.inventory_reason,
-                row.placed.amount if row.placed else None,
-                row.placed.currency if row.placed else None,
-                _json(row.placed.items) if row.placed else "[]",
-                _time(row.order.placed_at),
-                _time(row.order.decided_at),
-                _time(row.order.settled_at),
-                row.order.traceparent,
-                _json(row.timeline),
-            )
-            for row in rows
-        ),
-    )
+    copy_in(connection, "orders", _COLUMNS, map(_values, rows))
 
 
 def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    orders = [row.order for row in rows]
-    connection.execute(
-        _UPDATE_ORDERS,
-        (
-            [o.order_id for o in orders],
-            [row.partition for row in rows],
-            [o.status for o in orders],
-            [o.reason for o in orders],
-            [o.payment for o in orders],
-            [o.inventory for o in orders],
-            [o.payment_reason for o in orders],
-            [o.inventory_reason for o in orders],
-            [row.placed.amount if row.placed else None for row in rows],
-            [row.placed.currency if row.placed else None for row in rows],
-            [_json(row.placed.items) if row.placed else None for row in rows],
-            [_time(o.placed_at) for o in orders],
-            [_time(o.decided_at) for o in orders],
-            [_time(o.settled_at) for o in orders],
-            [o.traceparent for o in orders],
-            [_json(row.timeline) for row in rows],
-        ),
+    connection.execute(_UPDATE_ORDERS, [list(column) for column in zip(*map(_values, rows), strict=True)])
+
+
+def _values(row: Row) -> tuple[Any, ...]:
+    """The values of `_COLUMNS`."""
+    order, placed = row.order, row.placed
+    return (
+        order.order_id,
+        order.customer_id,
+        row.partition,
+        order.status,
+        order.reason,
+        order.payment,
+        order.inventory,
+        order.payment_reason,
+        order.inventory_reason,
+        placed.amount if placed else None,
+        placed.currency if placed else None,
+        _json(placed.items) if placed else "[]",
+        _time(order.placed_at),
+        _time(order.decided_at),
+        _time(order.settled_at),
+        order.traceparent,
+        _json(row.timeline),
     )
 
 
@@ -156,7 +135,7 @@ def _time(at: Milliseconds | None) -> str | None:
 # For the deadline timer.
 
 _DEADLINES_LOCK = 7_309_453_221
-"""Any number that nothing else in this database locks."""
+"""Any number that no other lock in this database has."""
 _READINGS = """
     SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
     FROM positions WHERE topic = ANY(%s)
@@ -165,7 +144,7 @@ _SLICE_END = """
     SELECT (extract(epoch FROM placed_at) * 1000)::bigint FROM orders
     WHERE placed_at > %s::timestamptz AND placed_at <= %s::timestamptz ORDER BY placed_at OFFSET %s LIMIT 1
 """
-# Nobody's time is up who has events parked: the results may be among them, and were in time.
+# An order is not due while its customer has parked events: its results may be among them, and were in time.
 _PENDING = """
     SELECT order_id, customer_id, orders.partition, traceparent, (extract(epoch FROM placed_at) * 1000)::bigint,
       placed_at <= until AND NOT EXISTS (
@@ -206,7 +185,7 @@ def readings(connection: Conn, topics: Sequence[str]) -> list[tuple[str, int, in
 
 
 def slice_end(connection: Conn, after: Milliseconds, latest: Milliseconds) -> Milliseconds | None:
-    """Up to when to look, from `after` on, at about `SLICE_ORDERS` orders; None if `latest` comes before that."""
+    """The time that ends a slice of `SLICE_ORDERS` orders after `after`; None if `latest` comes before it."""
     row = connection.execute(_SLICE_END, (rfc3339(after), rfc3339(latest), SLICE_ORDERS - 1)).fetchone()
     return None if row is None else Milliseconds(row[0])
 
@@ -218,8 +197,8 @@ def pending(
     due_until: Mapping[int, Milliseconds],
     watched: Collection[str] = (),
 ) -> list[Pending]:
-    """What is pending of the orders placed after a time and up to another, and of those `watched`; oldest first. Due
-    is what was placed no later than its partition's cutoff."""
+    """The pending orders among those placed after one time and up to another, and those `watched`; oldest first. An
+    order is due if it was placed no later than its partition's cutoff."""
     times = [rfc3339(at) for at in due_until.values()]
-    found = connection.execute(_PENDING, (list(due_until), times, rfc3339(after), rfc3339(upto), list(watched)))
-    return [Pending(*row) for row in found.fetchall()]
+    cursor = connection.execute(_PENDING, (list(due_until), times, rfc3339(after), rfc3339(upto), list(watched)))
+    return [Pending(*row) for row in cursor.fetchall()]

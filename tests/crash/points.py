@@ -43,6 +43,7 @@ _SESSION: Final = "common.consume.loop:_Session"
 _FLUSH: Final = "common.kafka.publisher:Producer.flush"
 _PUBLISH: Final = "common.kafka.publisher:Publisher.publish"
 _ASYNC_PUBLISHER: Final = "common.kafka.async_publisher:AsyncPublisher"
+_DEADLINE_PASSED: Final = "order.saga.deadlines:DeadlineTimer._deadline_passed"
 _SENT_S: Final = 0.05
 
 _ALL: Final = (
@@ -94,9 +95,8 @@ _ALL: Final = (
     Point("saga-leaving", "order-saga", "before", "common.consume.inbox:Inbox.close", scene="stop"),
     Point("saga-redrive-undecided", "order-saga", "after", "common.consume.redrive:set_state", 2,
           following="common.consume.redrive:decode_again", scene="redrive"),
-    Point("deadline-unsaid", "order-saga", "after", "order.saga.deadlines:DeadlineTimer._passed", 3, scene="overdue"),
-    Point("deadline-published", "order-saga", "after", _PUBLISH, following="order.saga.deadlines:DeadlineTimer._passed",
-          scene="overdue"),
+    Point("deadline-unsaid", "order-saga", "after", _DEADLINE_PASSED, 3, scene="overdue"),
+    Point("deadline-published", "order-saga", "after", _PUBLISH, following=_DEADLINE_PASSED, scene="overdue"),
     # The api
     Point("api-catalogue-half-read", "order-api", "after", "order.api.log.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.api.place.keyed_requests:_insert", 20),

@@ -165,7 +165,7 @@ def test_slice_by_slice_every_order_is_looked_at_and_one_that_came_late_too(
     shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
-    monkeypatch.setattr(deadlines, "JUDGED_WITHIN_S", -1.0)  # nobody judges here
+    monkeypatch.setattr(deadlines, "READ_WITHIN_S", -1.0)  # no saga reads here
     due_ms = now() - BEGAN_AGO_MS
     # Many placed in the same millisecond, and some whose time is not up.
     at_ms = [due_ms - 60_000] * 5 + [due_ms - 50_000 + number for number in range(8)]
@@ -187,7 +187,7 @@ def test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again(
     shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
-    monkeypatch.setattr(deadlines, "JUDGED_WITHIN_S", -1.0)
+    monkeypatch.setattr(deadlines, "READ_WITHIN_S", -1.0)
     due_ms = now() - BEGAN_AGO_MS
     due = rows(*(pending_row(number, due_ms - 60_000 + number) for number in range(9)))
     with sweeper(shop) as timer:

@@ -236,9 +236,9 @@ BUGS: Final = (
         "slice-noted-before-it-is-said",
         "orders whose deadline did not reach the log are passed over",
         "order/saga/deadlines.py",
-        "        found = {order.order_id: order for order in pending}.values()",
+        "        orders = {order.order_id: order for order in pending}.values()",
         "        self._walked, self._watched = slice_end or upto, set()\n"
-        "        found = {order.order_id: order for order in pending}.values()",
+        "        orders = {order.order_id: order for order in pending}.values()",
         ("tests/faults/test_deadlines.py::test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again",),
     ),
     # What every consumer shares, without I/O

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from common import worker
-from common.errors import Fatal, LossDetected, Transient
+from common.errors import LOSS_HELP, Fatal, LossDetected, Transient
 from common.worker import Worker
 
 
@@ -13,6 +13,9 @@ from common.worker import Worker
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
     monkeypatch.setattr(worker, "delays_s", lambda cap_s: iter([0.0] * 9))
+
+
+LOSS = f"test: a gap; {LOSS_HELP}"
 
 
 class Script:
@@ -55,9 +58,9 @@ def test_a_fatal_failure_ends_it_unless_it_is_to_be_retried(error: Exception) ->
 def test_a_loss_is_retried_and_reported_until_it_is_over() -> None:
     script = Script(LossDetected("a gap"), LossDetected("a gap"), Transient("the broker is away"))
     script.run()
-    assert script.reported[1:] == [["test: a gap"]] * 3
+    assert script.reported[1:] == [[LOSS]] * 3
     script.worker.report("")
-    assert script.worker.missing() == ["test: a gap"]
+    assert script.worker.missing() == [LOSS]
     script.worker.report_no_loss()
     assert script.worker.missing() == []
 
