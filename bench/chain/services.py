@@ -12,7 +12,7 @@ import asyncio
 import os
 import sys
 from collections import deque
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgspec
 import psycopg
@@ -81,54 +81,24 @@ _ORDER: Final = """
 """
 
 
-class Connection(asyncio.Protocol):
-    """A kept-alive connection of the minimal client."""
-
-    def __init__(self) -> None:
-        self._answer: asyncio.Future[int] | None = None
-        self._partial = b""
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # uvloop's is one by its methods only
-
-    def data_received(self, data: bytes) -> None:
-        self._partial += data
-        length = wire.length_of(self._partial)
-        if length and len(self._partial) >= length and self._answer is not None:
-            self._answer.set_result(wire.status_of(self._partial))
-            self._partial = b""
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.transport = None
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(ConnectionResetError())
-
-    def send(self, request: bytes) -> "asyncio.Future[int]":
-        """Send a request. Returns the status of its answer."""
-        assert self.transport is not None
-        self._answer = asyncio.get_running_loop().create_future()
-        self.transport.write(request)
-        return self._answer
-
-
 class Client:
-    """Calls one service, over as many connections as there are calls at a time."""
+    """Calls one service, over as many kept-alive connections as there are calls at a time."""
 
     def __init__(self, port: int) -> None:
         self._port = port
-        self._idle: deque[Connection] = deque()
+        self._idle: deque[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = deque()
 
     async def post(self, job: Job) -> bool:
         """Whether the service agreed."""
-        connection = self._idle.pop() if self._idle else None
-        if connection is None or connection.transport is None:
-            _, connection = await asyncio.get_running_loop().create_connection(Connection, HOST, self._port)
+        connection = self._idle.pop() if self._idle else await asyncio.open_connection(HOST, self._port)
+        reader, writer = connection
         body = _encode(job)
         head = b"POST / HTTP/1.1\r\nhost: chain\r\ncontent-type: application/json\r\ncontent-length: "
-        status = await connection.send(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        writer.write(b"%b%d\r\n\r\n%b" % (head, len(body), body))
+        answer = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(wire.length_of(answer) - len(answer))
         self._idle.append(connection)
-        return status == CREATED
+        return wire.status_of(answer) == CREATED
 
 
 class Service:
