@@ -45,7 +45,7 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
 from ops.log import Log
 from ops.verify.evidence.progress import DATABASE_OF
-from order.api.place.ids import OrderIds
+from order.api.place.ids import new_order_id
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -89,7 +89,6 @@ class History:
         self._databases = {
             name: psycopg.connect(stack.variables[f"{name.upper()}_DATABASE_URL"]) for name in DATABASE_OF.values()
         }
-        self._ids = OrderIds()
         self._balances: Counter[str] = Counter()
         self._moved: Counter[str] = Counter()
 
@@ -109,7 +108,7 @@ class History:
 
     def _order(self, number: int, rows: Rows) -> None:
         at = now()
-        order_id, customer_id = self._ids.draw(at), CustomerId(f"cust-{number % CUSTOMERS:06d}")
+        order_id, customer_id = new_order_id(), CustomerId(f"cust-{number % CUSTOMERS:06d}")
         partition = number % CUSTOMERS % self._partitions
         items = tuple(
             Item(f"sku-{(number * 7 + i) % PRODUCTS:04d}", 1 + (number + i) % 3, 100 + i) for i in range(1 + number % 2)

@@ -21,8 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from bench.load import wire
 from bench.measure.echo import HOST, body_of, respond, serve
-from common.events import now
-from order.api.place.ids import OrderIds
+from order.api.place.ids import new_order_id
 from order.api.requests import order_request_decoder
 
 POOL_SIZE: Final = 20
@@ -165,7 +164,6 @@ class Order(Service):
         super().__init__()
         self._payment = Client(int(os.environ["CHAIN_PAYMENT_PORT"]))
         self._inventory = Client(int(os.environ["CHAIN_INVENTORY_PORT"]))
-        self._ids = OrderIds()
         with psycopg.connect(os.environ["INVENTORY_DATABASE_URL"]) as connection:
             products = connection.execute("SELECT product_id, unit_price, currency FROM products")
             self._products = {product: (price, currency) for product, price, currency in products}
@@ -175,7 +173,7 @@ class Order(Service):
         [line] = request.lines
         price, currency = self._products[line.product_id]
         amount = price * line.quantity
-        order_id = self._ids.draw(now())
+        order_id = new_order_id()
         job = Job(order_id, request.customer_id, line.product_id, line.quantity, amount, currency)
         # When inventory refuses, the chain has no way to undo the charge, which is one reason why it is replaced.
         if not await self._payment.post(job) or not await self._inventory.post(job):

@@ -34,7 +34,7 @@ from common.events import (
 )
 from common.kafka.broker import Partition, committed_offsets, log_bounds, message_bytes_max
 from common.kafka.clients import client_config, producer_config
-from order.api.place.ids import OrderIds
+from order.api.place.ids import new_order_id
 from tests.audit import assert_consistent, await_rest
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -257,7 +257,7 @@ def test_a_result_goes_to_the_partition_of_its_order_with_its_key(shop: Stack) -
 def publish_order(shop: Stack, customer_id: CustomerId, number: int) -> OrderId:
     """Write an order into this partition of the log."""
     at = now()
-    order_id = OrderIds().draw(at)
+    order_id = new_order_id()
     data = PlacedData(
         order_id=order_id, customer_id=customer_id, items=(Item(SKU, 1, PRICE),), amount=PRICE, currency="EUR"
     )

@@ -19,7 +19,7 @@ from common.errors import Poison
 from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka.broker import Partition
 from common.kafka.clients import producer_config
-from order.api.place.ids import OrderIds
+from order.api.place.ids import new_order_id
 from tests.fuzz import events
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -43,13 +43,12 @@ class Poisoned:
 
     def send(self, count: int) -> None:
         """Append so many mutated events, each refused by its topic's decoder."""
-        ids = OrderIds()
         for number in itertools.count():
             if self._sent.total() == count:
                 break
             drawn = random.Random(f"{self._seed}/topics/{number}")
             customer_id = drawn.choice(self._customers)
-            event = drawn.choice(events.valid_events(ids.draw(events.AT), customer_id))
+            event = drawn.choice(events.valid_events(new_order_id(), customer_id))
             value = events.mutated_event(drawn, encode(event))
             key = None if self._sent.total() < KEYLESS else customer_id.encode()
             record = Record(Partition(event.topic, 0), 0, events.AT, key, value, [])

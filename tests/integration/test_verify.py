@@ -29,7 +29,7 @@ from common.events import (
 )
 from common.kafka.clients import client_config
 from dev.settings import ROOT, free_ports
-from order.api.place.ids import OrderIds
+from order.api.place.ids import new_order_id
 from tests.proof import PATIENCE_S, Proof
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -495,7 +495,7 @@ def test_a_rejection_of_a_confirmed_order_in_the_log_is_a_violation(shop: Stack)
 
 
 def test_an_outcome_without_an_order_is_a_violation(shop: Stack, example: dict[str, str]) -> None:
-    order_id = OrderIds().draw(now())
+    order_id = new_order_id()
     data = OutcomeData(order_id=order_id, customer_id=CustomerId("cust-1"), reason="customer")
     forge(shop, "orders", example["confirmed"], encode(make(OrderCancelled, data, at=now(), traceparent="")))
     found = Proof.run(shop, "--patience", "10")

@@ -20,7 +20,7 @@ from common.kafka.async_publisher import Acknowledged
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
-from order.api.place.ids import OrderIds, TraceContexts
+from order.api.place.ids import TraceContexts, new_order_id
 from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import Accepted
@@ -37,7 +37,6 @@ class OrderDesk:
         self._catalogue = catalogue
         self._log = log
         self._backlog = backlog
-        self._order_ids = OrderIds()
         self._traces = TraceContexts()
         in_flight.set_function(lambda: log.in_flight)
 
@@ -72,7 +71,7 @@ class OrderDesk:
     def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced:
         """The event that would place this order, with a new id and at current prices. Raises `ProblemError`."""
         at = now()
-        data = price(request, self._catalogue.products, self._order_ids.draw(at))
+        data = price(request, self._catalogue.products, new_order_id())
         return make(OrderPlaced, data, at=at, traceparent=self._traces.adopt(traceparent))
 
 
