@@ -54,8 +54,8 @@ decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[ProductChanged]
     INVENTORY: TopicDecoder(OnInventory),
     PRODUCTS: msgspec.json.Decoder(ProductChanged),
 }
-"""By topic. A decoder raises `msgspec.DecodeError` for what is not JSON and its subclass `msgspec.ValidationError`
-for what is not an event of that topic."""
+"""By topic. A decoder raises `msgspec.DecodeError` for bytes that are not JSON, and its subclass
+`msgspec.ValidationError` for JSON that is not an event of that topic."""
 
 # Faster here than orjson for typed events (0.6 against 0.9 us with the conversion to a dict orjson needs).
 encode: Final = msgspec.json.Encoder().encode

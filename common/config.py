@@ -53,7 +53,7 @@ class Http:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What every process is told, whatever its service."""
+    """The settings that all processes share."""
 
     service: str
     instance: str
@@ -64,7 +64,7 @@ class Process:
 
 
 def process(env: Env, *, database: str, port: int) -> Process:
-    """Read the settings that all processes share. `port` is the default public port of this one."""
+    """Read the shared settings. `port` is the default public port of this one."""
     host = env.text("HTTP_HOST", "127.0.0.1")
     if host not in LOOPBACK and not env.flag("ALLOW_UNAUTHENTICATED"):
         raise Fatal(

@@ -5,8 +5,8 @@ integer minor units with an ISO 4217 code.
 
 An event's `id` is derived from its subject, type and sequence, not drawn at random: a service that publishes an event
 again after a crash gives it the same id, and any consumer may drop the repeat. `sequence` is fixed by the type
-(`Event.rank`), a product's is its version. It tells the events of an order apart; it need not rise: the cancellation of
-an order may be published before the payment's result is.
+(`Event.rank`): the event's usual place in the life of an order. It need not rise within a partition: a result may be
+published again after the outcome. A product's sequence is its version.
 
 References: CloudEvents 1.0.2 (https://github.com/cloudevents/spec), its partitioning, sequence and distributed
 tracing extensions; ISO 4217.

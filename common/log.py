@@ -1,8 +1,7 @@
 """Logs: one flat JSON line a record on standard output, or a readable line on a terminal.
 
-Consumers sum up their batches in one line a second at INFO (`common.consume.tally`); the way of a single order shows at
-DEBUG (`LOG_LEVEL=DEBUG`), by its id. Fields in use: service, instance, order, customer, trace, topic, partition,
-offset.
+Consumers sum up their batches in one line a second at INFO (`common.consume.tally`); each event has a line at
+DEBUG (`LOG_LEVEL=DEBUG`). Fields in use: service, instance, order, customer, trace, topic, partition, offset.
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""A thread that works until it is stopped, and starts again after a failure. Whatever runs beside HTTP is one."""
+"""A thread that works until it is stopped, and starts again after a failure. Everything beside HTTP runs in one."""
 
 import threading
 import time
@@ -12,9 +12,9 @@ from common.backoff import CAP_S, delays_s
 from common.errors import Failure, LossDetected, classify, describe
 
 LOSS_RETRY_S: Final = 10.0
-"""After a loss: what detects it is deterministic, so trying again is safe, and an operator's repair takes effect."""
+"""The delay after a loss. A loss is detected again as long as it is there, so a retry is safe and notices a repair."""
 GOOD_RUN_S: Final = 60.0
-"""After so long a run its failure is a new one, and the delays start small again."""
+"""After a run of this length the delays start small again."""
 
 
 class Worker:
@@ -52,7 +52,7 @@ class Worker:
         self._thread.start()
 
     def stop(self) -> None:
-        """Let `work` finish what it has begun, and return when it has, or after `stop_timeout_s`."""
+        """Tell `work` to end, and wait for it, at most `stop_timeout_s`."""
         self.stopping.set()
         self._thread.join(self._stop_timeout_s)
 
@@ -66,7 +66,7 @@ class Worker:
         self._problem = problem
 
     def report_no_loss(self) -> None:
-        """The log and the database fit together: if they did not before, it is over."""
+        """The log and the database fit together: forget an earlier loss."""
         if self._loss:
             self._log.info("going on, this loss is no longer there: {}", self._loss)
             self._loss = ""

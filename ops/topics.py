@@ -15,11 +15,12 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from common.config import Env
 from common.errors import Fatal
-from common.events import PRODUCTS, READERS
+from common.events import PRODUCTS, READERS, READS
+from common.kafka import broker
 from ops import tool
 from ops.log import Log
 
-GROUPS = sorted({group for readers in READERS.values() for group in readers})
+GROUPS = sorted(READS)
 TIMEOUT_S = 15.0
 # The broker's own time and no retention: a wrong clock must not delete orders that nobody has read.
 KEPT = {
@@ -51,12 +52,11 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     _await_leaders(admin, [topic.topic for topic in wanted])
-    for name in READERS:
-        found = len(admin.list_topics(name, timeout=TIMEOUT_S).topics[name].partitions)
-        if found != partitions:
+    for topic in broker.describe(admin, READERS).values():
+        if topic.partitions != partitions:
             raise Fatal(
-                f"topics: {name} has {found} partitions, TOPIC_PARTITIONS is {partitions}: a customer's orders would "
-                "change partition; keep the count a topic was created with"
+                f"topics: {topic.name} has {topic.partitions} partitions, TOPIC_PARTITIONS is {partitions}: a "
+                "customer's orders would change partition; keep the count a topic was created with"
             )
 
 
@@ -134,10 +134,10 @@ def trim(log: Log, *, dry_run: bool) -> None:
 def rewind(admin: AdminClient, topic: str) -> None:
     """Set the committed offsets of the topic's groups back to its beginning. An offset that outlived its topic says
     nothing about the one that was created anew. Positions stay. Raises `Fatal` while a group has members."""
-    numbers = admin.list_topics(topic, TIMEOUT_S).topics[topic].partitions
+    partitions = broker.all_partitions(broker.describe(admin, [topic]).values())
     for group in READERS[topic]:
         try:
-            set_committed(admin, group, [TopicPartition(topic, number, 0) for number in numbers])
+            set_committed(admin, group, [TopicPartition(*partition, 0) for partition in partitions])
         except KafkaException as error:
             raise Fatal(f"topics: {group} cannot be rewound: {error.args[0].str()}; is it stopped?") from error
         print(f"topics: {group} begins at the start of {topic} again")

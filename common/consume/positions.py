@@ -27,7 +27,7 @@ class Stored(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where to begin: read from `offset`; what lies below `position` is a repeat."""
+    """Where to begin: read from `offset`; records below `position` are repeats."""
 
     topic: str
     partition: int
@@ -38,11 +38,11 @@ class Start(NamedTuple):
 def start_offset(
     partition: Partition, topic_id: str, stored: Stored, committed: int | None, log_start: int, log_end: int
 ) -> int:
-    """The offset to read from: the smaller of the committed and the stored one; the log's start where none is
-    committed, since then nobody knows which results were published.
+    """The offset to read from: the smaller of the committed and the stored one. Where none is committed it is
+    the log's start, since it is unknown which results were published.
 
-    Raises `LossDetected` when the log is not the one that the position was taken in, and when the database is not the
-    one that went with the committed offset: it commits first, so it is never behind, unless it has lost transactions.
+    Raises `LossDetected` when the log is not the one of the stored position. Also when the database is behind the
+    committed offset: it commits first, so it has lost transactions.
     """
     if stored.topic_id != topic_id:
         raise LossDetected(f"{partition}: the topic was created anew (id {topic_id}, known as {stored.topic_id})")
@@ -99,17 +99,17 @@ _SEED: Final = """
 
 
 def _load(connection: Conn, topics: Mapping[str, Topic]) -> dict[Partition, Stored]:
-    """All positions. A topic seen for the first time gets one at 0 in each partition, all of them at once: a partition
-    that has none later was added later."""
+    """All positions. A new topic gets position 0 in all its partitions at once: a partition without one was added
+    later."""
     with connection.transaction():
         for topic in topics.values():
             connection.execute(_SEED, topic._asdict())
         rows = connection.execute("SELECT topic, partition, topic_id, next_offset FROM positions").fetchall()
-    found = {Partition(topic, number): Stored(topic_id, offset) for topic, number, topic_id, offset in rows}
+    stored = {Partition(topic, number): Stored(topic_id, offset) for topic, number, topic_id, offset in rows}
     for topic in topics.values():
-        known = sum(partition.topic == topic.name for partition in found)
+        known = sum(partition.topic == topic.name for partition in stored)
         broker.check_partitions_known(topic.name, topic.partitions, known)
-    return found
+    return stored
 
 
 # In one order (topic, partition), so that two batches that overlap wait for one another instead of deadlocking.

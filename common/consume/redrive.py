@@ -160,7 +160,7 @@ def park_again(connection: Conn, row: Marked, error: str) -> None:
 
 
 def decode_again(row: Marked) -> Received | None:
-    """The event to take: as it is, or as a discarded order. None for one that is dropped.
+    """The event to redrive: as it is, or as a discarded order. None for an event that is dropped.
 
     Raises `Poison` when the record is to be redriven and still is not an event.
     """

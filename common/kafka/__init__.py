@@ -1,1 +1,1 @@
-"""The clients of Kafka: how they are set up, how to publish, what to ask the broker."""
+"""The clients of Kafka: their settings, publishing, and queries to the broker."""

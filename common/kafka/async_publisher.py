@@ -1,4 +1,4 @@
-"""Sends single records from an event loop, several together, and says what became of each."""
+"""Sends single records from an event loop, several together, and reports the fate of each."""
 
 import asyncio
 import threading

@@ -20,7 +20,7 @@ def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
-        "log_level": 2,  # at 3 it writes a line every 25 ms while the broker is away; our own logs say it once
+        "log_level": 2,  # at 3 it writes a line every 25 ms while the broker is away; our own log reports it once
     }
 
 
@@ -28,7 +28,7 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
     """A member of a group under KIP-848, whose session timeout is the broker's.
 
     `range` gives one member the same partition number of every topic. The offset policy is `error`: the start is
-    always given explicitly, and a log that does not reach back to it must be noticed, not jumped over.
+    always set explicitly, and a log that no longer has that offset is an error.
     """
     return {
         **client_config(bootstrap_servers, client_id),

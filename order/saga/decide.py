@@ -131,7 +131,7 @@ def _apply(order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milli
 
 
 def outcome_of(order: Order) -> list[Outcome]:
-    """The event that says how the order stands, if it is decided: published on a transition, and again on a repeat."""
+    """The event of the order's outcome, if it is decided: published on a transition, and again on a repeat."""
     kind = _OUTCOME_EVENT.get(order.status)
     if kind is None:
         return []
@@ -170,7 +170,7 @@ def _place(order: Order, event: OrderPlaced, at: Milliseconds) -> Order:
 
 
 def _discard(order: Order, at: Milliseconds) -> Order:
-    """An order that could not be taken in, and was given up, is rejected."""
+    """Reject an order that could not be processed and was given up."""
     if order.status != "awaiting_placed":
         return order
     return _decided(msgspec.structs.replace(order, placed_at=at), "rejected", "discarded", at)
@@ -209,8 +209,8 @@ def _is_due(order: Order, event: OrderDeadlinePassed, at: Milliseconds) -> bool:
 
 
 def _adopt(order: Order, event: Outcome, at: Milliseconds) -> Order:
-    """Take over an outcome that was published. Normally the row says the same; after the database was restored from a
-    backup the log knows more than the row does."""
+    """Take over an outcome that was published. It differs from the row only after the database was restored from a
+    backup."""
     match event:
         case OrderConfirmed() if order.status == "pending":
             return _decided(order, "confirmed", None, at)

@@ -50,9 +50,9 @@ class HeldOrders:
         self._waiting: set[str] = set()
         """Orders whose `order.placed` is held."""
         self._sides: dict[str, int] = {}
-        """The results that have come of each order not given out yet; all bits are set when a side has refused.
+        """The results that have come for each order; all bits are set when a side has refused.
 
-        They may come before their order, which then need not wait for them again.
+        A result may come before its order, which then does not wait for it. An order that is given out is forgotten.
         """
         self._latest: dict[str, Arrival] = {}
         """The last result in each topic."""

@@ -170,7 +170,7 @@ class Pending(NamedTuple):
 
 
 def lead_deadlines(connection: Conn) -> bool:
-    """Whether this session is the one that sweeps; it stays so until the session ends."""
+    """Whether this session has the lock to sweep, which it keeps until it ends."""
     row = connection.execute(
         """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
              OR pg_try_advisory_lock(%s)""",
