@@ -61,7 +61,7 @@ def install(packages: int) -> bool:
     if pip.wait() == 0:
         return True
     print("".join(log[-20:]), end="")
-    print(f"justw: pip could not install {LOCK.name} ; see above, and run the same command again", flush=True)
+    print(f"justw: pip could not install {LOCK.name}; see above, and run the same command again", flush=True)
     return False
 
 

@@ -1,7 +1,9 @@
 """The parts of the stacks that decide something: settings, pins, waiting, logs."""
 
 import hashlib
+import socket
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
 from dev.native.stack import tells_taken_port
 from dev.servers import jars, kafka, postgres
-from dev.settings import ROOT, SettingError, Settings, free_ports
+from dev.servers.instance import unready_at
+from dev.settings import HOST, ROOT, SettingError, Settings, free_ports
 from dev.state import State
 from dev.waiting import FAILED_AFTER_S, Waiting
 from order.api.read import outcomes, stream
@@ -108,6 +111,24 @@ def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: 
     monkeypatch.setattr("jgo.maven.MavenContext", Repository(b"other", b"other", b"other"))
     with pytest.raises(jars.JarError, match=r"cannot fetch org\.example:thing:1\.0 after 3 attempts: its sha256 is"):
         jars.classpath(pinned)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lacks"),
+    [
+        (b'{"status":"not ready","missing":["no database","no topic"]}', "no database; no topic"),
+        (b'{"title":"Not available now","detail":"no instance is ready"}', "no instance is ready"),
+        (b"<html>", "<html>"),
+    ],
+)
+def test_what_a_service_lacks_is_its_own_answer_or_the_gateways(answer: bytes, lacks: str) -> None:
+    with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor() as pool:
+        asked = pool.submit(unready_at, listener.getsockname()[1])
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(10_000)
+            connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\n" + answer)
+        assert asked.result() == lacks
 
 
 class Clock:
