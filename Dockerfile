@@ -1,4 +1,4 @@
-# One image for every process: the services, the set-up and the operator's tools differ only by their command.
+# One image for every process: services, set-up and operator's tools differ only in their command.
 FROM python:3.13-slim AS build
 COPY requirements.txt .
 RUN python -m venv /venv \
@@ -15,6 +15,6 @@ COPY inventory inventory
 COPY ops ops
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ADMIN_PORT=9000
 USER tandem
-# Asked on the instance's own port; what is missing stands in the answer and in `docker inspect`.
+# On the instance's admin port. The answer says what is missing, and `docker inspect` shows it.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['ADMIN_PORT'] + '/readyz')"]

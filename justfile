@@ -1,11 +1,11 @@
-# Everything that one does with Tandem, a line each. Settings (ports, paths, STACK) come from the environment or from .env.
+# Every command of Tandem. Settings (ports, paths, STACK) come from the environment or from .env.
 
 set dotenv-path := ".env"
 set positional-arguments
 set quiet
 set no-exit-message
 
-# Called by justw, this finds all in place; called by an installed just, it is what makes .venv.
+# This makes .venv for an installed just; justw has made it already.
 export PATH := shell('./justw --prepare && printf %s "$PWD/.venv/bin:$PATH"')
 
 # Lists the recipes
@@ -23,7 +23,7 @@ up *args:
 down *args:
     python -m dev down "$@"
 
-# Stop everything and delete the data, after asking (--yes: without)
+# Stop everything and delete the data, after asking (--yes: without asking)
 [group('run')]
 reset *args:
     python -m dev reset "$@"
@@ -53,7 +53,7 @@ scale *counts:
 ps:
     python -m dev ps
 
-# Follow the logs of everything or of one service (--no-follow: only their ends)
+# Follow the logs of everything or of some services (--no-follow: print the last lines)
 [group('look')]
 logs *args:
     python -m dev logs "$@"
@@ -78,12 +78,12 @@ verify *args:
 dlq *args='list':
     python -m dev ops dead_letters "$@"
 
-# Take the log in again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
+# Read the log again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
 [group('operate')]
 replay *args:
     python -m dev ops replay "$@"
 
-# Say what is missing, which port is taken by whom, and what to do
+# Report what is missing, what listens on a taken port, and what to do
 [group('look')]
 doctor:
     python -m dev doctor
@@ -110,7 +110,7 @@ test *args: lint
 model *args:
     python -m tests.model "$@"
 
-# Kill every process at each of its crash points, under load, and judge what is left, in about 10 minutes (some: by name)
+# Kill every process at each of its crash points under load, and check the data, in about 10 minutes (or name some)
 [group('develop')]
 crash-matrix *args:
     python -m tests.crash "$@"
@@ -120,7 +120,7 @@ crash-matrix *args:
 chaos *args:
     python -m tests.chaos "$@"
 
-# Plant each known bug in a copy of the checkout: some check has to find it (just planted-bugs [NAME ...])
+# Plant each known bug in a copy of the checkout, and see that a check finds it (just planted-bugs [NAME ...])
 [group('develop')]
 planted-bugs *args:
     python -m tests.planted "$@"
@@ -145,12 +145,12 @@ million *args:
 locust *args:
     python -m dev locust "$@"
 
-# Say where the CPU goes at a fixed rate, on a stack of its own: just profile [orders a second] [seconds]
+# Report where the CPU time goes at a fixed rate, on a stack of its own: just profile [orders a second] [seconds]
 [group('measure')]
 profile *args:
     python -m bench.profile "$@"
 
-# Say what a setting costs: just sweep TOPIC_PARTITIONS=3,6 ORDER_LINGER_MS=0,5 kafka.num.io.threads=2
+# Measure what a setting costs: just sweep TOPIC_PARTITIONS=3,6 ORDER_LINGER_MS=0,5 kafka.num.io.threads=2
 [group('measure')]
 sweep *args:
     python -m bench.sweep "$@"
@@ -160,7 +160,7 @@ sweep *args:
 drive *args:
     python -m bench.drive "$@"
 
-# Run 10 users for a minute against the running stack (--own-stack: one of its own); pass or fail, then verify
+# Run 10 users for a minute against the running stack (--own-stack: one of its own), judge the figures, then verify
 [group('measure')]
 load *args:
     python -m bench.shaped load "$@"
