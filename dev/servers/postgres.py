@@ -74,7 +74,7 @@ class Cluster(Server):
         try:
             self.connect(connect_timeout=2).close()
         except psycopg.OperationalError as error:
-            return str(error).strip().splitlines()[-1]
+            return str(error).strip().splitlines()[0]
         return None
 
     def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
