@@ -17,7 +17,7 @@ from common.http.app import application
 from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_query
-from order.api.database import DatabaseProbe, DatabaseUnavailable
+from order.api.database import DatabasePool, DatabaseProbe, DatabaseUnavailable
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
@@ -26,7 +26,7 @@ from order.api.openapi import document
 from order.api.place.desk import OrderDesk
 from order.api.place.fast_lane import FastLane
 from order.api.place.idempotency import KeyedOrders
-from order.api.place.keyed_requests import KeyedRequests
+from order.api.place.keyed_requests import POOL_SIZE, KeyedRequests
 from order.api.place.many import PlaceMany
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from order.api.read.lookup import Lookup
@@ -45,8 +45,10 @@ async def serve(settings: Api) -> None:
     catalogue = Catalogue(process.bootstrap_servers, process.instance)
     log = OrdersLog(settings, recent)
     database = DatabaseProbe(process.database_url, process.instance)
-    queries = OrderQueries(process.database_url, process.instance, database)
-    requests = KeyedRequests(process.database_url, process.instance, database)
+    # Slow reads must not keep keyed orders waiting, so these have connections of their own.
+    reads = DatabasePool(process.database_url, process.instance, database)
+    keys = DatabasePool(process.database_url, f"{process.instance}-keys", database, size=POOL_SIZE)
+    queries, requests = OrderQueries(reads), KeyedRequests(keys)
     backlog = Backlog(
         process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.set_linger
     )
@@ -62,8 +64,8 @@ async def serve(settings: Api) -> None:
         return [] if database.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
 
     async def open_() -> None:
-        await queries.open()
-        await requests.open()
+        await reads.open()
+        await keys.open()
         background.append(asyncio.create_task(database.watch()))
         background.append(asyncio.create_task(requests.keep_forgetting()))
 
@@ -72,8 +74,8 @@ async def serve(settings: Api) -> None:
             task.cancel()
         await asyncio.wait(background)
         await log.close()
-        await requests.close()
-        await queries.close()
+        await keys.close()
+        await reads.close()
 
     lookup = Lookup(queries, recent, log)
     bare = [

@@ -35,26 +35,26 @@ _RETRIES: Final = (
     "sends the request again until it is answered otherwise, and orders once. Without one it cannot retry safely."
 )
 _ORDER_ID: Final = {"name": "order_id", "in": "path", "required": True, "schema": {"type": "string", "format": "uuid"}}
-_IDEMPOTENCY_KEY: Final = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "description": "the same key and body are the same order, at the price of the first request; the answer to a "
-    f"repeat says Idempotency-Replayed: true. A key belongs to its customer and is kept {KEYS_KEPT_S // 86_400} days",
-    "schema": {"type": "string", "pattern": f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$"},
-}
-_PREFER: Final = {
-    "name": "Prefer",
-    "in": "header",
-    "description": f"wait=N (RFC 7240): answer when the order is decided, within N seconds, at most {WAIT_S_MAX}; the "
-    "answer says Preference-Applied",
-    "schema": {"type": "string"},
-}
-_LAST_EVENT_ID: Final = {
-    "name": "Last-Event-ID",
-    "in": "header",
-    "description": "the id of the last event that was received: the stream goes on after it",
-    "schema": {"type": "string"},
-}
+
+
+def _header(name: str, description: str, **schema: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+_IDEMPOTENCY_KEY: Final = _header(
+    "Idempotency-Key",
+    "the same key and body are the same order, at the price of the first request; the answer to a repeat says "
+    f"Idempotency-Replayed: true. A key belongs to its customer and is kept {KEYS_KEPT_S // 86_400} days",
+    pattern=f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$",
+)
+_PREFER: Final = _header(
+    "Prefer",
+    f"wait=N (RFC 7240): answer when the order is decided, within N seconds, at most {WAIT_S_MAX}; the answer says "
+    "Preference-Applied",
+)
+_LAST_EVENT_ID: Final = _header(
+    "Last-Event-ID", "the id of the last event that was received: the stream goes on after it"
+)
 _NDJSON: Final = tuple(kind.decode() for kind in NDJSON)
 
 

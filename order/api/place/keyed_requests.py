@@ -12,7 +12,7 @@ import psycopg
 from loguru import logger
 
 from common.events import OrderId
-from order.api.database import DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
+from order.api.database import DatabasePool, DatabaseUnavailable, in_time
 from order.api.grouped import Grouped
 
 KEYS_KEPT_S: Final = 7 * 86_400
@@ -66,15 +66,9 @@ class KeyedRequest(NamedTuple):
 class KeyedRequests:
     """Stores requests by their keys, many in one statement."""
 
-    def __init__(self, url: str, instance: str, probe: DatabaseProbe) -> None:
-        self._pool = DatabasePool(url, f"{instance}-keys", probe, size=POOL_SIZE)
+    def __init__(self, pool: DatabasePool) -> None:
+        self._pool = pool
         self._grouped: Grouped[KeyedRequest, First | None] = Grouped(self._store_in_time, GROUP_MAX)
-
-    async def open(self) -> None:
-        await self._pool.open()
-
-    async def close(self) -> None:
-        await self._pool.close()
 
     def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         """The first request under the key, this or an earlier one; None if it was only looked up and there is none.

@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from common.codec import decoder_for
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
-from order.api.database import DatabasePool, DatabaseProbe
+from order.api.database import DatabasePool
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
 
@@ -79,14 +79,8 @@ class Watched(NamedTuple):
 class OrderQueries:
     """The order database as HTTP reads it. Every read raises `DatabaseUnavailable`, at once while it is away."""
 
-    def __init__(self, url: str, instance: str, probe: DatabaseProbe) -> None:
-        self._pool = DatabasePool(url, instance, probe)
-
-    async def open(self) -> None:
-        await self._pool.open()
-
-    async def close(self) -> None:
-        await self._pool.close()
+    def __init__(self, pool: DatabasePool) -> None:
+        self._pool = pool
 
     async def by_id(self, order_id: OrderId) -> Stored | None:
         rows = await self._rows(_BY_ID, order_id, VISIBLE)
