@@ -1,4 +1,4 @@
-"""What must hold of a Tandem at rest, counted from its databases alone. Each query returns the offenders."""
+"""What must hold when Tandem is at rest, judged from its databases alone. Each query returns the offenders."""
 
 from collections.abc import Collection
 from typing import Any, Final
@@ -51,7 +51,7 @@ _REVOKED: Final = {
 
 
 def await_rest(stack: Stack, accepted: Collection[str], within_s: float = PATIENCE_S) -> None:
-    """Wait until the accepted orders are there and settled, and so is every other order."""
+    """Wait until all accepted orders are stored and every stored order is settled."""
 
     def at_rest() -> bool:
         found = stack.query(

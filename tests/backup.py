@@ -17,9 +17,10 @@ INSTANCES: Final = {
 
 @contextmanager
 def stopped(shop: Stack, service: str) -> Iterator[None]:
-    """Without the processes that use the service's database."""
+    """Stop the processes that use the service's database, and start them again at the end."""
     for instance in INSTANCES[service]:
         shop[instance].stop()
+    shop.disconnect(service)
     yield
     for instance in INSTANCES[service]:
         shop[instance].launch()

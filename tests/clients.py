@@ -1,8 +1,8 @@
-"""Clients that behave as Tandem asks of them, and a book of what they were told, to be held against the databases.
+"""Clients that keep the rules of the api, and a book of the answers they got, to compare with the databases.
 
-With an idempotency key a request is sent again until it is answered. Without one it is never sent again: what got no
-answer may have been placed, and is counted as that. Among the orders are some that payment declines, some that stock
-cannot serve, and some that are cancelled.
+A request with an idempotency key is sent again until it is answered. One without a key is never sent again: if it got
+no answer, its order may have been placed, and it is counted so. Payment declines some of the orders, stock cannot serve
+some, and some are cancelled.
 """
 
 import itertools
@@ -21,7 +21,7 @@ from tests.stack import Stack
 from tests.waiting import PATIENCE_S, eventually
 
 CUSTOMERS: Final = 12
-"""Of each client, so that the orders go to every partition."""
+"""Customers of each client: enough for orders in every partition."""
 BALANCE: Final = 10**9
 PIECES: Final = 10**7
 PLENTY: Final = ("clients-plenty-a", "clients-plenty-b")
@@ -30,10 +30,10 @@ SAVER: Final = "clients-saver"
 PAUSE_S: Final = 0.08
 AGAIN_S: Final = 0.1
 TIMEOUT_S: Final = 15.0
-"""Longer than the api waits for the log: it then says that an order may still be placed."""
+"""Longer than the api waits for the log before it answers that an order may still be placed."""
 BATCH_EVERY_S: Final = 3.0
 BATCH_LINES: Final = 110
-"""More than the api puts into the log at once."""
+"""More than the api sends to the log at once."""
 SHOPKEEPER_EVERY_S: Final = 0.4
 
 NDJSON: Final = {"content-type": "application/x-ndjson"}
@@ -42,7 +42,7 @@ Body = dict[str, Any]
 
 
 class Book:
-    """What clients were told, over any number of runs. Each entry is made in one step, so that threads can share it.
+    """What clients were answered, over any number of runs. Each entry is one step, so threads can share the book.
 
     The accepted orders go to a file at once, which outlives this process.
     """
@@ -57,13 +57,13 @@ class Book:
         self.unknown: list[Body] = []
         """Orders without a key that were sent and not answered, or with "it may still be placed"."""
         self.denied: set[str] = set()
-        """Orders that might still be placed, and of which it was said later that they are not there."""
+        """Orders that might still be placed, and were later answered with 404."""
         self.cancelled: set[str] = set()
-        """Orders whose wish to be cancelled was answered with 202."""
+        """Orders whose cancellation was answered with 202."""
         self.deposits = 0
         self.restocks = 0
         self.prices: dict[str, int] = {}
-        """Of products that came meanwhile and are not yet known to be orderable."""
+        """Prices of new products that are not yet known to be orderable."""
         self.faults: list[str] = []
         """Answers that must never be given."""
 
@@ -83,7 +83,7 @@ class Book:
         self._lines.close()
 
     def broken(self, stack: Stack) -> dict[str, list[str]]:
-        """The orders by which a promise was broken, by promise. For a stack at rest that nobody else orders from."""
+        """The orders that break a promise, by promise. The stack must be at rest and have no other clients."""
         keyed, plain = _orders_of(stack, "keyed-%"), _orders_of(stack, "plain-%")
         by_key = set(self.keyed.values())
         return {
@@ -105,7 +105,7 @@ class Book:
         assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
 
     def order_what_is_new(self, stack: Stack) -> None:
-        """Order each product that came meanwhile, at its price; waits until the api knows them all."""
+        """Order each new product at its price, and wait until the api knows them all."""
         if not self.prices:
             return
         lines = [
@@ -134,18 +134,18 @@ def _orders_of(stack: Stack, customers: str) -> dict[str, str]:
 
 
 def _entered(stack: Stack, service: str, table: str, kind: str, column: str, value: str) -> int:
-    """How many entries were made under an idempotency key of these clients."""
+    """The number of entries made under an idempotency key of these clients."""
     counted = f"""SELECT count(*) FROM {table}
       WHERE kind = %s AND {column} = %s AND idempotency_key LIKE 'clients-%%'"""
     return int(stack.query(service, counted, (kind, value))[0][0])
 
 
 class Client(threading.Thread):
-    """Goes on until told to stop, and then finishes what it has begun."""
+    """Runs until told to stop, then finishes what it has begun."""
 
     pause_s = PAUSE_S
     patience_s = PATIENCE_S
-    """How long it repeats a request."""
+    """How long it retries a request."""
     look_up_every = 3
     cancel_every = 5
 
@@ -170,14 +170,14 @@ class Client(threading.Thread):
             self.http.close()
 
     def rest(self) -> None:
-        """Until the next step."""
+        """Pause before the next step."""
         self.stopping.wait(self.pause_s)
 
     def step(self, n: int) -> None:
         raise NotImplementedError
 
     def finish(self) -> None:
-        """What is still to be asked."""
+        """Ask what is still open, at the end."""
 
     def until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send a request that may be repeated until it is answered by something other than 503."""
@@ -208,7 +208,7 @@ class Client(threading.Thread):
 
 
 def orders(sort: str) -> Iterator[Body]:
-    """What a client orders, in turn: also of two lines, for one who cannot pay, and of what is scarce."""
+    """The orders of a client, in turn. Some have two lines, some a customer who cannot pay, some a scarce product."""
     one = [{"product_id": PLENTY[0], "quantity": 1}]
     two = [{"product_id": product, "quantity": 2} for product in PLENTY]
     for n in itertools.count():
@@ -228,7 +228,7 @@ class Buyer(Client):
     """A client that orders."""
 
     sort: ClassVar[str]
-    """What the names of its customers begin with: by it orders with keys are told from those without."""
+    """The prefix of its customers. It tells orders with keys from those without."""
 
     def __init__(self, stack: Stack, book: Book) -> None:
         super().__init__(stack, book)
@@ -285,7 +285,7 @@ class Plain(Buyer):
             self.follow_up(n, order_id)
 
     def doubt(self, body: Body, order_id: str) -> None:
-        """This order may still be placed, it was said."""
+        """Note an order that may still be placed."""
         self.book.unknown.append(body)
 
 
@@ -350,7 +350,7 @@ ALL: Final[Sequence[MakeClient]] = (Keyed, Plain, Batches, Shopkeeper)
 
 
 class Clients:
-    """Clients of several sorts, within a `with`. What they are told is added to the book."""
+    """Clients of several sorts, running within a `with`. Their answers are added to the book."""
 
     def __init__(self, stack: Stack, book: Book, sorts: Iterable[MakeClient] = ALL) -> None:
         self._threads = [sort(stack, book) for sort in sorts]
@@ -361,7 +361,7 @@ class Clients:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Wait until they are through, unless something has failed: then they may never be."""
+        """Wait until they have finished. After a failure they may never finish, so nothing waits for them."""
         for thread in self._threads:
             thread.stopping.set()
         for thread in self._threads:

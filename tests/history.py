@@ -147,7 +147,7 @@ class History:
                 self._producer.poll(0.1)
 
     def _open(self) -> None:
-        """The accounts and products that all this came from."""
+        """Open the accounts and products that the orders need."""
         rows: Rows = {}
         add = _adder(rows)
         at = rfc3339(now())
@@ -173,7 +173,7 @@ class History:
             self._producer.poll(0)
 
     def _mark(self) -> None:
-        """All readers have come to the ends, and said so."""
+        """Commit offsets as if every reader had reached the ends."""
         ends = {p: end for p, (_, end) in Log(self._servers, "history").bounds(list(READERS)).items()}
         ids = broker.describe(self._admin, list(READERS))
         for group, database in DATABASE_OF.items():

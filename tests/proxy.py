@@ -1,4 +1,4 @@
-"""A TCP proxy to put before a real server: its connections can be cut, slowed down, or left open with nobody there."""
+"""A TCP proxy before a real server. A test can cut its connections, slow them down, or leave them open and silent."""
 
 import contextlib
 import socket
@@ -11,7 +11,7 @@ CHUNK_BYTES = 65_536
 
 
 class Proxy:
-    """Passes connections on to `target_port`, as fast and as well as it is told to."""
+    """Passes connections on to `target_port`."""
 
     def __init__(self, port: int, target_port: int) -> None:
         self.port = port
@@ -48,15 +48,15 @@ class Proxy:
                     end.shutdown(socket.SHUT_RDWR)
 
     def slow(self, *, delay_s: float = 0.0, bytes_per_s: int = 0) -> None:
-        """Hold each piece up by so much, and let no more through than that (0: all)."""
+        """Delay each piece by `delay_s`, and pass at most `bytes_per_s` (0: no limit)."""
         self._delay_s, self._bytes_per_s = delay_s, bytes_per_s
 
     def silence(self) -> None:
-        """Half-open: connections stay, and new ones come about, but what either side says never arrives."""
+        """Keep connections open and accept new ones, but drop every byte."""
         self._silent = True
 
     def speak(self) -> None:
-        """End the silence. What was lost in it can't be mended: those connections break."""
+        """End the silence, and break the connections that have lost bytes in it."""
         self._silent = False
         self.reset()
 

@@ -1,4 +1,4 @@
-"""The faults after which a stack is not the same any more, each on one of its own.
+"""The faults that change a stack for good, each on a stack of its own.
 
 Nothing can make them unseen, so the verdict is another one: that the loss is detected, named where the operator's page
 says, that nothing is skipped, and that the way which the page describes leads out of it. Each act returns what was
@@ -52,7 +52,7 @@ def _shop(directory: Path) -> Iterator[Stack]:
 
 
 def _order(stack: Stack) -> list[str]:
-    """An order of each customer, so of about every partition."""
+    """Place an order for each customer, so in about every partition."""
     return [stack.place(f"cust-{number}", ("sku-a", 1)) for number in range(CUSTOMERS)]
 
 
@@ -156,7 +156,7 @@ def restored(directory: Path) -> str:
 
 
 def _named(said: str) -> str:
-    """What /readyz says, without the rest of its document."""
+    """The problem that /readyz names, without the rest of the document."""
     return said.split("consumer: ")[-1].split(LOSS_HELP)[0].rstrip("; ")[:60] + "…"
 
 
@@ -205,7 +205,7 @@ class Native:
 
 
 def supervisor_killed(directory: Path) -> str:
-    """The supervisor of a native stack is killed; its orphans go on, and `just up` makes an end of them."""
+    """The supervisor of a native stack is killed. Its children go on as orphans until `just up` ends them."""
     native = Native(directory)
     try:
         native.just("up")

@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 INSTANCES_EACH: Final = 2
 DEADLINE_S: Final = 30
-"""Short, so that outages run into it: late results meet orders that time has cancelled."""
+"""Short, so that outages outlast it and late results meet cancelled orders."""
 PRODUCTS: Final = 20
 SCARCE_PRODUCTS: Final = 20
 SCARCE_PIECES: Final = 25
@@ -24,7 +24,7 @@ PROBES: Final = 80
 PROBE: Final = "keyed-probe-{}"
 BALANCE: Final = 10**12
 POOR: Final = 5
-"""Of every hundred customers so many have next to nothing."""
+"""The number of customers in a hundred that have next to no money."""
 
 
 class Arena(Stack):
@@ -68,7 +68,7 @@ class Arena(Stack):
         )
 
     def start(self) -> None:
-        """All of it, with products in stock and customers with money."""
+        """Start everything, with products in stock and customers with money."""
         for disk in self.disks.values():
             disk.mount()
         self.start_infrastructure()
@@ -96,7 +96,7 @@ class Arena(Stack):
             self.account(PROBE.format(number), BALANCE)
 
     def make(self, service: Service, number: int) -> Instance:
-        """Behind its proxies, as far as there are some: what a storm adds goes straight."""
+        """Put the instance behind its proxies. Instances that a storm adds have none and connect directly."""
         name = service.instance(number)
         variables = dict(self.variables)
         if name in self._ports:
@@ -111,7 +111,7 @@ class Arena(Stack):
         return [instance for name, instance in self.instances.items() if target in (name, instance.service.name)]
 
     def ended(self) -> list[str]:
-        """Instances that have ended, which nobody asked them to."""
+        """Instances that have ended without being told to."""
         return [
             f"{name} ended with {i.process.returncode}"
             for name, i in self.instances.items()
@@ -124,7 +124,7 @@ class Arena(Stack):
         return [f"{name}: {missing}" for name, missing in found.items() if missing]
 
     def occurrences(self, words: str) -> int:
-        """How often the words stand in the logs of all instances."""
+        """How often the words occur in the logs of all instances."""
         return sum(log.read_text(errors="replace").count(words) for log in self._logs())
 
     def _logs(self) -> Iterator[Path]:

@@ -23,7 +23,7 @@ OF_EACH: Final = 4
 
 
 class Customer(clients.Buyer):
-    """One customer after another, at a rate; what is missed of it is not made up for."""
+    """Orders for one customer after another, at a rate. It does not catch up on orders it was too slow for."""
 
     patience_s = 300.0
     look_up_every = 20
@@ -81,7 +81,7 @@ class Plain(Customer, clients.Plain):
         eventually(self._resolve, "it is known which orders were placed", self.patience_s)
 
     def _resolve(self) -> bool:
-        """Ask for the orders that might still be placed, as soon as they have had their time; whether all are known."""
+        """Ask for the orders that might still be placed, once their time is over. Returns whether all are known."""
         while self._doubted and self._doubted[0][0] <= time.monotonic():
             _, order_id = self._doubted.pop(0)
             url = self.stack.url("order-api", f"/orders/{order_id}")

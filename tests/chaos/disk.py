@@ -27,7 +27,7 @@ class Disk:
         self.mounted = done.returncode == 0
 
     def fill(self) -> None:
-        """Leave no room but for what is there now. Somebody may write meanwhile; then it is asked again."""
+        """Leave no free space. If something is written meanwhile, try again."""
         full = False
         while not full:
             room = os.statvfs(self.path)

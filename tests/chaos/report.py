@@ -1,4 +1,4 @@
-"""What a run came to: a row a fault, the totals, and what is kept when something was wrong."""
+"""The result of a run: a row for each fault, the totals, and the evidence kept after a failure."""
 
 import subprocess
 from collections.abc import Iterable, Sequence
@@ -38,7 +38,7 @@ class Row:
 class Report:
     rows: list[Row] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
-    """Of these each has to be 0."""
+    """Totals that have to be 0."""
     told: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     verified: str = ""

@@ -37,7 +37,7 @@ class Probe:
         self._customers = list(dict(rows).values())
 
     def recovered(self) -> None:
-        """Returns when orders are settled, and all are ready. Raises `AssertionError` if that takes too long."""
+        """Wait until the probe's orders are settled and every instance is ready. Raises `AssertionError` after 90 s."""
         self._order(self._customers)
         try:
             eventually(lambda: self._arena.unready() == [], "all are ready", RECOVER_S)
@@ -74,7 +74,7 @@ class Run:
         return time.monotonic() - self._began
 
     def play(self, steps: Iterable[Step], *, seconds: float, orders: int) -> None:
-        """Until the time is over and so many orders are accepted, or the steps are; ends with the proof."""
+        """Play until the time is over and `orders` are accepted, or until the steps end. The proof comes last."""
         with self._clients:
             for step in steps:
                 if self.seconds >= seconds and len(self.book.accepted) >= orders:

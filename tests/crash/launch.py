@@ -20,17 +20,17 @@ from typing import Any, Final
 from tests.crash.points import POINTS, Point
 
 SAID: Final = "killed at crash point {}"
-"""The last line in the process's log: by it one knows that it died here and of this."""
+"""The last line in the process's log. It shows that the process died at this point."""
 
 Note = Callable[[], None]
 
 
 def nothing() -> None:
-    """To be done where nothing is."""
+    """Do nothing."""
 
 
 def find(target: str) -> tuple[list[Any], str]:
-    """What a target's name leads through, from the module on, and the last name. Raises `AttributeError`."""
+    """The objects that a target's path passes, module first, and the last name. Raises `AttributeError`."""
     module_name, _, path = target.partition(":")
     *through, name = path.split(".")
     owners = [importlib.import_module(module_name)]
@@ -63,7 +63,7 @@ def wrap(target: str, *, before: Note = nothing, after: Note = nothing) -> None:
     try:
         setattr(owners[-1], name, wrapped)
     except TypeError:
-        # A class written in C takes no attributes: its module gets one derived from it.
+        # A class written in C takes no attributes, so its module gets a subclass.
         module, base = owners
         setattr(module, base.__name__, type(base.__name__, (base,), {name: wrapped}))
 

@@ -1,4 +1,4 @@
-"""Kills the processes of a stack at crash points, one by one, under load, and judges each time what is left."""
+"""Kills a process of a stack at each crash point, under load, and judges the result each time."""
 
 import signal
 import subprocess
@@ -28,7 +28,7 @@ DEADLINE_S: Final = "2"
 BACKLOG: Final = 150
 """Orders that come between a backup and the loss of the database."""
 SERVICES: Final = ("payment", "inventory", "order")
-"""Those that park events, as operators name them."""
+"""The services that park events, by the names operators use."""
 
 Arm = Callable[[], None]
 
@@ -41,11 +41,11 @@ class Outcome:
     ready_s: float | None
     """From its restart until the process was ready; None for a tool."""
     recovered_s: float
-    """From the kill until all orders that were accepted before the restart were settled; of a tool, its second run."""
+    """From the kill until every order accepted before the restart was settled. For a tool: its second run."""
     accepted: int
-    """Orders that clients were told are accepted, in this trial."""
+    """The number of orders answered with 202 in this trial."""
     fault: str = ""
-    """What was wrong afterwards: empty if nothing was."""
+    """What was wrong afterwards; empty if nothing."""
 
 
 class Trials:
@@ -58,7 +58,7 @@ class Trials:
         self.stack.start_servers()
 
     def run(self, point: Point) -> Outcome:
-        """A trial. Once one has a fault, the stack is not fit for another."""
+        """Run a trial. After one with a fault, the stack is not fit for another."""
         before = len(self.book.accepted)
         ready_s, recovered_s, fault = None, 0.0, ""
         try:
@@ -140,18 +140,18 @@ class Trials:
 
 
 def by(point: Point) -> tuple[str, ...]:
-    """What Python runs a process by that is to die at the point."""
+    """The arguments of Python for a process that dies at the point."""
     return ("-m", "tests.crash.launch", point.name)
 
 
 def exit_code(instance: Instance) -> int | None:
-    """What the process ended with, if it has."""
+    """The exit code of the process, if it has ended."""
     assert instance.process is not None
     return instance.process.poll()
 
 
 def check_died(point: Point, code: int, log: str) -> None:
-    """Fails unless the process ended at the point and by its own hand."""
+    """Fails unless the process killed itself at the point."""
     assert code == -signal.SIGKILL, f"it ended by itself with {code}: {log[-2_000:]}"
     assert SAID.format(point.name) in log, "it was killed, but not at its point"
 
@@ -161,7 +161,7 @@ def are_settled(stack: Stack, orders: Collection[str]) -> bool:
     return stack.query("order", counted, (list(orders),)) == [(len(orders),)]
 
 
-# What leads a service to its point, and what has to be put right when it runs again
+# How each scene leads a service to its point, and what it mends after the restart
 
 
 @contextmanager
@@ -238,7 +238,8 @@ SCENES: Final[Mapping[Scene, Callable[[Stack, Instance, Arm], AbstractContextMan
 
 
 def spoil(stack: Stack, customer: str) -> str:
-    """Write what is no event into a customer's partition, and order for them; returns the order, parked behind it."""
+    """Write a record that is no event into a customer's partition, then place an order that is parked behind it.
+    Returns the order's id."""
     stack.account(customer, 10**6)
     producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "crash", linger_ms=0))
     producer.produce(ORDERS, b"no event", customer)
@@ -247,7 +248,7 @@ def spoil(stack: Stack, customer: str) -> str:
 
 
 def discard_root(stack: Stack, customer: str) -> None:
-    """Give up what is no event, in each service, and wait until that is done."""
+    """Discard the record that is no event, in each service, and wait until that is done."""
     root = 'SELECT topic, partition, "offset", state FROM parked_events WHERE key = %s AND root'
     for service in SERVICES:
         [(topic, partition, offset, _)] = eventually(
@@ -266,7 +267,7 @@ def redrive_rest(stack: Stack, customer: str) -> None:
     stack.run_tool("ops.dead_letters", "redrive", "--customer", customer, "--why", "what was before it is given up")
 
 
-# What leads a tool to its point
+# How each scene leads a tool to its point
 
 
 @contextmanager
@@ -275,7 +276,7 @@ def restored(trials: Trials) -> Iterator[None]:
     back_up(stack, "payment")
     stack.await_ready()
     enough = len(book.accepted) + BACKLOG
-    with Clients(stack, book, (Keyed, Plain, Batches)):  # without deposits: they do not come back
+    with Clients(stack, book, (Keyed, Plain, Batches)):  # no shopkeeper: its deposits would be lost
         eventually(lambda: len(book.accepted) > enough, "orders come after the backup")
     await_rest(stack, book.accepted)
     restore(stack, "payment")
@@ -289,7 +290,7 @@ def rest(trials: Trials) -> Iterator[None]:
     stack = trials.stack
     await_rest(stack, trials.book.accepted)
     yield
-    # Everything before is gone from the log: a proof about no order would be none.
+    # The log is empty now, and `verify` proves nothing about no orders.
     stack.account("after-the-trim", 10**6)
     stack.await_settled(stack.place("after-the-trim", (PLENTY[0], 1)))
 

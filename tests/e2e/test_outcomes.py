@@ -1,4 +1,4 @@
-"""Orders of every sort at once, over HTTP: the outcome of each is the one that its input implies, and all adds up.
+"""Orders of every sort at once, over HTTP. Each ends as its input implies, and all balances add up.
 
 At a larger size: `TANDEM_TEST_ORDERS=20000 just test tests/e2e/test_outcomes.py`.
 """
@@ -58,7 +58,7 @@ def test_each_order_ends_as_its_input_implies_and_all_adds_up(stack: Stack) -> N
     customers, spent = [], {}
     affordable = ORDERS // CUSTOMERS // 4
     for i in range(CUSTOMERS):
-        # One in five can pay for only some orders, each of the same amount: those they place first.
+        # One customer in five can pay for a few orders only. They come first, and each has the same amount.
         limited = i % 5 == 0
         customer = Expected(f"{run}-c{i}")
         balance = affordable * PRICE if limited else RICH
@@ -68,7 +68,7 @@ def test_each_order_ends_as_its_input_implies_and_all_adds_up(stack: Stack) -> N
             product_id = draw.choice(products)
             sort = "limited" if limited else draw.choice(["single", "multi", "twice", "scarce", "empty"])
             if limited and n >= affordable:
-                # Beyond the balance, now and then beyond the stock as well: either side may speak first.
+                # Over the balance, and now and then out of stock too: then either side may refuse first.
                 if n % 3:
                     customer.add([(product_id, 1)], NO_FUNDS)
                 else:
@@ -82,7 +82,7 @@ def test_each_order_ends_as_its_input_implies_and_all_adds_up(stack: Stack) -> N
                 case "twice":
                     items = [(product_id, 2), (product_id, 3)]
                 case "scarce":
-                    # Who gets one of the last pieces is open; how many do is not.
+                    # Any customer may get one of the last pieces; the number sold is known.
                     customer.add([(scarce, 1)], CONFIRMED, NO_STOCK)
                     continue
                 case _:

@@ -1,4 +1,4 @@
-"""The crash points that matter most; `just crash-matrix` takes all of them."""
+"""The crash points that matter most. `just crash-matrix` runs all of them."""
 
 from collections.abc import Iterator
 

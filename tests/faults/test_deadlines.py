@@ -1,4 +1,4 @@
-"""An order does not wait for ever, and a saga that was away does not cancel what was decided while it was."""
+"""No order waits for ever, and a saga that was away does not cancel orders that were decided meanwhile."""
 
 import json
 import time
@@ -38,7 +38,7 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
 
 
 class Recorder(Publisher):
-    """What it is to publish goes nowhere."""
+    """Notes the orders it is to publish, and publishes nothing."""
 
     def __init__(self, bootstrap_servers: str) -> None:
         super().__init__(bootstrap_servers, "test")
@@ -63,13 +63,13 @@ class Sweeper:
         connection.commit()
 
     def sweep(self) -> tuple[bool, list[str]]:
-        """Whether it has come to the end, and the orders it names."""
+        """Sweep once. Returns whether it reached the end, and the orders it named."""
         self.recorder.named = []
         at_the_end = self._timer.sweep(self._connection, self._admin, self.recorder)
         return at_the_end, self.recorder.named
 
     def sweep_to_the_end(self) -> list[str]:
-        """The orders it names on the way, in turn, each once."""
+        """Sweep until the end. Returns the orders it named, in turn, each once."""
         named: dict[str, None] = {}
         for _ in range(100):
             at_the_end, more = self.sweep()
@@ -86,7 +86,7 @@ def sweeper(shop: Stack) -> Iterator[Sweeper]:
 
 
 def overdue_named_by_a_sweep(shop: Stack) -> int:
-    """How many orders the timer names when it sweeps now, whatever the saga does."""
+    """The number of orders that a sweep names now."""
     with sweeper(shop) as timer:
         return len(timer.sweep()[1])
 
@@ -143,7 +143,7 @@ def pending_row(number: int, placed_at: int, partition: int = 0) -> store.Row:
 
 @pytest.fixture
 def rows(shop: Stack) -> Iterator[Callable[..., list[str]]]:
-    """Puts rows into the order database, while the saga is away, and returns their ids."""
+    """Inserts rows into the order database while the saga is away, and returns their ids."""
     with connect(shop.variables["ORDER_DATABASE_URL"], "rows") as connection:
 
         def insert(*rows: store.Row) -> list[str]:
@@ -203,13 +203,13 @@ def test_nothing_more_is_said_before_the_saga_has_read_what_was(shop: Stack, row
     due_ms = now() - BEGAN_AGO_MS
     due = rows(pending_row(1, due_ms - 60_000))
     with sweeper(shop) as timer:
-        timer.recorder.meanwhile = lambda: shop.place("ann", ("sku-a", 1))  # in place of its words
+        timer.recorder.meanwhile = lambda: shop.place("ann", ("sku-a", 1))  # instead of publishing
         assert timer.sweep() == (True, due)
         assert timer.sweep() == (False, [])
 
 
 def test_an_order_is_due_by_the_cutoff_of_its_own_partition(shop: Stack, rows: Callable[..., list[str]]) -> None:
-    """Whether the walk finds it or it is watched."""
+    """This holds for an order that the walk finds and for one that is watched."""
     early, late = Milliseconds(1_000_000), Milliseconds(2_000_000)
     at_ms = early + 1
     behind, watched, read = rows(pending_row(1, at_ms, 0), pending_row(2, at_ms - 500_000, 0), pending_row(3, at_ms, 1))
@@ -221,7 +221,7 @@ def test_an_order_is_due_by_the_cutoff_of_its_own_partition(shop: Stack, rows: C
 
 
 def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> None:
-    """By its position, the saga has read it; whether it was good is known when it is redriven."""
+    """The saga's position has passed the result, but only a redrive shows what it says."""
     shop.account("bob", 10_000)
     first = shop.place("bob", ("sku-a", 1))
     assert shop.await_settled(first)["status"] == "confirmed"
@@ -233,7 +233,7 @@ def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> 
     eventually(lambda: shop.query("order", "SELECT FROM orders WHERE order_id = %s", (held,)) != [], "it is pending")
     stranger.produce(PAYMENTS, b"not an event", "bob", number)
     stranger.flush(30)
-    # By what they hold, not by how many: what payment had not committed before it was killed, it answers again.
+    # Look at their contents, not their number: payment repeats answers it had not committed before it was killed.
     parked = "SELECT FROM parked_events WHERE topic = %s AND state = 'parked' AND position(%s IN value) > 0"
     eventually(lambda: shop.query("order", parked, (PAYMENTS, b"not an event")) != [], "the saga has parked it")
     shop["payment-1"].launch()

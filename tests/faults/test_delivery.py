@@ -65,7 +65,7 @@ def new_customer(shop: Stack) -> CustomerId:
     return customer_id
 
 
-# What Kafka has
+# What Kafka holds
 
 
 def client(shop: Stack) -> dict[str, Any]:
@@ -110,12 +110,12 @@ def positions(shop: Stack, service: str) -> dict[Partition, int]:
     return {Partition(topic, number): offset for topic, number, offset in rows}
 
 
-# What refuses
+# Faults
 
 
 @contextmanager
 def refusing(shop: Stack, database: str, table: str) -> Iterator[None]:
-    """The table takes no rows and no updates. The failure is one that may pass: a serialization failure."""
+    """The table refuses inserts and updates with a serialization failure, which consumers retry."""
     with shop.postgres.connect(database) as owner:
         owner.execute("""
             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql
@@ -130,7 +130,7 @@ def refusing(shop: Stack, database: str, table: str) -> Iterator[None]:
 
 @contextmanager
 def unwritable(shop: Stack, topic: str) -> Iterator[None]:
-    """Every record is too large for the topic. Reading it, and committing offsets, goes on."""
+    """The topic refuses every record as too large. Reads and offset commits still work."""
     admin = AdminClient(client(shop))
     usual = message_bytes_max(admin, [topic])[topic]
     set_message_bytes_max(admin, topic, 1)
@@ -162,7 +162,7 @@ def test_what_the_database_does_not_take_leaves_no_trace(shop: Stack) -> None:
     with refusing(shop, "payment", "positions"):
         order_id = shop.place(new_customer(shop), (SKU, 1))
         shop["payment-1"].await_unready("retrying")
-        shop["payment-1"].stop()  # what it still wanted to commit, it has committed
+        shop["payment-1"].stop()  # so that all it was going to commit is committed
         assert count_of(shop, "payment", "payments", order_id) == 0, "the effect is stored without its position"
         assert ends(shop, PAYMENTS) == said, "a result is published that is not stored"
         stored = positions(shop, "payment")
@@ -178,13 +178,13 @@ def test_an_order_that_the_log_does_not_take_is_not_accepted(shop: Stack) -> Non
     with unwritable(shop, ORDERS):
         answer = shop.post({"customer_id": customer_id, "product_id": SKU, "quantity": 1})
         assert answer.status_code == 503, answer.text
-    # It may still take it, and then it counts.
+    # The log may still take it, and then the order counts.
     asked = f"/orders/{answer.json()['order_id']}"
     eventually(lambda: shop["order-api-1"].get(f"/api/v1{asked}").status_code in (200, 404), "its fate is known")
 
 
 def test_offsets_are_committed_when_the_results_are_in_the_log(shop: Stack) -> None:
-    """Else nobody would publish the result of who ends before it has."""
+    """Otherwise the result of a process that ends before it publishes would be lost."""
     with unwritable(shop, PAYMENTS):
         order_id = shop.place(new_customer(shop), (SKU, 1))
         eventually(lambda: count_of(shop, "payment", "payments", order_id) == 1, "payment has decided")
@@ -243,7 +243,7 @@ def test_a_change_of_the_catalogue_is_published_when_the_log_has_it(shop: Stack)
 
 
 def test_a_result_goes_to_the_partition_of_its_order_with_its_key(shop: Stack) -> None:
-    """Wherever that is: the customer's key would lead elsewhere, as it does when a topic was repartitioned."""
+    """Even if the customer's key belongs to another partition, as after a repartitioning."""
     customer_id = new_customer(shop)
     usual = records(shop, ORDERS, shop.place(customer_id, (SKU, 1)))[0][0]
     unusual = (usual + 1) % int(shop.variables["TOPIC_PARTITIONS"])
@@ -269,8 +269,8 @@ def publish_order(shop: Stack, customer_id: CustomerId, number: int) -> OrderId:
 
 
 def test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch(shop: Stack) -> None:
-    """The test is the other instance: it holds the position while payment-1 takes the order in, decides it otherwise,
-    and moves on."""
+    """The test plays the other instance. It locks the position while payment-1 takes the order in, decides the order
+    differently, and moves the position."""
     customer_id = new_customer(shop)
     number = records(shop, ORDERS, shop.place(customer_id, (SKU, 1)))[0][0]
     await_read(shop)
@@ -294,7 +294,7 @@ def test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch(shop: S
 
 
 def await_read(shop: Stack) -> None:
-    """Wait until everybody has read everything."""
+    """Wait until every service has read all its topics to the end."""
     for service, topics in READERS.items():
         eventually(
             lambda s=service, t=topics: positions(shop, s) == ends(shop, *t),  # type: ignore[misc]
@@ -303,7 +303,7 @@ def await_read(shop: Stack) -> None:
 
 
 def await_waiting(shop: Stack, database: str) -> None:
-    """Wait until a session of the service waits for a row that somebody else has locked."""
+    """Wait until a session of the service waits for a locked row."""
     waits = """
         SELECT FROM pg_stat_activity WHERE datname = %s AND usename = %s AND wait_event_type = 'Lock'
     """
@@ -312,7 +312,7 @@ def await_waiting(shop: Stack, database: str) -> None:
 
 
 def test_every_partition_of_a_batch_is_committed(shop: Stack) -> None:
-    """Not only the one of its last record."""
+    """Not only the partition of its last record."""
     customers = [new_customer(shop) for _ in range(20)]
     shop["payment-1"].stop()
     ids = [shop.place(customer_id, (SKU, 1)) for customer_id in customers]
@@ -327,7 +327,7 @@ def test_every_partition_of_a_batch_is_committed(shop: Stack) -> None:
 
 
 def test_when_all_is_said_nobody_goes_on(shop: Stack) -> None:
-    """An order, and one that is undone, make so many records and no more."""
+    """A confirmed order and a rejected one make a fixed number of records."""
     confirmed, rejected = (shop.place(new_customer(shop), (product_id, 1)) for product_id in (SKU, SOLD_OUT))
     for order_id in (confirmed, rejected):
         shop.await_settled(order_id)
@@ -337,7 +337,7 @@ def test_when_all_is_said_nobody_goes_on(shop: Stack) -> None:
 
 
 def test_what_somebody_else_changes_meanwhile_is_not_overwritten(shop: Stack) -> None:
-    """A deposit and a restock are under way while an order is decided: it waits, and adds to what they left."""
+    """While a deposit or a restock is under way, the decision on an order waits, and then starts from the new value."""
     customer_id = new_customer(shop)
     shop.product("sku-restocked", price=PRICE, pieces=5)
     shop.await_orderable("sku-restocked")
@@ -367,7 +367,7 @@ def test_what_somebody_else_changes_meanwhile_is_not_overwritten(shop: Stack) ->
 
 
 def test_one_order_of_each_outcome_is_proved(shop: Stack) -> None:
-    """By `verify`, and once more by the tests' own audit."""
+    """`verify` proves it, and so does the tests' own audit."""
     customer_id, poor = new_customer(shop), CustomerId("poor")
     shop.account(poor, 1)
     orders = [(customer_id, SKU), (customer_id, SOLD_OUT), (poor, SKU), (poor, SOLD_OUT), (customer_id, SKU)]

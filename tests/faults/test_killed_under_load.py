@@ -1,4 +1,4 @@
-"""Three instances of each consumer, one of each killed with -9 under load: nothing is lost, nothing decided twice."""
+"""Three instances of each consumer run under load, and one of each is killed. No order is lost or decided twice."""
 
 import itertools
 import threading
@@ -32,7 +32,7 @@ def crowd(own_stack: Stack) -> Stack:
 
 
 class Load:
-    """Orders without pause until told to stop; keeps the ids that were acknowledged."""
+    """Places orders without a pause until told to stop, and keeps the ids of those accepted."""
 
     def __init__(self, stack: Stack) -> None:
         self.accepted: list[str] = []

@@ -36,12 +36,12 @@ def admin(shop: Stack) -> AdminClient:
 
 @pytest.fixture
 def partition(shop: Stack) -> Partition:
-    """Where the customer's orders go, read to its end by everybody."""
+    """The partition of the customer's orders, read to its end by every service."""
     return read_to_its_end(shop, shop.place(CUSTOMER, ("sku-a", 1)))
 
 
 def read_to_its_end(shop: Stack, order_id: str) -> Partition:
-    """Wait until the order is settled, and its partition read to its end by everybody."""
+    """Wait until the order is settled and every service has read its partition to the end."""
     shop.await_settled(order_id)
     [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order_id,))
     found = Partition(ORDERS, number)
@@ -65,7 +65,7 @@ def position(shop: Stack, service: str, where: Partition) -> int:
 
 
 def move(shop: Stack, service: str, where: Partition, to: int) -> None:
-    """What an operator does who has understood a loss."""
+    """Accept a loss, as an operator would."""
     with shop.postgres.connect(service) as owner:
         owner.execute("UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s", (to, *where))
 
@@ -89,7 +89,7 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
     assert position(shop, "payment", partition) == known, "nothing was skipped"
     assert shop.query("payment", "SELECT FROM payments WHERE order_id = %s", (kept,)) == []
 
-    # Looking again says the same, once in the log; and a mend is noticed without a restart.
+    # The loss is logged once, however often it is found; and the mend takes effect without a restart.
     eventually(lambda: shop["payment-1"].log.read_text().count("loss detected") > 0, "the log names it")
     move(shop, "payment", partition, known + 3)
     shop.await_ready("payment-1")
@@ -101,7 +101,7 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
 def test_records_deleted_above_the_position_of_a_running_consumer(
     shop: Stack, admin: AdminClient, partition: Partition
 ) -> None:
-    """It is frozen for a moment, in which the log that it has not read is deleted."""
+    """The consumer is frozen while the records that it has not read are deleted."""
     shop["payment-1"].pause()
     lost = [shop.place(CUSTOMER, ("sku-a", 1)) for _ in range(3)]
     _, end = log_bounds(admin, [partition])[partition]
@@ -110,7 +110,7 @@ def test_records_deleted_above_the_position_of_a_running_consumer(
     delete_records(admin, partition, end)
     shop["payment-1"].resume()
     shop["payment-1"].await_unready(str(partition), "deleted")
-    # A first record may have been on its way when it froze.
+    # It may have received one record before it froze.
     assert position(shop, "payment", partition) <= end - 2, "nothing was skipped"
     assert times_logged(shop, "payment-1", str(partition)) >= 1
     move(shop, "payment", partition, end)
@@ -132,7 +132,7 @@ def test_a_log_that_ends_before_the_position(shop: Stack, admin: AdminClient, pa
 
 
 def test_a_gap_in_the_offsets(shop: Stack, admin: AdminClient, partition: Partition) -> None:
-    """A transaction's marker takes an offset that no record has; nothing of ours writes one there."""
+    """A transaction's marker takes an offset. Tandem never writes one to this topic."""
     _, end = log_bounds(admin, [partition])[partition]
     for instance in CONSUMERS:
         shop[instance].stop()
@@ -161,11 +161,11 @@ def test_a_partition_added_to_a_topic_while_it_is_read(shop: Stack, admin: Admin
     count = int(shop.variables["TOPIC_PARTITIONS"])
     for future in admin.create_partitions([NewPartitions(PAYMENTS, count + 1)]).values():
         future.result()
-    # Payment publishes to it, the saga reads it. Inventory has nothing to do with it and goes on.
+    # Payment publishes to the topic and the saga reads it. Inventory does not use it and goes on.
     shop["order-saga-1"].await_unready(PAYMENTS, f"{count + 1}", f"{count}")
     shop["payment-1"].await_unready(PAYMENTS, f"{count + 1}", f"{count}")
     assert shop["inventory-1"].unready() is None
-    # After a restart as well: orders and payments are no longer alike.
+    # After a restart too: the topics differ in their partition counts.
     shop["order-saga-1"].stop()
     shop["order-saga-1"].launch()
     shop["order-saga-1"].await_unready("equal partition counts", f"'{PAYMENTS}': {count + 1}", f"'{ORDERS}': {count}")
@@ -173,14 +173,14 @@ def test_a_partition_added_to_a_topic_while_it_is_read(shop: Stack, admin: Admin
         [NewPartitions(ORDERS, count + 1), NewPartitions(INVENTORY, count + 1)]
     ).values():
         future.result()
-    # Equal again, but customers are not where they were.
+    # The counts are equal again, but customers have changed partition.
     for instance in CONSUMERS:
         shop[instance].await_unready(f"has {count + 1} partitions, positions are known for {count}")
 
 
 @pytest.fixture
 def second(fresh_stack: Stack) -> Stack:
-    """A topic that was created anew leaves nothing to go on with."""
+    """A stack for the test that creates a topic anew: afterwards no consumer can go on."""
     fresh_stack.launch_all()
     fresh_stack.product("sku-a", price=100, pieces=10**6)
     fresh_stack.account(CUSTOMER, 10**6)

@@ -1,4 +1,4 @@
-"""One service's failure is never another's: each part is taken away in turn, and comes back."""
+"""The failure of one service stops no other: each part is taken away in turn and comes back."""
 
 from collections.abc import Iterator
 
@@ -103,7 +103,7 @@ def test_with_the_broker_away_orders_are_refused_at_once_and_accepted_again_by_i
     body = {"customer_id": "cust-0", "product_id": "sku-a", "quantity": 1}
 
     def refused_at_once() -> bool:
-        """A 503 that names no order was not sent to the log: it has waited for nothing."""
+        """A 503 that names no order was answered before anything was sent to Kafka, so it has not waited."""
         answer = shop.post(body)
         return answer.status_code == 503 and "order_id" not in answer.json() and int(answer.headers["retry-after"]) >= 1
 

@@ -112,15 +112,15 @@ def test_each_sort_is_parked_with_what_follows_and_others_do_not_notice(shop: St
         assert listed.count(customer_id) == 6
     shop.await_ready()
 
-    # What is no event of ours is given up; what follows it then has its turn, and the customer is as any other.
-    for customer_id, (sort, _) in followers.items():
-        for service in ("payment", "inventory", "order"):
-            [(topic, partition, offset)] = shop.query(
-                service,
-                'SELECT topic, partition, "offset" FROM parked_events WHERE key = %s AND root',
-                (customer_id.encode(),),
-            )
-            dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", sort)
+    # Once the poison is discarded, the events behind it are redriven and the customer can order again.
+    keys = [customer_id.encode() for customer_id in followers]
+    for service in ("payment", "inventory", "order"):
+        roots = shop.query(
+            service, 'SELECT topic, partition, "offset" FROM parked_events WHERE key = ANY(%s) AND root', (keys,)
+        )
+        assert len(roots) == len(followers)
+        named = [f"{topic}/{partition}@{offset}" for topic, partition, offset in roots]
+        dlq(shop, "discard", *named, "--service", service, "--why", "no event of ours")
     dlq(shop, "redrive", "--all", "--why", "the poison is gone")
     for customer_id, (sort, follower) in followers.items():
         assert shop.await_settled(follower)["status"] == "confirmed", sort
@@ -180,7 +180,7 @@ def test_an_order_id_that_belongs_to_another_customer_is_parked_and_can_be_given
 def test_an_event_that_breaks_a_constraint_is_found_in_its_batch_and_redriven_when_mended(
     shop: Stack, log: Producer
 ) -> None:
-    """A well-formed order for a balance which a constraint of the database, new and wrong, refuses to write."""
+    """The order is well formed, but a new and wrong constraint of the database refuses its row."""
     customers = [f"bounded-{i}" for i in range(20)]
     for customer_id in customers:
         shop.account(customer_id, BALANCE)
@@ -195,7 +195,7 @@ def test_an_event_that_breaks_a_constraint_is_found_in_its_batch_and_redriven_wh
             if customer_id != "bounded-7":
                 assert shop.await_settled(order_id)["status"] == "confirmed"
         eventually(lambda: len(parked(shop, "payment", "bounded-7")) == 2, "parked in payment, with its follower")
-        # Redriven too early it is parked again, attempts are counted, and it does not loop.
+        # A redrive that comes too early parks it again, counts the attempt, and does not loop.
         dlq(shop, "redrive", "--customer", "bounded-7", "--why", "too early")
         attempts = "SELECT attempts, state FROM parked_events WHERE key = 'bounded-7' AND root"
         eventually(lambda: shop.query("payment", attempts) == [(2, "parked")], "parked again")
@@ -225,7 +225,7 @@ def test_a_discarded_order_is_rejected_and_nothing_of_it_remains(shop: Stack, lo
         assert (True, "parked") in parked(shop, service, "given-up")
         assert "currency" in dlq(shop, "show", at, "--service", service)
         dlq(shop, "discard", at, "--service", service, "--why", "typed by hand")
-    # What payment and inventory said of it was parked behind it in the saga.
+    # In the saga, the results of payment and inventory were parked behind the order.
     dlq(shop, "redrive", "--service", "order", "--customer", "given-up", "--why", "the order was discarded")
     settled = "SELECT FROM orders WHERE order_id = %s AND settled_at IS NOT NULL"
     eventually(lambda: shop.query("order", settled, (ORDER_ID.format(200),)) != [], "the discarded order is settled")
@@ -257,7 +257,7 @@ def test_a_bad_deployment_stops_the_consumer_until_it_is_resumed(shop: Stack, lo
 
 
 def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack) -> None:
-    """librdkafka keeps a partition paused over losing it and getting it back."""
+    """librdkafka keeps a partition paused when it is revoked and assigned again."""
     customers = [f"shared-{i}" for i in range(30)]  # enough to be in every partition
     for customer_id in customers:
         shop.account(customer_id, BALANCE)
@@ -279,7 +279,7 @@ def test_all_that_is_parked_of_a_customer_is_given_up_at_once(shop: Stack, log: 
     log.produce(ORDERS, b"nonsense", "hopeless")
     log.flush(10)
     follower = shop.place("hopeless", ("sku-a", 1))
-    # In the saga, what payment and inventory then say of the order is parked behind it, and is not to be given up.
+    # In the saga, the results of payment and inventory are parked behind the order, and must not be discarded.
     for service, behind in (("payment", 0), ("inventory", 0), ("order", 2)):
         eventually(
             lambda s=service, b=behind: len(parked(shop, s, "hopeless")) == 2 + b,  # type: ignore[misc]

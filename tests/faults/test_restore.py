@@ -62,7 +62,7 @@ class Season:
         shop.product(self.restocked, price=PRICE)
         for product in (self.plenty, self.scarce, self.restocked):
             self.await_orderable(product)
-        self.rest()  # or one of these orders would hold, for a moment, a piece that the test counts on
+        self.rest()  # one of these orders could briefly reserve a piece that the test needs
         shop.product(self.scarce, price=PRICE, pieces=SCARCE)
         self.poor = self.customer(balance=250)
         self.holder = self.place(self.customer(), self.scarce, SCARCE)
@@ -89,7 +89,7 @@ class Season:
         self.shop.http.post(self.shop.url("order-api", f"/orders/{order_id}/cancel")).raise_for_status()
 
     def round(self) -> None:
-        """Confirmed, cancelled, declined, out of stock, of nobody, and both refused."""
+        """Orders that end confirmed, cancelled, declined, out of stock, without an account, and refused twice."""
         cancelled = self.place(self.customer(), self.plenty)
         for _ in range(3):
             self.place(self.customer(), self.plenty)
@@ -102,7 +102,7 @@ class Season:
         self.rest()
 
     def compete(self) -> None:
-        """The pieces of a confirmed order come back, and customers of many partitions want them."""
+        """Cancel a confirmed order, and let customers of many partitions compete for its pieces."""
         self.cancel(self.holder)
         eventually(lambda: self.shop.on_hand(self.scarce) == SCARCE, "the pieces are released")
         rivals = [self.place(self.customer(), self.scarce) for _ in range(COMPETITORS)]
@@ -172,7 +172,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
 
 
 def enter_what_is_lost(shop: Stack, service: str, late: str, balances: dict[str, int]) -> list[str]:
-    """Enter what no topic has: the deposits over HTTP while the service waits, the restocks by `--cover`."""
+    """Enter what no topic holds: deposits over HTTP while the service waits, restocks by `--cover`."""
     if service == "payment":
         with pytest.raises(AssertionError, match=f"account {late}: at least"):
             replay(shop, service)

@@ -41,8 +41,8 @@ UNKNOWN: Final = "01997c00-0000-7000-8000-00000000abcd"
 
 @pytest.fixture(scope="module")
 def shop(own_stack: Stack) -> Stack:
-    """Customers with and without money, a product in stock and one of few pieces. The saga never finds that an order
-    is due: it would cancel a forged one, and the proof would come too late."""
+    """Customers with and without money, a product in stock and one of few pieces. No order ever
+    becomes due: the saga would cancel a forged one before the proof looks at it."""
     own_stack.variables["ORDER_SETTLE_DEADLINE_S"] = str(30 * 86_400)
     own_stack.launch_all()
     own_stack.product("sku-a", price=PRICE, pieces=10**6)

@@ -1,6 +1,6 @@
 """Plants a bug in a copy of the checkout and runs the checks that have to find it. The checkout itself is not touched.
 
-What counts as found: a test fails. A test that cannot be collected or set up, or that does not end, has found nothing.
+A bug is found when a test fails. A test that cannot be collected or set up, or that does not end, has found nothing.
 """
 
 import os
@@ -27,7 +27,7 @@ _FAILED: Final = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class Finding(NamedTuple):
-    """What came of a bug. `caught_by` is the test that failed, empty if none did; `said` is the end of the output."""
+    """The result for a bug. `caught_by` is the test that failed, or empty; `said` is the output."""
 
     caught_by: str
     seconds: float
@@ -108,12 +108,12 @@ def run(checkout: Path, *checks: str) -> tuple[str, str]:
 
 
 def passed(said: str) -> bool:
-    """Whether a run that found nothing found nothing because all was well."""
+    """Whether all tests of a run have passed."""
     return re.search(r"^\d+ passed in ", said, re.MULTILINE) is not None
 
 
 def _give_up(child: "subprocess.Popen[str]") -> str:
-    """Let pytest stop what it has started."""
+    """Let pytest stop the processes that it has started."""
     child.send_signal(signal.SIGINT)
     try:
         said, _ = child.communicate(timeout=CLEANUP_S)

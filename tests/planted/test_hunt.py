@@ -1,4 +1,4 @@
-"""A test of the tests: bugs in the rules, the cheapest to find, are found; `just planted-bugs` does that for all."""
+"""A test of the tests: some planted bugs, the cheapest to find, are found. `just planted-bugs` plants all of them."""
 
 import pytest
 
@@ -28,7 +28,7 @@ def test_without_a_bug_the_same_checks_pass() -> None:
 
 
 def test_what_no_test_fails_for_is_not_caught() -> None:
-    """Nor is what keeps the tests from being collected."""
+    """A bug that keeps the tests from being collected is not caught either."""
     harmless = Bug("harmless", "nothing", "common/backoff.py", "import random", "import random  # as ever", ())
     fatal = harmless._replace(new="import nothing_like_this")
     for bug in (harmless, fatal):

@@ -1,4 +1,4 @@
-"""Other sessions in a service's database that get in its way, and a server that gives it none."""
+"""Sessions that get in the way of a service, and a server that has no connection left."""
 
 import random
 import threading
@@ -30,7 +30,7 @@ def _number(connection: "Connection[Any]", statement: str, *parameters: str) -> 
 
 @contextmanager
 def deadlock(arena: Arena, fault: Fault) -> Injected:
-    """A session that locks the rows of every batch in the opposite order, and leaves it to others to notice."""
+    """A session that locks the rows of every batch in the opposite order. The service has to resolve the deadlock."""
     table, key = map(sql.Identifier, _KEYS[fault.target])
     listed = sql.SQL("SELECT {0} FROM {1} WHERE {0} NOT LIKE {2} ORDER BY {0} DESC").format(
         key, table, sql.Literal(PROBE.format("%"))
@@ -54,7 +54,7 @@ def deadlock(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def serialization_failure(arena: Arena, fault: Fault) -> Injected:
-    """Somebody has made SERIALIZABLE the default of the role: what overlaps fails with 40001."""
+    """SERIALIZABLE becomes the default of the role, so transactions that overlap fail with 40001."""
     role = sql.Identifier(fault.target)
     failures = rises(lambda: arena.occurrences("could not serialize access"), "failures")
     with arena.postgres.connect() as owner:
@@ -70,7 +70,7 @@ def serialization_failure(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def lock_timeout(arena: Arena, fault: Fault) -> Injected:
-    """A session that has all positions for longer than `lock_timeout` (5 s)."""
+    """A session locks all positions for longer than `lock_timeout` (5 s)."""
     timeouts = rises(lambda: arena.occurrences("lock timeout"), "timeouts")
     with arena.postgres.connect(fault.target) as session, session.transaction():
         session.execute("LOCK TABLE positions IN ACCESS EXCLUSIVE MODE")
@@ -95,7 +95,7 @@ def terminate_sessions(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def connections_exhausted(arena: Arena, fault: Fault) -> Injected:
-    """Somebody else has all the connections; the service loses its own, and gets none."""
+    """Other clients take all connections. The service loses its own and gets no new one."""
     url = arena.variables[f"{fault.target.upper()}_AUDITOR_URL"]
     names = [s.name for s in SERVICES if s.database == fault.target]
     refusals = rises(lambda: arena.occurrences("remaining connection slots"), "refusals logged")

@@ -11,10 +11,10 @@ from tests.chaos.faults.processes import server
 from tests.chaos.schedule import Fault
 
 FLUSH_US: Final = 100_000
-"""The most that PostgreSQL allows: so much longer takes each flush of the WAL."""
+"""The delay of each flush of the WAL: the most that PostgreSQL allows."""
 COMMITS: Final = 5
 ENDS_S: Final = 2.0
-"""For a server that is about to end because its disk was full."""
+"""How long a server whose disk was full may take to end."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def slow_disk(arena: Arena, _: Fault) -> Injected:
         owner.execute("SELECT pg_reload_conf()")
 
     def witness() -> str:
-        """The longest of some commits: one that comes while another is put off goes with it, and waits less."""
+        """The longest of some commits. A commit that joins a delayed flush waits less."""
         took_s = 0.0
         with arena.postgres.connect() as owner:
             for _ in range(COMMITS):
@@ -46,7 +46,7 @@ def slow_disk(arena: Arena, _: Fault) -> Injected:
 
 @contextmanager
 def disk_full(arena: Arena, fault: Fault) -> Injected:
-    """Not a byte is left. PostgreSQL refuses, or restarts in vain; the broker stops."""
+    """No byte is free. PostgreSQL refuses to write or fails to restart, and the broker stops."""
     disk = arena.disks[fault.target]
     if not disk.mounted:
         raise NotPossible("a disk of its own takes the right to mount")

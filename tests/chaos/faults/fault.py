@@ -20,7 +20,7 @@ class NotPossible(Exception):
 
 @contextmanager
 def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Do something beside, for as long as the context lasts: `act` returns when its event is set."""
+    """Run `act` in a thread for as long as the context lasts. It returns when its event is set."""
     over = threading.Event()
     thread = threading.Thread(target=act, args=(over,), daemon=True)
     thread.start()
@@ -32,7 +32,7 @@ def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
 
 
 def rises(count: Callable[[], int], what: str) -> Witness:
-    """Tells by how much a count has risen since now."""
+    """Reports how much a count has risen since now."""
     before = count()
 
     def witness() -> str:

@@ -1,4 +1,4 @@
-"""What comes out of the log: rubbish, what was there before, and again what was read already."""
+"""Faults in the log: rubbish, and events that come a second time."""
 
 import random
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ def _producer(arena: Arena) -> Producer:
 
 @contextmanager
 def poison(arena: Arena, fault: Fault) -> Injected:
-    """An event that ends in its middle, with an order of the same customer behind it. It is given up by an operator."""
+    """A truncated event, with an order of the same customer behind it. An operator discards it."""
     customer = f"poisoned-{fault.seed}"
     key = customer.encode()
     arena.account(customer, BALANCE)

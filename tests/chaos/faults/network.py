@@ -39,7 +39,7 @@ def _links(arena: Arena, links: Mapping[str, Proxy], target: str) -> list[Proxy]
 
 
 def cut(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witness]:
-    """Nobody there: connections break, new ones are refused."""
+    """Connections break, and new ones are refused."""
     return _on_each(links, Proxy.cut, Proxy.restore, "cut")
 
 
@@ -72,7 +72,7 @@ def throttle(links: Collection[Proxy], fault: Fault) -> AbstractContextManager[W
 
 
 def half_open(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witness]:
-    """Connections stay, and new ones come about, but nothing arrives."""
+    """Connections stay open and new ones are accepted, but nothing arrives."""
     return _on_each(links, Proxy.silence, Proxy.speak, "silent")
 
 

@@ -1,4 +1,4 @@
-"""Processes killed, frozen, multiplied, or with something wrong in their heads."""
+"""Processes that are killed, frozen, multiplied, or run with a wrong clock or group."""
 
 import random
 import threading
@@ -72,7 +72,7 @@ def freeze(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def freeze_in_transaction(arena: Arena, fault: Fault) -> Injected:
-    """Stopped where it holds locks, which is seen from the database's side, after the stop."""
+    """The process is frozen while it has rows locked. The database shows, after the stop, that it has."""
     [instance] = arena.named(fault.target)
     caught = False
     try:
@@ -92,7 +92,7 @@ def freeze_in_transaction(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def stutter(arena: Arena, fault: Fault) -> Injected:
-    """A tenth of the time for it, in slices of 200 ms."""
+    """The process runs for a tenth of the time, in slices of 200 ms."""
     [hit] = _hit(arena, fault)
 
     def act(over: threading.Event) -> None:
@@ -135,7 +135,7 @@ def rebalance_storm(arena: Arena, fault: Fault) -> Injected:
 
 @contextmanager
 def two_owners(arena: Arena, fault: Fault) -> Injected:
-    """A third instance in a group of its own, which the broker gives all partitions of that group."""
+    """A third instance in a group of its own: the broker assigns it all partitions."""
     service = next(s for s in SERVICES if s.name == fault.target)
     group = f"{fault.target}-impostor"
     _begin_where(arena, group, fault.target)
@@ -151,7 +151,7 @@ def two_owners(arena: Arena, fault: Fault) -> Injected:
 
 
 def _begin_where(arena: Arena, group: str, other: str) -> None:
-    """Let a group begin where another one stands, instead of at the start of all that was ever written."""
+    """Let a group begin where another one stands, not at the start of the log."""
     config = client_config(arena.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos")
     rows = arena.query(_database(other), "SELECT topic, partition, next_offset FROM positions")
     consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
