@@ -100,10 +100,11 @@ lint:
 check: lint
     pytest tests/unit
 
+# Tests wait more than they work, so three workers share two cores.
 # Check the same and run every test once, on ports of its own; arguments go to pytest
 [group('develop')]
 test *args: lint
-    pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+    pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
 
 # Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)
 [group('develop')]
