@@ -55,6 +55,12 @@ def test_a_taken_port_is_read_from_what_a_program_has_said_since_it_was_started(
     assert tells_taken_port(log.new_lines())
 
 
+def test_a_port_is_given_out_once_whether_or_not_somebody_listens_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dev.settings.free_port_range", range(20_000, 20_060))
+    ports = [port for _ in range(15) for port in free_ports(2)]
+    assert len(set(ports)) == 30
+
+
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
     state = State.load(tmp_path)
     state.scale["payment"] = 3
