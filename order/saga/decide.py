@@ -48,7 +48,7 @@ from common.events import (
 Status = Literal["awaiting_placed", "pending", "confirmed", "rejected", "cancelled"]
 
 
-class Order(Struct, frozen=True, kw_only=True, gc=False):
+class Order(Struct, frozen=True, gc=False):
     """What the saga has to know of an order, which is not its lines."""
 
     order_id: OrderId

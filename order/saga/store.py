@@ -10,6 +10,7 @@ from common.events import Milliseconds, OrderId, PlacedData, rfc3339
 from common.postgres import Conn, copy_in
 from order.saga.decide import Order
 
+# After the partition, the fields of `Order` in their order.
 _LOCK_ORDERS = """
     SELECT order_id, partition, customer_id, traceparent, status, reason, payment, inventory, payment_reason,
       inventory_reason, (extract(epoch FROM placed_at) * 1000)::bigint, (extract(epoch FROM decided_at) * 1000)::bigint,
@@ -69,27 +70,7 @@ def lock(connection: Conn, orders: Collection[str]) -> "psycopg.Cursor[Any]":
 
 
 def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
-    return {
-        row[0]: Row(
-            Order(
-                order_id=row[0],
-                customer_id=row[2],
-                traceparent=row[3],
-                status=row[4],
-                reason=row[5],
-                payment=row[6],
-                inventory=row[7],
-                payment_reason=row[8],
-                inventory_reason=row[9],
-                placed_at=row[10],
-                decided_at=row[11],
-                settled_at=row[12],
-            ),
-            row[1],
-            stored=True,
-        )
-        for row in cursor
-    }
+    return {order_id: Row(Order(order_id, *fields), partition, stored=True) for order_id, partition, *fields in cursor}
 
 
 def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
