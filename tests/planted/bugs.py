@@ -187,8 +187,8 @@ BUGS: Final = (
         "any-version-taken",
         "a lower version of a product that is read later sets an old price",
         "order/api/log/catalogue.py",
-        "product.version > known.version",
-        "product.version != known.version",
+        "product.version > earlier.version",
+        "product.version != earlier.version",
         ("tests/unit/test_catalogue.py",),
     ),
     Bug(

@@ -2,10 +2,10 @@
 
 A thread reads all partitions from the beginning, outside any consumer group, and keeps the highest version of each
 product. It is a cache: an undecodable record is logged, counted and passed over, since the relay of inventory publishes
-the product again with its next change. The event loop only looks up; a dictionary needs no lock for that.
+the product again with its next change. The event loop only looks products up; a dictionary needs no lock for that.
 
-A topic created anew is another catalogue, whose versions start again: it is read aside and then takes the old one's
-place. A lost broker leaves what is known in use; the order that needs it cannot be placed meanwhile anyway.
+A topic that was created anew is another catalogue, whose versions start again. It is read beside the old one, and then
+replaces it. While the broker is away the catalogue stays in use; no order can be placed then anyway.
 """
 
 import time
@@ -35,20 +35,20 @@ _undecodable = Counter("tandem_catalogue_undecodable_total", "Records of the pro
 
 
 class Edition:
-    """The products of one topic as far as they have been read. Of each product the highest version counts."""
+    """The products of one topic as far as it has been read. The highest version of each product counts."""
 
     def __init__(self, ends: Mapping[int, int]) -> None:
-        """`ends`: for each partition, the offset its next record would have got when reading began."""
+        """`ends`: for each partition, the offset of its next record when reading began."""
         self.products: dict[str, ProductData] = {}
         self._unread = {partition: end for partition, end in ends.items() if end > 0}
 
     def apply(self, product: ProductData) -> None:
-        known = self.products.get(product.product_id)
-        if known is None or product.version > known.version:
+        earlier = self.products.get(product.product_id)
+        if earlier is None or product.version > earlier.version:
             self.products[product.product_id] = product
 
     def read_to(self, partition: int, offset: int) -> None:
-        """All below `offset` has been read."""
+        """Everything below `offset` has been read."""
         if offset >= self._unread.get(partition, offset + 1):
             del self._unread[partition]
 
@@ -84,14 +84,14 @@ class Catalogue(Worker):
         consumer = self._consumer()
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
-            look_again_at = time.monotonic() + IDENTITY_EVERY_S
+            check_again_at = time.monotonic() + IDENTITY_EVERY_S
             while not self.stopping.is_set():
                 self._take_in(edition, _poll(consumer))
-                if time.monotonic() >= look_again_at:
+                if time.monotonic() >= check_again_at:
                     if _replaced(admin, topic):
                         logger.warning("topic {!r} is another one now: reading it from its beginning", PRODUCTS)
                         return
-                    look_again_at = time.monotonic() + IDENTITY_EVERY_S
+                    check_again_at = time.monotonic() + IDENTITY_EVERY_S
         finally:
             consumer.close()
 
@@ -105,7 +105,7 @@ class Catalogue(Worker):
                     edition.apply(product)
                 edition.read_to(partition, offset + 1)
             elif error.code() == KafkaError._PARTITION_EOF:
-                # Said of a partition whose last records were compacted away, or that was empty all along.
+                # The end of a partition whose last records were compacted away, or that was always empty.
                 edition.read_to(partition, offset)
             else:
                 raise KafkaException(error)
@@ -128,13 +128,13 @@ class Catalogue(Worker):
 
 
 def _poll(consumer: Consumer) -> list[Message]:
-    """What has arrived: waits for the first record only, as `consume` would wait for all of them."""
+    """The records that have arrived. Waits for the first only; `consume` would wait for all of them."""
     first = consumer.consume(1, POLL_S)
     return first and first + consumer.consume(RECORDS_MAX - 1, 0)
 
 
 def _replaced(admin: AdminClient, known: Topic) -> bool:
-    """Whether another topic goes by the name now. While nobody can say, it is taken to be the same."""
+    """Whether the name now belongs to another topic. While the broker does not say, it is taken to be the same."""
     try:
         return broker.describe(admin, [PRODUCTS])[PRODUCTS] != known
     except Transient:
