@@ -18,6 +18,7 @@ from order.api.grouped import Grouped
 KEYS_KEPT_S: Final = 7 * 86_400
 """A key is kept for at least this long: far longer than any client retries."""
 FORGET_EVERY_S: Final = 600.0
+FORGET_RETRY_S: Final = 10.0
 FORGET_ROWS_MAX: Final = 1_000
 
 GROUP_MAX: Final = 500
@@ -103,12 +104,14 @@ class KeyedRequests:
     async def keep_forgetting(self) -> None:
         """Delete the keys that are older than `KEYS_KEPT_S`, every `FORGET_EVERY_S`, for ever."""
         while True:
+            pause_s = FORGET_EVERY_S
             try:
                 while await self._forget_some() == FORGET_ROWS_MAX:
                     pass
             except DatabaseUnavailable as error:
                 logger.warning("old idempotency keys cannot be deleted now: {}", error)
-            await asyncio.sleep(FORGET_EVERY_S)
+                pause_s = FORGET_RETRY_S
+            await asyncio.sleep(pause_s)
 
     async def _forget_some(self) -> int:
         async with self._pool.connection() as connection:
