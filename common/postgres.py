@@ -11,6 +11,8 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from common.events import Milliseconds, rfc3339
+
 LOCK_TIMEOUT_MS: Final = 5_000
 # A process frozen inside a transaction loses its session, and its locks. During COPY this timeout does not fire;
 # `terminate_stale_blockers` does its work there.
@@ -24,6 +26,8 @@ CONNECTIONS_PER_PROCESS: Final = POOL_SIZE + 2
 """The most connections of a consumer's process: the HTTP pool, the batch loop, and the relay or the deadline timer."""
 
 Conn = Connection[TupleRow]
+AsyncConn = psycopg.AsyncConnection[Any]
+AsyncPool = AsyncConnectionPool[Any]
 
 
 class _UuidAsText(Loader):
@@ -90,7 +94,7 @@ def _conninfo(url: str, instance: str, statement_timeout_ms: int) -> str:
     )
 
 
-def _adapt(connection: "psycopg.Connection[Any] | psycopg.AsyncConnection[Any]") -> None:
+def _adapt(connection: "psycopg.Connection[Any] | AsyncConn") -> None:
     connection.adapters.register_loader("uuid", _UuidAsText)
     connection.adapters.register_dumper(list, _ArrayDumper)
 
@@ -103,17 +107,17 @@ def connect(url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TI
     return connection
 
 
-async def connect_async(url: str, instance: str) -> "psycopg.AsyncConnection[Any]":
+async def connect_async(url: str, instance: str) -> AsyncConn:
     """Open a connection for an event loop, in autocommit. Raises `psycopg.OperationalError` when it cannot."""
     conninfo = _conninfo(url, instance, STATEMENT_TIMEOUT_MS)
     return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
 
 
-def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncConnectionPool[Any]:
+def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
     """A pool for an HTTP loop, not yet open. It raises `psycopg_pool.PoolTimeout` when no connection becomes free
     within `POOL_TIMEOUT_S`."""
 
-    async def configure(connection: "psycopg.AsyncConnection[Any]") -> None:
+    async def configure(connection: AsyncConn) -> None:
         _adapt(connection)
         await connection.set_autocommit(True)
 
@@ -177,6 +181,11 @@ def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable
     with connection.cursor().copy(statement) as copy:
         for row in rows:
             copy.write_row(row)
+
+
+def timestamp(at: Milliseconds | None) -> str | None:
+    """A point in time, or none, as PostgreSQL reads it."""
+    return None if at is None else rfc3339(at)
 
 
 _STALE_BLOCKERS: Final = """

@@ -1,10 +1,9 @@
-"""Inventory's HTTP interface: products, what the catalogue says of them, and restocks."""
+"""Inventory's HTTP interface: products, their catalogue entries, and restocks."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from psycopg_pool import AsyncConnectionPool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -12,10 +11,11 @@ from starlette.routing import Route
 from common.events import Currency, Identifier, UnitPrice
 from common.http import problem
 from common.http.bodies import read_body
-from common.http.parameters import idempotency_key, idempotency_key_reused, path_identifier
+from common.http.parameters import REPLAYED, idempotency_key, idempotency_key_reused, path_identifier
 from common.http.problem import FieldError, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
+from common.postgres import AsyncConn, AsyncPool
 from inventory import store
 
 PAGE_DEFAULT: Final = 50
@@ -33,7 +33,7 @@ Name = Annotated[
 
 
 class ProductRequest(Struct, forbid_unknown_fields=True):
-    """What the catalogue is to say of a product."""
+    """A product's entry in the catalogue."""
 
     name: Name
     unit_price: UnitPrice
@@ -46,7 +46,7 @@ class RestockRequest(Struct, forbid_unknown_fields=True):
 
 
 class ProductsQuery(Struct, forbid_unknown_fields=True):
-    """A page of products: those whose ids come after `cursor`."""
+    """A page of products, in the order of their ids: those after `cursor`."""
 
     cursor: Identifier = ""
     limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
@@ -56,7 +56,7 @@ _product_decoder = msgspec.json.Decoder(ProductRequest)
 _restock_decoder = msgspec.json.Decoder(RestockRequest)
 
 
-def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
+def routes(pool: AsyncPool) -> list[Route]:
     """The routes, served from connections of `pool`."""
 
     async def get_products(request: Request) -> Response:
@@ -73,28 +73,30 @@ def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
 
     async def put_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        wanted = decode_body(await read_body(request), _product_decoder)
+        body = decode_body(await read_body(request), _product_decoder)
         async with pool.connection() as connection:
             created = await store.put_product(
-                connection, product_id, wanted.name, wanted.unit_price, wanted.currency, wanted.active
+                connection, product_id, body.name, body.unit_price, body.currency, body.active
             )
             return json_response(await _existing(connection, product_id), 201 if created else 200)
 
     async def post_restock(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
         key = idempotency_key(request)
-        wanted = decode_body(await read_body(request), _restock_decoder)
+        body = decode_body(await read_body(request), _restock_decoder)
         async with pool.connection() as connection:
             try:
-                stocked = await store.restock(connection, product_id, wanted.quantity, key)
+                product = await store.restock(connection, product_id, body.quantity, key)
+            except store.KeyReused:
+                raise ProblemError(idempotency_key_reused(str(key), "another restock of this product")) from None
             except store.UnknownProduct:
                 raise ProblemError(problem.not_found("product", product_id)) from None
-            except store.StockFull:
-                found = FieldError("#/quantity", f"would take the stock above {store.ON_HAND_MAX}")
-                raise ProblemError(problem.validation(found)) from None
-            if stocked is not None:
-                return json_response(stocked, 201)
-            return await _replay(connection, product_id, str(key), wanted)
+            except store.StockTooHigh:
+                field = FieldError("#/quantity", f"would take the stock above {store.ON_HAND_MAX}")
+                raise ProblemError(problem.validation(field)) from None
+            if product is None:
+                return json_response(await _existing(connection, product_id), 201, REPLAYED)
+            return json_response(product, 201)
 
     base = "/api/v1/products"
     return [
@@ -105,15 +107,8 @@ def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
     ]
 
 
-async def _existing(connection: store.AsyncConn, product_id: str) -> store.ProductView:
-    found = await store.product(connection, product_id)
-    if found is None:
+async def _existing(connection: AsyncConn, product_id: str) -> store.ProductView:
+    product = await store.product(connection, product_id)
+    if product is None:
         raise ProblemError(problem.not_found("product", product_id))
-    return found
-
-
-async def _replay(connection: store.AsyncConn, product_id: str, key: str, wanted: RestockRequest) -> Response:
-    """The key was used before: the same restock is answered again, another one is refused."""
-    if await store.restocked(connection, product_id, key) != wanted.quantity:
-        raise ProblemError(idempotency_key_reused(key, "another restock of this product"))
-    return json_response(await _existing(connection, product_id), 201, {"idempotency-replayed": "true"})
+    return product

@@ -1,7 +1,6 @@
-"""The inventory database: all of its SQL, whole and readable. Batches come from the consumer, changes of the catalogue
-from the relay, single calls from HTTP.
+"""All SQL of the inventory database: for the consumer's batches, for the relay, for HTTP, and for the demo.
 
-Whoever locks several products locks them in the order of product_id, so that nobody deadlocks with a batch.
+A statement that locks several products locks them in the order of product_id. Otherwise it could deadlock with a batch.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,16 +13,15 @@ from psycopg.rows import class_row
 
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
-from common.postgres import Conn, copy_in
+from common.postgres import AsyncConn, Conn, copy_in, timestamp
 from inventory.decide import Movement, Product, Reservation
 
 ON_HAND_MAX: Final = 2**53
-"""Pieces that a restock may fill a product up to: exact in JSON everywhere, and what orders give back on top of it
-stays far below a bigint."""
+"""Pieces. Restocks stop here: exact in JSON, and so far below a bigint that no release overflows it."""
 
-# Before the reservations are read: whoever waits for this lock then sees what the holder decided. The products that a
-# revocation gives back stand in its reservation, which nobody else changes while this transaction holds the position of
-# the order's partition. An array, not a join, so that the index on product_id is used.
+# Runs before the reservations are read: an instance that waited for this lock then reads what the other one decided.
+# A revocation gives back the products of its order's reservation. No other instance changes that reservation while this
+# transaction has the position of the order's partition locked. An array, not a join: it uses the index on product_id.
 _LOCK_PRODUCTS = """
     SELECT product_id, on_hand, active FROM products
     WHERE product_id = ANY(ARRAY(
@@ -56,7 +54,7 @@ _lines = msgspec.json.Decoder(tuple[Line, ...])
 
 
 class Locked(NamedTuple):
-    """Two queries under way in a pipeline; their rows are there once it has ended."""
+    """Two queries of a pipeline; their rows can be read when it has ended."""
 
     products: "psycopg.Cursor[Any]"
     reservations: "psycopg.Cursor[Any]"
@@ -79,11 +77,10 @@ class Locked(NamedTuple):
 
 
 def lock(connection: Conn, products: Collection[str], orders: Collection[str]) -> Locked:
-    """Lock these products, and those reserved for these orders, then read the reservations. To be called in pipeline
-    mode."""
-    wanted = list(orders)
+    """Lock these products and those reserved for the orders, then read the reservations. Call it in pipeline mode."""
+    ids = list(orders)
     return Locked(
-        connection.execute(_LOCK_PRODUCTS, (list(products), wanted)), connection.execute(_READ_RESERVATIONS, (wanted,))
+        connection.execute(_LOCK_PRODUCTS, (list(products), ids)), connection.execute(_READ_RESERVATIONS, (ids,))
     )
 
 
@@ -93,10 +90,13 @@ def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -
         "reservations",
         _RESERVATION_COLUMNS,
         (
-            (r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(), rfc3339(r.decided_at), _time(r))
+            (
+                r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(),
+                rfc3339(r.decided_at), timestamp(r.revoked_at),
+            )
             for r in reservations
         ),
-    )
+    )  # fmt: skip
 
 
 def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
@@ -110,7 +110,7 @@ def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -
             [r.order_id for r in reservations],
             [r.state for r in reservations],
             [r.reason for r in reservations],
-            [_time(r) for r in reservations],
+            [timestamp(r.revoked_at) for r in reservations],
         ),
     )
 
@@ -119,11 +119,7 @@ def update_stock(connection: Conn, on_hand: dict[ProductId, int]) -> None:
     connection.execute(_UPDATE_STOCK, (list(on_hand), list(on_hand.values())))
 
 
-def _time(reservation: Reservation) -> str | None:
-    return None if reservation.revoked_at is None else rfc3339(reservation.revoked_at)
-
-
-# For the relay: single statements in autocommit, on the session that has its lock.
+# For the relay: single statements in autocommit, in the session that has the relay's lock.
 
 
 class Change(NamedTuple):
@@ -150,17 +146,17 @@ _MARK_PUBLISHED = """
 
 
 def limit_idleness(connection: Conn, *, seconds: int) -> None:
-    """Let PostgreSQL end this session, and with it its lock, when it has asked nothing for so long."""
+    """Have PostgreSQL end this session, and free its lock, after so long without a statement."""
     connection.execute(_LIMIT_IDLENESS, (f"{seconds}s",))
 
 
 def lock_for_relay(connection: Conn) -> bool:
-    """Whether this session is now the one that relays. If not, another one is."""
+    """Whether this session has the relay's lock. If not, another session has it."""
     return connection.execute(_TRY_RELAY_LOCK).fetchone() == (True,)
 
 
 def changes(connection: Conn, *, limit: int) -> list[Change]:
-    """Read, not locked: a batch of orders must not wait until Kafka has answered the relay."""
+    """The products to publish. Not locked: a batch of orders must not wait for the relay and Kafka."""
     return [
         Change(
             ProductData(
@@ -180,11 +176,9 @@ def mark_published(connection: Conn, published: Sequence[Change]) -> None:
 
 # For HTTP: single statements on a connection of the pool, in autocommit.
 
-AsyncConn = psycopg.AsyncConnection[Any]
-
 
 class ProductView(Struct, frozen=True):
-    """A product as it is shown. `unit_price` is in minor units, `on_hand` in pieces."""
+    """A product for clients. `unit_price` is in minor units, `on_hand` in pieces."""
 
     product_id: str
     name: str
@@ -198,19 +192,19 @@ _VIEW = "SELECT product_id, name, unit_price, currency, active, on_hand FROM pro
 
 
 async def product(connection: AsyncConn, product_id: str) -> ProductView | None:
-    cursor = connection.cursor(row_factory=class_row(ProductView))
-    await cursor.execute(f"{_VIEW} WHERE product_id = %s", (product_id,))
+    query = f"{_VIEW} WHERE product_id = %s"
+    cursor = await connection.cursor(row_factory=class_row(ProductView)).execute(query, (product_id,))
     return await cursor.fetchone()
 
 
 async def products(connection: AsyncConn, *, after: str, limit: int) -> list[ProductView]:
-    """The products in the order of their ids, from above product id `after`."""
-    cursor = connection.cursor(row_factory=class_row(ProductView))
-    await cursor.execute(f"{_VIEW} WHERE product_id > %s ORDER BY product_id LIMIT %s", (after, limit))
+    """The products with an id after `after`, in the order of their ids."""
+    query = f"{_VIEW} WHERE product_id > %s ORDER BY product_id LIMIT %s"
+    cursor = await connection.cursor(row_factory=class_row(ProductView)).execute(query, (after, limit))
     return await cursor.fetchall()
 
 
-# Where nothing differs, nothing is written and no row returned: the catalogue has no new version to publish.
+# If nothing differs, no row is written or returned: the catalogue has no new version to publish.
 _PUT = """
     INSERT INTO products (product_id, name, unit_price, currency, active) VALUES (%s, %s, %s, %s, %s)
     ON CONFLICT (product_id) DO UPDATE
@@ -237,6 +231,7 @@ _ENTER_RESTOCK = """
     ON CONFLICT (product_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING movement_id
 """
+_RESTOCK = "SELECT quantity FROM movements WHERE product_id = %s AND idempotency_key = %s"
 _ADD_STOCK = """
     UPDATE products SET on_hand = on_hand + %s WHERE product_id = %s
     RETURNING product_id, name, unit_price, currency, active, on_hand
@@ -247,37 +242,35 @@ class UnknownProduct(Exception):
     """There is no such product."""
 
 
-class StockFull(Exception):
+class KeyReused(Exception):
+    """The idempotency key belongs to another restock of this product."""
+
+
+class StockTooHigh(Exception):
     """The restock would take the stock above `ON_HAND_MAX`."""
 
 
 async def restock(connection: AsyncConn, product_id: str, quantity: int, key: str | None) -> ProductView | None:
-    """Add pieces to the stock. None when the idempotency key was used before; nothing happened then.
+    """Add pieces to the stock. None, with nothing changed, if this restock was made before with this key.
 
-    Raises `UnknownProduct` and `StockFull`.
+    Raises `UnknownProduct`, `KeyReused` and `StockTooHigh`.
     """
     async with connection.transaction():
         cursor = await connection.execute(_LOCK_PRODUCT, (product_id,))
         row = await cursor.fetchone()
         if row is None:
-            raise UnknownProduct(product_id)
+            raise UnknownProduct
         cursor = await connection.execute(_ENTER_RESTOCK, (product_id, quantity, key))
         if await cursor.fetchone() is None:
+            cursor = await connection.execute(_RESTOCK, (product_id, key))
+            if await cursor.fetchone() != (quantity,):
+                raise KeyReused
             return None
         if row[0] + quantity > ON_HAND_MAX:
-            raise StockFull(product_id)
+            raise StockTooHigh
         stocked = connection.cursor(row_factory=class_row(ProductView))
         await stocked.execute(_ADD_STOCK, (quantity, product_id))
         return await stocked.fetchone()
-
-
-async def restocked(connection: AsyncConn, product_id: str, key: str) -> int | None:
-    """The quantity of the restock made under this idempotency key."""
-    cursor = await connection.execute(
-        "SELECT quantity FROM movements WHERE product_id = %s AND idempotency_key = %s", (product_id, key)
-    )
-    row = await cursor.fetchone()
-    return row[0] if row else None
 
 
 # Demo data.
@@ -305,7 +298,7 @@ _LOAD_DEMO = """
 
 
 def load_demo(connection: Conn, demo: Iterable[DemoProduct]) -> int:
-    """Create the demo products that do not exist yet, each with a first restock; returns how many."""
+    """Create the demo products that do not exist yet, each with a restock; returns how many."""
     columns = [list(column) for column in zip(*demo, strict=True)]
     with connection.transaction():
         return connection.execute(_LOAD_DEMO, columns).rowcount

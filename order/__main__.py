@@ -1,10 +1,7 @@
 """`python -m order api` takes orders over HTTP; `python -m order saga` decides them."""
 
-import sys
-
-from common import log
+from common import command, log
 from common.consume.loop import BatchConsumer
-from common.errors import Fatal
 from common.http import server
 from common.http.app import application
 from order import config
@@ -29,18 +26,5 @@ def run_saga() -> None:
     server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process.http, [consumer, timer]))
 
 
-def main(arguments: list[str]) -> None:
-    match arguments:
-        case ["api"]:
-            run_api()
-        case ["saga"]:
-            run_saga()
-        case _:
-            raise Fatal(f"order: unknown arguments {arguments}; usage: python -m order api|saga")
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Fatal as error:
-        sys.exit(str(error))
+    command.run("order", {"api": run_api, "saga": run_saga})

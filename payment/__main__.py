@@ -1,32 +1,27 @@
 """`python -m payment` runs the service; `python -m payment load-demo` opens the demo accounts and returns."""
 
-import sys
+from typing import Final
 
-from common import log
+from common import command, log
 from common.consume.loop import BatchConsumer
-from common.errors import Fatal
 from common.http import server
 from common.http.app import application
 from common.postgres import connect, pool
 from payment import app, config, store
 from payment.consumer import PaymentHandler
 
-DEMO_CUSTOMERS = 100_000
-DEMO_BALANCE = 1_000_000
-DEMO_POOR_BALANCE = 100
+DEMO_CUSTOMERS: Final = 100_000
+DEMO_BALANCE: Final = 1_000_000
+DEMO_POOR_BALANCE: Final = 100
 
 
-async def serve() -> None:
+def serve() -> None:
     process = config.load()
+    log.configure(process.service, process.instance)
     consumer = BatchConsumer(process, PaymentHandler())
     accounts = pool(process.database_url, process.instance)
-    await server.serve(
-        application(app.routes(accounts), consumer.missing),
-        process.http,
-        [consumer],
-        open_=accounts.open,
-        close=accounts.close,
-    )
+    ready = application(app.routes(accounts), consumer.missing)
+    server.run(server.serve(ready, process.http, [consumer], open_=accounts.open, close=accounts.close))
 
 
 def load_demo() -> None:
@@ -38,20 +33,5 @@ def load_demo() -> None:
     print(f"payment: {opened} demo accounts opened")
 
 
-def main(arguments: list[str]) -> None:
-    match arguments:
-        case []:
-            process = config.load()
-            log.configure(process.service, process.instance)
-            server.run(serve())
-        case ["load-demo"]:
-            load_demo()
-        case _:
-            raise Fatal(f"payment: unknown arguments {arguments}; usage: python -m payment [load-demo]")
-
-
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except Fatal as error:
-        sys.exit(str(error))
+    command.run("payment", {"": serve, "load-demo": load_demo})

@@ -1,10 +1,9 @@
-"""Payment's HTTP interface: accounts, deposits, the ledger as the customer sees it."""
+"""Payment's HTTP interface: accounts, deposits, and the customer's ledger."""
 
-from typing import Annotated, Any
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta, Struct
-from psycopg_pool import AsyncConnectionPool
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -12,15 +11,16 @@ from starlette.routing import Route
 from common.events import AMOUNT_MAX, Currency
 from common.http import problem
 from common.http.bodies import read_body
-from common.http.parameters import idempotency_key, idempotency_key_reused, path_identifier
+from common.http.parameters import REPLAYED, idempotency_key, idempotency_key_reused, path_identifier
 from common.http.problem import FieldError, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
+from common.postgres import AsyncConn, AsyncPool
 from payment import store
 
-LEDGER_PAGE_DEFAULT = 50
-LEDGER_PAGE_MAX = 500
-ENTRY_ID_MAX = 2**63 - 1
+LEDGER_PAGE_DEFAULT: Final = 50
+LEDGER_PAGE_MAX: Final = 500
+ENTRY_ID_MAX: Final = 2**63 - 1
 
 
 class DepositRequest(Struct, forbid_unknown_fields=True):
@@ -38,40 +38,38 @@ class LedgerQuery(Struct, forbid_unknown_fields=True):
 _deposit_decoder = msgspec.json.Decoder(DepositRequest)
 
 
-def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
+def routes(pool: AsyncPool) -> list[Route]:
     """The routes, served from connections of `pool`."""
 
     async def get_account(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
         async with pool.connection() as connection:
-            found = await store.account(connection, customer_id)
-        if found is None:
-            raise ProblemError(problem.not_found("account", customer_id))
-        return json_response(found)
+            return json_response(await _existing(connection, customer_id))
 
     async def post_deposit(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
         key = idempotency_key(request)
-        wanted = decode_body(await read_body(request), _deposit_decoder)
+        body = decode_body(await read_body(request), _deposit_decoder)
         async with pool.connection() as connection:
             try:
-                credited = await store.deposit(connection, customer_id, wanted.amount, wanted.currency, key)
-            except store.CurrencyDiffers as differs:
-                found = FieldError("#/currency", f"must be {differs.currency}, the currency of the account")
-                raise ProblemError(problem.validation(found)) from None
+                account = await store.deposit(connection, customer_id, body.amount, body.currency, key)
+            except store.KeyReused:
+                raise ProblemError(idempotency_key_reused(str(key), "another deposit of this customer")) from None
+            except store.CurrencyDiffers as error:
+                field = FieldError("#/currency", f"must be {error.currency}, the currency of the account")
+                raise ProblemError(problem.validation(field)) from None
             except store.BalanceTooHigh:
-                found = FieldError("#/amount", f"would take the balance past {store.BALANCE_MAX}")
-                raise ProblemError(problem.validation(found)) from None
-            if credited is not None:
-                return json_response(credited, 201)
-            return await _replay(connection, customer_id, str(key), wanted)
+                field = FieldError("#/amount", f"would take the balance above {store.BALANCE_MAX}")
+                raise ProblemError(problem.validation(field)) from None
+            if account is None:
+                return json_response(await _existing(connection, customer_id), 201, REPLAYED)
+            return json_response(account, 201)
 
     async def get_ledger(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
         query = decode_query(request.query_params, LedgerQuery)
         async with pool.connection() as connection:
-            if await store.account(connection, customer_id) is None:
-                raise ProblemError(problem.not_found("account", customer_id))
+            await _existing(connection, customer_id)
             page = await store.entries(connection, customer_id, before=query.cursor, limit=query.limit)
         cursor = str(page[-1].entry_id) if len(page) == query.limit else None
         return json_response({"customer_id": customer_id, "entries": page, "next_cursor": cursor})
@@ -84,10 +82,8 @@ def routes(pool: "AsyncConnectionPool[Any]") -> list[Route]:
     ]
 
 
-async def _replay(connection: store.AsyncConn, customer_id: str, key: str, wanted: DepositRequest) -> Response:
-    """The key was used before: the same deposit is answered again, another one is refused."""
-    made = await store.deposited(connection, customer_id, key)
-    if made != (wanted.amount, wanted.currency):
-        raise ProblemError(idempotency_key_reused(key, "another deposit of this customer"))
-    found = await store.account(connection, customer_id)
-    return json_response(found, 201, {"idempotency-replayed": "true"})
+async def _existing(connection: AsyncConn, customer_id: str) -> store.AccountView:
+    account = await store.account(connection, customer_id)
+    if account is None:
+        raise ProblemError(problem.not_found("account", customer_id))
+    return account

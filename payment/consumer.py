@@ -1,9 +1,10 @@
-"""The story of a batch in payment: lock the accounts, decide, store, answer every order with how its payment stands."""
+"""A batch in payment: lock the accounts, decide, store, answer each order with the state of its payment."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
+from common.consume.answers import answers, of_kinds
 from common.consume.handler import InOrderOfArrival
 from common.consume.records import Received
 from common.events import PAYMENT_EVENTS, Event, OrderId, PaymentData, make
@@ -11,38 +12,33 @@ from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
 
+RELEVANT: Final = frozenset(get_args(Relevant))
+
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A decided batch: what to store, and the orders to answer."""
+    """A decided batch: what to store, the payments as they were before, and the records to answer."""
 
     decisions: Decisions
-    known: dict[OrderId, Payment]
-    asked: Sequence[Received]
+    stored: dict[OrderId, Payment]
+    records: Sequence[Received]
 
     def store(self, connection: Conn) -> None:
-        new = [p for order_id, p in self.decisions.payments.items() if order_id not in self.known]
+        new = [p for order_id, p in self.decisions.payments.items() if order_id not in self.stored]
         if new:
             store.insert_payments(connection, new)
         if self.decisions.transfers:
             store.insert_transfers(connection, self.decisions.transfers)
 
     def update(self, connection: Conn) -> None:
-        revoked = [p for order_id, p in self.decisions.payments.items() if order_id in self.known]
+        revoked = [p for order_id, p in self.decisions.payments.items() if order_id in self.stored]
         if revoked:
             store.update_payments(connection, revoked)
         if self.decisions.balances:
             store.update_balances(connection, self.decisions.balances)
 
     def results(self) -> Iterable[tuple[int, Event]]:
-        """Every event is answered, repeats included: whoever asks again may not have got the answer."""
-        for record in self.asked:
-            order_id = OrderId(record.event.data.order_id)
-            # None for a repeat that is parked; another customer's for one parked because it named that order. There
-            # is nothing to say then.
-            payment = self.decisions.payments.get(order_id) or self.known.get(order_id)
-            if payment is not None and payment.customer_id == record.event.data.customer_id:
-                yield record.partition.number, answer(payment, record.event.traceparent)
+        return answers(self.records, self.decisions.payments, self.stored, answer)
 
 
 class PaymentHandler:
@@ -52,25 +48,18 @@ class PaymentHandler:
     arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
-        asked = [r.event.data for r in records if concerns_payment(r)]
-        return store.lock(connection, {d.customer_id for d in asked}, {d.order_id for d in asked})
+        orders = [r.event.data for r in of_kinds(records, RELEVANT)]
+        return store.lock(connection, {order.customer_id for order in orders}, {order.order_id for order in orders})
 
     def decide(self, locked: store.Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         accounts, payments = locked.read()
-        asked = [r for r in fresh if concerns_payment(r)]
-        decisions = decide(accounts, payments, ((r.event, r.at) for r in asked))
-        return Batch(decisions, payments, [*(r for r in repeats if concerns_payment(r)), *asked])
-
-
-_RELEVANT: Final = frozenset(get_args(Relevant))
-
-
-def concerns_payment(record: Received) -> bool:
-    return type(record.event) in _RELEVANT
+        new = of_kinds(fresh, RELEVANT)
+        decisions = decide(accounts, payments, ((r.event, r.at) for r in new))
+        return Batch(decisions, payments, [*of_kinds(repeats, RELEVANT), *new])
 
 
 def answer(payment: Payment, traceparent: str) -> Event:
-    """The event that says how a payment stands."""
+    """The event that reports the state of a payment."""
     data = PaymentData(
         order_id=payment.order_id,
         customer_id=payment.customer_id,

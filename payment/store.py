@@ -1,4 +1,4 @@
-"""The payment database: all of its SQL, whole and readable. Batches come from the consumer, single calls from HTTP."""
+"""All SQL of the payment database: for the consumer's batches, for HTTP, and for the demo."""
 
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -8,10 +8,10 @@ from msgspec import Struct
 from psycopg.rows import class_row
 
 from common.events import CustomerId, OrderId, rfc3339
-from common.postgres import Conn, copy_in
+from common.postgres import AsyncConn, Conn, copy_in, timestamp
 from payment.decide import Account, Payment, Transfer
 
-# Before the payments are read: whoever waits for this lock then sees what the holder decided.
+# Runs before the payments are read: an instance that waited for this lock then reads what the other one decided.
 _LOCK_ACCOUNTS = """
     SELECT customer_id, balance, currency FROM accounts
     WHERE customer_id = ANY(%s) ORDER BY customer_id FOR UPDATE
@@ -38,7 +38,7 @@ _TRANSFER_COLUMNS = ("kind", "order_id", "customer_id", "amount", "currency", "r
 
 
 class Locked(NamedTuple):
-    """Two queries under way in a pipeline; their rows are there once it has ended."""
+    """Two queries of a pipeline; their rows can be read when it has ended."""
 
     accounts: "psycopg.Cursor[Any]"
     payments: "psycopg.Cursor[Any]"
@@ -62,7 +62,7 @@ class Locked(NamedTuple):
 
 
 def lock(connection: Conn, customers: Collection[str], orders: Collection[str]) -> Locked:
-    """Lock the accounts in one order, then read the payments. To be called in pipeline mode."""
+    """Lock the accounts in the order of their ids, then read the payments. Call it in pipeline mode."""
     return Locked(
         connection.execute(_LOCK_ACCOUNTS, (sorted(customers),)), connection.execute(_READ_PAYMENTS, (list(orders),))
     )
@@ -74,10 +74,13 @@ def insert_payments(connection: Conn, payments: Iterable[Payment]) -> None:
         "payments",
         _PAYMENT_COLUMNS,
         (
-            (p.order_id, p.customer_id, p.state, p.reason, p.amount, p.currency, rfc3339(p.decided_at), _time(p))
+            (
+                p.order_id, p.customer_id, p.state, p.reason, p.amount, p.currency,
+                rfc3339(p.decided_at), timestamp(p.revoked_at),
+            )
             for p in payments
         ),
-    )
+    )  # fmt: skip
 
 
 def insert_transfers(connection: Conn, transfers: Iterable[Transfer]) -> None:
@@ -91,7 +94,7 @@ def update_payments(connection: Conn, payments: Sequence[Payment]) -> None:
             [p.order_id for p in payments],
             [p.state for p in payments],
             [p.reason for p in payments],
-            [_time(p) for p in payments],
+            [timestamp(p.revoked_at) for p in payments],
         ),
     )
 
@@ -100,13 +103,7 @@ def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:
     connection.execute(_UPDATE_BALANCES, (list(balances), list(balances.values())))
 
 
-def _time(payment: Payment) -> str | None:
-    return None if payment.revoked_at is None else rfc3339(payment.revoked_at)
-
-
 # For HTTP: single statements on a connection of the pool, in autocommit.
-
-AsyncConn = psycopg.AsyncConnection[Any]
 
 
 class AccountView(Struct, frozen=True):
@@ -116,7 +113,7 @@ class AccountView(Struct, frozen=True):
 
 
 class EntryView(Struct, frozen=True):
-    """A ledger entry as the customer sees it. `amount` is what it did to the balance, in minor units."""
+    """A ledger entry for the customer. `amount` is the change of the balance, in minor units."""
 
     entry_id: int
     kind: str
@@ -126,16 +123,9 @@ class EntryView(Struct, frozen=True):
     recorded_at: str
 
 
-class Deposit(NamedTuple):
-    """A deposit found under an idempotency key."""
-
-    amount: int
-    currency: str
-
-
 async def account(connection: AsyncConn, customer_id: str) -> AccountView | None:
-    cursor = connection.cursor(row_factory=class_row(AccountView))
-    await cursor.execute("SELECT customer_id, balance, currency FROM accounts WHERE customer_id = %s", (customer_id,))
+    query = "SELECT customer_id, balance, currency FROM accounts WHERE customer_id = %s"
+    cursor = await connection.cursor(row_factory=class_row(AccountView)).execute(query, (customer_id,))
     return await cursor.fetchone()
 
 
@@ -147,9 +137,8 @@ _ENTRIES = """
 
 
 async def entries(connection: AsyncConn, customer_id: str, *, before: int, limit: int) -> list[EntryView]:
-    """The customer's ledger, newest first, from below entry id `before`."""
-    cursor = connection.cursor(row_factory=class_row(EntryView))
-    await cursor.execute(_ENTRIES, (customer_id, before, limit))
+    """The customer's ledger entries with an id below `before`, newest first."""
+    cursor = await connection.cursor(row_factory=class_row(EntryView)).execute(_ENTRIES, (customer_id, before, limit))
     return await cursor.fetchall()
 
 
@@ -164,6 +153,7 @@ _ENTER_DEPOSIT = """
     ON CONFLICT (customer_id, idempotency_key) WHERE idempotency_key IS NOT NULL DO NOTHING
     RETURNING entry_id
 """
+_DEPOSIT = "SELECT amount, currency FROM ledger WHERE customer_id = %s AND idempotency_key = %s"
 _CREDIT = """
     UPDATE accounts SET balance = balance + %(amount)s
     WHERE customer_id = %(customer_id)s AND balance + %(amount)s <= %(balance_max)s
@@ -172,51 +162,50 @@ _CREDIT = """
 
 
 BALANCE_MAX = 2**53
-"""Minor units; exact in JSON. Far enough from what a bigint holds that no refund can ever pass that."""
+"""Minor units. Deposits stop here: exact in JSON, and so far below a bigint that no refund overflows it."""
 
 
 class BalanceTooHigh(Exception):
-    """The deposit would take the balance past `BALANCE_MAX`."""
+    """The deposit would take the balance above `BALANCE_MAX`."""
+
+
+class KeyReused(Exception):
+    """The idempotency key belongs to another deposit of this customer."""
 
 
 class CurrencyDiffers(Exception):
-    """The account is kept in another currency, `currency`."""
+    """The account has another currency, `currency`."""
 
     def __init__(self, currency: str) -> None:
-        super().__init__(f"the account is kept in {currency}")
+        super().__init__(f"the account has the currency {currency}")
         self.currency = currency
 
 
 async def deposit(
     connection: AsyncConn, customer_id: str, amount: int, currency: str, key: str | None
 ) -> AccountView | None:
-    """Credit the account, opening it if need be. None when the idempotency key was used before; nothing happened then.
+    """Credit the account, and open it if need be. None, with nothing changed, if this deposit was made before with this
+    key.
 
-    Raises `CurrencyDiffers`, and `BalanceTooHigh` when the balance would pass `BALANCE_MAX`.
+    Raises `KeyReused`, `CurrencyDiffers` and `BalanceTooHigh`.
     """
     async with connection.transaction():
         cursor = await connection.execute(_OPEN_AND_LOCK, (customer_id, currency))
-        (kept_in,) = await cursor.fetchone() or (currency,)
-        if kept_in != currency:
-            raise CurrencyDiffers(kept_in)
+        (account_currency,) = await cursor.fetchone() or (currency,)
+        if account_currency != currency:
+            raise CurrencyDiffers(account_currency)
         cursor = await connection.execute(_ENTER_DEPOSIT, (customer_id, amount, currency, key))
         if await cursor.fetchone() is None:
+            cursor = await connection.execute(_DEPOSIT, (customer_id, key))
+            if await cursor.fetchone() != (amount, currency):
+                raise KeyReused
             return None
         credited = connection.cursor(row_factory=class_row(AccountView))
         await credited.execute(_CREDIT, {"amount": amount, "customer_id": customer_id, "balance_max": BALANCE_MAX})
-        found = await credited.fetchone()
-        if found is None:
+        view = await credited.fetchone()
+        if view is None:
             raise BalanceTooHigh
-        return found
-
-
-async def deposited(connection: AsyncConn, customer_id: str, key: str) -> Deposit | None:
-    """The deposit made under this idempotency key."""
-    cursor = await connection.execute(
-        "SELECT amount, currency FROM ledger WHERE customer_id = %s AND idempotency_key = %s", (customer_id, key)
-    )
-    row = await cursor.fetchone()
-    return Deposit(*row) if row else None
+        return view
 
 
 # Demo data.
@@ -236,7 +225,7 @@ _LOAD_DEMO = """
 
 
 def load_demo(connection: Conn, *, customers: int, balance: int, poor_balance: int) -> int:
-    """Open the demo accounts that do not exist yet, each with a first deposit; returns how many."""
+    """Open the demo accounts that do not exist yet, each with a deposit; returns how many."""
     with connection.transaction():
         return connection.execute(
             _LOAD_DEMO, {"customers": customers, "balance": balance, "poor_balance": poor_balance}

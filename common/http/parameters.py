@@ -11,6 +11,8 @@ from common.http.problem import Problem, ProblemError
 
 IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
 _IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+REPLAYED: Final = {"idempotency-replayed": "true"}
+"""The header of an answer to a key that was used before, for the same request."""
 _IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 
 

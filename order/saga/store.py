@@ -7,7 +7,7 @@ import msgspec
 import psycopg
 
 from common.events import Milliseconds, OrderId, PlacedData, rfc3339
-from common.postgres import Conn, copy_in
+from common.postgres import Conn, copy_in, timestamp
 from order.saga.decide import Order
 
 # After the partition, the fields of `Order` in their order.
@@ -97,9 +97,9 @@ def _values(row: Row) -> tuple[Any, ...]:
         placed.amount if placed else None,
         placed.currency if placed else None,
         _json(placed.items) if placed else "[]",
-        _time(order.placed_at),
-        _time(order.decided_at),
-        _time(order.settled_at),
+        timestamp(order.placed_at),
+        timestamp(order.decided_at),
+        timestamp(order.settled_at),
         order.traceparent,
         _json(row.timeline),
     )
@@ -107,10 +107,6 @@ def _values(row: Row) -> tuple[Any, ...]:
 
 def _json(value: object) -> str:
     return _encode(value).decode()
-
-
-def _time(at: Milliseconds | None) -> str | None:
-    return None if at is None else rfc3339(at)
 
 
 # For the deadline timer.

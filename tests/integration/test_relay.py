@@ -4,9 +4,10 @@ import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 
 from common.codec import decoder_for, encode
-from common.config import Env, Process, process
+from common.config import Env, Process
 from common.events import PRODUCTS, Milliseconds, ProductData, product_changed
 from common.kafka.clients import client_config
+from inventory import config
 from inventory.relay import fence, publish
 from inventory.store import Change
 from tests.stack import Stack
@@ -15,9 +16,7 @@ from tests.waiting import eventually
 
 def relay_of(stack: Stack) -> Process:
     """The settings of a relay that runs beside those of the stack."""
-    return process(
-        Env("inventory", {**stack.variables, "INSTANCE": "zombie"}), database="INVENTORY_DATABASE_URL", port=1
-    )
+    return config.load(Env("inventory", {**stack.variables, "INSTANCE": "zombie"}))
 
 
 def await_published(stack: Stack, product_id: str, version: int) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
-from common.consume.records import Received
 from common.events import (
     INVENTORY,
     ORDERS,
@@ -34,7 +33,6 @@ from common.events import (
     make,
     type_of,
 )
-from common.kafka.broker import Partition
 from inventory import consumer as inventory_consumer
 from inventory import decide as inventory_rules
 from order.saga import decide as saga
@@ -275,7 +273,7 @@ class PaymentPart:
         return PaymentTables((None,) * count, (self.scenario.balance,) * len(self._customers()), (Money(),) * count)
 
     def concerns(self, event: Event) -> bool:
-        return payment_consumer.concerns_payment(Received(Partition(ORDERS, 0), 0, AT, event))
+        return type(event) in payment_consumer.RELEVANT
 
     def decide(self, tables: PaymentTables, on_hand: int, fresh: Sequence[Event], repeats: Sequence[Event]) -> Decided:
         customers = self._customers()
@@ -376,7 +374,7 @@ class StockPart:
         return StockTables((None,) * len(self.numbers), (Pieces(),) * len(self.numbers))
 
     def concerns(self, event: Event) -> bool:
-        return inventory_consumer.concerns_inventory(Received(Partition(ORDERS, 0), 0, AT, event))
+        return type(event) in inventory_consumer.RELEVANT
 
     def decide(self, tables: StockTables, on_hand: int, fresh: Sequence[Event], repeats: Sequence[Event]) -> Decided:
         known = {row.order_id: row for row in tables.rows if row is not None}

@@ -1,0 +1,18 @@
+"""The command line of a service, such as `python -m payment load-demo`."""
+
+import sys
+from collections.abc import Callable, Mapping
+
+from common.errors import Fatal
+
+
+def run(service: str, commands: Mapping[str, Callable[[], None]]) -> None:
+    """Run the command that the arguments name; without arguments, the one named "". Exits with one line on `Fatal`."""
+    name = " ".join(sys.argv[1:])
+    try:
+        if name not in commands:
+            usage = f"[{'|'.join(filter(None, commands))}]" if "" in commands else "|".join(commands)
+            raise Fatal(f"{service}: unknown arguments {name!r}; usage: python -m {service} {usage}")
+        commands[name]()
+    except Fatal as error:
+        sys.exit(str(error))
