@@ -6,6 +6,7 @@ placed be looked up, without the order database too; so /readyz reports its abse
 
 import asyncio
 from functools import partial
+from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,6 +37,9 @@ from order.api.read.stream import OrderEvents
 from order.api.requests import PageRequest
 from order.api.responses import CancelRequested
 from order.config import Api
+
+CANCEL_TIMEOUT_S: Final = 1.0
+"""A query that is cancelled first asks the server to give up, and a frozen one never answers."""
 
 
 async def serve(settings: Api) -> None:
@@ -72,8 +76,8 @@ async def serve(settings: Api) -> None:
     async def close() -> None:
         for task in background:
             task.cancel()
-        await asyncio.wait(background)
         await log.close()
+        await asyncio.wait(background, timeout=CANCEL_TIMEOUT_S)
         await keys.close()
         await reads.close()
 
