@@ -1,10 +1,10 @@
-"""Customers of Tandem as Locust plays them: they order, look up, cancel and list.
+"""Locust users that behave like customers of Tandem: they order, look up, cancel and list.
 
-`just locust` opens the web UI, where the shape is chosen; `just load`, `stress`, `spike` and `soak` run one headless
-and pass or fail. Locust is good for shapes of load and for people to watch. It is no measure of what Tandem can do: a
-core of it makes 500 to 2,000 requests a second, on the cores that Tandem needs; it waits for answers before it sends,
-so a stall shows in one request a user, not in all that were due; and it rounds percentiles above 100 ms to two digits.
-For ceilings, and for latency under a fixed rate, there is `just bench`.
+`just locust` opens the web UI, where you choose the shape; `just load`, `stress`, `spike` and `soak` run one shape
+without the UI and pass or fail. Locust is good for shapes of load, and no measure of what Tandem can do. A core of it
+makes 500 to 2,000 requests a second, on the cores that Tandem needs. It waits for an answer before it sends again, so a
+stall shows in one request per user, not in all that were due. It rounds percentiles above 100 ms to two digits.
+`just bench` measures ceilings, and latency at a fixed rate.
 """
 
 import os
@@ -20,7 +20,7 @@ ORDERS = "/api/v1/orders"
 CUSTOMERS = 100_000
 PRODUCTS = 1_000
 REMEMBERED = 50
-# Set by the headless recipes: which shape runs, where acknowledged ids and the verdict go.
+# The recipes without the UI set these: the shape to run, and the file for the ids of accepted orders.
 SHAPE = os.environ.get("TANDEM_SHAPE", "")
 ACCEPTED_FILE = os.environ.get("TANDEM_ACCEPTED_FILE", "")
 
@@ -28,7 +28,7 @@ _accepted = open(ACCEPTED_FILE, "a", buffering=1) if ACCEPTED_FILE else None  # 
 
 
 class Customer(FastHttpUser):
-    """Of 100 steps 70 order, 20 look an order up, 7 list, 3 cancel."""
+    """Of 100 steps, 70 place an order, 20 look one up, 7 list orders and 3 cancel one."""
 
     wait_time = between(0.5, 1.5)
 
@@ -74,13 +74,13 @@ class Customer(FastHttpUser):
         order_id = self.orders.popleft()
         url, name = f"{ORDERS}/{order_id}/cancel", f"{ORDERS}/[id]/cancel"
         with self.client.post(url, name=name, catch_response=True) as answer:
-            # 409: it was rejected before, for want of money say. That is an answer, not a failure.
+            # 409: the order was rejected before, say for lack of money. That is an answer, not a failure.
             if answer.status_code == 409:
                 answer.success()
 
 
 class Shape(LoadTestShape):
-    """A shape by its name in `bench.load.shapes`."""
+    """Runs the shape of this name in `bench.load.shapes`."""
 
     abstract = True
     shape = ""
@@ -97,14 +97,14 @@ class Load(Shape):
 
 
 class Stress(Shape):
-    """0 to 100 users."""
+    """From 0 to 100 users."""
 
     abstract = SHAPE not in ("", "stress")
     shape = "stress"
 
 
 class Spike(Shape):
-    """0, 50, 0 users; 50, 500, 50 users."""
+    """First 0, 50 and 0 users, then 50, 500 and 50."""
 
     abstract = SHAPE not in ("", "spike")
     shape = "spike"
@@ -124,7 +124,7 @@ class Soak(Shape):
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Any, **_: Any) -> None:
-    """Pass or fail, for a headless run's exit code."""
+    """Print the verdict of a run without the UI, and set its exit code."""
     if not SHAPE:
         return
     total = environment.stats.total
@@ -136,7 +136,7 @@ def judge(environment: Any, **_: Any) -> None:
         f"p50 {p50_ms:.0f} ms, p95 {p95_ms:.0f} ms, p99 {p99_ms:.0f} ms"
     )
     if environment.runner.cpu_warning_emitted:
-        figures += " (Locust itself was at its limit of one core: its own queue is in these latencies)"
+        figures += " (Locust used its whole core, so its own queue is in these latencies)"
     print(f"{figures}: {'FAILED, ' + why if why else 'passed'}", flush=True)
     environment.process_exit_code = 1 if why else 0
 

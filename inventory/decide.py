@@ -74,7 +74,7 @@ def decide(
     reservations: Mapping[OrderId, Reservation],
     events: Iterable[tuple[Relevant, Milliseconds]],
 ) -> Decisions:
-    """Apply the events in order, each with the time at which the log took it in. Returns only what changed.
+    """Apply the events in order, each with its time in the log. Returns only what changed.
 
     Raises `Contradiction` for an event that names another customer than the reservation's.
     """
@@ -120,7 +120,7 @@ def decide(
                     continue
                 changed[order_id] = after
                 if after.state == "released":
-                    # Exactly what was reserved comes back, whether or not the product is still sold.
+                    # Exactly what was reserved comes back, even if the product is no longer sold.
                     for line in after.lines:
                         product_id = ProductId(line.product_id)
                         on_hand[product_id] = level(product_id, products, on_hand) + line.quantity
@@ -153,12 +153,12 @@ def refusal(
 
 
 def level(product_id: ProductId, products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]) -> int:
-    """The pieces on hand at this point of the batch."""
+    """The pieces on hand after the events of the batch so far."""
     return on_hand[product_id] if product_id in on_hand else products[product_id].on_hand
 
 
 def revoke(reservation: Reservation | None, event: Revocation, at: Milliseconds) -> Reservation:
-    """The reservation of an order that is rejected or cancelled. One not yet decided never will be: it is void."""
+    """The reservation of an order that is rejected or cancelled. If none was decided, it is void and none will be."""
     if reservation is None:
         return Reservation(
             order_id=OrderId(event.data.order_id),

@@ -1,21 +1,21 @@
-"""Tells the log what the catalogue says: each change of a product becomes a `product.changed` in the topic `products`.
+"""Publishes the catalogue: each change of a product becomes a `product.changed` in the topic `products`.
 
-A row is published while its `version` is ahead of its `published_version`, and marked when the log has it. A crash in
-between publishes it again: same version, same event id.
+A row whose `version` is ahead of its `published_version` is published, and marked when the log has it. After a crash in
+between it is published again, with the same version and event id.
 
 The topic is compacted, so the last record of a product must be the one with its highest version, or compaction would
 throw the newer price away and keep the older one. Two relays must therefore never write out of turn:
 
-- Of all instances the one whose session has the advisory lock relays. PostgreSQL ends a session that asks nothing for
-  `IDLE_SESSION_TIMEOUT_S`, so a process that froze or vanished loses the lock. No row is locked while Kafka answers:
-  orders do not wait for the relay, nor the relay for products that are always being sold.
-- A process that lost the lock does not know it yet, and may have a record under way. So a term begins by taking the
-  transactional id from whoever had it, after which the broker refuses his records and drops an unfinished transaction
-  (KIP-98, "zombie fencing"). Lock, fence, read, publish: what a fenced relay had read, it read before its successor
-  got the lock, and nothing of it can come after what the successor writes. Trusting to time, or publishing again after
-  a late record, would leave a gap for a process that dies just then.
+- Only the instance whose session has the advisory lock relays. PostgreSQL ends a session that is idle for
+  `IDLE_SESSION_TIMEOUT_S`, so a process that froze or vanished loses the lock. No row is locked while Kafka answers, so
+  orders do not wait for the relay, and the relay does not wait for products that sell all the time.
+- A process that lost the lock may not know it yet, and may have a record in flight. So each new relay first takes over
+  the transactional id. From then on the broker refuses the records of the old relay and aborts its open transaction
+  (KIP-98, "zombie fencing"). The order is lock, fence, read, publish: the old relay read its rows before the new one
+  had the lock, and can write none of them after it. A timeout instead, or a second publish after a late record, would
+  leave a gap when a process dies in between.
 
-Readers have to read committed records only (librdkafka's default), and the end of the log is a marker, not a record.
+Readers must read committed records only (librdkafka's default). The last record of the log is a transaction marker.
 """
 
 from collections.abc import Sequence
@@ -36,12 +36,12 @@ from inventory.store import Change
 
 NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
-"""An order may name a product within a second of its PUT."""
+"""A product can be ordered within a second of its PUT."""
 BATCH_ROWS_MAX: Final = 1_000
-# A relay asks for changes every POLL_S, and in between waits for Kafka at most.
+# The session is idle for POLL_S between two queries, and while Kafka answers.
 KAFKA_TIMEOUT_S: Final = 4.0
 IDLE_SESSION_TIMEOUT_S: Final = 10
-# For so long an unfinished transaction of a vanished relay can keep readers from what follows it, at most.
+# The open transaction of a vanished relay keeps readers from later records for so long at most.
 TRANSACTION_TIMEOUT_MS: Final = 10_000
 
 
@@ -57,7 +57,7 @@ class Relay(Worker):
             self._serve_term(connection)
 
     def _serve_term(self, connection: Conn) -> None:
-        """Wait for the lock, then relay until told to stop. Raises whatever ends the term, and with it the session."""
+        """Wait for the lock, then relay until told to stop. Raises whatever ends the session."""
         connection.autocommit = True
         store.limit_idleness(connection, seconds=IDLE_SESSION_TIMEOUT_S)
         while not store.lock_for_relay(connection):
@@ -79,7 +79,7 @@ class Relay(Worker):
 
 
 def fence(process: Process) -> Producer:
-    """A producer that is the only one whose records the broker takes, until another one is made."""
+    """A producer whose records the broker accepts until the next one is made; it refuses those of earlier ones."""
     producer = Producer(
         {
             **producer_config(process.bootstrap_servers, process.instance, linger_ms=0),
@@ -94,7 +94,7 @@ def fence(process: Process) -> Producer:
 def publish(producer: Producer, changes: Sequence[Change]) -> None:
     """Write the changes in one transaction. Returns when the log has all of them.
 
-    Raises `Transient`, or `KafkaException`: then the log has none, or it has all and they will be published again.
+    Raises `Transient` or `KafkaException`. The log then has none of them, or all, and they will be published again.
     """
     failed: list[KafkaError] = []
 

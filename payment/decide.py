@@ -74,7 +74,7 @@ def decide(
     payments: Mapping[OrderId, Payment],
     events: Iterable[tuple[Relevant, Milliseconds]],
 ) -> Decisions:
-    """Apply the events in order, each with the time at which the log took it in. Returns only what changed.
+    """Apply the events in order, each with its time in the log. Returns only what changed.
 
     Raises `Contradiction` for an event that names another customer than the payment's.
     """
@@ -120,7 +120,7 @@ def decide(
                     continue
                 changed[order_id] = after
                 if after.state == "refunded" and after.amount and after.currency:
-                    # What was captured is refunded to the minor unit; it was captured from this account, so it exists.
+                    # The refund is exactly what was captured. It was captured from this account, so the account exists.
                     balance = balances.get(customer_id, accounts[customer_id].balance)
                     balances[customer_id] = balance + after.amount
                     transfers.append(Transfer("refund", order_id, customer_id, after.amount, after.currency, at))
@@ -128,7 +128,7 @@ def decide(
 
 
 def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason | None:
-    """Why this order is declined, if it is."""
+    """The reason to decline this order, or none."""
     if account is None:
         return "unknown_account"
     if account.currency != order.currency:
@@ -139,7 +139,7 @@ def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason 
 
 
 def revoke(payment: Payment | None, event: Revocation, at: Milliseconds) -> Payment:
-    """The payment of an order that is rejected or cancelled. A payment not yet decided never will be: it is void."""
+    """The payment of an order that is rejected or cancelled. If none was decided, it is void and none will be."""
     if payment is None:
         return Payment(
             order_id=OrderId(event.data.order_id),

@@ -1,7 +1,6 @@
 -- migrate:up
 
--- A batch of orders updates on_hand and nothing else: no index covers it and pages have room, so the row stays in its
--- page (HOT).
+-- A batch of orders updates only on_hand. No index has it and pages have room, so the row stays in its page (HOT).
 CREATE TABLE products (
     product_id  text PRIMARY KEY,
     name        text NOT NULL,
@@ -9,9 +8,9 @@ CREATE TABLE products (
     currency    text NOT NULL,
     active      boolean NOT NULL,
     on_hand     bigint NOT NULL DEFAULT 0 CHECK (on_hand >= 0),
-    version     bigint NOT NULL DEFAULT 1 CHECK (version >= 1), -- of the catalogue entry; stock does not count
+    version     bigint NOT NULL DEFAULT 1 CHECK (version >= 1), -- of the catalogue entry, not of the stock
     published_version bigint NOT NULL DEFAULT 0 CHECK (published_version BETWEEN 0 AND version),
-    changed_at  timestamptz NOT NULL DEFAULT now() -- when it came to this version
+    changed_at  timestamptz NOT NULL DEFAULT now() -- when this version was made
 ) WITH (fillfactor = 50);
 CREATE INDEX products_to_publish ON products (product_id) WHERE version > published_version;
 
@@ -20,7 +19,7 @@ CREATE TABLE reservations (
     customer_id text NOT NULL,
     state       text NOT NULL CHECK (state IN ('reserved', 'rejected', 'released', 'void')),
     reason      text,
-    -- [{"product_id": .., "quantity": ..}], what was reserved, one entry a product; kept when it is released
+    -- [{"product_id": .., "quantity": ..}], what was reserved, one entry per product; kept after the release
     items       json NOT NULL,
     decided_at  timestamptz NOT NULL,
     revoked_at  timestamptz,
@@ -28,7 +27,7 @@ CREATE TABLE reservations (
     CHECK ((state = 'released') = (revoked_at IS NOT NULL))
 ) WITH (fillfactor = 90);
 
--- Every piece that came or went: restocks + releases - reserves = on_hand. Rows are only ever added.
+-- All changes of stock: restocks + releases - reserves = on_hand. Rows are only ever added.
 CREATE TABLE movements (
     movement_id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     product_id  text NOT NULL,

@@ -1,8 +1,8 @@
 -- migrate:up
 
--- Orders placed under an idempotency key: the first request of each key, with the event as it was priced then. What is
--- stored here is what is published, as often as the request comes again. Rows are never changed, only added, and
--- deleted when they are older than the retention of keys (order/api/place/keyed_requests.py).
+-- Orders placed with an idempotency key: the first request of each key, with its event as it was priced then. When the
+-- request comes again, the stored event is published again. Rows are added, never changed, and deleted when they are older
+-- than the retention of keys (order/api/place/keyed_requests.py).
 CREATE TABLE requests (
     customer_id     text COLLATE "C" NOT NULL,
     idempotency_key text COLLATE "C" NOT NULL,
@@ -13,7 +13,7 @@ CREATE TABLE requests (
     PRIMARY KEY (customer_id, idempotency_key)
 );
 
--- For the deletion. Rows come in the order of this time, so keeping it costs an append.
+-- For the deletion. Rows are inserted in the order of this time, so each insert appends to the index.
 CREATE INDEX requests_by_created_at ON requests (created_at);
 
 REVOKE UPDATE, TRUNCATE ON requests FROM "order";

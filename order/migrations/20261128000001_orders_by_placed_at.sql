@@ -1,7 +1,7 @@
 -- migrate:up
 
--- For the deadline timer, which walks along it. BRIN, here before, cost each sweep all that had been placed since the
--- last autovacuum. Only its own time of placing moves a row in it, so updates stay in their page.
+-- For the deadline timer, which reads along it. With the BRIN index before it, each sweep read all orders placed since the
+-- last autovacuum. An update does not change placed_at, so it can stay in its page.
 DROP INDEX orders_by_placed_at;
 CREATE INDEX orders_by_placed_at ON orders (placed_at);
 

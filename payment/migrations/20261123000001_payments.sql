@@ -12,7 +12,7 @@ CREATE TABLE payments (
     customer_id text NOT NULL,
     state       text NOT NULL CHECK (state IN ('completed', 'declined', 'refunded', 'void')),
     reason      text,
-    amount      bigint CHECK (amount >= 0), -- minor units; null where the order itself was never seen
+    amount      bigint CHECK (amount >= 0), -- minor units; null if the order itself was never read
     currency    text,
     decided_at  timestamptz NOT NULL,
     revoked_at  timestamptz,
@@ -20,9 +20,9 @@ CREATE TABLE payments (
     CHECK ((state = 'refunded') = (revoked_at IS NOT NULL))
 ) WITH (fillfactor = 90);
 
--- The double-entry ledger: a row moves an amount from one account to another, so it sums to zero by its form. Accounts
--- are the shop's cash, the merchant's earnings and, by customer_id, each customer's. The merchant's balance is derived,
--- never stored: one hot row would make all consumers wait for each other. Rows are only ever added.
+-- The double-entry ledger: each row moves an amount from one account to another, so the sum over all accounts is zero. The
+-- accounts are cash, the merchant's and, by customer_id, the customers'. The merchant's balance is not stored: all
+-- consumers would wait for each other at that one row. Rows are only ever added.
 CREATE TABLE ledger (
     entry_id    bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     customer_id text NOT NULL,
