@@ -75,7 +75,6 @@ class Run(Struct, frozen=True, kw_only=True):
     plan: str
     seconds: float
     machine: Machine
-    started_in_s: dict[str, float]
     ceilings: Ceilings
     warmth: Warmth
     accept: Measured

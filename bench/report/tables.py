@@ -139,7 +139,7 @@ def headline(run: Run, previous: Run | None) -> Table:
     return Table(
         title="The figures that matter most",
         text="Rates differ by machine; the ratios hold. CPU is that of all processes without the load generator.",
-        header=("", "measured", "as a ratio", "since the run before"),
+        header=("", "measured", "in relation", "since the run before"),
         rows=rows,
     )
 
@@ -258,7 +258,6 @@ def chain(run: Run) -> Table:
 def conditions(run: Run) -> Table:
     m = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
-    started = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in run.started_in_s.items())
     echoes = ", ".join(number(per_s) for per_s in run.ceilings.echo_per_s)
     return Table(
         title="Conditions",
@@ -266,7 +265,7 @@ def conditions(run: Run) -> Table:
             f"{m.cores} cores ({m.cpu}), {m.memory_bytes / 2**30:.0f} GiB, Linux {m.kernel}, Python {m.python}; "
             f"{versions}. Load generator, services, broker and PostgreSQL (fsync and synchronous_commit on) share the "
             "cores. Orders have one line of 1 or 2 pieces; 100,000 customers and 1,000 products are evenly spread. "
-            f"Warm-up: {run.warmth}. Echo in the course of the run: {echoes}/s. Started in: {started}. Other processes "
-            f"took {run.confirmed.others_share:.0%} of the machine during the confirmed load."
+            f"Warm-up: {run.warmth}. Echo in the course of the run: {echoes}/s. Other processes took "
+            f"{run.confirmed.others_share:.0%} of the machine during the confirmed load."
         ),
     )

@@ -89,7 +89,6 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         plan=plan.name,
         seconds=0,
         machine=machine.describe(),
-        started_in_s=system.layout.started_in_s,
         ceilings=Ceilings(echo=echo, echo_per_s=[e.per_s for e in echoes], copy=copied, log=log),
         warmth=warmth,
         accept=accept,

@@ -11,7 +11,6 @@ it started, so a bench that is killed leaves nothing running.
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -39,7 +38,6 @@ class Layout(Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
     ports: dict[str, int]
     pids: dict[str, int]
-    started_in_s: dict[str, float]
 
 
 class NotReady(Exception):
@@ -59,11 +57,11 @@ class Stack:
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, passwords=passwords)
         self.instances: dict[str, Instance] = {}
-        self.started_in_s: dict[str, float] = {}
 
     def start(self, *, databases_only: bool) -> None:
         """Start the servers, load the demo data, start one instance of each service."""
-        side_by_side(self._start, [self.postgres] if databases_only else [self.postgres, self.kafka])
+        servers = [self.postgres] if databases_only else [self.postgres, self.kafka]
+        side_by_side(lambda server: server.start(READY_S), servers)
         self.run("ops.migrate")
         if not databases_only:
             self.run("ops.topics", "create")
@@ -88,15 +86,10 @@ class Stack:
         service = next(s for s in SERVICES if s.name == name)
         instance = Instance(self.directory, service, number, self.ports[name], self.variables)
         self.instances[instance.name] = instance
-        self._start(instance)
+        instance.start(READY_S)
 
     def stop_instance(self, name: str, number: int) -> None:
         self.instances.pop(f"{name}-{number}").stop()
-
-    def _start(self, server: Server) -> None:
-        began = time.monotonic()
-        server.start(READY_S)
-        self.started_in_s[server.name] = round(time.monotonic() - began, 2)
 
     def layout(self) -> Layout:
         servers: list[Server] = [self.postgres, self.kafka, *self.instances.values()]
@@ -105,7 +98,6 @@ class Stack:
             variables=self.variables,
             ports=self.ports,
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
-            started_in_s=self.started_in_s,
         )
 
     def stop(self) -> None:
