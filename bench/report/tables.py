@@ -59,7 +59,7 @@ def tables_of(run: Run, previous: Run | None = None) -> dict[str, Table]:
         "footprint": footprint(run),
         "drains": drains(run),
         "growth": rates("Growth: orders stored before", run.growth),
-        "spread": rates("Spread: one row that every order locks", run.spread),
+        "spread": rates("Spread: one row that every order locks", run.spread and [run.confirmed, *run.spread]),
         "instances": rates("Instances of api, saga, payment and inventory each, on the same cores", run.instances),
         "recovery": recovery(run),
         "chain": chain(run),
