@@ -1,0 +1,39 @@
+"""The command line of a service: a command runs, and every mistake ends in one line."""
+
+from collections.abc import Callable
+
+import pytest
+
+from common import command
+from common.errors import Fatal
+
+
+def fail() -> None:
+    raise Fatal("payment: no database")
+
+
+def test_a_command_runs_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    commands = {"": lambda: ran.append("serve"), "load-demo": lambda: ran.append("load-demo")}
+    for arguments in ([], ["load-demo"]):
+        monkeypatch.setattr("sys.argv", ["payment", *arguments])
+        command.run("payment", commands)
+    assert ran == ["serve", "load-demo"]
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        ({"": fail, "load-demo": fail}, "unknown arguments 'nonsense'; usage: python -m order [load-demo]"),
+        ({"api": fail, "saga": fail}, "unknown arguments 'nonsense'; usage: python -m order api|saga"),
+        ({"nonsense": fail}, "payment: no database"),
+    ],
+    ids=["optional", "required", "fatal"],
+)
+def test_a_mistake_ends_with_one_line(
+    commands: dict[str, Callable[[], None]], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.argv", ["order", "nonsense"])
+    with pytest.raises(SystemExit) as ended:
+        command.run("order", commands)
+    assert str(ended.value.code).endswith(said)
