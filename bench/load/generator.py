@@ -36,7 +36,7 @@ CONNECTED_S: Final = 0.05
 """An open loop begins with as many connections as it sends requests in this time."""
 LATE_NS: Final = 5_000_000
 # Above 1,000 requests a second the generator wakes up at intervals, since each wake-up takes 20 us of a core from the
-# services. Latencies measured there are longer by half an interval on average, never shorter.
+# services. Latencies there are longer by one interval on average, never shorter.
 TICK_S: Final = 0.001
 TICK_FAST_S: Final = 0.0005
 TICK_BELOW_NS: Final = 1_000_000
