@@ -48,9 +48,10 @@ class NativeStack(Stack):
             print("Tandem is up already; nothing was changed\n")
             self.print_addresses()
             return
-        if not running:
+        if running:
+            self.supervisor.set_programs(self._configured())
+        else:
             self._launch()
-        self._set_programs()
         self.supervisor.start(SERVERS)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._set_up, SERVERS))
@@ -86,7 +87,7 @@ class NativeStack(Stack):
             print("remembered; 'just up' starts that many")
             return
         before = self.supervisor.statuses()
-        self._set_programs()
+        self.supervisor.set_programs(self._configured())
         self._start([name for name in self.programs.instances if name not in before])
         print("instances: " + ", ".join(f"{name} {count}" for name, count in self.state.instances().items()))
 
@@ -147,10 +148,11 @@ class NativeStack(Stack):
         for name in SERVERS:
             print(f"preparing {name}", flush=True)
             self.programs.server(name).prepare()
-        self.supervisor.launch()
+        self.supervisor.launch(self._configured())
 
-    def _set_programs(self) -> None:
-        self.supervisor.set_programs(
+    def _configured(self) -> list[Program]:
+        """The programs as supervisord is to run them."""
+        return [
             Program(
                 name,
                 priority=1 if name in SERVERS else 2,
@@ -158,7 +160,7 @@ class NativeStack(Stack):
                 stop_s=SERVER_STOP_S if name in SERVERS else SERVICE_STOP_S,
             )
             for name in self.programs.names
-        )
+        ]
 
     def _is_complete(self) -> bool:
         statuses, programs = self.supervisor.statuses(), self.programs

@@ -90,13 +90,7 @@ class Supervisor:
 
     def set_programs(self, programs: Iterable[Program]) -> None:
         """Add, remove and replace programs so that these remain; those that are the same are left alone."""
-        self.programs.mkdir(exist_ok=True)
-        wanted = {self.programs / f"{p.name}.conf": p.configuration(self.logs) for p in programs}
-        for path, text in wanted.items():
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
-        for path in set(self.programs.glob("*.conf")) - set(wanted):
-            path.unlink()
+        self._write(programs)
         added, changed, removed = self._call("reloadConfig")[0]
         self.stop([*changed, *removed])
         for name in (*changed, *removed):
@@ -104,11 +98,21 @@ class Supervisor:
         for name in (*added, *changed):
             self._call("addProcessGroup", name)
 
-    def launch(self) -> None:
-        """Start supervisord, without any program yet."""
+    def _write(self, programs: Iterable[Program]) -> None:
+        self.programs.mkdir(exist_ok=True)
+        wanted = {self.programs / f"{p.name}.conf": p.configuration(self.logs) for p in programs}
+        for path, text in wanted.items():
+            if not path.exists() or path.read_text() != text:
+                path.write_text(text)
+        for path in set(self.programs.glob("*.conf")) - set(wanted):
+            path.unlink()
+
+    def launch(self, programs: Iterable[Program]) -> None:
+        """Start supervisord; it knows these programs, and starts none of them yet."""
         self._make_socket_directory()
         self.directory.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
+        self._write(programs)  # else it would start what an earlier version left there with autostart
         configuration = self.directory / "supervisord.conf"
         # The include is relative to this file, because an absolute path may contain spaces.
         configuration.write_text(f"""\
