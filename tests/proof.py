@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from dev.settings import ROOT
-from ops.verify import proof
+from ops.verify import proof, waiting
 from tests.stack import Stack
 
 PATIENCE_S: Final = "3"
@@ -41,7 +41,7 @@ class Proof:
     def here(cls, stack: Stack) -> "Proof":
         """In this process, which takes seconds less: for the many."""
         urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
-        settings = proof.Settings(
+        settings = waiting.Settings(
             stack.variables["KAFKA_BOOTSTRAP_SERVERS"], urls, deadline_s=DEADLINE_S, patience_s=float(PATIENCE_S)
         )
         report = proof.prove(settings)

@@ -1,5 +1,6 @@
 """The proof: no order was lost, charged twice or oversold. `python -m ops.verify`, `just verify`.
 
-It audits the three databases and the log against six statements, on the running system and without false alarms. How,
-and why the order of its steps makes it sound, is written in `proof`; the judgement itself, free of I/O, in `judge`.
+It audits the three databases and the log by six statements (`statements`), on the running system and without false
+alarms. `proof` has the steps, and why their order makes them sound; `sources` reads the log and the databases;
+`evidence` keeps what they say of each order, in bounded memory; `judge` judges it, without I/O.
 """

@@ -1,4 +1,4 @@
-"""What a proof came to, as data, as a table for people and as JSON for machines."""
+"""The outcome of a proof: as data, as a table for people, as JSON for machines."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from ops.tool import print_table
+from ops.tool import print_table, printable
 from ops.verify.statements import COUNTED, TEXT, Finding, Statement
 
 OFFENDERS_SHOWN: Final = 20
@@ -20,7 +20,7 @@ UNPROVEN: Final = 2
 
 @dataclass
 class Offender:
-    """Who breaks a statement, and everything known of them."""
+    """What breaks a statement, and everything known of it."""
 
     statement: Statement
     subject: str
@@ -96,7 +96,7 @@ class Report:
         return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE, default=str)
 
     def shown(self) -> list[Offender]:
-        """The first offenders, of each statement some."""
+        """The first offenders of each statement, `OFFENDERS_SHOWN` together."""
         by_statement = [[o for o in self.offenders if o.statement == s] for s in Statement]
         share = max(1, OFFENDERS_SHOWN // max(1, sum(map(bool, by_statement))))
         return [offender for offenders in by_statement for offender in offenders[:share]]
@@ -112,12 +112,12 @@ class Report:
         )
         for statement, reasons in sorted(self.reasons.items()):
             for reason in reasons:
-                print(f"unproven {int(statement)}: {reason}")
+                print(printable(f"unproven {int(statement)}: {reason}"))
         for offender in self.shown():
-            print(f"\nviolation of {int(offender.statement)}: {offender.subject}: {offender.what}")
+            print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.what}"))
             for name, known in offender.known.items():
                 for line in known if isinstance(known, list) else [known]:
-                    print(f"  {name}: {_line(line)}")
+                    print(f"  {name}: {printable(_line(line))}")
         _show_parked(self.parked)
         for note in self.notes:
             print(f"note: {note}")
@@ -129,7 +129,7 @@ class Report:
                 return f"proved for {self.checked[Statement.DECIDED]} orders"
             case 1:
                 return f"VIOLATED: {self.violations.total()} violations"
-        return "UNPROVEN: nothing wrong was found, but not all could be looked at"
+        return "UNPROVEN: nothing wrong was found, but not everything could be checked"
 
 
 def _line(known: Any) -> str:
@@ -141,5 +141,6 @@ def _show_parked(parked: Sequence[dict[str, Any]]) -> None:
         return
     print(f"\n{len(parked)} parked events, open; 'just dlq list' has them all")
     for row in parked[:PARKED_SHOWN]:
-        place = f"{row['topic']}/{row['partition']}@{row['offset']}"
-        print(f"  {row['service']}: {place} customer {row['customer']} {row['state']}: {row['error']}")
+        record = f"{row['topic']}/{row['partition']}@{row['offset']}"
+        text = f"{row['service']}: {record} customer {row['customer']} {row['state']}: {row['error']}"
+        print(f"  {printable(text)}")

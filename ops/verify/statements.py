@@ -14,6 +14,8 @@ class Statement(IntEnum):
     WAITING = 6
 
 
+DECIDED, MONEY, STOCK, OUTCOME, ONCE, WAITING = Statement
+
 TEXT: Final[Mapping[Statement, str]] = {
     Statement.DECIDED: "every order in the log has its row, its payment and its stock decision",
     Statement.MONEY: "every balance is what its ledger says, and not below zero",

@@ -11,9 +11,10 @@ from loguru import logger
 from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from common.errors import describe
-from ops.verify.proof import Settings, prove
+from ops.verify.proof import prove
 from ops.verify.report import PROVED, Report
 from ops.verify.statements import Statement
+from ops.verify.waiting import Settings
 
 PORT: Final = 8085
 

@@ -54,8 +54,9 @@ from common.events import (
 from common.kafka.broker import Partition
 from inventory import decide as inventory_rules
 from inventory.decide import Product, Reservation
+from ops.verify.evidence.kinds import KINDS_OF
 from ops.verify.evidence.lines import UNREADABLE
-from ops.verify.sources.log import KINDS_OF, event_of, record_line, salvaged
+from ops.verify.sources.log import event_of, record_line, salvaged
 from order.api.log.catalogue import product_in
 from order.saga import decide as saga
 from order.saga.decide import Order

@@ -1,4 +1,4 @@
-"""Lines put aside on disk, in buckets by order id, so that memory is bounded by a bucket and not by the history.
+"""Lines kept on disk, in buckets by order id, so that memory is bounded by a bucket and not by the history.
 
 This is the partitioning step of a grace hash join: every source writes each line into its order's bucket, then one
 bucket at a time has all that is known of its orders. Order ids end in random digits, which tell the buckets apart.
@@ -7,7 +7,7 @@ bucket at a time has all that is known of its orders. Order ids end in random di
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from ops.verify.evidence.lines import ID_LENGTH
 
@@ -30,7 +30,7 @@ def bucket_names(digits: int) -> list[str]:
 
 
 class Writer:
-    """Puts lines aside. Several may write at once, each under a source name of its own."""
+    """Keeps lines until the end of its `with` block. Several may write at once, each under a source name of its own."""
 
     def __init__(self, directory: Path, source: str, digits: int) -> None:
         self._directory = directory
@@ -39,23 +39,28 @@ class Writer:
         self._buffers: defaultdict[str, list[str]] = defaultdict(list)
         self._buffered = 0
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._flush()
+
     def write(self, line: str) -> None:
         """`line` begins with an order id and has no line break."""
-        self._buffers[line[self._from : ID_LENGTH]].append(line)
-        self._buffered += len(line)
-        if self._buffered >= BUFFERED_CHARS_MAX:
-            self.flush()
+        self.write_lines(line[self._from : ID_LENGTH], line)
 
     def write_lines(self, bucket: str, lines: str) -> None:
         """Lines of one bucket, with line breaks between them."""
         self._buffers[bucket].append(lines)
         self._buffered += len(lines)
         if self._buffered >= BUFFERED_CHARS_MAX:
-            self.flush()
+            self._flush()
 
-    def flush(self) -> None:
+    def _flush(self) -> None:
         for bucket, buffered in self._buffers.items():
-            with _file(self._directory, bucket, self._source).open("a", encoding="utf-8", errors="replace") as file:
+            # A forged order id may end in anything.
+            name = bucket if bucket.isalnum() and bucket.isascii() else "0" * len(bucket)
+            with _file(self._directory, name, self._source).open("a", encoding="utf-8", errors="replace") as file:
                 file.write("\n".join(buffered))
                 file.write("\n")
         self._buffers.clear()
@@ -70,6 +75,4 @@ def lines(directory: Path, bucket: str, sources: str = "*") -> Iterator[str]:
 
 
 def _file(directory: Path, bucket: str, source: str) -> Path:
-    # A forged order id may end in anything.
-    name = bucket if bucket.isalnum() and bucket.isascii() else "0" * len(bucket)
-    return directory / f"b{name}.{source}"
+    return directory / f"b{bucket}.{source}"

@@ -1,10 +1,11 @@
-"""What is known of an order, and the lines in which it is put aside until it is judged.
+"""What is known of one order, and the lines in which it is kept until the order is judged.
 
-A line is `order id|tag|fields`, whichever source it comes from, so that one pass puts each into a bucket by its order
-id and another reads a bucket and has all that is known of its orders. What the log says of an order that went as usual
-is one line, see `Whole`.
+Every source writes lines of the same form, `order id|tag|fields`. So one pass puts each line into a bucket by its order
+id, and another reads a bucket and has all that is known of its orders. What the log says of an order that took a
+regular course is one line, see `Whole`.
 """
 
+import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -13,73 +14,58 @@ from typing import Final, NamedTuple
 import msgspec
 from msgspec import Struct
 
+from common.events import INVENTORY as INVENTORY_TOPIC
+from common.events import PAYMENTS as PAYMENTS_TOPIC
 from common.kafka.broker import Partition
+from ops.verify.evidence.kinds import PLACED, TOPIC_OF
 
 ID_LENGTH: Final = 36
 SEPARATOR: Final = "|"
 
-# Tags: where a line comes from.
-RECORD: Final = "L"
-WHOLE: Final = "K"
-ORDER: Final = "O"
-PAYMENT: Final = "P"
-ENTRY: Final = "G"
-RESERVATION: Final = "R"
-MOVEMENT: Final = "M"
-REQUEST: Final = "Q"
-CLAIM: Final = "T"
-ACCEPTED: Final = "A"
 
-KINDS: Final = {
-    "order.placed": "p",
-    "order.cancel_requested": "q",
-    "order.deadline_passed": "t",
-    "order.confirmed": "c",
-    "order.rejected": "j",
-    "order.cancelled": "x",
-    "payment.completed": "C",
-    "payment.declined": "D",
-    "payment.refunded": "R",
-    "payment.void": "V",
-    "inventory.reserved": "S",
-    "inventory.rejected": "J",
-    "inventory.released": "L",
-    "inventory.void": "W",
-}
-"""One letter for each type of event."""
-TYPES: Final = {letter: name for name, letter in KINDS.items()}
-TOPIC_OF: Final = {
-    letter: "orders" if name.startswith("order.") else "payments" if name.startswith("payment.") else "inventory"
-    for name, letter in KINDS.items()
-}
+class Tag:
+    """Where a line comes from."""
+
+    RECORD: Final = "L"
+    WHOLE: Final = "K"
+    ORDER: Final = "O"
+    PAYMENT: Final = "P"
+    ENTRY: Final = "G"
+    RESERVATION: Final = "R"
+    MOVEMENT: Final = "M"
+    REQUEST: Final = "Q"
+    CLAIM: Final = "T"
+    ACCEPTED: Final = "A"
+
+
 UNREADABLE: Final = "!"
-"""The content of a record that names its order and is otherwise not an event. Readers must have parked it."""
+"""The content of a record that names its order and is otherwise not an event. Its readers must have parked it."""
 
 
 class Record(NamedTuple):
     """A record of the log. `at` is the broker's time in milliseconds, 0 where it is not needed. `content` is what two
-    events of one id must agree in, and begins with the customer: of `order.placed` customer, amount, currency and
-    items, of payment's customer, amount and currency, of inventory's customer and lines. The outcomes and requests have
-    the customer alone: their reason may differ after a database was restored."""
+    events with the same id must agree in, and begins with the customer. For `order.placed` it is customer, amount,
+    currency and items; for payment's events customer, amount and currency; for inventory's customer and lines. For
+    outcomes and requests it is the customer alone: their reason may differ after a database was restored."""
 
     kind: str
-    partition: int
+    number: int
     offset: int
     at: int
     content: str
 
     @property
-    def place(self) -> Partition:
-        return Partition(TOPIC_OF[self.kind], self.partition)
+    def partition(self) -> Partition:
+        return Partition(TOPIC_OF[self.kind], self.number)
 
 
 class Whole(NamedTuple):
     """All that the log says of an order, in one line: it was placed once and came to an end, every reader has passed
-    all of it, and every event says what the order says. `kinds` and `offsets` are those of `orders`, then `payments`,
-    then `inventory`; `items` is JSON, as it was placed; `digest` is that of the event, where it is asked for."""
+    all of it, and every event agrees with the order. `kinds` and `offsets` are those of `orders`, then `payments`, then
+    `inventory`; `items` is JSON, as it was placed; `digest` is that of the event, where it is needed."""
 
     kinds: str
-    partition: str
+    number: str
     offsets: str
     digest: str
     customer_id: str
@@ -93,17 +79,17 @@ class Whole(NamedTuple):
         paid = f"{self.customer_id}|{self.amount}|{self.currency}"
         for kind, offset in zip(self.kinds, self.offsets.split(","), strict=True):
             content = self.customer_id
-            if kind == "p":
+            if kind == PLACED:
                 content = f"{paid}|{items}"
-            elif TOPIC_OF[kind] == "payments":
+            elif TOPIC_OF[kind] == PAYMENTS_TOPIC:
                 content = paid
-            elif TOPIC_OF[kind] == "inventory":
+            elif TOPIC_OF[kind] == INVENTORY_TOPIC:
                 content = f"{self.customer_id}|{per_product(items) if kind in 'SL' else ''}"
-            yield Record(kind, int(self.partition), int(offset), 0, content)
+            yield Record(kind, int(self.number), int(offset), 0, content)
 
 
 class OrderRow(NamedTuple):
-    """`placed_at` and `decided_at` are in milliseconds, and there only while the order is not settled."""
+    """`placed_at` and `decided_at` are in milliseconds, and given only while the order is not settled."""
 
     customer_id: str
     partition: int
@@ -154,10 +140,11 @@ class Evidence(Struct):
     reservations: list[ReservationRow] = []
     movements: list[MovementRow] = []
     requests: list[str] = []
-    """The digest of the event that is stored under each idempotency key of it."""
+    """The digest of the event that is stored under each of its idempotency keys."""
     digests: list[str] = []
-    """The digest of each `order.placed` of it, where that is asked for."""
+    """The digest of each of its `order.placed`, where that is needed."""
     accepted: bool = False
+    """Whether a client says that it was acknowledged."""
     claims: bool = False
     """Whether its row says that it was placed by a record that was trimmed."""
     broken: list[str] = []
@@ -166,91 +153,70 @@ class Evidence(Struct):
 
 def gather(lines: Iterable[str]) -> dict[str, str]:
     """Put lines together by order: `tag|fields` for each, with line breaks between them."""
-    found: dict[str, str] = {}
-    known = found.get
+    texts: dict[str, str] = {}
+    known = texts.get
     for line in lines:
         order_id = line[:ID_LENGTH]
         before = known(order_id)
-        found[order_id] = line[37:] if before is None else f"{before}\n{line[37:]}"
-    return found
+        texts[order_id] = line[37:] if before is None else f"{before}\n{line[37:]}"
+    return texts
 
 
 def read(text: str) -> Evidence:
-    """What `gather` has put together of an order."""
+    """Take apart what `gather` has put together."""
     evidence = Evidence()
     for line in text.split("\n"):
-        tag, rest = line[:1], line[2:]
         try:
-            if tag == RECORD:
-                kind, partition, offset, at, content = rest.split(SEPARATOR, 4)
-                digest, content = content.split(SEPARATOR, 1) if kind == "p" else ("", content)
-                evidence.records.append(Record(kind, int(partition), int(offset), int(at), content))
-                if digest:
-                    evidence.digests.append(digest)
-            elif tag == WHOLE:
-                whole = Whole(*rest.split(SEPARATOR, 7))
-                evidence.records += whole.records()
-                evidence.digests += [whole.digest] if whole.digest else []
-            elif tag == ORDER:
-                customer, number, *fields = rest.split(SEPARATOR, 10)
-                evidence.orders.append(OrderRow(customer, int(number), *fields))
-            elif tag == PAYMENT:
-                evidence.payments.append(PaymentRow(*rest.split(SEPARATOR)))
-            elif tag == ENTRY:
-                evidence.entries.append(EntryRow(*rest.split(SEPARATOR)))
-            elif tag == RESERVATION:
-                evidence.reservations.append(ReservationRow(*rest.split(SEPARATOR, 2)))
-            elif tag == MOVEMENT:
-                evidence.movements.append(MovementRow(*rest.split(SEPARATOR)))
-            elif tag == REQUEST:
-                evidence.requests.append(rest)
-            elif tag == CLAIM:
-                evidence.claims = True
-            elif tag == ACCEPTED:
-                evidence.accepted = True
-            else:
-                evidence.broken.append(line)
+            _read_line(evidence, line[:1], line[2:])
         except (ValueError, TypeError, msgspec.DecodeError):
             evidence.broken.append(line)
     return evidence
 
 
-class Priced(NamedTuple):
-    """An item of an order as it was placed."""
+def _read_line(evidence: Evidence, tag: str, fields: str) -> None:
+    match tag:
+        case Tag.RECORD:
+            kind, number, offset, at, content = fields.split(SEPARATOR, 4)
+            digest, content = content.split(SEPARATOR, 1) if kind == PLACED else ("", content)
+            evidence.records.append(Record(kind, int(number), int(offset), int(at), content))
+            evidence.digests += [digest] if digest else []
+        case Tag.WHOLE:
+            whole = Whole(*fields.split(SEPARATOR, 7))
+            evidence.records += whole.records()
+            evidence.digests += [whole.digest] if whole.digest else []
+        case Tag.ORDER:
+            customer, number, *rest = fields.split(SEPARATOR, 10)
+            evidence.orders.append(OrderRow(customer, int(number), *rest))
+        case Tag.PAYMENT:
+            evidence.payments.append(PaymentRow(*fields.split(SEPARATOR)))
+        case Tag.ENTRY:
+            evidence.entries.append(EntryRow(*fields.split(SEPARATOR)))
+        case Tag.RESERVATION:
+            evidence.reservations.append(ReservationRow(*fields.split(SEPARATOR, 2)))
+        case Tag.MOVEMENT:
+            evidence.movements.append(MovementRow(*fields.split(SEPARATOR)))
+        case Tag.REQUEST:
+            evidence.requests.append(fields)
+        case Tag.CLAIM:
+            evidence.claims = True
+        case Tag.ACCEPTED:
+            evidence.accepted = True
+        case _:
+            raise ValueError(tag)
 
+
+def digest(value: bytes) -> str:
+    """Tells two events apart; PostgreSQL's `md5`. No secret depends on it."""
+    return hashlib.md5(value, usedforsecurity=False).hexdigest()
+
+
+# Items in a line are `product:quantity:price`, in their order; lines are `product:quantity`, summed and sorted.
+
+
+class PlacedItem(Struct):
     product_id: str
     quantity: int
     unit_price: int
-
-
-def written(items: Iterable[Priced]) -> str:
-    """Items as a line has them: `product:quantity:price`, in their order."""
-    return ",".join([f"{p}:{q}:{u}" for p, q, u in items])
-
-
-@lru_cache(65_536)
-def total(items: str) -> int:
-    """What written items cost."""
-    return sum(int(q) * int(u) for _, q, u in _parts(items))
-
-
-@lru_cache(65_536)
-def per_product(items: str) -> str:
-    """Written items summed by product, sorted: `product:quantity`."""
-    quantities: defaultdict[str, int] = defaultdict(int)
-    for product_id, quantity, _ in _parts(items):
-        quantities[product_id] += int(quantity)
-    return lines(quantities.items())
-
-
-def lines(quantities: Iterable[tuple[str, int]]) -> str:
-    """Quantities of products, sorted: `product:quantity`."""
-    return ",".join([f"{p}:{q}" for p, q in sorted(quantities)])
-
-
-def _parts(items: str) -> list[list[str]]:
-    # A product id may hold colons: the last two belong to us.
-    return [part.rsplit(":", 2) for part in items.split(",")] if items else []
 
 
 class _StoredItem(Struct):
@@ -259,29 +225,51 @@ class _StoredItem(Struct):
     unit_price: int = 0
 
 
-class _PlacedItem(Struct):
-    product_id: str
-    quantity: int
-    unit_price: int
-
-
+_placed: Final = msgspec.json.Decoder(list[PlacedItem])
 _stored: Final = msgspec.json.Decoder(list[_StoredItem])
-_placed: Final = msgspec.json.Decoder(list[_PlacedItem])
+
+
+def _priced(items: Iterable[PlacedItem | _StoredItem]) -> str:
+    return ",".join([f"{i.product_id}:{i.quantity}:{i.unit_price}" for i in items])
+
+
+def lines(quantities: Iterable[tuple[str, int]]) -> str:
+    return ",".join([f"{p}:{q}" for p, q in sorted(quantities)])
 
 
 @lru_cache(65_536)
 def placed_items(items: str) -> str:
-    """The JSON of the items of an `order.placed`, as `written`. Raises `msgspec.DecodeError`."""
-    return written(Priced(i.product_id, i.quantity, i.unit_price) for i in _placed.decode(items))
+    """The items of the JSON of an `order.placed`. Raises `msgspec.DecodeError`."""
+    return _priced(_placed.decode(items))
 
 
 @lru_cache(65_536)
-def stored_priced(items: str) -> str:
-    """The JSON of an order row's items, as `written`. Raises `msgspec.DecodeError`."""
-    return written(Priced(i.product_id, i.quantity, i.unit_price) for i in _stored.decode(items))
+def stored_items(items: str) -> str:
+    """The items of an order row's JSON. Raises `msgspec.DecodeError`."""
+    return _priced(_stored.decode(items))
 
 
 @lru_cache(65_536)
 def stored_lines(items: str) -> str:
-    """The JSON of a reservation's items, as `lines`. Raises `msgspec.DecodeError`."""
+    """The lines of a reservation's JSON. Raises `msgspec.DecodeError`."""
     return lines((i.product_id, i.quantity) for i in _stored.decode(items))
+
+
+@lru_cache(65_536)
+def total(items: str) -> int:
+    """What items cost."""
+    return sum(int(quantity) * int(price) for _, quantity, price in _parts(items))
+
+
+@lru_cache(65_536)
+def per_product(items: str) -> str:
+    """The lines of items."""
+    quantities: defaultdict[str, int] = defaultdict(int)
+    for product_id, quantity, _ in _parts(items):
+        quantities[product_id] += int(quantity)
+    return lines(quantities.items())
+
+
+def _parts(items: str) -> list[list[str]]:
+    # A product id may contain colons: the last two are separators.
+    return [part.rsplit(":", 2) for part in items.split(",")] if items else []

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
-from common.events import INVENTORY, ORDERS, PAYMENTS, READERS, SAGA
+from common.events import READERS, SAGA
 from common.kafka.broker import Partition
+from ops.verify.evidence.kinds import TOPICS
 
-TOPICS: Final = (ORDERS, PAYMENTS, INVENTORY)
 DATABASE_OF: Final[Mapping[str, str]] = {SAGA: "order", "payment": "payment", "inventory": "inventory"}
 
 UNREAD: Final = "0"
@@ -15,6 +16,7 @@ PASSED: Final = "1"
 """Below the stored position: decided and stored."""
 ANSWERED: Final = "2"
 """Below the committed offset as well: what it led to was published and acknowledged."""
+APPLIED: Final = frozenset((PASSED, ANSWERED))
 PARKED: Final = "p"
 DISCARDED: Final = "d"
 """Given up, and that was published."""
@@ -23,7 +25,7 @@ DISCARDING: Final = "g"
 GIVEN_UP: Final = frozenset((DISCARDED, DISCARDING))
 REDRIVEN: Final = "r"
 
-Place = tuple[str, str, int]
+GroupPartition = tuple[str, str, int]
 """A consumer group, a topic, a partition number."""
 
 
@@ -47,17 +49,51 @@ class Behind(NamedTuple):
         return f"{self.group} stands at offset {self.position} of {self.partition}, which was read up to {self.end}"
 
 
+class Answered(NamedTuple):
+    """The records of a partition that every reader has answered and none has parked."""
+
+    below: int
+    parked: frozenset[int]
+
+    def covers(self, offset: int) -> bool:
+        return offset < self.below and offset not in self.parked
+
+
 @dataclass(frozen=True)
-class Marks:
-    """Positions, committed offsets and the parts of the log that were read. Positions are of the snapshots; committed
-    offsets were read before them, so that what lies below one was decided in every snapshot and published before the
-    ends were read."""
+class Progress:
+    """Positions, committed offsets and the parts of the log that were read. Positions are those of the snapshots;
+    committed offsets were read before them, so a record below one was decided in every snapshot, and its results were
+    published before the ends were read."""
 
     starts: Mapping[Partition, int]
     ends: Mapping[Partition, int]
-    positions: Mapping[Place, int]
-    committed: Mapping[Place, int]
-    parked: Mapping[Place, Mapping[int, str]] = field(default_factory=dict)
+    positions: Mapping[GroupPartition, int]
+    committed: Mapping[GroupPartition, int]
+    parked: Mapping[GroupPartition, Mapping[int, str]] = field(default_factory=dict)
+
+    @cached_property
+    def answered(self) -> dict[tuple[str, int], Answered]:
+        answered = {}
+        for partition in self.ends:
+            readers = [(group, *partition) for group in READERS[partition.topic]]
+            below = min(min(self.positions.get(r, 0), self.committed.get(r, 0)) for r in readers)
+            parked = frozenset().union(*(self.parked.get(r, ()) for r in readers))
+            answered[partition.topic, partition.number] = Answered(below, parked)
+        return answered
+
+    def of(self, topic: str, number: int, offset: int) -> str:
+        """A letter for each reader of the record's topic: how far it has come with this record."""
+        answered = self.answered.get((topic, number))
+        if answered is not None and answered.covers(offset):  # nearly every record
+            return _ANSWERED_BY_ALL[topic]
+        return "".join(self._of_reader((group, topic, number), offset) for group in READERS[topic])
+
+    def _of_reader(self, reader: GroupPartition, offset: int) -> str:
+        if offset >= self.positions.get(reader, 0):
+            return UNREAD
+        if fate := self.parked.get(reader, {}).get(offset):
+            return PASSED if fate == REDRIVEN else fate
+        return ANSWERED if offset < self.committed.get(reader, 0) else PASSED
 
     def behind(self) -> list[Behind]:
         return [
@@ -68,73 +104,30 @@ class Marks:
         ]
 
     def trimmed(self, number: int | None) -> Trimmed:
-        """Of one partition number, or of any when it is not known."""
-        return Trimmed(
-            *(
-                any(start > 0 for p, start in self.starts.items() if p.topic == topic and number in (None, p.number))
-                for topic in TOPICS
+        """For one partition number, or for any when it is not known."""
+        return self._trimmed.get(number) or Trimmed(False, False, False)
+
+    @cached_property
+    def _trimmed(self) -> dict[int | None, Trimmed]:
+        starts = [(partition, start > 0) for partition, start in self.starts.items()]
+        numbers = {None, *(partition.number for partition in self.starts)}
+        return {
+            n: Trimmed(
+                *(any(cut for p, cut in starts if p.topic == topic and n in (None, p.number)) for topic in TOPICS)
             )
-        )
+            for n in numbers
+        }
 
-    def progress(self, topic: str, number: int, offset: int) -> str:
-        """A letter for each reader of the record's topic: how far it has come with this record."""
-        return "".join(self._of_reader((group, topic, number), offset) for group in READERS[topic])
-
-    def _of_reader(self, place: Place, offset: int) -> str:
-        if offset >= self.positions.get(place, 0):
-            return UNREAD
-        if fate := self.parked.get(place, {}).get(offset):
-            return PASSED if fate == REDRIVEN else fate
-        return ANSWERED if offset < self.committed.get(place, 0) else PASSED
-
-    def unlisted(self, topic: str, number: int, offset: int) -> list[str]:
+    def unlisted(self, partition: Partition, offset: int) -> list[str]:
         """The groups that have passed a record which cannot be an event, and do not list it as parked."""
+        readers = [(group, *partition) for group in READERS[partition.topic]]
         return [
-            group
-            for group in READERS[topic]
-            if offset < self.positions.get((group, topic, number), 0)
-            # What is no event cannot have been redriven: somebody took it off the list.
-            and self.parked.get((group, topic, number), {}).get(offset, REDRIVEN) == REDRIVEN
+            reader[0]
+            for reader in readers
+            if offset < self.positions.get(reader, 0)
+            # A record that is no event cannot have been redriven: somebody took it off the list.
+            and self.parked.get(reader, {}).get(offset, REDRIVEN) == REDRIVEN
         ]
 
 
-class Quiet(NamedTuple):
-    """Which records of a partition are behind everybody: every reader has answered them, and nobody parked them."""
-
-    below: int
-    parked: frozenset[int]
-
-    def covers(self, offset: int) -> bool:
-        return offset < self.below and offset not in self.parked
-
-
-def quiet(marks: Marks) -> dict[Partition, Quiet]:
-    """For each partition."""
-    found = {}
-    for partition in marks.ends:
-        places = [(group, *partition) for group in READERS[partition.topic]]
-        below = min(min(marks.positions.get(p, 0), marks.committed.get(p, 0)) for p in places)
-        found[partition] = Quiet(below, frozenset().union(*(marks.parked.get(p, ()) for p in places)))
-    return found
-
-
-class Progress:
-    """`Marks.progress` made fast: nearly every record is behind everybody."""
-
-    def __init__(self, marks: Marks) -> None:
-        self._marks = marks
-        self._trimmed: dict[int | None, Trimmed] = {}
-        self._quiet = {(p.topic, p.number): q for p, q in quiet(marks).items()}
-        self._answered = {topic: ANSWERED * len(groups) for topic, groups in READERS.items()}
-
-    def of(self, topic: str, number: int, offset: int) -> str:
-        """How far each reader of the topic has come with this record."""
-        found = self._quiet.get((topic, number))
-        if found is not None and found.covers(offset):
-            return self._answered[topic]
-        return self._marks.progress(topic, number, offset)
-
-    def trimmed(self, number: int | None) -> Trimmed:
-        if number not in self._trimmed:
-            self._trimmed[number] = self._marks.trimmed(number)
-        return self._trimmed[number]
+_ANSWERED_BY_ALL: Final = {topic: ANSWERED * len(groups) for topic, groups in READERS.items()}

@@ -1,102 +1,100 @@
-"""The judgement of a bucket of orders: what a worker process does once all lines are put aside."""
+"""The judgement of a bucket of orders: what a worker process does once all lines are written."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from ops.verify.evidence import buckets as spill
-from ops.verify.evidence.lines import ACCEPTED, CLAIM, ID_LENGTH, Evidence, gather, read
-from ops.verify.evidence.progress import UNREAD, Marks, Progress
+from ops.verify.evidence import buckets
+from ops.verify.evidence.kinds import PLACED
+from ops.verify.evidence.lines import ID_LENGTH, Evidence, Tag, gather, read
+from ops.verify.evidence.progress import UNREAD, Progress
 from ops.verify.judge.fast_path import is_right
 from ops.verify.judge.order import judge
-from ops.verify.statements import Finding, Statement
+from ops.verify.statements import DECIDED, ONCE, OUTCOME, Finding, Statement
 
 
-class FirstLook(NamedTuple):
-    """What the first look at some buckets came to. Who has to be looked at again stands in their `.again` files."""
+class FirstPass(NamedTuple):
+    """What judging some buckets for the first time came to. The suspects are listed in a file for each bucket."""
 
     checked: Counter[Statement]
-    again: int
+    suspects: int
 
 
-def look(directory: Path, buckets: Iterable[str], marks: Marks) -> FirstLook:
-    """Judge every order of these buckets for the first time."""
-    progress = Progress(marks)
-    placed = settled = decisions = again = 0
-    for bucket in buckets:
+def judge_all(directory: Path, names: Iterable[str], progress: Progress) -> FirstPass:
+    """Judge every order of these buckets. An order with a finding, or with an unread record, is a suspect."""
+    placed = settled = decisions = count = 0
+    for name in names:
         suspects = []
-        known = _Known(directory, bucket, "[dl]*")
-        for order_id, text in known.texts.items():
-            if is_right(text, known.requests.get(order_id), progress):
+        bucket = _Bucket(directory, name, "[dl]*")
+        for order_id, text in bucket.texts.items():
+            if is_right(text, bucket.requests.get(order_id), progress):
                 placed, settled, decisions = placed + 1, settled + 1, decisions + 2
                 continue
-            judged = judge(known.evidence(order_id), progress)
-            placed += judged.is_placed
-            settled += judged.is_settled
-            decisions += judged.decisions
-            if judged.verdict.findings or judged.verdict.waiting:
+            evidence = bucket.evidence(order_id)
+            verdict = judge(evidence, progress)
+            placed += any(record.kind == PLACED for record in evidence.records)
+            settled += bool(evidence.orders) and evidence.orders[0].settled == "t"
+            decisions += len(evidence.payments) + len(evidence.reservations)
+            if verdict.findings or verdict.is_waiting:
                 suspects.append(order_id)
-        suspects += known.accepted - known.texts.keys()
+        suspects += bucket.accepted - bucket.texts.keys()
         if suspects:
-            again_file(directory, bucket).write_text("".join(f"{order_id}\n" for order_id in suspects))
-            again += len(suspects)
-    checked = {Statement.DECIDED: placed, Statement.OUTCOME: settled, Statement.ONCE: decisions}
-    return FirstLook(Counter(checked), again)
+            _suspects_file(directory, name).write_text("".join(f"{order_id}\n" for order_id in suspects))
+            count += len(suspects)
+    return FirstPass(Counter({DECIDED: placed, OUTCOME: settled, ONCE: decisions}), count)
 
 
-class _Known:
-    """What the lines of a bucket say, of all its orders or of some."""
+class _Bucket:
+    """The lines of a bucket by order, for all its orders or for some."""
 
-    def __init__(self, directory: Path, bucket: str, sources: str, orders: Collection[str] | None = None) -> None:
-        def found(sources: str) -> Iterable[str]:
-            lines = spill.lines(directory, bucket, sources)
-            return lines if orders is None else (line for line in lines if line[:ID_LENGTH] in orders)
+    def __init__(self, directory: Path, name: str, sources: str, orders: Collection[str] | None = None) -> None:
+        def lines(sources: str) -> Iterable[str]:
+            every = buckets.lines(directory, name, sources)
+            return every if orders is None else (line for line in every if line[:ID_LENGTH] in orders)
 
-        self.texts = gather(found(sources))
-        self.requests = gather(found("q*"))
-        self.accepted = gather(found("a*")).keys()
-        self.claims = gather(found("t*")).keys()
+        self.texts = gather(lines(sources))
+        self.requests = gather(lines("q*"))
+        self.accepted = gather(lines("a*")).keys()
+        self._claims = gather(lines("t*")).keys()
 
     def evidence(self, order_id: str) -> Evidence:
         parts = [self.texts.get(order_id), self.requests.get(order_id)]
-        parts += [tag for tag, orders in ((ACCEPTED, self.accepted), (CLAIM, self.claims)) if order_id in orders]
+        parts += [Tag.ACCEPTED] if order_id in self.accepted else []
+        parts += [Tag.CLAIM] if order_id in self._claims else []
         return read("\n".join(filter(None, parts)))
 
 
-def again_file(directory: Path, bucket: str) -> Path:
-    return directory / f"again.{bucket}"
+def _suspects_file(directory: Path, bucket: str) -> Path:
+    return directory / f"suspects.{bucket}"
 
 
-def to_look_at_again(directory: Path, bucket: str) -> list[str]:
-    path = again_file(directory, bucket)
+def suspects_of(directory: Path, bucket: str) -> list[str]:
+    path = _suspects_file(directory, bucket)
     return path.read_text().splitlines() if path.exists() else []
 
 
-class SecondLook(NamedTuple):
-    """An order looked at again, after its readers have come to the ends, or could not."""
+class Suspect(NamedTuple):
+    """An order judged again, after its readers have come to the ends, or could not."""
 
     order_id: str
     findings: tuple[Finding, ...]
     is_unread: bool
-    """Whether a record of the first look has still not been read by all."""
+    """Whether a record of the first pass has still not been read by all."""
     evidence: Evidence
 
 
-def look_again(directory: Path, bucket: str, first: Marks, second: Marks) -> Iterable[SecondLook]:
-    """Judge the suspects of a bucket by the log as it was put aside and the rows as they are now."""
-    suspects = set(to_look_at_again(directory, bucket))
+def judge_suspects(directory: Path, name: str, first: Progress, second: Progress) -> Iterator[Suspect]:
+    """Judge the suspects of a bucket again, by the log and by the rows as they are now."""
+    suspects = set(suspects_of(directory, name))
     if not suspects:
         return
-    known = _Known(directory, bucket, "[el]*", suspects)
-    progress = Progress(second)
+    bucket = _Bucket(directory, name, "[el]*", suspects)
     for order_id in suspects:
-        evidence = known.evidence(order_id)
-        judged = judge(evidence, progress)
-        is_unread = judged.verdict.waiting and any(
-            UNREAD in second.progress(partition.topic, partition.number, record.offset)
+        evidence = bucket.evidence(order_id)
+        verdict = judge(evidence, second)
+        is_unread = verdict.is_waiting and any(
+            record.offset < first.ends[record.partition] and UNREAD in second.of(*record.partition, record.offset)
             for record in evidence.records
-            for partition in (record.place,)
-            if record.offset < first.ends[partition]
         )
-        yield SecondLook(order_id, judged.verdict.findings, is_unread, evidence)
+        yield Suspect(order_id, verdict.findings, is_unread, evidence)

@@ -1,10 +1,9 @@
-"""What is stored under idempotency keys, held against itself. Against the log it is held order by order, by `judge`.
+"""What is stored under idempotency keys, checked by itself. Against the log it is checked order by order, by `judge`.
 
-A key whose row was deleted cannot be missed: nothing else says that an order had one. What is stored can be judged: a
-retry is answered from it, and publishes it again.
+A key whose row was deleted cannot be missed: nothing else says that an order had one. What is stored matters, because a
+retry is answered from it and publishes it again.
 """
 
-import hashlib
 from typing import Final
 
 import msgspec
@@ -18,7 +17,7 @@ _placed: Final = msgspec.json.Decoder(OrderPlaced)
 
 
 def fault(request: Request) -> str | None:
-    """What is wrong with a stored request, if something is."""
+    """What is wrong with a stored request, if anything is."""
     try:
         event = _placed.decode(request.event)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -31,10 +30,5 @@ def fault(request: Request) -> str | None:
     lines = tuple(OrderLine(item.product_id, item.quantity) for item in data.items)
     hashes = {request_hash(data.customer_id, lines, expected) for expected in (None, data.amount)}
     if request.request_hash not in hashes:
-        return "its hash is not that of the order which is stored: a retry would be refused, and another order answered"
+        return "its hash is not that of the stored order: a retry would be refused, and another order answered"
     return None
-
-
-def digest(value: bytes) -> str:
-    """What tells two events apart; PostgreSQL's `md5`. No secret depends on it."""
-    return hashlib.md5(value, usedforsecurity=False).hexdigest()

@@ -1,41 +1,38 @@
-"""Reading the log: every record between two bounds, put aside by order.
+"""Reading the log: every record between two bounds, written to the buckets by order.
 
-It reads by assignment, without a group, so that no consumer notices. All that concerns an order lies at one partition
-number of the three topics, so these are read side by side in the order of time, one number after the other: then the
-records of an order meet in a small window, and leave it as one line. Orders that go another way leave it record by
-record, and are put together later.
+All records of an order are at one partition number of the three topics. These are read side by side in the order of
+time, one number after the other: then the records of an order meet in a small window, and leave it as one line. Orders
+that take another course leave it record by record, and are put together later.
 
-A record is decoded as far as the judgement needs it; what cannot be decoded is reported by its place, since every
+A record is decoded as far as the judgement needs it. One that cannot be decoded is reported by its offset, since every
 reader must have parked it.
 """
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from operator import itemgetter
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException
 from msgspec import Raw, Struct
 
+from common.errors import describe
 from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
 from common.kafka.broker import Partition
-from common.kafka.clients import client_config
+from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
-from ops.verify.evidence.lines import ID_LENGTH, KINDS, RECORD, TOPIC_OF, UNREADABLE, WHOLE, lines, placed_items
-from ops.verify.evidence.progress import TOPICS, Quiet
-from ops.verify.judge.fast_path import course_of, ordered
-from ops.verify.judge.keys import digest
-from ops.verify.sources.broker import CLIENT_ID, away
+from ops.verify.evidence.course import course_of, ordered
+from ops.verify.evidence.kinds import KINDS_OF, PLACED, TOPIC_OF, TOPICS
+from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, lines, placed_items
+from ops.verify.evidence.progress import Answered
 from ops.verify.statements import Unproven
 
-SILENCE_S: Final = 20.0
-FETCH_RECORDS: Final = 2_000
+CLIENT_ID: Final = "verify"
 UNREADABLE_MAX: Final = 100_000
 WINDOW_ORDERS: Final = 20_000
-"""About 40 MB. An order takes seconds to settle; what takes longer is put together later."""
+"""About 40 MB. An order takes seconds to settle; one that takes longer is put together later."""
 
 
 class Range(NamedTuple):
@@ -47,13 +44,13 @@ class Range(NamedTuple):
 
 
 class Contents(NamedTuple):
-    """What a part of the log held besides what was put aside."""
+    """What a part of the log held besides the lines that were written."""
 
     records: int
     unreadable: list[tuple[Partition, int]]
     gaps: list[str]
     parked: dict[tuple[Partition, int], str]
-    """Of each record that somebody has parked, the digest of its key and value."""
+    """The digest of key and value of each record that some reader has parked."""
 
 
 class _Item(Struct, gc=False):
@@ -79,7 +76,6 @@ class _Event(Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Event).decode
 _UUID: Final = re.compile(UUID_PATTERN)
 _items: Final = msgspec.json.Decoder(list[_Item])
-KINDS_OF: Final = {t: {name: letter for name, letter in KINDS.items() if TOPIC_OF[letter] == t} for t in TOPICS}
 
 _Seen = tuple[int, str, int, int, _Data, str]
 """A record in the window: the rank of its topic, kind, offset, time, data, and the event's digest. A bare tuple: there
@@ -88,7 +84,8 @@ _rank = itemgetter(0)
 
 
 def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
-    """The line of an order that went as usual (`evidence.Whole`). None for any other: nothing is lost by that."""
+    """The line of an order that took a regular course (`lines.Whole`). None for any other, which is then written record
+    by record."""
     seen.sort(key=_rank)
     kinds = "".join([record[1] for record in seen])
     course = course_of(kinds)
@@ -100,38 +97,38 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
         items = bytes(placed.items).decode()
     except UnicodeDecodeError:
         return None
-    known = ordered(items)
-    if known is None or amount is None or currency is None:
+    expected = ordered(items)
+    if expected is None or amount is None or currency is None:
         return None
     for record in seen:
         if record[4].customer_id != customer:
             return None
-    for place in course.paying:
-        data = seen[place][4]
+    for index in course.paying:
+        data = seen[index][4]
         if data.amount != amount or data.currency != currency:
             return None
-    for place in course.moving:
-        if bytes(seen[place][4].items) != known.said:
+    for index in course.moving:
+        if bytes(seen[index][4].items) != expected.published:
             return None
-    for place in course.idle:
-        if bytes(seen[place][4].items) != b"[]":
+    for index in course.idle:
+        if bytes(seen[index][4].items) != b"[]":
             return None
     offsets = ",".join([str(record[2]) for record in seen])
-    line = f"{order_id}|{WHOLE}|{kinds}|{number}|{offsets}|{seen[0][5]}|{customer}|{amount}|{currency}|{items}"
+    line = f"{order_id}|{Tag.WHOLE}|{kinds}|{number}|{offsets}|{seen[0][5]}|{customer}|{amount}|{currency}|{items}"
     return line if line.count("|") == 9 and line.isprintable() else None
 
 
 def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
-    """The line of one record (`evidence.Record`). None for one whose order cannot be named in a line."""
+    """The line of one record (`lines.Record`). None when its order cannot be named in a line."""
     _, kind, offset, at, data, digested = seen
     if not _UUID.match(order_id):
         return None
-    head = f"{order_id}|{RECORD}|{kind}|{number}|{offset}|{at}|"
-    if kind == "p":
+    head = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|{at}|"
+    if kind == PLACED:
         head += f"{digested}|"
     try:
         line = head + _content(kind, data)
-        wanted = {"p": 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
+        wanted = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
         if line.count("|") == wanted and line.isprintable():
             return line
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -140,8 +137,8 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
 
 
 def _content(kind: str, data: _Data) -> str:
-    """As `evidence.Record` says."""
-    if kind == "p":
+    """The content of a `lines.Record`."""
+    if kind == PLACED:
         return f"{data.customer_id}|{data.amount}|{data.currency}|{placed_items(bytes(data.items).decode())}"
     if TOPIC_OF[kind] == PAYMENTS:
         return f"{data.customer_id}|{'' if data.amount is None else data.amount}|{data.currency or ''}"
@@ -151,13 +148,13 @@ def _content(kind: str, data: _Data) -> str:
 
 
 def _unreadable_line(order_id: str, kind: str, number: int, offset: int) -> str | None:
-    digested = "|" if kind == "p" else ""
-    line = f"{order_id}|{RECORD}|{kind}|{number}|{offset}|0|{digested}{UNREADABLE}"
+    digested = "|" if kind == PLACED else ""
+    line = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|0|{digested}{UNREADABLE}"
     return line if line.isprintable() else None
 
 
 def event_of(kinds: Mapping[str, str], value: bytes) -> tuple[str, _Data] | None:
-    """The kind of an event and what it says. None for what is no event of these `kinds` that names its order."""
+    """The kind of an event and its data. None when it is no event of these `kinds`, or names no order."""
     try:
         event = _decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -175,108 +172,68 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: bytes) -> str | None:
-    """The line of what is not an event, but says which order of its key's customer it is about. (So much is needed to
-    give it up: `common.consume.redrive.discarded`.)"""
+    """The line of a record that is no event, but names an order of its key's customer. (Discarding it needs no more:
+    `common.consume.redrive.discarded`.)"""
     try:
-        found = _named.decode(value)
+        named = _named.decode(value)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
-    kind = KINDS_OF[topic].get(found.type)
-    if kind is None or key != found.data.customer_id.encode():
+    kind = KINDS_OF[topic].get(named.type)
+    if kind is None or key != named.data.customer_id.encode():
         return None
-    return _unreadable_line(found.data.order_id, kind, number, offset)
+    return _unreadable_line(named.data.order_id, kind, number, offset)
 
 
 def read(
-    servers: str,
+    log: Log,
     ranges: Sequence[Range],
-    quiet: Mapping[Partition, Quiet],
-    digests: bool,
+    answered: Mapping[tuple[str, int], Answered],
+    with_digests: bool,
     writer: Writer,
 ) -> Contents:
-    """Read parts of the log and put their lines aside; those that are `quiet` as whole orders where they can be.
-    `digests` says whether the digest of each placed order is needed. Raises `Unproven` when the log does not come."""
-    consumers = {topic: _consumer(servers) for topic in TOPICS}
+    """Read parts of the log and write their lines: whole orders, where every reader has `answered` their records.
+    `with_digests` says whether the digest of each placed order is needed. Raises `Unproven` when the broker fails."""
+    consumers = {topic: log.consumer() for topic in TOPICS}
     contents = Contents(0, [], [], {})
     try:
         for number in sorted({r.partition.number for r in ranges}):
-            tails = [
-                _Tail(consumers[r.partition.topic], r)
-                for r in ranges
-                if r.partition.number == number and r.end > r.first
-            ]
-            contents = _Reading(number, tails, quiet, digests, writer, contents).run()
+            parts = [_Part(consumers[r.partition.topic], *r) for r in ranges if r.partition.number == number]
+            contents = _Reading(number, parts, answered, with_digests, writer, contents).run()
     except KafkaException as error:
-        code = error.args[0].code()
-        if code in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
+        if error.args[0].code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
             raise Unproven("the log was trimmed while it was read; verify again") from error
-        raise away(servers, error) from error
+        raise Unproven(f"the log could not be read: {describe(error)}") from error
     finally:
         for consumer in consumers.values():
             consumer.close()
-    writer.flush()
     return contents
 
 
-def read_aside(
+def read_into(
     servers: str,
     ranges: Sequence[Range],
-    quiet: Mapping[Partition, Quiet],
-    digests: bool,
-    spill: tuple[Path, str, int],
+    answered: Mapping[tuple[str, int], Answered],
+    with_digests: bool,
+    target: tuple[Path, str, int],
 ) -> Contents:
-    """`read`, as a worker process is asked: a writer does not travel."""
-    return read(servers, ranges, quiet, digests, Writer(*spill))
+    """`read` for a worker process: clients and writers cannot be sent to one."""
+    with Writer(*target) as writer:
+        return read(Log(servers, CLIENT_ID), ranges, answered, with_digests, writer)
 
 
-def _consumer(servers: str) -> Consumer:
-    return Consumer(
-        {
-            **client_config(servers, CLIENT_ID),
-            "group.id": CLIENT_ID,  # the client asks for one; nothing joins it
-            "enable.auto.commit": False,
-            "enable.auto.offset.store": False,
-            "auto.offset.reset": "error",
-            "enable.partition.eof": True,  # a part may end in something that is not a record
-            "fetch.queue.backoff.ms": 5,
-            "fetch.wait.max.ms": 20,
-            "fetch.message.max.bytes": 4 * 1024 * 1024,
-            "queued.max.messages.kbytes": 16 * 1024,
-        }
-    )
+class _Part(Tail):
+    """What is still to be read of a partition, and how far it was read."""
 
-
-class _Tail:
-    """What is still to be read of a partition."""
-
-    def __init__(self, consumer: Consumer, wanted: Range) -> None:
-        self.partition = wanted.partition
-        self.following = wanted.first
-        self.end = wanted.end
+    def __init__(self, consumer: Consumer, partition: Partition, first: int, end: int) -> None:
+        super().__init__(consumer, partition, first, end)
         self.at = 0
         """The time of the last record read."""
-        self.is_open = True
-        self._consumer = consumer
-        consumer.assign([TopicPartition(*wanted.partition, wanted.first)])
+        self.following = first
 
-    def fetch(self) -> list[Message]:
-        """The next records, at least one. Raises `Unproven` when none comes."""
-        silent_since = time.monotonic()
-        while not (messages := self._consumer.consume(FETCH_RECORDS, 0.2)):
-            if time.monotonic() - silent_since > SILENCE_S:
-                raise Unproven(
-                    f"the log could not be read for {SILENCE_S:.0f} s: {self.partition} from {self.following}"
-                )
-        return messages
-
-    def finish(self, reached: int, gaps: list[str]) -> None:
-        """The partition has nothing more below offset `reached`."""
-        if reached < self.end or not self.is_open:
-            return
-        if self.following < self.end:
-            gaps.append(f"{self.partition} has no records from offset {self.following} to {self.end - 1}")
-        self.is_open = False
-        self._consumer.unassign()
+    def gap_before(self, offset: int) -> list[str]:
+        """Notes that everything below `offset` was read."""
+        missing, self.following = range(self.following, offset), offset
+        return [f"{self.partition} has no records from offset {missing[0]} to {missing[-1]}"] if missing else []
 
 
 class _Reading:
@@ -285,101 +242,87 @@ class _Reading:
     def __init__(
         self,
         number: int,
-        tails: Sequence[_Tail],
-        quiet: Mapping[Partition, Quiet],
-        digests: bool,
+        parts: Sequence[_Part],
+        answered: Mapping[tuple[str, int], Answered],
+        with_digests: bool,
         writer: Writer,
         contents: Contents,
     ) -> None:
         self._number = number
-        self._tails = tails
-        self._quiet = quiet
-        self._digests = digests
+        self._parts = parts
+        self._answered = answered
+        self._with_digests = with_digests
         self._writer = writer
         self._contents = contents
         self._window: dict[str, list[_Seen]] = {}
-        self._loud: set[str] = set()
-        """The orders in the window with a record that is not quiet."""
+        self._unanswered: set[str] = set()
+        """The orders in the window with a record that some reader has not answered."""
 
     def run(self) -> Contents:
         records = self._contents.records
-        while behind := [tail for tail in self._tails if tail.is_open]:
-            tail = min(behind, key=lambda t: t.at)
-            records += self._take(tail, tail.fetch())
+        while unread := [part for part in self._parts if part.is_open]:
+            records += self._take(min(unread, key=lambda part: part.at))
             if len(self._window) > WINDOW_ORDERS:
-                self._put_aside(WINDOW_ORDERS // 2)
-        self._put_aside(len(self._window))
+                self._write_out(WINDOW_ORDERS // 2)
+        self._write_out(len(self._window))
         return self._contents._replace(records=records)
 
-    def _take(self, tail: _Tail, messages: Sequence[Message]) -> int:
-        partition = tail.partition
+    def _take(self, part: _Part) -> int:
+        """Take the next records of a partition into the window; returns how many."""
+        partition, contents, window = part.partition, self._contents, self._window
         topic, number, rank = partition.topic, partition.number, TOPICS.index(partition.topic)
-        kinds, quiet, window = KINDS_OF[topic], self._quiet.get(partition, Quiet(0, frozenset())), self._window
-        end, below, parked = tail.end, quiet.below, quiet.parked
+        kinds = KINDS_OF[topic]
+        below, parked = self._answered.get((topic, number), Answered(0, frozenset()))
         taken = 0
-        for message in messages:
-            if message.partition() != number:
-                continue  # of the partition before
+        for message in part.fetch():
             offset = message.offset() or 0
-            if (error := message.error()) is not None:
-                if error.code() != KafkaError._PARTITION_EOF:
-                    raise KafkaException(error)
-                tail.finish(offset, self._contents.gaps)
-                continue
-            if offset >= end:
-                tail.finish(offset, self._contents.gaps)
-                continue
-            if offset != tail.following:
-                self._contents.gaps.append(f"{partition} has no records from offset {tail.following} to {offset - 1}")
-            tail.following = offset + 1
+            if offset != part.following:
+                contents.gaps.extend(part.gap_before(offset))
+            part.following = offset + 1
             taken += 1
             value = message.value() or b""
-            at = tail.at = message.timestamp()[1]
+            at = part.at = message.timestamp()[1]
             if offset in parked:
-                self._contents.parked[partition, offset] = digest((message.key() or b"") + value)
+                contents.parked[partition, offset] = digest((message.key() or b"") + value)
             event = event_of(kinds, value)
             if event is None:
-                self._salvage(partition, offset, message.key(), value)
+                if (line := salvaged(topic, number, offset, message.key(), value)) is None:
+                    self._give_up(partition, offset)
+                else:
+                    self._writer.write(line)
                 continue
             kind, data = event
             if message.key() != data.customer_id.encode():
                 self._give_up(partition, offset)
                 continue
             order_id = data.order_id
-            digested = digest(value) if self._digests and kind == "p" else ""
+            digested = digest(value) if self._with_digests and kind == PLACED else ""
             if offset >= below or offset in parked:
-                self._loud.add(order_id)
+                self._unanswered.add(order_id)
             seen = window.get(order_id)
             if seen is None:
                 window[order_id] = [(rank, kind, offset, at, data, digested)]
             else:
                 seen.append((rank, kind, offset, at, data, digested))
-        if tail.following == end:
-            tail.finish(end, self._contents.gaps)
+        if not part.is_open:
+            contents.gaps.extend(part.gap_before(part.end))
         return taken
 
-    def _put_aside(self, orders: int) -> None:
-        """Let the orders that came first leave the window."""
-        write, loud, number = self._writer.write, self._loud, self._number
+    def _write_out(self, orders: int) -> None:
+        """Write the orders that came first, and let them leave the window."""
+        write, unanswered, number = self._writer.write, self._unanswered, self._number
         for order_id in list(self._window)[:orders]:
             seen = self._window.pop(order_id)
-            if order_id not in loud and (line := whole_line(order_id, number, seen)) is not None:
+            if order_id not in unanswered and (line := whole_line(order_id, number, seen)) is not None:
                 write(line)
                 continue
-            loud.discard(order_id)
+            unanswered.discard(order_id)
             for record in seen:
                 line = record_line(order_id, number, record)
                 if line is None:
                     self._give_up(Partition(TOPICS[record[0]], number), record[2])
                 else:
                     write(line)
-
-    def _salvage(self, partition: Partition, offset: int, key: bytes | None, value: bytes) -> None:
-        line = salvaged(partition.topic, partition.number, offset, key, value)
-        if line is None:
-            self._give_up(partition, offset)
-        else:
-            self._writer.write(line)
 
     def _give_up(self, partition: Partition, offset: int) -> None:
         if len(self._contents.unreadable) >= UNREADABLE_MAX:

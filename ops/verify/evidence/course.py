@@ -1,0 +1,86 @@
+"""The regular course of an order: placed once, decided, settled. Nearly all orders take one of a few courses.
+
+From the log of such an order follows, to the letter, what the three databases must hold of it.
+"""
+
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+import msgspec
+
+from ops.verify.evidence.kinds import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, TOPIC_OF, Side
+from ops.verify.evidence.lines import placed_items, total
+
+
+class Course(NamedTuple):
+    """How an order went, by the kinds of its records, and which of them say what."""
+
+    status: str
+    payment: str
+    inventory: str
+    paying: tuple[int, ...]
+    """The records that name customer, amount and currency."""
+    moving: tuple[int, ...]
+    """The records that name what was reserved or released."""
+    idle: tuple[int, ...]
+    """The records of inventory that name nothing."""
+
+
+@lru_cache(4_096)
+def course_of(kinds: str) -> Course | None:
+    """The course of an order with these records, those of `orders` first. None if it has not come to an end."""
+    if kinds[0] != PLACED or kinds.count(PLACED) != 1:
+        return None
+    status = next((s for s in ("cancelled", "rejected", "confirmed") if OUTCOMES[s] in kinds), "")
+    payment, inventory = _furthest(PAYMENT, kinds), _furthest(INVENTORY, kinds)
+    if (status, payment, inventory) not in FINAL:
+        return None
+    return Course(
+        status, payment, inventory,
+        paying=tuple(i for i, kind in enumerate(kinds) if TOPIC_OF[kind] == PAYMENT.topic),
+        moving=tuple(i for i, kind in enumerate(kinds) if kind in "SL"),
+        idle=tuple(i for i, kind in enumerate(kinds) if kind in "JW"),
+    )  # fmt: skip
+
+
+def _furthest(side: Side, kinds: str) -> str:
+    states = {letter: state for state, letter in side.letters.items()}
+    return max((states[k] for k in kinds if k in states), key=lambda state: RANK[side.letters[state]], default="")
+
+
+class Ordered(NamedTuple):
+    """What follows from the items of an order as they were placed."""
+
+    amount: str
+    lines: str
+    """What a reservation of it holds, as JSON."""
+    published: bytes
+    """The same, as in inventory's events."""
+    reserved: str
+    """Its movements, each after a line break."""
+    released: str
+
+
+class _Line(msgspec.Struct):
+    product_id: str
+    quantity: int
+
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@lru_cache(65_536)
+def ordered(items: str) -> Ordered | None:
+    """None for items that cannot be read."""
+    try:
+        priced = placed_items(items)
+    except (msgspec.DecodeError, ValueError):
+        return None
+    quantities: dict[str, int] = {}
+    for item in msgspec.json.decode(items, type=list[_Line]):
+        quantities[item.product_id] = quantities.get(item.product_id, 0) + item.quantity
+    published = _encode([_Line(product_id, quantity) for product_id, quantity in quantities.items()])
+    moved = [f"{product_id}|{quantity}" for product_id, quantity in quantities.items()]
+    reserved = "".join(f"\nM|reserve|{line}" for line in moved)
+    released = "".join(f"\nM|release|{line}" for line in moved)
+    return Ordered(str(total(priced)), published.decode(), published, reserved, released)

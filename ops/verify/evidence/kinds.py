@@ -1,0 +1,76 @@
+"""The protocol in letters: one for each type of event, and what the two sides, payment and inventory, may come to."""
+
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from common.events import INVENTORY as INVENTORY_TOPIC
+from common.events import ORDERS
+from common.events import PAYMENTS as PAYMENTS_TOPIC
+
+TOPICS: Final = (ORDERS, PAYMENTS_TOPIC, INVENTORY_TOPIC)
+KINDS: Final = {
+    "order.placed": "p",
+    "order.cancel_requested": "q",
+    "order.deadline_passed": "t",
+    "order.confirmed": "c",
+    "order.rejected": "j",
+    "order.cancelled": "x",
+    "payment.completed": "C",
+    "payment.declined": "D",
+    "payment.refunded": "R",
+    "payment.void": "V",
+    "inventory.reserved": "S",
+    "inventory.rejected": "J",
+    "inventory.released": "L",
+    "inventory.void": "W",
+}
+"""One letter for each type of event."""
+TYPES: Final = {letter: name for name, letter in KINDS.items()}
+_TOPIC_OF_PREFIX: Final = {"order": ORDERS, "payment": PAYMENTS_TOPIC, "inventory": INVENTORY_TOPIC}
+TOPIC_OF: Final = {letter: _TOPIC_OF_PREFIX[name.split(".")[0]] for name, letter in KINDS.items()}
+KINDS_OF: Final = {t: {name: letter for name, letter in KINDS.items() if TOPIC_OF[letter] == t} for t in TOPICS}
+
+PLACED: Final = "p"
+CANCEL_REQUESTED: Final = "q"
+DEADLINE_PASSED: Final = "t"
+OUTCOMES: Final = {"confirmed": "c", "rejected": "j", "cancelled": "x"}
+REVOCATIONS: Final = frozenset("jx")
+RANK: Final = {"": 0, "C": 1, "D": 1, "R": 2, "V": 2, "S": 1, "J": 1, "L": 2, "W": 2}
+"""How far a side has come: it only moves forward."""
+
+
+class Side(NamedTuple):
+    """Payment and inventory follow the same rules under other names."""
+
+    name: str
+    topic: str
+    reader: int
+    """Which letter of an `orders` record's progress is this side's."""
+    good: str
+    bad: str
+    undone: str
+    void: str
+    letters: Mapping[str, str]
+
+    def kind(self, state: str) -> str:
+        return self.letters.get(state, "")
+
+
+PAYMENT: Final = Side(
+    "payment", PAYMENTS_TOPIC, 1, "completed", "declined", "refunded", "void",
+    {"completed": "C", "declined": "D", "refunded": "R", "void": "V"},
+)  # fmt: skip
+INVENTORY: Final = Side(
+    "inventory", INVENTORY_TOPIC, 2, "reserved", "rejected", "released", "void",
+    {"reserved": "S", "rejected": "J", "released": "L", "void": "W"},
+)  # fmt: skip
+FINAL: Final = frozenset(
+    {("confirmed", PAYMENT.good, INVENTORY.good)}
+    | {
+        (status, payment, stock)
+        for status in ("rejected", "cancelled")
+        for payment in (PAYMENT.bad, PAYMENT.undone, PAYMENT.void)
+        for stock in (INVENTORY.bad, INVENTORY.undone, INVENTORY.void)
+    }
+)
+"""The settled orders: status, payment, inventory."""

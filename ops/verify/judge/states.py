@@ -1,0 +1,308 @@
+"""The judgement of an order's states: who says what, and how far each record has been read. No content, no I/O.
+
+A row is held against exactly those records that its reader has passed. Few shapes occur, so their judgement is
+remembered, which makes a million orders cheap.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from ops.verify.evidence.kinds import (
+    CANCEL_REQUESTED,
+    DEADLINE_PASSED,
+    FINAL,
+    INVENTORY,
+    OUTCOMES,
+    PAYMENT,
+    PLACED,
+    RANK,
+    REVOCATIONS,
+    TYPES,
+    Side,
+)
+from ops.verify.evidence.progress import ANSWERED, APPLIED, DISCARDED, GIVEN_UP, PARKED, UNREAD, Trimmed
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding
+
+
+class Verdict(NamedTuple):
+    """What is wrong with an order, and whether something about it cannot be judged yet."""
+
+    findings: tuple[Finding, ...]
+    is_waiting: bool
+
+
+class Seen(NamedTuple):
+    """A record without its content: its kind, and how far each reader of its topic has come with it."""
+
+    kind: str
+    progress: str
+
+
+class Shape(NamedTuple):
+    """An order without its content."""
+
+    orders: tuple[Seen, ...]
+    payments: tuple[Seen, ...]
+    inventory: tuple[Seen, ...]
+    row: tuple[str, str, str, str] | None
+    """status, payment, inventory, settled"""
+    payment: str | None
+    stock: str | None
+    captures: int
+    refunds: int
+    is_free: bool
+    trimmed: Trimmed
+    accepted: bool
+    claims: bool = False
+    """Whether its row says that it was placed by a record that was trimmed."""
+
+
+@lru_cache(65_536)
+def judge_states(shape: Shape) -> Verdict:
+    """Judge the states. No finding comes twice."""
+    findings = [
+        *_log_alone(shape),
+        *_side(shape, PAYMENT, shape.payment, shape.payments, shape.trimmed.payments),
+        *_side(shape, INVENTORY, shape.stock, shape.inventory, shape.trimmed.inventory),
+        *_ledger(shape),
+        *_saga(shape),
+        *_outcome(shape),
+        *_accepted(shape),
+    ]
+    is_waiting = any(UNREAD in progress for _, progress in (*shape.orders, *shape.payments, *shape.inventory))
+    return Verdict(tuple(dict.fromkeys(findings)), is_waiting)
+
+
+def _log_alone(shape: Shape) -> Iterator[Finding]:
+    """What the log says of the order must not contradict itself."""
+    kinds = {kind for kind, _ in shape.orders}
+    # A record that nobody has taken in is on the operator's list, whatever order it names.
+    taken = any(set(progress) != {PARKED} for _, progress in (*shape.orders, *shape.payments, *shape.inventory))
+    if PLACED not in kinds and taken and not shape.trimmed.orders:
+        if kinds & set(OUTCOMES.values()):
+            yield Finding(DECIDED, "the log has its outcome, but not the order")
+        elif shape.payments or shape.inventory:
+            yield Finding(DECIDED, "the log has a decision about it, but not the order")
+    if {"c", "j"} <= kinds:
+        yield Finding(ONCE, "the log has it confirmed and rejected")
+    for side, seen in ((PAYMENT, shape.payments), (INVENTORY, shape.inventory)):
+        said = {TYPES[kind] for kind, _ in seen}
+        families = (
+            {f"{side.name}.{side.good}", f"{side.name}.{side.undone}"} & said,
+            {f"{side.name}.{side.bad}"} & said,
+            {f"{side.name}.{side.void}"} & said,
+        )
+        if sum(map(bool, families)) > 1:
+            yield Finding(ONCE, f"{side.name} decided twice: the log has {' and '.join(sorted(said))}")
+
+
+def possible_states(side: Side, seen: Iterable[Seen]) -> set[str | None]:
+    """The states that the records which a side has passed can have led to."""
+    states: set[str | None] = {None}
+    seen = list(seen)
+    taken = any(kind == PLACED and progress[side.reader] in APPLIED for kind, progress in seen)
+    for kind, progress in seen:
+        fate = progress[side.reader]
+        if kind == PLACED and fate in APPLIED:
+            if None in states:
+                states = states - {None} | {side.good, side.bad}
+        elif kind == PLACED and fate in GIVEN_UP:
+            # If it came again and was taken, nobody knows which came first: an operator may act at any time.
+            if None in states:
+                states = (states if taken else states - {None}) | {side.bad}
+        elif kind in REVOCATIONS and fate in APPLIED:
+            after: dict[str | None, str | None] = {None: side.void, side.good: side.undone}
+            states = {after.get(state, state) for state in states}
+    return states
+
+
+def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], trimmed: bool) -> Iterator[Finding]:
+    """A side's row against the records it has read, and against what it has published."""
+    name, reader = side.name, side.reader
+    placed = [progress[reader] for kind, progress in shape.orders if kind == PLACED]
+    revoked = [progress[reader] for kind, progress in shape.orders if kind in REVOCATIONS]
+    if placed or not shape.trimmed.orders:
+        possible = possible_states(side, shape.orders)
+        if state not in possible:
+            yield _impossible(side, state, possible, any(p in APPLIED for p in revoked))
+    # A side stores before it publishes, but perhaps after our snapshot: then the record that led to it is unread.
+    kinds = {kind for kind, _ in said}
+    if state is not None:
+        allowed = {side.kind(state)}
+        if state == side.undone or (state == side.good and any(p not in APPLIED for p in revoked)):
+            allowed |= {side.kind(side.good), side.kind(side.undone)}
+        for kind in sorted(kinds - allowed):
+            yield Finding(ONCE, f"{name} said {TYPES[kind]}, and its row says {state}")
+    elif said and (trimmed_or_read(placed, shape.trimmed.orders) or _only_parked(placed + revoked, said)):
+        yield Finding(DECIDED, f"{name} said {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
+    if not trimmed:
+        final = {side.kind(side.undone), side.kind(side.bad), side.kind(side.void)}
+        if ANSWERED in revoked and not kinds & final:
+            yield Finding(WAITING, f"{name} has passed the revocation, and the log has no answer of it")
+        elif (ANSWERED in placed or DISCARDED in placed) and not kinds:
+            yield Finding(WAITING, f"{name} has passed the order, and the log has no answer of it")
+
+
+def trimmed_or_read(placed: Collection[str], trimmed: bool) -> bool:
+    """Whether a side has passed everything that can have led to what it said."""
+    return all(p in APPLIED for p in placed) if placed else trimmed
+
+
+def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
+    """Whether a side claims to have taken nothing of an order about which it has published. What was in the log when
+    the saga's snapshot was taken was published before the side's snapshot, so a redrive between the two raises no
+    alarm."""
+    never_taken = bool(fates) and not any(fate in (*APPLIED, UNREAD, *GIVEN_UP) for fate in fates)
+    return never_taken and any(UNREAD not in progress for _, progress in said)
+
+
+def _impossible(side: Side, state: str | None, possible: set[str | None], revoked: bool) -> Finding:
+    name = side.name
+    if state is None:
+        return Finding(DECIDED, f"{name} has passed the order and has no row for it")
+    if possible == {None}:
+        what = f"{name} has a row, {state}, for an order that is not in the part of the log it has read"
+        return Finding(DECIDED, what)
+    if state == side.undone and not revoked:
+        return Finding(OUTCOME, f"it is {state}, and nothing in the log revokes it")
+    if state == side.good and revoked:
+        return Finding(OUTCOME, f"it was revoked, and is still {state}")
+    wanted = " or ".join(sorted(str(p) for p in possible))
+    return Finding(OUTCOME, f"{name}'s row says {state} where what it has read leads to {wanted}")
+
+
+def _ledger(shape: Shape) -> Iterator[Finding]:
+    """One capture for a payment, one refund for a refunded one."""
+    wanted = (0, 0)
+    if shape.payment in ("completed", "refunded") and not shape.is_free:
+        wanted = (1, 1 if shape.payment == "refunded" else 0)
+    for name, count, due in (("capture", shape.captures, wanted[0]), ("refund", shape.refunds, wanted[1])):
+        if count > 1:
+            yield Finding(ONCE, f"the ledger has {count} {name}s for it")
+        if count != due:
+            state = f"payment is {shape.payment}" if shape.payment else "there is no payment"
+            yield Finding(MONEY, f"{state}, and the ledger has {count} {name}s where there must be {due}")
+
+
+def _saga(shape: Shape) -> Iterator[Finding]:
+    """The order's row against the records which the saga has passed."""
+    placed = [progress[0] for kind, progress in shape.orders if kind == PLACED]
+    applied = [kind for kind, progress in shape.orders if progress[0] in APPLIED]
+    said = {
+        "payment": [kind for kind, progress in shape.payments if progress in APPLIED],
+        "inventory": [kind for kind, progress in shape.inventory if progress in APPLIED],
+    }
+    if GIVEN_UP & set(placed):
+        if set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
+            yield Finding(OUTCOME, "it was given up at the saga before it was taken in, and the log has it confirmed")
+        return  # an operator decided what its row says
+    if shape.row is None:
+        if PLACED in applied:
+            yield Finding(DECIDED, "the saga has passed the order and has no row for it")
+        elif said["payment"] or said["inventory"]:
+            yield Finding(DECIDED, "the saga has passed a decision about it and has no row for it")
+        elif (
+            placed and any(k in OUTCOMES.values() and p[0] != UNREAD for k, p in shape.orders) and UNREAD not in placed
+        ):
+            yield Finding(DECIDED, "the log has its outcome, and the saga claims never to have taken it in")
+        return
+    if not any(shape.trimmed) and PLACED not in applied and not any(said.values()):
+        yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
+        return
+    status, payment, stock, _ = shape.row
+    for side, state, trimmed in (
+        (PAYMENT, payment, shape.trimmed.payments),
+        (INVENTORY, stock, shape.trimmed.inventory),
+    ):
+        ranks = {kind: RANK[kind] for kind in said[side.name]}
+        most = max(ranks.values(), default=0)
+        own = side.kind(state)
+        if RANK[own] < most or (not trimmed and (RANK[own] > most or (own and own not in ranks))):
+            read = ", ".join(sorted(TYPES[kind] for kind in ranks)) or "nothing"
+            yield Finding(OUTCOME, f"the saga has read {read} from {side.topic}, and its row says {state or 'nothing'}")
+    if placed and (wrong := _status_is_wrong(status, payment, stock, applied)):
+        yield Finding(OUTCOME, wrong)
+    if not placed and shape.trimmed.orders:
+        if not shape.claims and status != "awaiting_placed":
+            yield Finding(DECIDED, "there is a row for it, and it names no record that was trimmed from the log")
+        return
+    everything = [*shape.orders, *shape.payments, *shape.inventory]
+    if status in OUTCOMES and not shape.trimmed.orders:
+        kinds = {kind for kind, _ in shape.orders}
+        reads = [progress[0] for _, progress in everything]
+        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, *GIVEN_UP) for p in reads):
+            yield Finding(WAITING, f"the saga has decided {status}, and the log has no order.{status}")
+
+
+def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) -> str | None:
+    """Why the saga cannot have come to this status by what it has read, if so."""
+    if PLACED not in applied:
+        return None if status == "awaiting_placed" else f"it is {status} before the saga has read it placed"
+    after = set(applied[applied.index(PLACED) :])
+    match status:
+        case "awaiting_placed":
+            return "the saga has read it placed, and its row awaits that"
+        case "pending":
+            if told := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *OUTCOMES.values()}):
+                return f"the saga has read {', '.join(told)}, and it is still pending"
+            if payment == "declined" or stock == "rejected" or (payment, stock) == ("completed", "reserved"):
+                return f"payment is {payment or 'open'}, inventory {stock or 'open'}, and it is still pending"
+        case "confirmed":
+            if told := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *REVOCATIONS}):
+                return f"the saga has read {', '.join(told)}, and it is confirmed"
+            if (payment, stock) != ("completed", "reserved") and "c" not in after:
+                return f"it is confirmed with payment {payment or 'open'} and inventory {stock or 'open'}"
+        case "rejected":
+            if payment != "declined" and stock != "rejected" and "j" not in after:
+                sides = f"payment {payment or 'open'}, inventory {stock or 'open'}"
+                return f"it is rejected, and nobody refused it: {sides}"
+        case "cancelled":
+            if not after & {CANCEL_REQUESTED, DEADLINE_PASSED, "x"}:
+                return "it is cancelled, and nobody asked for that"
+        case _:
+            return f"its status is {status!r}"
+    return None
+
+
+_LATER: Final = {
+    "completed": {"completed", "refunded"},
+    "reserved": {"reserved", "released"},
+}
+
+
+def _outcome(shape: Shape) -> Iterator[Finding]:
+    """The order's row against the two sides. Their snapshots are later: they may be ahead of it, never behind."""
+    kinds = {kind for kind, _ in shape.orders}
+    if "c" in kinds:
+        for side, state in ((PAYMENT, shape.payment), (INVENTORY, shape.stock)):
+            if state in (side.bad, side.void):
+                yield Finding(OUTCOME, f"the log has it confirmed, and {side.name} is {state}")
+    if shape.row is None:
+        # It is not an order newer than our first snapshot: the log would have a record of that one.
+        if (shape.payment or shape.stock) and not (shape.orders or shape.payments or shape.inventory):
+            yield Finding(DECIDED, "a side has a row for it, the order database has none, the kept log nothing")
+        return
+    status, *states, settled = shape.row
+    if (settled == "t") != ((status, *states) in FINAL):
+        how = "settled" if settled == "t" else "not settled"
+        yield Finding(
+            OUTCOME, f"its row says {how}: {status}, payment {states[0] or 'open'}, inventory {states[1] or 'open'}"
+        )
+    for side, known, state in ((PAYMENT, states[0], shape.payment), (INVENTORY, states[1], shape.stock)):
+        if not known or state in _LATER.get(known, {known}):
+            continue
+        unread = any(progress[side.reader] not in APPLIED for _, progress in shape.orders)
+        if state is None and unread:
+            continue  # the side was restored and is reading again
+        statement = DECIDED if state is None else OUTCOME
+        yield Finding(statement, f"the order's row has {side.name} {known}, and {side.name} says {state or 'nothing'}")
+
+
+def _accepted(shape: Shape) -> Iterator[Finding]:
+    if shape.accepted and not any(kind == PLACED for kind, _ in shape.orders):
+        if not shape.trimmed.orders:
+            yield Finding(DECIDED, "it was acknowledged to a client, and the log does not have it")
+        elif shape.row is None:
+            what = "it was acknowledged to a client, and neither the kept log nor the order database has it"
+            yield Finding(DECIDED, what)
