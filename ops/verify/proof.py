@@ -35,9 +35,9 @@ from typing import Final
 import psycopg
 from confluent_kafka import KafkaException
 
-from common.errors import Transient, describe
+from common.errors import LossDetected, Transient, describe
 from common.events import ORDERS, READERS
-from common.kafka.broker import Partition
+from common.kafka.broker import Partition, check_partition_counts
 from ops.log import Log
 from ops.verify.evidence import buckets
 from ops.verify.evidence.kinds import TOPICS
@@ -70,7 +70,7 @@ def prove(settings: Settings, accepted: Sequence[str] = (), notify: Notify = lam
             await_settled(settings, accepted, report, notify)
         with tempfile.TemporaryDirectory(prefix="tandem-verify-") as directory:
             _Proof(settings, report, Path(directory), notify).run(accepted)
-    except (Unproven, Transient) as error:
+    except (Unproven, Transient, LossDetected) as error:
         report.doubt_all(str(error))
     except KafkaException as error:
         report.doubt_all(f"Kafka at {settings.servers} does not answer: {error.args[0].str()}")
@@ -93,7 +93,9 @@ class _Proof:
         self._log = Log(settings.servers, CLIENT_ID)
 
     def run(self, accepted: Sequence[str]) -> None:
-        topic_ids = self._topic_ids()
+        topics = self._log.topics(TOPICS)
+        check_partition_counts(topics)
+        topic_ids = {name: topic.topic_id for name, topic in topics.items()}
         bounds = self._log.bounds(TOPICS)
         starts = {partition: first for partition, (first, _) in bounds.items()}
         committed = self._committed(bounds)
@@ -115,14 +117,6 @@ class _Proof:
             self._second_pass(first, topic_ids, unlisted)
         if not self._report.checked[DECIDED] and not self._report.violations.total():
             self._report.doubt(DECIDED, "there is no order in the log: nothing was proved about any")
-
-    def _topic_ids(self) -> dict[str, str]:
-        """Raises `Unproven` for partition counts that differ."""
-        topics = self._log.topics(TOPICS)
-        counts = {topic.name: topic.partitions for topic in topics.values()}
-        if len(set(counts.values())) > 1:
-            raise Unproven(f"topics must have equal partition counts, found {counts}")
-        return {name: topic.topic_id for name, topic in topics.items()}
 
     def _committed(self, bounds: Bounds) -> dict[GroupPartition, int]:
         return {

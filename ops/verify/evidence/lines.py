@@ -7,9 +7,9 @@ regular course is one line, see `Whole`.
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
@@ -173,28 +173,33 @@ def read(text: str) -> Evidence:
     return evidence
 
 
+_ROWS: Final[dict[str, tuple[str, Callable[..., Any], int]]] = {
+    Tag.PAYMENT: ("payments", PaymentRow, -1),
+    Tag.ENTRY: ("entries", EntryRow, -1),
+    Tag.RESERVATION: ("reservations", ReservationRow, 2),
+    Tag.MOVEMENT: ("movements", MovementRow, -1),
+}
+"""Where the rows of a tag go, their type, and after how many separators the last field begins."""
+
+
 def _read_line(evidence: Evidence, tag: str, fields: str) -> None:
+    if tag in _ROWS:
+        name, row, separators = _ROWS[tag]
+        getattr(evidence, name).append(row(*fields.split(SEPARATOR, separators)))
+        return
     match tag:
+        case Tag.ORDER:
+            customer, number, *rest = fields.split(SEPARATOR, 10)
+            evidence.orders.append(OrderRow(customer, int(number), *rest))
         case Tag.RECORD:
             kind, number, offset, at, content = fields.split(SEPARATOR, 4)
-            digest, content = content.split(SEPARATOR, 1) if kind == PLACED else ("", content)
+            event_digest, content = content.split(SEPARATOR, 1) if kind == PLACED else ("", content)
             evidence.records.append(Record(kind, int(number), int(offset), int(at), content))
-            evidence.digests += [digest] if digest else []
+            evidence.digests += [event_digest] if event_digest else []
         case Tag.WHOLE:
             whole = Whole(*fields.split(SEPARATOR, 7))
             evidence.records += whole.records()
             evidence.digests += [whole.digest] if whole.digest else []
-        case Tag.ORDER:
-            customer, number, *rest = fields.split(SEPARATOR, 10)
-            evidence.orders.append(OrderRow(customer, int(number), *rest))
-        case Tag.PAYMENT:
-            evidence.payments.append(PaymentRow(*fields.split(SEPARATOR)))
-        case Tag.ENTRY:
-            evidence.entries.append(EntryRow(*fields.split(SEPARATOR)))
-        case Tag.RESERVATION:
-            evidence.reservations.append(ReservationRow(*fields.split(SEPARATOR, 2)))
-        case Tag.MOVEMENT:
-            evidence.movements.append(MovementRow(*fields.split(SEPARATOR)))
         case Tag.REQUEST:
             evidence.requests.append(fields)
         case Tag.CLAIM:

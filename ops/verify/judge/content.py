@@ -85,7 +85,7 @@ def _taken(records: list[Record], fates: Sequence[str]) -> list[Record]:
     return [
         record
         for record, fate in zip(records, fates, strict=True)
-        if fate.strip(NOT_PARKED) == "" and record.content != UNREADABLE
+        if not fate.strip(NOT_PARKED) and record.content != UNREADABLE
     ]
 
 
