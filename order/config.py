@@ -16,6 +16,7 @@ DEADLINE_MS: Final = 5_000
 SETTLE_DEADLINE_S: Final = 3_600
 IN_FLIGHT_MAX: Final = 2_000
 BACKLOG_MAX: Final = 1_000_000
+SETTLE_WITHIN_S: Final = 60
 LINGER_MS: Final = 3
 LINGER_MS_MAX: Final = 50
 """Less than the shortest deadline of a request."""
@@ -25,12 +26,13 @@ EVENT_KIB_MAX: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The order api's settings: how long a request may wait for the log, how many may wait, how many accepted orders
-    may be unsettled, and how long orders linger."""
+    """The order api's settings: how long a request may wait for the log, how many may wait, within which time all
+    accepted orders must be settled and how many may be unsettled at most, and how long orders linger."""
 
     process: Process
     deadline_ms: int
     in_flight_max: int
+    settle_within_s: int
     backlog_max: int
     linger_ms: int
 
@@ -42,6 +44,7 @@ def api(env: Env | None = None) -> Api:
         process=config.process(env, database=DATABASE, port=API_PORT),
         deadline_ms=env.integer("ORDER_DEADLINE_MS", DEADLINE_MS, least=100, most=600_000, unit="ms"),
         in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", IN_FLIGHT_MAX, least=1, most=1_000_000, unit="orders"),
+        settle_within_s=env.integer("ORDERS_SETTLE_WITHIN_S", SETTLE_WITHIN_S, least=1, most=3_600, unit="s"),
         backlog_max=env.integer("ORDERS_BACKLOG_MAX", BACKLOG_MAX, least=1, most=10**9, unit="orders"),
         linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=LINGER_MS_MAX, unit="ms"),
     )

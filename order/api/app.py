@@ -53,9 +53,7 @@ async def serve(settings: Api) -> None:
     reads = DatabasePool(process.database_url, process.instance, database)
     keys = DatabasePool(process.database_url, f"{process.instance}-keys", database, size=POOL_SIZE)
     queries, requests = OrderQueries(reads), KeyedRequests(keys)
-    backlog = Backlog(
-        process.bootstrap_servers, process.instance, process.partitions, settings.backlog_max, log.set_linger
-    )
+    backlog = Backlog(settings, log.set_linger)
     desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
     outcomes = Outcomes(queries, lambda: app.stopping)

@@ -6,190 +6,117 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from order.api.log.admission import (
-    BACKLOG_FREE,
-    BURST_S,
+    BUSY_ORDERS,
+    BUSY_SAMPLES_MIN,
     EVERYTHING,
-    FACTOR_MIN,
-    GROWTH,
-    LITTLE_S,
+    LINGER_MAX_S,
+    MANY_SHARE,
     SAMPLES_KEPT,
-    SAMPLES_MIN,
-    SINGLES_FACTOR_MIN,
     STANDSTILL_SAMPLES,
-    TARGET_S,
+    UNSEEN_S,
     Feed,
-    Gate,
-    Reader,
     Sample,
     admission,
-    readers,
+    linger_s,
+    speed,
 )
 
 MAX = 1_000_000
+WITHIN_S = 60.0
+PAYMENT, STOCK = Feed("payment", "orders"), Feed("inventory", "orders")
+STEP_S = 0.25
 
 
-FEED = Feed("payment", "orders")
+def steady(waiting: float, settled_per_s: float, feed: Feed = PAYMENT, count: int = SAMPLES_KEPT) -> list[Sample]:
+    """Samples of one consumer that settles at this rate while this number of orders waits."""
+    waits = {feed: waiting}
+    return [Sample(n * STEP_S, {feed: n * STEP_S * settled_per_s}, waits, waits) for n in range(count)]
 
 
-def reader(waiting: float, settled_per_s: float = 1_000.0) -> Reader:
-    return Reader(FEED, waiting, waiting, settled_per_s)
+def test_a_burst_is_admitted_whatever_the_speed_of_the_consumers_as_long_as_it_is_not_known() -> None:
+    found = admission(steady(200_000.0, 3_000.0, count=BUSY_SAMPLES_MIN), WITHIN_S, MAX)
+    assert (found.singles, found.wait_s) == (MAX - 200_000, 0.0)
 
 
-def test_while_the_consumers_keep_up_all_are_let_in() -> None:
-    assert admission([reader(0, math.inf), reader(BACKLOG_FREE, 1.0), reader(TARGET_S / 2 * 999)], MAX) == EVERYTHING
+def test_consumers_that_have_little_to_do_do_not_show_their_speed() -> None:
+    assert speed(PAYMENT, steady(BUSY_ORDERS, 100.0)) == math.inf
 
 
-def test_a_backlog_worth_the_target_lets_in_as_many_as_are_settled() -> None:
-    assert admission([reader(TARGET_S * 20_000, 20_000.0)], MAX).orders_per_s == 20_000.0
+def test_orders_are_admitted_while_all_that_wait_can_be_settled_in_time() -> None:
+    found = admission(steady(100_000.0, 3_000.0), WITHIN_S, MAX)
+    assert (found.singles, found.many) == (80_000.0, max(0.0, MANY_SHARE * 180_000 - 100_000))
+    assert found.wait_s == pytest.approx(100_000 / 3_000)
 
 
-def test_single_orders_come_in_whatever_batches_have_brought() -> None:
-    found = admission([reader(900_000, 1_000.0)], MAX)
-    assert found.singles_per_s == 1_000.0 * SINGLES_FACTOR_MIN
-    assert found.orders_per_s == 1_000.0 * FACTOR_MIN
+def test_past_the_limit_none_are_admitted_and_a_client_is_told_when_there_is_room_again() -> None:
+    found = admission(steady(186_000.0, 3_000.0), WITHIN_S, MAX)
+    assert (found.singles, found.many, found.retry_after_s) == (0.0, 0.0, 3)
+    assert found.reason == "186,000 orders wait for payment on orders, which is behind or away"
 
 
-def test_a_limit_that_turns_nobody_away_is_lifted_when_the_backlog_is_gone() -> None:
-    assert admission([reader(BACKLOG_FREE, 1_000.0)], MAX, None) == EVERYTHING
-
-
-def test_a_limit_that_still_turns_somebody_away_stays_and_is_raised_while_next_to_nothing_waits() -> None:
-    """As if it were lifted, all would come in again at once."""
-    unknown, little = math.inf, 10.0
-    assert admission([reader(little, unknown)], MAX, 700.0) == (700.0 * GROWTH, 700.0 * GROWTH, "")
-    assert admission([reader(LITTLE_S * 9_000, unknown)], MAX, 9_000.0) == (9_000.0, 9_000.0, "")
-    found = admission([reader(little, 20_000.0)], MAX, 700.0)
-    assert found.orders_per_s is not None
-    assert found.orders_per_s > 20_000.0
-
-
-def test_a_limit_that_was_much_too_low_is_outgrown() -> None:
-    """Its speed was measured while the machine was busy with something else, say; now nobody waits any more."""
-    limit = 10.0
-    for _ in range(60):
-        found = admission([reader(1_000.0, math.inf)], MAX, limit).singles_per_s
-        assert found is not None
-        limit = found
-    assert limit > 10_000.0
-
-
-@pytest.mark.parametrize("capacity", [1_700.0, 6_200.0, 20_000.0])
-@pytest.mark.parametrize("latency_s", [0.15, 0.4])
-def test_an_overload_that_lasts_is_let_in_steadily_and_no_slower_than_it_is_settled(
-    capacity: float, latency_s: float
-) -> None:
-    """Twice as much is offered as is settled, after a time in which only a quarter was. In steps of a sample."""
-    waiting, settled, seen, limit, let_in = 0.0, 0.0, deque[Sample](maxlen=SAMPLES_KEPT), None, []
-    for step in range(4 * 120):
-        at_s, per_s = step / 4, capacity / 4 if step < 4 * 30 else capacity
-        offered = 2 * capacity
-        admitted = offered if limit is None else min(limit, offered)
-        done = min(waiting + admitted / 4, per_s / 4)
-        waiting, settled = waiting + admitted / 4 - done, settled + done
-        unseen = admitted * latency_s  # what is on its way waits too, as the log tells it
-        seen.append(Sample(at_s, {FEED: settled}, {FEED: waiting + unseen}, {FEED: waiting + unseen}))
-        limit = admission(readers(seen), MAX, None if limit is None or limit >= offered else limit).singles_per_s
-        let_in.append(admitted)
-    late = let_in[-4 * 30 :]
-    assert sum(late) / len(late) >= 0.9 * capacity
-    assert waiting < 3 * capacity + 2 * BACKLOG_FREE
-    assert sum(rate >= 2 * capacity for rate in late) <= 0.1 * len(late)
-
-
-def test_the_slowest_counts() -> None:
-    limited = admission([reader(20_000, 40_000.0), reader(20_000, 10_000.0)], MAX)
-    assert limited == admission([reader(20_000, 10_000.0)], MAX)
-
-
-@given(st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(BACKLOG_FREE + 1, MAX - 1), st.floats(1, 1e5))
-def test_the_more_wait_the_fewer_come_in_but_never_none(one: float, other: float, per_s: float) -> None:
-    less, more = sorted((one, other))
-    allowed = [admission([reader(waiting, per_s)], MAX).orders_per_s for waiting in (less, more)]
-    rates = [math.inf if rate is None else rate for rate in allowed]
-    assert rates[0] >= rates[1] > 0
+def test_the_slowest_consumer_counts() -> None:
+    fast, slow = steady(20_000.0, 40_000.0), steady(20_000.0, 1_000.0, STOCK)
+    both = [
+        Sample(a.at_s, {**a.settled, **b.settled}, {**a.waiting, **b.waiting}, {**a.waiting, **b.waiting})
+        for a, b in zip(fast, slow, strict=True)
+    ]
+    assert admission(both, WITHIN_S, MAX) == admission(slow, WITHIN_S, MAX)
 
 
 def test_a_service_that_is_away_is_no_overload() -> None:
-    assert admission([reader(500_000, 0.0), reader(10)], MAX) == EVERYTHING
-    # Nor is one that is slow while another stands still: nothing can be told from either.
-    assert admission([reader(500_000, 0.0), reader(50_000)], MAX) == EVERYTHING
+    found = admission(steady(500_000.0, 0.0), WITHIN_S, MAX)
+    assert (found.singles, found.wait_s) == (500_000.0, 0.0)
 
 
-def test_there_is_an_end_to_what_is_kept_for_it() -> None:
-    found = admission([reader(MAX, 0.0)], MAX)
-    assert found.orders_per_s == 0.0
-    assert "payment on orders" in found.reason
+def test_a_service_that_has_just_gone_away_is_no_overload_once_it_stands_still() -> None:
+    before = steady(100_000.0, 2_000.0)
+    last = before[-1]
+    still = [last._replace(at_s=last.at_s + n * STEP_S) for n in range(1, STANDSTILL_SAMPLES)]
+    assert speed(PAYMENT, [*before, *still[:-1]]) < 2_000.0
+    assert speed(PAYMENT, [*before, *still]) == math.inf
 
 
-def samples(*waiting: float, settled_each: float = 100.0) -> list[Sample]:
-    """A quarter of a second apart."""
-    return [
-        Sample(n / 4, {FEED: n * settled_each}, {FEED: orders}, {FEED: 2 * orders}) for n, orders in enumerate(waiting)
-    ]
+def test_while_a_service_is_away_every_unread_record_may_be_an_order() -> None:
+    sample = Sample(0.0, {PAYMENT: 0.0}, {PAYMENT: MAX / 2}, {PAYMENT: MAX})
+    assert admission([sample], WITHIN_S, MAX).singles == 0.0
+    assert admission([sample], WITHIN_S, MAX + 10).singles == 10.0
 
 
-def test_a_consumer_with_much_to_do_shows_its_speed() -> None:
-    assert readers(samples(*[50_000.0] * SAMPLES_MIN)) == [Reader(FEED, 50_000.0, 100_000.0, 400.0)]
+def test_with_nothing_to_read_everything_is_admitted_up_to_the_end_of_what_is_kept() -> None:
+    assert admission(steady(0.0, 0.0), WITHIN_S, MAX).singles == MAX
+    assert EVERYTHING.singles == math.inf
 
 
-def test_what_it_showed_a_moment_ago_counts_when_it_has_caught_up() -> None:
-    assert readers(samples(*[50_000.0] * SAMPLES_MIN, 0.0)) == [Reader(FEED, 0.0, 0.0, 400.0)]
+@given(st.floats(0, MAX), st.floats(0, MAX), st.floats(1, 1e5))
+def test_the_more_wait_the_fewer_are_admitted(one: float, other: float, per_s: float) -> None:
+    less, more = (admission(steady(waiting, per_s), WITHIN_S, MAX) for waiting in sorted((one, other)))
+    assert less.singles >= more.singles >= 0
+    assert less.many >= more.many >= 0
 
 
-def test_a_pause_is_no_standstill() -> None:
-    waits = [50_000.0] * STANDSTILL_SAMPLES
-    assert readers(samples(*waits[1:], settled_each=0.0))[0].settled_per_s == math.inf
-    assert readers(samples(*waits, settled_each=0.0))[0].settled_per_s == 0.0
+@pytest.mark.parametrize("capacity", [1_700.0, 6_200.0, 20_000.0])
+@pytest.mark.parametrize("processes", [1, 3])
+def test_an_overload_that_lasts_is_admitted_as_fast_as_it_is_settled(capacity: float, processes: int) -> None:
+    """Twice as much is offered as is settled. None of the api processes knows of the others."""
+    within_s, waiting, settled, room = 10.0, 0.0, 0.0, math.inf
+    samples = deque[Sample](maxlen=SAMPLES_KEPT)
+    admitted_late = most = 0.0
+    steps = 4 * 120
+    for step in range(steps):
+        admitted = min(2 * capacity * STEP_S, processes * room)
+        done = min(waiting + admitted, capacity * STEP_S)
+        waiting, settled = waiting + admitted - done, settled + done
+        samples.append(Sample(step * STEP_S, {PAYMENT: settled}, {PAYMENT: waiting}, {PAYMENT: waiting}))
+        room = admission(samples, within_s, MAX).singles
+        if step >= steps / 2:
+            admitted_late += admitted
+            most = max(most, waiting)
+    assert admitted_late >= 0.95 * capacity * steps / 2 * STEP_S
+    assert most <= (within_s + processes * STEP_S) * capacity
 
 
-def test_the_time_before_a_service_came_back_does_not_make_it_slow() -> None:
-    away, back = samples(*[90_000.0] * SAMPLES_KEPT, settled_each=0.0), samples(*[90_000.0] * SAMPLES_MIN)
-    later = [Sample(sample.at_s + SAMPLES_KEPT / 4, *sample[1:]) for sample in back]
-    assert readers([*away, *later])[0].settled_per_s == 400.0
-
-
-def test_who_is_busy_with_another_topic_does_not_stand_still() -> None:
-    one, other = Feed("order-saga", "payments"), Feed("order-saga", "orders")
-    seen = [
-        Sample(n / 4, {one: 0.0, other: settled}, {one: 50_000.0, other: 50_000.0}, {one: 50_000.0, other: 50_000.0})
-        for n, settled in enumerate(range(0, 100 * STANDSTILL_SAMPLES, 100))
-    ]
-    assert [found.settled_per_s for found in readers(seen)] == [math.inf, 400.0]
-
-
-def test_a_burst_says_nothing_of_the_consumers_speed() -> None:
-    assert admission(readers(samples(*[0.0] * (SAMPLES_MIN - 1), 50_000.0)), MAX) == EVERYTHING
-    assert admission(readers(samples(50_000.0)), MAX) == EVERYTHING
-
-
-def admitted(gate: Gate, *, per_s: int, seconds: int, at_s: float = 0.0, each: int = 1) -> int:
-    return sum(gate.admits(each, at_s + n / per_s) for n in range(per_s * seconds)) * each
-
-
-def test_a_gate_without_a_rate_is_open() -> None:
-    assert admitted(Gate(), per_s=10_000, seconds=1) == 10_000
-
-
-def test_a_gate_lets_in_its_rate_however_much_comes() -> None:
-    gate = Gate()
-    gate.set_rate(1_000.0, 0.0)
-    for second in range(3):
-        assert abs(admitted(gate, per_s=7_000, seconds=1, at_s=second) - 1_000) <= 1_000 * BURST_S + 1
-
-
-def test_many_at_once_are_let_in_on_credit_and_paid_for() -> None:
-    gate = Gate()
-    gate.set_rate(1_000.0, 0.0)
-    assert abs(admitted(gate, per_s=100, seconds=4, each=100) - 4_000) <= 200
-
-
-def test_a_quiet_time_is_not_saved_up() -> None:
-    gate = Gate()
-    gate.set_rate(1_000.0, 0.0)
-    assert sum(gate.admits(1, 3_600.0) for _ in range(1_000)) == 1_000 * BURST_S
-
-
-def test_a_gate_of_rate_nought_is_shut() -> None:
-    gate = Gate()
-    gate.set_rate(0.0, 0.0)
-    assert admitted(gate, per_s=100, seconds=10) == 0
+def test_orders_linger_for_longer_while_they_wait_to_be_settled() -> None:
+    assert linger_s(0.003, 0.0) == linger_s(0.003, UNSEEN_S) == 0.003
+    assert linger_s(0.003, UNSEEN_S + 0.1) == pytest.approx(0.008)
+    assert linger_s(0.003, 60.0) == LINGER_MAX_S
+    assert linger_s(0.05, 60.0) == 0.05

@@ -1,51 +1,54 @@
-"""The backlog as the broker tells it: what of a topic's records is orders."""
+"""The backlog as the broker tells it: which of a topic's records are orders, and what that leaves room for."""
 
-import math
-import time
-from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from common.config import Env
 from common.errors import Transient
-from common.events import ORDERS, READERS
+from common.events import ORDERS, READERS, READS
 from common.kafka import broker
 from common.kafka.broker import Partition
-from order.api.log.admission import EVERYTHING, Admission, Feed, Reader, Sample, admission, readers
-from order.api.log.backlog import BINDING_S, Backlog
+from order import config
+from order.api.log.admission import EVERYTHING, Admission, Sample, admission
+from order.api.log.backlog import Backlog
 
 LIMIT = 1_000
-FEED = Feed("payment", "orders")
+SETTINGS = replace(
+    config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://", "TOPIC_PARTITIONS": "1"})), backlog_max=LIMIT
+)
 
 
-def limited(backlog: Backlog) -> bool:
-    """Whether the next sample, at which nobody waits and nothing tells how quick the consumers are, leaves a limit."""
-    nobody = [Reader(FEED, 0.0, 0.0, math.inf)]
-    return admission(nobody, LIMIT, backlog._binding_per_s()) != EVERYTHING
+def backlog(admitted: Admission = EVERYTHING) -> Backlog:
+    made = Backlog(SETTINGS, lambda _: None)
+    made.set(admitted)
+    return made
 
 
-def test_a_limit_is_kept_as_long_as_it_turns_somebody_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_s = [1_000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: at_s[0])
-    backlog = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)
-    at_s[0] += 1.0
-    backlog._set(Admission(20.0, 20.0))
-    assert not limited(backlog)
-    at_s[0] += 1.0
-    assert [backlog.refusal() is None for _ in range(5)] == [True, False, False, False, False]
-    assert limited(backlog)
-    at_s[0] += 0.25
-    backlog._set(Admission(25.0, 25.0))
-    assert backlog._binding_per_s() == 25.0
-    at_s[0] += BINDING_S
-    assert not limited(backlog)
+def test_what_there_is_room_for_is_admitted_and_the_rest_refused_with_the_reason() -> None:
+    limited = backlog(Admission(2.0, 0.0, 3.0, "7 orders wait", 4))
+    assert [limited.refusal() is None for _ in range(4)] == [True, True, False, False]
+    refused = limited.refusal()
+    assert refused is not None
+    assert refused.retry_after_s == 4
+    assert refused.detail == "7 orders wait; this request placed nothing, send it again in 4 s"
 
 
-def test_a_batch_that_is_turned_away_keeps_the_limit_too() -> None:
-    backlog = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)
-    backlog._set(Admission(0.5, 20.0))
-    assert backlog.refusal_of_many(100) is not None
-    assert limited(backlog)
+def test_what_was_admitted_before_a_sample_is_not_counted_again() -> None:
+    limited = backlog(Admission(1.0, 1.0))
+    assert limited.refusal() is None
+    assert limited.refusal() is not None
+    limited.set(Admission(1.0, 1.0))
+    assert limited.refusal() is None
+    assert limited.refusal() is not None
+
+
+def test_requests_with_many_orders_take_room_from_single_ones_and_may_overdraw_it() -> None:
+    limited = backlog(Admission(150.0, 50.0))
+    assert limited.refusal_of_many(100) is None
+    assert limited.refusal_of_many(1) is not None
+    assert [limited.refusal() is None for _ in range(51)] == [True] * 50 + [False]
 
 
 @pytest.mark.parametrize(("unread", "full"), [(LIMIT - 1, False), (LIMIT, True)])
@@ -62,29 +65,30 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
 
     monkeypatch.setattr(broker, "committed_offsets", committed)
     monkeypatch.setattr(broker, "log_bounds", bounds)
-    groups: Any = {group: group for found in READERS.values() for group in found}
-    sample = Backlog("nowhere:1", "test", 1, LIMIT, lambda _: None)._sample(None, groups)  # type: ignore[arg-type]
-    found = admission(readers([sample]), LIMIT)
-    assert (found.orders_per_s == 0.0) is full
-    assert ("up to 1000 orders wait for payment on orders" in found.reason) is full
+    groups: Any = {group: group for group in READS}
+    sample = backlog()._sample(None, groups)  # type: ignore[arg-type]
+    assert len(sample.waiting) == sum(map(len, READERS.values()))
+    found = admission([sample], 60.0, LIMIT)
+    assert (found.singles == 0.0) is full
+    assert "orders wait for payment on orders" in found.reason
 
 
-def test_each_look_is_told_and_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = [Sample(number / 4, {}, {}, {}) for number in range(2)]
-    answers: list[Any] = [seen[0], seen[1], Transient("the broker is away")]
-    told: list[Sequence[Sample]] = []
+def test_the_wait_is_passed_on_with_each_sample_and_forgotten_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    watching = Backlog(SETTINGS, waits.append)
+    answers: list[Sample | Exception] = [Sample(0.0, {}, {}, {}), Transient("the broker is away")]
 
     def sample(*_: Any) -> Sample:
-        answer = answers[len(told)]
-        if len(told) == len(answers) - 1:
-            backlog.stopping.set()
+        answer = answers.pop(0)
+        if not answers:
+            watching.stopping.set()
         if isinstance(answer, Exception):
             raise answer
-        return answer  # type: ignore[no-any-return]
+        return answer
 
     monkeypatch.setattr("order.api.log.backlog.SAMPLE_EVERY_S", 0.0)
-    monkeypatch.setattr("order.api.log.backlog.readers", lambda _: [Reader(FEED, 0.0, 0.0, math.inf)])
-    backlog = Backlog("127.0.0.1:1", "test", 1, LIMIT, told.append)
-    monkeypatch.setattr(backlog, "_sample", sample)
-    backlog._watch()
-    assert told == [(seen[0],), tuple(seen), ()]
+    monkeypatch.setattr("order.api.log.backlog.admission", lambda *_: Admission(5.0, 5.0, 2.5))
+    monkeypatch.setattr(watching, "_sample", sample)
+    watching._watch()
+    assert waits == [0.0, 2.5, 0.0]
+    assert watching.refusal() is None

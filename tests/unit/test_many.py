@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from common.config import Env
 from common.events import OrderId
 from common.http import problem
 from common.http.bodies import BODY_BYTES_MAX
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
+from order import config
 from order.api.database import DatabaseUnavailable
-from order.api.log import backlog
+from order.api.log.admission import Admission
+from order.api.log.backlog import Backlog
 from order.api.place import idempotency
 from order.api.place.desk import CATALOGUE_UNREAD
 from order.api.place.many import CHUNK_LINES, LINES_MAX, NO_ROOM, UNDER_WAY_MAX, PlaceMany, Sent, split
@@ -147,15 +150,17 @@ def test_a_line_that_is_refused_speaks_for_itself_and_says_when_to_come_again(si
 
 
 def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
-    refusals = [
+    overloaded = Backlog(config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://"})), lambda _: None)
+    overloaded.set(Admission(0.0, 0.0, reason="so many wait"))
+    refusals: list[Problem | None] = [
         CATALOGUE_UNREAD,
         NO_ROOM,
-        backlog._OVERLOADED,
-        backlog._full("so many wait"),
+        overloaded.refusal(),
         idempotency.EXPIRED_MEANWHILE,
     ]
     refusals.append(idempotency.not_stored(DatabaseUnavailable("away")))
     for refused in refusals:
+        assert refused is not None
         assert LINE_PLACED_NOTHING in of_line(refused).detail
         assert "request" not in of_line(refused).detail
 

@@ -1,14 +1,13 @@
 """How many accepted orders are not settled yet, and whether more can be admitted.
 
 A thread asks the broker several times a second where the topics end and what each consumer group has committed: a few
-requests, whatever the load. The event loop only asks the gates.
+requests, whatever the load. The event loop only counts.
 """
 
 import time
 from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable, Sequence
-from math import inf
+from collections.abc import Callable
 from typing import Final
 
 from confluent_kafka import Consumer
@@ -24,68 +23,73 @@ from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.worker import Worker
-from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Gate, Sample, admission, readers
+from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission
 from order.api.refusals import PLACED_NOTHING
+from order.config import Api
 
 SAMPLE_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = Counts(PUBLISHES.values())
 """On `orders` an order is placed and ends. While a service is away hardly any order ends, and each unread record may be
 an order; so for `backlog_max` each counts as one."""
-BINDING_S: Final = 1.0
 STOP_TIMEOUT_S: Final = 5.0
 
 waiting_orders: Final = Gauge("tandem_backlog_orders", "Accepted orders that a reader has yet to settle.", ["reader"])
-admitted_per_s: Final = Gauge(
-    "tandem_admitted_orders_per_second", "Orders let in by this process at most; infinite when all are."
-)
+wait_seconds: Final = Gauge("tandem_backlog_wait_seconds", "How long an accepted order waits for the slowest reader.")
 refused_orders: Final = Counter("tandem_orders_refused_total", "Requests refused unread because of the backlog.")
 
 
 class Backlog(Worker):
-    """Watches the backlog and opens and closes the gates."""
+    """Samples the backlog, and admits orders while there is room for them."""
 
-    def __init__(
-        self,
-        bootstrap_servers: str,
-        client_id: str,
-        partitions: int,
-        backlog_max: int,
-        on_samples: Callable[[Sequence[Sample]], None],
-    ) -> None:
-        """`backlog_max` is in orders; it is reached earlier when outcomes are among the unread records. `on_samples` is
-        called with the last samples after each, and with none when sampling has failed."""
+    def __init__(self, settings: Api, on_wait: Callable[[float], None]) -> None:
+        """`on_wait` is told with each sample how many seconds an order waits to be settled; 0 if that is not known."""
         super().__init__("backlog", self._watch, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
-        self._config = client_config(bootstrap_servers, f"{client_id}-backlog")
-        self._partitions = partitions
-        self._backlog_max = backlog_max
-        self._on_samples = on_samples
-        self._orders = Gate()
-        # Many orders in one request have a gate of their own, for what single orders leave.
-        self._many = Gate()
-        self._refusal = _OVERLOADED
+        process = settings.process
+        self._config = client_config(process.bootstrap_servers, f"{process.instance}-backlog")
+        self._partitions = process.partitions
+        self._settings = settings
+        self._on_wait = on_wait
         self._samples: deque[Sample] = deque(maxlen=SAMPLES_KEPT)
-        self._in_force = EVERYTHING
-        self._refused_at_s = -inf
-        self._singles = 0
-        self._set_at_s = time.monotonic()
+        self._admitted = 0
+        """Orders admitted, ever. Only the event loop changes it."""
+        self._refused = 0
+        self._is_limited = False
+        self.set(EVERYTHING)
 
     def missing(self) -> list[str]:
         """Nothing is: without samples all orders are admitted."""
         return []
 
+    def set(self, new: Admission) -> None:
+        """Admit this until the next sample."""
+        self._refusal = problem.unavailable(
+            f"{new.reason}; {PLACED_NOTHING} in {new.retry_after_s} s", retry_after_s=new.retry_after_s
+        )
+        self._singles_up_to, self._many_up_to = self._admitted + new.singles, self._admitted + new.many
+        wait_seconds.set(new.wait_s)
+        self._on_wait(new.wait_s)
+        refused, self._refused = self._refused, 0
+        if (refused > 0) is not self._is_limited:
+            self._is_limited = refused > 0
+            if refused:
+                logger.warning("more orders arrive than can be settled in time; refusing some: {}", new.reason)
+            else:
+                logger.info("admitting all orders again")
+
     def refusal(self) -> Problem | None:
         """Why a single order is not admitted now. An admitted order is counted."""
-        return self._refusal_at(self._orders, 1)
+        return self._admit(1, self._singles_up_to)
 
     def refusal_of_many(self, orders: int) -> Problem | None:
-        """The same for this number of orders of one request."""
-        return self._refusal_at(self._many, orders)
+        """The same for this number of orders of one request, which may overdraw what is left."""
+        return self._admit(orders, self._many_up_to)
 
-    def _refusal_at(self, gate: Gate, orders: int) -> Problem | None:
-        if not gate.limited or gate.admits(orders, at_s := time.monotonic()):
+    def _admit(self, orders: int, up_to: float) -> Problem | None:
+        if self._admitted < up_to:
+            self._admitted += orders
             return None
         refused_orders.inc()
-        self._refused_at_s = at_s
+        self._refused += 1
         return self._refusal
 
     def _watch(self) -> None:
@@ -95,22 +99,16 @@ class Backlog(Worker):
             while not self.stopping.wait(SAMPLE_EVERY_S):
                 try:
                     self._samples.append(self._sample(admin, consumers))
-                    self._set(admission(readers(self._samples), self._backlog_max, self._binding_per_s()))
-                    self._on_samples(tuple(self._samples))
+                    self.set(admission(self._samples, self._settings.settle_within_s, self._settings.backlog_max))
                 except Exception as error:
-                    self._admit_all()
-                    # Without an answer from the broker orders are refused anyway.
+                    # Without samples no order is refused because of the backlog. Without a broker all are, elsewhere.
+                    self._samples.clear()
+                    self.set(EVERYTHING)
                     if not isinstance(error, Transient):
                         raise
         finally:
             for consumer in consumers.values():
                 consumer.close()
-
-    def _admit_all(self) -> None:
-        """Without samples no order is refused because of the backlog."""
-        self._samples.clear()
-        self._set(EVERYTHING)
-        self._on_samples(())
 
     def _sample(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Sample:
         partitions = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]
@@ -134,30 +132,3 @@ class Backlog(Worker):
         for feed, orders in waiting.items():
             waiting_orders.labels(str(feed)).set(orders)
         return Sample(time.monotonic(), settled, waiting, waiting_most)
-
-    def _binding_per_s(self) -> float | None:
-        """The limit in force, unless it has refused no order for `BINDING_S`: then it can be lifted."""
-        binding = not self._in_force.reason and time.monotonic() - self._refused_at_s < BINDING_S
-        return self._in_force.singles_per_s if binding else None
-
-    def _set(self, new: Admission) -> None:
-        at_s = time.monotonic()
-        before, self._in_force = self._in_force, new
-        self._refusal = _full(new.reason) if new.reason else _OVERLOADED
-        rate = new.orders_per_s
-        self._orders.set_rate(new.singles_per_s, at_s)
-        singles_per_s = (self._orders.admitted - self._singles) / (at_s - self._set_at_s)
-        self._singles, self._set_at_s = self._orders.admitted, at_s
-        self._many.set_rate(None if rate is None else max(0.0, rate - singles_per_s), at_s)
-        admitted_per_s.set(inf if rate is None else rate)
-        if rate is not None and before.orders_per_s is None:
-            logger.warning("more orders arrive than are settled; refusing some", admitted_per_s=round(rate))
-        elif rate is None and before.orders_per_s is not None:
-            logger.info("the backlog is gone; admitting all orders")
-
-
-def _full(reason: str) -> Problem:
-    return problem.unavailable(f"{reason} (ORDERS_BACKLOG_MAX); {PLACED_NOTHING} later")
-
-
-_OVERLOADED: Final = problem.unavailable(f"more orders arrive than are settled; {PLACED_NOTHING} in a moment")

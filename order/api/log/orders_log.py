@@ -7,7 +7,6 @@ refused at once instead of each waiting for its deadline.
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
@@ -26,8 +25,7 @@ from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDeliver
 from common.kafka.broker import Partition
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
 from common.worker import Worker
-from order.api.log.admission import Sample
-from order.api.log.linger import linger_s
+from order.api.log.admission import linger_s
 from order.api.log.recent import RecentOrders
 from order.api.refusals import PLACED_NOTHING
 from order.config import Api
@@ -66,9 +64,9 @@ class OrdersLog:
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
         )
 
-    def set_linger(self, samples: Sequence[Sample]) -> None:
+    def set_linger(self, wait_s: float) -> None:
         """Let orders linger for longer when they wait to be settled. Any thread may call it."""
-        self._publisher.linger_s = linger_s(self._settings.linger_ms / 1000, samples)
+        self._publisher.linger_s = linger_s(self._settings.linger_ms / 1000, wait_s)
         linger_seconds.set(self._publisher.linger_s)
 
     def start(self) -> None:
