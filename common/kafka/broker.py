@@ -1,7 +1,7 @@
 """What the broker knows: topics, the ends of their partitions, committed offsets.
 
-Every function raises `Transient` when the broker does not answer or does not know a topic or partition: nothing is
-left out of an answer.
+Nothing is left out of an answer. Every function raises `Transient` when the broker does not answer or does not know a
+topic or partition, and `Fatal` when no retry mends it, such as a missing authorization.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 
-from common.errors import LossDetected, Transient
+from common.errors import Failure, Fatal, LossDetected, Transient, classify
 
 REQUEST_TIMEOUT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
@@ -40,11 +40,13 @@ def all_partitions(topics: Iterable[Topic]) -> list[Partition]:
 
 
 @contextmanager
-def _query(what: str) -> Iterator[None]:
+def _query(failed: str) -> Iterator[None]:
+    """Say what has failed, in an error of the same class."""
     try:
         yield
     except KafkaException as error:
-        raise Transient(f"{what}: {error.args[0].str()}") from error
+        kind = Transient if classify(error) is Failure.TRANSIENT else Fatal
+        raise kind(f"{failed}: {error.args[0].str()}") from error
 
 
 def describe(admin: AdminClient, names: Iterable[str]) -> dict[str, Topic]:

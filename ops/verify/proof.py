@@ -35,7 +35,7 @@ from typing import Final
 import psycopg
 from confluent_kafka import KafkaException
 
-from common.errors import LossDetected, Transient, describe
+from common.errors import Fatal, Transient, describe
 from common.events import ORDERS, READERS
 from common.kafka.broker import Partition, check_partition_counts
 from ops.log import Log
@@ -70,7 +70,7 @@ def prove(settings: Settings, accepted: Sequence[str] = (), notify: Notify = lam
             await_settled(settings, accepted, report, notify)
         with tempfile.TemporaryDirectory(prefix="tandem-verify-") as directory:
             _Proof(settings, report, Path(directory), notify).run(accepted)
-    except (Unproven, Transient, LossDetected) as error:
+    except (Unproven, Transient, Fatal) as error:
         report.doubt_all(str(error))
     except KafkaException as error:
         report.doubt_all(f"Kafka at {settings.servers} does not answer: {error.args[0].str()}")

@@ -1,13 +1,13 @@
-"""Queries to the broker, here librdkafka's mock broker: they return an answer, or raise `Transient`."""
+"""Queries to the broker, here librdkafka's mock broker: they return an answer, or raise `Transient` or `Fatal`."""
 
 from concurrent.futures import Future
 from typing import Final
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from common.errors import Transient
+from common.errors import Failure, TandemError, Transient, classify
 from common.kafka import broker
 from common.kafka.broker import Partition
 
@@ -40,17 +40,39 @@ def test_a_missing_topic_or_partition_is_an_error(admin: AdminClient) -> None:
         broker.log_ends(admin, [Partition("orders", 0), Partition("orders", 9)])
 
 
+class Refusing:
+    """A client whose broker answers every description with an error. The mock broker cannot answer this question."""
+
+    def __init__(self, code: int) -> None:
+        self._error = KafkaException(KafkaError(code))
+
+    def describe_topics(self, *_: object, **__: object) -> "dict[str, Future[object]]":
+        answer: Future[object] = Future()
+        answer.set_exception(self._error)
+        return {"orders": answer}
+
+
 def test_a_missing_topic_cannot_be_described() -> None:
-    """The mock broker cannot answer this question."""
-    answer: Future[object] = Future()
-    answer.set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)))
-
-    class Admin:
-        def describe_topics(self, *_: object, **__: object) -> "dict[str, Future[object]]":
-            return {"orders": answer}
-
+    admin = Refusing(KafkaError.UNKNOWN_TOPIC_OR_PART)
     with pytest.raises(Transient, match=r"topic 'orders' cannot be described; try 'just topics': .*[Uu]nknown topic"):
-        broker.describe(Admin(), ["orders"])  # type: ignore[arg-type]
+        broker.describe(admin, ["orders"])  # type: ignore[arg-type]
+
+
+def test_a_refusal_that_no_retry_mends_stops_a_consumer() -> None:
+    admin = Refusing(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(TandemError, match=r"topic 'orders' cannot be described.*authorization failed") as refused:
+        broker.describe(admin, ["orders"])  # type: ignore[arg-type]
+    assert classify(refused.value) is Failure.FATAL
+
+
+def test_a_group_that_may_not_be_read_stops_a_consumer() -> None:
+    class Unauthorized:
+        def committed(self, *_: object) -> list[TopicPartition]:
+            raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+
+    with pytest.raises(TandemError, match=r"committed offsets cannot be read.*authorization failed") as refused:
+        broker.committed_offsets(Unauthorized(), [Partition("orders", 0)])  # type: ignore[arg-type]
+    assert classify(refused.value) is Failure.FATAL
 
 
 def test_a_broker_that_is_away_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:

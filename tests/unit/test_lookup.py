@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from common.codec import encode
-from common.errors import Transient
+from common.errors import Fatal, Transient
 from common.events import CustomerId, Item, Milliseconds, OrderId, OrderPlaced, PlacedData, make
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
@@ -60,8 +60,9 @@ class FakeQueries(OrderQueries):
 
 
 class FakeLog(OrdersLog):
-    def __init__(self, *, away: bool = False, undecided: bool = False) -> None:
+    def __init__(self, *, away: bool = False, refused: bool = False, undecided: bool = False) -> None:
         self._broker_away = away
+        self._is_refused = refused
         self._is_undecided = undecided
 
     def undecided(self, order_id: OrderId) -> bool:
@@ -70,6 +71,8 @@ class FakeLog(OrdersLog):
     async def ends(self) -> dict[int, int]:
         if self._broker_away:
             raise Transient("Kafka is away")
+        if self._is_refused:
+            raise Fatal("Topic authorization failed")
         return {0: 0, 3: 18}
 
 
@@ -149,6 +152,7 @@ def test_with_the_database_away_nobody_can_say() -> None:
 
 def test_with_kafka_away_nobody_can_say() -> None:
     assert refusal(FakeQueries(), FakeLog(away=True)).status == 503
+    assert refusal(FakeQueries(), FakeLog(refused=True)).status == 503
 
 
 def test_an_order_the_log_may_still_take_is_not_denied() -> None:

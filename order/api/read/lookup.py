@@ -8,7 +8,7 @@ stored nor parked was never accepted.
 import asyncio
 from typing import Final
 
-from common.errors import Transient
+from common.errors import Fatal, Transient
 from common.events import OrderId
 from common.http import problem
 from common.http.problem import ProblemError
@@ -38,7 +38,7 @@ class Lookup:
             raise ProblemError(problem.not_found("order", order_id[:64]))
         try:
             return await self._stored_or_recent(OrderId(order_id)) or await self._read_by_saga(OrderId(order_id))
-        except Transient as error:
+        except (Transient, Fatal) as error:
             raise ProblemError(problem.unavailable(f"order {order_id} cannot be looked up: {error}")) from None
 
     async def _stored_or_recent(self, order_id: OrderId) -> Stored | None:
