@@ -27,7 +27,6 @@ from common.postgres import Conn, connect, transaction
 from ops import tool
 from ops.tool import printable
 
-SERVICES: Final = ("payment", "inventory", "order")
 ERROR_CHARS_SHOWN: Final = 60
 _RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9_-]+))?")
 
@@ -239,7 +238,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dlq", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     everywhere = argparse.ArgumentParser(add_help=False)
-    everywhere.add_argument("--service", choices=SERVICES, help="only this service (default: all)")
+    everywhere.add_argument("--service", choices=tool.GROUP_OF, help="only this service (default: all)")
     consent = argparse.ArgumentParser(add_help=False)
     tool.add_consent(consent)
     naming = argparse.ArgumentParser(add_help=False)
@@ -261,9 +260,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("dlq")
     if chosen.service is None and (chosen.command == "discard" or getattr(chosen, "records", None)):
-        raise Fatal(f"dlq: {chosen.command} which service's events? add --service {'|'.join(SERVICES)}")
+        raise Fatal(f"dlq: {chosen.command} which service's events? add --service {'|'.join(tool.GROUP_OF)}")
     note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
-    for service in [chosen.service] if chosen.service else SERVICES:
+    for service in [chosen.service] if chosen.service else tool.GROUP_OF:
         with connect(env.text(f"{service.upper()}_DATABASE_URL"), "dlq") as connection:
             match chosen.command:
                 case "list":

@@ -11,7 +11,6 @@ Settings of each service, ORDER, PAYMENT and INVENTORY: `<S>_ADMIN_URL` (the sup
 
 import os
 import subprocess
-import sys
 import sysconfig
 import time
 from collections.abc import Sequence
@@ -26,8 +25,8 @@ from common.backoff import delays_s
 from common.config import Env
 from common.errors import Fatal
 from common.postgres import Conn
+from ops import tool
 
-SERVICES: Final = ("order", "payment", "inventory")
 AUDITOR: Final = "auditor"
 CONNECT_WITHIN_S: Final = 60.0
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -147,15 +146,13 @@ def migrate(service: str, env: Env) -> None:
         execute(connection, _ADD_ONLY, service=login.role)
 
 
-def main() -> None:
+def main(_: Sequence[str]) -> int:
     env = Env("migrate")
-    for service in SERVICES:
+    for service in tool.GROUP_OF:
         migrate(service, env)
     print("migrate: databases, roles and migrations are up to date")
+    return 0
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (Fatal, psycopg.Error) as error:
-        sys.exit(str(error))
+    tool.run(main)

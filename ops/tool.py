@@ -5,16 +5,22 @@ import getpass
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any, Final, NoReturn
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, NoReturn, TypeVar
 
 import psycopg
 from confluent_kafka import KafkaException
 
 from common.errors import TandemError, describe
+from common.events import SAGA
 
+GROUP_OF: Final = {"order": SAGA, "payment": "payment", "inventory": "inventory"}
+"""The consumer group of each service."""
 INTERRUPTED: Final = 130
 DRY_RUN_NOTE: Final = " (dry run: nothing was changed)"
+
+T = TypeVar("T")
 
 
 def run(main: Callable[[Sequence[str]], int], *, failed: int = 1) -> NoReturn:
@@ -57,3 +63,10 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for row in cells:
         print("  ".join(c.rjust(w) if c.isdigit() else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The items, at most so many at a time."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

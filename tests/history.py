@@ -44,7 +44,7 @@ from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
 from ops.log import Log
-from ops.verify.evidence.progress import DATABASE_OF
+from ops.tool import GROUP_OF
 from order.api.place.ids import new_order_id
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -86,9 +86,7 @@ class History:
         self._producer = Producer(
             {**producer_config(servers, "history", linger_ms=50), "queue.buffering.max.messages": 1_000_000}
         )
-        self._databases = {
-            name: psycopg.connect(stack.variables[f"{name.upper()}_DATABASE_URL"]) for name in DATABASE_OF.values()
-        }
+        self._databases = {name: psycopg.connect(stack.variables[f"{name.upper()}_DATABASE_URL"]) for name in GROUP_OF}
         self._balances: Counter[str] = Counter()
         self._moved: Counter[str] = Counter()
 
@@ -176,7 +174,7 @@ class History:
         """Commit offsets as if every reader had reached the ends."""
         ends = {p: end for p, (_, end) in Log(self._servers, "history").bounds(list(READERS)).items()}
         ids = broker.describe(self._admin, list(READERS))
-        for group, database in DATABASE_OF.items():
+        for database, group in GROUP_OF.items():
             read = [(p, end) for p, end in ends.items() if group in READERS[p.topic]]
             for p, end in read:
                 self._databases[database].execute(

@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 from common.config import Env
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
-from common.events import READERS, SAGA
+from common.events import READERS
 from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 from common.postgres import Conn, connect, transaction
 from ops import tool
@@ -42,7 +42,6 @@ from ops.replay import inventory, order, payment
 from ops.replay.published import Restored
 from ops.topics import set_committed
 
-GROUPS: Final = {"payment": "payment", "inventory": "inventory", "order": SAGA}
 NOT_BROUGHT_BACK: Final = {
     "payment": "deposits made after the backup",
     "inventory": "restocks made after the backup",
@@ -61,7 +60,7 @@ _RECORD: Final = "INSERT INTO replays (replay_id, actor, why, decisions) VALUES 
 
 def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     """Bring back what was published and move the group back. Raises `Fatal`, and then nothing was changed."""
-    service, group = chosen.service, GROUPS[chosen.service]
+    service, group = chosen.service, tool.GROUP_OF[chosen.service]
     with transaction(connection):
         connection.execute(_NO_TIMEOUTS)
         behind = positions_behind(connection, log, group)
@@ -131,7 +130,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("service", choices=sorted(GROUPS))
+    parser.add_argument("service", choices=sorted(tool.GROUP_OF))
     parser.add_argument("--cover", action="store_true", help="enter missing deposits or restocks, as far as proved")
     tool.add_consent(parser)
     return parser.parse_args(arguments)

@@ -14,7 +14,8 @@ from common.events import ORDERS, Contradiction, OrderPlaced, Outcome
 from common.kafka.broker import Partition
 from common.postgres import Conn
 from ops.log import Log
-from ops.replay.published import Restored, chunks, received
+from ops.replay.published import Restored, received
+from ops.tool import chunks
 from order.saga.consumer import SagaHandler
 
 CHUNK_EVENTS: Final = 2_000

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import islice
 from typing import Any, Final, LiteralString, TypeVar
 
 import msgspec
@@ -15,6 +14,7 @@ from common.events import PAYMENT_EVENTS, STOCK_EVENTS, Event, Milliseconds, Ord
 from common.kafka.broker import Partition
 from common.postgres import Conn
 from ops.log import Log
+from ops.tool import chunks
 
 CHUNK_EVENTS: Final = 10_000
 SHOWN_MAX: Final = 20
@@ -25,7 +25,6 @@ RANKS: Final[Mapping[str | None, int]] = {
 }
 """How far a stored state is. `void` is a state of both sides, and of the same rank."""
 
-T = TypeVar("T")
 Decision = TypeVar("Decision", PaymentEvent, StockEvent)
 
 
@@ -93,9 +92,3 @@ def cover_notes(shortfalls: Sequence[object], missing: str, cover: str | None) -
 def time_of(event: Event) -> Milliseconds:
     """When the event says that it happened."""
     return Milliseconds(round(datetime.fromisoformat(event.time).timestamp() * 1000))
-
-
-def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk

@@ -4,6 +4,7 @@ Exit code: 0 when everything is proved, 1 for a violation, 2 when something coul
 """
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str]) -> int:
         deadline_s=env.integer("ORDER_SETTLE_DEADLINE_S", DEADLINE_S, least=1, most=10**9, unit="s"),
         patience_s=chosen.patience,
         settle_s=chosen.settle_within,
-        workers=min(4, proof.cores()),
+        workers=min(4, len(os.sched_getaffinity(0))),
     )
     if chosen.watch is not None:
         log.configure("verify", "verify")

@@ -22,12 +22,11 @@ Why this order raises no false alarm:
 """
 
 import gc
-import os
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from itertools import islice
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Final
@@ -39,25 +38,22 @@ from common.errors import Fatal, Transient, describe
 from common.events import ORDERS, READERS
 from common.kafka.broker import Partition, check_partition_counts
 from ops.log import Log
+from ops.tool import chunks
 from ops.verify.evidence import buckets
 from ops.verify.evidence.kinds import TOPICS
 from ops.verify.evidence.lines import SEPARATOR, Tag, digest
-from ops.verify.evidence.progress import GroupPartition, Progress
+from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.judge.keys import fault
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Snapshot, is_uuid, snapshots
-from ops.verify.sources.log import CLIENT_ID, Contents, Range, read_into
+from ops.verify.sources.databases import Snapshot, is_uuid, mismatches, progress_of, snapshots, stored_positions
+from ops.verify.sources.log import CLIENT_ID, Contents, read
 from ops.verify.sources.offender import about_order
-from ops.verify.sources.positions import mismatches, progress_of, stored_positions
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Finding, Unproven
-from ops.verify.waiting import Notify, Settings, await_readers, await_settled
+from ops.verify.waiting import IDS_AT_ONCE, Notify, Settings, await_readers, await_settled
 
 INLINE_RECORDS: Final = 100_000
 """With fewer records than this, starting worker processes takes longer than they save."""
-IDS_AT_ONCE: Final = 50_000
-
-Bounds = Mapping[Partition, tuple[int, int]]
 
 
 def prove(settings: Settings, accepted: Sequence[str] = (), notify: Notify = lambda _: None) -> Report:
@@ -91,39 +87,41 @@ class _Proof:
         self._digits = 0
         self._has_requests = False
         self._log = Log(settings.servers, CLIENT_ID)
+        self._topic_ids: dict[str, str] = {}
 
     def run(self, accepted: Sequence[str]) -> None:
         topics = self._log.topics(TOPICS)
         check_partition_counts(topics)
-        topic_ids = {name: topic.topic_id for name, topic in topics.items()}
-        bounds = self._log.bounds(TOPICS)
-        starts = {partition: first for partition, (first, _) in bounds.items()}
-        committed = self._committed(bounds)
-        with snapshots(self._settings.urls) as databases:
-            ends = {partition: end for partition, (_, end) in self._log.bounds(TOPICS).items()}
-            if problems := mismatches(stored_positions(databases), topic_ids, ends):
+        self._topic_ids = {name: topic.topic_id for name, topic in topics.items()}
+        starts = {partition: first for partition, (first, _) in self._log.bounds(TOPICS).items()}
+        with self._snapshots(starts) as (databases, first, problems):
+            if problems:
                 for problem in problems:
                     for statement in (DECIDED, OUTCOME, ONCE, WAITING):
                         self._report.doubt(statement, problem)
                 self._audit(databases, self._report)
                 return
-            first = progress_of(databases, starts, ends, committed)
             unlisted, is_suspicious = self._first_pass(databases, first, accepted)
         if trimmed := sum(start > 0 for start in starts.values()):
             self._report.notes.append(
                 f"{trimmed} partitions are trimmed: statements about the log hold as far as it is kept"
             )
         if unlisted or is_suspicious or first.behind():
-            self._second_pass(first, topic_ids, unlisted)
+            self._second_pass(first, unlisted)
         if not self._report.checked[DECIDED] and not self._report.violations.total():
             self._report.doubt(DECIDED, "there is no order in the log: nothing was proved about any")
 
-    def _committed(self, bounds: Bounds) -> dict[GroupPartition, int]:
-        return {
-            (group, *partition): offset
-            for group in READERS[ORDERS]
-            for partition, offset in self._log.committed(group, bounds).items()
-        }
+    @contextmanager
+    def _snapshots(self, starts: Mapping[Partition, int]) -> Iterator[tuple[list[Snapshot], Progress, list[str]]]:
+        """The databases, how far they and the log have come, and why they do not belong together, if they do not."""
+        committed: dict[GroupPartition, int] = {}
+        for group in READERS[ORDERS]:
+            offsets = self._log.committed(group, starts)
+            committed |= {(group, *partition): offset for partition, offset in offsets.items()}
+        with snapshots(self._settings.urls) as databases:
+            ends = {partition: end for partition, (_, end) in self._log.bounds(TOPICS).items()}
+            problems = mismatches(stored_positions(databases), self._topic_ids, ends)
+            yield databases, progress_of(databases, starts, ends, committed), problems
 
     # The first pass
 
@@ -133,11 +131,10 @@ class _Proof:
         """Judge everything. Returns the records that are no events and not listed as parked, and whether anything has
         to be judged again: an order, balances, stock or what waits."""
         self._has_requests = databases[0].has_requests()
-        ranges = [Range(p, progress.starts[p], end) for p, end in sorted(progress.ends.items())]
-        records = sum(end - first for _, first, end in ranges)
+        records = sum(end - progress.starts[p] for p, end in progress.ends.items())
         self._digits = buckets.digits_for(records)
         with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:
-            reading = self._read_log(executor, ranges, progress, "l0")
+            reading = self._read_log(executor, progress.starts, progress.ends, progress.answered, "l0")
             self._write_requests(databases[0])
             self._write_claims(databases[0], progress)
             with self._writer("a0") as writer:
@@ -156,9 +153,8 @@ class _Proof:
                 for i in range(shares)
                 if (share := names[i::shares])
             ]
-            judged = [future.result() for future in judging]
-        for one in judged:
-            self._report.checked += one.checked
+            for checked in judging:
+                self._report.checked += checked.result()
         for content in contents:
             self._report.records += content.records
             self._check_parked(databases, content)
@@ -169,7 +165,7 @@ class _Proof:
         self._report.parked = trial.parked
         self._report.oldest_unsettled_s = trial.oldest_unsettled_s
         self._keep_doubts(trial)
-        return unlisted, any(one.suspects for one in judged) or bool(trial.violations)
+        return unlisted, bucket.has_suspects(self._directory) or bool(trial.violations)
 
     def _writer(self, source: str) -> buckets.Writer:
         return buckets.Writer(self._directory, source, self._digits)
@@ -205,16 +201,21 @@ class _Proof:
                         self._report.violate(f"record {partition}@{offset}", Finding(WAITING, what))
 
     def _read_log(
-        self, executor: Executor, ranges: Sequence[Range], progress: Progress | None, source: str
+        self,
+        executor: Executor,
+        starts: Mapping[Partition, int],
+        ends: Mapping[Partition, int],
+        answered: Mapping[tuple[str, int], Answered],
+        source: str,
     ) -> list[Future[Contents]]:
         """Have the log read; every worker takes a share of the partition numbers."""
         workers = self._settings.workers
         return [
             executor.submit(
-                read_into,
+                read,
                 self._settings.servers,
-                [r for r in ranges if r.partition.number % workers == worker],
-                progress.answered if progress else {},
+                {p: (starts[p], end) for p, end in sorted(ends.items()) if p.number % workers == worker},
+                answered,
                 self._has_requests,
                 (self._directory, f"{source}-{worker}", self._digits),
             )
@@ -235,23 +236,17 @@ class _Proof:
 
     # The second pass
 
-    def _second_pass(
-        self, first: Progress, topic_ids: Mapping[str, str], unlisted: Sequence[tuple[Partition, int]]
-    ) -> None:
+    def _second_pass(self, first: Progress, unlisted: Iterable[tuple[Partition, int]]) -> None:
         """Judge the suspects again once all readers have passed the ends of the first pass."""
         behind = await_readers(self._settings, first, self._notify)
-        committed = self._committed(self._log.bounds(TOPICS))
-        with snapshots(self._settings.urls) as databases:
-            ends = {partition: end for partition, (_, end) in self._log.bounds(TOPICS).items()}
-            if problems := mismatches(stored_positions(databases), topic_ids, ends):
+        with self._snapshots(first.starts) as (databases, second, problems):
+            if problems:
                 raise Unproven("; ".join(problems))
-            second = progress_of(databases, first.starts, ends, committed)
             trial = Report()
             self._audit(databases, trial)
             self._conclude_audit(trial, is_behind=bool(behind))
-            newer = [Range(p, first.ends[p], end) for p, end in sorted(ends.items())]
             with _executor(0) as executor:
-                for future in self._read_log(executor, newer, None, "l1"):
+                for future in self._read_log(executor, first.ends, second.ends, {}, "l1"):
                     future.result()
             unread = self._judge_suspects(databases, first, second)
         for partition, offset in unlisted:
@@ -267,8 +262,7 @@ class _Proof:
         """Returns how many of them have records that were not read."""
         names = buckets.bucket_names(self._digits)
         suspects = (order_id for name in names for order_id in bucket.suspects_of(self._directory, name))
-        ids = filter(is_uuid, suspects)
-        while chunk := list(islice(ids, IDS_AT_ONCE)):
+        for chunk in chunks(filter(is_uuid, suspects), IDS_AT_ONCE):
             for snapshot in databases:
                 with self._writer(f"e1-{snapshot.database}") as writer:
                     for line in snapshot.lines(chunk):
@@ -309,7 +303,3 @@ def _executor(workers: int) -> Executor:
         return ThreadPoolExecutor(1)
     # The judged objects have no reference cycles, and looking for some among so many would cost a quarter of the time.
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=gc.disable)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -3,13 +3,12 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from typing import Final
 
+from ops.tool import chunks
 from ops.verify.evidence.progress import Behind, Progress
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Snapshot, snapshots
-from ops.verify.sources.positions import stored_positions
+from ops.verify.sources.databases import Snapshot, snapshots, stored_positions
 from ops.verify.statements import WAITING
 
 PATIENCE_S: Final = 30.0
@@ -56,8 +55,7 @@ def await_settled(settings: Settings, accepted: Sequence[str], report: Report, n
     until = time.monotonic() + settings.settle_s
     while unsettled:
         with Snapshot("order", settings.urls["order"]) as snapshot:
-            ids = iter(sorted(unsettled))
-            while chunk := list(islice(ids, IDS_AT_ONCE)):
+            for chunk in chunks(sorted(unsettled), IDS_AT_ONCE):
                 unsettled -= snapshot.settled(chunk)
         left_s = until - time.monotonic()
         if unsettled and left_s < 0:

@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from common.config import Env
-from ops import migrate
+from ops import migrate, tool
 from tests.stack import Stack
 
 OLD = Path(__file__).with_name("migrations_771bd5c")
@@ -34,7 +34,7 @@ _SCHEMA = """
 """
 
 
-@pytest.fixture(params=migrate.SERVICES)
+@pytest.fixture(params=tool.GROUP_OF)
 def service(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
     """A service, with two more databases for the time of the test: `old_<service>` and `new_<service>`."""
     name: str = request.param

@@ -20,13 +20,11 @@ from ops.verify.evidence.lines import Evidence, per_product, read, total
 from ops.verify.evidence.progress import GroupPartition, Progress
 from ops.verify.judge import audit
 from ops.verify.judge.audit import audit_waiting
-from ops.verify.judge.fast_path import is_right
-from ops.verify.judge.order import judge
+from ops.verify.judge.order import is_right, judge
 from ops.verify.judge.states import Verdict
 from ops.verify.report import Report
-from ops.verify.sources.databases import Row, Snapshot
+from ops.verify.sources.databases import Row, Snapshot, mismatches
 from ops.verify.sources.log import event_of, record_line, salvaged, whole_line
-from ops.verify.sources.positions import mismatches
 from ops.verify.statements import Finding, Statement
 from ops.verify.waiting import Settings
 from ops.verify.watch import Metrics

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from ops.verify.evidence.kinds import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, TOPIC_OF, Side
-from ops.verify.evidence.lines import placed_items, total
+from ops.verify.evidence.lines import Line, decode_placed
 
 
 class Course(NamedTuple):
@@ -52,18 +52,12 @@ class Ordered(NamedTuple):
     """What follows from the items of an order as they were placed."""
 
     amount: str
-    lines: str
-    """What a reservation of it holds, as JSON."""
     published: bytes
-    """The same, as in inventory's events."""
+    """What inventory's events say of it, as JSON."""
     reserved: str
-    """Its movements, each after a line break."""
+    """The same as a reservation's row holds it, and its movements, each after a line break."""
     released: str
-
-
-class _Line(msgspec.Struct):
-    product_id: str
-    quantity: int
+    """The same for a reservation that was released."""
 
 
 _encode: Final = msgspec.json.Encoder().encode
@@ -73,14 +67,14 @@ _encode: Final = msgspec.json.Encoder().encode
 def ordered(items: str) -> Ordered | None:
     """None for items that cannot be read."""
     try:
-        priced = placed_items(items)
+        placed = decode_placed(items)
     except (msgspec.DecodeError, ValueError):
         return None
     quantities: dict[str, int] = {}
-    for item in msgspec.json.decode(items, type=list[_Line]):
+    for item in placed:
         quantities[item.product_id] = quantities.get(item.product_id, 0) + item.quantity
-    published = _encode([_Line(product_id, quantity) for product_id, quantity in quantities.items()])
+    published = _encode([Line(product_id, quantity) for product_id, quantity in quantities.items()])
     moved = [f"{product_id}|{quantity}" for product_id, quantity in quantities.items()]
-    reserved = "".join(f"\nM|reserve|{line}" for line in moved)
-    released = "".join(f"\nM|release|{line}" for line in moved)
-    return Ordered(str(total(priced)), published.decode(), published, reserved, released)
+    reserved = published.decode() + "".join(f"\nM|reserve|{line}" for line in moved)
+    released = reserved + "".join(f"\nM|release|{line}" for line in moved)
+    return Ordered(str(sum(i.quantity * i.unit_price for i in placed)), published, reserved, released)

@@ -218,24 +218,17 @@ def digest(value: bytes) -> str:
 # Items in a line are `product:quantity:price`, in their order; lines are `product:quantity`, summed and sorted.
 
 
-class PlacedItem(Struct):
+class Line(Struct):
     product_id: str
     quantity: int
+
+
+class PlacedItem(Line):
     unit_price: int
 
 
-class _StoredItem(Struct):
-    product_id: str
-    quantity: int
-    unit_price: int = 0
-
-
-_placed: Final = msgspec.json.Decoder(list[PlacedItem])
-_stored: Final = msgspec.json.Decoder(list[_StoredItem])
-
-
-def _priced(items: Iterable[PlacedItem | _StoredItem]) -> str:
-    return ",".join([f"{i.product_id}:{i.quantity}:{i.unit_price}" for i in items])
+_decode_lines: Final = msgspec.json.Decoder(list[Line]).decode
+decode_placed: Final = msgspec.json.Decoder(list[PlacedItem]).decode
 
 
 def lines(quantities: Iterable[tuple[str, int]]) -> str:
@@ -244,20 +237,14 @@ def lines(quantities: Iterable[tuple[str, int]]) -> str:
 
 @lru_cache(65_536)
 def placed_items(items: str) -> str:
-    """The items of the JSON of an `order.placed`. Raises `msgspec.DecodeError`."""
-    return _priced(_placed.decode(items))
+    """The items of the JSON of an `order.placed` or of an order's row. Raises `msgspec.DecodeError`."""
+    return ",".join([f"{i.product_id}:{i.quantity}:{i.unit_price}" for i in decode_placed(items)])
 
 
 @lru_cache(65_536)
-def stored_items(items: str) -> str:
-    """The items of an order row's JSON. Raises `msgspec.DecodeError`."""
-    return _priced(_stored.decode(items))
-
-
-@lru_cache(65_536)
-def stored_lines(items: str) -> str:
-    """The lines of a reservation's JSON. Raises `msgspec.DecodeError`."""
-    return lines((i.product_id, i.quantity) for i in _stored.decode(items))
+def reserved_lines(items: str) -> str:
+    """The lines of the JSON of a reservation or of inventory's events. Raises `msgspec.DecodeError`."""
+    return lines((line.product_id, line.quantity) for line in _decode_lines(items))
 
 
 @lru_cache(65_536)

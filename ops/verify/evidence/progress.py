@@ -5,11 +5,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from common.events import READERS, SAGA
+from common.events import READERS
 from common.kafka.broker import Partition
 from ops.verify.evidence.kinds import TOPICS
-
-DATABASE_OF: Final[Mapping[str, str]] = {SAGA: "order", "payment": "payment", "inventory": "inventory"}
 
 UNREAD: Final = "0"
 PASSED: Final = "1"
@@ -73,12 +71,12 @@ class Progress:
 
     @cached_property
     def answered(self) -> dict[tuple[str, int], Answered]:
-        answered = {}
+        answered: dict[tuple[str, int], Answered] = {}
         for partition in self.ends:
             readers = [(group, *partition) for group in READERS[partition.topic]]
             below = min(min(self.positions.get(r, 0), self.committed.get(r, 0)) for r in readers)
             parked = frozenset().union(*(self.parked.get(r, ()) for r in readers))
-            answered[partition.topic, partition.number] = Answered(below, parked)
+            answered[partition] = Answered(below, parked)
         return answered
 
     def of(self, topic: str, number: int, offset: int) -> str:

@@ -9,21 +9,14 @@ from ops.verify.evidence import buckets
 from ops.verify.evidence.kinds import PLACED
 from ops.verify.evidence.lines import ID_LENGTH, Evidence, Tag, gather, read
 from ops.verify.evidence.progress import UNREAD, Progress
-from ops.verify.judge.fast_path import is_right
-from ops.verify.judge.order import judge
+from ops.verify.judge.order import is_right, judge
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, Finding, Statement
 
 
-class FirstPass(NamedTuple):
-    """What judging some buckets for the first time came to. The suspects are listed in a file for each bucket."""
-
-    checked: Counter[Statement]
-    suspects: int
-
-
-def judge_all(directory: Path, names: Iterable[str], progress: Progress) -> FirstPass:
-    """Judge every order of these buckets. An order with a finding, or with an unread record, is a suspect."""
-    placed = settled = decisions = count = 0
+def judge_all(directory: Path, names: Iterable[str], progress: Progress) -> Counter[Statement]:
+    """Judge every order of these buckets; returns what was checked. An order with a finding, or with an unread record,
+    is a suspect. The suspects are listed in a file for each bucket."""
+    placed = settled = decisions = 0
     for name in names:
         suspects = []
         bucket = _Bucket(directory, name, "[dl]*")
@@ -41,8 +34,7 @@ def judge_all(directory: Path, names: Iterable[str], progress: Progress) -> Firs
         suspects += bucket.accepted - bucket.texts.keys()
         if suspects:
             _suspects_file(directory, name).write_text("".join(f"{order_id}\n" for order_id in suspects))
-            count += len(suspects)
-    return FirstPass(Counter({DECIDED: placed, OUTCOME: settled, ONCE: decisions}), count)
+    return Counter({DECIDED: placed, OUTCOME: settled, ONCE: decisions})
 
 
 class _Bucket:
@@ -72,6 +64,10 @@ def _suspects_file(directory: Path, bucket: str) -> Path:
 def suspects_of(directory: Path, bucket: str) -> list[str]:
     path = _suspects_file(directory, bucket)
     return path.read_text().splitlines() if path.exists() else []
+
+
+def has_suspects(directory: Path) -> bool:
+    return any(directory.glob("suspects.*"))
 
 
 class Suspect(NamedTuple):

@@ -17,8 +17,8 @@ from ops.verify.evidence.lines import (
     ReservationRow,
     lines,
     per_product,
-    stored_items,
-    stored_lines,
+    placed_items,
+    reserved_lines,
     total,
 )
 from ops.verify.evidence.progress import ANSWERED, PASSED, UNREAD
@@ -29,7 +29,7 @@ CLOCK_STEP_MS = 60_000
 NOT_PARKED = PASSED + ANSWERED + UNREAD
 
 
-class Ordered(NamedTuple):
+class Placed(NamedTuple):
     """An order as it was placed."""
 
     customer_id: str
@@ -61,7 +61,7 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
     yield from _repeats(taken)
     yield from _foreign(evidence, taken)
     yield from _times(evidence)
-    placed = next((Ordered(*r.content.split("|", 3)) for r in taken if r.kind == PLACED), None)
+    placed = next((Placed(*r.content.split("|", 3)) for r in taken if r.kind == PLACED), None)
     row = evidence.orders[0] if evidence.orders else None
     payment = evidence.payments[0] if evidence.payments else None
     stock = evidence.reservations[0] if evidence.reservations else None
@@ -69,7 +69,7 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
         yield from _as_placed(placed, row, payment, stock, evidence)
     elif row is not None and row.amount:
         # The log is trimmed: the order's row takes its place.
-        stored = Ordered(row.customer_id, row.amount, row.currency, stored_items(row.items))
+        stored = Placed(row.customer_id, row.amount, row.currency, placed_items(row.items))
         yield from _as_placed(stored, None, payment, stock, evidence)
     yield from _requests(evidence, is_in_log=placed is not None)
     if payment is not None and evidence.entries:
@@ -138,7 +138,7 @@ def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
 
 
 def _as_placed(
-    placed: Ordered, row: OrderRow | None, payment: PaymentRow | None, stock: ReservationRow | None, evidence: Evidence
+    placed: Placed, row: OrderRow | None, payment: PaymentRow | None, stock: ReservationRow | None, evidence: Evidence
 ) -> Iterator[Finding]:
     """Every row and every answer must have the order as it was placed."""
     customer_id, amount, currency, items = placed
@@ -146,7 +146,7 @@ def _as_placed(
         yield Finding(OUTCOME, f"its amount is {amount}, its items cost {total(items)}")
     said = (customer_id, amount, currency)
     is_same_row = row is None or (
-        (row.customer_id, row.amount, row.currency) == said and stored_items(row.items) == items
+        (row.customer_id, row.amount, row.currency) == said and placed_items(row.items) == items
     )
     if row is not None and not is_same_row and (row.amount or row.status != "awaiting_placed"):
         yield Finding(DECIDED, f"its row is not the order that was placed: {list(row)}, {list(placed)}")
@@ -155,7 +155,7 @@ def _as_placed(
         yield Finding(OUTCOME, f"payment took {list(payment)} for an order of {list(said)}")
     wanted = per_product(items)
     if stock is not None and stock.state in (INVENTORY.good, INVENTORY.undone):
-        reserved = stored_lines(stock.items)
+        reserved = reserved_lines(stock.items)
         if (stock.customer_id, reserved) != (customer_id, wanted):
             yield Finding(OUTCOME, f"inventory reserved {reserved} for an order of {wanted}")
     for record in evidence.records:
@@ -169,9 +169,9 @@ def _as_placed(
 def _movements(stock: ReservationRow | None, evidence: Evidence) -> Iterator[Finding]:
     """What is reserved left the stock once, what is released came back once, product by product."""
     state = stock.state if stock else None
-    reserved = stored_lines(stock.items) if stock and state in (INVENTORY.good, INVENTORY.undone) else ""
-    if stock and not reserved and stored_lines(stock.items):
-        yield Finding(STOCK, f"inventory is {state}, and its row reserves {stored_lines(stock.items)}")
+    reserved = reserved_lines(stock.items) if stock and state in (INVENTORY.good, INVENTORY.undone) else ""
+    if stock and not reserved and reserved_lines(stock.items):
+        yield Finding(STOCK, f"inventory is {state}, and its row reserves {reserved_lines(stock.items)}")
     due = {"reserve": reserved, "release": reserved if state == INVENTORY.undone else ""}
     for kind, wanted in due.items():
         moved = [(m.product_id, int(m.quantity)) for m in evidence.movements if m.kind == kind]

@@ -18,6 +18,8 @@ from ops.verify.evidence.kinds import (
     PLACED,
     RANK,
     REVOCATIONS,
+    TOPIC_OF,
+    TOPICS,
     TYPES,
     Side,
 )
@@ -56,6 +58,15 @@ class Shape(NamedTuple):
     accepted: bool
     claims: bool = False
     """Whether its row says that it was placed by a record that was trimmed."""
+
+
+def by_topic(seen: Iterable[Seen]) -> tuple[tuple[Seen, ...], tuple[Seen, ...], tuple[Seen, ...]]:
+    """The records of `orders`, those of `payments`, and those of `inventory`."""
+    records: dict[str, list[Seen]] = {topic: [] for topic in TOPICS}
+    for record in seen:
+        records[TOPIC_OF[record.kind]].append(record)
+    orders, payments, inventory = map(tuple, records.values())
+    return orders, payments, inventory
 
 
 @lru_cache(65_536)

@@ -1,12 +1,11 @@
-"""The three databases as the auditor reads them: one snapshot of each.
+"""The three databases as the auditor reads them: one snapshot of each, and how far the readers have come by them.
 
 A snapshot is a REPEATABLE READ READ ONLY transaction of the `auditor` role. Rows of orders are streamed out part by
 part, already grouped by bucket: nothing is sorted or kept, neither there nor here.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 import psycopg
@@ -16,26 +15,28 @@ from psycopg.rows import dict_row
 
 from common.config import Env
 from common.consume.positions import Stored
-from ops.verify.evidence.progress import DATABASE_OF, DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition
+from common.events import READERS
+from common.kafka.broker import Partition
+from ops.tool import GROUP_OF
+from ops.verify.evidence.kinds import TOPICS
+from ops.verify.evidence.progress import DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition, Progress
 from ops.verify.statements import Unproven
 
-DATABASES: Final = ("order", "payment", "inventory")
 CONNECT_TIMEOUT_S: Final = 5
-GROUP_OF: Final = {database: group for group, database in DATABASE_OF.items()}
 
 Row = dict[str, Any]
 
 
 def urls(env: Env) -> dict[str, str]:
     """Where each database is, for the auditor. Raises `Fatal`."""
-    return {database: env.text(f"{database.upper()}_AUDITOR_URL") for database in DATABASES}
+    return {database: env.text(f"{database.upper()}_AUDITOR_URL") for database in GROUP_OF}
 
 
 @contextmanager
 def snapshots(addresses: Mapping[str, str]) -> Iterator[list["Snapshot"]]:
     """A snapshot of each database, the order database first."""
     with ExitStack() as stack:
-        yield [stack.enter_context(Snapshot(name, addresses[name])) for name in DATABASES]
+        yield [stack.enter_context(Snapshot(name, addresses[name])) for name in GROUP_OF]
 
 
 def is_uuid(text: str) -> bool:
@@ -88,7 +89,7 @@ class Snapshot:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self._connection.close()
 
     def query(self, statement: str, **parameters: Any) -> list[Row]:
@@ -158,6 +159,50 @@ class Snapshot:
     def stops(self) -> list[str]:
         """Why the service waits for an operator, if it does."""
         return [row["reason"] for row in self.query("SELECT reason FROM stops WHERE resumed_at IS NULL")]
+
+
+def stored_positions(databases: Sequence[Snapshot]) -> dict[GroupPartition, Stored]:
+    return {reader: stored for snapshot in databases for reader, stored in snapshot.positions.items()}
+
+
+def progress_of(
+    databases: Sequence[Snapshot],
+    starts: Mapping[Partition, int],
+    ends: Mapping[Partition, int],
+    committed: Mapping[GroupPartition, int],
+) -> Progress:
+    parked: dict[GroupPartition, dict[int, str]] = {}
+    for snapshot in databases:
+        for reader, rows in snapshot.parked().items():
+            parked[reader] = {offset: row.fate for offset, row in rows.items()}
+    positions = {reader: stored.next_offset for reader, stored in stored_positions(databases).items()}
+    return Progress(starts, ends, positions, committed, parked)
+
+
+def mismatches(
+    stored: Mapping[GroupPartition, Stored], topic_ids: Mapping[str, str], ends: Mapping[Partition, int]
+) -> list[str]:
+    """Why these databases and this log do not belong together, if they do not."""
+    problems = []
+    for (group, topic, number), (topic_id, offset) in stored.items():
+        if topic not in TOPICS:
+            continue
+        end = ends.get(Partition(topic, number))
+        if topic_ids[topic] != topic_id:
+            problems.append(f"{group} has read another topic {topic!r} ({topic_id}) than this one ({topic_ids[topic]})")
+        elif end is None:
+            problems.append(f"{group} has read {topic}/{number}, which does not exist")
+        elif offset > end:
+            problems.append(
+                f"{topic}/{number} ends at offset {end}, and {group} has read up to {offset}: records are gone"
+            )
+    for topic, groups in READERS.items():
+        partitions = sum(partition.topic == topic for partition in ends)
+        for group in groups:
+            count = sum(reader[:2] == (group, topic) for reader in stored)
+            if count not in (0, partitions):
+                problems.append(f"{group} has positions in {count} partitions of {topic}, which has {partitions}")
+    return list(dict.fromkeys(problems))
 
 
 # What a line holds is written at the row types of `evidence.lines`. The times of an order are needed only while it is

@@ -10,9 +10,10 @@ reader must have parked it.
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -25,7 +26,7 @@ from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
 from ops.verify.evidence.course import course_of, ordered
 from ops.verify.evidence.kinds import KINDS_OF, PLACED, TOPIC_OF, TOPICS
-from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, lines, placed_items
+from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, placed_items, reserved_lines
 from ops.verify.evidence.progress import Answered
 from ops.verify.statements import Unproven
 
@@ -35,27 +36,15 @@ WINDOW_ORDERS: Final = 20_000
 """About 40 MB. An order takes seconds to settle; one that takes longer is put together later."""
 
 
-class Range(NamedTuple):
-    """A part of a partition: from `first`, up to but not including `end`."""
-
-    partition: Partition
-    first: int
-    end: int
-
-
-class Contents(NamedTuple):
+@dataclass
+class Contents:
     """What a part of the log held besides the lines that were written."""
 
-    records: int
-    unreadable: list[tuple[Partition, int]]
-    gaps: list[str]
-    parked: dict[tuple[Partition, int], str]
+    records: int = 0
+    unreadable: list[tuple[Partition, int]] = field(default_factory=list)
+    gaps: list[str] = field(default_factory=list)
+    parked: dict[tuple[Partition, int], str] = field(default_factory=dict)
     """The digest of key and value of each record that some reader has parked."""
-
-
-class _Item(Struct, gc=False):
-    product_id: str
-    quantity: int
 
 
 class _Data(Struct, gc=False):
@@ -75,7 +64,6 @@ class _Event(Struct, gc=False):
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
 _UUID: Final = re.compile(UUID_PATTERN)
-_items: Final = msgspec.json.Decoder(list[_Item])
 
 _Seen = tuple[int, str, int, int, _Data, str]
 """A record in the window: the rank of its topic, kind, offset, time, data, and the event's digest. A bare tuple: there
@@ -143,7 +131,7 @@ def _content(kind: str, data: _Data) -> str:
     if TOPIC_OF[kind] == PAYMENTS:
         return f"{data.customer_id}|{'' if data.amount is None else data.amount}|{data.currency or ''}"
     if TOPIC_OF[kind] == INVENTORY:
-        return f"{data.customer_id}|{lines([(i.product_id, i.quantity) for i in _items.decode(data.items)])}"
+        return f"{data.customer_id}|{reserved_lines(bytes(data.items).decode())}"
     return data.customer_id
 
 
@@ -185,20 +173,26 @@ def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: byt
 
 
 def read(
-    log: Log,
-    ranges: Sequence[Range],
+    servers: str,
+    bounds: Mapping[Partition, tuple[int, int]],
     answered: Mapping[tuple[str, int], Answered],
     with_digests: bool,
-    writer: Writer,
+    target: tuple[Path, str, int],
 ) -> Contents:
-    """Read parts of the log and write their lines: whole orders, where every reader has `answered` their records.
-    `with_digests` says whether the digest of each placed order is needed. Raises `Unproven` when the broker fails."""
+    """Read parts of the log and write their lines to a `Writer` of this `target`: whole orders, where every reader has
+    `answered` their records. `with_digests` says whether the digest of each placed order is needed. Raises `Unproven`
+    when the broker fails. It runs in a worker process, to which neither clients nor writers can be sent."""
+    log = Log(servers, CLIENT_ID)
     consumers = {topic: log.consumer() for topic in TOPICS}
-    contents = Contents(0, [], [], {})
     try:
-        for number in sorted({r.partition.number for r in ranges}):
-            parts = [_Part(consumers[r.partition.topic], *r) for r in ranges if r.partition.number == number]
-            contents = _Reading(number, parts, answered, with_digests, writer, contents).run()
+        with Writer(*target) as writer:
+            reader = _Reader(answered, with_digests, writer)
+            for number in sorted({partition.number for partition in bounds}):
+                reader.read(
+                    number,
+                    [_Part(consumers[p.topic], p, *within) for p, within in bounds.items() if p.number == number],
+                )
+            return reader.contents
     except KafkaException as error:
         if error.args[0].code() in (KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._AUTO_OFFSET_RESET):
             raise Unproven("the log was trimmed while it was read; verify again") from error
@@ -206,19 +200,6 @@ def read(
     finally:
         for consumer in consumers.values():
             consumer.close()
-    return contents
-
-
-def read_into(
-    servers: str,
-    ranges: Sequence[Range],
-    answered: Mapping[tuple[str, int], Answered],
-    with_digests: bool,
-    target: tuple[Path, str, int],
-) -> Contents:
-    """`read` for a worker process: clients and writers cannot be sent to one."""
-    with Writer(*target) as writer:
-        return read(Log(servers, CLIENT_ID), ranges, answered, with_digests, writer)
 
 
 class _Part(Tail):
@@ -236,43 +217,31 @@ class _Part(Tail):
         return [f"{self.partition} has no records from offset {missing[0]} to {missing[-1]}"] if missing else []
 
 
-class _Reading:
-    """One run through a partition number of the three topics."""
+class _Reader:
+    """Reads the log, one partition number of the three topics after the other."""
 
-    def __init__(
-        self,
-        number: int,
-        parts: Sequence[_Part],
-        answered: Mapping[tuple[str, int], Answered],
-        with_digests: bool,
-        writer: Writer,
-        contents: Contents,
-    ) -> None:
-        self._number = number
-        self._parts = parts
+    def __init__(self, answered: Mapping[tuple[str, int], Answered], with_digests: bool, writer: Writer) -> None:
+        self.contents = Contents()
         self._answered = answered
         self._with_digests = with_digests
         self._writer = writer
-        self._contents = contents
         self._window: dict[str, list[_Seen]] = {}
         self._unanswered: set[str] = set()
         """The orders in the window with a record that some reader has not answered."""
 
-    def run(self) -> Contents:
-        records = self._contents.records
-        while unread := [part for part in self._parts if part.is_open]:
-            records += self._take(min(unread, key=lambda part: part.at))
+    def read(self, number: int, parts: Sequence[_Part]) -> None:
+        while unread := [part for part in parts if part.is_open]:
+            self._take(min(unread, key=lambda part: part.at))
             if len(self._window) > WINDOW_ORDERS:
-                self._write_out(WINDOW_ORDERS // 2)
-        self._write_out(len(self._window))
-        return self._contents._replace(records=records)
+                self._write_out(number, WINDOW_ORDERS // 2)
+        self._write_out(number, len(self._window))
 
-    def _take(self, part: _Part) -> int:
-        """Take the next records of a partition into the window; returns how many."""
-        partition, contents, window = part.partition, self._contents, self._window
+    def _take(self, part: _Part) -> None:
+        """Take the next records of a partition into the window."""
+        partition, contents, window = part.partition, self.contents, self._window
         topic, number, rank = partition.topic, partition.number, TOPICS.index(partition.topic)
         kinds = KINDS_OF[topic]
-        below, parked = self._answered.get((topic, number), Answered(0, frozenset()))
+        below, parked = self._answered.get(partition, Answered(0, frozenset()))
         taken = 0
         for message in part.fetch():
             offset = message.offset() or 0
@@ -306,11 +275,11 @@ class _Reading:
                 seen.append((rank, kind, offset, at, data, digested))
         if not part.is_open:
             contents.gaps.extend(part.gap_before(part.end))
-        return taken
+        contents.records += taken
 
-    def _write_out(self, orders: int) -> None:
+    def _write_out(self, number: int, orders: int) -> None:
         """Write the orders that came first, and let them leave the window."""
-        write, unanswered, number = self._writer.write, self._unanswered, self._number
+        write, unanswered = self._writer.write, self._unanswered
         for order_id in list(self._window)[:orders]:
             seen = self._window.pop(order_id)
             if order_id not in unanswered and (line := whole_line(order_id, number, seen)) is not None:
@@ -325,6 +294,6 @@ class _Reading:
                     write(line)
 
     def _give_up(self, partition: Partition, offset: int) -> None:
-        if len(self._contents.unreadable) >= UNREADABLE_MAX:
+        if len(self.contents.unreadable) >= UNREADABLE_MAX:
             raise Unproven(f"over {UNREADABLE_MAX} records of the log are not events")
-        self._contents.unreadable.append((partition, offset))
+        self.contents.unreadable.append((partition, offset))

@@ -1,6 +1,6 @@
 """Everything known of an order that breaks a statement, for the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from common.events import READERS
@@ -10,13 +10,11 @@ from ops.verify.evidence.progress import Progress
 from ops.verify.sources.databases import Snapshot, is_uuid
 
 # By primary key. The ledger and the movements have no index by order; the evidence has what they say.
-_ROW: Final[Mapping[str, tuple[str, str]]] = {
-    "order": ("order", "SELECT row_to_json(t)::text AS row FROM orders AS t WHERE order_id = %(order_id)s::uuid"),
-    "payment": ("payment", "SELECT row_to_json(t)::text AS row FROM payments AS t WHERE order_id = %(order_id)s::uuid"),
-    "inventory": (
-        "reservation",
-        "SELECT row_to_json(t)::text AS row FROM reservations AS t WHERE order_id = %(order_id)s::uuid",
-    ),
+_ROW: Final = "SELECT row_to_json(t)::text AS row FROM {table} AS t WHERE order_id = %(order_id)s::uuid"
+_TABLES: Final = {
+    "order": ("order", "orders"),
+    "payment": ("payment", "payments"),
+    "inventory": ("reservation", "reservations"),
 }
 _PARKED: Final = """
     SELECT topic, partition, "offset", root, error, state, attempts FROM parked_events
@@ -30,9 +28,10 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
     customers |= {reservation.customer_id for reservation in evidence.reservations}
     customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == PLACED}
     for snapshot in databases:
-        name, statement = _ROW[snapshot.database]
+        name, table = _TABLES[snapshot.database]
         if is_uuid(order_id):
-            known[name] = [row["row"] for row in snapshot.query(statement, order_id=order_id)] or "no row"
+            rows = snapshot.query(_ROW.format(table=table), order_id=order_id)
+            known[name] = [row["row"] for row in rows] or "no row"
         for customer in sorted(customers):
             if parked := snapshot.query(_PARKED, customer_id=customer):
                 known[f"parked by {snapshot.group}"] = parked
