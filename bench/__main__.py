@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
             write(result, chosen.out)
 
     def compare(directory: Path) -> None:
-        comparison = markdown([against.run(chosen.against, chosen.plan.name, directory, say, settings)])
+        comparison = markdown([against.run(chosen.against, chosen.plan, directory, say, settings)])
         (chosen.out / "against.md").write_text(comparison)
         print(comparison)
 

@@ -16,12 +16,12 @@ FIRST_REQUESTS_PER_S: Final = 10.0
 LINES: Final = 100
 
 
-def place_and_prove(orders: int, load_s: float, directory: Path) -> None:
+def place_and_prove(orders: int, directory: Path) -> None:
     """Raises `Lost` and `Refuted`."""
     with private_meter(directory, say) as meter:
         requests_per_s = FIRST_REQUESTS_PER_S
         while meter.orders < orders:
-            load = meter.governed(f"{meter.orders:,} of {orders:,}", requests_per_s, load_s, lines=LINES)
+            load = meter.governed(f"{meter.orders:,} of {orders:,}", requests_per_s, LOAD_S, lines=LINES)
             if not load.orders:
                 raise GeneratorFailed("no order was accepted")
             requests_per_s = max(requests_per_s, load.confirmed_per_s / LINES)
@@ -34,6 +34,5 @@ def place_and_prove(orders: int, load_s: float, directory: Path) -> None:
 if __name__ == "__main__":
     options = parser("million", __doc__)
     options.add_argument("orders", type=int, nargs="?", default=1_000_000, help="at least (%(default)s)")
-    options.add_argument("--load-s", type=float, default=LOAD_S, metavar="S", help="length of a load (%(default)s s)")
-    chosen = options.parse_args()
-    sys.exit(run(lambda directory: place_and_prove(chosen.orders, chosen.load_s, directory)))
+    orders = options.parse_args().orders
+    sys.exit(run(lambda directory: place_and_prove(orders, directory)))

@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.command import out_directory, parser, run, say
 from bench.load.shapes import SHAPES
@@ -24,42 +23,34 @@ SOAK_DEFAULT = "10m"
 WARM_S_MAX = 45.0
 
 
-class Target(NamedTuple):
-    """The stack to load: the port of its order api, and how `verify` is called on it."""
-
-    port: int
-    verify: list[str]
-    environment: Mapping[str, str]
-
-
 @contextlib.contextmanager
-def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
-    """The running stack, or one of its own."""
+def target(directory: Path, *, own_stack: bool) -> Iterator[tuple[int, list[str], Mapping[str, str]]]:
+    """The running stack, or one of its own: the port of its order api, and `verify` on it with its environment."""
     if own_stack:
         with System(directory / "stack") as system:
             say(str(broker.warm_up(system, WARM_S_MAX)))
-            yield Target(system.api_port, ["ops.verify"], system.environment())
+            yield system.api_port, ["ops.verify"], system.environment()
     else:
         settings = Settings.from_environment()
         port = State.load(settings.home).remembered(settings).order_api_port
-        yield Target(port, ["dev", "ops", "verify"], os.environ)
+        yield port, ["dev", "ops", "verify"], os.environ
 
 
 def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> int:
     report = out_directory() / f"locust-{shape}.html"
     accepted = directory / "accepted.txt"
     accepted.touch()
-    with target(directory, own_stack=own_stack) as on:
+    with target(directory, own_stack=own_stack) as (port, verify, variables):
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
-        command += ["--host", f"http://{HOST}:{on.port}", "--html", str(report)]
+        command += ["--host", f"http://{HOST}:{port}", "--html", str(report)]
         if shape == "soak":
             command += ["--run-time", run_time]
-        environment = {**on.environment, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
+        environment = {**variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
         locust = subprocess.run(command, cwd=ROOT, env=environment)
         say(f"Locust's report: {report}")
         began = time.monotonic()
-        verify = [sys.executable, "-m", *on.verify, "--accepted", str(accepted)]
-        verified = subprocess.run(verify, cwd=ROOT, env=on.environment)
+        command = [sys.executable, "-m", *verify, "--accepted", str(accepted)]
+        verified = subprocess.run(command, cwd=ROOT, env=variables)
     orders = len(accepted.read_text().splitlines())
     proof = "NOT PROVED" if verified.returncode else "proved"
     say(f"verify of {orders} acknowledged orders: {proof}, in {time.monotonic() - began:.0f} s")

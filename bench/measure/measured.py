@@ -5,12 +5,14 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
+from bench.load import governor
 from bench.load.latency import Latency, summary
 from bench.load.runner import Records
 from bench.measure.orders_log import Outcome
 from bench.stack.processes import Cpu
 
 BUCKET_S: Final = 0.5
+NOT_ACCEPTED_MAX: Final = 0.001
 
 Mode = Literal["open", "closed", "governed"]
 
@@ -77,6 +79,24 @@ class Measured(Struct, frozen=True, kw_only=True):
     def errors(self) -> int:
         """Requests that were neither accepted nor refused with 503."""
         return sum(n for status, n in self.by_status.items() if status not in ("200", "202", "503"))
+
+    @property
+    def settled_late_per_s(self) -> float:
+        """Orders settled a second in the second half of the load, when the governor had come to rest."""
+        buckets = int(self.duration_s / BUCKET_S)
+        late = self.series.decided[buckets // 2 : buckets]
+        return sum(late) / len(late) / BUCKET_S
+
+    def why_not_held(self) -> str:
+        """Why the rate of the load was not held; empty when it was."""
+        rate, buckets = self.offered_per_s * self.orders_a_request, int(self.duration_s / BUCKET_S)
+        times = [number * BUCKET_S for number in range(buckets)]
+        if why := governor.why_not_held(rate, times, self.series.backlog[:buckets]):
+            return why
+        offered = rate * self.duration_s
+        if self.orders < offered * (1 - NOT_ACCEPTED_MAX):
+            return f"{offered - self.orders:.0f} of {offered:.0f} orders were not accepted"
+        return ""
 
     def __str__(self) -> str:
         def ms(latency: Latency | None) -> str:

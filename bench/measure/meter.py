@@ -16,10 +16,12 @@ from bench.measure.orders_log import OrdersLog
 from bench.stack.processes import Window
 from bench.stack.system import System
 
-NO_PROGRESS_S: Final = 15.0
-POLL_S: Final = 0.1
 CONNECTIONS_MAX: Final = 2_000
+CONNECTIONS_CLOSED: Final = 128
 TICK_S: Final = 0.5
+FIRST_RATE: Final = 500.0
+HOLD_TRIES: Final = 5
+HOLD_STEP: Final = 0.95
 
 Say = Callable[[str], None]
 Tick = Callable[[Board, float], None]
@@ -56,18 +58,34 @@ class Meter:
         spec = self._spec("open", duration_s, rate=rate, connections=CONNECTIONS_MAX, **options)
         return self._measure(name, spec, "open", meanwhile)
 
-    def closed(
-        self, name: str, connections: int, duration_s: float, *, settle: bool = True, meanwhile: Tick | None = None
-    ) -> Measured:
-        """A closed-loop load. Without `settle` the orders need not be decided at its end."""
-        spec = self._spec("closed", duration_s, connections=connections)
-        return self._measure(name, spec, "closed", meanwhile, settle=settle)
+    def closed(self, name: str, duration_s: float, meanwhile: Tick | None = None) -> Measured:
+        """A closed-loop load, whose orders need not be decided at its end."""
+        spec = self._spec("closed", duration_s, connections=CONNECTIONS_CLOSED)
+        return self._measure(name, spec, "closed", meanwhile)
 
     def governed(self, name: str, first_rate: float, duration_s: float, **options: Any) -> Measured:
         """An open-loop load whose rate follows the rate of settling. See `bench.load.governor`."""
         spec = self._spec("open", duration_s, rate=first_rate, connections=CONNECTIONS_MAX, **options)
         governing = _Governing(self.log, self.log.records(), spec)
         return self._measure(name, spec, "governed", governing)
+
+    def highest_held(self, name: str, first_rate: float, govern_s: float, hold_s: float, **options: Any) -> Measured:
+        """The highest rate that is held without a growing backlog, to 5 %.
+
+        The governor's rate is lowered until it is held. If no rate is held, the last try is returned with a warning.
+        """
+        lines = max(1, options.get("lines", 0))
+        governed = self.governed(f"{name}, governed", max(FIRST_RATE, first_rate) / lines, govern_s, **options)
+        rate = governed.settled_late_per_s
+        tries = 0
+        while True:
+            held = self.open(f"{name}, {rate:.0f}/s", rate / lines, hold_s, **options)
+            why, tries = held.why_not_held(), tries + 1
+            if why and tries == HOLD_TRIES:
+                held.warnings.append(f"not held: {why}")
+            if not why or tries == HOLD_TRIES:
+                return held
+            rate *= HOLD_STEP
 
     def _spec(self, mode: Literal["open", "closed"], duration_s: float, **options: Any) -> Spec:
         self._count += 1
@@ -77,20 +95,20 @@ class Meter:
         files = str(self.directory / f"load-{self._count:03}")
         return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, files=files, **options)
 
-    def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None, *, settle: bool = True) -> Measured:
-        starts = self.log.ends()
+    def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None) -> Measured:
+        starts, settle = self.log.ends(), mode != "closed"
         window = Window(self.system.layout.pids)
         records = runner.run(spec, meanwhile, TICK_S)
         if settle:
-            self.await_records(sum(starts.values()) + 2 * len(records.result.ids))
+            self.log.await_records(sum(starts.values()) + 2 * len(records.result.ids))
         cpu = window.end(records.result.cpu_s)
         outcomes = self.log.outcomes_since(starts)
         # The log also has orders whose answer came too late for the generator, so more records may have to be awaited.
         while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.result.ids if i in outcomes)):
             before = self.log.records()
-            self.await_records(before + open_)
+            after, _ = self.log.await_records(before + open_)
             outcomes = self.log.outcomes_since(starts)
-            if self.log.records() == before:
+            if after == before:
                 break
         self.orders += len(records.result.ids)
         with self._accepted_file.open("a") as file:
@@ -101,14 +119,6 @@ class Meter:
         self.measured.append(measured)
         self.say(str(measured))
         return measured
-
-    def await_records(self, count: int) -> None:
-        """Wait until the log has so many records, or has not grown for `NO_PROGRESS_S`."""
-        seen, seen_at = -1, time.monotonic()
-        while (records := self.log.records()) < count and time.monotonic() - seen_at < NO_PROGRESS_S:
-            if records > seen:
-                seen, seen_at = records, time.monotonic()
-            time.sleep(POLL_S)
 
     def verify(self) -> str:
         """Have the audit prove that no acknowledged order was lost and that all books agree. Returns what it printed.

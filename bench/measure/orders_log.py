@@ -7,6 +7,7 @@ With one replica a record can be read as soon as it is appended. That clock has 
 its end, so a time to the outcome is up to 1 ms too long, never too short.
 """
 
+import time
 from typing import Final
 
 import msgspec
@@ -16,6 +17,8 @@ from common.kafka.broker import Partition, all_partitions, log_ends
 from ops.log import Log
 
 ORDERS: Final = "orders"
+NO_PROGRESS_S: Final = 15.0
+POLL_S: Final = 0.1
 OUTCOMES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
 
 
@@ -52,6 +55,18 @@ class OrdersLog:
     def records(self) -> int:
         """The number of records in the log."""
         return sum(self.ends().values())
+
+    def await_records(self, count: int) -> tuple[int, float]:
+        """Wait until the log has so many records, or has not grown for `NO_PROGRESS_S`.
+
+        Returns how many it has, and since when by the monotonic clock.
+        """
+        records, since = self.records(), time.monotonic()
+        while records < count and time.monotonic() - since < NO_PROGRESS_S:
+            time.sleep(POLL_S)
+            if (now := self.records()) > records:
+                records, since = now, time.monotonic()
+        return records, since
 
     def outcomes_since(self, starts: dict[Partition, int]) -> dict[str, Outcome]:
         """Each order of the log from these offsets on, by id."""

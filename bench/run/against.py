@@ -12,14 +12,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
-
 from bench.measure import pairs
 from bench.measure.measured import Measured
-from bench.measure.meter import Meter, Say, private_meter
+from bench.measure.meter import FIRST_RATE, Meter, Say, private_meter
 from bench.measure.pairs import Change
-from bench.measure.rates import FIRST_RATE, settled_late_per_s
 from bench.report.tables import Table
+from bench.run.plan import Plan
 from bench.stack.processes import GROUPS
 from dev.settings import ROOT, Settings
 
@@ -27,19 +25,6 @@ STARTS: Final = 2
 FIXED_SHARE: Final = 0.5
 
 Figures = defaultdict[str, list[float]]
-
-
-class Slices(Struct, frozen=True):
-    """How long a comparison takes."""
-
-    pairs_a_start: int
-    warm_s_max: float
-    warm_up_s: float
-    slice_s: float
-
-
-SLICES: Final = {"quick": Slices(3, 20, 5, 5), "default": Slices(5, 45, 10, 8), "full": Slices(10, 90, 20, 15)}
-"""By the name of the plan."""
 
 
 @contextmanager
@@ -52,7 +37,7 @@ def checked_out(revision: str, directory: Path) -> Iterator[Path]:
         subprocess.run(["git", "worktree", "remove", "--force", str(directory)], cwd=ROOT, check=False)
 
 
-def run(revision: str, plan: str, directory: Path, say: Say, settings: Mapping[str, str]) -> Table:
+def run(revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[str, str]) -> Table:
     """Compare the revision with this checkout under `settings`. Raises `Lost` or `Refuted`."""
     home = {"TANDEM_HOME": str(Settings.from_environment().home)}  # this checkout keeps the jars for both
     before, after = Figures(list), Figures(list)
@@ -71,7 +56,7 @@ def run(revision: str, plan: str, directory: Path, say: Say, settings: Mapping[s
                     for name, root, variables in (("A", other, {}), ("B", ROOT, settings))
                 ]
                 say(f"both are up, start {start + 1} of {STARTS}")
-                measure_pairs(meters, SLICES[plan], (before, after))
+                measure_pairs(meters, plan, (before, after))
                 for meter in meters:
                     meter.verify()
     return table(
@@ -84,22 +69,22 @@ def run(revision: str, plan: str, directory: Path, say: Say, settings: Mapping[s
     )
 
 
-def measure_pairs(meters: list[Meter], slices: Slices, figures: tuple[Figures, Figures]) -> None:
+def measure_pairs(meters: list[Meter], plan: Plan, figures: tuple[Figures, Figures]) -> None:
     """Measure slices on both meters in turn."""
     for meter in meters:
-        meter.warm_broker(slices.warm_s_max)
-    highest = min(settled_late_per_s(m.governed("warm-up", FIRST_RATE, slices.warm_up_s)) for m in meters)
+        meter.warm_broker(plan.warm_s_max)
+    highest = min(m.governed("warm-up", FIRST_RATE, plan.warm_up_s).settled_late_per_s for m in meters)
     rate = highest * FIXED_SHARE
-    for _ in range(slices.pairs_a_start):
+    for _ in range(plan.pairs_a_start):
         for meter, own in zip(meters, figures, strict=True):
-            fixed = meter.open(f"{rate:.0f}/s", rate, slices.slice_s)
-            governed = meter.governed("governed", highest, slices.slice_s)
+            fixed = meter.open(f"{rate:.0f}/s", rate, plan.slice_s)
+            governed = meter.governed("governed", highest, plan.slice_s)
             add_figures(own, fixed, governed)
 
 
 def add_figures(figures: Figures, fixed: Measured, governed: Measured) -> None:
     """Add the figures of one slice."""
-    figures["confirmed/s, governed"].append(settled_late_per_s(governed))
+    figures["confirmed/s, governed"].append(governed.settled_late_per_s)
     figures["CPU µs an order, governed"].append(governed.total_cpu_us)
     figures["CPU µs an order, fixed rate"].append(fixed.total_cpu_us)
     for group in GROUPS:

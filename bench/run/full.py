@@ -1,18 +1,17 @@
 """What only a full run measures: drain, recovery, instances, spread and growth."""
 
-import json
 import subprocess
 import sys
 import time
-import urllib.request
 from typing import Final
+
+import httpx
 
 from bench.load.spec import Board
 from bench.load.wire import Population
 from bench.measure.measured import Lost, Measured
 from bench.measure.meter import Meter
 from bench.measure.orders_log import OrdersLog
-from bench.measure.rates import highest_held
 from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
 from bench.stack.processes import Window, group_of
@@ -20,9 +19,6 @@ from bench.stack.system import System
 from dev.settings import DATABASES, HOST, SERVICES
 
 ACCEPT_S_MAX: Final = 60.0
-ACCEPT_CONNECTIONS: Final = 128
-POLL_S: Final = 0.05
-STUCK_S: Final = 20.0
 INSTANCES: Final = (2, 3)
 BEFORE_S: Final = 10.0
 AFTER_S: Final = 60.0
@@ -46,7 +42,7 @@ def drains(meter: Meter, plan: Plan) -> list[Drain]:
     def enough(board: Board, _: float) -> None:
         board.stopped = int(board.accepted >= plan.drain_orders)
 
-    accepted = meter.closed("backlog", ACCEPT_CONNECTIONS, ACCEPT_S_MAX, settle=False, meanwhile=enough)
+    accepted = meter.closed("backlog", ACCEPT_S_MAX, enough)
     drains = []
     for service, topic in _ANSWERS.items():
         drains.append(drain(system, service, topic, accepted.orders))
@@ -65,15 +61,9 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     log = OrdersLog(system.kafka, topic)
     before = log.records()
     system.start(service)
-    started = time.monotonic()
-    while (first := log.records()) == before and time.monotonic() - started < STUCK_S:
-        time.sleep(POLL_S)
-    began, window = time.monotonic(), Window(system.layout.pids)
-    last, last_at = first, began
-    while last < before + orders and time.monotonic() - last_at < STUCK_S:
-        time.sleep(POLL_S)
-        if (records := log.records()) > last:
-            last, last_at = records, time.monotonic()
+    first, began = log.await_records(before + 1)
+    window = Window(system.layout.pids)
+    last, ended = log.await_records(before + orders)
     cpu = window.end()
     if last < before + orders:
         raise Lost(f"{service} answered {last - before} of the {orders} orders of its backlog, then stopped")
@@ -81,7 +71,7 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     return Drain(
         service=group_of(f"{service}-1"),
         records=records,
-        records_per_s=records / max(last_at - began, 1e-9),
+        records_per_s=records / max(ended - began, 1e-9),
         cpu_us={group: cpu_s / max(1, records) * 1e6 for group, cpu_s in cpu.seconds.items()},
     )
 
@@ -117,11 +107,11 @@ def recovery(meter: Meter, confirmed_per_s: float, away_s: float) -> Recovery:
 
 def instances(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """The confirmed rate with 1, 2 and 3 of each process, on the same cores."""
-    loads = [highest_held(meter, "1 instance each", rate, plan.comparison_s, plan.comparison_s)]
+    loads = [meter.highest_held("1 instance each", rate, plan.comparison_s, plan.comparison_s)]
     for number in INSTANCES:
         for service in SERVICES:
             meter.system.start(service.name, number)
-        loads.append(highest_held(meter, f"{number} instances each", rate, plan.comparison_s, plan.comparison_s))
+        loads.append(meter.highest_held(f"{number} instances each", rate, plan.comparison_s, plan.comparison_s))
     for number in INSTANCES:
         for service in SERVICES:
             meter.system.stop(service.name, number)
@@ -132,7 +122,7 @@ def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """One customer, then one product: every order locks the same row."""
     deposit(meter.system, "cust-000000", DEPOSIT)
     return [
-        highest_held(meter, name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
+        meter.highest_held(name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
         for name, population in (
             ("1 customer, 1,000 products", Population(customers=1, seed=901)),
             ("100,000 customers, 1 product", Population(products=1, seed=902)),
@@ -155,7 +145,7 @@ def growth(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
         store(meter.system, stored, orders - stored)
         meter.say(f"{orders:,} orders stored after {time.monotonic() - began:.0f} s")
         stored = orders
-        loads.append(highest_held(meter, f"{orders:,} orders stored before", rate, plan.govern_s, plan.govern_s))
+        loads.append(meter.highest_held(f"{orders:,} orders stored before", rate, plan.govern_s, plan.govern_s))
     return loads
 
 
@@ -176,6 +166,4 @@ def store(system: System, first: int, count: int) -> None:
 def deposit(system: System, customer_id: str, amount: int) -> None:
     """Put money on an account."""
     url = f"http://{HOST}:{system.layout.ports['payment']}/api/v1/accounts/{customer_id}/deposits"
-    body = json.dumps({"amount": amount, "currency": "EUR"}).encode()
-    request = urllib.request.Request(url, body, {"content-type": "application/json"})
-    urllib.request.urlopen(request, timeout=10).close()  # noqa: S310
+    httpx.post(url, json={"amount": amount, "currency": "EUR"}).raise_for_status()

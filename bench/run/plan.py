@@ -29,6 +29,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Rates to offer, as shares of the confirmed rate."""
     low_point_s: float
     point_s: float
+    pairs_a_start: int
+    """With --against, and the length of each of its loads."""
+    slice_s: float
     variant_s: float = 0
     """Of orders with a key, and of orders sent many to a request."""
     comparison_s: float = 0
@@ -53,6 +56,8 @@ QUICK: Final = Plan(
     shares=(0.5, 2.0),
     low_point_s=3,
     point_s=3,
+    pairs_a_start=3,
+    slice_s=5,
 )
 DEFAULT: Final = Plan(
     name="default",
@@ -67,6 +72,8 @@ DEFAULT: Final = Plan(
     shares=(0.25, 0.5, 0.75, 1.0, 2.0),
     low_point_s=12,
     point_s=12,
+    pairs_a_start=5,
+    slice_s=8,
     variant_s=8,
 )
 FULL: Final = replace(
@@ -81,6 +88,8 @@ FULL: Final = replace(
     hold_s=60,
     low_point_s=60,
     point_s=30,
+    pairs_a_start=10,
+    slice_s=15,
     comparison_s=10,
     variant_s=20,
     drain_orders=200_000,

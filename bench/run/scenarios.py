@@ -13,8 +13,7 @@ from bench.chain import rates as chain
 from bench.load import runner
 from bench.measure import broker, ceilings
 from bench.measure.measured import Lost, Measured
-from bench.measure.meter import Meter, private_meter
-from bench.measure.rates import FIRST_RATE, highest_held, settled_late_per_s
+from bench.measure.meter import FIRST_RATE, Meter, private_meter
 from bench.measure.result import Ceilings, Disk, Run
 from bench.run import full
 from bench.run.plan import REFERENCE_PER_S, Plan
@@ -23,7 +22,6 @@ from bench.stack.processes import CORES, GROUPS, Window
 from bench.stack.system import System
 from dev.settings import DATABASES
 
-ACCEPT_CONNECTIONS: Final = 128
 LINES: Final = 100
 CONFIRMED_FIRST: Final = 0.8
 KEYED_FIRST: Final = 0.7
@@ -52,7 +50,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     system, say = meter.system, meter.say
     say("the stack is up")
     warmth = meter.warm_broker(plan.warm_s_max)
-    footprint = _Footprint(system)
+    stored_before = stored_bytes(system)
     warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s)
     echoes = [ceilings.echo(meter.directory, plan.echo_s)]
     copied = ceilings.copy(system)
@@ -60,8 +58,8 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     say(f"ceilings: echo {echoes[0].per_s:.0f}/s, {echoes[0].cpu_us:.1f} us; COPY {copied.orders_per_s:.0f} orders/s; "
         f"log {log.produced_per_s:.0f}/s in, {log.consumed_per_s:.0f}/s out")  # fmt: skip
     accept = accept_alone(meter, plan)
-    first_rate = settled_late_per_s(warm_up) * CONFIRMED_FIRST
-    confirmed = highest_held(meter, "confirmed", first_rate, plan.govern_s, plan.hold_s)
+    first_rate = warm_up.settled_late_per_s * CONFIRMED_FIRST
+    confirmed = meter.highest_held("confirmed", first_rate, plan.govern_s, plan.hold_s)
     confirmed_per_s = confirmed.confirmed_per_s
     idle = idle_cpu(system)
     memory = processes.memory(system.layout.pids)
@@ -70,9 +68,10 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     echoes.append(ceilings.echo(meter.directory, plan.echo_s))
     keyed = many = None
     if seconds := plan.variant_s:
-        keyed = highest_held(meter, "keyed", confirmed_per_s * KEYED_FIRST, seconds, seconds, keyed=True)
-        many = highest_held(meter, f"{LINES} a request", confirmed_per_s, seconds, seconds, lines=LINES)
-    disk = footprint.since(meter.orders)
+        keyed = meter.highest_held("keyed", confirmed_per_s * KEYED_FIRST, seconds, seconds, keyed=True)
+        many = meter.highest_held(f"{LINES} a request", confirmed_per_s, seconds, seconds, lines=LINES)
+    stored = zip(stored_bytes(system), stored_before, strict=True)
+    tables, wal, log_bytes = ((now - before) / max(1, meter.orders) for now, before in stored)
     extra: dict[str, Any] = {}
     if plan.chain_s:
         extra = {
@@ -98,7 +97,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         ladder=ladder,
         memory_bytes=memory,
         idle_cpu_share=idle,
-        disk=disk,
+        disk=Disk(tables=tables, wal=wal, log=log_bytes),
         orders_verified=meter.orders,
         warnings=[],
         **extra,
@@ -111,11 +110,12 @@ def accept_alone(meter: Meter, plan: Plan) -> Measured:
     for service in CONSUMERS:
         meter.system.stop(service)
     before = meter.log.records()
-    accept = meter.closed("accept, consumers stopped", ACCEPT_CONNECTIONS, plan.accept_s, settle=False)
+    accept = meter.closed("accept, consumers stopped", plan.accept_s)
     for service in CONSUMERS:
         meter.system.start(service)
-    meter.await_records(before + 2 * accept.orders)
-    if (undecided := before + 2 * accept.orders - meter.log.records()) > 0:
+    decided = before + 2 * accept.orders
+    records, _ = meter.log.await_records(decided)
+    if (undecided := decided - records) > 0:
         raise Lost(f"{undecided} of {accept.orders} acknowledged orders have no outcome")
     return accept
 
@@ -157,28 +157,17 @@ def warnings_of(run: Run, measured: Sequence[Measured]) -> list[str]:
     return warnings
 
 
-class _Footprint:
-    """How much the databases and the log have grown since it was made."""
-
-    def __init__(self, system: System) -> None:
-        self._system = system
-        self._before = self._read()
-
-    def _read(self) -> tuple[int, int, int]:
-        tables = wal = 0
-        for database in DATABASES:
-            with self._system.connect(database) as connection:
-                row: Any = connection.execute(
-                    "SELECT sum(pg_total_relation_size(oid))::bigint, pg_current_wal_lsn() - '0/0'::pg_lsn "
-                    "FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
-                ).fetchone()
-                tables += row[0]
-                wal = int(row[1])
-        logs = (self._system.directory / "kafka/log").glob("*/*.log")
-        ours = f"{broker.TOPIC}-"
-        return tables, wal, sum(path.stat().st_size for path in logs if not path.parent.name.startswith(ours))
-
-    def since(self, orders: int) -> Disk:
-        """Bytes an order."""
-        tables, wal, log = ((now - then) / max(1, orders) for now, then in zip(self._read(), self._before, strict=True))
-        return Disk(tables=tables, wal=wal, log=log)
+def stored_bytes(system: System) -> tuple[int, int, int]:
+    """What the databases' tables, the write-ahead log so far and Kafka's log take."""
+    tables = wal = 0
+    for database in DATABASES:
+        with system.connect(database) as connection:
+            row: Any = connection.execute(
+                "SELECT sum(pg_total_relation_size(oid))::bigint, pg_current_wal_lsn() - '0/0'::pg_lsn "
+                "FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            ).fetchone()
+            tables += row[0]
+            wal = int(row[1])
+    logs = (system.directory / "kafka/log").glob("*/*.log")
+    ours = f"{broker.TOPIC}-"
+    return tables, wal, sum(path.stat().st_size for path in logs if not path.parent.name.startswith(ours))
