@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 from dev import doctor
 from dev.compose import ComposeStack
@@ -17,9 +19,7 @@ from dev.state import State, exclusive
 RECIPES = {"dead_letters": "dlq"}
 """The recipes whose name is not that of their module in `ops`."""
 
-
-CHANGES = ("up", "down", "reset", "start", "stop", "restart", "scale")
-"""The commands that change a stack."""
+Act = Callable[[Stack, argparse.Namespace], None]
 
 
 def main() -> int:
@@ -41,24 +41,35 @@ def main() -> int:
 def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(prog="just", description="Runs Tandem on this machine.")
     commands = root.add_subparsers(dest="command", required=True)
-    for name in ("up", "down", "ps", "doctor"):
-        commands.add_parser(name)
-    commands.add_parser("reset").add_argument("--yes", action="store_true", help="do not ask")
+
+    def command(name: str, act: Act | None = None, *, changes: bool = False, **options: Any) -> argparse.ArgumentParser:
+        """A command that acts on the chosen stack. Those that change it run one at a time."""
+        added: argparse.ArgumentParser = commands.add_parser(name, **options)
+        added.set_defaults(act=act, changes=changes)
+        return added
+
+    command("up", lambda stack, _: stack.up(), changes=True)
+    command("down", lambda stack, _: stack.down(), changes=True)
+    command("reset", reset, changes=True).add_argument("--yes", action="store_true", help="do not ask")
     for name in ("start", "stop", "restart"):
-        commands.add_parser(name).add_argument("services", nargs="+", metavar="service")
-    commands.add_parser("scale").add_argument("counts", nargs="+", metavar="service=count", type=count)
-    log = commands.add_parser("logs")
+        command(name, act_on_services, changes=True).add_argument("services", nargs="+", metavar="service")
+    scale = command("scale", lambda stack, chosen: stack.scale(dict(chosen.counts)), changes=True)
+    scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
+    command("ps", lambda stack, _: stack.ps())
+    log = command("logs", lambda stack, chosen: stack.logs(chosen.services, chosen.lines, not chosen.no_follow))
     log.add_argument("services", nargs="*", metavar="service")
     log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
     log.add_argument("-n", "--lines", type=int, default=20, help="how many of the last lines of each")
-    psql = commands.add_parser("psql")
-    psql.add_argument("service", choices=(*DATABASES, *(s.name for s in SERVICES if s.name not in DATABASES)))
+    databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
+    psql = command("psql", lambda stack, chosen: stack.psql(databases[chosen.service], chosen.arguments))
+    psql.add_argument("service", choices=databases)
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
-    ops = commands.add_parser("ops", help="run a module of ops in the stack's environment")
+    ops = command("ops", lambda stack, chosen: stack.ops(chosen.arguments), help="run a module of `ops` on the stack")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
-    locust = commands.add_parser("locust", help="Locust's web UI against the running stack")
+    locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), help="Locust's web UI against it")
     locust.add_argument("arguments", nargs=argparse.REMAINDER, help="options of locust")
-    commands.add_parser("run", help="become a program of the stack; for supervisord").add_argument("program")
+    command("doctor")
+    command("run", help="become a program of the stack; for supervisord").add_argument("program")
     return root
 
 
@@ -75,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         NativeStack(settings).become(arguments.program)
     if arguments.command == "doctor":
         return 0 if doctor.examine(NativeStack(settings)) else 1
-    with exclusive(settings.home) if arguments.command in CHANGES else nullcontext():
-        execute(chosen_stack(settings), arguments)
+    with exclusive(settings.home) if arguments.changes else nullcontext():
+        arguments.act(chosen_stack(settings), arguments)
     return 0
 
 
@@ -89,42 +100,19 @@ def chosen_stack(settings: Settings) -> Stack:
     return ComposeStack(settings) if kind == "compose" else NativeStack(settings)
 
 
-def execute(stack: Stack, arguments: argparse.Namespace) -> None:
-    match arguments.command:
-        case "up":
-            stack.up()
-        case "down":
-            stack.down()
-        case "reset":
-            if not arguments.yes:
-                confirm(f"This deletes the databases, the topics and the logs in {stack.home}. Continue?")
-            stack.reset()
-        case "start":
-            stack.start(arguments.services)
-        case "stop":
-            stack.stop(arguments.services)
-        case "restart":
-            stack.restart(arguments.services)
-        case "scale":
-            stack.scale(dict(arguments.counts))
-        case "ps":
-            stack.ps()
-        case "logs":
-            stack.logs(arguments.services, arguments.lines, not arguments.no_follow)
-        case "psql":
-            database = next((s.database for s in SERVICES if s.name == arguments.service), arguments.service)
-            stack.psql(database, arguments.arguments)
-        case "ops":
-            stack.ops(arguments.arguments)
-        case "locust":
-            stack.locust(arguments.arguments)
+def act_on_services(stack: Stack, arguments: argparse.Namespace) -> None:
+    """Start, stop or restart them, as the command's name says."""
+    getattr(stack, arguments.command)(arguments.services)
 
 
-def confirm(question: str) -> None:
-    if not sys.stdin.isatty():
-        raise StackError("this is not a terminal, so it cannot ask; --yes deletes all data without asking")
-    if input(f"{question} [y/N] ").strip().lower() not in ("y", "yes"):
-        raise StackError("nothing was deleted")
+def reset(stack: Stack, arguments: argparse.Namespace) -> None:
+    if not arguments.yes:
+        if not sys.stdin.isatty():
+            raise StackError("this is not a terminal, so it cannot ask; --yes deletes all data without asking")
+        question = f"This deletes the databases, the topics and the logs in {stack.home}. Continue? [y/N] "
+        if input(question).strip().lower() not in ("y", "yes"):
+            raise StackError("nothing was deleted")
+    stack.reset()
 
 
 if __name__ == "__main__":

@@ -56,12 +56,11 @@ def before_start(stack: NativeStack) -> Iterator[Finding]:
     yield Finding(True, f"jars: {f'{missing} are missing; just up fetches them' if missing else 'all are as pinned'}")
     left = "; ".join(processes.describe(process) for process in processes.of_stack(stack.home))
     yield Finding(not left, f"left by an earlier run: {left or 'nothing'}", "'just up' or 'just down' stops them")
-    for port, setting in Programs(stack.asked, stack.state.instances()).all_ports().items():
-        listener = processes.listener(port)
+    programs = Programs(stack.asked, stack.state.instances())
+    for port, setting, listener in programs.listeners(programs.names):
         state = f"taken by {listener}" if listener else "free"
-        yield Finding(
-            not listener, f"port {port} ({setting}): {state}", f"stop that process, or change {setting} in .env"
-        )
+        remedy = f"stop that process, or change {setting} in .env"
+        yield Finding(not listener, f"port {port} ({setting}): {state}", remedy)
 
 
 def programs(stack: NativeStack) -> Iterator[Finding]:

@@ -1,6 +1,6 @@
 """What the native stack consists of: PostgreSQL, Kafka and the instances of the services."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from dev.servers.instance import Instance
@@ -67,14 +67,11 @@ class Programs:
         port, admin_port = settings.port(service), settings.admin_port(service, number)
         return {service.port_setting.upper(): port, "ADMIN_PORT_BASE": admin_port}
 
-    def all_ports(self) -> dict[int, str]:
-        """Every port of the stack, with the setting that decides it."""
-        return {port: setting for name in self.names for setting, port in self.ports(name).items()}
-
-    def taken_ports(self) -> list[str]:
-        """The ports on which something listens already, and what that is."""
-        listeners = {port: listener(port) for port in self.all_ports()}
-        return [f"{p} ({self.all_ports()[p]}) is taken by {process}" for p, process in listeners.items() if process]
+    def listeners(self, names: Iterable[str]) -> Iterator[tuple[int, str, str | None]]:
+        """Each port of these programs, the setting that decides it, and what listens there already."""
+        for name in names:
+            for setting, port in self.ports(name).items():
+                yield port, setting, listener(port)
 
     def log(self, name: str) -> Path:
         return self.settings.logs / f"{name}.log"

@@ -140,7 +140,7 @@ class NativeStack(Stack):
     def _launch(self) -> None:
         self._stop_left_over()
         self.settings = self.asked
-        if taken := self.programs.taken_ports():
+        if taken := self._taken_ports(self.programs.names):
             remedy = "stop those processes, or set other ports, in the environment or in .env"
             raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
         self.state.started("native", self.settings)
@@ -216,7 +216,8 @@ class NativeStack(Stack):
             if tells_taken_port(news[name].new_lines()):
                 met_taken_port.add(name)
             if missing is not None and name in met_taken_port:
-                missing = self._taken_port(name)
+                # The port may have been free when `up` began.
+                missing = ", ".join(self._taken_ports([name])) or "a port was taken and is free again"
             return missing, status.state not in STATES_FAILING
 
         if late := Waiting(names, limit_s).until_ready(check):
@@ -224,11 +225,9 @@ class NativeStack(Stack):
             reasons = [f"{name} is not ready: {missing}" for name, missing in late.items()]
             raise StartError("\n".join([*ends, *reasons]))
 
-    def _taken_port(self, name: str) -> str:
-        """Which port of a program is taken and by what. The port may have been free when `up` began."""
-        listeners = {port: processes.listener(port) for port in self.programs.ports(name).values()}
-        taken = [f"port {port} is taken by {process}" for port, process in listeners.items() if process]
-        return ", ".join(taken) or "a port was taken and is free again"
+    def _taken_ports(self, names: Collection[str]) -> list[str]:
+        listeners = self.programs.listeners(names)
+        return [f"port {port} ({setting}) is taken by {process}" for port, setting, process in listeners if process]
 
 
 def tells_taken_port(lines: Collection[str]) -> bool:
