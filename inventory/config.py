@@ -1,14 +1,9 @@
 """Inventory's settings."""
 
-from typing import Final
-
 from common import config
 from common.config import Env, Process
-
-DATABASE: Final = "INVENTORY_DATABASE_URL"
-PORT: Final = 8083
 
 
 def load(env: Env | None = None) -> Process:
     """Read the settings. Raises `Fatal`."""
-    return config.process(env or Env("inventory"), database=DATABASE, port=PORT)
+    return config.process(env or Env("inventory"), database="INVENTORY_DATABASE_URL", port=8083)

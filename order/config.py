@@ -9,15 +9,7 @@ from common.errors import Fatal
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
 
 DATABASE: Final = "ORDER_DATABASE_URL"
-API_PORT: Final = 8081
-SAGA_PORT: Final = 8084
 
-DEADLINE_MS: Final = 5_000
-SETTLE_DEADLINE_S: Final = 3_600
-IN_FLIGHT_MAX: Final = 2_000
-BACKLOG_MAX: Final = 1_000_000
-SETTLE_WITHIN_S: Final = 60
-LINGER_MS: Final = 3
 LINGER_MS_MAX: Final = 50
 """Less than the shortest deadline of a request."""
 EVENT_KIB_MAX: Final = 16
@@ -41,12 +33,12 @@ def api(env: Env | None = None) -> Api:
     """Read the api's settings. Raises `Fatal`, also for limits that contradict one another."""
     env = env or Env("order-api")
     settings = Api(
-        process=config.process(env, database=DATABASE, port=API_PORT),
-        deadline_ms=env.integer("ORDER_DEADLINE_MS", DEADLINE_MS, least=100, most=600_000, unit="ms"),
-        in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", IN_FLIGHT_MAX, least=1, most=1_000_000, unit="orders"),
-        settle_within_s=env.integer("ORDERS_SETTLE_WITHIN_S", SETTLE_WITHIN_S, least=1, most=3_600, unit="s"),
-        backlog_max=env.integer("ORDERS_BACKLOG_MAX", BACKLOG_MAX, least=1, most=10**9, unit="orders"),
-        linger_ms=env.integer("ORDER_LINGER_MS", LINGER_MS, least=0, most=LINGER_MS_MAX, unit="ms"),
+        process=config.process(env, database=DATABASE, port=8081),
+        deadline_ms=env.integer("ORDER_DEADLINE_MS", 5_000, least=100, most=600_000, unit="ms"),
+        in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", 2_000, least=1, most=1_000_000, unit="orders"),
+        settle_within_s=env.integer("ORDERS_SETTLE_WITHIN_S", 60, least=1, most=3_600, unit="s"),
+        backlog_max=env.integer("ORDERS_BACKLOG_MAX", 1_000_000, least=1, most=10**9, unit="orders"),
+        linger_ms=env.integer("ORDER_LINGER_MS", 3, least=0, most=LINGER_MS_MAX, unit="ms"),
     )
     if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:
         raise Fatal(
@@ -73,5 +65,5 @@ class Saga:
 def saga(env: Env | None = None) -> Saga:
     """Read the saga's settings. Raises `Fatal`."""
     env = env or Env("order-saga")
-    deadline_s = env.integer("ORDER_SETTLE_DEADLINE_S", SETTLE_DEADLINE_S, least=1, most=30 * 86_400, unit="s")
-    return Saga(config.process(env, database=DATABASE, port=SAGA_PORT), deadline_s * 1_000)
+    deadline_s = env.integer("ORDER_SETTLE_DEADLINE_S", 3_600, least=1, most=30 * 86_400, unit="s")
+    return Saga(config.process(env, database=DATABASE, port=8084), deadline_s * 1_000)

@@ -196,10 +196,7 @@ class Inbox:
         wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
         self._uncommitted = {}
         try:
-            if asynchronous:
-                self._consumer.commit(offsets=wanted, asynchronous=True)
-            else:
-                self._consumer.commit(offsets=wanted, asynchronous=False)
+            self._consumer.commit(offsets=wanted, asynchronous=asynchronous)  # type: ignore[call-overload]
         except KafkaException as error:
             self._on_commit(error.args[0], wanted)
 

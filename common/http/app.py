@@ -15,10 +15,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from common import metrics
 from common.http import problem
 from common.http.bodies import ClientGone
 from common.http.problem import Problem, ProblemError
-from common.http.responses import counter, json_response, problem_response, request_id_of, send_problem
+from common.http.responses import json_response, problem_response, request_id_of, send_problem
 from common.postgres import POOL_TIMEOUT_S
 
 READ_METHODS: Final = frozenset(("GET", "HEAD"))
@@ -50,14 +51,15 @@ class Frame:
         """Why the public port takes no connections, if it does not; /readyz reports it."""
         self.stopping = False
         self._direct = direct
-        self._templates = {route.endpoint: route.path for route in app.routes if isinstance(route, Route)}
+        routes = [route for route in app.routes if isinstance(route, Route)]
+        self._templates: dict[object, str] = {route.endpoint: route.path for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         if scope["http_version"] == "1.1" and sum(name == b"host" for name, _ in scope["headers"]) != 1:
-            counter(scope["method"], "unmatched", _HOST.status).inc()
+            metrics.http_requests.labels(scope["method"], "unmatched", _HOST.status).inc()
             await send_problem(send, _HOST, request_id_of(scope))
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
@@ -69,14 +71,11 @@ class Frame:
         async def send_framed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
-                counter(scope["method"], self._route(scope), message["status"]).inc()
+                route = self._templates.get(scope.get("endpoint"), "unmatched")
+                metrics.http_requests.labels(scope["method"], route, message["status"]).inc()
             await send(message)
 
         await self.app(scope, receive, send_framed)
-
-    def _route(self, scope: Scope) -> str:
-        endpoint = scope.get("endpoint")
-        return "unmatched" if endpoint is None else self._templates.get(endpoint, "unmatched")
 
 
 def nothing_missing() -> list[str]:
@@ -110,7 +109,7 @@ def application(
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
-        response = problem_response(request, Problem(code=code, title=error.detail, status=error.status_code))
+        response = problem_response(request, Problem(error.status_code, code, error.detail))
         if error.status_code == 405:
             response.headers["allow"] = ", ".join(sorted(methods_of(request.scope["path"])))
         return response

@@ -32,7 +32,8 @@ async def receive_body(
     """
     content_type = headers.get(b"content-type", types[0])
     if content_type not in types and content_type.partition(b";")[0].strip().lower() not in types:
-        raise ProblemError(_unsupported(content_type, types))
+        detail = f"content-type is {content_type.decode('latin-1')!r}, must be {b' or '.join(types).decode()}"
+        raise ProblemError(Problem(415, "unsupported-media-type", "Unsupported media type", detail))
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
@@ -56,12 +57,3 @@ def within_limit(content: B, name: str, bytes_max: int = BODY_BYTES_MAX) -> B:
     if len(content) > bytes_max:
         raise ProblemError(too_large(f"the {name} is over {bytes_max} bytes"))
     return content
-
-
-def _unsupported(content_type: bytes, types: Sequence[bytes]) -> Problem:
-    return Problem(
-        code="unsupported-media-type",
-        title="Unsupported media type",
-        status=415,
-        detail=f"content-type is {content_type.decode('latin-1')!r}, must be {b' or '.join(types).decode()}",
-    )

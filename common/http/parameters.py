@@ -33,22 +33,12 @@ def idempotency_key(request: Request) -> str | None:
 def checked_idempotency_key(key: str) -> str:
     """The key. Raises `ProblemError` 400 if it is not valid."""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
-        raise ProblemError(
-            Problem(
-                code="idempotency-key",
-                title="The idempotency key is not valid",
-                status=400,
-                detail=f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters",
-            )
-        )
+        detail = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"
+        raise ProblemError(Problem(400, "idempotency-key", "The idempotency key is not valid", detail))
     return key
 
 
 def idempotency_key_reused(key: str, owner: str) -> Problem:
     """422: the key came before with `owner`, such as "another order of this customer"."""
-    return Problem(
-        code="idempotency-key-reused",
-        title="The idempotency key was used for another request",
-        status=422,
-        detail=f"the key {key!r} belongs to {owner}; use a new one",
-    )
+    detail = f"the key {key!r} belongs to {owner}; use a new one"
+    return Problem(422, "idempotency-key-reused", "The idempotency key was used for another request", detail)

@@ -27,12 +27,12 @@ class ProblemDocument(Struct, frozen=True, kw_only=True, omit_defaults=True):
     request_id: str
 
 
-class Problem(Struct, frozen=True, kw_only=True):
+class Problem(Struct, frozen=True):
     """A problem before it is answered to a request. `code` becomes its document's `type`, `/problems/<code>`."""
 
+    status: Annotated[int, Meta(ge=400, le=599)]
     code: str
     title: str
-    status: Annotated[int, Meta(ge=400, le=599)]
     detail: str = ""
     errors: tuple[FieldError, ...] = ()
     retry_after_s: int | None = None
@@ -63,32 +63,25 @@ class ProblemError(Exception):
 
 def validation(*errors: FieldError) -> Problem:
     """422: the body is JSON, but these fields are at fault."""
-    return Problem(code="validation", title="The request is not valid", status=422, errors=errors)
+    return Problem(422, "validation", "The request is not valid", errors=errors)
 
 
 def malformed(detail: str) -> Problem:
     """400: this is not an HTTP/1.1 request that can be taken."""
-    return Problem(code="malformed-request", title="Malformed request", status=400, detail=detail)
+    return Problem(400, "malformed-request", "Malformed request", detail)
 
 
 def too_large(detail: str) -> Problem:
-    return Problem(code="too-large", title="Content too large", status=413, detail=detail)
+    return Problem(413, "too-large", "Content too large", detail)
 
 
 def not_found(kind: str, name: str) -> Problem:
-    return Problem(code="not-found", title="Not found", status=404, detail=f"there is no {kind} {name!r}")
+    return Problem(404, "not-found", "Not found", f"there is no {kind} {name!r}")
 
 
 def unavailable(detail: str, *, retry_after_s: int = 1, order_id: str | None = None) -> Problem:
     """503: retry later. With `order_id` the outcome is unknown, and that is the order to ask for."""
-    return Problem(
-        code="unavailable",
-        title="Not available now",
-        status=503,
-        detail=detail,
-        retry_after_s=retry_after_s,
-        order_id=order_id,
-    )
+    return Problem(503, "unavailable", "Not available now", detail, retry_after_s=retry_after_s, order_id=order_id)
 
 
-INTERNAL: Final = Problem(code="internal", title="Internal error", status=500, detail="it has been logged")
+INTERNAL: Final = Problem(500, "internal", "Internal error", "it has been logged")

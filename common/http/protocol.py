@@ -38,23 +38,15 @@ IDLE_CLOSE_S: Final = 0.5
 _MALFORMED: Final = problem.malformed("this is not an HTTP/1.1 request")
 _UPGRADE: Final = problem.malformed("a request to upgrade may not have a body")
 _PIPELINED: Final = Problem(
-    code="too-many-pipelined",
-    title="Too many requests at once",
-    status=400,
-    detail=f"over {PIPELINED_MAX} requests are waiting on this connection",
-)
+    400, "too-many-pipelined", "Too many requests at once",
+    f"over {PIPELINED_MAX} requests are waiting on this connection",
+)  # fmt: skip
 _HEAD_TOO_LARGE: Final = Problem(
-    code="head-too-large",
-    title="Request head too large",
-    status=431,
-    detail=f"request line and headers are over {HEAD_BYTES_MAX} bytes",
+    431, "head-too-large", "Request head too large", f"request line and headers are over {HEAD_BYTES_MAX} bytes"
 )
 _TOO_LARGE: Final = problem.too_large(f"the request is over {REQUEST_BYTES_MAX} bytes on the wire")
 _TOO_SLOW: Final = Problem(
-    code="too-slow",
-    title="Request timeout",
-    status=408,
-    detail=f"the request was not complete {ARRIVE_S:.0f} s after it began",
+    408, "too-slow", "Request timeout", f"the request was not complete {ARRIVE_S:.0f} s after it began"
 )
 
 

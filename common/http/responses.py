@@ -1,4 +1,4 @@
-"""Responses: JSON, problem documents, request ids, and the counter of what was answered."""
+"""Responses: JSON, problem documents, and request ids."""
 
 import random
 import re
@@ -7,20 +7,13 @@ from typing import Any, Final
 
 import msgspec
 import orjson
-from prometheus_client import Counter
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
-from common import metrics
 from common.http.problem import CONTENT_TYPE, Problem
 
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
-
-
-def counter(method: str, route: str, status: int) -> Counter:
-    """The counter of a route's responses with a status."""
-    return metrics.http_requests.labels(method, route, status)
 
 
 def header(scope: Scope, name: bytes) -> str:

@@ -12,10 +12,11 @@ import contextlib
 import gc
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from typing import Any, Final, Protocol
 
 import uvicorn
+import uvloop
 from loguru import logger
 
 from common.config import Http
@@ -36,7 +37,6 @@ class Task(Protocol):
 
     def start(self) -> None: ...
     def stop(self) -> None: ...
-    def missing(self) -> list[str]: ...
 
 
 class _Server(uvicorn.Server):
@@ -178,15 +178,10 @@ async def serve(
         logger.info("stopped")
 
 
-def run(main: Awaitable[None]) -> None:
+def run(main: Coroutine[Any, Any, None]) -> None:
     """Run a process to its end on uvloop. A `Fatal` ends it with exit code 1 and one line that says why."""
-    import uvloop
-
-    async def guarded() -> None:
-        await main
-
     try:
-        uvloop.run(guarded())
+        uvloop.run(main)
     except Fatal as error:
         logger.critical(str(error))
         raise SystemExit(1) from None

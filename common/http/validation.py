@@ -85,7 +85,7 @@ def _refusal(body: bytes, kind: Any, first: str) -> Problem:
 
 def _malformed(error: Exception) -> Problem:
     detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return Problem(code="malformed-json", title="The body is not JSON", status=400, detail=detail)
+    return Problem(400, "malformed-json", "The body is not JSON", detail)
 
 
 def _all_faults(document: object, kind: Any, first: str) -> list[FieldError]:

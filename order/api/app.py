@@ -114,7 +114,8 @@ def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]
         stored = await lookup.find(request.path_params["order_id"])
         order = stored.view
         if order.status in ("rejected", "cancelled"):
-            raise ProblemError(_cannot_cancel(order.order_id, order.status))
+            detail = f"order {order.order_id} is {order.status} already, and that is final"
+            raise ProblemError(Problem(409, "not-cancellable", "The order cannot be cancelled", detail))
         data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason="customer")
         event = make(OrderCancelRequested, data, at=now(), traceparent=stored.traceparent)
         await log.request_cancel(event, stored.partition)
@@ -129,12 +130,3 @@ def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]
         Route(ORDERS_PATH + "/{order_id}/cancel", cancel_order, methods=["POST"]),
         Route("/openapi.json", openapi),
     ]
-
-
-def _cannot_cancel(order_id: str, status: str) -> Problem:
-    return Problem(
-        code="not-cancellable",
-        title="The order cannot be cancelled",
-        status=409,
-        detail=f"order {order_id} is {status} already, and that is final",
-    )

@@ -13,7 +13,7 @@ One instance sweeps at a time: the one whose session has the advisory lock.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from confluent_kafka.admin import AdminClient
 
@@ -27,7 +27,7 @@ from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, transaction
 from common.worker import Worker
 from order.saga import store
-from order.saga.store import Pending
+from order.saga.store import Pending, Reading
 
 SWEEP_EVERY_MAX_S: Final = 10.0
 SWEEPS_PER_DEADLINE: Final = 10
@@ -43,13 +43,6 @@ READ_WITHIN_S: Final = 60.0
 same events again behind a backlog, and make it longer."""
 
 _NEVER: Final = Milliseconds(0)
-
-
-class Reading(NamedTuple):
-    """How far the saga has read a partition: the offset it reads next, and the time of the record before that."""
-
-    next_offset: int
-    record_time: Milliseconds | None
 
 
 def cutoffs(
@@ -121,10 +114,7 @@ class DeadlineTimer(Worker):
                 self._walked = self._walked_again = _NEVER
                 self._watched.clear()
                 return True
-            readings = {
-                Partition(topic, number): Reading(offset, when)
-                for topic, number, offset, when in store.readings(connection, READS[SAGA])
-            }
+            readings = store.readings(connection, READS[SAGA])
             if not self._has_read_last(readings):
                 return False
             due_until = cutoffs(readings, ends, at, self._deadline_ms)

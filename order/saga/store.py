@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg
 
+from common.codec import encode
 from common.events import Milliseconds, OrderId, PlacedData, rfc3339
+from common.kafka.broker import Partition
 from common.postgres import Conn, copy_in, timestamp
 from order.saga.decide import Order
 
@@ -41,8 +43,6 @@ _UPDATE_ORDERS = """
                  inventory_reason, amount, currency, items, placed_at, decided_at, settled_at, traceparent, timeline)
     WHERE orders.order_id = changed.order_id
 """
-
-_encode = msgspec.json.Encoder().encode
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False):
@@ -96,17 +96,13 @@ def _values(row: Row) -> tuple[Any, ...]:
         order.inventory_reason,
         placed.amount if placed else None,
         placed.currency if placed else None,
-        _json(placed.items) if placed else "[]",
+        encode(placed.items).decode() if placed else "[]",
         timestamp(order.placed_at),
         timestamp(order.decided_at),
         timestamp(order.settled_at),
         order.traceparent,
-        _json(row.timeline),
+        encode(row.timeline).decode(),
     )
-
-
-def _json(value: object) -> str:
-    return _encode(value).decode()
 
 
 # For the deadline timer.
@@ -135,6 +131,13 @@ _PENDING = """
 SLICE_ORDERS = 20_000
 
 
+class Reading(NamedTuple):
+    """How far the saga has read a partition: the offset it reads next, and the time of the record before that."""
+
+    next_offset: int
+    record_time: Milliseconds | None
+
+
 class Pending(NamedTuple):
     """A pending order, and whether its time is up."""
 
@@ -156,9 +159,9 @@ def lead_deadlines(connection: Conn) -> bool:
     return bool(row and row[0])
 
 
-def readings(connection: Conn, topics: Sequence[str]) -> list[tuple[str, int, int, Milliseconds | None]]:
-    """Topic, partition, next offset and the time of the record before it."""
-    return connection.execute(_READINGS, (list(topics),)).fetchall()
+def readings(connection: Conn, topics: Sequence[str]) -> dict[Partition, Reading]:
+    rows = connection.execute(_READINGS, (list(topics),)).fetchall()
+    return {Partition(topic, number): Reading(offset, at) for topic, number, offset, at in rows}
 
 
 def slice_end(connection: Conn, after: Milliseconds, latest: Milliseconds) -> Milliseconds | None:

@@ -3,8 +3,8 @@ import pytest
 from common.events import Milliseconds
 from common.kafka.broker import Partition
 from order.saga import deadlines
-from order.saga.deadlines import LAGGARD_MS, Reading, cutoffs, to_watch, walk_end
-from order.saga.store import Pending
+from order.saga.deadlines import LAGGARD_MS, cutoffs, to_watch, walk_end
+from order.saga.store import Pending, Reading
 
 ORDERS, PAYMENTS, INVENTORY = Partition("orders", 0), Partition("payments", 0), Partition("inventory", 0)
 NOW, DEADLINE_MS = Milliseconds(100_000), 60_000

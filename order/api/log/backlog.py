@@ -56,10 +56,6 @@ class Backlog(Worker):
         self._is_limited = False
         self.set(EVERYTHING)
 
-    def missing(self) -> list[str]:
-        """Nothing is: without samples all orders are admitted."""
-        return []
-
     def set(self, new: Admission) -> None:
         """Admit this until the next sample."""
         self._refusal = problem.unavailable(

@@ -126,9 +126,5 @@ def _mixed_currencies(request: OrderRequest, products: Mapping[str, ProductData]
 
 
 def _price_changed(expected: int, amount: int, currency: str) -> Problem:
-    return Problem(
-        code="price-changed",
-        title="The price has changed",
-        status=409,
-        detail=f"the order costs {amount} {currency} now, not {expected} (minor units); it was not placed",
-    )
+    detail = f"the order costs {amount} {currency} now, not {expected} (minor units); it was not placed"
+    return Problem(409, "price-changed", "The price has changed", detail)

@@ -88,18 +88,19 @@ class KeyedOrders:
 
     def begin(self, request: OrderRequest, key: str, traceparent: bytes | None) -> Begun:
         """The first half: price the order, and have it stored. Raises `ProblemError` 503."""
-        request_hash = hash_of(request)
+        expected_amount = None if request.expected_amount is UNSET else request.expected_amount
+        hashed = request_hash(request.customer_id, request.lines, expected_amount)
         draft: OrderPlaced | Problem
         try:
             draft = self._desk.draft(request, traceparent)
-            first = First(request_hash, OrderId(draft.subject), encode(draft))
+            first = First(hashed, OrderId(draft.subject), encode(draft))
         except ProblemError as error:
             draft, first = error.problem, None
         try:
             stored = self._requests.submit(KeyedRequest(request.customer_id, key, first))
         except DatabaseUnavailable as error:
             raise ProblemError(not_stored(error)) from None
-        return Begun(key, request.customer_id, request_hash, draft, stored)
+        return Begun(key, request.customer_id, hashed, draft, stored)
 
     async def kept(self, begun: Begun) -> Kept:
         """The second half: the order that the key stands for. Raises `ProblemError`."""
@@ -120,14 +121,8 @@ class KeyedOrders:
         return Kept(order_id, customer_id, value, accepted(_placed.decode(value)), repeated=True, in_log=in_log)
 
 
-def hash_of(request: OrderRequest) -> bytes:
-    """Equal for two requests exactly when they ask for the same; how they are written does not matter."""
-    expected = None if request.expected_amount is UNSET else request.expected_amount
-    return request_hash(request.customer_id, request.lines, expected)
-
-
 def request_hash(customer_id: str, lines: Sequence[OrderLine], expected_amount: int | None) -> bytes:
-    """The same, from the parts of a request."""
+    """Equal for two requests exactly when they ask for the same; how they are written does not matter."""
     return sha256(encode((customer_id, lines, expected_amount))).digest()
 
 

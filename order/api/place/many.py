@@ -127,14 +127,11 @@ class PlaceMany:
     async def _send_draft(self, draft: Begun | OrderPlaced | Problem) -> Sent | Problem:
         if isinstance(draft, Problem):
             return draft
-        if isinstance(draft, Begun):
-            return await self._send_kept(draft)
-        order_id = OrderId(draft.subject)
-        return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
-
-    async def _send_kept(self, begun: Begun) -> Sent | Problem:
+        if isinstance(draft, OrderPlaced):
+            order_id = OrderId(draft.subject)
+            return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
         try:
-            kept = await self._keyed.kept(begun)
+            kept = await self._keyed.kept(draft)
         except ProblemError as error:
             return error.problem
         sent = None if kept.in_log else self._log.send(kept.order_id, kept.customer_id, kept.event)

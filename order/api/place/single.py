@@ -14,12 +14,13 @@ from loguru import logger
 from prometheus_client import Histogram
 from starlette.types import Receive, Scope, Send
 
+from common import metrics
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
 from common.http.bodies import JSON, ClientGone, receive_body
 from common.http.problem import Problem, ProblemError
-from common.http.responses import counter, header, request_id, send_problem
+from common.http.responses import header, request_id, send_problem
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import KeyedOrders
 from order.api.read.outcomes import Outcomes, preferred_wait_s
@@ -35,8 +36,8 @@ accept_seconds: Final = Histogram(
     "From a placed order's request until the log has it.",
     buckets=ACCEPT_BUCKETS_S,
 )
-accepted_count: Final = counter("POST", ORDERS_PATH, 202)
-_decided_count: Final = counter("POST", ORDERS_PATH, 200)
+accepted_count: Final = metrics.http_requests.labels("POST", ORDERS_PATH, 202)
+_decided_count: Final = metrics.http_requests.labels("POST", ORDERS_PATH, 200)
 _CONTENT_TYPE: Final = (b"content-type", JSON)
 
 
@@ -90,7 +91,7 @@ def counted_problem(error: Exception) -> Problem:
     else:
         logger.opt(exception=error).error("unhandled error", path=ORDERS_PATH)
         refusal = problem.INTERNAL
-    counter("POST", ORDERS_PATH, refusal.status).inc()
+    metrics.http_requests.labels("POST", ORDERS_PATH, refusal.status).inc()
     return refusal
 
 
