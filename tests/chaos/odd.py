@@ -8,7 +8,9 @@ import argparse
 import runpy
 import sys
 import time
+from typing import Any
 
+from common import events
 from inventory.consumer import InventoryHandler
 from order.saga.consumer import SagaHandler
 from payment.consumer import PaymentHandler
@@ -25,8 +27,11 @@ def main() -> None:
     time.time = lambda: right_s() + chosen.clock
     time.time_ns = lambda: right_ns() + chosen.clock * 1_000_000_000
     if chosen.group:
-        for handler in (InventoryHandler, PaymentHandler, SagaHandler):
-            handler.group = chosen.group
+        handlers: dict[str, Any] = {"inventory": InventoryHandler, "payment": PaymentHandler, "order": SagaHandler}
+        handler = handlers[chosen.module]
+        for topics in (events.READS, events.PUBLISHES):
+            topics[chosen.group] = topics[handler.group]  # type: ignore[index]  # read only for the services
+        handler.group = chosen.group
     sys.argv[1:] = chosen.arguments
     runpy.run_module(chosen.module, run_name="__main__", alter_sys=True)
 

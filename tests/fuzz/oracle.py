@@ -49,7 +49,9 @@ def judge(answer: Answer, *, request_id: bytes | None = None, path: str = "") ->
     if request_id is not None and given != request_id:
         raise Wrong(f"x-request-id is {given!r}, not {request_id!r}: the answer to another request")
     if answer.status >= 400:
-        if not (answer.status == 503 and path == "/readyz"):
+        if answer.headers.get(b"content-type") == b"application/x-ndjson":
+            _judge_refused_lines(answer)
+        elif not (answer.status == 503 and path == "/readyz"):
             _judge_problem(answer, given.decode())
     elif answer.body:
         _judge_content(answer)
@@ -84,6 +86,16 @@ def _judge_problem(answer: Answer, request_id: str) -> None:
         raise Wrong(f"a {answer.status} with allow {answer.headers.get(b'allow')!r}")
     if (answer.status == 503) is not (retry is not None and retry.isdigit()):
         raise Wrong(f"a {answer.status} with retry-after {retry!r}")
+
+
+def _judge_refused_lines(answer: Answer) -> None:
+    """Many orders, none of them accepted."""
+    _judge_content(answer)
+    statuses = {_json(line)["status"] for line in answer.body.splitlines()}
+    if not statuses or min(statuses) < 400 or answer.status != (503 if 503 in statuses else 422):
+        raise Wrong(f"a {answer.status} of lines with {statuses}")
+    if (answer.status == 503) is not (b"retry-after" in answer.headers):
+        raise Wrong(f"a {answer.status} with retry-after {answer.headers.get(b'retry-after')!r}")
 
 
 def _judge_document(body: bytes, status: int, request_id: str) -> None:
