@@ -11,10 +11,9 @@ from urllib.parse import urlsplit
 
 from bench.command import parser, run
 from bench.load import runner
-from bench.load.latency import summary
+from bench.load.latency import PERCENTILES, summary
 from bench.load.runner import LATE_SHARE_MAX
 from bench.load.spec import Spec
-from bench.load.wire import Population
 from bench.measure.meter import CONNECTIONS_MAX
 
 
@@ -29,7 +28,6 @@ def drive(url: tuple[str, int, str], rate: float, seconds: float, directory: Pat
             rate=rate,
             duration_s=seconds,
             connections=CONNECTIONS_MAX,
-            population=Population(),
             files=str(directory / "load"),
         )
     )
@@ -41,7 +39,7 @@ def drive(url: tuple[str, int, str], rate: float, seconds: float, directory: Pat
     statuses = (f"{status or 'none'}: {count}" for status, count in sorted(records.by_status.items()))
     print(f"answers: {', '.join(statuses)}")
     accept = summary(records.accept_us())
-    figures = zip(("p50", "p95", "p99", "p99.9", "most"), (*accept.percentiles, accept.most), strict=True)
+    figures = zip((*PERCENTILES, "most"), (*accept.percentiles, accept.most), strict=True)
     print("202, ms: " + ", ".join(f"{name} {value:.1f}" for name, value in figures if value is not None))
     if records.late_share > LATE_SHARE_MAX:
         print(f"the generator fell behind: it sent {records.late_share:.1%} of the requests over 5 ms late")

@@ -9,8 +9,7 @@ from msgspec import Struct
 
 LOWEST_US: Final = 1
 HIGHEST_US: Final = 600_000_000
-SIGNIFICANT_DIGITS: Final = 3
-PERCENTILES: Final = (50.0, 95.0, 99.0, 99.9)
+PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9}
 SAMPLES_BEYOND: Final = 5
 """A percentile with fewer samples beyond it describes single requests, not the system."""
 
@@ -37,14 +36,14 @@ def supported(samples: int, percentile: float) -> bool:
 
 def summary(values_us: Iterable[int]) -> Latency:
     """The percentiles of these values."""
-    histogram = HdrHistogram(LOWEST_US, HIGHEST_US, SIGNIFICANT_DIGITS)
+    histogram = HdrHistogram(LOWEST_US, HIGHEST_US, significant_figures=3)
     # Equal values are counted first: recording costs more in Python than counting does in C.
     for value, count in Counter(values_us).items():
         histogram.record_value(min(max(value, LOWEST_US), HIGHEST_US), count)
     samples = histogram.get_total_count()
     p50, p95, p99, p999 = (
         histogram.get_value_at_percentile(percentile) / 1_000 if supported(samples, percentile) else None
-        for percentile in PERCENTILES
+        for percentile in PERCENTILES.values()
     )
     most = histogram.get_max_value() / 1_000 if samples else 0.0
     return Latency(samples=samples, p50=p50, p95=p95, p99=p99, p999=p999, most=most)

@@ -25,7 +25,7 @@ class Spec(Struct, frozen=True, kw_only=True):
     duration_s: float
     connections: int
     """The limit in an open loop; the number in a closed loop."""
-    population: Population
+    population: Population = Population()
     keyed: bool = False
     lines: int = 0
     """Orders in a request that carries many; 0 sends single orders."""

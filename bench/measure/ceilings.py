@@ -16,8 +16,8 @@ from psycopg import sql
 
 from bench.load import runner
 from bench.load.spec import Spec
-from bench.load.wire import Population
 from bench.stack import processes
+from bench.stack.stored import TABLES
 from bench.stack.system import System
 from dev.settings import HOST, free_ports
 
@@ -26,7 +26,6 @@ WARM_UP_S: Final = 0.3
 START_S: Final = 20.0
 COPY_ORDERS_MAX: Final = 20_000
 COPY_ORDERS_A_TRANSACTION: Final = 500
-_TABLES: Final = {"order": ("orders",), "payment": ("payments", "ledger"), "inventory": ("reservations", "movements")}
 
 
 class Echo(Struct, frozen=True, kw_only=True):
@@ -53,16 +52,8 @@ def echo(directory: Path, duration_s: float) -> Echo:
 
     def load(seconds: float) -> runner.Records:
         files = str(directory / "echo")
-        return runner.run(
-            Spec(
-                port=port,
-                mode="closed",
-                connections=ECHO_CONNECTIONS,
-                population=Population(),
-                duration_s=seconds,
-                files=files,
-            )
-        )
+        spec = Spec(port=port, mode="closed", connections=ECHO_CONNECTIONS, duration_s=seconds, files=files)
+        return runner.run(spec)
 
     try:
         await_listening(port)
@@ -85,13 +76,11 @@ def await_listening(port: int) -> None:
     until = time.monotonic() + START_S
     while True:
         try:
-            socket.create_connection((HOST, port), timeout=1).close()
+            return socket.create_connection((HOST, port), timeout=1).close()
         except OSError:
             if time.monotonic() > until:
                 raise
             time.sleep(0.02)
-        else:
-            return
 
 
 def copy(system: System) -> Copy:
@@ -99,36 +88,29 @@ def copy(system: System) -> Copy:
     with system.connect("order") as connection:
         query = "SELECT order_id FROM orders WHERE status = 'confirmed' ORDER BY order_id LIMIT %s"
         ids = [row[0] for row in connection.execute(query, (COPY_ORDERS_MAX,))]
-    steps = range(0, len(ids), COPY_ORDERS_A_TRANSACTION)
+    chunks = [ids[first : first + COPY_ORDERS_A_TRANSACTION] for first in range(0, len(ids), COPY_ORDERS_A_TRANSACTION)]
     postgres = system.layout.pids["postgres"]
     elapsed_s = cpu_s = 0.0
-    for service, tables in _TABLES.items():
+    for service, tables in TABLES.items():
         with system.connect(service) as connection:
-            rows = {
-                table: [_rows(connection, table, ids[first : first + COPY_ORDERS_A_TRANSACTION]) for first in steps]
-                for table in tables
-            }
+            connection.execute("CREATE SCHEMA bench")
             for table in tables:
-                connection.execute(_statement("CREATE TABLE {copy} (LIKE {table} INCLUDING INDEXES)", table))
+                connection.execute(f"CREATE TABLE bench.{table} (LIKE {table} INCLUDING INDEXES)")
+            transactions = [[(table, _rows(connection, table, chunk)) for table in tables] for chunk in chunks]
             cpu_s -= processes.tree_cpu_s(postgres)
             began = time.perf_counter()
-            for number in range(len(steps)):
+            for transaction in transactions:
                 with connection.transaction():
-                    for table in tables:
-                        with connection.cursor().copy(_statement("COPY {copy} FROM STDIN", table)) as into:
-                            into.write(rows[table][number])
+                    for table, rows in transaction:
+                        with connection.cursor().copy(f"COPY bench.{table} FROM STDIN") as into:
+                            into.write(rows)
             elapsed_s += time.perf_counter() - began
             cpu_s += processes.tree_cpu_s(postgres)
-            for table in tables:
-                connection.execute(_statement("DROP TABLE {copy}", table))
+            connection.execute("DROP SCHEMA bench CASCADE")
     return Copy(orders_per_s=len(ids) / elapsed_s, postgres_cpu_us=cpu_s / len(ids) * 1e6)
 
 
-def _statement(text: Any, table: str, **values: sql.Composable) -> sql.Composed:
-    return sql.SQL(text).format(table=sql.Identifier(table), copy=sql.Identifier(f"bench_{table}"), **values)
-
-
 def _rows(connection: Any, table: str, ids: list[Any]) -> bytes:
-    query = "COPY (SELECT * FROM {table} WHERE order_id = ANY({ids})) TO STDOUT"
-    with connection.cursor().copy(_statement(query, table, ids=sql.Literal(ids))) as out:
+    query = sql.SQL("COPY (SELECT * FROM {} WHERE order_id = ANY({})) TO STDOUT").format(sql.Identifier(table), ids)
+    with connection.cursor().copy(query) as out:
         return b"".join(bytes(block) for block in out)

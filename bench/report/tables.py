@@ -5,13 +5,12 @@ from typing import Final
 
 from msgspec import Struct
 
-from bench.load.latency import Latency
+from bench.load.latency import PERCENTILES, Latency
 from bench.measure.measured import Measured
 from bench.measure.result import Run
 from bench.stack.processes import GROUPS
 
 MIB: Final = 2**20
-PERCENTILES: Final = ("p50", "p95", "p99", "p99.9")
 
 
 class Table(Struct, frozen=True, kw_only=True):
@@ -90,52 +89,41 @@ def headline(run: Run, previous: Run | None) -> Table:
         for groups in (("api", "saga", "payment", "inventory"), GROUPS)
     )
 
-    def change(figure: Callable[[Run], float]) -> str:
-        return f"{figure(run) / figure(previous) - 1:+.0%}" if previous else ""
+    rows: list[Sequence[str]] = []
+
+    def add(name: str, measured: str, in_relation: str, figure: Callable[[Run], float] | None = None) -> None:
+        change = f"{figure(run) / figure(previous) - 1:+.0%}" if figure and previous else ""
+        rows.append((name, measured, in_relation, change))
+
+    def to_echo(per_s: float) -> str:
+        return f"{per_s / echo.per_s:.3f} x echo"
 
     def rate_and_cost(load: Measured) -> str:
         return f"{number(load.confirmed_per_s)}/s, {number(load.total_cpu_us)} µs"
 
-    rows = [
-        (
-            "CPU of a confirmed order",
-            f"{number(c.total_cpu_us)} µs",
-            f"{run.cpu_to_echo:.1f} x echo",
-            change(lambda run: run.confirmed.total_cpu_us),
-        ),
-        (
-            f"confirmed, held for {c.duration_s:.0f} s",
-            f"{number(c.confirmed_per_s)}/s",
-            f"{c.confirmed_per_s / echo.per_s:.3f} x echo",
-            change(lambda run: run.confirmed.confirmed_per_s),
-        ),
-        (
-            "accepted, consumers stopped",
-            f"{number(run.accept.accepted_per_s)}/s",
-            f"{run.accept.accepted_per_s / echo.per_s:.3f} x echo",
-            change(lambda run: run.accept.accepted_per_s),
-        ),
-    ]
+    cpu_us, ratio, accepted_per_s = number(c.total_cpu_us), f"{run.cpu_to_echo:.1f} x echo", run.accept.accepted_per_s
+    add("CPU of a confirmed order", f"{cpu_us} µs", ratio, lambda run: run.confirmed.total_cpu_us)
+    name, ratio = f"confirmed, held for {c.duration_s:.0f} s", to_echo(c.confirmed_per_s)
+    add(name, f"{number(c.confirmed_per_s)}/s", ratio, lambda run: run.confirmed.confirmed_per_s)
+    name, ratio = "accepted, consumers stopped", to_echo(accepted_per_s)
+    add(name, f"{number(accepted_per_s)}/s", ratio, lambda run: run.accept.accepted_per_s)
     for name, step in (("accept", half and half.accept), ("settle", half and half.settle)):
         if step:
-            rows.append((f"{name} p50 at half of that rate", ms(step.p50), f"p99 {ms(step.p99)}", ""))
-    rows.append(("memory of the services", f"{services} MiB", f"{everything} MiB with broker and PostgreSQL", ""))
+            add(f"{name} p50 at half of that rate", ms(step.p50), f"p99 {ms(step.p99)}")
+    add("memory of the services", f"{services} MiB", f"{everything} MiB with broker and PostgreSQL")
     if k := run.keyed:
         ratio = f"api's CPU {k.cpu_us['api'] / c.cpu_us['api']:.2f} x unkeyed"
-        rows.append(("confirmed, each with an idempotency key", rate_and_cost(k), ratio, ""))
+        add("confirmed, each with an idempotency key", rate_and_cost(k), ratio)
     if m := run.many:
-        ratio = f"{m.confirmed_per_s / echo.per_s:.3f} x echo"
-        rows.append(("confirmed, 100 orders a request", rate_and_cost(m), ratio, ""))
+        add("confirmed, 100 orders a request", rate_and_cost(m), to_echo(m.confirmed_per_s))
     if double:
         ratio = f"{double.confirmed_per_s / c.confirmed_per_s:.2f} x the confirmed rate"
-        rows.append(("confirmed with 200 % offered", f"{number(double.confirmed_per_s)}/s", ratio, ""))
+        add("confirmed with 200 % offered", f"{number(double.confirmed_per_s)}/s", ratio)
     in_and_out = f"{number(log.produced_per_s)}/s in, {number(log.consumed_per_s)}/s out"
     log_cpu = f"broker {log.produce_cpu_us:.1f} + {log.consume_cpu_us:.1f} µs"
-    rows += [
-        ("ceiling: bare uvicorn echo", f"{number(echo.per_s)}/s", f"{echo.cpu_us:.1f} µs", ""),
-        ("ceiling: COPY of an order's rows", f"{number(copy.orders_per_s)}/s", f"{copy.postgres_cpu_us:.1f} µs", ""),
-        (f"ceiling: the log, records of {log.record_bytes} bytes", in_and_out, log_cpu, ""),
-    ]
+    add("ceiling: bare uvicorn echo", f"{number(echo.per_s)}/s", f"{echo.cpu_us:.1f} µs")
+    add("ceiling: COPY of an order's rows", f"{number(copy.orders_per_s)}/s", f"{copy.postgres_cpu_us:.1f} µs")
+    add(f"ceiling: the log, records of {log.record_bytes} bytes", in_and_out, log_cpu)
     return Table(
         title="The figures that matter most",
         text="Rates differ by machine; the ratios hold. CPU is that of all processes without the load generator.",
@@ -145,8 +133,8 @@ def headline(run: Run, previous: Run | None) -> Table:
 
 
 def latency(run: Run) -> Table:
-    accept = (f"accept {PERCENTILES[0]}", *PERCENTILES[1:])
-    settle = (f"settle {PERCENTILES[0]}", *PERCENTILES[1:])
+    median, *others = PERCENTILES
+    columns = (f"accept {median}", *others, f"settle {median}", *others)
     rows = []
     for m in run.ladder:
         counts = (number(count) for count in (m.confirmed_per_s, m.by_status.get("503", 0), m.errors))
@@ -158,7 +146,7 @@ def latency(run: Run) -> Table:
             "its request was due. Accept: until the end of the 202. Settle: until the outcome can be read in the log, "
             "by the broker's clock in whole milliseconds. A percentile with fewer than 5 samples beyond it is left out."
         ),
-        header=("offered", "/s", *accept, *settle, "confirmed/s", "refused", "errors"),
+        header=("offered", "/s", *columns, "confirmed/s", "refused", "errors"),
         rows=rows,
     )
 
@@ -226,23 +214,20 @@ def chain(run: Run) -> Table:
     c, reference = run.confirmed, run.step("17/s")
     if not run.chain or not reference:
         return Table(title="")
-    loads = [
-        (
-            f"chain, gateway {p.gateway_ms} ms",
-            p.at_reference,
-            p.at_highest,
-            (number(p.highest_per_s), number(p.connections), number(p.total_cpu_us)),
-        )
-        for p in run.chain
-    ]
-    ours = (number(c.confirmed_per_s), number(c.connections), number(c.total_cpu_us))
-    loads.append(("Tandem, accept", reference.accept, c.accept, ours))
-    if reference.settle and c.settle:
-        loads.append(("Tandem, settle", reference.settle, c.settle, ours))
-    rows = []
-    for name, slow, fast, (rate, connections, cpu_us) in loads:
+
+    def row(name: str, slow: Latency | None, fast: Latency | None, *figures: float) -> Sequence[str]:
         p50, _, p99, _ = percentiles(slow)
-        rows.append((name, p50, p99, rate, connections, percentiles(fast)[0], cpu_us))
+        rate, connections, cpu_us = map(number, figures)
+        return name, p50, p99, rate, connections, percentiles(fast)[0], cpu_us
+
+    rows = []
+    for p in run.chain:
+        figures = (p.highest_per_s, p.connections, p.total_cpu_us)
+        rows.append(row(f"chain, gateway {p.gateway_ms} ms", p.at_reference, p.at_highest, *figures))
+    figures = (c.confirmed_per_s, c.connections, c.total_cpu_us)
+    rows.append(row("Tandem, accept", reference.accept, c.accept, *figures))
+    if c.settle:
+        rows.append(row("Tandem, settle", reference.settle, c.settle, *figures))
     return Table(
         title="The chain it replaces",
         text=(

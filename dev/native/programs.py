@@ -69,9 +69,9 @@ class Programs:
 
     def listeners(self, names: Iterable[str]) -> Iterator[tuple[int, str, str | None]]:
         """Each port of these programs, the setting that decides it, and what listens there already."""
-        for name in names:
-            for setting, port in self.ports(name).items():
-                yield port, setting, listener(port)
+        ports = {port: setting for name in names for setting, port in self.ports(name).items()}  # instances share some
+        for port, setting in ports.items():
+            yield port, setting, listener(port)
 
     def log(self, name: str) -> Path:
         return self.settings.logs / f"{name}.log"

@@ -13,10 +13,11 @@ from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
+from dev.native.programs import Programs
 from dev.native.stack import tells_taken_port
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at
-from dev.settings import HOST, ROOT, SettingError, Settings, free_ports
+from dev.settings import HOST, ROOT, SERVICES, SettingError, Settings, free_ports
 from dev.state import State
 from dev.waiting import FAILED_AFTER_S, Waiting
 from order.api.read import outcomes, stream
@@ -59,6 +60,14 @@ def test_a_port_is_given_out_once_whether_or_not_somebody_listens_yet(monkeypatc
     monkeypatch.setattr("dev.settings.free_port_range", range(20_000, 20_060))
     ports = [port for _ in range(15) for port in free_ports(2)]
     assert len(set(ports)) == 30
+
+
+def test_a_port_that_instances_share_is_reported_once(tmp_path: Path) -> None:
+    [port] = free_ports(1)
+    programs = Programs(Settings(home=tmp_path, payment_port=port), {service.name: 2 for service in SERVICES})
+    with socket.create_server((HOST, port)):
+        reports = [report for report in programs.listeners(["payment-1", "payment-2"]) if report[0] == port]
+    assert [(setting, bool(process)) for _, setting, process in reports] == [("PAYMENT_PORT", True)]
 
 
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
