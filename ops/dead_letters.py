@@ -75,7 +75,7 @@ _IDS: Final = """
       AS id(topic, partition, "offset", topic_id)
 """
 _FIND: Final = f"""
-    SELECT topic, partition, "offset", row.topic_id, value, state FROM parked_events AS row
+    SELECT topic, partition, "offset", row.topic_id, value FROM parked_events AS row
     LEFT JOIN positions USING (topic, partition)
     WHERE state = 'parked' AND (%(all)s OR key = convert_to(%(customer)s, 'UTF8'))
       OR (topic, partition, "offset", row.topic_id) IN (
@@ -119,7 +119,6 @@ class ParkedEvent(NamedTuple):
 
     record: RecordId
     value: bytes
-    state: str
 
 
 def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
@@ -131,7 +130,7 @@ def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
         raise Fatal(f"dlq: {chosen.command} what? name records or --customer{or_all}")
     wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
     rows = connection.execute(_FIND, wanted).fetchall()
-    events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), row[5]) for row in rows]
+    events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4])) for row in rows]
     parked = {event.record[:3] for event in events}
     if missing := [str(record) for record in chosen.records if record[:3] not in parked]:
         raise Fatal(f"dlq: nothing was ever parked from {', '.join(missing)}")

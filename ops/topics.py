@@ -63,15 +63,14 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
 def _await_leaders(admin: AdminClient, names: Sequence[str]) -> None:
     """Wait until every request sees the new topics and every partition has a leader. Raises `Fatal`."""
     until = time.monotonic() + TIMEOUT_S
-    while missing := [name for name in names if not _is_led(admin, name)]:
+    while True:
+        topics = admin.list_topics(timeout=TIMEOUT_S).topics
+        missing = [n for n in names if n not in topics or any(p.leader < 0 for p in topics[n].partitions.values())]
+        if not missing:
+            return
         if time.monotonic() > until:
             raise Fatal(f"topics: created but without leaders after {TIMEOUT_S:.0f} s: {missing}")
         time.sleep(0.1)
-
-
-def _is_led(admin: AdminClient, name: str) -> bool:
-    topic = admin.list_topics(timeout=TIMEOUT_S).topics.get(name)
-    return topic is not None and all(partition.leader >= 0 for partition in topic.partitions.values())
 
 
 def show(log: Log) -> None:

@@ -44,7 +44,6 @@ from ops.verify.evidence.kinds import TOPICS
 from ops.verify.evidence.lines import SEPARATOR, Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
-from ops.verify.judge.keys import fault
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import Snapshot, is_uuid, mismatches, progress_of, snapshots, stored_positions
 from ops.verify.sources.log import CLIENT_ID, Contents, read
@@ -175,7 +174,7 @@ class _Proof:
         with self._writer("q0") as writer:
             for request in order.requests():
                 writer.write(SEPARATOR.join((request.order_id, Tag.REQUEST, digest(request.event))))
-                if what := fault(request):
+                if what := audit.request_fault(request):
                     subject = f"idempotency key {request.key!r} of {request.customer_id!r}"
                     self._report.violate(subject, Finding(ONCE, what))
 

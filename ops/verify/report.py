@@ -83,10 +83,7 @@ class Report:
                 }
                 for s in Statement
             ],
-            "offenders": [
-                {"statement": int(o.statement), "subject": o.subject, "what": o.what, "known": o.known}
-                for o in self.offenders
-            ],
+            "offenders": self.offenders,
             "parked": self.parked,
             "notes": self.notes,
             "records": self.records,

@@ -5,6 +5,7 @@ many millions of orders sets the rest to minutes.
 """
 
 import time
+from functools import partial
 from typing import Final
 
 from loguru import logger
@@ -23,24 +24,15 @@ class Metrics:
     """What the last proof came to. Gauges, since a violation that was mended is one no more."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        by_statement = ["statement"]
-        self._violations = Gauge(
-            "tandem_verify_violations", "Violations found by the last proof.", by_statement, registry=registry
-        )
-        self._unproven = Gauge(
-            "tandem_verify_unproven", "What the last proof could not prove.", by_statement, registry=registry
-        )
-        self._checked = Gauge("tandem_verify_checked", "What the last proof checked.", by_statement, registry=registry)
-        self._oldest = Gauge(
-            "tandem_verify_oldest_unsettled_seconds", "Age of the oldest unsettled order.", registry=registry
-        )
-        self._parked = Gauge("tandem_verify_parked_events", "Parked events that are not done.", registry=registry)
-        self._took = Gauge("tandem_verify_proof_seconds", "How long the last proof took.", registry=registry)
-        age = Gauge(
-            "tandem_verify_last_proof_age_seconds",
-            "Time since all six statements were proved; since the start if never.",
-            registry=registry,
-        )
+        gauge, by_statement = partial(Gauge, registry=registry), ["statement"]
+        self._violations = gauge("tandem_verify_violations", "Violations found by the last proof.", by_statement)
+        self._unproven = gauge("tandem_verify_unproven", "What the last proof could not prove.", by_statement)
+        self._checked = gauge("tandem_verify_checked", "What the last proof checked.", by_statement)
+        self._oldest = gauge("tandem_verify_oldest_unsettled_seconds", "Age of the oldest unsettled order.")
+        self._parked = gauge("tandem_verify_parked_events", "Parked events that are not done.")
+        self._took = gauge("tandem_verify_proof_seconds", "How long the last proof took.")
+        age_text = "Time since all six statements were proved; since the start if never."
+        age = gauge("tandem_verify_last_proof_age_seconds", age_text)
         self._proved_at = time.monotonic()
         age.set_function(lambda: time.monotonic() - self._proved_at)
 
@@ -58,26 +50,20 @@ class Metrics:
             self._proved_at = started
 
 
-def _prove(settings: Settings) -> Report:
-    """Whatever ends a proof, a full disk or a worker process that was killed, the next one may succeed."""
-    started = time.monotonic()
-    try:
-        return prove(settings)
-    except Exception as error:
-        logger.opt(exception=error).error("the proof failed: {}", describe(error))
-        report = Report(took_s=time.monotonic() - started)
-        report.doubt_all(f"the proof failed: {describe(error)}")
-        return report
-
-
 def watch(settings: Settings, *, every_s: float, host: str, port: int) -> None:
-    """Prove for ever, and serve what was found at `http://host:port/metrics`."""
+    """Prove for ever, and serve what was found at `http://host:port/metrics`. Whatever ends a proof, a full disk or a
+    worker process that was killed, the next one may succeed."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     start_http_server(port, host, registry)
     while True:
         started = time.monotonic()
-        report = _prove(settings)
+        try:
+            report = prove(settings)
+        except Exception as error:
+            logger.opt(exception=error).error("the proof failed: {}", describe(error))
+            report = Report(took_s=time.monotonic() - started)
+            report.doubt_all(f"the proof failed: {describe(error)}")
         metrics.take(report, started)
         for offender in report.shown():
             logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.what)

@@ -60,7 +60,8 @@ class Writer:
         for bucket, buffered in self._buffers.items():
             # A forged order id may end in anything.
             name = bucket if bucket.isalnum() and bucket.isascii() else "0" * len(bucket)
-            with _file(self._directory, name, self._source).open("a", encoding="utf-8", errors="replace") as file:
+            path = self._directory / f"b{name}.{self._source}"
+            with path.open("a", encoding="utf-8", errors="replace") as file:
                 file.write("\n".join(buffered))
                 file.write("\n")
         self._buffers.clear()
@@ -72,7 +73,3 @@ def lines(directory: Path, bucket: str, sources: str = "*") -> Iterator[str]:
     for path in sorted(directory.glob(f"b{bucket}.{sources}")):
         # As bytes: reading as text would make a line break of a carriage return.
         yield from path.read_bytes().decode().removesuffix("\n").split("\n")
-
-
-def _file(directory: Path, bucket: str, source: str) -> Path:
-    return directory / f"b{bucket}.{source}"

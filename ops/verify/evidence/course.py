@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from ops.verify.evidence.kinds import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, TOPIC_OF, Side
+from ops.verify.evidence.kinds import FINAL, INVENTORY, OUTCOMES, PAYMENT, PLACED, RANK, TOPIC_OF, TYPES, Side
 from ops.verify.evidence.lines import Line, decode_placed
 
 
@@ -44,8 +44,8 @@ def course_of(kinds: str) -> Course | None:
 
 
 def _furthest(side: Side, kinds: str) -> str:
-    states = {letter: state for state, letter in side.letters.items()}
-    return max((states[k] for k in kinds if k in states), key=lambda state: RANK[side.letters[state]], default="")
+    furthest = max((kind for kind in kinds if TOPIC_OF[kind] == side.topic), key=RANK.__getitem__, default="")
+    return TYPES[furthest].partition(".")[2] if furthest else ""
 
 
 class Ordered(NamedTuple):

@@ -1,6 +1,5 @@
 """The protocol in letters: one for each type of event, and what the two sides, payment and inventory, may come to."""
 
-from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from common.events import INVENTORY as INVENTORY_TOPIC
@@ -49,21 +48,14 @@ class Side(NamedTuple):
     good: str
     bad: str
     undone: str
-    void: str
-    letters: Mapping[str, str]
+    void: str = "void"
 
     def kind(self, state: str) -> str:
-        return self.letters.get(state, "")
+        return KINDS.get(f"{self.name}.{state}", "")
 
 
-PAYMENT: Final = Side(
-    "payment", PAYMENTS_TOPIC, 1, "completed", "declined", "refunded", "void",
-    {"completed": "C", "declined": "D", "refunded": "R", "void": "V"},
-)  # fmt: skip
-INVENTORY: Final = Side(
-    "inventory", INVENTORY_TOPIC, 2, "reserved", "rejected", "released", "void",
-    {"reserved": "S", "rejected": "J", "released": "L", "void": "W"},
-)  # fmt: skip
+PAYMENT: Final = Side("payment", PAYMENTS_TOPIC, 1, "completed", "declined", "refunded")
+INVENTORY: Final = Side("inventory", INVENTORY_TOPIC, 2, "reserved", "rejected", "released")
 FINAL: Final = frozenset(
     {("confirmed", PAYMENT.good, INVENTORY.good)}
     | {

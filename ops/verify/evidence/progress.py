@@ -107,13 +107,10 @@ class Progress:
 
     @cached_property
     def _trimmed(self) -> dict[int | None, Trimmed]:
-        starts = [(partition, start > 0) for partition, start in self.starts.items()]
-        numbers = {None, *(partition.number for partition in self.starts)}
+        cut = [partition for partition, start in self.starts.items() if start > 0]
         return {
-            n: Trimmed(
-                *(any(cut for p, cut in starts if p.topic == topic and n in (None, p.number)) for topic in TOPICS)
-            )
-            for n in numbers
+            n: Trimmed(*(any(p.topic == topic and n in (None, p.number) for p in cut) for topic in TOPICS))
+            for n in {None, *(partition.number for partition in self.starts)}
         }
 
     def unlisted(self, partition: Partition, offset: int) -> list[str]:

@@ -1,14 +1,19 @@
-"""The judgement of what concerns one database alone: balances (2), stock (3), and what waits (6).
+"""The judgement of what concerns one database alone: balances (2), stock (3), idempotency keys (5), what waits (6).
 
-It is added up where it is, by SQL that is whole and readable, and only offenders come out.
+Rows are added up where they are, by SQL that is whole and readable, and only offenders come out.
 """
 
 from collections.abc import Sequence
 from typing import Final
 
+import msgspec
+
+from common.events import OrderPlaced
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Row, Snapshot
+from ops.verify.sources.databases import Request, Row, Snapshot
 from ops.verify.statements import MONEY, ONCE, STOCK, WAITING, Finding
+from order.api.place.idempotency import request_hash
+from order.api.requests import OrderLine
 
 OFFENDERS_MAX: Final = 1_000
 PENDING_GRACE_S: Final = 60.0
@@ -94,6 +99,29 @@ OVERDUE: Final = f"""
     WHERE (waited_s BETWEEN -%(clocks_s)s AND allowed_s) IS NOT TRUE
     ORDER BY customer_id = ANY(%(blocked)s::text[]), waited_s DESC LIMIT {OFFENDERS_MAX}
 """  # noqa: S608 - a number of ours
+
+
+_placed: Final = msgspec.json.Decoder(OrderPlaced)
+
+
+def request_fault(request: Request) -> str | None:
+    """What is wrong with what is stored under an idempotency key, if anything is. A retry is answered from it, and
+    publishes it again. Against the log it is checked order by order. A row that was deleted cannot be missed: nothing
+    else says that an order had a key."""
+    try:
+        event = _placed.decode(request.event)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return f"what is stored is not an order: {error}"
+    data = event.data
+    if {event.subject, data.order_id} != {request.order_id}:
+        return f"it stands for order {request.order_id}, and what is stored would place {data.order_id}"
+    if data.customer_id != request.customer_id:
+        return f"it belongs to customer {request.customer_id}, and what is stored is an order of {data.customer_id}"
+    lines = tuple(OrderLine(item.product_id, item.quantity) for item in data.items)
+    hashes = {request_hash(data.customer_id, lines, expected) for expected in (None, data.amount)}
+    if request.request_hash not in hashes:
+        return "its hash is not that of the stored order: a retry would be refused, and another order answered"
+    return None
 
 
 def audit_claims(order: Snapshot, report: Report) -> None:

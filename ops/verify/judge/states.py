@@ -6,7 +6,7 @@ remembered, which makes a million orders cheap.
 
 from collections.abc import Collection, Iterable, Iterator
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from ops.verify.evidence.kinds import (
     CANCEL_REQUESTED,
@@ -139,13 +139,14 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
             yield _impossible(side, state, possible, any(p in APPLIED for p in revoked))
     # A side stores before it publishes, but perhaps after our snapshot: then the record that led to it is unread.
     kinds = {kind for kind, _ in said}
+    has_read_all = all(p in APPLIED for p in placed) if placed else shape.trimmed.orders
     if state is not None:
         allowed = {side.kind(state)}
         if state == side.undone or (state == side.good and any(p not in APPLIED for p in revoked)):
             allowed |= {side.kind(side.good), side.kind(side.undone)}
         for kind in sorted(kinds - allowed):
             yield Finding(ONCE, f"{name} said {TYPES[kind]}, and its row says {state}")
-    elif said and (trimmed_or_read(placed, shape.trimmed.orders) or _only_parked(placed + revoked, said)):
+    elif said and (has_read_all or _only_parked(placed + revoked, said)):
         yield Finding(DECIDED, f"{name} said {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
     if not trimmed:
         final = {side.kind(side.undone), side.kind(side.bad), side.kind(side.void)}
@@ -153,11 +154,6 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
             yield Finding(WAITING, f"{name} has passed the revocation, and the log has no answer of it")
         elif (ANSWERED in placed or DISCARDED in placed) and not kinds:
             yield Finding(WAITING, f"{name} has passed the order, and the log has no answer of it")
-
-
-def trimmed_or_read(placed: Collection[str], trimmed: bool) -> bool:
-    """Whether a side has passed everything that can have led to what it said."""
-    return all(p in APPLIED for p in placed) if placed else trimmed
 
 
 def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
@@ -185,10 +181,9 @@ def _impossible(side: Side, state: str | None, possible: set[str | None], revoke
 
 def _ledger(shape: Shape) -> Iterator[Finding]:
     """One capture for a payment, one refund for a refunded one."""
-    wanted = (0, 0)
-    if shape.payment in ("completed", "refunded") and not shape.is_free:
-        wanted = (1, 1 if shape.payment == "refunded" else 0)
-    for name, count, due in (("capture", shape.captures, wanted[0]), ("refund", shape.refunds, wanted[1])):
+    captured = shape.payment in (PAYMENT.good, PAYMENT.undone) and not shape.is_free
+    refunded = captured and shape.payment == PAYMENT.undone
+    for name, count, due in (("capture", shape.captures, int(captured)), ("refund", shape.refunds, int(refunded))):
         if count > 1:
             yield Finding(ONCE, f"the ledger has {count} {name}s for it")
         if count != due:
@@ -276,12 +271,6 @@ def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) 
     return None
 
 
-_LATER: Final = {
-    "completed": {"completed", "refunded"},
-    "reserved": {"reserved", "released"},
-}
-
-
 def _outcome(shape: Shape) -> Iterator[Finding]:
     """The order's row against the two sides. Their snapshots are later: they may be ahead of it, never behind."""
     kinds = {kind for kind, _ in shape.orders}
@@ -301,7 +290,7 @@ def _outcome(shape: Shape) -> Iterator[Finding]:
             OUTCOME, f"its row says {how}: {status}, payment {states[0] or 'open'}, inventory {states[1] or 'open'}"
         )
     for side, known, state in ((PAYMENT, states[0], shape.payment), (INVENTORY, states[1], shape.stock)):
-        if not known or state in _LATER.get(known, {known}):
+        if not known or state == known or (known, state) == (side.good, side.undone):
             continue
         unread = any(progress[side.reader] not in APPLIED for _, progress in shape.orders)
         if state is None and unread:

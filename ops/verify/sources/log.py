@@ -111,11 +111,9 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
     _, kind, offset, at, data, digested = seen
     if not _UUID.match(order_id):
         return None
-    head = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|{at}|"
-    if kind == PLACED:
-        head += f"{digested}|"
+    head = f"{digested}|" if kind == PLACED else ""
     try:
-        line = head + _content(kind, data)
+        line = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|{at}|{head}{_content(kind, data)}"
         wanted = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
         if line.count("|") == wanted and line.isprintable():
             return line
