@@ -18,7 +18,6 @@ from ops import tool
 from ops.verify import proof, waiting
 from ops.verify import watch as watching
 from ops.verify.report import UNPROVEN
-from ops.verify.sources import databases
 
 DEADLINE_S = 3_600
 
@@ -28,24 +27,15 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--json", action="store_true", help="print the report as JSON")
     described.add_argument("--accepted", type=Path, metavar="FILE", help="ids of acknowledged orders, one a line")
     described.add_argument(
-        "--settle-within",
-        type=float,
-        default=waiting.SETTLE_S,
-        metavar="S",
+        "--settle-within", type=float, default=waiting.SETTLE_S, metavar="S",
         help="how long accepted orders may take to settle (%(default)s s)",
-    )
+    )  # fmt: skip
     described.add_argument(
-        "--patience",
-        type=float,
-        default=waiting.PATIENCE_S,
-        metavar="S",
+        "--patience", type=float, default=waiting.PATIENCE_S, metavar="S",
         help="how long a reader may stand still before what it has not read is unproven (%(default)s s)",
-    )
+    )  # fmt: skip
     described.add_argument(
-        "--watch",
-        type=float,
-        metavar="S",
-        help="prove again and again, S seconds apart, and serve metrics",
+        "--watch", type=float, metavar="S", help="prove again and again, S seconds apart, and serve metrics"
     )
     described.add_argument("--port", type=int, default=watching.PORT, help="where --watch serves metrics (%(default)s)")
     return described
@@ -73,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     env = Env("verify")
     settings = waiting.Settings(
         servers=env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
-        urls=databases.urls(env),
+        urls={name: env.text(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF},
         deadline_s=env.integer("ORDER_SETTLE_DEADLINE_S", DEADLINE_S, least=1, most=10**9, unit="s"),
         patience_s=chosen.patience,
         settle_s=chosen.settle_within,

@@ -129,7 +129,7 @@ class _Proof:
     ) -> tuple[list[tuple[Partition, int]], bool]:
         """Judge everything. Returns the records that are no events and not listed as parked, and whether anything has
         to be judged again: an order, balances, stock or what waits."""
-        self._has_requests = databases[0].has_requests()
+        self._has_requests = bool(databases[0].query("SELECT FROM requests LIMIT 1"))
         records = sum(end - progress.starts[p] for p, end in progress.ends.items())
         self._digits = buckets.digits_for(records)
         with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:

@@ -13,17 +13,11 @@ from ops.verify.evidence.lines import Line, decode_placed
 
 
 class Course(NamedTuple):
-    """How an order went, by the kinds of its records, and which of them say what."""
+    """What an order came to."""
 
     status: str
     payment: str
     inventory: str
-    paying: tuple[int, ...]
-    """The records that name customer, amount and currency."""
-    moving: tuple[int, ...]
-    """The records that name what was reserved or released."""
-    idle: tuple[int, ...]
-    """The records of inventory that name nothing."""
 
 
 @lru_cache(4_096)
@@ -32,15 +26,8 @@ def course_of(kinds: str) -> Course | None:
     if kinds[0] != PLACED or kinds.count(PLACED) != 1:
         return None
     status = next((s for s in ("cancelled", "rejected", "confirmed") if OUTCOMES[s] in kinds), "")
-    payment, inventory = _furthest(PAYMENT, kinds), _furthest(INVENTORY, kinds)
-    if (status, payment, inventory) not in FINAL:
-        return None
-    return Course(
-        status, payment, inventory,
-        paying=tuple(i for i, kind in enumerate(kinds) if TOPIC_OF[kind] == PAYMENT.topic),
-        moving=tuple(i for i, kind in enumerate(kinds) if kind in "SL"),
-        idle=tuple(i for i, kind in enumerate(kinds) if kind in "JW"),
-    )  # fmt: skip
+    course = Course(status, _furthest(PAYMENT, kinds), _furthest(INVENTORY, kinds))
+    return course if course in FINAL else None
 
 
 def _furthest(side: Side, kinds: str) -> str:

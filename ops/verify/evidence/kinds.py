@@ -34,6 +34,8 @@ CANCEL_REQUESTED: Final = "q"
 DEADLINE_PASSED: Final = "t"
 OUTCOMES: Final = {"confirmed": "c", "rejected": "j", "cancelled": "x"}
 REVOCATIONS: Final = frozenset("jx")
+MOVING: Final = "SL"
+"""Inventory's events that name products; the others name none."""
 RANK: Final = {"": 0, "C": 1, "D": 1, "R": 2, "V": 2, "S": 1, "J": 1, "L": 2, "W": 2}
 """How far a side has come: it only moves forward."""
 

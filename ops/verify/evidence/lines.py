@@ -17,7 +17,7 @@ from msgspec import Struct
 from common.events import INVENTORY as INVENTORY_TOPIC
 from common.events import PAYMENTS as PAYMENTS_TOPIC
 from common.kafka.broker import Partition
-from ops.verify.evidence.kinds import PLACED, TOPIC_OF
+from ops.verify.evidence.kinds import MOVING, PLACED, TOPIC_OF
 
 ID_LENGTH: Final = 36
 SEPARATOR: Final = "|"
@@ -84,7 +84,7 @@ class Whole(NamedTuple):
             elif TOPIC_OF[kind] == PAYMENTS_TOPIC:
                 content = paid
             elif TOPIC_OF[kind] == INVENTORY_TOPIC:
-                content = f"{self.customer_id}|{per_product(items) if kind in 'SL' else ''}"
+                content = f"{self.customer_id}|{per_product(items) if kind in MOVING else ''}"
             yield Record(kind, int(self.number), int(offset), 0, content)
 
 

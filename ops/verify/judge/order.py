@@ -36,7 +36,7 @@ def is_right(text: str, request: str | None, progress: Progress) -> bool:
         return False
     if request is not None and request != f"{Tag.REQUEST}|{digest}":
         return False
-    status, payment, stock = course[:3]
+    status, payment, stock = course
     reservation = "[]"
     if stock == INVENTORY.good:
         reservation = placed.reserved

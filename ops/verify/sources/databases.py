@@ -13,7 +13,6 @@ from psycopg import IsolationLevel, sql
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
-from common.config import Env
 from common.consume.positions import Stored
 from common.events import READERS
 from common.kafka.broker import Partition
@@ -25,11 +24,6 @@ from ops.verify.statements import Unproven
 CONNECT_TIMEOUT_S: Final = 5
 
 Row = dict[str, Any]
-
-
-def urls(env: Env) -> dict[str, str]:
-    """Where each database is, for the auditor. Raises `Fatal`."""
-    return {database: env.text(f"{database.upper()}_AUDITOR_URL") for database in GROUP_OF}
 
 
 @contextmanager
@@ -117,9 +111,6 @@ class Snapshot:
             query = sql.SQL(_ROWS_OF).format(line=sql.SQL(line), table=sql.Identifier(table))
             for (text,) in self._connection.execute(query, (list(orders),)).fetchall():
                 yield text
-
-    def has_requests(self) -> bool:
-        return bool(self.query("SELECT FROM requests LIMIT 1"))
 
     def requests(self) -> Iterator[Request]:
         """What is stored under idempotency keys."""

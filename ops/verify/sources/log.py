@@ -25,7 +25,7 @@ from common.kafka.broker import Partition
 from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
 from ops.verify.evidence.course import course_of, ordered
-from ops.verify.evidence.kinds import KINDS_OF, PLACED, TOPIC_OF, TOPICS
+from ops.verify.evidence.kinds import KINDS_OF, MOVING, PLACED, TOPIC_OF, TOPICS
 from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, placed_items, reserved_lines
 from ops.verify.evidence.progress import Answered
 from ops.verify.statements import Unproven
@@ -69,6 +69,7 @@ _Seen = tuple[int, str, int, int, _Data, str]
 """A record in the window: the rank of its topic, kind, offset, time, data, and the event's digest. A bare tuple: there
 are millions."""
 _rank = itemgetter(0)
+_PAYMENTS_RANK, _INVENTORY_RANK = TOPICS.index(PAYMENTS), TOPICS.index(INVENTORY)
 
 
 def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
@@ -76,8 +77,7 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
     by record."""
     seen.sort(key=_rank)
     kinds = "".join([record[1] for record in seen])
-    course = course_of(kinds)
-    if course is None:
+    if course_of(kinds) is None:
         return None
     placed = seen[0][4]
     customer, amount, currency = placed.customer_id, placed.amount, placed.currency
@@ -88,18 +88,12 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
     expected = ordered(items)
     if expected is None or amount is None or currency is None:
         return None
-    for record in seen:
-        if record[4].customer_id != customer:
+    for rank, kind, _, _, data, _ in seen:
+        if data.customer_id != customer:
             return None
-    for index in course.paying:
-        data = seen[index][4]
-        if data.amount != amount or data.currency != currency:
+        if rank == _PAYMENTS_RANK and (data.amount != amount or data.currency != currency):
             return None
-    for index in course.moving:
-        if bytes(seen[index][4].items) != expected.published:
-            return None
-    for index in course.idle:
-        if bytes(seen[index][4].items) != b"[]":
+        if rank == _INVENTORY_RANK and bytes(data.items) != (expected.published if kind in MOVING else b"[]"):
             return None
     offsets = ",".join([str(record[2]) for record in seen])
     line = f"{order_id}|{Tag.WHOLE}|{kinds}|{number}|{offsets}|{seen[0][5]}|{customer}|{amount}|{currency}|{items}"
