@@ -36,7 +36,7 @@ class _Typed(msgspec.Struct):
 
 
 _typed: Final = msgspec.json.Decoder(_Typed)
-ORDER_EVENTS: Final = frozenset(type_of(kind) for kind in get_args(AnyOrderEvent))
+NEVER_DISCARDED: Final = {type_of(kind) for kind in get_args(AnyOrderEvent)} - {type_of(OrderPlaced)}
 
 
 class RecordId(NamedTuple):
@@ -197,7 +197,7 @@ def mark(connection: Conn, chosen: argparse.Namespace) -> int:
 def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> list[ParkedEvent]:
     """The events that can be given up: orders, and records that are no event at all. Everything else stays parked;
     raises `Fatal` when it was named by its record and not by its customer."""
-    refused = [event for event in events if not is_discardable(event.value)]
+    refused = [event for event in events if type_named(event.value) in NEVER_DISCARDED]
     for event in refused:
         why = (
             f"{event.record} is {type_named(event.value)}: without it money or stock would stay where it does not "
@@ -207,11 +207,6 @@ def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> li
             raise Fatal(f"dlq: {why}")
         print(f"not discarded: {why}")
     return [event for event in events if event not in refused]
-
-
-def is_discardable(value: bytes) -> bool:
-    kind = type_named(value)
-    return kind not in ORDER_EVENTS or kind == type_of(OrderPlaced)
 
 
 def type_named(value: bytes) -> str:

@@ -126,18 +126,14 @@ def positions_behind(connection: Conn, log: Log, group: str) -> dict[Partition, 
     }
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="replay", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("service", choices=sorted(tool.GROUP_OF))
     parser.add_argument("--cover", action="store_true", help="enter missing deposits or restocks, as far as proved")
     tool.add_consent(parser)
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str]) -> int:
-    chosen = parse(arguments)
+    chosen = parser.parse_args(arguments)
     env = Env("replay")
     log = Log(env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"), "replay")
     log.wait()

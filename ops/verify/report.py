@@ -1,14 +1,13 @@
 """The outcome of a proof: as data, as a table for people, as JSON for machines."""
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import orjson
 
 from ops.tool import print_table, printable
-from ops.verify.statements import COUNTED, TEXT, Finding, Statement
+from ops.verify.statements import TEXTS, Finding, Statement
 
 OFFENDERS_SHOWN: Final = 20
 PARKED_SHOWN: Final = 20
@@ -74,14 +73,14 @@ class Report:
             "exit_code": self.exit_code,
             "statements": [
                 {
-                    "statement": int(s),
-                    "text": TEXT[s],
+                    "statement": s,
+                    "text": text,
                     "checked": self.checked[s],
                     "violations": self.violations[s],
                     "unproven": self.unproven[s],
                     "reasons": self.reasons.get(s, []),
                 }
-                for s in Statement
+                for s, (text, _) in TEXTS.items()
             ],
             "offenders": self.offenders,
             "parked": self.parked,
@@ -103,8 +102,8 @@ class Report:
         print_table(
             ("", "statement", "checked", "", "violations", "unproven"),
             [
-                (str(int(s)), TEXT[s], str(self.checked[s]), COUNTED[s], str(self.violations[s]), str(self.unproven[s]))
-                for s in Statement
+                (int(s), text, self.checked[s], counted, self.violations[s], self.unproven[s])
+                for s, (text, counted) in TEXTS.items()
             ],
         )
         for statement, reasons in sorted(self.reasons.items()):
@@ -114,30 +113,19 @@ class Report:
             print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.what}"))
             for name, known in offender.known.items():
                 for line in known if isinstance(known, list) else [known]:
-                    print(f"  {name}: {printable(_line(line))}")
-        _show_parked(self.parked)
+                    text = line if isinstance(line, str) else orjson.dumps(line, default=str).decode()
+                    print(f"  {name}: {printable(text)}")
+        if self.parked:
+            print(f"\n{len(self.parked)} parked events, open; 'just dlq list' has them all")
+        for row in self.parked[:PARKED_SHOWN]:
+            record = f"{row['topic']}/{row['partition']}@{row['offset']}"
+            text = f"{row['service']}: {record} customer {row['customer']} {row['state']}: {row['error']}"
+            print(f"  {printable(text)}")
         for note in self.notes:
             print(f"note: {note}")
-        print(f"{self._verdict()} ({self.records} records of the log, {self.took_s:.1f} s)")
-
-    def _verdict(self) -> str:
-        match self.exit_code:
-            case 0:
-                return f"proved for {self.checked[Statement.DECIDED]} orders"
-            case 1:
-                return f"VIOLATED: {self.violations.total()} violations"
-        return "UNPROVEN: nothing wrong was found, but not everything could be checked"
-
-
-def _line(known: Any) -> str:
-    return known if isinstance(known, str) else orjson.dumps(known, default=str).decode()
-
-
-def _show_parked(parked: Sequence[dict[str, Any]]) -> None:
-    if not parked:
-        return
-    print(f"\n{len(parked)} parked events, open; 'just dlq list' has them all")
-    for row in parked[:PARKED_SHOWN]:
-        record = f"{row['topic']}/{row['partition']}@{row['offset']}"
-        text = f"{row['service']}: {record} customer {row['customer']} {row['state']}: {row['error']}"
-        print(f"  {printable(text)}")
+        verdict = {
+            PROVED: f"proved for {self.checked[Statement.DECIDED]} orders",
+            VIOLATED: f"VIOLATED: {self.violations.total()} violations",
+            UNPROVEN: "UNPROVEN: nothing wrong was found, but not everything could be checked",
+        }[self.exit_code]
+        print(f"{verdict} ({self.records} records of the log, {self.took_s:.1f} s)")

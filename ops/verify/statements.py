@@ -16,23 +16,15 @@ class Statement(IntEnum):
 
 DECIDED, MONEY, STOCK, OUTCOME, ONCE, WAITING = Statement
 
-TEXT: Final[Mapping[Statement, str]] = {
-    Statement.DECIDED: "every order in the log has its row, its payment and its stock decision",
-    Statement.MONEY: "every balance is what its ledger says, and not below zero",
-    Statement.STOCK: "every stock is what its movements say, and not below zero",
-    Statement.OUTCOME: "confirmed means captured and reserved, all else no net money or stock",
-    Statement.ONCE: "nothing is decided twice",
-    Statement.WAITING: "nothing waits for ever, and what is parked is listed",
+TEXTS: Final[Mapping[Statement, tuple[str, str]]] = {
+    DECIDED: ("every order in the log has its row, its payment and its stock decision", "orders"),
+    MONEY: ("every balance is what its ledger says, and not below zero", "accounts"),
+    STOCK: ("every stock is what its movements say, and not below zero", "products"),
+    OUTCOME: ("confirmed means captured and reserved, all else no net money or stock", "settled orders"),
+    ONCE: ("nothing is decided twice", "decisions"),
+    WAITING: ("nothing waits for ever, and what is parked is listed", "unsettled orders and parked events"),
 }
-COUNTED: Final[Mapping[Statement, str]] = {
-    Statement.DECIDED: "orders",
-    Statement.MONEY: "accounts",
-    Statement.STOCK: "products",
-    Statement.OUTCOME: "settled orders",
-    Statement.ONCE: "decisions",
-    Statement.WAITING: "unsettled orders and parked events",
-}
-"""What is counted as checked."""
+"""What each statement says, and what is counted as checked for it."""
 
 
 class Finding(NamedTuple):
