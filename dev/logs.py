@@ -61,9 +61,9 @@ def last_lines(path: Path, count: int) -> list[str]:
         return file.read().decode(errors="replace").splitlines()[-count:]
 
 
-def tail(path: Path, lines: int = 20) -> str:
+def tail(path: Path) -> str:
     """The last lines of a log, indented, for the message of an error."""
-    return "\n".join(f"    {line}" for line in last_lines(path, lines) or [f"({path} is empty)"])
+    return "\n".join(f"    {line}" for line in last_lines(path, 20) or [f"({path} is empty)"])
 
 
 def readable(line: str) -> str:

@@ -38,10 +38,6 @@ class Service:
     admin_port_offset: int
     serves: str
 
-    @property
-    def command(self) -> tuple[str, ...]:
-        return ("-m", *self.arguments)
-
     def instance(self, number: int) -> str:
         return f"{self.name}-{number}"
 
@@ -151,11 +147,6 @@ def environment(*, kafka_port: int, postgres_port: int, passwords: Mapping[str, 
         variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
         variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)
     return variables
-
-
-def instance_environment(service: Service, number: int, *, port: int, admin_port: int) -> dict[str, str]:
-    """What an instance of a service needs besides `environment`."""
-    return {"INSTANCE": service.instance(number), "HTTP_PORT": str(port), "ADMIN_PORT": str(admin_port)}
 
 
 free_port_range = range(20_000, 32_000)

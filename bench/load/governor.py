@@ -19,20 +19,15 @@ JITTER_S: Final = 0.25
 BACKLOG_MAX_S: Final = 2.0
 
 
-def has_backlog(rate: float, backlog: float) -> bool:
-    """Whether more orders wait than the time through the system explains."""
-    return backlog > TARGET_S * rate
+def next_rate(rate: float, settled_per_s: float, backlog: float, *, rising: bool) -> tuple[float, bool]:
+    """The next rate, from the recent rate of settling and the number of orders that wait.
 
-
-def rise(rate: float) -> float:
-    """The next rate while there is no backlog."""
-    return min(RATE_MAX, rate * STEP_MAX)
-
-
-def next_rate(rate: float, settled_per_s: float, backlog: float) -> float:
-    """The next rate, from the recent rate of settling and the number of orders that wait."""
+    The rate is `rising` until more orders wait than the time through the system explains. Also returns whether it is.
+    """
+    if rising and backlog <= TARGET_S * rate:
+        return min(RATE_MAX, rate * STEP_MAX), True
     wanted = settled_per_s + (TARGET_S * settled_per_s - backlog) / PULL_S
-    return min(RATE_MAX, max(RATE_MIN, rate / STEP_MAX, min(wanted, rate * STEP_MAX)))
+    return min(RATE_MAX, max(RATE_MIN, rate / STEP_MAX, min(wanted, rate * STEP_MAX))), False
 
 
 def why_not_held(rate: float, times_s: Sequence[float], backlog: Sequence[float]) -> str:

@@ -163,6 +163,5 @@ class _Governing:
         before_s, before = self._samples[max(0, len(self._samples) - 3)]
         per_s = max(0.0, settled - before) / (at_s - before_s)
         backlog = self._due - board.refused - board.failed - settled
-        self._rising = self._rising and not governor.has_backlog(self._rate, backlog)
-        self._rate = governor.rise(self._rate) if self._rising else governor.next_rate(self._rate, per_s, backlog)
+        self._rate, self._rising = governor.next_rate(self._rate, per_s, backlog, rising=self._rising)
         board.rate_milli = int(self._rate / self._lines * 1_000)

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dev import logs
 from dev.native.programs import SERVERS, Programs
-from dev.native.supervise import STATES_FAILING, Program, Supervisor
+from dev.native.supervise import STATES_FAILING, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
@@ -150,17 +150,14 @@ class NativeStack(Stack):
             self.programs.server(name).prepare()
         self.supervisor.launch(self._configured())
 
-    def _configured(self) -> list[Program]:
-        """The programs as supervisord is to run them."""
-        return [
-            Program(
-                name,
-                priority=1 if name in SERVERS else 2,
-                stop_signal=self.programs.server(name).stop_signal.name.removeprefix("SIG"),
-                stop_s=SERVER_STOP_S if name in SERVERS else SERVICE_STOP_S,
-            )
-            for name in self.programs.names
-        ]
+    def _configured(self) -> dict[str, str]:
+        """The configuration of each program for supervisord."""
+        programs = self.programs
+        texts = {}
+        for name in programs.names:
+            priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)
+            texts[name] = program(programs.server(name), programs.log(name), priority=priority, stop_s=stop_s)
+        return texts
 
     def _is_complete(self) -> bool:
         statuses, programs = self.supervisor.statuses(), self.programs

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,42 +21,12 @@ import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from dev.logs import tail
-from dev.servers.server import MARKER, StartError
+from dev.servers.server import MARKER, Server, StartError
 from dev.settings import ROOT
 
 START_S = 10
 STATES_ENDED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
 STATES_FAILING = ("STARTING", "EXITED", "FATAL", "BACKOFF")
-
-
-@dataclass(frozen=True)
-class Program:
-    """A process that supervisord keeps up: `python -m dev run <name>`."""
-
-    name: str
-    priority: int  # supervisord stops higher ones first
-    stop_signal: str
-    stop_s: int
-
-    def configuration(self, logs: Path) -> str:
-        return f"""\
-[program:{self.name}]
-command="{quoted(sys.executable)}" -m dev run {self.name}
-directory={quoted(ROOT)}
-priority={self.priority}
-autostart=false
-autorestart=true
-startsecs=1
-; after 3 attempts, the default, it would give up for ever
-startretries=1000000
-stopsignal={self.stop_signal}
-stopwaitsecs={self.stop_s}
-killasgroup=true
-redirect_stderr=true
-stdout_logfile={quoted(logs / self.name)}.log
-stdout_logfile_maxbytes=20MB
-stdout_logfile_backups=2
-"""
 
 
 @dataclass(frozen=True)
@@ -88,8 +58,11 @@ class Supervisor:
             return False
         return True
 
-    def set_programs(self, programs: Iterable[Program]) -> None:
-        """Add, remove and replace programs so that these remain; those that are the same are left alone."""
+    def set_programs(self, programs: Mapping[str, str]) -> None:
+        """Add, remove and replace programs so that these remain; those that are the same are left alone.
+
+        `programs` are configurations by name.
+        """
         self._write(programs)
         added, changed, removed = self._call("reloadConfig")[0]
         self.stop([*changed, *removed])
@@ -98,16 +71,16 @@ class Supervisor:
         for name in (*added, *changed):
             self._call("addProcessGroup", name)
 
-    def _write(self, programs: Iterable[Program]) -> None:
+    def _write(self, programs: Mapping[str, str]) -> None:
         self.programs.mkdir(exist_ok=True)
-        wanted = {self.programs / f"{p.name}.conf": p.configuration(self.logs) for p in programs}
+        wanted = {self.programs / f"{name}.conf": text for name, text in programs.items()}
         for path, text in wanted.items():
             if not path.exists() or path.read_text() != text:
                 path.write_text(text)
         for path in set(self.programs.glob("*.conf")) - set(wanted):
             path.unlink()
 
-    def launch(self, programs: Iterable[Program]) -> None:
+    def launch(self, programs: Mapping[str, str]) -> None:
         """Start supervisord; it knows these programs, and starts none of them yet."""
         self._make_socket_directory()
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -193,6 +166,28 @@ files=programs/*.conf
         transport = SupervisorTransport(None, None, f"unix://{self.socket}")
         with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
             return getattr(proxy.supervisor, method)(*arguments)
+
+
+def program(server: Server, log: Path, *, priority: int, stop_s: int) -> str:
+    """The configuration of a process that supervisord keeps up. It stops those of higher priority first."""
+    return f"""\
+[program:{server.name}]
+command="{quoted(sys.executable)}" -m dev run {server.name}
+directory={quoted(ROOT)}
+priority={priority}
+autostart=false
+autorestart=true
+startsecs=1
+; after 3 attempts, the default, it would give up for ever
+startretries=1000000
+stopsignal={server.stop_signal.name.removeprefix("SIG")}
+stopwaitsecs={stop_s}
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={quoted(log)}
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=2
+"""
 
 
 def quoted(path: str | Path) -> str:

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dev.servers.server import Server
-from dev.settings import HOST, Service, free_ports, instance_environment
+from dev.settings import HOST, Service, free_ports
 
 
 class Instance(Server):
@@ -34,14 +34,16 @@ class Instance(Server):
         self.variables = {
             **os.environ,
             **variables,
-            **instance_environment(service, number, port=port, admin_port=self.admin_port),
+            "INSTANCE": self.name,
+            "HTTP_PORT": str(port),
+            "ADMIN_PORT": str(self.admin_port),
         }
 
     def prepare(self) -> None:
         """A service needs nothing on disk."""
 
     def command(self) -> list[str]:
-        return [sys.executable, *self.launcher, *self.service.command]
+        return [sys.executable, *self.launcher, "-m", *self.service.arguments]
 
     def environment(self) -> dict[str, str]:
         return {**super().environment(), **self.variables}

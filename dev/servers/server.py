@@ -99,23 +99,20 @@ class Server(ABC):
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.process is not None and self.process.poll() is None:
-            signal_tree(self.process.pid, number)
-
-
-def signal_tree(pid: int, number: signal.Signals) -> None:
-    """Signal a process and its descendants. Those of PostgreSQL are process groups of their own: killpg misses them."""
-    family: list[psutil.Process] = []
-    with suppress(psutil.NoSuchProcess):
-        root = psutil.Process(pid)
-        if number == signal.SIGKILL:
-            root.suspend()  # or it could start a child after they are listed
-        family = [root, *root.children(recursive=True)]
-    for member in family:
+        """Signal it and its descendants. Those of PostgreSQL are process groups of their own: killpg misses them."""
+        if self.process is None or self.process.poll() is not None:
+            return
+        family: list[psutil.Process] = []
         with suppress(psutil.NoSuchProcess):
-            member.send_signal(number)
-    if number == signal.SIGKILL:
-        psutil.wait_procs(family[1:], timeout=5)
+            root = psutil.Process(self.process.pid)
+            if number == signal.SIGKILL:
+                root.suspend()  # or it could start a child after they are listed
+            family = [root, *root.children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.send_signal(number)
+        if number == signal.SIGKILL:
+            psutil.wait_procs(family[1:], timeout=5)
 
 
 def works_in(process: psutil.Process, directory: Path) -> bool:

@@ -200,8 +200,7 @@ class TestHeld:
             settled = min(backlog, capacity / 2)
             backlog -= settled
             arriving.append(rate / 2)
-            rising = rising and not governor.has_backlog(rate, backlog)
-            rate = governor.rise(rate) if rising else governor.next_rate(rate, settled * 2, backlog)
+            rate, rising = governor.next_rate(rate, settled * 2, backlog, rising=rising)
             offered.append(rate)
         assert sum(offered[-20:]) / 20 == pytest.approx(capacity, rel=0.05)
 
