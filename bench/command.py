@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.load.runner import GeneratorFailed
 from bench.measure.measured import Lost
 from bench.measure.meter import Refuted
-from bench.stack.private import NotReady
+from bench.stack.private import StackFailed
 from common.errors import TandemError
 from dev.settings import Settings
 
@@ -45,6 +45,6 @@ def run(command: Callable[[Path], int | None], out: Path | None = None) -> int:
         except (Lost, Refuted) as error:
             say(f"NO RESULT: {error}")
             return 1
-        except (GeneratorFailed, NotReady, TandemError, subprocess.CalledProcessError) as error:
+        except (GeneratorFailed, StackFailed, TandemError, subprocess.CalledProcessError) as error:
             say(f"the bench could not run: {error}")
             return 2

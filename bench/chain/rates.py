@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final
+
+from msgspec.structs import replace
 
 from bench.chain.services import CREATED
 from bench.load import runner
@@ -30,7 +32,10 @@ def measure(directory: Path, reference_per_s: float, duration_s: float, say: Cal
     with System(directory / "chain", databases_only=True) as system:
         for gateway_ms in GATEWAY_MS:
             with running(system, gateway_ms) as (port, pids):
-                point = _point(directory / "chain-load", port, pids, gateway_ms, reference_per_s, duration_s)
+                files, orders = str(directory / "chain-load"), Population(seed=gateway_ms + 100)
+                load = Spec(port=port, mode="closed", duration_s=duration_s, connections=16, files=files)
+                load = replace(load, accepted=CREATED, population=orders)
+                point = _point(load, pids, gateway_ms, reference_per_s)
             points.append(point)
             say(
                 f"chain, gateway {gateway_ms} ms: p50 {point.at_reference.p50 or 0:.1f} ms at {reference_per_s:g}/s; "
@@ -39,42 +44,35 @@ def measure(directory: Path, reference_per_s: float, duration_s: float, say: Cal
     return points
 
 
-def _point(
-    files: Path, port: int, pids: dict[str, int], gateway_ms: int, reference_per_s: float, duration_s: float
-) -> ChainPoint:
-    def run(mode: Literal["open", "closed"], seconds: float, **options: Any) -> tuple[Records, dict[str, float]]:
-        spec = Spec(
-            port=port,
-            mode=mode,
-            duration_s=seconds,
-            accepted=CREATED,
-            population=Population(seed=gateway_ms + 100),
-            files=str(files),
-            **options,
-        )
-        before = {group: processes.tree_cpu_s(pid) for group, pid in pids.items()}
-        records = runner.run(spec)
-        a_request = 1e6 / max(1, records.result.requests)
-        cpu_us = {group: (processes.tree_cpu_s(pid) - before[group]) * a_request for group, pid in pids.items()}
-        if failed := {status: count for status, count in records.by_status.items() if status != CREATED}:
-            raise GeneratorFailed(f"the chain gave answers other than {CREATED}: {failed}")
-        return records, {**cpu_us, "generator": records.result.cpu_s * a_request}
-
-    def at_most(connections: int) -> ChainPoint:
-        records, cpu_us = run("closed", duration_s, connections=connections)
-        return ChainPoint(
-            gateway_ms=gateway_ms,
-            at_reference=at_reference,
-            highest_per_s=records.result.requests / records.result.elapsed_s,
-            connections=connections,
-            at_highest=summary(records.accept_us()),
-            cpu_us=cpu_us,
-        )
-
-    run("closed", WARM_UP_S, connections=16)
-    reference, _ = run("open", duration_s, rate=reference_per_s, connections=512)
+def _point(load: Spec, pids: dict[str, int], gateway_ms: int, reference_per_s: float) -> ChainPoint:
+    _run(replace(load, duration_s=WARM_UP_S), pids)
+    reference, _ = _run(replace(load, mode="open", rate=reference_per_s, connections=512), pids)
     at_reference = summary(reference.accept_us())
-    return max(map(at_most, CONNECTIONS), key=lambda point: point.highest_per_s)
+    points = []
+    for connections in CONNECTIONS:
+        records, cpu_us = _run(replace(load, connections=connections), pids)
+        points.append(
+            ChainPoint(
+                gateway_ms=gateway_ms,
+                at_reference=at_reference,
+                highest_per_s=records.result.requests / records.result.elapsed_s,
+                connections=connections,
+                at_highest=summary(records.accept_us()),
+                cpu_us=cpu_us,
+            )
+        )
+    return max(points, key=lambda point: point.highest_per_s)
+
+
+def _run(spec: Spec, pids: dict[str, int]) -> tuple[Records, dict[str, float]]:
+    """The records of a load, and the CPU microseconds a request by process."""
+    before = {group: processes.tree_cpu_s(pid) for group, pid in pids.items()}
+    records = runner.run(spec)
+    a_request = 1e6 / max(1, records.result.requests)
+    cpu_us = {group: (processes.tree_cpu_s(pid) - before[group]) * a_request for group, pid in pids.items()}
+    if failed := {status: count for status, count in records.by_status.items() if status != CREATED}:
+        raise GeneratorFailed(f"the chain gave answers other than {CREATED}: {failed}")
+    return records, {**cpu_us, "generator": records.result.cpu_s * a_request}
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from bench.measure import broker
 from bench.measure.broker import Warmth
 from bench.measure.measured import Measured, Mode, check, evaluate
 from bench.measure.orders_log import OrdersLog
+from bench.stack.private import StackFailed
 from bench.stack.processes import Window
 from bench.stack.system import System
 
@@ -126,11 +127,12 @@ class Meter:
         Raises `Refuted`.
         """
         began = time.monotonic()
-        done = self.system.tool("ops.verify", "--accepted", str(self._accepted_file))
-        if done.returncode:
-            raise Refuted(f"ops.verify ended with {done.returncode}:\n{done.stdout}")
+        try:
+            output = self.system.tool("ops.verify", "--accepted", str(self._accepted_file))
+        except StackFailed as error:
+            raise Refuted(str(error)) from error
         self.say(f"verified: {self.orders:,} acknowledged orders, in {time.monotonic() - began:.0f} s")
-        return done.stdout.strip()
+        return output.strip()
 
 
 @contextmanager

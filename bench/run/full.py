@@ -1,7 +1,5 @@
 """What only a full run measures: drain, recovery, instances, spread and growth."""
 
-import subprocess
-import sys
 import time
 from typing import Final
 
@@ -14,6 +12,7 @@ from bench.measure.meter import Meter
 from bench.measure.orders_log import OrdersLog
 from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
+from bench.stack.private import side_by_side
 from bench.stack.processes import Window, group_of
 from bench.stack.system import System
 from dev.settings import DATABASES, HOST, SERVICES
@@ -137,7 +136,7 @@ def growth(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     # in every partition, as it has been for the orders of last year.
     meter.open("templates", TEMPLATE_PER_S, TEMPLATE_S)
     time.sleep(COMMITTED_S)
-    meter.system.tool("ops.topics", "trim").check_returncode()
+    meter.system.tool("ops.topics", "trim")
     loads = []
     stored = 0
     for orders in (STORED_FEW, plan.growth_orders):
@@ -151,14 +150,7 @@ def growth(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
 
 def store(system: System, first: int, count: int) -> None:
     """Fill the three databases, side by side."""
-    command = [sys.executable, "-m", "bench.stack.stored"]
-    filling = [
-        subprocess.Popen([*command, database, str(first), str(count)], env=system.environment())
-        for database in DATABASES
-    ]
-    for process in filling:
-        if process.wait():
-            raise RuntimeError(f"filling a database ended with {process.returncode}; its last words are above")
+    side_by_side(lambda database: system.tool("bench.stack.stored", database, str(first), str(count)), DATABASES)
     with system.connect(DATABASES[0]) as connection:
         connection.execute("CHECKPOINT")
 

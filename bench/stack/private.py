@@ -40,8 +40,8 @@ class Layout(Struct, frozen=True, kw_only=True):
     pids: dict[str, int]
 
 
-class NotReady(Exception):
-    """A part of the stack did not start."""
+class StackFailed(Exception):
+    """A part of the stack did not start, or a tool failed on it."""
 
 
 class Stack:
@@ -62,24 +62,12 @@ class Stack:
         """Start the servers, load the demo data, start one instance of each service."""
         servers = [self.postgres] if databases_only else [self.postgres, self.kafka]
         side_by_side(lambda server: server.start(READY_S), servers)
-        self.run("ops.migrate")
+        run_tool(self.variables, "ops.migrate")
         if not databases_only:
-            self.run("ops.topics", "create")
-        side_by_side(lambda service: self.run(service, "load-demo"), ("payment", "inventory"))
+            run_tool(self.variables, "ops.topics", "create")
+        side_by_side(lambda service: run_tool(self.variables, service, "load-demo"), ("payment", "inventory"))
         if not databases_only:
             side_by_side(lambda service: self.launch(service.name, 1), SERVICES)
-
-    def run(self, *arguments: str) -> None:
-        """Run a one-shot to its end. Raises `NotReady` with what it printed."""
-        done = subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=ROOT,
-            env={**os.environ, **self.variables},
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            raise NotReady(f"{' '.join(arguments)} ended with {done.returncode}: {done.stdout}{done.stderr}")
 
     def launch(self, name: str, number: int) -> None:
         """Start an instance and wait until it is ready."""
@@ -109,7 +97,22 @@ class Stack:
         return "\n".join(f"{name}:\n{tail(instance.log)}" for name, instance in self.instances.items())
 
 
-def side_by_side(function: Callable[[T], None], values: Iterable[T]) -> None:
+def run_tool(variables: Mapping[str, str], *arguments: str, root: str | Path = ROOT) -> str:
+    """Run a tool of a checkout to its end. Returns what it printed. Raises `StackFailed` with that."""
+    done = subprocess.run(
+        [sys.executable, "-m", *arguments],
+        cwd=root,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise StackFailed(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
+    return done.stdout
+
+
+def side_by_side(function: Callable[[T], object], values: Iterable[T]) -> None:
     """Call a function for all values at once. Raises the first error."""
     with ThreadPoolExecutor() as pool:
         list(pool.map(function, values))
@@ -136,7 +139,7 @@ def main(directory: str, *options: str) -> None:
                 case ["stop", name, number]:
                     stack.stop_instance(name, int(number))
                 case unknown:
-                    raise NotReady(f"no such command: {unknown}")
+                    raise StackFailed(f"no such command: {unknown}")
             answers.write(msgspec.json.encode(stack.layout()) + b"\n")
     except Exception:
         sys.stderr.write(stack.logs() + "\n")

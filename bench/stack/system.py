@@ -10,7 +10,7 @@ from typing import Final, Self
 import msgspec
 import psycopg
 
-from bench.stack.private import Layout, NotReady
+from bench.stack.private import Layout, StackFailed, run_tool
 from dev.settings import ROOT
 
 STOP_S: Final = 90.0
@@ -29,7 +29,7 @@ class System:
         servers: Sequence[str] = (),
     ) -> None:
         """`root` is the checkout to run; `settings` are variables of its services; `servers` are settings of the broker
-        and PostgreSQL, such as `kafka.num.io.threads=2`. Raises `NotReady`."""
+        and PostgreSQL, such as `kafka.num.io.threads=2`. Raises `StackFailed`."""
         self.directory = directory
         directory.mkdir(parents=True)
         # A checkout brings its own stack up. Revisions before the bench had rooms have that in bench/stack.py.
@@ -53,7 +53,7 @@ class System:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise NotReady(f"the stack ended with {self._process.wait()}; its last words are above")
+            raise StackFailed(f"the stack ended with {self._process.wait()}; its last words are above")
         return msgspec.json.decode(line, type=Layout)
 
     def _command(self, *words: str) -> None:
@@ -74,16 +74,9 @@ class System:
         """The environment in which a tool finds this stack."""
         return {**os.environ, **self.layout.variables}
 
-    def tool(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a tool of this stack's checkout to its end; its standard error goes with its output."""
-        return subprocess.run(
-            [sys.executable, "-m", *arguments],
-            cwd=self.layout.root,
-            env=self.environment(),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+    def tool(self, *arguments: str) -> str:
+        """Run a tool of this stack's checkout to its end. Returns what it printed. Raises `StackFailed` with that."""
+        return run_tool(self.layout.variables, *arguments, root=self.layout.root)
 
     def connect(self, service: str) -> "psycopg.Connection[tuple[object, ...]]":
         """A superuser's connection to a service's database."""
