@@ -41,7 +41,7 @@ from ops.log import Log
 from ops.tool import chunks
 from ops.verify.evidence import buckets
 from ops.verify.evidence.kinds import TOPICS
-from ops.verify.evidence.lines import SEPARATOR, Tag, digest
+from ops.verify.evidence.lines import Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.report import OFFENDERS_SHOWN, Report
@@ -134,11 +134,9 @@ class _Proof:
         self._digits = buckets.digits_for(records)
         with _executor(self._settings.workers if records > INLINE_RECORDS else 0) as executor:
             reading = self._read_log(executor, progress.starts, progress.ends, progress.answered, "l0")
-            self._write_requests(databases[0])
+            self._write("q0", self._requests(databases[0]))
             self._write_claims(databases[0], progress)
-            with self._writer("a0") as writer:
-                for order_id in accepted:
-                    writer.write(SEPARATOR.join((order_id, Tag.ACCEPTED)))
+            self._write("a0", (f"{order_id}|{Tag.ACCEPTED}" for order_id in accepted))
             for snapshot in databases:
                 with self._writer(f"d0-{snapshot.database}") as writer:
                     for name, lines in snapshot.blocks(self._digits):
@@ -169,25 +167,26 @@ class _Proof:
     def _writer(self, source: str) -> buckets.Writer:
         return buckets.Writer(self._directory, source, self._digits)
 
-    def _write_requests(self, order: Snapshot) -> None:
-        """Write what is stored under idempotency keys, each with the digest of its event."""
-        with self._writer("q0") as writer:
-            for request in order.requests():
-                writer.write(SEPARATOR.join((request.order_id, Tag.REQUEST, digest(request.event))))
-                if what := audit.request_fault(request):
-                    subject = f"idempotency key {request.key!r} of {request.customer_id!r}"
-                    self._report.violate(subject, Finding(ONCE, what))
+    def _write(self, source: str, lines: Iterable[str]) -> None:
+        with self._writer(source) as writer:
+            for line in lines:
+                writer.write(line)
+
+    def _requests(self, order: Snapshot) -> Iterator[str]:
+        """A line of each idempotency key, with the digest of the event stored under it. Reports what is wrong there."""
+        for request in order.requests():
+            yield f"{request.order_id}|{Tag.REQUEST}|{digest(request.event)}"
+            if what := audit.request_fault(request):
+                subject = f"idempotency key {request.key!r} of {request.customer_id!r}"
+                self._report.violate(subject, Finding(ONCE, what))
 
     def _write_claims(self, order: Snapshot, progress: Progress) -> None:
         """Where the log is trimmed, write the orders whose rows name a trimmed record. Such a row is all that is left
         of its order, so no two may name the same record."""
         trimmed = {p.number: start for p, start in progress.starts.items() if p.topic == ORDERS and start > 0}
-        if not trimmed:
-            return
-        with self._writer("t0") as writer:
-            for order_id in order.claims(trimmed):
-                writer.write(SEPARATOR.join((order_id, Tag.CLAIM)))
-        audit.audit_claims(order, self._report)
+        if trimmed:
+            self._write("t0", (f"{order_id}|{Tag.CLAIM}" for order_id in order.claims(trimmed)))
+            audit.audit_claims(order, self._report)
 
     def _check_parked(self, databases: Sequence[Snapshot], contents: Contents) -> None:
         """A parked event must be what the log has at its offset."""
@@ -263,9 +262,7 @@ class _Proof:
         suspects = (order_id for name in names for order_id in bucket.suspects_of(self._directory, name))
         for chunk in chunks(filter(is_uuid, suspects), IDS_AT_ONCE):
             for snapshot in databases:
-                with self._writer(f"e1-{snapshot.database}") as writer:
-                    for line in snapshot.lines(chunk):
-                        writer.write(line)
+                self._write(f"e1-{snapshot.database}", snapshot.lines(chunk))
         unread = 0
         for name in names:
             for suspect in bucket.judge_suspects(self._directory, name, first, second):

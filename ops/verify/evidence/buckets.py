@@ -68,7 +68,7 @@ class Writer:
         self._buffered = 0
 
 
-def lines(directory: Path, bucket: str, sources: str = "*") -> Iterator[str]:
+def lines(directory: Path, bucket: str, sources: str) -> Iterator[str]:
     """The lines of a bucket, source by source in the order of their names, each as it was written."""
     for path in sorted(directory.glob(f"b{bucket}.{sources}")):
         # As bytes: reading as text would make a line break of a carriage return.

@@ -53,9 +53,6 @@ class Answered(NamedTuple):
     below: int
     parked: frozenset[int]
 
-    def covers(self, offset: int) -> bool:
-        return offset < self.below and offset not in self.parked
-
 
 @dataclass(frozen=True)
 class Progress:
@@ -81,8 +78,8 @@ class Progress:
 
     def of(self, topic: str, number: int, offset: int) -> str:
         """A letter for each reader of the record's topic: how far it has come with this record."""
-        answered = self.answered.get((topic, number))
-        if answered is not None and answered.covers(offset):  # nearly every record
+        below, parked = self.answered.get((topic, number), _NOTHING_ANSWERED)
+        if offset < below and offset not in parked:  # nearly every record
             return _ANSWERED_BY_ALL[topic]
         return "".join(self._of_reader((group, topic, number), offset) for group in READERS[topic])
 
@@ -115,14 +112,14 @@ class Progress:
 
     def unlisted(self, partition: Partition, offset: int) -> list[str]:
         """The groups that have passed a record which cannot be an event, and do not list it as parked."""
-        readers = [(group, *partition) for group in READERS[partition.topic]]
         return [
-            reader[0]
-            for reader in readers
-            if offset < self.positions.get(reader, 0)
+            group
+            for group in READERS[partition.topic]
+            if offset < self.positions.get((group, *partition), 0)
             # A record that is no event cannot have been redriven: somebody took it off the list.
-            and self.parked.get(reader, {}).get(offset, REDRIVEN) == REDRIVEN
+            and self.parked.get((group, *partition), {}).get(offset, REDRIVEN) == REDRIVEN
         ]
 
 
+_NOTHING_ANSWERED: Final = Answered(0, frozenset())
 _ANSWERED_BY_ALL: Final = {topic: ANSWERED * len(groups) for topic, groups in READERS.items()}

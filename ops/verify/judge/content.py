@@ -43,13 +43,9 @@ def judge_content(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]
     read, one entry for each of `evidence.records`."""
     if evidence.broken:
         yield Finding(DECIDED, f"it has a row that cannot be read: {evidence.broken[0]!r}")
-    for rows, name in (
-        (evidence.orders, "orders"),
-        (evidence.payments, "payments"),
-        (evidence.reservations, "reservations"),
-    ):
-        if len(rows) > 1:
-            yield Finding(ONCE, f"it has {len(rows)} rows in {name}")
+    for name in ("orders", "payments", "reservations"):
+        if (count := len(getattr(evidence, name))) > 1:
+            yield Finding(ONCE, f"it has {count} rows in {name}")
     try:
         yield from _compare(evidence, fates)
     except (msgspec.DecodeError, ValueError) as error:

@@ -93,39 +93,34 @@ class Snapshot:
     def blocks(self, digits: int) -> Iterator[tuple[str, str]]:
         """The rows that name an order, as lines: the name of a bucket, of that many `digits`, and lines of it with line
         breaks between them."""
-        for table, line in _LINES[self.database]:
+        for table, line in _LINES[self.database].items():
             query = sql.SQL(_BLOCKS).format(line=sql.SQL(line), table=sql.Identifier(table))
-            for part in self._parts(table):
-                with self._connection.cursor(binary=True) as cursor:
-                    yield from cursor.execute(query, {**part, "digits": digits}).fetchall()
+            yield from self._by_parts(table, query, digits=digits)
 
-    def _parts(self, table: str) -> Iterator[dict[str, str]]:
-        """A table in parts, as tuple ids from and to."""
+    def _by_parts(self, table: str, query: str | sql.Composed, **parameters: Any) -> Iterator[Any]:
+        """The rows of a query, asked of one part of the table after the other: by tuple ids from and to."""
         [[pages]] = self._connection.execute("SELECT pg_relation_size(%s) / 8192", (table,))
         for first in range(0, pages, PAGES_AT_ONCE):
-            yield {"first": f"({first},0)", "end": f"({first + PAGES_AT_ONCE},0)"}
+            part = {"first": f"({first},0)", "end": f"({first + PAGES_AT_ONCE},0)"}
+            with self._connection.cursor(binary=True) as cursor:
+                yield from cursor.execute(query, {**part, **parameters})
 
     def lines(self, orders: Collection[str]) -> Iterator[str]:
         """A line of each row that names one of these orders."""
-        for table, line in _LINES[self.database]:
+        for table, line in _LINES[self.database].items():
             query = sql.SQL(_ROWS_OF).format(line=sql.SQL(line), table=sql.Identifier(table))
             for (text,) in self._connection.execute(query, (list(orders),)).fetchall():
                 yield text
 
     def requests(self) -> Iterator[Request]:
         """What is stored under idempotency keys."""
-        for part in self._parts("requests"):
-            with self._connection.cursor(binary=True) as cursor:
-                yield from map(Request._make, cursor.execute(_REQUESTS, part))
+        return map(Request._make, self._by_parts("requests", _REQUESTS))
 
     def claims(self, starts: Mapping[int, int]) -> Iterator[str]:
         """The orders whose rows say that they were placed by a trimmed record: one below `starts`, which are by
         partition number."""
-        parameters = (list(starts), list(starts.values()))
-        with self._connection.cursor(f"claims-{self.database}") as cursor:
-            cursor.itersize = CLAIMS_AT_ONCE
-            for (order_id,) in cursor.execute(_CLAIMS, parameters):
-                yield order_id
+        trimmed = {"numbers": list(starts), "starts": list(starts.values())}
+        return (order_id for (order_id,) in self._by_parts("orders", _CLAIMS, **trimmed))
 
     def settled(self, orders: Collection[str]) -> set[str]:
         """Which of these orders are settled."""
@@ -198,25 +193,24 @@ def mismatches(
 
 # What a line holds is written at the row types of `evidence.lines`. The times of an order are needed only while it is
 # not settled. `concat`, because it drops nothing for being null.
-_LINES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "order": (
-        (
-            "orders",
-            """concat(order_id, '|O|', customer_id, '|', partition, '|', status, '|', payment, '|', inventory, '|',
+_LINES: Final[Mapping[str, Mapping[str, str]]] = {
+    "order": {
+        "orders": """
+            concat(order_id, '|O|', customer_id, '|', partition, '|', status, '|', payment, '|', inventory, '|',
               settled_at IS NOT NULL, '|',
               CASE WHEN settled_at IS NULL THEN (extract(epoch FROM placed_at) * 1000)::bigint END, '|',
               CASE WHEN settled_at IS NULL THEN (extract(epoch FROM decided_at) * 1000)::bigint END, '|',
-              amount, '|', currency, '|', items)""",
-        ),
-    ),
-    "payment": (
-        ("payments", "concat(order_id, '|P|', customer_id, '|', state, '|', amount, '|', currency)"),
-        ("ledger", "concat(order_id, '|G|', kind, '|', customer_id, '|', amount, '|', currency)"),
-    ),
-    "inventory": (
-        ("reservations", "concat(order_id, '|R|', customer_id, '|', state, '|', items)"),
-        ("movements", "concat(order_id, '|M|', kind, '|', product_id, '|', quantity)"),
-    ),
+              amount, '|', currency, '|', items)
+        """
+    },
+    "payment": {
+        "payments": "concat(order_id, '|P|', customer_id, '|', state, '|', amount, '|', currency)",
+        "ledger": "concat(order_id, '|G|', kind, '|', customer_id, '|', amount, '|', currency)",
+    },
+    "inventory": {
+        "reservations": "concat(order_id, '|R|', customer_id, '|', state, '|', items)",
+        "movements": "concat(order_id, '|M|', kind, '|', product_id, '|', quantity)",
+    },
 }
 PAGES_AT_ONCE: Final = 4_096
 """32 MB of a table: what a part of it comes to stays in PostgreSQL's memory, and in ours, for a moment."""
@@ -234,11 +228,10 @@ _REQUESTS: Final = """
     SELECT customer_id, idempotency_key, request_hash, order_id::text, event FROM requests
     WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid
 """
-CLAIMS_AT_ONCE: Final = 10_000
 _CLAIMS: Final = """
-    SELECT order_id::text FROM orders JOIN unnest(%s::integer[], %s::bigint[]) AS trimmed(partition, start)
-      USING (partition)
-    WHERE EXISTS (
+    SELECT order_id::text FROM orders JOIN unnest(%(numbers)s::integer[], %(starts)s::bigint[])
+      AS trimmed(partition, start) USING (partition)
+    WHERE orders.ctid >= %(first)s::tid AND orders.ctid < %(end)s::tid AND EXISTS (
       SELECT FROM jsonb_to_recordset(timeline) AS entry(event text, partition integer, "offset" bigint)
       WHERE event IN ('order.placed', 'order.discarded') AND entry.partition = trimmed.partition AND "offset" < start)
 """
