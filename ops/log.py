@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from confluent_kafka.admin import AdminClient
 
 from common.errors import Fatal, Transient
-from common.events import READERS
+from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config
 
@@ -52,7 +52,7 @@ class Log:
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """What a group has committed in those of these partitions that it reads. Asked as a consumer that joins
         nothing."""
-        read = [p for p in partitions if group in READERS.get(p.topic, ())]
+        read = [p for p in partitions if p.topic in READS[group]]
         consumer = Consumer({**client_config(self.servers, self._tool), "group.id": group, "enable.auto.commit": False})
         try:
             return committed_offsets(consumer, read, COORDINATOR_S)

@@ -52,8 +52,6 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
 
 def printable(text: str) -> str:
     """The text with control characters escaped: a key from the log must not steer the operator's terminal."""
-    if text.isprintable():
-        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

@@ -91,20 +91,16 @@ def show(log: Log) -> None:
     rows = []
     for group in GROUPS:
         committed = log.committed(group, bounds)
-        for topic in (topic for topic, readers in READERS.items() if group in readers):
+        for topic in READS[group]:
             lags = [end - max(first, committed.get(p, 0)) for p, (first, end) in bounds.items() if p.topic == topic]
             rows.append((group, members.get(group, 0), topic, sum(lags), max(lags, default=0)))
     tool.print_table(("group", "members", "topic", "lag", "largest lag of a partition"), rows)
 
 
 def _members(admin: AdminClient) -> dict[str, int]:
-    members = {}
-    for group, future in admin.describe_consumer_groups(GROUPS, request_timeout=TIMEOUT_S).items():
-        try:
-            members[group] = len(future.result().members)
-        except KafkaException:
-            members[group] = 0  # never seen by the broker, so nobody is in it
-    return members
+    # A group that the broker has never seen is an error: nobody is in it.
+    groups = admin.describe_consumer_groups(GROUPS, request_timeout=TIMEOUT_S)
+    return {group: 0 if future.exception() else len(future.result().members) for group, future in groups.items()}
 
 
 def trim(log: Log, *, dry_run: bool) -> None:

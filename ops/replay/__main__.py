@@ -33,7 +33,7 @@ from confluent_kafka.admin import AdminClient
 from common.config import Env
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
-from common.events import READERS
+from common.events import READS
 from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 from common.postgres import Conn, connect, transaction
 from ops import tool
@@ -110,11 +110,11 @@ def positions_behind(connection: Conn, log: Log, group: str) -> dict[Partition, 
 
     Raises `LossDetected` when the log does not reach back to the positions: then the backup is too old for it.
     """
-    names = [topic for topic, groups in READERS.items() if group in groups]
+    names = READS[group]
     topics = log.topics(names)
     stored = {
         Partition(topic, number): Stored(topic_id, offset)
-        for topic, number, topic_id, offset in connection.execute(_POSITIONS, (names,)).fetchall()
+        for topic, number, topic_id, offset in connection.execute(_POSITIONS, ([*names],)).fetchall()
     }
     committed, bounds = log.committed(group, stored), log.bounds(names)
     for partition, row in stored.items():
