@@ -162,7 +162,8 @@ class _Proof:
         self._report.parked = trial.parked
         self._report.oldest_unsettled_s = trial.oldest_unsettled_s
         self._keep_doubts(trial)
-        return unlisted, bucket.has_suspects(self._directory) or bool(trial.violations)
+        is_suspicious = any(True for _ in bucket.suspects_of(self._directory)) or bool(trial.violations)
+        return unlisted, is_suspicious
 
     def _writer(self, source: str) -> buckets.Writer:
         return buckets.Writer(self._directory, source, self._digits)
@@ -258,13 +259,11 @@ class _Proof:
 
     def _judge_suspects(self, databases: Sequence[Snapshot], first: Progress, second: Progress) -> int:
         """Returns how many of them have records that were not read."""
-        names = buckets.bucket_names(self._digits)
-        suspects = (order_id for name in names for order_id in bucket.suspects_of(self._directory, name))
-        for chunk in chunks(filter(is_uuid, suspects), IDS_AT_ONCE):
+        for chunk in chunks(filter(is_uuid, bucket.suspects_of(self._directory)), IDS_AT_ONCE):
             for snapshot in databases:
                 self._write(f"e1-{snapshot.database}", snapshot.lines(chunk))
         unread = 0
-        for name in names:
+        for name in buckets.bucket_names(self._digits):
             for suspect in bucket.judge_suspects(self._directory, name, first, second):
                 unread += suspect.is_unread
                 for finding in suspect.findings:

@@ -33,7 +33,7 @@ def judge_all(directory: Path, names: Iterable[str], progress: Progress) -> Coun
                 suspects.append(order_id)
         suspects += bucket.accepted - bucket.texts.keys()
         if suspects:
-            _suspects_file(directory, name).write_text("".join(f"{order_id}\n" for order_id in suspects))
+            (directory / f"suspects.{name}").write_text("".join(f"{order_id}\n" for order_id in suspects))
     return Counter({DECIDED: placed, OUTCOME: settled, ONCE: decisions})
 
 
@@ -57,17 +57,10 @@ class _Bucket:
         return read("\n".join(filter(None, parts)))
 
 
-def _suspects_file(directory: Path, bucket: str) -> Path:
-    return directory / f"suspects.{bucket}"
-
-
-def suspects_of(directory: Path, bucket: str) -> list[str]:
-    path = _suspects_file(directory, bucket)
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def has_suspects(directory: Path) -> bool:
-    return any(directory.glob("suspects.*"))
+def suspects_of(directory: Path, bucket: str = "*") -> Iterator[str]:
+    """The suspects of a bucket, or of all."""
+    for path in directory.glob(f"suspects.{bucket}"):
+        yield from path.read_text().splitlines()
 
 
 class Suspect(NamedTuple):
