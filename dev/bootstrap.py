@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -49,6 +48,7 @@ def works(venv: Path) -> bool:
 
 
 def install(packages: int) -> bool:
+    """Run pip, and print its progress now and then."""
     command = [f"{VENV}/bin/python", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:", "--no-input"]
     pip = subprocess.Popen(
         [*command, "--disable-pip-version-check", "--progress-bar=off", "-r", str(LOCK)],
@@ -57,18 +57,10 @@ def install(packages: int) -> bool:
         text=True,
     )
     assert pip.stdout is not None
-    log = list(progress(pip.stdout, packages))
-    if pip.wait() == 0:
-        return True
-    print("".join(log[-20:]), end="")
-    print(f"justw: pip could not install {LOCK.name}; see above, and run the same command again", flush=True)
-    return False
-
-
-def progress(lines: Iterator[str], packages: int) -> Iterator[str]:
-    """Pass pip's lines on, and print its progress now and then."""
+    log: list[str] = []
     collected = 0
-    for line in lines:
+    for line in pip.stdout:
+        log.append(line)
         if line.startswith("Collecting "):
             collected += 1
             if collected % 10 == 0:
@@ -77,7 +69,11 @@ def progress(lines: Iterator[str], packages: int) -> Iterator[str]:
             print(f"justw: {line.strip()}", flush=True)
         elif line.startswith("Installing collected packages"):
             print("justw: installing them", flush=True)
-        yield line
+    if pip.wait() == 0:
+        return True
+    print("".join(log[-20:]), end="")
+    print(f"justw: pip could not install {LOCK.name}; see above, and run the same command again", flush=True)
+    return False
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """The figures of one load, from the generator's records, the log and the processes' CPU."""
 
 from collections import Counter
+from itertools import accumulate
+from operator import sub
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -194,10 +196,6 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
         known = outcomes.get(order_id)
         if known is not None and known.decided_ms:
             settled_us[bucket].append(settle_us(records, number, known))
-    backlog, waiting = [], 0
-    for arrived, settled in zip(accepted, decided, strict=True):
-        waiting += arrived - settled
-        backlog.append(waiting)
 
     def quantile(buckets: list[list[int]], share: float) -> list[float | None]:
         return [sorted(values)[int(share * (len(values) - 1))] / 1_000 if values else None for values in buckets]
@@ -206,7 +204,7 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
         bucket_s=BUCKET_S,
         accepted=accepted,
         decided=decided,
-        backlog=backlog,
+        backlog=list(accumulate(map(sub, accepted, decided))),
         accept_p50=quantile(accept_us, 0.5),
         accept_p99=quantile(accept_us, 0.99),
         settle_p50=quantile(settled_us, 0.5),

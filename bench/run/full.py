@@ -77,28 +77,28 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
 
 def recovery(meter: Meter, confirmed_per_s: float, away_s: float) -> Recovery:
     """Payment is away for a while at half load; how long its backlog lasts after its return."""
-    left_at: list[float] = []
-    back_at: list[float] = []
+    times: list[float] = []
 
     def meanwhile(_: Board, at_s: float) -> None:
-        if not left_at and at_s >= BEFORE_S:
+        if not times and at_s >= BEFORE_S:
             meter.system.stop("payment")
-            left_at.append(time.time())
-        elif left_at and not back_at and time.time() >= left_at[0] + away_s:
+            times.append(time.time())
+        elif len(times) == 1 and time.time() >= times[0] + away_s:
             meter.system.start("payment")
-            back_at.append(time.time())
+            times.append(time.time())
 
     rate = confirmed_per_s * RECOVERY_SHARE
     load = meter.open("payment away", rate, BEFORE_S + away_s + AFTER_S, meanwhile=meanwhile)
+    left_at, back_at = times
     # The backlog is gone when no more orders wait than before payment went away.
     series = load.series
     usual = max(series.backlog[2 : int(BEFORE_S / series.bucket_s)])
-    back_s = back_at[0] - load.started_at_s
+    back_s = back_at - load.started_at_s
     buckets = range(int(back_s / series.bucket_s), len(series.backlog))
     gone = next((number for number in buckets if series.backlog[number] <= usual), len(series.backlog))
     return Recovery(
         offered_per_s=rate,
-        away_s=back_at[0] - left_at[0],
+        away_s=back_at - left_at,
         gone_within_s=max(0.0, (gone + 1) * series.bucket_s - back_s),
         load=load,
     )

@@ -45,21 +45,22 @@ class System:
             # started. The end of its input tells it to stop.
             start_new_session=True,
         )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._commands, self._answers = self._process.stdin, self._process.stdout
         self.layout = self._answer()
         self.kafka = self.layout.variables["KAFKA_BOOTSTRAP_SERVERS"]
         self.api_port = self.layout.ports["order-api"]
 
     def _answer(self) -> Layout:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = self._answers.readline()
         if not line:
             raise StackFailed(f"the stack ended with {self._process.wait()}; its last words are above")
         return msgspec.json.decode(line, type=Layout)
 
     def _command(self, *words: str) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(" ".join(words).encode() + b"\n")
-        self._process.stdin.flush()
+        self._commands.write(" ".join(words).encode() + b"\n")
+        self._commands.flush()
         self.layout = self._answer()
 
     def start(self, service: str, number: int = 1) -> None:
@@ -87,10 +88,8 @@ class System:
         return self
 
     def __exit__(self, *_: object) -> None:
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.stdout.close()
+        self._commands.close()
+        self._answers.close()
         try:
             self._process.wait(STOP_S)
         except subprocess.TimeoutExpired:
