@@ -1,8 +1,6 @@
 """Measures the chain that Tandem replaces, with the same generator, on databases of its own."""
 
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -10,14 +8,12 @@ from typing import Final
 from msgspec.structs import replace
 
 from bench.chain.services import CREATED
-from bench.load import runner
 from bench.load.latency import summary
 from bench.load.runner import GeneratorFailed, Records
 from bench.load.spec import Spec
 from bench.load.wire import Population
-from bench.measure.ceilings import await_listening
+from bench.measure import servers
 from bench.measure.result import ChainPoint
-from bench.stack import processes
 from bench.stack.system import System
 from dev.settings import free_ports
 
@@ -64,15 +60,11 @@ def _point(load: Spec, pids: dict[str, int], gateway_ms: int, reference_per_s: f
     return max(points, key=lambda point: point.highest_per_s)
 
 
-def _run(spec: Spec, pids: dict[str, int]) -> tuple[Records, dict[str, float]]:
-    """The records of a load, and the CPU microseconds a request by process."""
-    before = {group: processes.tree_cpu_s(pid) for group, pid in pids.items()}
-    records = runner.run(spec)
-    a_request = 1e6 / max(1, records.result.requests)
-    cpu_us = {group: (processes.tree_cpu_s(pid) - before[group]) * a_request for group, pid in pids.items()}
+def _run(load: Spec, pids: Mapping[str, int]) -> tuple[Records, dict[str, float]]:
+    records, cpu_us = servers.drive(load, pids)
     if failed := {status: count for status, count in records.by_status.items() if status != CREATED}:
         raise GeneratorFailed(f"the chain gave answers other than {CREATED}: {failed}")
-    return records, {**cpu_us, "generator": records.result.cpu_s * a_request}
+    return records, cpu_us
 
 
 @contextmanager
@@ -85,17 +77,6 @@ def running(system: System, gateway_ms: int) -> Iterator[tuple[int, dict[str, in
         "CHAIN_PAYMENT_PORT": str(ports["payment"]),
         "CHAIN_INVENTORY_PORT": str(ports["inventory"]),
     }
-    services: dict[str, subprocess.Popen[bytes]] = {}
-    try:
-        for name, port in ports.items():
-            command = [sys.executable, "-m", "bench.chain.services", name, str(port)]
-            services[name] = subprocess.Popen(command, env=environment)
-        for port in ports.values():
-            await_listening(port)
-        pids = {name: process.pid for name, process in services.items()}
+    modules = {name: ["bench.chain.services", name, str(port)] for name, port in ports.items()}
+    with servers.running(modules, ports.values(), environment) as pids:
         yield ports["order"], {**pids, "postgres": system.layout.pids["postgres"]}
-    finally:
-        for process in services.values():
-            process.terminate()
-        for process in services.values():
-            process.wait()

@@ -4,26 +4,23 @@ Echo: a bare uvicorn that answers the same body, driven by the same generator. C
 for an order, in transactions of 500 orders. The log: see `bench.measure.broker`.
 """
 
-import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 from psycopg import sql
 
-from bench.load import runner
 from bench.load.spec import Spec
+from bench.measure import servers
 from bench.stack import processes
 from bench.stack.stored import TABLES
 from bench.stack.system import System
-from dev.settings import HOST, free_ports
+from dev.settings import free_ports
 
 ECHO_CONNECTIONS: Final = 64
 WARM_UP_S: Final = 0.3
-START_S: Final = 20.0
 COPY_ORDERS_MAX: Final = 20_000
 COPY_ORDERS_A_TRANSACTION: Final = 500
 
@@ -48,39 +45,13 @@ class Copy(Struct, frozen=True, kw_only=True):
 def echo(directory: Path, duration_s: float) -> Echo:
     """Drive a bare uvicorn with the generator's closed loop."""
     [port] = free_ports(1)
-    server = subprocess.Popen([sys.executable, "-m", "bench.measure.echo", str(port)])
-
-    def load(seconds: float) -> runner.Records:
-        files = str(directory / "echo")
-        spec = Spec(port=port, mode="closed", connections=ECHO_CONNECTIONS, duration_s=seconds, files=files)
-        return runner.run(spec)
-
-    try:
-        await_listening(port)
-        load(WARM_UP_S)
-        before_s = processes.tree_cpu_s(server.pid)
-        result = load(duration_s).result
-        cpu_s = processes.tree_cpu_s(server.pid) - before_s
-    finally:
-        server.terminate()
-        server.wait()
-    return Echo(
-        per_s=result.requests / result.elapsed_s,
-        cpu_us=cpu_s / result.requests * 1e6,
-        generator_cpu_us=result.cpu_s / result.requests * 1e6,
-    )
-
-
-def await_listening(port: int) -> None:
-    """Wait until something listens at a port. Raises `OSError` if nothing does within `START_S`."""
-    until = time.monotonic() + START_S
-    while True:
-        try:
-            return socket.create_connection((HOST, port), timeout=1).close()
-        except OSError:
-            if time.monotonic() > until:
-                raise
-            time.sleep(0.02)
+    files = str(directory / "echo")
+    warm_up = Spec(port=port, mode="closed", connections=ECHO_CONNECTIONS, duration_s=WARM_UP_S, files=files)
+    with servers.running({"echo": ["bench.measure.echo", str(port)]}, [port]) as pids:
+        servers.drive(warm_up, pids)
+        records, cpu_us = servers.drive(replace(warm_up, duration_s=duration_s), pids)
+    per_s = records.result.requests / records.result.elapsed_s
+    return Echo(per_s=per_s, cpu_us=cpu_us["echo"], generator_cpu_us=cpu_us["generator"])
 
 
 def copy(system: System) -> Copy:
