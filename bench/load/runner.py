@@ -28,10 +28,12 @@ class Records:
     def __init__(self, spec: Spec, result: Result) -> None:
         self.spec = spec
         self.result = result
-        times = array("q", result.times_ns)
-        self.due_ns, self.done_ns = times[: result.requests], times[result.requests :]
+        times_ns = array("q", result.times_ns)
+        start_ns = times_ns[0] if times_ns else 0
+        times_ns = array("q", (at_ns - start_ns for at_ns in times_ns))
+        self.due_ns, self.done_ns = times_ns[: result.requests], times_ns[result.requests :]
+        """Since the first request was due."""
         self.statuses = array("H", result.statuses)
-        self._origin_ns = self.due_ns[0] if self.due_ns else 0
 
     @property
     def by_status(self) -> dict[int, int]:
@@ -46,17 +48,9 @@ class Records:
             if status == success
         ]
 
-    def due_at_s(self, request: int) -> float:
-        """When a request was due, in seconds from the start."""
-        return (self.due_ns[request] - self._origin_ns) / 1e9
-
-    def done_at_s(self, request: int) -> float:
-        """When a request was answered, in seconds from the start."""
-        return (self.done_ns[request] - self._origin_ns) / 1e9
-
     def due_wall_us(self, request: int) -> int:
         """When a request was due, by the wall clock, in microseconds since the epoch."""
-        return (self.result.started_wall_ns + self.due_ns[request] - self._origin_ns) // 1_000
+        return (self.result.started_wall_ns + self.due_ns[request]) // 1_000
 
     @property
     def late_share(self) -> float:

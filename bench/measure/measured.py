@@ -140,7 +140,7 @@ def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcom
     known = [(number, outcomes[order_id]) for number, order_id in records.result.ids if order_id in outcomes]
     statuses = Counter(outcome.status for _, outcome in known)
     in_time = sum(1 for _, outcome in known if outcome.status == "confirmed" and outcome.decided_ms <= end_ms)
-    answered_in_time = sum(1 for number, _ in records.result.ids if records.done_at_s(number) <= load_s)
+    answered_in_time = sum(1 for number, _ in records.result.ids if records.done_ns[number] <= load_s * 1e9)
     settled_us = [settle_us(records, number, outcome) for number, outcome in known if outcome.decided_ms]
     last_ms = max((outcome.decided_ms for _, outcome in known), default=0)
     warnings = []
@@ -189,7 +189,7 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
     accept_us: list[list[int]] = [[] for _ in range(count)]
     settled_us: list[list[int]] = [[] for _ in range(count)]
     for number, order_id in records.result.ids:
-        bucket = int(records.due_at_s(number) / BUCKET_S)
+        bucket = int(records.due_ns[number] / 1e9 / BUCKET_S)
         if bucket >= count:
             continue
         accept_us[bucket].append((records.done_ns[number] - records.due_ns[number]) // 1_000)

@@ -68,7 +68,7 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
         raise Lost(f"{service} answered {last - before} of the {orders} orders of its backlog, then stopped")
     records = last - first
     return Drain(
-        service=group_of(f"{service}-1"),
+        service=group_of(service),
         records=records,
         records_per_s=records / max(ended - began, 1e-9),
         cpu_us={group: cpu_s / max(1, records) * 1e6 for group, cpu_s in cpu.seconds.items()},
