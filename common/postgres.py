@@ -76,10 +76,12 @@ def _element(value: str | int | bytes | None) -> str:
     raise psycopg.DataError(f"cannot put a {type(value).__name__} into an array")
 
 
-def _conninfo(url: str, instance: str, statement_timeout_ms: int) -> str:
+def _conninfo(
+    url: str, instance: str, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS, idle_timeout_s: int = 0
+) -> str:
     options = (
         f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
-        f"-c statement_timeout={statement_timeout_ms}"
+        f"-c statement_timeout={statement_timeout_ms} -c idle_session_timeout={idle_timeout_s}s"
     )
     return make_conninfo(
         url,
@@ -99,18 +101,20 @@ def _adapt(connection: "psycopg.Connection[Any] | AsyncConn") -> None:
     connection.adapters.register_dumper(list, _ArrayDumper)
 
 
-def connect(url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS) -> Conn:
-    """Open a connection for a consumer's thread, or for a one-shot, whose statements may take as long as they need
-    (`statement_timeout_ms=0`). Raises `psycopg.OperationalError` when it cannot."""
-    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms))
+def connect(
+    url: str, instance: str, *, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS, idle_timeout_s: int = 0
+) -> Conn:
+    """Open a connection for a thread, or for a one-shot, whose statements may take as long as they need
+    (`statement_timeout_ms=0`). PostgreSQL ends the session, and frees its locks, after `idle_timeout_s` without a
+    statement. Raises `psycopg.OperationalError` when it cannot."""
+    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms, idle_timeout_s))
     _adapt(connection)
     return connection
 
 
 async def connect_async(url: str, instance: str) -> AsyncConn:
     """Open a connection for an event loop, in autocommit. Raises `psycopg.OperationalError` when it cannot."""
-    conninfo = _conninfo(url, instance, STATEMENT_TIMEOUT_MS)
-    return await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
+    return await psycopg.AsyncConnection.connect(_conninfo(url, instance), autocommit=True)
 
 
 def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
@@ -122,7 +126,7 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
         await connection.set_autocommit(True)
 
     return AsyncConnectionPool(
-        _conninfo(url, instance, STATEMENT_TIMEOUT_MS),
+        _conninfo(url, instance),
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_S,
@@ -132,6 +136,11 @@ def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
         open=False,
         name=f"{instance}-http",
     )
+
+
+def lead(connection: Conn, role: str) -> bool:
+    """Whether this session has the lock of the role. It takes the lock if it is free, and keeps it until it ends."""
+    return connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (role,)).fetchone() == (True,)
 
 
 class Connections(NamedTuple):

@@ -1,6 +1,7 @@
 """`python -m inventory` runs the service; `python -m inventory load-demo` creates the demo products and returns."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import Final
 
 from common import command, log
@@ -13,12 +14,6 @@ from inventory.consumer import InventoryHandler
 from inventory.relay import Relay
 from inventory.store import DemoProduct
 
-DEMO_PRODUCTS: Final = 1_000
-DEMO_PIECES: Final = 1_000_000
-DEMO_SCARCE: Final = DemoProduct("sku-scarce", "Signed first edition", unit_price=1_500, pieces=10)
-DEMO_PRICE_MIN: Final = 100
-DEMO_PRICE_MAX: Final = 9_999
-DEMO_PRICE_STEP: Final = 1_899  # no two of the thousand have the same price; sku-0001 costs 1999
 DEMO_MATERIALS: Final = ("Oak", "Linen", "Steel", "Glass", "Copper", "Wool", "Leather", "Bamboo", "Marble", "Cork")
 DEMO_THINGS: Final = ("tray", "lamp", "bowl", "basket", "clock", "bench", "frame", "vase", "stool", "hook")
 DEMO_SIZES: Final = ("mini", "small", "low", "slim", "medium", "wide", "tall", "large", "grand", "giant")
@@ -35,16 +30,11 @@ def serve() -> None:
 
 def demo_products() -> Iterator[DemoProduct]:
     """A thousand products with different names, and one that is soon sold out."""
-    prices = DEMO_PRICE_MAX - DEMO_PRICE_MIN + 1
-    for number in range(DEMO_PRODUCTS):
-        hundreds, tens, ones = number // 100, number // 10 % 10, number % 10
-        yield DemoProduct(
-            f"sku-{number:04}",
-            f"{DEMO_MATERIALS[hundreds]} {DEMO_THINGS[tens]}, {DEMO_SIZES[ones]}",
-            unit_price=DEMO_PRICE_MIN + number * DEMO_PRICE_STEP % prices,
-            pieces=DEMO_PIECES,
-        )
-    yield DEMO_SCARCE
+    for number, (material, thing, size) in enumerate(product(DEMO_MATERIALS, DEMO_THINGS, DEMO_SIZES)):
+        # No two of the thousand have the same price; sku-0001 costs 1999.
+        price = 100 + number * 1_899 % 9_900
+        yield DemoProduct(f"sku-{number:04}", f"{material} {thing}, {size}", price, pieces=1_000_000)
+    yield DemoProduct("sku-scarce", "Signed first edition", 1_500, pieces=10)
 
 
 def load_demo() -> None:

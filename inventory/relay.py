@@ -29,7 +29,7 @@ from common.config import Process
 from common.errors import Transient
 from common.events import PRODUCTS, product_changed
 from common.kafka.clients import producer_config
-from common.postgres import Conn, connect
+from common.postgres import Conn, connect, lead
 from common.worker import Worker
 from inventory import store
 from inventory.store import Change
@@ -53,14 +53,14 @@ class Relay(Worker):
         self._process = process
 
     def _run_session(self) -> None:
-        with connect(self._process.database_url, self._process.instance) as connection:
+        process = self._process
+        with connect(process.database_url, process.instance, idle_timeout_s=IDLE_SESSION_TIMEOUT_S) as connection:
             self._serve_term(connection)
 
     def _serve_term(self, connection: Conn) -> None:
         """Wait for the lock, then relay until told to stop. Raises whatever ends the session."""
         connection.autocommit = True
-        store.limit_idleness(connection, seconds=IDLE_SESSION_TIMEOUT_S)
-        while not store.lock_for_relay(connection):
+        while not lead(connection, "inventory relay"):
             self.report("")  # another instance does the work
             if self.stopping.wait(POLL_S):
                 return

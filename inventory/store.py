@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 import psycopg
 from msgspec import Struct
-from psycopg.rows import class_row
+from psycopg.rows import DictRow, class_row, dict_row
 
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
@@ -33,8 +33,9 @@ _LOCK_PRODUCTS = """
     ORDER BY product_id FOR UPDATE
 """
 _READ_RESERVATIONS = """
-    SELECT order_id, customer_id, state, reason, items::text,
-      (extract(epoch FROM decided_at) * 1000)::bigint, (extract(epoch FROM revoked_at) * 1000)::bigint
+    SELECT order_id, customer_id, state, reason, items::text AS items,
+      (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
+      (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
     FROM reservations WHERE order_id = ANY(%s::uuid[])
 """
 _UPDATE_RESERVATIONS = """
@@ -57,31 +58,19 @@ class Locked(NamedTuple):
     """Two queries of a pipeline; their rows can be read when it has ended."""
 
     products: "psycopg.Cursor[Any]"
-    reservations: "psycopg.Cursor[Any]"
+    reservations: "psycopg.Cursor[DictRow]"
 
     def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
         products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self.products}
-        reservations = {
-            row[0]: Reservation(
-                order_id=row[0],
-                customer_id=row[1],
-                state=row[2],
-                reason=row[3],
-                lines=_lines.decode(row[4]),
-                decided_at=row[5],
-                revoked_at=row[6],
-            )
-            for row in self.reservations
-        }
-        return products, reservations
+        reservations = [Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self.reservations]
+        return products, {reservation.order_id: reservation for reservation in reservations}
 
 
 def lock(connection: Conn, products: Collection[str], orders: Collection[str]) -> Locked:
     """Lock these products and those reserved for the orders, then read the reservations. Call it in pipeline mode."""
     ids = list(orders)
-    return Locked(
-        connection.execute(_LOCK_PRODUCTS, (list(products), ids)), connection.execute(_READ_RESERVATIONS, (ids,))
-    )
+    locked = connection.execute(_LOCK_PRODUCTS, (list(products), ids))
+    return Locked(locked, connection.cursor(row_factory=dict_row).execute(_READ_RESERVATIONS, (ids,)))
 
 
 def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -> None:
@@ -129,10 +118,9 @@ class Change(NamedTuple):
     at: Milliseconds
 
 
-_LIMIT_IDLENESS = "SELECT set_config('idle_session_timeout', %s, false)"
-_TRY_RELAY_LOCK = "SELECT pg_try_advisory_lock(hashtext('inventory relay'))"
 _CHANGES = """
-    SELECT product_id, name, unit_price, currency, active, version, (extract(epoch FROM changed_at) * 1000)::bigint
+    SELECT product_id, name, unit_price, currency, active, version,
+      (extract(epoch FROM changed_at) * 1000)::bigint AS changed_at
     FROM products WHERE version > published_version ORDER BY product_id LIMIT %s
 """
 _MARK_PUBLISHED = """
@@ -145,27 +133,10 @@ _MARK_PUBLISHED = """
 """
 
 
-def limit_idleness(connection: Conn, *, seconds: int) -> None:
-    """Have PostgreSQL end this session, and free its lock, after so long without a statement."""
-    connection.execute(_LIMIT_IDLENESS, (f"{seconds}s",))
-
-
-def lock_for_relay(connection: Conn) -> bool:
-    """Whether this session has the relay's lock. If not, another session has it."""
-    return connection.execute(_TRY_RELAY_LOCK).fetchone() == (True,)
-
-
 def changes(connection: Conn, *, limit: int) -> list[Change]:
     """The products to publish. Not locked: a batch of orders must not wait for the relay and Kafka."""
-    return [
-        Change(
-            ProductData(
-                product_id=row[0], name=row[1], unit_price=row[2], currency=row[3], active=row[4], version=row[5]
-            ),
-            row[6],
-        )
-        for row in connection.execute(_CHANGES, (limit,))
-    ]
+    rows = connection.cursor(row_factory=dict_row).execute(_CHANGES, (limit,))
+    return [Change(at=row.pop("changed_at"), product=ProductData(**row)) for row in rows]
 
 
 def mark_published(connection: Conn, published: Sequence[Change]) -> None:

@@ -1,7 +1,5 @@
 """`python -m payment` runs the service; `python -m payment load-demo` opens the demo accounts and returns."""
 
-from typing import Final
-
 from common import command, log
 from common.consume.loop import BatchConsumer
 from common.http import server
@@ -9,10 +7,6 @@ from common.http.app import application
 from common.postgres import connect, pool
 from payment import app, config, store
 from payment.consumer import PaymentHandler
-
-DEMO_CUSTOMERS: Final = 100_000
-DEMO_BALANCE: Final = 1_000_000
-DEMO_POOR_BALANCE: Final = 100
 
 
 def serve() -> None:
@@ -27,9 +21,7 @@ def serve() -> None:
 def load_demo() -> None:
     process = config.load()
     with connect(process.database_url, "load-demo", statement_timeout_ms=0) as connection:
-        opened = store.load_demo(
-            connection, customers=DEMO_CUSTOMERS, balance=DEMO_BALANCE, poor_balance=DEMO_POOR_BALANCE
-        )
+        opened = store.load_demo(connection, customers=100_000, balance=1_000_000, poor_balance=100)
     print(f"payment: {opened} demo accounts opened")
 
 

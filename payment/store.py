@@ -18,7 +18,8 @@ _LOCK_ACCOUNTS = """
 """
 _READ_PAYMENTS = """
     SELECT order_id, customer_id, state, reason, amount, currency,
-      (extract(epoch FROM decided_at) * 1000)::bigint, (extract(epoch FROM revoked_at) * 1000)::bigint
+      (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
+      (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
     FROM payments WHERE order_id = ANY(%s::uuid[])
 """
 _UPDATE_PAYMENTS = """
@@ -41,31 +42,18 @@ class Locked(NamedTuple):
     """Two queries of a pipeline; their rows can be read when it has ended."""
 
     accounts: "psycopg.Cursor[Any]"
-    payments: "psycopg.Cursor[Any]"
+    payments: "psycopg.Cursor[Payment]"
 
     def read(self) -> tuple[dict[CustomerId, Account], dict[OrderId, Payment]]:
         accounts = {customer_id: Account(balance, currency) for customer_id, balance, currency in self.accounts}
-        payments = {
-            row[0]: Payment(
-                order_id=row[0],
-                customer_id=row[1],
-                state=row[2],
-                reason=row[3],
-                amount=row[4],
-                currency=row[5],
-                decided_at=row[6],
-                revoked_at=row[7],
-            )
-            for row in self.payments
-        }
-        return accounts, payments
+        return accounts, {payment.order_id: payment for payment in self.payments}
 
 
 def lock(connection: Conn, customers: Collection[str], orders: Collection[str]) -> Locked:
     """Lock the accounts in the order of their ids, then read the payments. Call it in pipeline mode."""
-    return Locked(
-        connection.execute(_LOCK_ACCOUNTS, (sorted(customers),)), connection.execute(_READ_PAYMENTS, (list(orders),))
-    )
+    accounts = connection.execute(_LOCK_ACCOUNTS, (sorted(customers),))
+    payments = connection.cursor(row_factory=class_row(Payment)).execute(_READ_PAYMENTS, (list(orders),))
+    return Locked(accounts, payments)
 
 
 def insert_payments(connection: Conn, payments: Iterable[Payment]) -> None:

@@ -28,18 +28,9 @@ class Acknowledged(NamedTuple):
     at: Milliseconds
 
 
+_Delivered = Callable[[KafkaError | None, Message | None], None]
 OnDelivery = Callable[[Acknowledged | None], None]
 """Called with a record's place in the log, or None when it failed; also after its future has timed out."""
-
-
-class _Lingering(NamedTuple):
-    """A record that the client does not have yet, and the callback for its delivery."""
-
-    topic: str
-    key: bytes
-    value: bytes
-    partition: int
-    delivered: Callable[[KafkaError | None, Message | None], None]
 
 
 def _as_kafka_error(error: Exception) -> KafkaError:
@@ -76,7 +67,8 @@ class AsyncPublisher:
         self._loop = asyncio.get_running_loop()
         # Oldest first: all have the same time to live, so only the head can have expired.
         self._waiting: deque[tuple[float, asyncio.Future[Acknowledged]]] = deque()
-        self._lingering: list[_Lingering] = []
+        self._lingering: list[tuple[str, bytes, bytes, int, _Delivered]] = []
+        """Records that the client does not have yet: topic, key, value, partition, and the callback of the delivery."""
         self._sent_at = 0.0
         self._next_poll = self._loop.call_later(ERRORS_EVERY_S, self._poll)
         self.in_flight = 0
@@ -97,7 +89,7 @@ class AsyncPublisher:
         if not self._lingering:
             # Even without a delay, the records of this same round of the loop go together.
             self._loop.call_later(max(0.0, self._sent_at + self.linger_s - now), self._send_lingering)
-        self._lingering.append(_Lingering(topic, key, value, partition, partial(self._delivered, future, on_delivery)))
+        self._lingering.append((topic, key, value, partition, partial(self._delivered, future, on_delivery)))
         return future
 
     def _send_lingering(self) -> None:

@@ -69,6 +69,11 @@ def log_ends(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partit
     return _log_offsets(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
 
 
+def topic_ends(admin: AdminClient, names: Iterable[str]) -> dict[Partition, int]:
+    """The same for all partitions that these topics have."""
+    return log_ends(admin, all_partitions(describe(admin, names).values()))
+
+
 def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
     """The first offset of each partition, and its end: two requests for all of them."""
     wanted = list(partitions)

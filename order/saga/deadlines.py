@@ -12,7 +12,7 @@ One instance sweeps at a time: the one whose session has the advisory lock.
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from confluent_kafka.admin import AdminClient
@@ -24,11 +24,12 @@ from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.kafka.publisher import Outgoing, Publisher
-from common.postgres import Conn, connect, transaction
+from common.postgres import Conn, connect, lead, transaction
 from common.worker import Worker
 from order.saga import store
 from order.saga.store import Pending, Reading
 
+ROLE: Final = "order deadlines"
 SWEEP_EVERY_MAX_S: Final = 10.0
 SWEEPS_PER_DEADLINE: Final = 10
 FROZEN_AFTER_S: Final = 3 * int(SWEEP_EVERY_MAX_S)
@@ -93,10 +94,9 @@ class DeadlineTimer(Worker):
         servers = self._process.bootstrap_servers
         admin = AdminClient(client_config(servers, self._process.instance))
         publisher = Publisher(servers, self._process.instance)
-        with connect(self._process.database_url, f"{self._process.instance}-deadlines") as connection:
-            # A frozen process must not keep the lock: its session ends, and another instance sweeps.
-            connection.execute(f"SET idle_session_timeout = '{FROZEN_AFTER_S}s'")
-            connection.commit()
+        url, name = self._process.database_url, f"{self._process.instance}-deadlines"
+        # A frozen process must not keep the lock: its session ends, and another instance sweeps.
+        with connect(url, name, idle_timeout_s=FROZEN_AFTER_S) as connection:
             wait_s = self._every_s
             while not self.stopping.wait(wait_s):
                 wait_s = self._every_s if self.sweep(connection, admin, publisher) else BEHIND_EVERY_S
@@ -108,9 +108,9 @@ class DeadlineTimer(Worker):
         The walk goes on only after the events are in the log: a sweep that fails is repeated.
         """
         at = now()
-        ends = _log_ends(admin, READS[SAGA])  # before the positions are read: what lies below them is settled
+        ends = broker.topic_ends(admin, READS[SAGA])  # before the positions are read: what lies below them is settled
         with transaction(connection):
-            if not store.lead_deadlines(connection):
+            if not lead(connection, ROLE):
                 self._walked = self._walked_again = _NEVER
                 self._watched.clear()
                 return True
@@ -130,7 +130,7 @@ class DeadlineTimer(Worker):
         if overdue := [order for order in orders if order.due]:
             publisher.publish(self._deadline_passed(order, at) for order in overdue)
             self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
-            self._published_to = _log_ends(admin, [ORDERS])
+            self._published_to = broker.topic_ends(admin, [ORDERS])
             self._published_at_s = time.monotonic()
         self._walked = slice_end or upto
         if slice_end is None:
@@ -150,7 +150,3 @@ class DeadlineTimer(Worker):
         )
         event = make(OrderDeadlinePassed, data, at=at, traceparent=order.traceparent)
         return Outgoing(event.topic, order.partition, order.customer_id.encode(), encode(event))
-
-
-def _log_ends(admin: AdminClient, topics: Sequence[str]) -> dict[Partition, int]:
-    return broker.log_ends(admin, broker.all_partitions(broker.describe(admin, topics).values()))

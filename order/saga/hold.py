@@ -41,10 +41,8 @@ _DECIDABLE: Final = _PAID | _IN_STOCK
 class HeldOrders:
     """What has arrived and is not due yet. See `common.consume.handler.Arrivals`."""
 
-    def __init__(self, held_max: int = HELD_RECORDS_MAX, results_max: int = RESULTS_MAX) -> None:
+    def __init__(self) -> None:
         self.held = 0
-        self._held_max = held_max
-        self._results_max = results_max
         self._orders: dict[Partition, deque[Arrival]] = {}
         self._results: dict[Partition, deque[Arrival]] = {}
         self._waiting: set[str] = set()
@@ -84,7 +82,7 @@ class HeldOrders:
         for queue in self._orders.values():
             while queue and self._is_due(queue[0], until_s):
                 due.append(self._give_out(queue))
-        if (surplus := self.held - len(due) - self._held_max) > 0:
+        if (surplus := self.held - len(due) - HELD_RECORDS_MAX) > 0:
             holding = [queue for queue in self._orders.values() if queue]
             for queue in holding:
                 share = min(-(-surplus // len(holding)), len(queue))
@@ -92,7 +90,7 @@ class HeldOrders:
         for queue in self._results.values():
             while queue and _subject(queue[0]) not in self._waiting:
                 due.append(queue.popleft())
-        for subject in list(islice(self._sides, max(0, len(self._sides) - self._results_max))):
+        for subject in list(islice(self._sides, max(0, len(self._sides) - RESULTS_MAX))):
             del self._sides[subject]
         self.held -= len(due)
         return due

@@ -107,8 +107,6 @@ def _values(row: Row) -> tuple[Any, ...]:
 
 # For the deadline timer.
 
-_DEADLINES_LOCK = 7_309_453_221
-"""Any number that no other lock in this database has."""
 _READINGS = """
     SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint
     FROM positions WHERE topic = ANY(%s)
@@ -147,16 +145,6 @@ class Pending(NamedTuple):
     traceparent: str
     placed_at: Milliseconds
     due: bool
-
-
-def lead_deadlines(connection: Conn) -> bool:
-    """Whether this session has the lock to sweep, which it keeps until it ends."""
-    row = connection.execute(
-        """SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid())
-             OR pg_try_advisory_lock(%s)""",
-        (_DEADLINES_LOCK,),
-    ).fetchone()
-    return bool(row and row[0])
 
 
 def readings(connection: Conn, topics: Sequence[str]) -> dict[Partition, Reading]:

@@ -14,7 +14,7 @@ from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka.clients import client_config, producer_config
 from common.kafka.publisher import Outgoing, Publisher
-from common.postgres import Conn, connect
+from common.postgres import Conn, connect, lead
 from order import config
 from order.saga import deadlines, store
 from order.saga.deadlines import DeadlineTimer
@@ -59,7 +59,7 @@ class Sweeper:
         self._admin = AdminClient(client_config(process.bootstrap_servers, "test"))
         self.recorder = Recorder(process.bootstrap_servers)
         self._timer = DeadlineTimer(process, DEADLINE_S * 1_000)
-        eventually(lambda: store.lead_deadlines(connection), "this timer leads")
+        eventually(lambda: lead(connection, deadlines.ROLE), "this timer leads")
         connection.commit()
 
     def sweep(self) -> tuple[bool, list[str]]:

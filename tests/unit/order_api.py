@@ -57,10 +57,6 @@ class FakeLog(OrdersLog):
         self.refused = refused
         self.fails = fails
 
-    @property
-    def in_flight(self) -> int:
-        return 0
-
     def refusal(self) -> Problem | None:
         return self.refused
 

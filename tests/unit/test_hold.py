@@ -141,8 +141,9 @@ def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequenc
         assert parts[0] + parts[1] == whole
 
 
-def test_no_more_is_held_than_the_limit_and_of_all_partitions_alike() -> None:
-    held = HeldOrders(held_max=4)
+def test_no_more_is_held_than_the_limit_and_of_all_partitions_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("order.saga.hold.HELD_RECORDS_MAX", 4)
+    held = HeldOrders()
     for offset in range(4):
         for number in range(2):
             held.add(arrived(placed(10 * offset + number + 1), offset, number=number))

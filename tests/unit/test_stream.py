@@ -165,9 +165,11 @@ def test_what_does_not_exist_has_no_events() -> None:
     assert caught.value.problem.status == 404
 
 
-def test_only_so_many_streams_are_open_and_a_client_that_leaves_makes_room() -> None:
+def test_only_so_many_streams_are_open_and_a_client_that_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "STREAMS_MAX", 2)
+
     async def main() -> None:
-        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), most=2)
+        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False))
         clients = [Client(), Client()]
         reading = [asyncio.ensure_future(client.read(endpoint)) for client in clients]
         await asyncio.sleep(0)

@@ -21,8 +21,7 @@ from common.events import ORDERS, OrderCancelRequested, OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker
-from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
-from common.kafka.broker import Partition
+from common.kafka.async_publisher import Acknowledged, AsyncPublisher
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
 from common.worker import Worker
 from order.api.log.admission import linger_s
@@ -39,6 +38,8 @@ linger_seconds: Final = Gauge(
     "tandem_order_linger_seconds", "How long orders linger in this process before they are sent to Kafka together."
 )
 
+in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
+
 
 class OrdersLog:
     """Appends to the topic. Knows whether the broker is there, what is in flight, and where the topic ends."""
@@ -53,6 +54,7 @@ class OrdersLog:
             linger_s=settings.linger_ms / 1000,
             deadline_s=settings.deadline_ms / 1000,
         )
+        in_flight.set_function(lambda: self._publisher.in_flight)
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
         # False until the broker has answered: before that, nothing shows that it is there.
         self._reachable = False
@@ -81,11 +83,6 @@ class OrdersLog:
         servers = self._settings.process.bootstrap_servers
         return [] if self._reachable else [f"kafka: no answer from {servers}, or no topic {ORDERS!r} there"]
 
-    @property
-    def in_flight(self) -> int:
-        """Records whose acknowledgement is awaited."""
-        return self._publisher.in_flight
-
     def refusal(self) -> Problem | None:
         """Why no order can be taken now. Nearly free, so that refusing does not cost what serving needs."""
         if not self._reachable:
@@ -97,7 +94,8 @@ class OrdersLog:
     def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
         """Append an order's `order.placed`, and remember the order once the log has it. Orders are appended in the
         sequence of these calls. Pass the future to `acknowledged`, or to `fate` once it is done."""
-        return self._send(customer_id, value, -1, partial(self._delivered, order_id, value))
+        delivered = partial(self._delivered, order_id, value)
+        return self._publisher.send(ORDERS, customer_id.encode(), value, on_delivery=delivered)
 
     async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
         """Wait until the log has an order that was sent. Raises what `fate` raises."""
@@ -112,10 +110,9 @@ class OrdersLog:
         """
         try:
             return sent.result()
-        except TimeoutError:
-            self._undecided[order_id] += 1
-            raise ProblemError(self._outcome_unknown(order_id)) from None
-        except KafkaException as error:
+        except (TimeoutError, KafkaException) as error:
+            if isinstance(error, TimeoutError):
+                self._undecided[order_id] += 1
             raise ProblemError(self._not_acknowledged(order_id, error)) from None
 
     async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
@@ -123,16 +120,9 @@ class OrdersLog:
         if (refused := self.refusal()) is not None:
             raise ProblemError(refused)
         try:
-            return await self._send(event.partitionkey, encode(event), partition, None)
-        except TimeoutError:
-            raise ProblemError(self._outcome_unknown(OrderId(event.subject))) from None
-        except KafkaException as error:
+            return await self._publisher.send(ORDERS, event.partitionkey.encode(), encode(event), partition)
+        except (TimeoutError, KafkaException) as error:
             raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
-
-    def _send(
-        self, key: str, value: bytes, partition: int, on_delivery: OnDelivery | None
-    ) -> "asyncio.Future[Acknowledged]":
-        return self._publisher.send(ORDERS, key.encode(), value, partition, on_delivery=on_delivery)
 
     def _delivered(self, order_id: OrderId, value: bytes, acknowledged: Acknowledged | None) -> None:
         if order_id in self._undecided:
@@ -141,12 +131,11 @@ class OrdersLog:
         if acknowledged is not None:
             self._recent.remember(order_id, value, acknowledged)
 
-    def _not_acknowledged(self, order_id: OrderId, error: KafkaException) -> Problem:
-        logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
-        full = error.args[0].code() == KafkaError._QUEUE_FULL
-        return self._full if full else self._outcome_unknown(order_id)
-
-    def _outcome_unknown(self, order_id: OrderId) -> Problem:
+    def _not_acknowledged(self, order_id: OrderId, error: TimeoutError | KafkaException) -> Problem:
+        if isinstance(error, KafkaException):
+            logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
+            if error.args[0].code() == KafkaError._QUEUE_FULL:
+                return self._full
         wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
         return problem.unavailable(
             f"the log has not acknowledged this in time and may still take it: ask for order {order_id} in {wait_s} s "
@@ -163,12 +152,8 @@ class OrdersLog:
         """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
         if not self._reachable:
             raise Transient("Kafka cannot be reached")
-        ends = await asyncio.to_thread(self._read_ends)
+        ends = await asyncio.to_thread(broker.topic_ends, self._admin, [ORDERS])
         return {partition.number: end for partition, end in ends.items()}
-
-    def _read_ends(self) -> dict[Partition, int]:
-        topics = broker.describe(self._admin, [ORDERS])
-        return broker.log_ends(self._admin, broker.all_partitions(topics.values()))
 
     def _watch_broker(self) -> None:
         """The thread's work: keep `_reachable` true to whether the broker answers."""

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import UNSET
-from prometheus_client import Gauge
 
 from common.codec import encode
 from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, make, now
@@ -27,8 +26,6 @@ from order.api.responses import Accepted
 
 CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
 
-in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
-
 
 class OrderDesk:
     """Takes orders: prices them from the catalogue and puts them into the log."""
@@ -38,7 +35,6 @@ class OrderDesk:
         self._log = log
         self._backlog = backlog
         self._traces = TraceContexts()
-        in_flight.set_function(lambda: log.in_flight)
 
     def unable(self) -> Problem | None:
         """Why no order at all can be taken now."""
