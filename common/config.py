@@ -43,24 +43,17 @@ class Env:
 
 
 @dataclass(frozen=True, slots=True)
-class Http:
-    """Where a process listens. Instances share `host:port`; `host:admin_port` belongs to one alone."""
-
-    host: str
-    port: int
-    admin_port: int
-
-
-@dataclass(frozen=True, slots=True)
 class Process:
-    """The settings that all processes share."""
+    """The settings that all processes share. Instances share `host:port`; `host:admin_port` belongs to one alone."""
 
     service: str
     instance: str
     bootstrap_servers: str
     partitions: int
     database_url: str
-    http: Http
+    host: str
+    port: int
+    admin_port: int
 
 
 def process(env: Env, *, database: str, port: int) -> Process:
@@ -77,9 +70,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         bootstrap_servers=env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
         partitions=env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000),
         database_url=env.text(database),
-        http=Http(
-            host=host,
-            port=env.integer("HTTP_PORT", port, least=1, most=65_535),
-            admin_port=env.integer("ADMIN_PORT", port + 10_100, least=1, most=65_535),
-        ),
+        host=host,
+        port=env.integer("HTTP_PORT", port, least=1, most=65_535),
+        admin_port=env.integer("ADMIN_PORT", port + 10_100, least=1, most=65_535),
     )

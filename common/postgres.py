@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import psycopg
 from psycopg import Connection, sql
 from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from common.events import Milliseconds, rfc3339
@@ -143,25 +143,16 @@ def lead(connection: Conn, role: str) -> bool:
     return connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (role,)).fetchone() == (True,)
 
 
-class Connections(NamedTuple):
-    """How many connections the server allows, of which superusers have some reserved, and how many are taken."""
-
-    allowed: int
-    reserved: int
-    taken: int
-
-
 _CONNECTIONS: Final = """
-    SELECT current_setting('max_connections')::int,
-      current_setting('superuser_reserved_connections')::int + current_setting('reserved_connections')::int,
-      (SELECT sum(numbackends) FROM pg_stat_database)::int
+    SELECT current_setting('max_connections')::int AS allowed,
+      current_setting('superuser_reserved_connections')::int + current_setting('reserved_connections')::int AS reserved,
+      (SELECT sum(numbackends) FROM pg_stat_database)::int AS taken
 """
 
 
-def connections(connection: Conn) -> Connections:
-    row = connection.execute(_CONNECTIONS).fetchone()
-    assert row is not None
-    return Connections(*row)
+def connections(connection: Conn) -> dict[str, int]:
+    """How many connections the server allows, of which superusers have some `reserved`, and how many are `taken`."""
+    return connection.cursor(row_factory=dict_row).execute(_CONNECTIONS).fetchone() or {}
 
 
 @contextmanager

@@ -25,7 +25,7 @@ def serve() -> None:
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
     products = pool(process.database_url, process.instance)
     ready = application(app.routes(products), lambda: [*consumer.missing(), *relay.missing()])
-    server.run(server.serve(ready, process.http, [consumer, relay], open_=products.open, close=products.close))
+    server.run(server.serve(ready, process, [consumer, relay], open_=products.open, close=products.close))
 
 
 def demo_products() -> Iterator[DemoProduct]:

@@ -23,7 +23,7 @@ def run_saga() -> None:
     log.configure(process.service, process.instance)
     consumer = BatchConsumer(process, SagaHandler())
     timer = DeadlineTimer(process, settings.deadline_ms)
-    server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process.http, [consumer, timer]))
+    server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process, [consumer, timer]))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ def serve() -> None:
     consumer = BatchConsumer(process, PaymentHandler())
     accounts = pool(process.database_url, process.instance)
     ready = application(app.routes(accounts), consumer.missing)
-    server.run(server.serve(ready, process.http, [consumer], open_=accounts.open, close=accounts.close))
+    server.run(server.serve(ready, process, [consumer], open_=accounts.open, close=accounts.close))
 
 
 def load_demo() -> None:
     process = config.load()
     with connect(process.database_url, "load-demo", statement_timeout_ms=0) as connection:
-        opened = store.load_demo(connection, customers=100_000, balance=1_000_000, poor_balance=100)
+        opened = store.load_demo(connection)
     print(f"payment: {opened} demo accounts opened")
 
 

@@ -200,9 +200,9 @@ async def deposit(
 
 _LOAD_DEMO = """
     WITH wanted AS (
-      SELECT 'cust-' || lpad(number::text, 6, '0') AS customer_id, %(balance)s::bigint AS balance
-      FROM generate_series(0, %(customers)s - 1) AS number
-      UNION ALL SELECT 'cust-poor', %(poor_balance)s::bigint
+      SELECT 'cust-' || lpad(number::text, 6, '0') AS customer_id, 1000000 AS balance
+      FROM generate_series(0, 99999) AS number
+      UNION ALL SELECT 'cust-poor', 100
     ), opened AS (
       INSERT INTO accounts (customer_id, balance, currency) SELECT customer_id, balance, 'EUR' FROM wanted
       ON CONFLICT DO NOTHING RETURNING customer_id, balance, currency
@@ -212,9 +212,7 @@ _LOAD_DEMO = """
 """
 
 
-def load_demo(connection: Conn, *, customers: int, balance: int, poor_balance: int) -> int:
+def load_demo(connection: Conn) -> int:
     """Open the demo accounts that do not exist yet, each with a deposit; returns how many."""
     with connection.transaction():
-        return connection.execute(
-            _LOAD_DEMO, {"customers": customers, "balance": balance, "poor_balance": poor_balance}
-        ).rowcount
+        return connection.execute(_LOAD_DEMO).rowcount

@@ -7,6 +7,7 @@ Offsets are checked one by one: a gap in the log is reported as a loss, not skip
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from confluent_kafka import (
@@ -65,14 +66,12 @@ def _record(message: Message, partition: Partition, offset: int) -> Record:
     return Record(partition, offset, Milliseconds(at), message.key(), message.value() or b"", headers)
 
 
+@dataclass(slots=True)
 class _Reading:
     """A partition that this instance reads, and the offset that it expects next."""
 
-    __slots__ = ("expected", "partition")
-
-    def __init__(self, partition: Partition, expected: int) -> None:
-        self.partition = partition
-        self.expected = expected
+    partition: Partition
+    expected: int
 
 
 class Inbox:

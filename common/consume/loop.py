@@ -134,7 +134,7 @@ class _Session(Generic[Locked]):
         limits.check_message_size(broker.message_bytes_max(self._admin, self._reads))
         with transaction(self._connection):
             connections = postgres.connections(self._connection)
-        if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections._asdict()):
+        if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections):
             self._log.warning(warning)
 
     # A batch

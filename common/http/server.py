@@ -19,7 +19,7 @@ import uvicorn
 import uvloop
 from loguru import logger
 
-from common.config import Http
+from common.config import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
 from common.http.protocol import Protocol as HttpProtocol
@@ -105,7 +105,7 @@ def _bind(host: str, port: int) -> socket.socket:
 
 async def serve(
     app: Frame,
-    http: Http,
+    process: Process,
     tasks: Sequence[Task] = (),
     open_: Callable[[], Awaitable[None]] | None = None,
     close: Callable[[], Awaitable[None]] | None = None,
@@ -118,7 +118,7 @@ async def serve(
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
     Raises `Fatal` when a port is taken.
     """
-    public, admin = _bind(http.host, http.port), _bind(http.host, http.admin_port)
+    public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -154,7 +154,7 @@ async def serve(
             return
         public.listen(BACKLOG_CONNECTIONS)
         app.closed = ""
-        logger.info("listening", host=http.host, port=http.port, admin_port=http.admin_port)
+        logger.info("listening", host=process.host, port=process.port, admin_port=process.admin_port)
         await servers[0].serve([public])
 
     if open_ is not None:

@@ -92,7 +92,7 @@ async def serve(settings: Api) -> None:
     )
     lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
     tasks: list[server.Task] = [catalogue, log, backlog]
-    await server.serve(app, process.http, tasks, open_=open_, close=close, protocol=lane, listen_when=missing)
+    await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=missing)
 
 
 def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:

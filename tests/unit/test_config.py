@@ -9,7 +9,7 @@ REQUIRED = {"DB": "postgresql://x"}
 
 def test_defaults_need_only_the_database() -> None:
     process = config.process(Env("payment", REQUIRED), database="DB", port=8082)
-    assert (process.http.host, process.http.port, process.partitions) == ("127.0.0.1", 8082, 6)
+    assert (process.host, process.port, process.partitions) == ("127.0.0.1", 8082, 6)
 
 
 def test_a_missing_setting_is_named() -> None:
@@ -28,4 +28,4 @@ def test_other_addresses_than_loopback_are_refused_unless_wanted() -> None:
     with pytest.raises(Fatal, match="no authentication"):
         config.process(Env("payment", public), database="DB", port=8082)
     wanted = {**public, "ALLOW_UNAUTHENTICATED": "1"}
-    assert config.process(Env("payment", wanted), database="DB", port=8082).http.host == "192.0.2.1"
+    assert config.process(Env("payment", wanted), database="DB", port=8082).host == "192.0.2.1"

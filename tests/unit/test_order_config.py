@@ -22,7 +22,7 @@ REQUIRED = {"ORDER_DATABASE_URL": "postgresql://x"}
 
 def test_the_defaults_agree_with_one_another() -> None:
     settings = config.api(Env("order-api", REQUIRED))
-    assert settings.process.http.port == 8081
+    assert settings.process.port == 8081
     assert settings.deadline_ms == 5_000
 
 
@@ -37,7 +37,7 @@ def test_more_orders_in_flight_than_the_buffer_holds_are_refused_naming_both() -
 
 
 def test_the_saga_has_a_port_of_its_own() -> None:
-    assert config.saga(Env("order-saga", REQUIRED)).process.http.port == 8084
+    assert config.saga(Env("order-saga", REQUIRED)).process.port == 8084
 
 
 def test_the_largest_order_is_within_the_size_that_the_limits_assume() -> None:

@@ -19,16 +19,15 @@ from loguru import logger
 from prometheus_client import Counter
 
 from common.codec import decoder_for
-from common.errors import Transient
+from common.errors import LossDetected
 from common.events import PRODUCTS, ProductData
 from common.kafka import broker
-from common.kafka.broker import Topic
+from common.kafka.broker import TopicWatch
 from common.kafka.clients import client_config
 from common.worker import Worker
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 1_000
-IDENTITY_EVERY_S: Final = 5.0
 STOP_TIMEOUT_S: Final = 10.0
 
 _undecodable = Counter("tandem_catalogue_undecodable_total", "Records of the products topic that were passed over.")
@@ -84,14 +83,12 @@ class Catalogue(Worker):
         consumer = self._consumer()
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
-            check_again_at = time.monotonic() + IDENTITY_EVERY_S
+            watch = TopicWatch(admin, {PRODUCTS: topic})
             while not self.stopping.is_set():
                 self._take_in(edition, _poll(consumer))
-                if time.monotonic() >= check_again_at:
-                    if _replaced(admin, topic):
-                        logger.warning("topic {!r} is another one now: reading it from its beginning", PRODUCTS)
-                        return
-                    check_again_at = time.monotonic() + IDENTITY_EVERY_S
+                watch.check(time.monotonic())
+        except LossDetected:
+            logger.warning("topic {!r} is another one now: reading it from its beginning", PRODUCTS)
         finally:
             consumer.close()
 
@@ -131,14 +128,6 @@ def _poll(consumer: Consumer) -> list[Message]:
     """The records that have arrived. Waits for the first only; `consume` would wait for all of them."""
     first = consumer.consume(1, POLL_S)
     return first and first + consumer.consume(RECORDS_MAX - 1, 0)
-
-
-def _replaced(admin: AdminClient, known: Topic) -> bool:
-    """Whether the name now belongs to another topic. While the broker does not say, it is taken to be the same."""
-    try:
-        return broker.describe(admin, [PRODUCTS])[PRODUCTS] != known
-    except Transient:
-        return False
 
 
 def product_in(message: Message) -> ProductData | None:
