@@ -81,7 +81,15 @@ class Worker:
                 self._report_loss(str(loss))
                 self.stopping.wait(LOSS_RETRY_S)
             except Exception as error:
-                if not self._survives(error):
+                failure = classify(error)
+                self._count_failure(failure)
+                self.report(describe(error))
+                if failure is Failure.TRANSIENT:
+                    self._log.warning("restarting {}: {}", self._name, describe(error))
+                elif self._retries_fatal:
+                    self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
+                else:
+                    self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
                     return
                 if time.monotonic() - started_s > GOOD_RUN_S:
                     delays = delays_s(cap_s=self._delay_max_s)
@@ -93,20 +101,6 @@ class Worker:
             self._loss = loss
             self._count_failure(Failure.FATAL)
             self._log.critical("loss detected, waiting for an operator: {}", loss)
-
-    def _survives(self, error: Exception) -> bool:
-        """Report the failure. Returns whether the work starts again."""
-        failure = classify(error)
-        self._count_failure(failure)
-        self.report(describe(error))
-        if failure is Failure.TRANSIENT:
-            self._log.warning("restarting {}: {}", self._name, describe(error))
-        elif self._retries_fatal:
-            self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
-        else:
-            self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
-            return False
-        return True
 
     def _count_failure(self, failure: Failure) -> None:
         metrics.failures.labels(self._group, failure.value).inc()

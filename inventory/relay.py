@@ -6,16 +6,11 @@ between it is published again, with the same version and event id.
 The topic is compacted, so the last record of a product must be the one with its highest version, or compaction would
 throw the newer price away and keep the older one. Two relays must therefore never write out of turn:
 
-- Only the instance whose session has the advisory lock relays. PostgreSQL ends a session that is idle for
-  `IDLE_SESSION_TIMEOUT_S`, so a process that froze or vanished loses the lock. No row is locked while Kafka answers, so
-  orders do not wait for the relay, and the relay does not wait for products that sell all the time.
+- Only the instance whose session has the advisory lock relays. A process that froze or vanished loses its session, and
+  with it the lock, after `IDLE_SESSION_TIMEOUT_S`. No row is locked while Kafka answers: orders do not wait for it.
 - A process that lost the lock may not know it yet, and may have a record in flight. So each new relay first takes over
-  the transactional id. From then on the broker refuses the records of the old relay and aborts its open transaction
-  (KIP-98, "zombie fencing"). The order is lock, fence, read, publish: the old relay read its rows before the new one
-  had the lock, and can write none of them after it. A timeout instead, or a second publish after a late record, would
-  leave a gap when a process dies in between.
-
-Readers must read committed records only (librdkafka's default). The last record of the log is a transaction marker.
+  the transactional id. From then on the broker refuses the old relay's records and aborts its transaction (KIP-98).
+  The order is lock, fence, read, publish: what the old relay read, it can no longer write. See decision 4.
 """
 
 from collections.abc import Sequence

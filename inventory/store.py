@@ -74,18 +74,12 @@ def lock(connection: Conn, products: Collection[str], orders: Collection[str]) -
 
 
 def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -> None:
-    copy_in(
-        connection,
-        "reservations",
-        _RESERVATION_COLUMNS,
-        (
-            (
-                r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(),
-                rfc3339(r.decided_at), timestamp(r.revoked_at),
-            )
-            for r in reservations
-        ),
+    rows = (
+        (r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(), rfc3339(r.decided_at),
+         timestamp(r.revoked_at))
+        for r in reservations
     )  # fmt: skip
+    copy_in(connection, "reservations", _RESERVATION_COLUMNS, rows)
 
 
 def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:

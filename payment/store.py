@@ -32,9 +32,6 @@ _UPDATE_BALANCES = """
     FROM unnest(%s::text[], %s::bigint[]) AS changed(customer_id, balance)
     WHERE accounts.customer_id = changed.customer_id
 """
-_PAYMENT_COLUMNS = (
-    "order_id", "customer_id", "state", "reason", "amount", "currency", "decided_at", "revoked_at",
-)  # fmt: skip
 _TRANSFER_COLUMNS = ("kind", "order_id", "customer_id", "amount", "currency", "recorded_at")
 
 
@@ -57,18 +54,12 @@ def lock(connection: Conn, customers: Collection[str], orders: Collection[str]) 
 
 
 def insert_payments(connection: Conn, payments: Iterable[Payment]) -> None:
-    copy_in(
-        connection,
-        "payments",
-        _PAYMENT_COLUMNS,
-        (
-            (
-                p.order_id, p.customer_id, p.state, p.reason, p.amount, p.currency,
-                rfc3339(p.decided_at), timestamp(p.revoked_at),
-            )
-            for p in payments
-        ),
+    rows = (
+        (p.order_id, p.customer_id, p.state, p.reason, p.amount, p.currency, rfc3339(p.decided_at),
+         timestamp(p.revoked_at))
+        for p in payments
     )  # fmt: skip
+    copy_in(connection, "payments", Payment.__struct_fields__, rows)
 
 
 def insert_transfers(connection: Conn, transfers: Iterable[Transfer]) -> None:

@@ -63,7 +63,7 @@ class AsyncPublisher:
         """May be changed at any time, by any thread."""
         self._deadline_s = deadline_s
         self._producer = Producer(self._config)
-        self._retired: list[Producer] = []
+        self._retired: Producer | None = None
         self._loop = asyncio.get_running_loop()
         # Oldest first: all have the same time to live, so only the head can have expired.
         self._waiting: deque[tuple[float, asyncio.Future[Acknowledged]]] = deque()
@@ -129,8 +129,11 @@ class AsyncPublisher:
 
     def _poll(self) -> None:
         self._producer.poll(0)
-        if self._retired:
-            self._drain_retired()
+        if self._retired is not None:
+            # Fail the records that the broken producer still has, so that their futures end.
+            self._retired.purge()
+            self._retired.poll(0)
+            self._retired = self._retired if len(self._retired) else None
         self._expire()
         awaited = self.in_flight > len(self._lingering)
         self._next_poll = self._loop.call_later(REPORTS_EVERY_S if awaited else ERRORS_EVERY_S, self._poll)
@@ -150,17 +153,9 @@ class AsyncPublisher:
     def _renew_if_fatal(self, error: KafkaError) -> None:
         """After a fatal error an idempotent producer never works again; a new one does."""
         fatal = error.fatal() or error.code() == KafkaError._FATAL
-        if fatal and not self._retired:
+        if fatal and self._retired is None:
             logger.warning("renewing the producer after a fatal error: {}", error.str())
-            self._retired.append(self._producer)
-            self._producer = Producer(self._config)
-
-    def _drain_retired(self) -> None:
-        """Fail the records that a broken producer still has, so that their futures end."""
-        for producer in self._retired:
-            producer.purge()
-            producer.poll(0)
-        self._retired = [producer for producer in self._retired if len(producer)]
+            self._retired, self._producer = self._producer, Producer(self._config)
 
     def reachable(self, topic: str, timeout_s: float) -> bool:
         """Whether the broker answers and has the topic. Blocks; call it in a thread."""
