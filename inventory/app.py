@@ -1,6 +1,6 @@
 """Inventory's HTTP interface: products, their catalogue entries, and restocks."""
 
-from typing import Annotated, Final
+from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Struct
@@ -18,16 +18,11 @@ from common.http.validation import decode_body, decode_query
 from common.postgres import AsyncConn, AsyncPool
 from inventory import store
 
-PAGE_DEFAULT: Final = 50
-PAGE_MAX: Final = 500
-NAME_CHARS_MAX: Final = 200
-RESTOCK_MAX: Final = 1_000_000_000
-
 Name = Annotated[
     str,
     Meta(
-        pattern=rf"^[^\x00-\x1f\x7f-\x9f]{{1,{NAME_CHARS_MAX}}}\Z",
-        description=f"1 to {NAME_CHARS_MAX} characters, none of them a control character",
+        pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,200}\Z",
+        description="1 to 200 characters, none of them a control character",
     ),
 ]
 
@@ -42,14 +37,14 @@ class ProductRequest(Struct, forbid_unknown_fields=True):
 
 
 class RestockRequest(Struct, forbid_unknown_fields=True):
-    quantity: Annotated[int, Meta(ge=1, le=RESTOCK_MAX)]
+    quantity: Annotated[int, Meta(ge=1, le=10**9)]
 
 
 class ProductsQuery(Struct, forbid_unknown_fields=True):
     """A page of products, in the order of their ids: those after `cursor`."""
 
     cursor: Identifier = ""
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
 _product_decoder = msgspec.json.Decoder(ProductRequest)

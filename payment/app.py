@@ -18,8 +18,6 @@ from common.http.validation import decode_body, decode_query
 from common.postgres import AsyncConn, AsyncPool
 from payment import store
 
-LEDGER_PAGE_DEFAULT: Final = 50
-LEDGER_PAGE_MAX: Final = 500
 ENTRY_ID_MAX: Final = 2**63 - 1
 
 
@@ -32,7 +30,7 @@ class LedgerQuery(Struct, forbid_unknown_fields=True):
     """A page of the ledger, newest first: the entries before the one with the id `cursor`."""
 
     cursor: Annotated[int, Meta(ge=1, le=ENTRY_ID_MAX)] = ENTRY_ID_MAX
-    limit: Annotated[int, Meta(ge=1, le=LEDGER_PAGE_MAX)] = LEDGER_PAGE_DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=500)] = 50
 
 
 _deposit_decoder = msgspec.json.Decoder(DepositRequest)

@@ -17,17 +17,14 @@ class Arrivals(Protocol):
     @property
     def held(self) -> int:
         """How many records are held back."""
-        ...
 
     def add(self, arrival: Arrival) -> None: ...
 
     def due(self, at_s: float) -> list[Arrival]:
         """Remove and return the records to settle now, given the monotonic time."""
-        ...
 
     def drop(self, lost: Collection[Partition]) -> None:
         """Forget the records of these partitions."""
-        ...
 
 
 class InOrderOfArrival:
@@ -55,19 +52,15 @@ class Handler(Protocol[Locked]):
     @property
     def group(self) -> str:
         """The consumer group. `READS` and `PUBLISHES` of `common.events` name its topics."""
-        ...
 
     def arrivals(self) -> Arrivals:
         """Make the place where records wait until they are due."""
-        ...
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
         """Queue (the connection is in pipeline mode) the statements that lock, then read, all rows to be touched."""
-        ...
 
     def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> "Decided":
         """Decide the fresh records; look up what was decided for the repeats."""
-        ...
 
 
 class Decided(Protocol):
@@ -75,12 +68,9 @@ class Decided(Protocol):
 
     def store(self, connection: Conn) -> None:
         """Write new rows, by COPY."""
-        ...
 
     def update(self, connection: Conn) -> None:
         """Queue (the connection is in pipeline mode) the updates of existing rows."""
-        ...
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The events to publish, each with its partition number."""
-        ...

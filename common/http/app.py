@@ -22,7 +22,6 @@ from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response, problem_response, request_id_of, send_problem
 from common.postgres import POOL_TIMEOUT_S
 
-READ_METHODS: Final = frozenset(("GET", "HEAD"))
 DATABASE_BUSY: Final = problem.unavailable(
     f"the database is busy or away: no connection to it was free within {POOL_TIMEOUT_S:g} s; nothing was changed"
 )
@@ -155,7 +154,7 @@ async def _on_database_busy(request: Request, error: Exception) -> Response:
 async def _on_database_failed(request: Request, error: Exception) -> Response:
     # The lost answer may have been that to a COMMIT.
     logger.warning("the database has not answered: {}", str(error).strip(), path=request.url.path)
-    return problem_response(request, READ_FAILED if request.method in READ_METHODS else WRITE_UNKNOWN)
+    return problem_response(request, READ_FAILED if request.method in ("GET", "HEAD") else WRITE_UNKNOWN)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -14,9 +14,6 @@ from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
 from common.http.validation import Combined
 from order.api.responses import Status
 
-PAGE_DEFAULT: Final = 20
-PAGE_MAX: Final = 100
-
 _UUID: Final = re.compile(UUID_PATTERN)
 _EITHER_FORM: Final = "must have either product_id and quantity, or items"
 
@@ -85,7 +82,7 @@ class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     cursor: (
         Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{22}\Z", description="the next_cursor of the page before")] | None
     ) = None
-    limit: Annotated[int, Meta(ge=1, le=PAGE_MAX)] = PAGE_DEFAULT
+    limit: Annotated[int, Meta(ge=1, le=100)] = 20
 
 
 order_request_decoder: Final = msgspec.json.Decoder(OrderRequest)

@@ -29,12 +29,11 @@ from order.api.responses import Accepted, OrderView
 ORDERS_PATH: Final = "/api/v1/orders"
 LOCATION: Final = ORDERS_PATH.encode() + b"/"
 REPLAYED: Final = (b"idempotency-replayed", b"true")
-ACCEPT_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 accept_seconds: Final = Histogram(
     "tandem_order_accept_seconds",
     "From a placed order's request until the log has it.",
-    buckets=ACCEPT_BUCKETS_S,
+    buckets=(0.001, 0.0025, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0),
 )
 accepted_count: Final = metrics.http_requests.labels("POST", ORDERS_PATH, 202)
 _decided_count: Final = metrics.http_requests.labels("POST", ORDERS_PATH, 200)
