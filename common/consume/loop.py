@@ -161,7 +161,8 @@ class _Session(Generic[Locked]):
     def _settle(self, batch: Sequence[Arrival]) -> None:
         """Store, publish, commit the offsets. The guarantees rest on the order of these steps."""
         clock = Stopwatch()
-        first, last = ends(batch)
+        first = {arrival.record.partition: arrival.record for arrival in reversed(batch)}
+        last = {arrival.record.partition: arrival.record for arrival in batch}
         try:
             decided, outcome = self._store(batch, first, last)
         except Exception as error:
@@ -328,13 +329,6 @@ def _lower_priority() -> None:
     that it starts, such as its Kafka clients'; elsewhere the whole process."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
-
-
-def ends(batch: Sequence[Arrival]) -> tuple[dict[Partition, Record], dict[Partition, Record]]:
-    """The first and the last record of each partition."""
-    first = {arrival.record.partition: arrival.record for arrival in reversed(batch)}
-    last = {arrival.record.partition: arrival.record for arrival in batch}
-    return first, last
 
 
 def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Record]) -> None:
