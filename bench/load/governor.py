@@ -20,9 +20,9 @@ BACKLOG_MAX_S: Final = 2.0
 
 
 def next_rate(rate: float, settled_per_s: float, backlog: float, *, rising: bool) -> tuple[float, bool]:
-    """The next rate, from the recent rate of settling and the number of orders that wait.
+    """The next rate, from the recent rate of settling and the number of waiting orders, and whether it is still rising.
 
-    The rate is `rising` until more orders wait than the time through the system explains. Also returns whether it is.
+    A rate rises until more orders wait than the time through the system explains.
     """
     if rising and backlog <= TARGET_S * rate:
         return min(RATE_MAX, rate * STEP_MAX), True

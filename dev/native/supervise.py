@@ -169,7 +169,7 @@ files=programs/*.conf
 
 
 def program(server: Server, log: Path, *, priority: int, stop_s: int) -> str:
-    """The configuration of a process that supervisord keeps up. It stops those of higher priority first."""
+    """The configuration of a process that supervisord keeps up. Programs of higher priority are stopped first."""
     return f"""\
 [program:{server.name}]
 command="{quoted(sys.executable)}" -m dev run {server.name}
