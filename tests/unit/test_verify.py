@@ -1,7 +1,7 @@
 """The judgement of an order: what holds, what is a breach of which statement, and what cannot be judged yet."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -9,13 +9,13 @@ from prometheus_client import CollectorRegistry
 
 from common.consume.positions import Stored
 from common.errors import Transient
-from common.events import READERS
+from common.events import READERS, AnyOrderEvent, type_of
 from common.kafka.broker import Partition
 from ops import log
 from ops.log import Log
 from ops.verify import watch
 from ops.verify.evidence.buckets import digits_for
-from ops.verify.evidence.kinds import KINDS_OF, TOPICS
+from ops.verify.evidence.kinds import KINDS, KINDS_OF, TOPICS
 from ops.verify.evidence.lines import Evidence, per_product, read, total
 from ops.verify.evidence.progress import GroupPartition, Progress
 from ops.verify.judge import audit
@@ -446,6 +446,13 @@ def test_a_log_that_contradicts_itself_is_not_usual(place: int, old: str, new: s
     line = whole("confirmed", place, old, new)
     text = None if line is None else f"{ROWS['confirmed']}\n{line[len(ORDER) + 1 :]}"
     assert text is None or not is_right(text, None, progress())
+
+
+def test_every_event_about_an_order_is_known_on_its_topic() -> None:
+    """`verify` would otherwise take a correct event for one that cannot be read."""
+    known = {(topic, name) for topic, kinds in KINDS_OF.items() for name in kinds}
+    assert known == {(event.topic, type_of(event)) for event in get_args(AnyOrderEvent)}
+    assert len(set(KINDS.values())) == len(KINDS)  # each type has a letter of its own
 
 
 def test_an_accepted_order_must_be_in_the_log() -> None:
