@@ -1,12 +1,15 @@
-"""The documents are tidy: links lead somewhere, and files, tests and names that a page mentions exist.
+"""The documents are tidy: links lead somewhere, files, tests and names that a page mentions exist, and OPERATIONS
+lists the log lines that the services write.
 
 docs/evidence/ records runs of a day, on the code of that day: only its links are checked.
 """
 
+import ast
 import re
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -103,6 +106,42 @@ def test_architecture_names_only_what_the_code_has() -> None:
     known = frozenset().union(*(words(path) for path in code))
     names = [name for name in quoted("docs/ARCHITECTURE.md") if NAME.fullmatch(name) and not PATH.fullmatch(name)]
     assert [name for name in names if not set(name.split(".")) <= known] == []
+
+
+LOGGED: Final = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
+SERVICES: Final = ("common/", "order/", "payment/", "inventory/")
+
+
+def messages_in_code() -> set[tuple[str, str]]:
+    """What the services log: level and message, with `…` for what is filled in. Without messages made elsewhere."""
+    found = set()
+    for path in tracked():
+        if path.endswith(".py") and path.startswith(SERVICES):
+            for node in ast.walk(ast.parse((ROOT / path).read_text())):
+                match node:
+                    case ast.Call(ast.Attribute(_, name), [ast.Constant(str(text)), *_]) if name in LOGGED:
+                        found.add((LOGGED[name], re.sub(r"\{[^}]*\}", "…", text)))
+    return found
+
+
+def messages_in_operations() -> set[tuple[str, str]]:
+    """The messages of the table of log lines. A level before a message is that message's own."""
+    section = (ROOT / "docs/OPERATIONS.md").read_text().split("\n## Log lines\n")[1].split("\n## ")[0]
+    found = set()
+    for row in re.findall(r"^\| (?=[A-Z]{2})(.+)$", section, re.MULTILINE):
+        levels, messages, _ = row.split(" | ", 2)
+        for level, message in re.findall(r"(?:\b([A-Z]{4,}) )?`([^`]+)`", messages):
+            found |= {(each, message) for each in ([level] if level else levels.split(", "))}
+    return found
+
+
+def test_every_log_line_of_operations_is_logged() -> None:
+    assert messages_in_operations() - messages_in_code() == set()
+
+
+def test_every_warning_and_error_of_a_service_is_in_operations() -> None:
+    problems = {(level, message) for level, message in messages_in_code() if level != "INFO"}
+    assert problems - messages_in_operations() == set()
 
 
 def test_decisions_are_numbered_without_gaps_and_all_indexed() -> None:
