@@ -1,4 +1,4 @@
-"""Four classes of failure, each with one consequence. `classify` alone decides which one a failure belongs to.
+"""Three classes of failure, and refusals, each with one consequence. `classify` alone decides the class of a failure.
 
 - transient: it may work in a moment. Roll back, back off, retry, for ever.
 - refused: declined, out of stock. That is a decision and no error, so it has no exception here.
@@ -46,7 +46,7 @@ class Poison(TandemError):
 
 
 class Fatal(TandemError):
-    """Wrong configuration, missing schema: this process cannot mend it."""
+    """Wrong configuration, missing schema: this process cannot repair it."""
 
 
 LOSS_HELP: Final = "nothing was skipped; see docs/OPERATIONS.md, 'Loss detected'"

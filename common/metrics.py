@@ -14,5 +14,5 @@ stage_seconds = Histogram(
     "tandem_batch_stage_seconds", "Time a batch spends in a stage.", ["group", "stage"], buckets=STAGE_BUCKETS_S
 )
 failures = Counter("tandem_failures_total", "Failures of a batch or of a thread, by class.", ["group", "failure"])
-lag = Gauge("tandem_lag_records", "Records in the log that this instance has yet to settle.", ["group", "topic"])
+lag = Gauge("tandem_lag_records", "Records in the log that this instance has yet to process.", ["group", "topic"])
 http_requests = Counter("tandem_http_requests_total", "Responses, by route and status.", ["method", "route", "status"])

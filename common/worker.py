@@ -18,7 +18,7 @@ GOOD_RUN_S: Final = 60.0
 
 
 class Worker:
-    """Calls `work` again and again in a thread. A `common.http.server.Task`.
+    """Calls `work` again and again in a thread. The HTTP server starts and stops it.
 
     `work` returns when `stopping` is set. When it raises, it is called again after a delay; a fatal error ends the
     thread and waits for an operator, unless `retries_fatal`. A `LossDetected` is logged once and reported until

@@ -140,7 +140,7 @@ def refusal(
     lines: Iterable[Line], products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]
 ) -> Reason | None:
     """Why nothing is reserved, if so: an order gets all of its lines or none. If there are two reasons, it is the one
-    that a restock does not mend."""
+    that a restock does not repair."""
     reason: Reason | None = None
     for line in lines:
         product_id = ProductId(line.product_id)

@@ -201,7 +201,7 @@ def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> li
     for event in refused:
         why = (
             f"{event.record} is {type_named(event.value)}: without it money or stock would stay where it does not "
-            "belong; mend the cause and redrive it"
+            "belong; remove the cause and redrive it"
         )
         if not chosen.customer:
             raise Fatal(f"dlq: {why}")

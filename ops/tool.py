@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 def run(main: Callable[[Sequence[str]], int], *, failed: int = 1) -> NoReturn:
     """End the process with what `main` returns for the command line, or with `failed` when it raises. An error that an
-    operator can mend is one line on stderr; any other shows its traceback."""
+    operator can repair is one line on stderr; any other shows its traceback."""
     try:
         status = main(sys.argv[1:])
         sys.stdout.flush()

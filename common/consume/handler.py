@@ -21,7 +21,7 @@ class Arrivals(Protocol):
     def add(self, arrival: Arrival) -> None: ...
 
     def due(self, at_s: float) -> list[Arrival]:
-        """Remove and return the records to settle now, given the monotonic time."""
+        """Remove and return the records to process now, given the monotonic time."""
 
     def drop(self, lost: Collection[Partition]) -> None:
         """Forget the records of these partitions."""

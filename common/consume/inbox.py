@@ -1,7 +1,7 @@
 """A consumer's side of Kafka: its membership in the group, the records it receives, the offsets it commits.
 
 Offsets are checked one by one: a gap in the log is reported as a loss, not skipped. Rebalance callbacks run inside
-`next_batch` and `wait`, never while a batch is being settled.
+`next_batch` and `wait`, never while a batch is being processed.
 """
 
 import threading
@@ -138,7 +138,7 @@ class Inbox:
         report("joining the group")
 
     def next_batch(self) -> list[Arrival]:
-        """The records to settle next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
+        """The records to process next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
         if self._settling:
             self._settling = False
             self._busy_s = time.monotonic() - self._begun_at

@@ -107,8 +107,8 @@ class _Session(Generic[Locked]):
                 self._check_limits(topics)
                 while not self._stopping.is_set():
                     if batch := self._inbox.next_batch():
-                        self._settle_with_retries(batch)
-                    self._serve_operator_when_due()
+                        self._process_with_retries(batch)
+                    self._attend_when_due()
                     self._report_lag_when_due()
                     self._tally.report_when_due(time.monotonic())
             finally:
@@ -139,11 +139,11 @@ class _Session(Generic[Locked]):
 
     # A batch
 
-    def _settle_with_retries(self, batch: list[Arrival]) -> None:
-        """Settle a batch, however often it fails with a transient error."""
+    def _process_with_retries(self, batch: list[Arrival]) -> None:
+        """Process a batch, however often it fails with a transient error."""
         for delay in delays_s():
             try:
-                self._settle(batch)
+                self._process_batch(batch)
             except Exception as error:
                 self._check_retryable(error)
                 self._report_retry(error)
@@ -158,7 +158,7 @@ class _Session(Generic[Locked]):
             if not batch or self._stopping.is_set():
                 return
 
-    def _settle(self, batch: Sequence[Arrival]) -> None:
+    def _process_batch(self, batch: Sequence[Arrival]) -> None:
         """Store, publish, commit the offsets. The guarantees rest on the order of these steps."""
         clock = Stopwatch()
         first = {arrival.record.partition: arrival.record for arrival in reversed(batch)}
@@ -182,18 +182,18 @@ class _Session(Generic[Locked]):
             self._stop_group()
 
     def _bisect(self, batch: Sequence[Arrival], poison: Exception) -> None:
-        """Settle the halves of a batch with poison in it separately, down to the one event, which is parked."""
+        """Process the halves of a batch with poison in it separately, down to the one event, which is parked."""
         middle = len(batch) // 2
         if middle == 0:
             [suspect] = batch
             if suspect.received is None:
                 raise poison
-            self._settle([Arrival(suspect.record, None, describe(poison), suspect.arrived_s)])
+            self._process_batch([Arrival(suspect.record, None, describe(poison), suspect.arrived_s)])
             return
-        self._settle(batch[:middle])
+        self._process_batch(batch[:middle])
         self._inbox.poll_when_due()
         if rest := self._inbox.owned(batch[middle:]):
-            self._settle(rest)
+            self._process_batch(rest)
 
     def _store(
         self, batch: Sequence[Arrival], first: Mapping[Partition, Record], last: Mapping[Partition, Record]
@@ -240,10 +240,10 @@ class _Session(Generic[Locked]):
         self._breaker = Breaker()
         self._operator_at_s = 0.0
 
-    # The operator's wishes
+    # Once a second
 
-    def _serve_operator_when_due(self) -> None:
-        """Stop or redrive, if an operator has asked for it."""
+    def _attend_when_due(self) -> None:
+        """Check that the topics are still the same; stop or redrive, if an operator has asked for it."""
         if time.monotonic() - self._operator_at_s < OPERATOR_EVERY_S:
             return
         self._operator_at_s = time.monotonic()

@@ -101,7 +101,7 @@ _GUARDS: Final = """
       (SELECT reason FROM stops WHERE resumed_at IS NULL)
 """
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
-# An operator may have moved a position back over events that were parked before: those settled are parked anew.
+# An operator may have moved a position back over events that were parked before: those that are done are parked anew.
 _PARK: Final = """
     INSERT INTO parked_events
       (topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state)

@@ -50,7 +50,7 @@ _TOO_SLOW: Final = Problem(
 )
 
 
-class Protocol(HttpToolsProtocol):
+class Connection(HttpToolsProtocol):
     """One connection. The server calls `check_time` once a second."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:

@@ -22,7 +22,7 @@ from loguru import logger
 from common.config import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
-from common.http.protocol import Protocol as HttpProtocol
+from common.http.protocol import Connection
 
 BACKLOG_CONNECTIONS: Final = 2_048
 CHECK_EVERY_TICKS: Final = 10
@@ -50,7 +50,7 @@ class _Server(uvicorn.Server):
         if counter % CHECK_EVERY_TICKS == 0:
             now = asyncio.get_running_loop().time()
             for connection in list(self.server_state.connections):
-                if isinstance(connection, HttpProtocol):
+                if isinstance(connection, Connection):
                     connection.check_time(now)
         return await super().on_tick(counter)
 
@@ -109,11 +109,11 @@ async def serve(
     tasks: Sequence[Task] = (),
     open_: Callable[[], Awaitable[None]] | None = None,
     close: Callable[[], Awaitable[None]] | None = None,
-    protocol: "Callable[..., HttpProtocol] | None" = None,
+    protocol: "Callable[..., Connection] | None" = None,
     listen_when: Readiness = nothing_missing,
 ) -> None:
     """Serve `app` on both ports, with `tasks` beside it, until SIGTERM or SIGINT; then drain. Each connection is a
-    `HttpProtocol`, or what `protocol` makes. The public port listens once `listen_when` names nothing any more.
+    `Connection`, or what `protocol` makes. The public port listens once `listen_when` names nothing any more.
 
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
     Raises `Fatal` when a port is taken.
@@ -122,7 +122,7 @@ async def serve(
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http=protocol or HttpProtocol,  # type: ignore[arg-type]  # any callable will do
+        http=protocol or Connection,  # type: ignore[arg-type]  # any callable will do
         ws="none",
         lifespan="off",
         access_log=False,

@@ -1,7 +1,7 @@
 """What the broker knows: topics, the ends of their partitions, committed offsets.
 
 Nothing is left out of an answer. Every function raises `Transient` when the broker does not answer or does not know a
-topic or partition, and `Fatal` when no retry mends it, such as a missing authorization.
+topic or partition, and `Fatal` when no retry helps, such as a missing authorization.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

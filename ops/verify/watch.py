@@ -21,7 +21,7 @@ PORT: Final = 8085
 
 
 class Metrics:
-    """What the last proof came to. Gauges, since a violation that was mended is one no more."""
+    """What the last proof came to. Gauges, since a violation that was repaired is one no more."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         gauge, by_statement = partial(Gauge, registry=registry), ["statement"]

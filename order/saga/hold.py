@@ -4,7 +4,7 @@ An order's `order.placed` arrives first, its two results some milliseconds later
 cost three writes of its row. So a placed order is held, in memory, until both results are there, one side has refused,
 or it has waited for longer than results lately took (`HeldOrders.hold_s`). A result whose order is held waits with it.
 
-Nothing is lost by it: the positions move only with what is settled. No outcome comes later either, since there is none
+Nothing is lost by it: positions move only with what is processed. No outcome comes later either, since there is none
 before the results. A pending order appears in the order database that much later; until then the api answers from its
 memory, or waits (`order.api.read.lookup`).
 
@@ -76,7 +76,7 @@ class HeldOrders:
             self._latest[topic] = arrival
 
     def due(self, at_s: float) -> list[Arrival]:
-        """Give out what is to be settled now. Orders come first: a result waits only while its order does."""
+        """Give out what is to be processed now. Orders come first: a result waits only while its order does."""
         until_s = at_s - self.hold_s(at_s)
         due: list[Arrival] = []
         for queue in self._orders.values():

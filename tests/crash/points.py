@@ -58,7 +58,7 @@ _ALL: Final = (
     Point("demo-products-committed", "inventory load-demo", "after", "inventory.store:load_demo", scene="fresh"),
     # Payment
     Point("payment-connected", "payment", "before", f"{_SESSION}._describe"),
-    Point("payment-polled", "payment", "before", f"{_SESSION}._settle", 5),
+    Point("payment-polled", "payment", "before", f"{_SESSION}._process_batch", 5),
     Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
     Point("payment-written", "payment", "before", "common.postgres:queue_commit", 6),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),

@@ -15,7 +15,7 @@ from common.events import OrderId
 from common.http import problem
 from common.http.app import application, nothing_missing
 from common.http.problem import ProblemError
-from common.http.protocol import Protocol
+from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
 from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
 from order.api.place.single import ORDERS_PATH, PlaceOrder
@@ -62,12 +62,12 @@ class Served:
         app = application([], nothing_missing, direct={("POST", ORDERS_PATH): counted})
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
         config.load()
-        kind = partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log) if fast else Protocol
-        self._protocol: Callable[[], Protocol] = partial(kind, config=config, server_state=self.state, app_state={})
+        kind = partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log) if fast else Connection
+        self._protocol: Callable[[], Connection] = partial(kind, config=config, server_state=self.state, app_state={})
 
     @property
-    def connections(self) -> list[Protocol]:
-        return [connection for connection in self.state.connections if isinstance(connection, Protocol)]
+    def connections(self) -> list[Connection]:
+        return [connection for connection in self.state.connections if isinstance(connection, Connection)]
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:

@@ -17,7 +17,7 @@ from uvicorn.server import ServerState
 from common.http import protocol
 from common.http.app import application, nothing_missing
 from common.http.bodies import read_body
-from common.http.protocol import Protocol
+from common.http.protocol import Connection as ServedConnection
 from common.http.responses import json_response
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
@@ -71,11 +71,11 @@ class Served:
             Route("/large", large),
         ]
         config = uvicorn.Config(
-            application(routes, nothing_missing), http=Protocol, ws="none", lifespan="off", log_config=None
+            application(routes, nothing_missing), http=ServedConnection, ws="none", lifespan="off", log_config=None
         )
         config.load()
         self._listener = await asyncio.get_running_loop().create_server(
-            lambda: Protocol(config=config, server_state=self._state, app_state={}), HOST, 0
+            lambda: ServedConnection(config=config, server_state=self._state, app_state={}), HOST, 0
         )
 
     async def connect(self) -> Connection:
@@ -88,8 +88,8 @@ class Served:
         return self._state.tasks
 
     @property
-    def connections(self) -> list[Protocol]:
-        return [connection for connection in self._state.connections if isinstance(connection, Protocol)]
+    def connections(self) -> list[ServedConnection]:
+        return [connection for connection in self._state.connections if isinstance(connection, ServedConnection)]
 
     def check_time(self, after_s: float) -> None:
         """As the server does, so many seconds later."""

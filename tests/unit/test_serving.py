@@ -10,7 +10,7 @@ import uvloop
 
 from common.http import protocol
 from common.http.app import application
-from common.http.protocol import Protocol
+from common.http.protocol import Connection
 from common.http.server import _bind, _Server
 
 HOST = "127.0.0.1"
@@ -22,7 +22,7 @@ Act = Callable[[_Server, socket.socket], Coroutine[Any, Any, None]]
 
 def with_a_server(act: Act) -> None:
     async def main() -> None:
-        config = uvicorn.Config(application([]), http=Protocol, ws="none", lifespan="off", log_config=None)
+        config = uvicorn.Config(application([]), http=Connection, ws="none", lifespan="off", log_config=None)
         config.load()
         server = _Server(config)
         server.lifespan = config.lifespan_class(config)

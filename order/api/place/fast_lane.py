@@ -22,7 +22,7 @@ from common.codec import encode
 from common.events import OrderId
 from common.http.bodies import BODY_BYTES_MAX, JSON
 from common.http.problem import Problem, ProblemError
-from common.http.protocol import Protocol
+from common.http.protocol import Connection
 from common.http.responses import problem_headers, request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
@@ -86,7 +86,7 @@ def read_head(head: bytes) -> Head | None:
     )
 
 
-class FastLane(Protocol):
+class FastLane(Connection):
     """A connection."""
 
     def __init__(self, *arguments: Any, desk: OrderDesk, keyed: KeyedOrders, log: OrdersLog, **named: Any) -> None:
