@@ -2,5 +2,6 @@
 
 It audits the three databases and the log by six statements (`statements`), on the running system and without false
 alarms. `proof` has the steps, and why their order makes them sound; `sources` reads the log and the databases;
-`evidence` keeps what they say of each order, in bounded memory; `judge` judges it, without I/O.
+`evidence` keeps what they say of each order, in bounded memory; `judge` judges it: an order without I/O
+(`judge.order`), buckets of orders from their files, balances and stock by SQL (`judge.audit`).
 """
