@@ -13,6 +13,10 @@ from typing import Final
 
 import pytest
 
+from tests.chaos.schedule import NAMES
+from tests.crash.points import POINTS
+from tests.planted.bugs import BUGS
+
 ROOT = Path(__file__).parents[2]
 FENCED = re.compile(r"^( *)```.*?^\1```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
@@ -142,6 +146,15 @@ def test_every_log_line_of_operations_is_logged() -> None:
 def test_every_warning_and_error_of_a_service_is_in_operations() -> None:
     problems = {(level, message) for level, message in messages_in_code() if level != "INFO"}
     assert problems - messages_in_operations() == set()
+
+
+def test_planted_bugs_points_and_faults_are_counted_right() -> None:
+    guarantees, readme = prose("docs/GUARANTEES.md"), prose("README.md")
+    assert f"plants {len(BUGS)} bugs" in guarantees
+    assert f"({len(BUGS)} bugs that" in readme
+    assert f"at {len(POINTS)} named points" in guarantees
+    assert f"at {len(POINTS)} points" in readme
+    assert f"There are {len(NAMES)} kinds." in guarantees
 
 
 def test_decisions_are_numbered_without_gaps_and_all_indexed() -> None:
