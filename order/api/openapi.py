@@ -85,7 +85,10 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     f"Place up to {LINES_MAX} orders, one a line, each accepted or refused by itself",
                     {
-                        200: _lines("at least one order was accepted: a result for each line that is not blank"),
+                        200: _lines(
+                            "at least one order was accepted, or there is no line: a result for each line that is not "
+                            "blank"
+                        ),
                         422: _lines("no order was accepted, and every line is at fault: a result for each"),
                         503: _lines(
                             "no order was accepted, but some lines may be sent again after Retry-After: a result for "
