@@ -70,6 +70,11 @@ def test_a_port_that_instances_share_is_reported_once(tmp_path: Path) -> None:
     assert [(setting, bool(process)) for _, setting, process in reports] == [("PAYMENT_PORT", True)]
 
 
+def test_a_copy_of_the_example_sets_nothing() -> None:
+    lines = (ROOT / ".env.example").read_text().splitlines()
+    assert not [line for line in lines if line and not line.startswith("#")], "the remembered stack would be overruled"
+
+
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
     state = State.load(tmp_path)
     state.scale["payment"] = 3
