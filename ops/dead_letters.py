@@ -19,16 +19,17 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple, get_args
 
 import msgspec
+import psycopg
 
 from common.config import Env
-from common.errors import Fatal
+from common.errors import Fatal, describe
 from common.events import AnyOrderEvent, OrderPlaced, type_of
 from common.postgres import Conn, connect, transaction
 from ops import tool
 from ops.tool import printable
 
 ERROR_CHARS_SHOWN: Final = 60
-_RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9_-]+))?")
+_RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9+/_-]+))?")
 
 
 class _Typed(msgspec.Struct):
@@ -75,7 +76,8 @@ _IDS: Final = """
       AS id(topic, partition, "offset", topic_id)
 """
 _FIND: Final = f"""
-    SELECT topic, partition, "offset", row.topic_id, value FROM parked_events AS row
+    SELECT topic, partition, "offset", row.topic_id, value, nullif(row.topic_id, positions.topic_id)
+    FROM parked_events AS row
     LEFT JOIN positions USING (topic, partition)
     WHERE state = 'parked' AND (%(all)s OR key = convert_to(%(customer)s, 'UTF8'))
       OR (topic, partition, "offset", row.topic_id) IN (
@@ -119,6 +121,8 @@ class ParkedEvent(NamedTuple):
 
     record: RecordId
     value: bytes
+    listed: RecordId
+    """The record as `list` prints it."""
 
 
 def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
@@ -130,7 +134,7 @@ def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
         raise Fatal(f"dlq: {chosen.command} what? name records or --customer{or_all}")
     wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
     rows = connection.execute(_FIND, wanted).fetchall()
-    events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4])) for row in rows]
+    events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), RecordId(row[0], row[1], row[2], row[5])) for row in rows]
     parked = {event.record[:3] for event in events}
     if missing := [str(record) for record in chosen.records if record[:3] not in parked]:
         raise Fatal(f"dlq: nothing was ever parked from {', '.join(missing)}")
@@ -153,14 +157,25 @@ def show_list(service: str, connection: Conn, customer: str | None) -> None:
     if not rows:
         print(f"{service}: nothing is parked")
         return
-    print(f"{service}: {len(rows)} events of {len({row[4] for row in rows})} customers are parked")
+    events, customers = counted(len(rows), "event"), counted(len({row[4] for row in rows}), "customer")
+    print(f"{service}: {events} of {customers} {'is' if len(rows) == 1 else 'are'} parked")
     tool.print_table(
         ("record", "customer", "as", "state", "attempts", "since", "error"),
         [
-            (RecordId(*row[:4]), row[4] or "-", "root" if row[5] else "follower", *row[6:9], row[9][:ERROR_CHARS_SHOWN])
+            (RecordId(*row[:4]), row[4] or "-", "root" if row[5] else "follower", *row[6:9], shortened(row[9]))
             for row in rows
         ],
     )
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 event`, `2 events`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def shortened(error: str) -> str:
+    """An error for a row of `list`: at most `ERROR_CHARS_SHOWN` characters."""
+    return error if len(error) <= ERROR_CHARS_SHOWN else f"{error[: ERROR_CHARS_SHOWN - 1]}…"
 
 
 def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:
@@ -168,7 +183,9 @@ def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:
     events = find(connection, chosen)
     if not events:
         print(f"{service}: nothing is parked of {printable(chosen.customer)}")
-    for event in events:
+    for number, event in enumerate(events):
+        if number:
+            print()
         print(f"{'service':12} {service}")
         cursor = connection.execute(_SHOW, event.record)
         for column, value in zip(cursor.description or (), cursor.fetchone() or (), strict=True):
@@ -200,7 +217,7 @@ def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> li
     refused = [event for event in events if type_named(event.value) in NEVER_DISCARDED]
     for event in refused:
         why = (
-            f"{event.record} is {type_named(event.value)}: without it money or stock would stay where it does not "
+            f"{event.listed} is {type_named(event.value)}: without it money or stock would stay where it does not "
             "belong; remove the cause and redrive it"
         )
         if not chosen.customer:
@@ -231,8 +248,13 @@ def resume(connection: Conn, chosen: argparse.Namespace) -> int:
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="dlq", description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
-    everywhere = argparse.ArgumentParser(add_help=False)
-    everywhere.add_argument("--service", choices=tool.GROUP_OF, help="only this service (default: all)")
+    everywhere, by_record, required = (argparse.ArgumentParser(add_help=False) for _ in range(3))
+    for service, text in (
+        (everywhere, "only this service (default: all)"),
+        (by_record, "only this service (default: all); required when records are named"),
+        (required, "the service whose events these are (required)"),
+    ):
+        service.add_argument("--service", choices=tool.GROUP_OF, help=text)
     consent = argparse.ArgumentParser(add_help=False)
     tool.add_consent(consent)
     naming = argparse.ArgumentParser(add_help=False)
@@ -242,12 +264,22 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     naming.add_argument("--customer", help="all that is parked of a customer")
     commands.add_parser("list", parents=[everywhere]).add_argument("--customer")
-    commands.add_parser("show", parents=[everywhere, naming])
-    redriving = commands.add_parser("redrive", parents=[everywhere, naming, consent])
+    commands.add_parser("show", parents=[by_record, naming])
+    redriving = commands.add_parser("redrive", parents=[by_record, naming, consent])
     redriving.add_argument("--all", action="store_true", help="all that is parked")
-    commands.add_parser("discard", parents=[everywhere, naming, consent])
+    commands.add_parser("discard", parents=[required, naming, consent])
     commands.add_parser("resume", parents=[everywhere, consent])
     return parser.parse_args(arguments)
+
+
+def connected(service: str, env: Env) -> Conn:
+    """A connection to the service's database. Raises `Fatal`."""
+    try:
+        return connect(env.text(f"{service.upper()}_DATABASE_URL"), "dlq")
+    except psycopg.OperationalError as error:
+        raise Fatal(
+            f"dlq: cannot connect to the {service} database; is it up? 'just start postgres' ({describe(error)})"
+        ) from error
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -257,7 +289,7 @@ def main(arguments: Sequence[str]) -> int:
         raise Fatal(f"dlq: {chosen.command} which service's events? add --service {'|'.join(tool.GROUP_OF)}")
     note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
     for service in [chosen.service] if chosen.service else tool.GROUP_OF:
-        with connect(env.text(f"{service.upper()}_DATABASE_URL"), "dlq") as connection:
+        with connected(service, env) as connection:
             match chosen.command:
                 case "list":
                     show_list(service, connection, chosen.customer)
@@ -266,9 +298,11 @@ def main(arguments: Sequence[str]) -> int:
                 case "redrive" | "discard":
                     count = mark(connection, chosen)
                     marked = "marked for redrive" if chosen.command == "redrive" else "marked as discarded"
-                    print(f"{service}: {count} {'event' if count == 1 else 'events'} {marked}{note}")
+                    print(f"{service}: {counted(count, 'event')} {marked}{note}")
                 case "resume":
-                    print(f"{service}: {resume(connection, chosen)} stops ended{note}")
+                    count = resume(connection, chosen)
+                    ended = f"{counted(count, 'stop')} ended" if count else "was not stopped"
+                    print(f"{service}: {ended}{note}")
     return 0
 
 
