@@ -5,8 +5,10 @@ count from when each request was due.
 """
 
 import argparse
+import socket
 import sys
 from pathlib import Path
+from typing import Final
 from urllib.parse import urlsplit
 
 from bench.command import parser, run
@@ -15,6 +17,8 @@ from bench.load.latency import PERCENTILES, summary
 from bench.load.runner import LATE_SHARE_MAX
 from bench.load.spec import Spec
 from bench.measure.meter import CONNECTIONS_MAX
+
+CONNECT_S: Final = 5.0
 
 
 def drive(url: tuple[str, int, str], rate: float, seconds: float, directory: Path) -> None:
@@ -53,10 +57,20 @@ def parsed(url: str) -> tuple[str, int, str]:
     return parts.hostname, parts.port or 80, parts.path or "/"
 
 
-if __name__ == "__main__":
+def main(arguments: list[str]) -> int:
     options = parser("drive", __doc__)
     options.add_argument("url", type=parsed, help="such as http://127.0.0.1:8081/api/v1/orders")
     options.add_argument("rate", type=float, help="orders a second")
     options.add_argument("seconds", type=float)
-    chosen = options.parse_args()
-    sys.exit(run(lambda directory: drive(chosen.url, chosen.rate, chosen.seconds, directory)))
+    chosen = options.parse_args(arguments)
+    host, port, _ = chosen.url
+    try:
+        socket.create_connection((host, port), CONNECT_S).close()
+    except OSError as error:
+        print(f"drive: cannot connect to {host}:{port}: {error.strerror or error}", file=sys.stderr)
+        return 2
+    return run(lambda directory: drive(chosen.url, chosen.rate, chosen.seconds, directory))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

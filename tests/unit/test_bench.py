@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from bench import drive
 from bench.load import governor, runner, shapes, wire
 from bench.load.generator import NS
 from bench.load.latency import summary, supported
@@ -273,3 +274,8 @@ class TestPairs:
     def test_what_cannot_be_compared_is_refused(self, before: list[float], after: list[float]) -> None:
         with pytest.raises(ValueError, match=r"pairs|above zero"):
             pairs.compare(before, after)
+
+
+def test_a_url_where_nothing_listens_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert drive.main(["http://127.0.0.1:1/api/v1/orders", "10", "1"]) == 2
+    assert capsys.readouterr().err == "drive: cannot connect to 127.0.0.1:1: Connection refused\n"
