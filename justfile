@@ -28,7 +28,7 @@ down *args:
 reset *args:
     python -m dev reset "$@"
 
-# Start a service or an instance: just start payment, just start payment-2
+# Start a service or an instance: just start payment, just start payment-1
 [group('run')]
 start *services:
     python -m dev start "$@"

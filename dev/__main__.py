@@ -10,6 +10,7 @@ from typing import Any
 from dev import doctor
 from dev.compose import ComposeStack
 from dev.native.stack import NativeStack
+from dev.output import outlive_reader
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
 from dev.settings import DATABASES, SERVICES, SettingError, Settings
@@ -24,6 +25,8 @@ Act = Callable[[Stack, argparse.Namespace], None]
 
 def main() -> int:
     arguments = parser().parse_args()
+    if arguments.changes:
+        outlive_reader()  # a stack must not be left half started
     try:
         return run(arguments)
     except (JarError, SettingError, StackError, StartError) as error:

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
 from dev.servers.instance import unready_at
@@ -49,7 +49,7 @@ class ComposeStack(Stack):
     def stop(self, names: list[str]) -> None:
         self._compose("stop", *self._matching(names))
 
-    def apply_scale(self) -> None:
+    def apply_scale(self, services: Collection[str]) -> None:
         self._compose("up", "--detach", "--no-recreate", *self._scales())
         self._wait_ready(service.name for service in SERVICES)
 

@@ -1,6 +1,7 @@
 """The commands of a stack, whichever way it runs: natively (`dev.native`) or in Docker Compose (`dev.compose`)."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import ClassVar
 
 from dev.settings import HOST, SERVICES, Settings
@@ -62,11 +63,11 @@ class Stack(ABC):
                 raise StackError(f"{name}={count}: {limits}; 'just stop {name}' stops all of them")
         self.state.scale |= counts
         self.state.save()
-        self.apply_scale()
+        self.apply_scale(counts)
 
     @abstractmethod
-    def apply_scale(self) -> None:
-        """Run as many instances as the state says."""
+    def apply_scale(self, services: Collection[str]) -> None:
+        """Run as many instances as the state says; those of these services are started, if they were stopped."""
 
     @abstractmethod
     def ps(self) -> None: ...

@@ -31,6 +31,9 @@ class Programs:
         for name in names:
             programs = [p for p in self.names if name in (p, p.rpartition("-")[0])]
             if not programs:
+                service, _, number = name.rpartition("-")
+                if service in {s.name for s in SERVICES} and number.isdecimal() and int(number):
+                    raise StackError(f"there is no {name!r}; 'just scale {service}={number}' adds it")
                 services = ", ".join([*SERVERS, *(service.name for service in SERVICES)])
                 raise StackError(
                     f"there is no {name!r}; services are {services}, instances are {', '.join(self.instances)}"

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from dev import logs
 from dev.native.programs import SERVERS, Programs
-from dev.native.supervise import STATES_FAILING, Supervisor, program
+from dev.native.supervise import STATES_ENDED, STATES_FAILING, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
@@ -69,6 +69,7 @@ class NativeStack(Stack):
             shutil.rmtree(self.home / name, ignore_errors=True)
         for name in ("secrets.json", "stack.json"):
             (self.home / name).unlink(missing_ok=True)
+        shutil.rmtree(self.supervisor.socket_directory, ignore_errors=True)
         print("Tandem is down and its data is deleted; 'just up' starts afresh")
 
     def start(self, names: list[str]) -> None:
@@ -82,13 +83,16 @@ class NativeStack(Stack):
         self.supervisor.stop(chosen)
         print(f"stopped: {', '.join(chosen)}")
 
-    def apply_scale(self) -> None:
+    def apply_scale(self, services: Collection[str]) -> None:
         if not self.supervisor.running():
             print("remembered; 'just up' starts that many")
             return
         before = self.supervisor.statuses()
         self.supervisor.set_programs(self._configured())
-        self._start([name for name in self.programs.instances if name not in before])
+        statuses = self.supervisor.statuses()
+        stopped = [name for name, status in statuses.items() if status.state in STATES_ENDED]
+        instances = self.programs.instances
+        self._start([n for n in instances if n not in before or (n in stopped and instances[n][0].name in services)])
         print("instances: " + ", ".join(f"{name} {count}" for name, count in self.state.instances().items()))
 
     def ps(self) -> None:
@@ -193,7 +197,13 @@ class NativeStack(Stack):
         self._wait_ready([server], None)
         variables = {**os.environ, "LOG_FORMAT": "text", **self.programs.environment()}
         for command in SET_UP[server]:
-            if subprocess.run([sys.executable, "-m", *command.split()], cwd=ROOT, env=variables).returncode != 0:
+            # Printed here, because a command ends when nobody reads its output any more.
+            done = subprocess.run(
+                [sys.executable, "-m", *command.split()], cwd=ROOT, env=variables, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+            print(done.stdout, end="", flush=True)
+            if done.returncode != 0:
                 raise StackError(f"python -m {command} failed; see above")
 
     def _start(self, names: Collection[str]) -> None:

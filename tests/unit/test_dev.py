@@ -1,7 +1,9 @@
 """The parts of the stacks that decide something: settings, pins, waiting, logs."""
 
 import hashlib
+import os
 import socket
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -14,10 +16,13 @@ from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, readable
 from dev.native.programs import Programs
-from dev.native.stack import tells_taken_port
+from dev.native.stack import NativeStack, tells_taken_port
+from dev.native.supervise import Status
+from dev.output import unbreakable
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at
 from dev.settings import HOST, ROOT, SERVICES, SettingError, Settings, free_ports
+from dev.stack import StackError
 from dev.state import State
 from dev.waiting import FAILED_AFTER_S, Waiting
 from order.api.read import outcomes, stream
@@ -266,3 +271,72 @@ def test_what_is_not_up_cannot_be_proved_which_is_no_violation(
     monkeypatch.setattr(Settings, "from_environment", lambda: Settings(home=tmp_path))
     assert command_line() == code
     assert capsys.readouterr().err.startswith("dlq: " if recipe == "dead_letters" else "verify: ")
+
+
+def test_a_command_outlives_the_reader_of_its_output() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        output = unbreakable(writer)
+        for _ in range(2):
+            print("waiting for payment-1", file=output)
+        assert subprocess.run(["/bin/echo", "of a child"], stdout=writer).returncode == 0
+    finally:
+        os.close(writer)
+
+
+def test_what_is_read_is_printed() -> None:
+    reader, writer = os.pipe()
+    print("payment-1 … is ready", file=unbreakable(writer))
+    os.close(writer)
+    with os.fdopen(reader, encoding="utf-8") as output:
+        assert output.read() == "payment-1 … is ready\n"
+
+
+class FakeSupervisor:
+    """Knows the state of each program, and which were started."""
+
+    def __init__(self, states: dict[str, str]) -> None:
+        self.states = states
+        self.started: list[str] = []
+
+    def running(self) -> bool:
+        return True
+
+    def statuses(self) -> dict[str, Status]:
+        return {name: Status(name, state, 0, 0, "") for name, state in self.states.items()}
+
+    def set_programs(self, programs: dict[str, str]) -> None:
+        self.states |= {name: "STOPPED" for name in programs if name not in self.states}
+
+    def start(self, names: list[str]) -> None:
+        self.started += names
+
+
+def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    stack.state.scale = {"inventory": 2}
+    states = {"payment-1": "STOPPED", "inventory-1": "RUNNING", "inventory-2": "STOPPED"}
+    fake = FakeSupervisor({"order-api-1": "RUNNING", "order-saga-1": "RUNNING", **states})
+    monkeypatch.setattr(stack, "supervisor", fake)
+    monkeypatch.setattr(stack, "_configured", lambda: dict.fromkeys(stack.programs.names, ""))
+    monkeypatch.setattr(stack, "_wait_ready", lambda names, limit_s: None)
+    stack.scale({"inventory": 3})
+    assert fake.started == ["inventory-2", "inventory-3"]
+
+
+def test_an_instance_that_is_too_many_is_added_by_scaling(tmp_path: Path) -> None:
+    programs = Programs(Settings(home=tmp_path), {service.name: 1 for service in SERVICES})
+    with pytest.raises(StackError, match=r"there is no 'payment-2'; 'just scale payment=2' adds it"):
+        programs.matching(["payment-2"])
+    with pytest.raises(StackError, match="services are postgres"):
+        programs.matching(["payments-2"])
+
+
+def test_reset_leaves_no_socket_directory(tmp_path: Path) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    stack.supervisor.socket_directory.mkdir()
+    stack.reset()
+    assert not stack.supervisor.socket_directory.exists()
