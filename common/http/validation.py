@@ -36,6 +36,9 @@ class Combined(Struct, frozen=True):
         raise NotImplementedError
 
 
+EMPTY: Final = Problem(400, "malformed-json", "The body is not JSON", "the body is empty")
+
+
 def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     """Decode and validate in one step. Raises `ProblemError` 400 if it is not JSON, 422 if it is not a `T`."""
     try:
@@ -43,7 +46,7 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
     except msgspec.ValidationError as error:
         raise ProblemError(_refusal(body, decoder.type, str(error))) from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ProblemError(_malformed(error)) from None
+        raise ProblemError(_malformed(error) if body else EMPTY) from None
 
 
 def decode_query(query: Mapping[str, str], kind: type[T]) -> T:

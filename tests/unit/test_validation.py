@@ -164,3 +164,9 @@ def test_what_is_no_number_is_named_and_nothing_else(limit: str) -> None:
         decode_query({"name": "5", "limit": limit}, Query)
     [fault] = caught.value.problem.errors
     assert fault == FieldError("?limit", "must be a whole number from 1 to 100")
+
+
+def test_an_empty_body_is_named_as_such() -> None:
+    with pytest.raises(ProblemError) as refused:
+        decode_body(b"", DECODER)
+    assert (refused.value.problem.status, refused.value.problem.detail) == (400, "the body is empty")

@@ -24,7 +24,9 @@ from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import Accepted
 
-CATALOGUE_UNREAD: Final = problem.unavailable(f"the catalogue has not been read yet; {PLACED_NOTHING}")
+CATALOGUE_UNREAD: Final = problem.unavailable(
+    f"the catalogue has no product, or has not been read yet; {PLACED_NOTHING}"
+)
 
 
 class OrderDesk:

@@ -135,6 +135,4 @@ def with_key(refusal: Problem) -> Problem:
 
 
 def not_stored(error: DatabaseUnavailable) -> Problem:
-    return problem.unavailable(
-        f"without its database an Idempotency-Key cannot be honoured: {error}; {PLACED_NOTHING} with the same key"
-    )
+    return problem.unavailable(f"the Idempotency-Key cannot be looked up: {error}; {PLACED_NOTHING} with the same key")
