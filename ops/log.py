@@ -15,7 +15,7 @@ from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config
 
-WAIT_S: Final = 60.0
+ANSWER_S: Final = 5.0
 COORDINATOR_S: Final = 15.0
 """A coordinator that is loading needs some time to answer."""
 SILENCE_S: Final = 20.0
@@ -33,14 +33,12 @@ class Log:
         self._tool = tool
         self.admin = AdminClient(client_config(servers, tool))
 
-    def wait(self) -> None:
-        """Wait up to `WAIT_S` for the broker to come up. Raises `Fatal`."""
+    def wait(self, within_s: float = ANSWER_S) -> None:
+        """Wait for the broker to answer. Raises `Fatal`."""
         try:
-            self.admin.list_topics(timeout=WAIT_S)
+            self.admin.list_topics(timeout=within_s)
         except KafkaException as error:
-            raise Fatal(
-                f"{self._tool}: cannot reach Kafka at {self.servers} after {WAIT_S:.0f} s; is it up? try 'just up'"
-            ) from error
+            raise Fatal(f"Kafka does not answer at {self.servers}; is it up? 'just start kafka'") from error
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
         return describe(self.admin, names)

@@ -18,10 +18,12 @@ from common.errors import Fatal
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker
 from ops import tool
-from ops.log import Log
+from ops.log import ANSWER_S, Log
 
 GROUPS = sorted(READS)
 TIMEOUT_S = 15.0
+START_S = 60.0
+"""A broker that has just been started may need this long to answer."""
 # The broker's own time and no retention: a wrong clock must not delete orders that nobody has read.
 KEPT = {
     "cleanup.policy": "delete",
@@ -157,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser.parse_args(arguments)
     env = Env("topics")
     log = Log(env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"), "topics")
-    log.wait()
+    log.wait(START_S if chosen.command == "create" else ANSWER_S)
     match chosen.command:
         case "create":
             partitions = env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000)

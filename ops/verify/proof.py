@@ -89,6 +89,7 @@ class _Proof:
         self._topic_ids: dict[str, str] = {}
 
     def run(self, accepted: Sequence[str]) -> None:
+        self._log.wait()
         topics = self._log.topics(TOPICS)
         check_partition_counts(topics)
         self._topic_ids = {name: topic.topic_id for name, topic in topics.items()}

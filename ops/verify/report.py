@@ -106,9 +106,9 @@ class Report:
                 for s, (text, counted) in TEXTS.items()
             ],
         )
-        for statement, reasons in sorted(self.reasons.items()):
-            for reason in reasons:
-                print(printable(f"unproven {int(statement)}: {reason}"))
+        for reason in dict.fromkeys(reason for _, reasons in sorted(self.reasons.items()) for reason in reasons):
+            statements = ", ".join(str(int(s)) for s in Statement if reason in self.reasons.get(s, []))
+            print(printable(f"unproven {statements}: {reason}"))
         for offender in self.shown():
             print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.what}"))
             for name, known in offender.known.items():
@@ -116,16 +116,17 @@ class Report:
                     text = line if isinstance(line, str) else orjson.dumps(line, default=str).decode()
                     print(f"  {name}: {printable(text)}")
         if self.parked:
-            print(f"\n{len(self.parked)} parked events, open; 'just dlq list' has them all")
+            print(f"\nparked events that are not done: {len(self.parked)}; 'just dlq list' has them all")
         for row in self.parked[:PARKED_SHOWN]:
             record = f"{row['topic']}/{row['partition']}@{row['offset']}"
             text = f"{row['service']}: {record} customer {row['customer']} {row['state']}: {row['error']}"
             print(f"  {printable(text)}")
         for note in self.notes:
             print(f"note: {note}")
+        could = "not everything could" if self.checked.total() else "nothing could"
         verdict = {
             PROVED: f"proved for {self.checked[Statement.DECIDED]} orders",
             VIOLATED: f"VIOLATED: {self.violations.total()} violations",
-            UNPROVEN: "UNPROVEN: nothing wrong was found, but not everything could be checked",
+            UNPROVEN: f"UNPROVEN: nothing wrong was found, but {could} be checked",
         }[self.exit_code]
         print(f"{verdict} ({self.records} records of the log, {self.took_s:.1f} s)")

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
 
 from common.consume.positions import Stored
-from common.errors import Transient
+from common.errors import Fatal, Transient
 from common.events import READERS, AnyOrderEvent, type_of
 from common.kafka.broker import Partition
 from ops import log
@@ -518,6 +518,32 @@ def test_the_exit_code_tells_a_violation_from_a_doubt() -> None:
     assert report.exit_code == 2
     report.violate("order 1", Finding(Statement.ONCE, "refunded twice"))
     assert report.exit_code == 1
+
+
+def test_a_reason_for_several_statements_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    report.doubt_all("Kafka is away")
+    report.doubt(Statement.ONCE, "payment is behind")
+    report.show()
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("unproven ")] == [
+        "unproven 1, 2, 3, 4, 5, 6: Kafka is away",
+        "unproven 5: payment is behind",
+    ]
+
+
+@pytest.mark.parametrize(("checked", "said"), [(0, "but nothing could"), (1, "but not everything could")])
+def test_an_unproven_verdict_says_how_much(checked: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report()
+    report.checked[Statement.MONEY] += checked
+    report.doubt_all("Kafka is away")
+    report.show()
+    assert f"{said} be checked" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:
+    with pytest.raises(Fatal, match=r"Kafka does not answer at 127.0.0.1:1; is it up\? 'just start kafka'"):
+        Log("127.0.0.1:1", "verify").wait(0.2)
 
 
 def test_the_watch_tells_what_the_last_proof_came_to() -> None:
