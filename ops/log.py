@@ -15,7 +15,7 @@ from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config
 
-ANSWER_S: Final = 5.0
+ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 15.0
 """A coordinator that is loading needs some time to answer."""
 SILENCE_S: Final = 20.0
