@@ -213,7 +213,7 @@ def supervisor_killed(directory: Path) -> str:
         os.kill(native.supervisor, signal.SIGKILL)
         ids += native.order()
         said = native.just("up")
-        assert "stopping what an earlier run left" in said, said
+        assert "that an earlier run left" in said, said
         ids += native.order()
         told = directory / "accepted.txt"
         told.write_text("\n".join(ids))
