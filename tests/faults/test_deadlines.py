@@ -106,7 +106,7 @@ def test_an_order_is_cancelled_when_payment_does_not_answer_and_late_money_is_re
     await_rest(shop, [late])
 
 
-def test_a_saga_that_was_away_past_the_deadline_confirms_what_was_decided_meanwhile(shop: Stack) -> None:
+def test_a_saga_that_was_away_past_the_deadline_confirms_orders_decided_meanwhile(shop: Stack) -> None:
     for side in ("payment-1", "inventory-1"):
         shop[side].kill()
     ids = [shop.place("ann", ("sku-a", 1)) for _ in range(20)]
@@ -161,7 +161,7 @@ def rows(shop: Stack) -> Iterator[Callable[..., list[str]]]:
 BEGAN_AGO_MS = 1_000 * DEADLINE_S
 
 
-def test_slice_by_slice_every_order_is_looked_at_and_one_that_came_late_too(
+def test_the_walk_covers_every_order_slice_by_slice_and_also_a_late_one(
     shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
@@ -183,7 +183,7 @@ def broker_away() -> None:
     raise Transient("the broker is away")
 
 
-def test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again(
+def test_a_slice_whose_events_did_not_reach_the_log_is_walked_again(
     shop: Stack, rows: Callable[..., list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
@@ -199,7 +199,7 @@ def test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again(
         assert timer.sweep()[1][:5] == due[:5], "the one slice watched, the other named at last"
 
 
-def test_nothing_more_is_said_before_the_saga_has_read_what_was(shop: Stack, rows: Callable[..., list[str]]) -> None:
+def test_the_timer_waits_until_the_saga_has_read_its_last_events(shop: Stack, rows: Callable[..., list[str]]) -> None:
     due_ms = now() - BEGAN_AGO_MS
     due = rows(pending_row(1, due_ms - 60_000))
     with sweeper(shop) as timer:
@@ -220,7 +220,7 @@ def test_an_order_is_due_by_the_cutoff_of_its_own_partition(shop: Stack, rows: C
         assert {order.order_id: order.due for order in found} == {watched: False}
 
 
-def test_nobody_says_that_time_is_up_while_a_result_lies_parked(shop: Stack) -> None:
+def test_no_deadline_passes_while_a_result_is_parked(shop: Stack) -> None:
     """The saga's position has passed the result, but only a redrive shows what it says."""
     shop.account("bob", 10_000)
     first = shop.place("bob", ("sku-a", 1))

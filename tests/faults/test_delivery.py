@@ -155,7 +155,7 @@ def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:
 # The rules
 
 
-def test_what_the_database_does_not_take_leaves_no_trace(shop: Stack) -> None:
+def test_a_batch_that_the_database_refuses_leaves_no_trace(shop: Stack) -> None:
     """Effect and position are one transaction; no result is published and no offset committed before it."""
     await_read(shop)
     said = ends(shop, PAYMENTS)
@@ -268,7 +268,7 @@ def publish_order(shop: Stack, customer_id: CustomerId, number: int) -> OrderId:
     return order_id
 
 
-def test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch(shop: Stack) -> None:
+def test_a_late_consumer_drops_its_batch_when_its_position_has_moved(shop: Stack) -> None:
     """The test plays the other instance. It locks the position while payment-1 takes the order in, decides the order
     differently, and moves the position."""
     customer_id = new_customer(shop)
@@ -326,7 +326,7 @@ def test_every_partition_of_a_batch_is_committed(shop: Stack) -> None:
         )
 
 
-def test_when_all_is_said_nobody_goes_on(shop: Stack) -> None:
+def test_the_services_stop_publishing_when_every_order_is_settled(shop: Stack) -> None:
     """A confirmed order and a rejected one make a fixed number of records."""
     confirmed, rejected = (shop.place(new_customer(shop), (product_id, 1)) for product_id in (SKU, SOLD_OUT))
     for order_id in (confirmed, rejected):
@@ -336,7 +336,7 @@ def test_when_all_is_said_nobody_goes_on(shop: Stack) -> None:
         assert [type_of(outcome).encode() in value for _, _, value in records(shop, ORDERS, order_id)] == [False, True]
 
 
-def test_what_somebody_else_changes_meanwhile_is_not_overwritten(shop: Stack) -> None:
+def test_a_concurrent_change_is_not_overwritten(shop: Stack) -> None:
     """While a deposit or a restock is under way, the decision on an order waits, and then starts from the new value."""
     customer_id = new_customer(shop)
     shop.product("sku-restocked", price=PRICE, pieces=5)

@@ -97,7 +97,7 @@ def test_with_the_order_database_out_of_reach_only_keyed_orders_are_put_off(shop
     await_confirmed(shop, [unkeyed.json()["order_id"], accepted.json()["order_id"]])
 
 
-def test_with_the_broker_away_orders_are_refused_at_once_and_accepted_again_by_itself(shop: Stack) -> None:
+def test_with_the_broker_away_orders_are_refused_at_once_and_accepted_when_it_returns(shop: Stack) -> None:
     before = shop.query("order", "SELECT count(*) FROM orders")
     shop.kafka.kill()
     body = {"customer_id": "cust-0", "product_id": "sku-a", "quantity": 1}

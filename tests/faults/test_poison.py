@@ -89,7 +89,9 @@ def dlq(shop: Stack, *arguments: str) -> str:
     return shop.run_tool("ops.dead_letters", *arguments)
 
 
-def test_each_sort_is_parked_with_what_follows_and_others_do_not_notice(shop: Stack, log: Producer) -> None:
+def test_each_sort_is_parked_with_its_followers_and_other_customers_are_not_affected(
+    shop: Stack, log: Producer
+) -> None:
     shop.account("fine", BALANCE)
     followers = {}
     for number, (sort, spoil) in enumerate(SORTS.items()):
@@ -156,7 +158,9 @@ def test_a_foreign_record_with_a_key_no_index_takes_is_parked_alone(shop: Stack,
         eventually(lambda s=service: shop.query(s, alone) == [], f"gone from {service}")  # type: ignore[misc]
 
 
-def test_an_order_id_that_belongs_to_another_customer_is_parked_and_can_be_given_up(shop: Stack, log: Producer) -> None:
+def test_an_order_id_that_belongs_to_another_customer_is_parked_and_can_be_discarded(
+    shop: Stack, log: Producer
+) -> None:
     for customer_id in ("owner", "intruder"):
         shop.account(customer_id, BALANCE)
     taken = shop.place("owner", ("sku-a", 1))
@@ -277,7 +281,7 @@ def test_partitions_lost_while_stopped_and_given_back_are_read_again(shop: Stack
         shop["payment-2"].stop()
 
 
-def test_all_that_is_parked_of_a_customer_is_given_up_at_once(shop: Stack, log: Producer) -> None:
+def test_all_parked_events_of_a_customer_are_discarded_at_once(shop: Stack, log: Producer) -> None:
     shop.account("hopeless", BALANCE)
     log.produce(ORDERS, b"nonsense", "hopeless")
     log.flush(10)
@@ -303,9 +307,7 @@ def test_all_that_is_parked_of_a_customer_is_given_up_at_once(shop: Stack, log: 
     assert dlq(shop, "show", *named, "--service", "payment").count("discard by ") == 2
 
 
-def test_what_is_parked_of_a_topic_that_was_made_anew_is_told_from_what_has_its_place_now(
-    shop: Stack, log: Producer
-) -> None:
+def test_a_parked_record_of_a_recreated_topic_is_not_confused_with_the_new_one(shop: Stack, log: Producer) -> None:
     shop.account("before", BALANCE)
     log.produce(ORDERS, with_data(placed(400, "after"), currency="euro"), "after")
     log.flush(10)

@@ -186,7 +186,7 @@ def enter_what_is_lost(shop: Stack, service: str, late: str, balances: dict[str,
     return []
 
 
-def test_what_the_saga_had_decided_stands_whatever_it_reads_first_now(shop: Stack) -> None:
+def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(shop: Stack) -> None:
     """A cancellation came into the log after the saga had decided on a rejection, and before it had published that.
 
     Read again, the cancellation comes first. Played here as the saga's lost database would have left it.

@@ -11,14 +11,14 @@ from tests.fuzz import events
 RECORDS = 20_000
 
 
-def test_mutated_events_are_refused_or_what_they_say() -> None:
+def test_mutated_events_are_refused_or_read_back_unchanged() -> None:
     came = events.run(1, range(RECORDS))
     assert not came.wrong
     accepted = sum(count for (_, verdict), count in came.counts.items() if verdict == "accepted")
     assert RECORDS * 0.05 < accepted < RECORDS * 0.5, "mutations should break most events, and not all"
 
 
-def test_another_exception_than_poison_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_exception_other_than_poison_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """As when msgspec's UnicodeDecodeError was not thought of: it is no DecodeError."""
     genuine = records.decode
 

@@ -40,7 +40,7 @@ def test_hostile_requests_are_refused_and_leave_nothing_behind(own_stack: Stack,
     assert len(came.accepted) > ATTACKS * 0.1, "some of what is hostile is an order all the same"
 
 
-def test_what_is_stored_and_should_not_be_is_found(own_stack: Stack, known: list[str]) -> None:
+def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, known: list[str]) -> None:
     def wrongs() -> list[str]:
         rows = own_stack.query("order", "SELECT order_id::text FROM orders WHERE order_id <> %s", (known[0],))
         return list(stored.wrongs(own_stack, [row[0] for row in rows], ()))
@@ -54,13 +54,15 @@ def test_what_is_stored_and_should_not_be_is_found(own_stack: Stack, known: list
             assert len(wrongs()) == wrong
 
 
-def test_both_ways_to_an_answer_come_to_the_same(own_stack: Stack, known: list[str]) -> None:
+def test_both_ways_give_the_same_answer(own_stack: Stack, known: list[str]) -> None:
     """In one go, which may take the fast lane, and in pieces, which does not."""
     target = campaign.targets(own_stack)
     assert asyncio.run(compare(SEED, quick(COMPARED), target, target)) == []
 
 
-def test_poison_in_the_real_topics_is_parked_and_others_do_not_notice(own_stack: Stack, known: list[str]) -> None:
+def test_poison_in_the_real_topics_is_parked_and_other_customers_are_not_affected(
+    own_stack: Stack, known: list[str]
+) -> None:
     poisoned = Poisoned(own_stack, SEED)
     poisoned.send(POISON)
     order_id = own_stack.place("fuzz-01", ("fuzz-apple", 1))
@@ -148,7 +150,7 @@ def test_a_server_that_answers_wrongly_is_found(what: str) -> None:
     assert all(what in found for found in findings)
 
 
-def test_a_server_that_answers_well_is_not() -> None:
+def test_a_server_that_answers_well_has_no_findings() -> None:
     assert asyncio.run(findings_of(lambda i: problem(request_id=i))) == []
 
 
@@ -164,7 +166,7 @@ def test_servers_that_differ_are_found() -> None:
     assert asyncio.run(differing()) == ["one answers [(404, '/problems/x')], the other [(409, '/problems/x')]"] * 5
 
 
-def test_what_is_not_given_back_is_found() -> None:
+def test_leaked_memory_and_descriptors_are_found() -> None:
     before = Held(60 * MIB, 40, 12)
     assert list(leaked({"api": {"before": before, "warm": before, "after": Held(65 * MIB, 42, 12)}})) == []
     grown, open_ = leaked({"api": {"before": before, "warm": before, "after": Held(99 * MIB, 60, 32)}})
@@ -172,7 +174,7 @@ def test_what_is_not_given_back_is_found() -> None:
     assert open_ == "api holds 60 descriptors, 40 before"
 
 
-def test_a_finding_is_made_small() -> None:
+def test_a_finding_is_minimised() -> None:
     async def shown(sent: bytes) -> bool:
         return b"BUG" in sent and sent.startswith(b"{")
 

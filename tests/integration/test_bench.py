@@ -9,7 +9,7 @@ from bench import __main__ as bench
 from bench.run.plan import QUICK
 
 
-def test_one_event_lost_and_there_is_no_result(
+def test_one_lost_event_makes_the_result_void(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The saga stores a confirmation that never reaches the log: the first load that it belongs to ends the run."""

@@ -123,7 +123,7 @@ def test_keys_are_stored_in_one_order_so_that_two_processes_never_wait_for_each_
     assert [result["status"] for result in results] == [202] * 3
 
 
-def test_what_a_keyed_202_names_is_found_at_once_by_any_process(
+def test_an_order_named_by_a_keyed_202_is_found_at_once_by_any_process(
     stack: Stack, second: Instance, product: str, customer: str
 ) -> None:
     for n in range(20):

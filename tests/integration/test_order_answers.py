@@ -73,7 +73,7 @@ def events(response: httpx.Response) -> Iterator[dict[str, str]]:
 # Prefer: wait
 
 
-def test_who_prefers_to_wait_is_told_the_outcome(stack: Stack, product: str, customer: str) -> None:
+def test_a_client_that_prefers_to_wait_gets_the_outcome(stack: Stack, product: str, customer: str) -> None:
     url = stack.url("order-api", "/orders")
     for buyer, status in ((customer, "confirmed"), ("cust-nobody", "rejected")):
         answer = stack.http.post(url, json=body(buyer, product), headers={"prefer": "wait=10"})
@@ -161,7 +161,7 @@ def test_the_events_of_an_order_are_its_timeline_and_resume_at_any_process(
     assert stack.http.get(at(second, path), headers={"last-event-id": told[-1]["id"]}).status_code == 204
 
 
-def test_events_of_what_does_not_exist_are_not_found(stack: Stack) -> None:
+def test_events_of_an_unknown_order_are_not_found(stack: Stack) -> None:
     assert stack.http.get(stack.url("order-api", f"/orders/{uuid.uuid4()}/events")).status_code == 404
 
 
@@ -207,7 +207,9 @@ def await_all_settled(stack: Stack, ids: list[str]) -> None:
     eventually(lambda: stack.query("order", settled, (ids,)) == [(len(ids),)], "all are settled")
 
 
-def test_a_batch_of_a_thousand_is_accepted_settled_and_charged(stack: Stack, product: str, customer: str) -> None:
+def test_a_thousand_orders_in_one_request_are_accepted_settled_and_charged(
+    stack: Stack, product: str, customer: str
+) -> None:
     results = post_batch(stack, *[body(customer, product)] * 1_000)
     assert [(result["line"], result["status"]) for result in results] == [(n, 202) for n in range(1, 1_001)]
     ids = [result["order_id"] for result in results]
@@ -222,7 +224,7 @@ def test_a_batch_of_a_thousand_is_accepted_settled_and_charged(stack: Stack, pro
     assert [row[0] for row in offsets] == ids, "a customer's lines are in the log in their order"
 
 
-def test_a_bad_line_of_a_batch_spoils_no_other(stack: Stack, product: str, customer: str) -> None:
+def test_a_bad_line_does_not_affect_the_others(stack: Stack, product: str, customer: str) -> None:
     results = post_batch(
         stack, body(customer, product), b"{", body(customer, "no-such"), body(customer, product, idempotency_key="b")
     )
@@ -232,7 +234,7 @@ def test_a_bad_line_of_a_batch_spoils_no_other(stack: Stack, product: str, custo
         assert stack.await_settled(result["order_id"])["status"] == "confirmed"
 
 
-def test_a_batch_with_keys_can_be_sent_again_as_a_whole(stack: Stack, product: str, customer: str) -> None:
+def test_a_request_with_keyed_lines_can_be_sent_again_as_a_whole(stack: Stack, product: str, customer: str) -> None:
     lines = [body(customer, product, idempotency_key=f"line-{n}") for n in range(300)]
     with ThreadPoolExecutor() as clients:
         answers = list(clients.map(lambda _: post_batch(stack, *lines), range(4)))
@@ -244,7 +246,7 @@ def test_a_batch_with_keys_can_be_sent_again_as_a_whole(stack: Stack, product: s
     eventually(lambda: stack.balance(customer) == BALANCE - 300 * PRICE, "each is charged once")
 
 
-def test_single_orders_are_accepted_while_batches_come_in(stack: Stack, product: str) -> None:
+def test_single_orders_are_accepted_beside_requests_with_many(stack: Stack, product: str) -> None:
     enough = threading.Event()
 
     def keep_sending() -> list[str]:

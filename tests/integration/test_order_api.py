@@ -62,7 +62,7 @@ def body(customer_id: str, product_id: str, **more: Any) -> dict[str, Any]:
     return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **more}
 
 
-def test_what_was_accepted_is_found_at_once_and_by_any_process(
+def test_an_accepted_order_is_found_at_once_by_any_process(
     stack: Stack, second: Instance, product: str, customer: str
 ) -> None:
     for _ in range(30):
@@ -97,7 +97,7 @@ def test_a_settled_order_tells_its_whole_story(stack: Stack, product: str, custo
 
 
 @pytest.mark.parametrize("order_id", [NOBODYS, "x", "%00", "..%2f..", NOBODYS.upper()])
-def test_what_does_not_exist_is_not_found(stack: Stack, order_id: str) -> None:
+def test_an_unknown_order_is_not_found(stack: Stack, order_id: str) -> None:
     for method, path in (("GET", f"/orders/{order_id}"), ("POST", f"/orders/{order_id}/cancel")):
         answer = stack.http.request(method, stack.url("order-api", path))
         assert answer.status_code == 404, answer.text
@@ -295,7 +295,7 @@ def test_the_description_names_every_route(stack: Stack) -> None:
     }
 
 
-def test_what_is_counted_is_exposed(stack: Stack) -> None:
+def test_metrics_are_exposed(stack: Stack) -> None:
     text = stack["order-api-1"].get("/metrics").text
     for name in ("tandem_http_requests_total", "tandem_order_accept_seconds_bucket", "tandem_orders_in_flight"):
         assert name in text

@@ -56,7 +56,7 @@ def test_a_relay_that_was_overtaken_before_it_published_is_refused(stack: Stack)
     assert versions(stack, "overtaken-1") == [1, 2]
 
 
-def test_what_an_overtaken_relay_had_under_way_does_not_count(stack: Stack) -> None:
+def test_the_open_transaction_of_an_overtaken_relay_does_not_count(stack: Stack) -> None:
     stack.product("overtaken-2", price=100)
     await_published(stack, "overtaken-2", 1)
     zombie = fence(relay_of(stack))

@@ -63,7 +63,7 @@ def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: S
         eventually(lambda: unready(payment, "TOPIC_PARTITIONS=7", "6 partitions"), "both counts are named")
 
 
-def test_a_topic_that_accepts_what_could_not_be_parked_is_refused(stack: Stack) -> None:
+def test_a_topic_that_accepts_records_too_large_to_park_is_refused(stack: Stack) -> None:
     admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
     too_much = str(MESSAGE_BYTES_MAX + 1)
 

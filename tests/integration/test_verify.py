@@ -537,7 +537,7 @@ def test_under_a_trimmed_log_the_rows_are_witnesses(trimmed: Stack) -> None:
         ('\'[{{"event": "order.placed", "at": 0, "partition": 0, "offset": 1000000}}]\'::jsonb', "names no record"),
     ],
 )
-def test_an_order_forged_under_a_trimmed_log_has_no_place_in_it(
+def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
     trimmed: Stack, example: dict[str, str], timeline: str, what: str
 ) -> None:
     """Balanced in every book, and of an order that never was."""

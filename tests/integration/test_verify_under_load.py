@@ -98,7 +98,7 @@ def test_no_false_alarm_under_load_with_consumers_killed(shop: Stack, tmp_path: 
     assert found.checked(1) >= len(load.accepted)
 
 
-def test_what_a_frozen_service_has_not_read_is_unproven_and_no_violation(shop: Stack) -> None:
+def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated(shop: Stack) -> None:
     frozen = [shop["payment-1"], shop["payment-2"]]
     for instance in frozen:
         instance.pause()

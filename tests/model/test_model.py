@@ -40,7 +40,7 @@ def test_every_statement_holds_in_every_reachable_state_of_the_small_bound() -> 
     assert sum(result.states for result in results) >= SMALL_STATES_MIN
 
 
-def test_steps_taken_apart_come_to_the_same_ends() -> None:
+def test_separate_and_merged_steps_reach_the_same_ends() -> None:
     """What is merged into one step hides nothing: each outcome that can be reached with the steps apart can be
     reached with them merged, and the other way round."""
     merged = Scenario(name="merged", stock=0, crashes=1, faults_in=("payment",))

@@ -222,7 +222,7 @@ BUGS: Final = (
         "order/saga/store.py",
         "AND state IN ('parked', 'redrive', 'discard'))\n    FROM orders JOIN",
         "AND false)\n    FROM orders JOIN",
-        ("tests/faults/test_deadlines.py::test_nobody_says_that_time_is_up_while_a_result_lies_parked",),
+        ("tests/faults/test_deadlines.py::test_no_deadline_passes_while_a_result_is_parked",),
     ),
     Bug(
         "deadline-of-another-partition",
@@ -239,7 +239,7 @@ BUGS: Final = (
         "        orders = {order.order_id: order for order in pending}.values()",
         "        self._walked, self._watched = slice_end or upto, set()\n"
         "        orders = {order.order_id: order for order in pending}.values()",
-        ("tests/faults/test_deadlines.py::test_a_slice_whose_words_did_not_reach_the_log_is_looked_at_again",),
+        ("tests/faults/test_deadlines.py::test_a_slice_whose_events_did_not_reach_the_log_is_walked_again",),
     ),
     # What every consumer shares, without I/O
     Bug(
@@ -282,7 +282,7 @@ BUGS: Final = (
         "common/consume/loop.py",
         "self._handler.decide(locked, outcome.fresh, outcome.repeats)",
         "self._handler.decide(locked, outcome.fresh, outcome.repeats)\n            self._publish(decided)",
-        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+        _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
         "offset-before-database",
@@ -291,7 +291,7 @@ BUGS: Final = (
         "            decided, outcome = self._store(batch, first, last)",
         "            self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})\n"
         "            decided, outcome = self._store(batch, first, last)",
-        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+        _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
         "acknowledged-on-exception",
@@ -300,7 +300,7 @@ BUGS: Final = (
         "                self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)",
         "                self._inbox.commit_soon({a.record.partition: a.record.offset + 1 for a in batch})\n"
         "                return",
-        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+        _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
         "effect-without-position",
@@ -308,7 +308,7 @@ BUGS: Final = (
         "common/consume/loop.py",
         "                if outcome.parked:",
         "                connection.commit()\n                if outcome.parked:",
-        _delivery("test_what_the_database_does_not_take_leaves_no_trace"),
+        _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
         "offset-before-result",
@@ -341,7 +341,7 @@ BUGS: Final = (
         "common/consume/loop.py",
         "positions.check_not_superseded(known, positions.fetch(locked_positions), last)",
         "positions.fetch(locked_positions)",
-        _delivery("test_who_comes_too_late_finds_the_position_moved_and_drops_its_batch"),
+        _delivery("test_a_late_consumer_drops_its_batch_when_its_position_has_moved"),
     ),
     Bug(
         "gap-not-noticed",
@@ -375,7 +375,7 @@ BUGS: Final = (
         "order/saga/consumer.py",
         "        for record in repeats:",
         "        for record in [*repeats, *fresh]:",
-        _delivery("test_when_all_is_said_nobody_goes_on"),
+        _delivery("test_the_services_stop_publishing_when_every_order_is_settled"),
     ),
     Bug(
         "saga-answers-no-repeats",
@@ -391,7 +391,7 @@ BUGS: Final = (
         "payment/store.py",
         "WHERE customer_id = ANY(%s) ORDER BY customer_id FOR UPDATE",
         "WHERE customer_id = ANY(%s) ORDER BY customer_id",
-        _delivery("test_what_somebody_else_changes_meanwhile_is_not_overwritten"),
+        _delivery("test_a_concurrent_change_is_not_overwritten"),
     ),
     Bug(
         "stock-read-before-lock",
@@ -399,7 +399,7 @@ BUGS: Final = (
         "inventory/store.py",
         "    ))\n    ORDER BY product_id FOR UPDATE",
         "    ))\n    ORDER BY product_id",
-        _delivery("test_what_somebody_else_changes_meanwhile_is_not_overwritten"),
+        _delivery("test_a_concurrent_change_is_not_overwritten"),
     ),
     Bug(
         "locks-in-any-order",

@@ -27,7 +27,7 @@ def test_without_a_bug_the_same_checks_pass() -> None:
     assert passed(said), said
 
 
-def test_what_no_test_fails_for_is_not_caught() -> None:
+def test_a_bug_that_fails_no_test_is_not_caught() -> None:
     """A bug that keeps the tests from being collected is not caught either."""
     harmless = Bug("harmless", "nothing", "common/backoff.py", "import random", "import random  # as ever", ())
     fatal = harmless._replace(new="import nothing_like_this")

@@ -33,22 +33,22 @@ def steady(waiting: float, settled_per_s: float, feed: Feed = PAYMENT, count: in
     return [Sample(n * STEP_S, {feed: n * STEP_S * settled_per_s}, waits, waits) for n in range(count)]
 
 
-def test_a_burst_is_admitted_whatever_the_speed_of_the_consumers_as_long_as_it_is_not_known() -> None:
+def test_a_burst_is_admitted_while_the_speed_of_the_consumers_is_unknown() -> None:
     found = admission(steady(200_000.0, 3_000.0, count=BUSY_SAMPLES_MIN), WITHIN_S, MAX)
     assert (found.singles, found.wait_s) == (MAX - 200_000, 0.0)
 
 
-def test_consumers_that_have_little_to_do_do_not_show_their_speed() -> None:
+def test_idle_consumers_do_not_show_their_speed() -> None:
     assert speed(PAYMENT, steady(BUSY_ORDERS, 100.0)) == math.inf
 
 
-def test_orders_are_admitted_while_all_that_wait_can_be_settled_in_time() -> None:
+def test_orders_are_admitted_while_the_backlog_can_be_settled_in_time() -> None:
     found = admission(steady(100_000.0, 3_000.0), WITHIN_S, MAX)
     assert (found.singles, found.many) == (80_000.0, max(0.0, MANY_SHARE * 180_000 - 100_000))
     assert found.wait_s == pytest.approx(100_000 / 3_000)
 
 
-def test_past_the_limit_none_are_admitted_and_a_client_is_told_when_there_is_room_again() -> None:
+def test_past_the_limit_no_order_is_admitted_and_the_client_is_told_when_to_retry() -> None:
     found = admission(steady(186_000.0, 3_000.0), WITHIN_S, MAX)
     assert (found.singles, found.many, found.retry_after_s) == (0.0, 0.0, 3)
     assert found.reason == "186,000 orders wait for payment on orders, which is behind or away"
@@ -82,13 +82,13 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order() -> None:
     assert admission([sample], WITHIN_S, MAX + 10).singles == 10.0
 
 
-def test_with_nothing_to_read_everything_is_admitted_up_to_the_end_of_what_is_kept() -> None:
+def test_without_a_backlog_orders_are_admitted_up_to_the_limit_of_the_log() -> None:
     assert admission(steady(0.0, 0.0), WITHIN_S, MAX).singles == MAX
     assert EVERYTHING.singles == math.inf
 
 
 @given(st.floats(0, MAX), st.floats(0, MAX), st.floats(1, 1e5))
-def test_the_more_wait_the_fewer_are_admitted(one: float, other: float, per_s: float) -> None:
+def test_a_longer_backlog_admits_fewer_orders(one: float, other: float, per_s: float) -> None:
     less, more = (admission(steady(waiting, per_s), WITHIN_S, MAX) for waiting in sorted((one, other)))
     assert less.singles >= more.singles >= 0
     assert less.many >= more.many >= 0
@@ -96,7 +96,7 @@ def test_the_more_wait_the_fewer_are_admitted(one: float, other: float, per_s: f
 
 @pytest.mark.parametrize("capacity", [1_700.0, 6_200.0, 20_000.0])
 @pytest.mark.parametrize("processes", [1, 3])
-def test_an_overload_that_lasts_is_admitted_as_fast_as_it_is_settled(capacity: float, processes: int) -> None:
+def test_under_lasting_overload_orders_are_admitted_as_fast_as_they_settle(capacity: float, processes: int) -> None:
     """Twice as much is offered as is settled. None of the api processes knows of the others."""
     within_s, waiting, settled, room = 10.0, 0.0, 0.0, math.inf
     samples = deque[Sample](maxlen=SAMPLES_KEPT)

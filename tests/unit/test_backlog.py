@@ -26,7 +26,7 @@ def backlog(admitted: Admission = EVERYTHING) -> Backlog:
     return made
 
 
-def test_what_there_is_room_for_is_admitted_and_the_rest_refused_with_the_reason() -> None:
+def test_orders_are_admitted_while_there_is_room_and_then_refused_with_the_reason() -> None:
     limited = backlog(Admission(2.0, 0.0, 3.0, "7 orders wait", 4))
     assert [limited.refusal() is None for _ in range(4)] == [True, True, False, False]
     refused = limited.refusal()
@@ -35,7 +35,7 @@ def test_what_there_is_room_for_is_admitted_and_the_rest_refused_with_the_reason
     assert refused.detail == "7 orders wait; this request placed nothing, send it again in 4 s"
 
 
-def test_what_was_admitted_before_a_sample_is_not_counted_again() -> None:
+def test_orders_admitted_before_a_sample_are_not_counted_again() -> None:
     limited = backlog(Admission(1.0, 1.0))
     assert limited.refusal() is None
     assert limited.refusal() is not None
@@ -73,7 +73,7 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     assert "orders wait for payment on orders" in found.reason
 
 
-def test_the_wait_is_passed_on_with_each_sample_and_forgotten_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_sample_sets_the_wait_and_a_failed_sample_resets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     watching = Backlog(SETTINGS, waits.append)
     answers: list[Sample | Exception] = [Sample(0.0, {}, {}, {}), Transient("the broker is away")]

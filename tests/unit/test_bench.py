@@ -53,7 +53,7 @@ class TestWire:
     def test_header_names_may_be_capitals(self) -> None:
         assert wire.length_of(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello") == 43
 
-    def test_what_cannot_be_cut_is_refused(self) -> None:
+    def test_an_answer_that_cannot_be_cut_is_refused(self) -> None:
         with pytest.raises(NotUnderstood):
             wire.length_of(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
 
@@ -86,7 +86,7 @@ class TestLatency:
         assert found.p99 == pytest.approx(10.9, rel=0.002)
         assert found.p999 == pytest.approx(10.99, rel=0.002)
 
-    def test_what_few_samples_cannot_say_is_left_out(self) -> None:
+    def test_percentiles_that_need_more_samples_are_left_out(self) -> None:
         found = summary(range(1_000, 1_100))
         assert found.p50 is not None
         assert found.p95 is not None
@@ -94,7 +94,7 @@ class TestLatency:
         assert not supported(4_999, 99.9)
         assert supported(5_000, 99.9)
 
-    def test_nothing_measured_has_no_percentiles(self) -> None:
+    def test_no_samples_give_no_percentiles(self) -> None:
         assert summary([]).p50 is None
 
     def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self, tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ class TestWarmUp:
         assert not broker.is_warm(cooling)
         assert broker.is_warm([*cooling, 180.0])
 
-    def test_windows_that_agree_early_say_nothing(self) -> None:
+    def test_windows_that_agree_early_do_not_count(self) -> None:
         assert not broker.is_warm([900.0, 890.0])
 
 
@@ -152,7 +152,7 @@ class TestGenerator:
             runner.run(batches, lambda board, _: boards.append(board), 0.1)
         assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
 
-    def test_what_it_sent_late_is_counted(self, tmp_path: Path) -> None:
+    def test_requests_sent_late_are_counted(self, tmp_path: Path) -> None:
         times = [0] * 100
         assert records(tmp_path, times, times, [202] * 100, late=2).late_share == 0.02
 
@@ -176,7 +176,7 @@ class TestHeld:
     def test_a_level_backlog_is_held(self) -> None:
         assert not governor.why_not_held(1_000, self.times, [300 + number % 3 for number in range(20)])
 
-    def test_a_growing_backlog_is_not(self) -> None:
+    def test_a_growing_backlog_is_not_held(self) -> None:
         assert "grew" in governor.why_not_held(1_000, self.times, [number * 40 for number in range(20)])
 
     def test_over_a_minute_one_percent_is_growth(self) -> None:
@@ -184,7 +184,7 @@ class TestHeld:
         assert "grew" in governor.why_not_held(1_000, minute, [number * 6.0 for number in range(120)])
         assert not governor.why_not_held(1_000, minute, [number * 4.0 for number in range(120)])
 
-    def test_what_grew_at_the_beginning_only_is_held(self) -> None:
+    def test_a_backlog_that_grew_only_at_the_beginning_is_held(self) -> None:
         assert not governor.why_not_held(1_000, self.times, [min(number, 5) * 60 for number in range(20)])
 
     def test_a_large_backlog_is_not_held_even_if_level(self) -> None:
@@ -263,7 +263,7 @@ class TestPairs:
         assert change.ratio == pytest.approx(1.1, rel=0.01)
         assert change.low < 1.1 < change.high
 
-    def test_noise_is_not(self) -> None:
+    def test_noise_is_not_a_difference(self) -> None:
         change = pairs.compare([100.0, 130.0, 90.0, 160.0], [110.0, 120.0, 95.0, 150.0])
         assert not change.real
 
@@ -271,7 +271,7 @@ class TestPairs:
         assert not pairs.compare([100.0, 100.0], [105.0, 110.0]).real
 
     @pytest.mark.parametrize(("before", "after"), [([1.0], [1.0]), ([1.0, 2.0], [1.0]), ([1.0, 0.0], [1.0, 1.0])])
-    def test_what_cannot_be_compared_is_refused(self, before: list[float], after: list[float]) -> None:
+    def test_figures_that_cannot_be_compared_are_refused(self, before: list[float], after: list[float]) -> None:
         with pytest.raises(ValueError, match=r"pairs|above zero"):
             pairs.compare(before, after)
 

@@ -12,7 +12,7 @@ def product(version: int, product_id: str = "p") -> ProductData:
 
 
 @given(st.lists(st.integers(1, 9), min_size=1))
-def test_the_highest_version_counts_in_whatever_order_they_come(versions: list[int]) -> None:
+def test_the_highest_version_counts_in_any_order_of_arrival(versions: list[int]) -> None:
     edition = Edition({0: len(versions)})
     for version in versions:
         edition.apply(product(version))
@@ -30,7 +30,7 @@ def test_it_is_complete_when_every_partition_is_read_to_where_it_ended() -> None
     assert edition.complete
 
 
-def test_reading_on_changes_nothing_about_that() -> None:
+def test_it_stays_complete_while_reading_goes_on() -> None:
     edition = Edition({0: 1})
     edition.apply(product(1))
     for offset in (1, 2, 3):

@@ -30,7 +30,7 @@ def test_faults_stay_within_what_their_kind_allows() -> None:
             assert kind.lasts_s[0] <= fault.lasts_s <= kind.lasts_s[1]
 
 
-def test_some_faults_come_in_twos_but_none_beside_one_that_has_to_be_alone() -> None:
+def test_some_faults_come_in_pairs_but_an_exclusive_fault_comes_alone() -> None:
     alone = {kind.name for kind in KINDS if kind.alone}
     twos = [step for step in steps(7) if len(step.faults) == 2]
     assert len(twos) > SECOND_FAULT_SHARE * 200 / 4
@@ -38,7 +38,7 @@ def test_some_faults_come_in_twos_but_none_beside_one_that_has_to_be_alone() -> 
 
 
 @pytest.mark.parametrize("only", [("deadlock",), ("kill-api", "cut-kafka")])
-def test_only_what_was_chosen_is_dealt(only: tuple[str, ...]) -> None:
+def test_only_chosen_faults_are_dealt(only: tuple[str, ...]) -> None:
     assert {fault.kind for step in steps(7, only=only) for fault in step.faults} == set(only)
 
 

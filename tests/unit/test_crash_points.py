@@ -16,7 +16,7 @@ POINTS_MIN = 20
 
 
 @pytest.mark.parametrize("point", POINTS.values(), ids=POINTS)
-def test_a_point_is_where_a_function_is(point: Point) -> None:
+def test_every_point_names_a_function(point: Point) -> None:
     for target in filter(None, (point.target, point.following)):
         owners, name = find(target)
         assert callable(getattr(owners[-1], name)), target
@@ -91,7 +91,7 @@ def test_a_call_that_fails_is_not_after(toy: Any) -> None:
     assert heard == []
 
 
-def test_of_a_class_written_in_c_the_module_gets_another_one(toy: Any) -> None:
+def test_a_class_written_in_c_is_replaced_in_its_module(toy: Any) -> None:
     heard: list[str] = []
     install(place("before", "toy:timedelta.total_seconds"), lambda: heard.append("died"))
     assert toy.timedelta(minutes=1).total_seconds() == 60

@@ -16,12 +16,12 @@ def test_a_record_is_read_as_it_is_printed(topic_id: str | None) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "orders", "orders/3", "orders/3@", "orders/3@17#", "orders/3@17#a b", "3@17"])
-def test_what_is_no_record_is_refused(text: str) -> None:
+def test_text_that_names_no_record_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="write it as 'list' prints it"):
         record_id(text)
 
 
-def test_one_event_is_not_some_events() -> None:
+def test_a_count_of_one_is_singular() -> None:
     assert [counted(count, "event") for count in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
 
 

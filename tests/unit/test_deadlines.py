@@ -48,7 +48,7 @@ def test_a_partition_that_is_far_behind_does_not_hold_up_the_walk() -> None:
     assert walk_end({0: Milliseconds(500_000), 1: Milliseconds(0)}) == 500_000 - LAGGARD_MS - 1
 
 
-def test_watched_are_those_not_due_and_the_newest_of_those_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orders_not_yet_due_and_the_newest_named_one_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is ahead names the newest too early."""
     monkeypatch.setattr(deadlines, "WATCHED_MAX", 2)
     named = [Pending(f"named-{at}", "c", 0, "", Milliseconds(at), due=True) for at in (1, 2, 3)]

@@ -31,7 +31,7 @@ COORDINATE = "org.example:thing:1.0"
 GOOD = b"the jar"
 
 
-def test_a_port_that_is_none_is_named_with_its_setting() -> None:
+def test_an_invalid_port_is_named_with_its_setting() -> None:
     with pytest.raises(SettingError, match="POSTGRES_PORT is '70000'"):
         Settings.from_environment({"POSTGRES_PORT": "70000"})
 
@@ -50,7 +50,7 @@ def test_default_ports_are_below_those_of_outgoing_connections() -> None:
         "java.net.BindException: Address already in use",
     ],
 )
-def test_a_taken_port_is_read_from_what_a_program_has_said_since_it_was_started(tmp_path: Path, words: str) -> None:
+def test_a_taken_port_is_recognised_in_the_log_since_the_start(tmp_path: Path, words: str) -> None:
     path = tmp_path / "payment-1.log"
     assert not tells_taken_port(LogFile(path).new_lines())
     path.write_text(f"yesterday: {words}\n")
@@ -61,7 +61,7 @@ def test_a_taken_port_is_read_from_what_a_program_has_said_since_it_was_started(
     assert tells_taken_port(log.new_lines())
 
 
-def test_a_port_is_given_out_once_whether_or_not_somebody_listens_yet(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_is_given_out_once_even_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dev.settings.free_port_range", range(20_000, 20_060))
     ports = [port for _ in range(15) for port in free_ports(2)]
     assert len(set(ports)) == 30
@@ -146,7 +146,7 @@ def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: 
         (b"<html>", "<html>"),
     ],
 )
-def test_what_a_service_lacks_is_its_own_answer_or_the_gateways(answer: bytes, lacks: str) -> None:
+def test_the_reason_for_unreadiness_comes_from_the_service_or_the_gateway(answer: bytes, lacks: str) -> None:
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor() as pool:
         asked = pool.submit(unready_at, listener.getsockname()[1])
         connection, _ = listener.accept()
@@ -231,7 +231,7 @@ def test_compose_lets_the_operators_tools_read_a_file_of_this_machine(
     assert " ".join(ran).endswith(" ".join(["ops.verify --json", *written]).format("/accepted/ids.txt"))
 
 
-def test_a_file_that_is_not_there_is_left_for_the_tool_to_name() -> None:
+def test_the_tool_itself_names_a_missing_file() -> None:
     assert mounted(["verify", "--accepted", "none.txt"]) == ([], ["verify", "--accepted", "none.txt"])
 
 
@@ -264,7 +264,7 @@ def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
 
 
 @pytest.mark.parametrize(("recipe", "code"), [("verify", 2), ("dead_letters", 1)])
-def test_what_is_not_up_cannot_be_proved_which_is_no_violation(
+def test_a_stack_that_is_not_up_is_unproven_and_not_violated(
     recipe: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["just", "ops", recipe])
@@ -285,7 +285,7 @@ def test_a_command_outlives_the_reader_of_its_output() -> None:
         os.close(writer)
 
 
-def test_what_is_read_is_printed() -> None:
+def test_output_is_printed_to_an_open_pipe() -> None:
     reader, writer = os.pipe()
     print("payment-1 … is ready", file=unbreakable(writer))
     os.close(writer)
@@ -327,7 +327,7 @@ def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
     assert fake.started == ["inventory-2", "inventory-3"]
 
 
-def test_an_instance_that_is_too_many_is_added_by_scaling(tmp_path: Path) -> None:
+def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(tmp_path: Path) -> None:
     programs = Programs(Settings(home=tmp_path), {service.name: 1 for service in SERVICES})
     with pytest.raises(StackError, match=r"there is no 'payment-2'; 'just scale payment=2' adds it"):
         programs.matching(["payment-2"])

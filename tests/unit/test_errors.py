@@ -30,7 +30,7 @@ from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Tran
     ],
     ids=repr,
 )
-def test_what_may_work_in_a_moment_is_transient(error: Exception) -> None:
+def test_errors_that_a_retry_may_mend_are_transient(error: Exception) -> None:
     assert classify(error) is Failure.TRANSIENT
 
 
@@ -49,7 +49,7 @@ def test_what_may_work_in_a_moment_is_transient(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_what_can_never_be_processed_is_poison(error: Exception) -> None:
+def test_errors_of_the_data_itself_are_poison(error: Exception) -> None:
     assert classify(error) is Failure.POISON
 
 
@@ -67,5 +67,5 @@ def test_what_can_never_be_processed_is_poison(error: Exception) -> None:
     ],
     ids=repr,
 )
-def test_all_else_is_fatal(error: Exception) -> None:
+def test_all_other_errors_are_fatal(error: Exception) -> None:
     assert classify(error) is Failure.FATAL

@@ -47,11 +47,11 @@ def test_an_event_is_a_cloudevent_in_structured_form() -> None:
     }
 
 
-def test_what_is_written_is_read() -> None:
+def test_an_event_reads_back_as_it_was_written() -> None:
     assert decoder_for[ORDERS].decode(encode(PLACED)) == PLACED
 
 
-def test_the_same_event_said_again_has_the_same_id() -> None:
+def test_the_same_event_published_again_has_the_same_id() -> None:
     again = make(OrderPlaced, PLACED.data, at=Milliseconds(AT + 999), traceparent="another")
     assert again.id == PLACED.id
 
@@ -81,7 +81,7 @@ def test_unknown_fields_are_ignored() -> None:
     ],
     ids=str,
 )
-def test_what_is_not_an_event_is_refused(fields: dict[str, object]) -> None:
+def test_a_value_that_is_not_an_event_is_refused(fields: dict[str, object]) -> None:
     with pytest.raises(msgspec.ValidationError):
         decoder_for[ORDERS].decode(changed(**fields))
 
@@ -99,7 +99,7 @@ def test_times_are_exact_to_the_millisecond() -> None:
 
 
 @pytest.mark.parametrize("name", ["sequence", "version"])
-def test_a_number_without_end_is_refused(name: str) -> None:
+def test_an_endless_number_is_refused(name: str) -> None:
     """It would make an id of thousands of characters, and could not be encoded again."""
     product = events.ProductData(
         product_id="sku-1", name="a thing", unit_price=1, currency="EUR", active=True, version=7_777
@@ -114,7 +114,7 @@ def test_a_number_without_end_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("kind", [events.OrderConfirmed, events.PaymentVoid, events.StockVoid, events.OrderPlaced])
 @pytest.mark.parametrize("spoiled", ["cust 1", "cust-1 $EUR", "cust-1\n", "", "c\u00fcst", "x" * 65])
-def test_a_name_is_one_name(kind: type[events.Event], spoiled: str) -> None:
+def test_an_invalid_name_is_refused(kind: type[events.Event], spoiled: str) -> None:
     """Texts are matched together, but none may pass for two, or for another."""
     data: dict[type[events.Event], events.OrderRef] = {
         events.OrderPlaced: PLACED.data,

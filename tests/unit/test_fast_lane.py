@@ -149,7 +149,7 @@ USUAL = {
 
 
 @pytest.mark.parametrize("name", USUAL)
-def test_the_lane_answers_what_is_usual_as_the_ordinary_way_does(name: str) -> None:
+def test_the_lane_answers_usual_requests_as_the_ordinary_way_does(name: str) -> None:
     _, fast, ordinary = both(USUAL[name])
     assert (fast.ordinary, ordinary.ordinary) == (0, 1)
     for one, other in zip(fast.api.log.placed, ordinary.api.log.placed, strict=True):
@@ -182,7 +182,7 @@ UNUSUAL = {
 
 
 @pytest.mark.parametrize("name", UNUSUAL)
-def test_what_is_unusual_goes_the_ordinary_way(name: str) -> None:
+def test_unusual_requests_go_the_ordinary_way(name: str) -> None:
     _, fast, ordinary = both(*UNUSUAL[name])
     assert fast.ordinary == ordinary.ordinary
     assert len(fast.api.log.placed) == len(ordinary.api.log.placed)
@@ -197,7 +197,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_a_failure_is_told_alike(name: str) -> None:
+def test_both_ways_answer_a_failure_alike(name: str) -> None:
     given, fast, _ = both(request(), api=REFUSED[name])
     assert fast.ordinary == 0
     assert given.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
@@ -232,7 +232,7 @@ def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:
     asyncio.run(run())
 
 
-def test_a_server_that_ends_answers_what_is_due_and_closes() -> None:
+def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
     async def run() -> None:
         served = Served(Api(SlowLog()), fast=True)
         log = served.api.log

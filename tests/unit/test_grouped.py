@@ -25,7 +25,7 @@ class Work:
         return [2 * number for number in numbers]
 
 
-def test_what_comes_while_one_is_under_way_goes_together_in_the_next() -> None:
+def test_calls_made_during_a_group_form_the_next_group() -> None:
     async def main() -> None:
         work = Work()
         grouped = Grouped(work, most=3)
@@ -41,7 +41,7 @@ def test_what_comes_while_one_is_under_way_goes_together_in_the_next() -> None:
     asyncio.run(main())
 
 
-def test_a_failure_is_its_group_s_alone() -> None:
+def test_a_failure_affects_only_its_own_group() -> None:
     async def main() -> None:
         work = Work()
         work.may_end.set()
@@ -57,7 +57,7 @@ def test_a_failure_is_its_group_s_alone() -> None:
     asyncio.run(main())
 
 
-def test_who_has_gone_does_not_disturb_the_others() -> None:
+def test_a_cancelled_caller_does_not_disturb_the_others() -> None:
     async def main() -> None:
         work = Work()
         grouped = Grouped(work, most=9)

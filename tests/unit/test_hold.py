@@ -91,7 +91,7 @@ def test_results_may_come_one_by_one() -> None:
     assert held.held == 0
 
 
-def test_a_refusal_decides_alone() -> None:
+def test_an_order_does_not_wait_after_one_refusal() -> None:
     order, payment = arrived(placed(1), 0), arrived(declined(1), 0)
     assert due(order, payment) == [order, payment]
 
@@ -101,7 +101,7 @@ def test_nothing_waits_longer_than_the_limit() -> None:
     assert due(order, payment) == [order, payment]
 
 
-def test_what_lies_behind_an_order_that_waits_waits_too() -> None:
+def test_records_behind_a_held_order_are_held_too() -> None:
     first, second = arrived(placed(1), 0), arrived(placed(2), 1)
     wish = arrived(cancel(3), 2)
     results = [arrived(paid(2), 0), arrived(reserved(2), 0)]
@@ -127,7 +127,7 @@ TOPICS = st.sampled_from([ORDERS, PAYMENTS, INVENTORY])
 @given(
     st.lists(st.tuples(EVENTS, st.integers(1, 4), st.integers(0, 1), st.floats(0, 2 * HOLD_MIN_S), TOPICS), max_size=30)
 )
-def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequence[tuple]) -> None:  # type: ignore[type-arg]
+def test_the_oldest_records_of_each_partition_are_due_first_and_none_is_lost(drawn: Sequence[tuple]) -> None:  # type: ignore[type-arg]
     records = [
         arrived(kind(order), offset, number=number, age_s=age_s, topic=topic)
         for offset, (kind, order, number, age_s, topic) in enumerate(drawn)
@@ -141,7 +141,7 @@ def test_of_each_partition_a_beginning_is_due_and_nothing_is_lost(drawn: Sequenc
         assert parts[0] + parts[1] == whole
 
 
-def test_no_more_is_held_than_the_limit_and_of_all_partitions_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_on_held_records_is_shared_evenly_by_all_partitions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("order.saga.hold.HELD_RECORDS_MAX", 4)
     held = HeldOrders()
     for offset in range(4):

@@ -39,7 +39,7 @@ def test_the_same_request_is_the_same_order_and_says_so() -> None:
     assert again.headers["idempotency-replayed"] == "true"
 
 
-def test_what_is_published_again_is_what_was_stored_byte_for_byte() -> None:
+def test_the_stored_bytes_are_published_again_unchanged() -> None:
     stored: Stored = {}
     log = FakeLog()
     post(restarted(stored, log))
@@ -47,7 +47,7 @@ def test_what_is_published_again_is_what_was_stored_byte_for_byte() -> None:
     assert log.values == [stored["cust-1", "key-1"].event] * 2
 
 
-def test_the_price_stays_what_it_was() -> None:
+def test_a_repeated_request_keeps_its_price() -> None:
     stored: Stored = {}
     log = FakeLog()
     order = {**ORDER, "expected_amount": 300}
@@ -56,7 +56,7 @@ def test_the_price_stays_what_it_was() -> None:
     assert (again.status, again.body["amount"]) == (202, 300)
 
 
-def test_what_is_not_for_sale_any_more_stays_ordered() -> None:
+def test_a_repeated_request_is_accepted_although_its_product_is_no_longer_sold() -> None:
     stored: Stored = {}
     log = FakeLog()
     first = post(restarted(stored, log))
@@ -73,7 +73,7 @@ def test_another_body_is_refused() -> None:
     assert len(api.log.placed) == 1
 
 
-def test_another_body_that_is_refused_anyway_is_refused_for_its_key() -> None:
+def test_another_body_that_is_also_invalid_is_refused_for_its_key() -> None:
     api = Api()
     post(api)
     assert post(api, order={**ORDER, "product_id": "none"}).body["type"] == "/problems/idempotency-key-reused"
@@ -87,7 +87,7 @@ def test_another_body_that_is_refused_anyway_is_refused_for_its_key() -> None:
         b'{"customer_id":"cust-1","items":[{"quantity":2,"product_id":"apple"}]}',
     ],
 )
-def test_how_a_request_is_written_does_not_matter(body: bytes) -> None:
+def test_the_formatting_of_a_request_does_not_matter(body: bytes) -> None:
     api = Api()
     assert post(api).body == post(api, body=body).body
 
@@ -106,7 +106,7 @@ def test_a_refusal_uses_up_no_key() -> None:
 
 
 @pytest.mark.parametrize("key", ["", "a b", "\x7f", "\xe9", "k" * (IDEMPOTENCY_KEY_CHARS_MAX + 1)])
-def test_what_is_not_a_key_is_refused(key: str) -> None:
+def test_an_invalid_key_is_refused(key: str) -> None:
     assert post(Api(), key).status == 400
 
 
@@ -115,7 +115,7 @@ def test_any_visible_ascii_is_a_key(key: str) -> None:
     assert post(Api(), key).status == 202
 
 
-def test_without_its_database_only_a_keyed_order_is_put_off() -> None:
+def test_without_the_database_only_keyed_orders_get_503() -> None:
     api = Api(requests=FakeRequests(away=True))
     answer = post(api)
     assert (answer.status, answer.headers["retry-after"]) == (503, "1")
@@ -124,7 +124,7 @@ def test_without_its_database_only_a_keyed_order_is_put_off() -> None:
     assert unkeyed.status == 202
 
 
-def test_a_stored_order_whose_publishing_failed_is_published_by_the_next_who_asks() -> None:
+def test_a_stored_order_whose_publishing_failed_is_published_by_the_next_request() -> None:
     stored: Stored = {}
     unknown = ProblemError(problem.unavailable("nobody knows", retry_after_s=10, order_id="the-order"))
     failed = post(restarted(stored, FakeLog(fails=unknown)))
@@ -136,7 +136,7 @@ def test_a_stored_order_whose_publishing_failed_is_published_by_the_next_who_ask
     assert log.values == [stored["cust-1", "key-1"].event]
 
 
-def test_what_the_log_is_known_to_have_is_not_published_again() -> None:
+def test_an_order_known_to_be_in_the_log_is_not_published_again() -> None:
     api = Api()
     order_id = OrderId(post(api).body["order_id"])
     api.recent.remember(order_id, api.log.values[0], PLACE)

@@ -19,7 +19,7 @@ def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> 
     assert spacing_s(0.004) == SPACING_OF_BUSY * 0.004
 
 
-def test_however_long_a_batch_took_the_next_is_not_put_off_for_longer_than_the_limit() -> None:
+def test_the_rest_after_a_long_batch_is_bounded() -> None:
     assert spacing_s(60.0) == SPACING_MAX_S
 
 
@@ -45,7 +45,7 @@ class Client:
         return []
 
 
-def test_what_a_callback_raises_is_raised_by_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_a_callback_is_raised_by_the_poll(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inbox, "Consumer", Client)
     everything = [Partition("orders", 0)]
 

@@ -90,21 +90,21 @@ def test_the_largest_order_there_can_be_is_one_line_of_a_million() -> None:
     assert (warehouse.state(), warehouse.on_hand("tea")) == ("reserved", 0)
 
 
-def test_what_is_unknown_is_out_of_stock() -> None:
+def test_an_unknown_product_is_out_of_stock() -> None:
     warehouse = Warehouse(tea=10)
     warehouse.take(order(tea=1, unicorn=1))
     assert (warehouse.state(), warehouse.reason(), warehouse.on_hand("tea")) == ("rejected", "out_of_stock", 10)
 
 
 @pytest.mark.parametrize("items", [{"tea": 1}, {"tea": 99}, {"unicorn": 1, "tea": 1}, {"tea": 1, "unicorn": 1}])
-def test_what_is_no_longer_sold_is_rejected_as_inactive_whatever_else_is_wrong(items: dict[str, int]) -> None:
+def test_a_product_no_longer_sold_is_rejected_as_inactive_whatever_else_is_wrong(items: dict[str, int]) -> None:
     warehouse = Warehouse(tea=10)
     warehouse.withdraw("tea")
     warehouse.take(order(1, **items))
     assert (warehouse.state(), warehouse.reason(), warehouse.on_hand("tea")) == ("rejected", "inactive", 10)
 
 
-def test_a_product_no_longer_sold_takes_back_what_was_reserved() -> None:
+def test_a_product_no_longer_sold_takes_back_its_reserved_pieces() -> None:
     warehouse = Warehouse(tea=10)
     warehouse.take(order(tea=4))
     warehouse.withdraw("tea")
@@ -119,7 +119,7 @@ def test_a_revoked_order_gives_its_pieces_back_and_the_next_one_can_have_them() 
     assert [m.kind for m in warehouse.movements] == ["reserve", "release", "reserve"]
 
 
-def test_what_is_released_keeps_its_lines_and_the_time_of_its_decision() -> None:
+def test_a_released_reservation_keeps_its_lines_and_the_time_of_its_decision() -> None:
     warehouse = Warehouse(tea=4)
     warehouse.take(order(tea=4), cancelled(reason="deadline"))
     reservation = warehouse.reservations[order_id(1)]
@@ -141,7 +141,7 @@ def test_an_order_that_got_nothing_has_nothing_to_give_back() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
-def test_one_order_in_every_order_of_arrival(length: int) -> None:
+def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> None:
     """Its events in every order and any number of times, in one batch and in batches of one."""
     wanted = placed(items=[("tea", 1), ("pot", 1), ("tea", 2)])
     events: list[Relevant] = [wanted, rejected(), cancelled()]
@@ -236,7 +236,7 @@ def test_reading_the_log_again_changes_nothing(history: list[tuple[Relevant, Mil
 
 
 @given(histories(), cuts)
-def test_the_first_word_about_an_order_decides_and_a_later_one_can_only_revoke(
+def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
     history: list[tuple[Relevant, Milliseconds]], places: list[int]
 ) -> None:
     warehouse = warehouse_after(history, places)
@@ -249,7 +249,9 @@ def test_the_first_word_about_an_order_decides_and_a_later_one_can_only_revoke(
 
 
 @given(st.lists(lines, max_size=6), st.integers(0, 20))
-def test_exactly_what_is_there_at_its_turn_is_reserved(orders: list[list[tuple[str, int]]], pieces: int) -> None:
+def test_an_order_is_reserved_exactly_when_the_stock_at_its_turn_suffices(
+    orders: list[list[tuple[str, int]]], pieces: int
+) -> None:
     """Neither more, which would be overselling, nor less, which would refuse what could be sold."""
     warehouse = Warehouse(tea=pieces, pot=pieces, withdrawn=pieces)
     warehouse.withdraw("withdrawn")

@@ -29,7 +29,7 @@ def test_another_partition_count_than_the_brokers_is_refused_naming_both() -> No
         limits.check_partitions(12, {"orders": 6})
 
 
-def test_a_topic_that_accepts_what_cannot_be_parked_is_refused_naming_both() -> None:
+def test_a_topic_that_accepts_records_too_large_to_park_is_refused_naming_both() -> None:
     limits.check_message_size({"orders": limits.MESSAGE_BYTES_MAX})
     with pytest.raises(Fatal, match=r"'orders' accepts .* max.message.bytes=134217729, .* 134217728 bytes"):
         limits.check_message_size({"orders": limits.MESSAGE_BYTES_MAX + 1})

@@ -98,18 +98,18 @@ def refusal(queries: FakeQueries, log: FakeLog | None = None, *, order_id: str =
     return caught.value.problem
 
 
-def test_what_is_stored_is_found() -> None:
+def test_a_stored_order_is_found() -> None:
     assert find(FakeQueries(stored_after=0)) is STORED
 
 
-def test_an_order_just_accepted_here_is_pending_at_its_place_in_the_log() -> None:
+def test_an_order_just_accepted_here_is_pending_with_its_partition_and_offset() -> None:
     view = find(FakeQueries(), known=True).view
     assert (view.status, view.payment, view.inventory, view.settled) == ("pending", "pending", "pending", False)
     [entry] = view.timeline
     assert (entry.event, entry.partition, entry.offset, entry.at) == ("order.placed", 3, 17, view.placed_at)
 
 
-def test_what_is_stored_counts_more_than_what_was_accepted() -> None:
+def test_a_stored_order_counts_more_than_its_acceptance() -> None:
     assert find(FakeQueries(stored_after=0), known=True) is STORED
 
 
@@ -140,17 +140,17 @@ def test_an_order_that_comes_out_of_parking_at_this_moment_is_found() -> None:
     assert find(Redriven()) is STORED
 
 
-def test_while_the_saga_is_behind_nobody_can_say() -> None:
+def test_while_the_saga_is_behind_the_answer_is_503() -> None:
     found = refusal(FakeQueries(behind=True))
     assert (found.status, found.retry_after_s) == (503, 1)
     assert "behind" in found.detail
 
 
-def test_with_the_database_away_nobody_can_say() -> None:
+def test_with_the_database_away_the_answer_is_503() -> None:
     assert refusal(FakeQueries(away=True)).status == 503
 
 
-def test_with_kafka_away_nobody_can_say() -> None:
+def test_with_kafka_away_the_answer_is_503() -> None:
     assert refusal(FakeQueries(), FakeLog(away=True)).status == 503
     assert refusal(FakeQueries(), FakeLog(refused=True)).status == 503
 
@@ -160,7 +160,7 @@ def test_an_order_the_log_may_still_take_is_not_denied() -> None:
 
 
 @pytest.mark.parametrize("order_id", ["x", ORDER_ID.upper() + "X", "a" * 5_000])
-def test_what_cannot_be_an_id_is_not_looked_for(order_id: str) -> None:
+def test_an_invalid_id_is_not_looked_up(order_id: str) -> None:
     found = refusal(FakeQueries(away=True), order_id=order_id)
     assert found.status == 404
     assert len(found.detail) < 100

@@ -81,7 +81,7 @@ def test_every_line_has_its_result_in_order() -> None:
         (b'"' + b" " * BODY_BYTES_MAX + b'"', 413),
     ],
 )
-def test_a_bad_line_spoils_no_other(bad: bytes, status: int) -> None:
+def test_a_bad_line_does_not_affect_the_others(bad: bytes, status: int) -> None:
     api = Api()
     first, refused, last = post(api, line(), bad, line())
     assert (first["status"], last["status"]) == (202, 202)
@@ -107,7 +107,7 @@ def test_a_key_in_a_line_is_the_key_of_a_single_order() -> None:
     assert (other["status"], other["problem"]["type"]) == (422, "/problems/idempotency-key-reused")
 
 
-def test_without_the_database_only_lines_with_keys_are_put_off() -> None:
+def test_without_the_database_only_keyed_lines_get_503() -> None:
     api = Api(requests=FakeRequests(away=True))
     assert [result["status"] for result in post(api, line(), line(idempotency_key="k"), line())] == [202, 503, 202]
 
@@ -139,7 +139,7 @@ class FullLog(FakeLog):
 
 
 @pytest.mark.parametrize("size", [CHUNK_LINES, CHUNK_LINES + 1])
-def test_a_line_that_is_refused_speaks_for_itself_and_says_when_to_come_again(size: int) -> None:
+def test_a_refused_line_says_so_itself_and_says_when_to_retry(size: int) -> None:
     refused = problem.unavailable(f"full; {PLACED_NOTHING}", retry_after_s=3)
     results = post(Api(FullLog(size, refused)), *[line()] * (2 * CHUNK_LINES))
     assert [result["status"] for result in results] == [202] * size + [503] * (2 * CHUNK_LINES - size)
@@ -149,7 +149,7 @@ def test_a_line_that_is_refused_speaks_for_itself_and_says_when_to_come_again(si
         assert result["retry_after"] == 3
 
 
-def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
+def test_every_refusal_of_an_order_is_worded_for_a_line() -> None:
     overloaded = Backlog(config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://"})), lambda _: None)
     overloaded.set(Admission(0.0, 0.0, reason="so many wait"))
     refusals: list[Problem | None] = [
@@ -165,7 +165,7 @@ def test_whatever_refuses_an_order_refuses_a_line_in_its_own_words() -> None:
         assert "request" not in of_line(refused).detail
 
 
-def test_an_unknown_outcome_is_its_line_s_alone_and_names_the_order() -> None:
+def test_an_unknown_outcome_concerns_only_its_line_and_names_the_order() -> None:
     unknown = ProblemError(problem.unavailable("nobody knows", order_id="the-order"))
     plain, keyed = post(Api(FakeLog(fails=unknown)), line(), line(idempotency_key="k"), status=503)
     assert (plain["status"], plain["problem"]["order_id"]) == (503, "the-order")
@@ -187,7 +187,7 @@ def test_a_request_whose_every_line_is_refused_for_now_is_503_with_the_longest_w
     assert [json.loads(result)["status"] for result in answer.content.splitlines()] == [503, 422, 503]
 
 
-def test_a_batch_that_is_too_large_or_something_else_is_refused_as_a_whole() -> None:
+def test_a_request_with_too_many_lines_or_another_type_is_refused_as_a_whole() -> None:
     assert refusal(Api(), b"\n".join([line()] * (LINES_MAX + 1))) == 413
     assert refusal(Api(), line(), "application/json") == 415
     assert refusal(Api(FakeLog(refused=NO_ROOM)), line()) == 503
@@ -238,7 +238,7 @@ def in_a_slow_log(act: "Callable[[PlaceMany, SlowLog], Any]", in_flight_max: int
     return asyncio.run(main())
 
 
-def test_batches_together_leave_half_of_what_may_be_in_flight_to_single_orders() -> None:
+def test_all_requests_with_many_orders_leave_half_of_the_room_to_single_orders() -> None:
     async def act(endpoint: PlaceMany, log: SlowLog) -> None:
         batches = asyncio.gather(*(endpoint.place([line()] * 700, None) for _ in range(3)))
         while not batches.done():
@@ -265,7 +265,7 @@ def test_others_are_served_between_two_chunks() -> None:
     in_a_slow_log(act, IN_FLIGHT_MAX)
 
 
-def test_so_many_batches_are_under_way_and_not_one_more() -> None:
+def test_the_number_of_requests_under_way_is_limited() -> None:
     async def act(endpoint: PlaceMany, log: SlowLog) -> None:
         batches = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(UNDER_WAY_MAX)]
         await asyncio.sleep(0)

@@ -19,7 +19,7 @@ def types_of(schema: dict[str, Any]) -> set[str]:
     return {one["type"] for one in schema.get("anyOf", [schema])}
 
 
-def test_of_an_order_that_was_given_up_unread_nobody_knows_what_it_cost() -> None:
+def test_an_order_discarded_unread_has_no_amount() -> None:
     row = (
         order_id(1),
         "cust-1",

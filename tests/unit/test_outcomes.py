@@ -66,7 +66,7 @@ def test_a_decided_order_is_answered_whole() -> None:
     virtual_time.run(main())
 
 
-def test_all_who_wait_are_asked_for_together() -> None:
+def test_one_query_serves_all_waiting_clients() -> None:
     async def main() -> None:
         queries = FakeQueries([stored("confirmed", number=n) for n in range(1, 51)])
         waiting = Outcomes(queries, lambda: False)
@@ -77,7 +77,7 @@ def test_all_who_wait_are_asked_for_together() -> None:
     virtual_time.run(main())
 
 
-def test_nothing_is_asked_when_nobody_waits() -> None:
+def test_no_query_runs_when_no_client_waits() -> None:
     async def main() -> None:
         queries = FakeQueries([stored("confirmed")])
         await Outcomes(queries, lambda: False).decided(order_id(1), 5)
@@ -87,7 +87,7 @@ def test_nothing_is_asked_when_nobody_waits() -> None:
     virtual_time.run(main())
 
 
-def test_nobody_waits_past_his_time_and_is_forgotten_then() -> None:
+def test_a_wait_ends_in_time_and_is_forgotten() -> None:
     async def main() -> None:
         waiting = Outcomes(FakeQueries(), lambda: False)
         assert await waiting.decided(order_id(1), 0.01) is None
@@ -96,7 +96,7 @@ def test_nobody_waits_past_his_time_and_is_forgotten_then() -> None:
     virtual_time.run(main())
 
 
-def test_who_waits_for_more_than_he_has_seen_is_not_told_the_same() -> None:
+def test_a_wait_for_newer_entries_does_not_return_the_ones_already_seen() -> None:
     async def main() -> None:
         queries = FakeQueries([stored()], [stored("pending", "payment.completed")])
         news = await Outcomes(queries, lambda: False).news(Watched(order_id(1), 1), 5)
@@ -114,7 +114,7 @@ def test_a_database_that_is_away_for_a_while_ends_no_wait() -> None:
     virtual_time.run(main())
 
 
-def test_a_process_that_drains_keeps_nobody_waiting() -> None:
+def test_draining_ends_every_wait() -> None:
     async def main() -> None:
         assert await asyncio.wait_for(Outcomes(FakeQueries(), lambda: True).decided(order_id(1), 30), 5) is None
 
@@ -147,7 +147,7 @@ def test_an_order_not_decided_in_time_is_answered_202() -> None:
     assert set(answer.body) == {"order_id", "status", "amount", "currency"}
 
 
-def test_a_preference_that_is_not_met_is_not_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unmet_preference_is_not_reported_as_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "preference-applied" not in prefer(Decides(), "return=minimal").headers
     monkeypatch.setattr(outcomes, "WATCHED_MAX", 0)
     answer = prefer(Decides())

@@ -28,7 +28,7 @@ def sorted_batch(*records: Record, position: int = 0, blocked: dict[bytes, str] 
     return sort([arrival(record, 0.0) for record in records], {PARTITION: position}, blocked or {})
 
 
-def test_what_lies_below_the_position_is_a_repeat_and_is_not_parked_again() -> None:
+def test_a_record_below_the_position_is_a_repeat_and_is_not_parked_again() -> None:
     outcome = sorted_batch(
         record(1), record(2, b"poison"), record(3), position=3, blocked={CUSTOMER.encode(): "parked"}
     )
@@ -37,7 +37,7 @@ def test_what_lies_below_the_position_is_a_repeat_and_is_not_parked_again() -> N
     assert outcome.fresh == []
 
 
-def test_poison_is_a_root_and_what_follows_of_its_customer_a_follower() -> None:
+def test_poison_is_a_root_and_later_events_of_its_customer_are_followers() -> None:
     other = b"somebody-else"
     outcome = sorted_batch(record(1), record(2, b"poison"), record(3), record(4, b"more", other))
     assert [r.offset for r in outcome.fresh] == [1]
@@ -48,7 +48,7 @@ def test_poison_is_a_root_and_what_follows_of_its_customer_a_follower() -> None:
     ]
 
 
-def test_behind_events_that_are_all_marked_an_event_is_parked_marked_or_the_customer_never_catches_up() -> None:
+def test_an_event_behind_marked_ones_is_parked_already_marked() -> None:
     outcome = sorted_batch(record(1), blocked={CUSTOMER.encode(): "redrive"})
     assert [(p.root, p.state) for p in outcome.parked] == [(False, "redrive")]
 
@@ -60,25 +60,25 @@ def test_an_event_without_a_key_is_parked_alone() -> None:
 
 
 @pytest.mark.parametrize("state", ["discard", "decided"])
-def test_an_order_that_was_given_up_stays_given_up_until_it_is_published(state: str) -> None:
+def test_a_discarded_order_stays_discarded_until_it_is_published(state: str) -> None:
     received = decode_again(Marked(record(1, WITHOUT_ITEMS), "id", state, given_up=True))
     assert received is not None
     assert isinstance(received.event, OrderDiscarded)
     assert received.event.data.customer_id == CUSTOMER
 
 
-def test_what_is_redriven_must_be_an_event_by_now() -> None:
+def test_a_redriven_record_must_decode() -> None:
     with pytest.raises(Poison):
         decode_again(Marked(record(1, WITHOUT_ITEMS), "id", "redrive", given_up=False))
 
 
-def test_only_an_order_is_decided_by_being_given_up() -> None:
+def test_discarding_decides_an_order_and_nothing_else() -> None:
     assert decode_again(Marked(record(1, b"<order/>"), "id", "discard", given_up=True)) is None
     assert decode_again(Marked(record(1, GOOD, topic=PAYMENTS), "id", "discard", given_up=True)) is None
     assert decode_again(Marked(record(1, GOOD, b"another"), "id", "discard", given_up=True)) is None
 
 
-def test_an_event_says_its_type_whatever_else_is_wrong_with_it() -> None:
+def test_the_type_of_an_event_is_read_whatever_else_is_wrong_with_it() -> None:
     assert type_named(WITHOUT_ITEMS) == "order.placed"
     assert type_named(b'{"specversion":"2.0","type":"order.cancelled"}') == "order.cancelled"
     assert type_named(b"<order/>") == type_named(b"[" * 100_000) == type_named(b'{"type":1}') == ""
@@ -91,7 +91,7 @@ def test_bad_data_does_not_trip_the_breaker_and_a_bad_deployment_does() -> None:
     assert bad_deployment.count(10, 1)
 
 
-def test_the_breaker_forgets_what_was_long_ago() -> None:
+def test_the_breaker_forgets_old_failures() -> None:
     breaker = Breaker()
     assert not breaker.count(20_000, STOP_ROOTS_MIN)
     assert not breaker.count(10_000, STOP_ROOTS_MIN - 1)
@@ -99,7 +99,7 @@ def test_the_breaker_forgets_what_was_long_ago() -> None:
 
 
 @pytest.mark.parametrize("field", ["order_id", "customer_id"])
-def test_an_order_that_no_database_could_name_is_dropped_when_it_is_given_up(field: str) -> None:
+def test_a_discarded_order_whose_ids_no_database_can_store_is_dropped(field: str) -> None:
     """As a decision it would be poison again, and never leave the list."""
     document = json.loads(WITHOUT_ITEMS)
     document["data"][field] = "|\0" * 18

@@ -83,7 +83,7 @@ def test_a_refund_is_exact_to_the_last_cent() -> None:
     assert [(t.kind, t.amount) for t in bank.transfers] == [("capture", 1_999), ("refund", 1_999)]
 
 
-def test_what_is_refunded_keeps_the_time_of_its_decision_and_the_reason_of_its_revocation() -> None:
+def test_a_refunded_payment_keeps_the_time_of_its_decision_and_the_reason_of_its_revocation() -> None:
     bank = Bank(ann=300)
     bank.take(order(), cancelled(reason="deadline", customer=ANN))
     payment = bank.payments[order_id(1)]
@@ -112,7 +112,7 @@ def test_an_order_that_paid_nothing_gets_nothing_back() -> None:
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
-def test_one_order_in_every_order_of_arrival(length: int) -> None:
+def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> None:
     """Its events in every order and any number of times, in one batch and in batches of one."""
     for arrival in product([order(), rejected(customer=ANN), cancelled(customer=ANN)], repeat=length):
         one_batch, one_by_one = Bank(ann=1000), Bank(ann=1000)
@@ -195,7 +195,7 @@ def test_reading_the_log_again_changes_nothing(history: list[tuple[Relevant, Mil
 
 
 @given(histories(), cuts)
-def test_the_first_word_about_an_order_decides_and_a_later_one_can_only_revoke(
+def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
     history: list[tuple[Relevant, Milliseconds]], places: list[int]
 ) -> None:
     bank = bank_after(history, places)
@@ -208,7 +208,7 @@ def test_the_first_word_about_an_order_decides_and_a_later_one_can_only_revoke(
 
 
 @given(st.lists(st.integers(0, 500), max_size=6), st.integers(0, 1500))
-def test_exactly_what_can_be_paid_at_its_turn_is_paid(amounts: list[int], opening: int) -> None:
+def test_an_order_is_paid_exactly_when_the_balance_at_its_turn_suffices(amounts: list[int], opening: int) -> None:
     bank = Bank(ann=opening)
     bank.take(*(order(number, amount) for number, amount in enumerate(amounts)))
     left = opening

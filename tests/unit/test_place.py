@@ -72,7 +72,7 @@ def test_an_order_has_one_currency() -> None:
     ]
 
 
-def test_another_price_than_expected_is_said_with_both_figures() -> None:
+def test_an_unexpected_price_is_refused_with_both_figures() -> None:
     found = refusal(order(("apple", 2), expected=299))
     assert (found.status, found.code) == (409, "price-changed")
     assert "300" in found.detail
@@ -96,7 +96,7 @@ def post(
 ORDER = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
 
 
-def test_an_accepted_order_is_in_the_log_and_answered_with_its_place() -> None:
+def test_an_accepted_order_is_in_the_log_and_answered_with_its_location() -> None:
     answer, log = post(ORDER, headers={**HEADERS, "x-request-id": "mine"})
     [event] = log.placed
     assert answer.status == 202
@@ -128,7 +128,9 @@ def test_a_body_in_pieces_is_one_body() -> None:
         (ORDER, {"content-type": "text/plain"}, 415),
     ],
 )
-def test_what_is_not_an_order_is_refused_and_not_logged(body: bytes, headers: Mapping[str, str], status: int) -> None:
+def test_a_body_that_is_not_an_order_is_refused_and_not_sent(
+    body: bytes, headers: Mapping[str, str], status: int
+) -> None:
     answer, log = post(body, headers=headers)
     assert answer.status == answer.body["status"] == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -147,13 +149,13 @@ def test_a_body_that_never_ends_is_refused_at_the_limit() -> None:
     assert answer.status == 413
 
 
-def test_nobody_is_answered_when_the_client_has_gone() -> None:
+def test_no_answer_is_sent_when_the_client_has_gone() -> None:
     api = Api()
     assert api.post(ORDER[:5], gone=True) is None
     assert api.log.placed == []
 
 
-def test_before_the_catalogue_is_read_orders_are_put_off_not_refused() -> None:
+def test_before_the_catalogue_is_read_orders_get_503() -> None:
     answer, _ = post(ORDER, products={})
     assert answer.status == 503
     assert answer.headers["retry-after"] == "1"

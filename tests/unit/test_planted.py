@@ -24,7 +24,7 @@ def test_a_bug_can_be_planted_and_its_checks_exist(bug: Bug, tmp_path: Path) -> 
         assert f"def {test}" in (ROOT / file).read_text(), f"{bug.name}: there is no {check}"
 
 
-def test_what_is_not_there_exactly_once_cannot_be_planted(tmp_path: Path) -> None:
+def test_a_text_that_does_not_occur_exactly_once_cannot_be_replaced(tmp_path: Path) -> None:
     bug = Bug("twice", "nothing", "file", "text", "other", ())
     for text in ("", "text text"):
         (tmp_path / "file").write_text(text)

@@ -22,7 +22,7 @@ def test_a_database_behind_its_committed_offsets_has_lost_transactions() -> None
     assert start(position=50, committed=50) == 50
 
 
-def test_where_nothing_is_committed_nobody_knows_what_was_published() -> None:
+def test_without_a_committed_offset_reading_starts_at_the_beginning() -> None:
     assert start(position=50, committed=None) == 0
     assert start(position=50, committed=None, first=20) == 20
     assert start(position=0, committed=None) == 0

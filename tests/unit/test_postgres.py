@@ -14,7 +14,7 @@ def test_texts_are_escaped_whether_or_not_any_needs_it(texts: list[str]) -> None
     assert dump(texts) == f"{{{','.join(map(_element, texts))}}}".encode()
 
 
-def test_nothing_is_not_the_text_null() -> None:
+def test_none_is_not_the_text_null() -> None:
     assert dump([None, "NULL", ""]) == b'{NULL,"NULL",""}'
     assert dump([]) == b"{}"
 
@@ -24,6 +24,6 @@ def test_numbers_and_bytes() -> None:
     assert dump([b"\x00a"]) == b'{"\\\\x0061"}'
 
 
-def test_what_text_cannot_hold_is_refused_here() -> None:
+def test_characters_that_text_cannot_hold_are_refused() -> None:
     with pytest.raises(psycopg.DataError):
         dump(["a\0"])

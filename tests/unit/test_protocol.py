@@ -155,14 +155,14 @@ GARBAGE = b"\0\0\0\r\n\r\n"
 
 
 @on_a_server
-async def test_what_cannot_be_parsed_is_refused(served: Served) -> None:
+async def test_a_request_that_cannot_be_parsed_is_refused(served: Served) -> None:
     connection = await served.connect()
     connection.send(GARBAGE)
     assert await refused(connection, 400) == "/problems/malformed-request"
 
 
 @on_a_server
-async def test_a_refusal_waits_for_what_came_before(served: Served) -> None:
+async def test_a_refusal_waits_for_the_answers_before_it(served: Served) -> None:
     """Else it would be taken for the answer to the first request."""
     connection = await served.connect()
     connection.send(get("/wait", "first") + get("/livez", "second") + GARBAGE + get("/livez", "third"))
@@ -255,7 +255,7 @@ async def test_trailers_without_end_are_cut_off(served: Served) -> None:
         b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nx",
     ],
 )
-def test_a_request_that_does_not_arrive_is_given_up(begun: bytes) -> None:
+def test_a_request_that_does_not_arrive_in_time_is_refused(begun: bytes) -> None:
     @on_a_server
     async def test(served: Served) -> None:
         connection = await served.connect()
@@ -271,7 +271,7 @@ def test_a_request_that_does_not_arrive_is_given_up(begun: bytes) -> None:
 
 
 @on_a_server
-async def test_a_connection_without_a_request_is_closed_without_a_word(served: Served) -> None:
+async def test_a_connection_without_a_request_is_closed_silently(served: Served) -> None:
     for sent in (b"", b"\r\n"):
         connection = await served.connect()
         connection.send(sent)
@@ -282,7 +282,7 @@ async def test_a_connection_without_a_request_is_closed_without_a_word(served: S
 
 
 @on_a_server
-async def test_an_empty_line_does_not_keep_a_connection(served: Served) -> None:
+async def test_an_empty_line_does_not_keep_a_connection_open(served: Served) -> None:
     """It stops uvicorn's own timer."""
     connection = await served.connect()
     connection.send(get("/livez"))
@@ -295,7 +295,7 @@ async def test_an_empty_line_does_not_keep_a_connection(served: Served) -> None:
 
 
 @on_a_server
-async def test_a_client_that_waits_for_its_answer_is_not_given_up(served: Served) -> None:
+async def test_a_client_that_waits_for_its_answer_is_not_cut_off(served: Served) -> None:
     connection = await served.connect()
     connection.send(get("/wait"))
     await served.arrived.acquire()

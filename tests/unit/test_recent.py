@@ -29,7 +29,7 @@ def test_large_orders_are_bounded_by_their_bytes() -> None:
     assert known == list(range(200))[-len(known) :]
 
 
-def test_an_order_is_remembered_with_its_place() -> None:
+def test_an_order_is_remembered_with_its_partition_and_offset() -> None:
     recent = RecentOrders()
     recent.remember(OrderId("order-1"), b"event", place(17))
     found = recent.get(OrderId("order-1"))

@@ -79,7 +79,7 @@ def test_a_captured_and_refunded_payment_needs_no_balance_but_an_account() -> No
     assert payment.rebuild([paid("refunded")], {}, {})[1] == [payment.Shortfall(ANN, "EUR", 0)]
 
 
-def test_a_balance_that_does_not_suffice_names_the_deposit_that_is_missing() -> None:
+def test_a_balance_that_is_too_low_names_the_missing_deposit() -> None:
     events = [paid("completed", 1), paid("completed", 2), paid("declined", 3)]
     assert payment.rebuild(events, {ANN: Account(250, "EUR")}, {})[1] == [payment.Shortfall(ANN, "EUR", 350)]
 
@@ -97,12 +97,12 @@ def test_a_piece_that_was_released_and_reserved_again_is_there_once() -> None:
         assert (decisions.on_hand, shortfalls) == ({TEA: 0}, [])
 
 
-def test_stock_that_does_not_suffice_names_the_restock_that_is_missing() -> None:
+def test_stock_that_is_too_low_names_the_missing_restock() -> None:
     _, shortfalls = inventory.rebuild([stocked("reserved", 1, 5)], {TEA: Product(2, True)}, {})
     assert shortfalls == [inventory.Shortfall(TEA, 3)]
 
 
-def test_the_catalogue_comes_back_as_it_was_last_published_wherever_that_stands() -> None:
+def test_the_catalogue_comes_back_as_it_was_last_published() -> None:
     def entry(version: int) -> ProductChanged:
         data = ProductData(product_id=TEA, name="tea", unit_price=version, currency="EUR", active=True, version=version)
         return product_changed(data, at=AT)
@@ -115,7 +115,7 @@ histories = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12)
 
 
 @given(histories, st.integers(0, 12), st.randoms())
-def test_what_was_published_comes_back_whole(said: list[tuple[int, bool]], cut: int, chance: object) -> None:
+def test_everything_published_comes_back(said: list[tuple[int, bool]], cut: int, chance: object) -> None:
     events = as_read([cancelled(n) if revoked else placed(n, unit_price=100) for n, revoked in said])
     opening_stock, opening_balance = 2, 250
     stock, money = {TEA: Product(opening_stock, True)}, {CustomerId(CUSTOMER): Account(opening_balance, "EUR")}

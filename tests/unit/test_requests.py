@@ -25,7 +25,7 @@ def faults(body: dict[str, Any]) -> dict[str, str]:
     return {fault.pointer: fault.detail for fault in caught.value.problem.errors}
 
 
-def test_both_forms_come_to_the_same_lines() -> None:
+def test_both_forms_give_the_same_lines() -> None:
     for body in (SINGLE, LISTED):
         request = decode_body(json.dumps(body).encode(), order_request_decoder)
         assert request.lines == (OrderLine("sku-1", 2),)
@@ -60,7 +60,7 @@ def test_two_lines_of_a_product_stay_two() -> None:
         ({**LISTED, "items": LISTED["items"] * 101}, {"#/items": "must have from 1 to 100 entries"}),  # type: ignore[operator]
     ],
 )
-def test_what_is_wrong_is_named(body: dict[str, Any], expected: dict[str, str]) -> None:
+def test_every_fault_is_named(body: dict[str, Any], expected: dict[str, str]) -> None:
     assert faults(body) == expected
 
 
@@ -81,7 +81,7 @@ def test_a_cursor_leads_back_to_its_order(order_id: uuid.UUID) -> None:
 
 
 @given(st.from_regex(r"\A[A-Za-z0-9_-]{22}\Z"))
-def test_any_cursor_that_is_let_in_stands_for_some_id(cursor: str) -> None:
+def test_every_accepted_cursor_stands_for_an_id(cursor: str) -> None:
     assert is_order_id(order_before(cursor))
 
 
@@ -110,5 +110,5 @@ def test_an_unknown_parameter_is_refused_everywhere(kind: type[msgspec.Struct]) 
 
 
 @pytest.mark.parametrize("value", ["", "x", "0" * 36, ORDER_ID.upper(), f"{ORDER_ID}\n", "\0" * 36])
-def test_what_cannot_be_an_order_id(value: str) -> None:
+def test_invalid_order_ids(value: str) -> None:
     assert not is_order_id(value)

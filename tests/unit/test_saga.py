@@ -131,7 +131,7 @@ def test_both_sides_may_refuse() -> None:
     assert saga.said_types() == ["order.rejected"]
 
 
-def test_a_settled_order_stays_settled_whatever_a_side_still_says() -> None:
+def test_a_settled_order_stays_settled_whatever_a_side_publishes() -> None:
     saga = Saga()
     saga.hear(PLACED, SOLD_OUT, DECLINED, PAYMENT_VOID)
     assert (saga.order.payment, saga.order.settled_at) == ("void", 3)
@@ -176,7 +176,7 @@ def test_the_deadline_does_not_touch_a_confirmed_order() -> None:
     assert saga.order is confirmed
 
 
-def test_time_is_up_by_the_clock_of_the_log() -> None:
+def test_a_deadline_passes_by_the_clock_of_the_log() -> None:
     """Which stamped the order and the deadline's passing. What a process's own clock says does not matter."""
     data = DeadlineData(order_id=order_id(1), customer_id=CUSTOMER, reason="deadline", deadline_ms=500)
     passed = make(OrderDeadlinePassed, data, at=Milliseconds(0), traceparent="")
@@ -196,7 +196,7 @@ def test_a_rejection_under_way_wins(late: AnyOrderEvent) -> None:
 
 
 @pytest.mark.parametrize("event", [CANCEL, DEADLINE, CONFIRMED, rejected(), cancelled()])
-def test_what_is_said_of_an_order_that_does_not_exist_makes_none(event: AnyOrderEvent) -> None:
+def test_events_about_an_order_that_does_not_exist_do_not_create_it(event: AnyOrderEvent) -> None:
     assert advance(None, event, Milliseconds(1)) == (None, [])
 
 
@@ -241,7 +241,7 @@ NEXT: dict[str, set[str]] = {
 
 
 @given(anything)
-def test_whatever_comes_an_order_only_moves_forward(events: list[AnyOrderEvent]) -> None:
+def test_an_order_only_moves_forward(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         before = saga.known
@@ -269,7 +269,7 @@ def test_a_side_stands_where_its_furthest_result_put_it(events: list[AnyOrderEve
 
 
 @given(anything)
-def test_an_outcome_is_said_once_when_it_is_reached(events: list[AnyOrderEvent]) -> None:
+def test_an_outcome_is_published_once_when_it_is_reached(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         before = saga.known
@@ -284,7 +284,7 @@ def test_an_outcome_is_said_once_when_it_is_reached(events: list[AnyOrderEvent])
 
 
 @given(anything)
-def test_what_is_heard_twice_counts_once(events: list[AnyOrderEvent]) -> None:
+def test_a_repeated_event_counts_once(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         saga.hear(event)
@@ -432,7 +432,7 @@ steps = st.lists(
 
 
 @given(st.sampled_from([0, 100, 200]), st.integers(0, 2), steps)
-def test_every_order_settles_and_everything_is_where_its_outcome_says(
+def test_every_order_settles_and_money_and_stock_agree_with_its_outcome(
     balance: int, pieces: int, schedule: list[tuple[str, tuple[str, str] | int]]
 ) -> None:
     shop = Shop(balance, pieces)

@@ -46,7 +46,7 @@ def answer(method: str, path: str, app: Frame = APP) -> httpx.Response:
         ("POST", "/livez", "GET, HEAD"),
     ],
 )
-def test_a_method_that_is_not_allowed_is_told_which_are(method: str, path: str, allow: str) -> None:
+def test_a_refused_method_is_answered_with_the_allowed_ones(method: str, path: str, allow: str) -> None:
     found = answer(method, path)
     assert (found.status_code, found.headers["allow"]) == (405, allow)
     assert found.json()["type"] == "/problems/method-not-allowed"
@@ -73,7 +73,7 @@ LOST = psycopg.OperationalError("server closed the connection unexpectedly")
         ("POST", PoolTimeout(), True),
     ],
 )
-def test_a_write_whose_commit_was_not_answered_is_not_said_to_have_changed_nothing(
+def test_a_write_whose_commit_got_no_answer_may_have_changed_something(
     method: str, error: Exception, unchanged: bool
 ) -> None:
     async def fail(_: Request) -> Response:

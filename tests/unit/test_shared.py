@@ -28,7 +28,7 @@ def test_callers_together_share_one_read() -> None:
     virtual_time.run(main())
 
 
-def test_who_comes_during_a_read_gets_one_that_began_later() -> None:
+def test_a_caller_during_a_read_gets_one_that_began_later() -> None:
     async def main() -> None:
         clock = Clock()
         read = shared(clock)
@@ -54,7 +54,7 @@ def test_a_caller_that_gives_up_takes_nothing_from_the_others() -> None:
     virtual_time.run(main())
 
 
-def test_a_failure_is_everyones_and_the_next_read_begins_anew() -> None:
+def test_a_failure_reaches_every_caller_and_the_next_read_starts_afresh() -> None:
     async def main() -> None:
         answers = iter([OSError("away"), None])
 

@@ -99,7 +99,7 @@ def names(client: Client) -> list[tuple[str, str]]:
     return [(number, name) for number, name, _ in client.events]
 
 
-def test_every_entry_is_told_once_and_then_the_end() -> None:
+def test_every_entry_is_sent_once_and_then_the_end() -> None:
     end = settled("payment.completed", "inventory.reserved", "order.confirmed")
     client = read(stored(), [stored()], [stored("pending", "payment.completed")], [end])
     assert client.start["status"] == 200
@@ -115,7 +115,7 @@ def test_every_entry_is_told_once_and_then_the_end() -> None:
     assert client.events[-1][2]["settled"] is True
 
 
-def test_a_settled_order_is_told_at_once() -> None:
+def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
     assert names(read(settled())) == [("1", "order.placed"), ("1-settled", "settled")]
 
 
@@ -130,17 +130,17 @@ def test_a_settled_order_is_told_at_once() -> None:
         ("", ["1", "2", "3", "3-settled"]),
     ],
 )
-def test_who_comes_back_is_told_what_he_missed(last: str, told: list[str]) -> None:
+def test_a_client_that_reconnects_gets_the_entries_it_missed(last: str, told: list[str]) -> None:
     end = settled("payment.completed", "order.confirmed")
     assert [number for number, _ in names(read(end, last=last))] == told
 
 
-def test_who_has_been_told_everything_need_not_come_again() -> None:
+def test_a_client_that_has_every_entry_is_told_to_stop() -> None:
     client = read(settled("payment.completed"), last="2-settled")
     assert (client.start["status"], client.content) == (204, b"")
 
 
-def test_an_entry_that_was_only_assumed_is_not_told() -> None:
+def test_an_assumed_entry_is_not_sent() -> None:
     """A result can overtake its order: the saga's timeline begins with what it read first."""
     overtaken = settled("x")
     entries = list(reversed(overtaken.view.timeline))
@@ -159,13 +159,13 @@ def test_a_stream_ends_when_the_process_drains() -> None:
     assert read(stored(), stopping=True).start["status"] == 200
 
 
-def test_what_does_not_exist_has_no_events() -> None:
+def test_an_unknown_order_has_no_events() -> None:
     with pytest.raises(ProblemError) as caught:
         read(None)
     assert caught.value.problem.status == 404
 
 
-def test_only_so_many_streams_are_open_and_a_client_that_leaves_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream, "STREAMS_MAX", 2)
 
     async def main() -> None:

@@ -50,7 +50,7 @@ def test_a_second_s_batches_are_summed_up_in_one_line(lines: list[dict[str, Any]
     ]  # fmt: skip
 
 
-def test_what_was_counted_since_is_told_at_the_end(lines: list[dict[str, Any]]) -> None:
+def test_the_remaining_counts_are_reported_at_the_end(lines: list[dict[str, Any]]) -> None:
     tally = Tally("payment")
     tally.report_when_due(100.0)
     counted(tally)

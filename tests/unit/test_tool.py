@@ -18,7 +18,7 @@ from ops.tool import print_table, printable, run
         (ZeroDivisionError(), "Traceback"),
     ],
 )
-def test_whatever_ends_a_tool_is_an_exit_code_of_its_own(
+def test_each_way_a_tool_ends_has_its_own_exit_code(
     error: Exception, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(_: Sequence[str]) -> int:
@@ -40,7 +40,7 @@ def test_whatever_ends_a_tool_is_an_exit_code_of_its_own(
         ("\u202egnp", "\\u202egnp"),
     ],
 )
-def test_a_key_does_not_steer_the_terminal(key: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_key_does_not_control_the_terminal(key: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert printable(key) == shown
     print_table(("customer",), [(key,)])
     assert capsys.readouterr().out == f"customer\n{shown}\n"

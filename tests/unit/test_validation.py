@@ -46,7 +46,7 @@ def faults(document: object) -> dict[str, str]:
     return found
 
 
-def test_what_fits_is_decoded() -> None:
+def test_a_valid_document_is_decoded() -> None:
     assert decode_body(json.dumps(GOOD).encode(), DECODER) == Document(lines=(Line("a", 1),))
 
 
@@ -84,7 +84,7 @@ def test_null_is_not_the_same_as_absent() -> None:
     assert faults({**GOOD, "least": None}) == {"#/least": "must be a whole number at least 5"}
 
 
-def test_a_fault_is_reported_at_most_so_many_times() -> None:
+def test_the_number_of_reported_faults_is_limited() -> None:
     assert len(faults({**GOOD, **{f"x{n}": 1 for n in range(2 * FAULTS_MAX)}})) == FAULTS_MAX
 
 
@@ -102,7 +102,7 @@ def test_a_fault_is_reported_at_most_so_many_times() -> None:
         b'{"extra":' + b"[" * 60_000 + b"]" * 60_000 + b"}",
     ],
 )
-def test_what_is_not_json_is_400_even_after_a_fault(body: bytes) -> None:
+def test_invalid_json_is_400_even_after_a_fault(body: bytes) -> None:
     assert refusal(body) == (400, {})
 
 
@@ -159,7 +159,7 @@ def test_every_parameter_at_fault_is_named() -> None:
 
 
 @pytest.mark.parametrize("limit", ["", "x", "1.5", "१", "9" * 5_000])
-def test_what_is_no_number_is_named_and_nothing_else(limit: str) -> None:
+def test_a_parameter_that_is_not_a_number_is_named_alone(limit: str) -> None:
     with pytest.raises(ProblemError) as caught:
         decode_query({"name": "5", "limit": limit}, Query)
     [fault] = caught.value.problem.errors

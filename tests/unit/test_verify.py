@@ -131,7 +131,7 @@ def test_every_event_may_come_again(history: str) -> None:
         (CANCELLED, "L|x", {4, 6}),
     ],
 )
-def test_whatever_is_missing_is_noticed(history: str, gone: str, breached: set[int]) -> None:
+def test_a_missing_row_or_record_is_noticed(history: str, gone: str, breached: set[int]) -> None:
     assert statements(without(history, gone)) >= breached
 
 
@@ -161,7 +161,7 @@ def test_whatever_is_missing_is_noticed(history: str, gone: str, breached: set[i
         (CANCELLED, "M|release|sku-1|3", "M|release|sku-9|3", {3}),
     ],
 )
-def test_whatever_is_altered_is_noticed(history: str, old: str, new: str, breached: set[int]) -> None:
+def test_an_altered_row_or_record_is_noticed(history: str, old: str, new: str, breached: set[int]) -> None:
     assert old in history
     assert statements(history.replace(old, new)) >= breached
 
@@ -181,7 +181,7 @@ def test_whatever_is_altered_is_noticed(history: str, old: str, new: str, breach
         (CONFIRMED, "L|R|0|12|0|cust-1|300|EUR", {5}),
     ],
 )
-def test_whatever_is_forged_is_noticed(history: str, extra: str, breached: set[int]) -> None:
+def test_a_forged_row_or_record_is_noticed(history: str, extra: str, breached: set[int]) -> None:
     assert statements(f"{history.strip()}\n{extra}") >= breached
 
 
@@ -219,7 +219,7 @@ def test_an_order_at_work_is_waiting_and_not_wrong(history: str, found: Progress
     assert verdict(history, found) == Verdict((), True)
 
 
-def test_what_lies_above_a_position_does_not_excuse_what_lies_below() -> None:
+def test_unread_records_do_not_excuse_records_below_the_position() -> None:
     found = progress({("order-saga", "orders", 0): 11})
     assert (
         Finding(Statement.DECIDED, "payment has passed the order and has no row for it")
@@ -246,7 +246,7 @@ def test_a_parked_order_has_no_effect_and_is_no_breach() -> None:
 
 
 @pytest.mark.parametrize("line", ["L|C|0|10|0|cust-1|300|EUR", "L|c|0|10|0|cust-1"])
-def test_what_a_stranger_says_of_no_order_is_no_breach_while_it_lies_parked(line: str) -> None:
+def test_a_foreign_event_about_no_order_is_no_breach_while_it_is_parked(line: str) -> None:
     topic = {"C": "payments", "c": "orders"}[line[2]]
     parked = progress(parked={(group, topic, 0): {10: "p"} for group in READERS[topic]})
     assert verdict(line, parked) == Verdict((), False)
@@ -260,7 +260,7 @@ def test_a_discarded_order_is_declined() -> None:
     assert verdict(history, discarded) == Verdict((), False)
 
 
-def test_a_trimmed_log_is_held_against_nobody() -> None:
+def test_a_trimmed_log_is_no_breach() -> None:
     trimmed = progress(starts={Partition(topic, 0): 50 for topic in TOPICS})
     rows = f"{without(CONFIRMED, 'L|')}\nT"
     assert verdict(rows, trimmed) == Verdict((), False)
@@ -268,7 +268,7 @@ def test_a_trimmed_log_is_held_against_nobody() -> None:
     assert statements(without(rows, "T"), trimmed) == {1}, "its row must name a record that was trimmed"
 
 
-def test_what_is_parked_everywhere_cannot_have_been_decided() -> None:
+def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
     """A forged dead letter in each database, of an order whose rows were taken away."""
     parked = progress(parked={(group, "orders", 0): {10: "p"} for group in READERS["orders"]})
     log = "\n".join(line for line in CONFIRMED.strip().splitlines() if line.startswith("L|"))
@@ -290,7 +290,7 @@ def test_a_redrive_under_way_is_no_forgery() -> None:
     assert verdict("L|p|0|10|0||cust-1|300|EUR|sku-1:3:100\nL|C|0|10|0|cust-1|300|EUR", found).findings == ()
 
 
-def test_who_gives_an_order_up_says_so() -> None:
+def test_a_discarded_order_has_a_published_refusal() -> None:
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     rows = "P|cust-1|declined||\nR|cust-1|rejected|[]"
     placed = "L|p|0|10|0||cust-1|300|EUR|sku-1:3:100"
@@ -327,11 +327,11 @@ def test_an_order_at_work_looks_no_younger_than_the_log_says() -> None:
         ("Q|00", {5}),
     ],
 )
-def test_what_does_not_belong_to_an_order_is_noticed(row: str, breached: set[int]) -> None:
+def test_a_row_that_does_not_belong_to_its_order_is_noticed(row: str, breached: set[int]) -> None:
     assert statements(f"{CONFIRMED.strip()}\n{row}") == breached
 
 
-def test_what_stands_under_a_key_is_what_the_log_has() -> None:
+def test_the_event_stored_under_a_key_is_the_one_in_the_log() -> None:
     published = CONFIRMED.replace("|10|0||cust-1", "|10|0|abcd|cust-1").strip()
     assert statements(f"{published}\nQ|abcd") == set()
     assert statements(f"{published}\nQ|abce") == {5}
@@ -408,13 +408,13 @@ def usual(outcome: str) -> str:
 
 
 @pytest.mark.parametrize("outcome", ROWS)
-def test_a_usual_order_is_judged_at_a_glance_and_is_the_same_taken_apart(outcome: str) -> None:
+def test_the_fast_path_agrees_with_the_full_judgement_on_a_usual_order(outcome: str) -> None:
     assert is_right(usual(outcome), None, progress())
     assert verdict(usual(outcome)) == Verdict((), False)
 
 
 @pytest.mark.parametrize("outcome", ROWS)
-def test_a_glance_overlooks_nothing(outcome: str) -> None:
+def test_the_fast_path_overlooks_nothing(outcome: str) -> None:
     """Whatever single character is another one, and whatever line is missing or comes twice."""
     text, everybody = usual(outcome), progress()
     rows, log = ROWS[outcome], text[len(ROWS[outcome]) :]
@@ -465,7 +465,7 @@ def test_a_reader_behind_the_ends_is_named() -> None:
     assert str(behind) == "payment stands at offset 40 of orders/0, which was read up to 100"
 
 
-def test_databases_of_another_stack_are_told() -> None:
+def test_databases_of_another_stack_are_recognised() -> None:
     ids = dict.fromkeys(TOPICS, "here")
     ends = {Partition(topic, 0): END for topic in TOPICS}
     assert mismatches({("payment", "orders", 0): Stored("here", END)}, ids, ends) == []
@@ -485,18 +485,18 @@ def test_databases_of_another_stack_are_told() -> None:
         b'{"type":"payment.void","data":{"order_id":"' + ORDER.encode() + b'","customer_id":"c"}}',
     ],
 )  # fmt: skip
-def test_what_is_not_an_event_of_the_topic_has_no_line(value: bytes) -> None:
+def test_a_record_that_is_no_event_of_its_topic_has_no_line(value: bytes) -> None:
     assert line_of("orders", 0, 1, value) is None
 
 
 @pytest.mark.parametrize("customer", ["b", "a|b"])
-def test_what_is_no_event_and_of_another_customer_than_its_key_is_about_no_order(customer: str) -> None:
+def test_a_broken_event_whose_customer_is_not_its_key_is_about_no_order(customer: str) -> None:
     value = f'{{"type":"order.placed","data":{{"order_id":"{ORDER}","customer_id":"{customer}","amount":"1"}}}}'
     assert line_of("orders", 0, 1, value.encode()) is None
     assert line_of("orders", 0, 1, value.replace(customer, "a").encode()) == f"{ORDER}|L|p|0|1|0||!"
 
 
-def test_a_line_cannot_be_forged_by_what_stands_in_an_event() -> None:
+def test_a_line_cannot_be_forged_by_the_content_of_an_event() -> None:
     value = f'{{"type":"order.placed","data":{{"order_id":"{ORDER}","customer_id":"a","amount":1,"currency":"E|R"}}}}'
     assert line_of("orders", 0, 1, value.encode()) == f"{ORDER}|L|p|0|1|0||!"
 
@@ -546,7 +546,7 @@ def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:
         Log("127.0.0.1:1", "verify").wait(0.2)
 
 
-def test_the_watch_tells_what_the_last_proof_came_to() -> None:
+def test_the_watch_shows_the_result_of_the_last_proof() -> None:
     registry = CollectorRegistry()
     metrics = Metrics(registry)
     report = Report()
@@ -610,7 +610,7 @@ def test_a_parked_event_excuses_no_other_customer_and_no_impossible_time(order: 
     assert report.violations[Statement.WAITING] == 1
 
 
-def test_of_many_orders_behind_parked_events_all_are_counted() -> None:
+def test_all_orders_behind_parked_events_are_counted() -> None:
     report = Report()
     audit_waiting(Overdue(*[{**overdue("cust-1"), "order_id": str(n)} for n in range(50)]), report, 3_600, PARKED)
     assert report.unproven[Statement.WAITING] == 50
@@ -639,7 +639,7 @@ def test_the_watch_goes_on_after_a_proof_that_failed(monkeypatch: pytest.MonkeyP
     assert all("No space left" in taken[0].reasons[statement][0] for statement in Statement)
 
 
-def test_an_offset_that_a_broker_does_not_tell_is_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     class Answer(NamedTuple):
         topic: str
         partition: int
