@@ -5,7 +5,8 @@ producer may add some.
 """
 
 import re
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 
 import msgspec
 
@@ -22,6 +23,10 @@ from common.events import (
     OnPayments,
     ProductChanged,
 )
+
+T = TypeVar("T")
+UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises for bytes that are not JSON, or not of the type wanted: nesting may be too deep for it."""
 
 # The trace, the order, its customer, its currency after a $, its products.
 _TEXTS: Final = re.compile(
@@ -56,6 +61,15 @@ decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[ProductChanged]
 }
 """By topic. A decoder raises `msgspec.DecodeError` for bytes that are not JSON, and its subclass
 `msgspec.ValidationError` for JSON that is not an event of that topic."""
+
+
+def decoded(decode: Callable[[bytes], T], value: bytes | None) -> T | None:
+    """What `decode` makes of a record's value; None for a value that it cannot take."""
+    try:
+        return decode(value or b"")
+    except UNDECODABLE:
+        return None
+
 
 # Faster here than orjson for typed events (0.6 against 0.9 us with the conversion to a dict orjson needs).
 encode: Final = msgspec.json.Encoder().encode

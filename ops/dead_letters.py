@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 import psycopg
 
+from common.codec import decoded
 from common.config import Env
 from common.errors import Fatal, describe
 from common.events import AnyOrderEvent, OrderPlaced, type_of
@@ -228,10 +229,8 @@ def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> li
 
 def type_named(value: bytes) -> str:
     """The type that an event names, whatever else is wrong with it; empty when it names none."""
-    try:
-        return _typed.decode(value).type
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return ""
+    typed = decoded(_typed.decode, value)
+    return typed.type if typed else ""
 
 
 def resume(connection: Conn, chosen: argparse.Namespace) -> int:

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 
-from common.codec import decoder_for
+from common.codec import UNDECODABLE, decoder_for
 from common.errors import Poison
 from common.events import Event, Milliseconds, OrderRef
 from common.kafka.broker import Partition
@@ -45,7 +44,7 @@ def decode(record: Record) -> Received:
     """Raises `Poison` when the record is not an event of its topic, or not of its key's customer."""
     try:
         event: Event = decoder_for[record.partition.topic].decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise Poison(f"is not an event of {record.partition.topic}: {error}") from error
     data: OrderRef = event.data  # type: ignore[attr-defined]  # every concrete event has it
     if record.key is None:

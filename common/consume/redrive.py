@@ -11,6 +11,7 @@ from typing import Final, Generic, NamedTuple
 import msgspec
 from loguru import logger
 
+from common.codec import decoded
 from common.consume import positions
 from common.consume.handler import Decided, Handler, Locked
 from common.consume.parking import storable
@@ -180,11 +181,8 @@ def discarded(record: Record) -> Received | None:
     """The decision that an order is given up. None if the record is no order: then there is nothing to decide."""
     if record.partition.topic != ORDERS:
         return None
-    try:
-        placed = _any_placed.decode(record.value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    if record.key != placed.data.customer_id.encode():
+    placed = decoded(_any_placed.decode, record.value)
+    if placed is None or record.key != placed.data.customer_id.encode():
         return None
     event = make(OrderDiscarded, placed.data, at=record.at, traceparent="")
     return Received(record.partition, record.offset, record.at, event)

@@ -15,6 +15,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct, inspect
 
+from common.codec import UNDECODABLE
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError
 
@@ -45,7 +46,7 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         raise ProblemError(_refusal(body, decoder.type, str(error))) from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         raise ProblemError(_malformed(error) if body else EMPTY) from None
 
 
@@ -81,7 +82,7 @@ def _refusal(body: bytes, kind: Any, first: str) -> Problem:
         document = msgspec.json.decode(body)
     except msgspec.ValidationError:  # a number beyond any range: there is no document to walk
         return problem.validation(_first_fault(first))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         return _malformed(error)
     return problem.validation(*_all_faults(document, kind, first))
 

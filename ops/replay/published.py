@@ -5,9 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, LiteralString, TypeVar
 
-import msgspec
-
-from common.codec import decoder_for
+from common.codec import decoded, decoder_for
 from common.consume.records import Received
 from common.errors import Fatal
 from common.events import PAYMENT_EVENTS, STOCK_EVENTS, Event, Milliseconds, OrderId, PaymentEvent, StockEvent
@@ -40,11 +38,9 @@ def received(log: Log, bounds: Mapping[Partition, tuple[int, int]]) -> Iterator[
     """The events of these parts of the log. A record that is no event of its topic is left out: its reader parks it."""
     for message in log.read(bounds):
         partition = Partition(str(message.topic()), int(message.partition() or 0))
-        try:
-            event: Event = decoder_for[partition.topic].decode(message.value() or b"")
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            continue
-        yield Received(partition, int(message.offset() or 0), Milliseconds(message.timestamp()[1]), event)
+        event: Event | None = decoded(decoder_for[partition.topic].decode, message.value())
+        if event is not None:
+            yield Received(partition, int(message.offset() or 0), Milliseconds(message.timestamp()[1]), event)
 
 
 def events(log: Log, topic: str) -> Iterator[Any]:

@@ -45,9 +45,16 @@ from ops.verify.evidence.lines import Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Snapshot, is_uuid, mismatches, progress_of, snapshots, stored_positions
+from ops.verify.sources.databases import (
+    Snapshot,
+    about_order,
+    is_uuid,
+    mismatches,
+    progress_of,
+    snapshots,
+    stored_positions,
+)  # fmt: skip
 from ops.verify.sources.log import CLIENT_ID, Contents, read
-from ops.verify.sources.offender import about_order
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Finding, Unproven
 from ops.verify.waiting import IDS_AT_ONCE, Notify, Settings, await_readers, await_settled
 

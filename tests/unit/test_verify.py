@@ -1,8 +1,10 @@
 """The judgement of an order: what holds, what is a breach of which statement, and what cannot be judged yet."""
 
+import json
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, get_args
 
+import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry
@@ -16,7 +18,7 @@ from ops.log import Log
 from ops.verify import watch
 from ops.verify.evidence.buckets import digits_for
 from ops.verify.evidence.kinds import KINDS, KINDS_OF, TOPICS
-from ops.verify.evidence.lines import Evidence, per_product, read, total
+from ops.verify.evidence.lines import Evidence, ordered, read
 from ops.verify.evidence.progress import GroupPartition, Progress
 from ops.verify.judge import audit
 from ops.verify.judge.audit import audit_waiting
@@ -56,7 +58,7 @@ def progress(behind: Mapping[GroupPartition, int] | None = None, **changed: Any)
 
 
 CONFIRMED = """
-L|p|0|10|0||cust-1|300|EUR|sku-1:2:100,sku-2:1:100
+L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":2,"unit_price":100},{"product_id":"sku-2","quantity":1,"unit_price":100}]
 L|C|0|10|0|cust-1|300|EUR
 L|S|0|10|0|cust-1|sku-1:2,sku-2:1
 L|c|0|11|0|cust-1
@@ -68,7 +70,7 @@ M|reserve|sku-1|2
 M|reserve|sku-2|1
 """
 CANCELLED = """
-L|p|0|10|0||cust-1|300|EUR|sku-1:3:100
+L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
 L|C|0|10|0|cust-1|300|EUR
 L|S|0|10|0|cust-1|sku-1:3
 L|c|0|11|0|cust-1
@@ -154,7 +156,12 @@ def test_a_missing_row_or_record_is_noticed(history: str, gone: str, breached: s
         (CONFIRMED, "O|cust-1|0|confirmed", "O|cust-1|0|rejected", {4}),
         (CONFIRMED, "M|reserve|sku-1|2", "M|reserve|sku-1|3", {3}),
         (CONFIRMED, '"product_id":"sku-1","quantity":2}', '"product_id":"sku-1","quantity":1}', {3, 4}),
-        (CONFIRMED, "|300|EUR|sku-1:2:100", "|300|EUR|sku-1:1:100", {1, 4}),
+        (
+            CONFIRMED,
+            '||cust-1|300|EUR|[{"product_id":"sku-1","quantity":2',
+            '||cust-1|300|EUR|[{"product_id":"sku-1","quantity":1',
+            {1, 4},
+        ),
         (CANCELLED, "P|cust-1|refunded", "P|cust-1|completed", {2, 4}),
         (CANCELLED, "R|cust-1|released", "R|cust-1|reserved", {3, 4}),
         (CANCELLED, "M|release|sku-1|3", "M|release|sku-1|2", {3}),
@@ -177,7 +184,7 @@ def test_an_altered_row_or_record_is_noticed(history: str, old: str, new: str, b
         (CONFIRMED, "L|C|0|12|0|cust-1|400|EUR", {5}),
         (CONFIRMED, "L|J|0|12|0|cust-1|", {5}),
         (CONFIRMED, "L|j|0|12|0|cust-1", {4, 5}),
-        (CONFIRMED, "L|p|0|12|0||cust-1|100|EUR|sku-1:1:100", {1}),
+        (CONFIRMED, 'L|p|0|12|0||cust-1|100|EUR|[{"product_id":"sku-1","quantity":1,"unit_price":100}]', {1}),
         (CONFIRMED, "L|R|0|12|0|cust-1|300|EUR", {5}),
     ],
 )
@@ -187,7 +194,7 @@ def test_a_forged_row_or_record_is_noticed(history: str, extra: str, breached: s
 
 def running() -> Iterator[tuple[str, Progress]]:
     """An order at work: what each snapshot can hold while records lie unread."""
-    placed = "L|p|0|50|0||cust-1|300|EUR|sku-1:3:100"
+    placed = 'L|p|0|50|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     nobody: dict[GroupPartition, int] = {
         ("order-saga", "orders", 0): 50,
         ("payment", "orders", 0): 50,
@@ -240,7 +247,7 @@ def test_an_answer_is_due_only_once_the_offset_is_committed() -> None:
 def test_a_parked_order_has_no_effect_and_is_no_breach() -> None:
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     parked = progress(parked={place: {10: "p"} for place in places})
-    placed = "L|p|0|10|0||cust-1|300|EUR|sku-1:3:100"
+    placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert verdict(placed, parked) == Verdict((), False)
     assert statements(placed) == {1, 6}, "silently deleted from the list"
 
@@ -287,19 +294,20 @@ def test_a_redrive_under_way_is_no_forgery() -> None:
     """Parked in the snapshots, decided and said before the ends were read."""
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     found = progress({("order-saga", "payments", 0): 10}, parked={place: {10: "p"} for place in places})
-    assert verdict("L|p|0|10|0||cust-1|300|EUR|sku-1:3:100\nL|C|0|10|0|cust-1|300|EUR", found).findings == ()
+    placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
+    assert verdict(f"{placed}\nL|C|0|10|0|cust-1|300|EUR", found).findings == ()
 
 
 def test_a_discarded_order_has_a_published_refusal() -> None:
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     rows = "P|cust-1|declined||\nR|cust-1|rejected|[]"
-    placed = "L|p|0|10|0||cust-1|300|EUR|sku-1:3:100"
+    placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert statements(f"{placed}\n{rows}", progress(parked={place: {10: "d"} for place in places})) == {6}
     assert statements(f"{placed}\n{rows}", progress(parked={place: {10: "g"} for place in places})) == set()
 
 
 PENDING = """
-L|p|0|10|5000||cust-1|300|EUR|sku-1:3:100
+L|p|0|10|5000||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
 O|cust-1|0|pending|||f|5000||300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
 """
 
@@ -502,8 +510,15 @@ def test_a_line_cannot_be_forged_by_the_content_of_an_event() -> None:
 
 
 def test_items_are_summed_by_product() -> None:
-    assert per_product("b:1:5,a:b:2:10,b:3:5") == "a:b:2,b:4"
-    assert total("b:1:5,a:b:2:10,b:3:5") == 40
+    placed = [("b", 1, 5), ("a:b", 2, 10), ("b", 3, 5)]
+    due = ordered(json.dumps([{"product_id": p, "quantity": q, "unit_price": u} for p, q, u in placed]))
+    assert (due.lines, due.amount) == ("a:b:2,b:4", "40")
+    assert due.published == b'[{"product_id":"b","quantity":4},{"product_id":"a:b","quantity":2}]'
+
+
+def test_items_beyond_all_numbers_cannot_be_read() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        ordered(f'[{{"product_id":"a","quantity":{2**64},"unit_price":1}}]')
 
 
 @pytest.mark.parametrize(("records", "digits"), [(0, 0), (30_000, 0), (500_000, 2), (4_000_000, 2), (10**8, 3)])

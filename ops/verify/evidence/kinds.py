@@ -1,5 +1,6 @@
 """The protocol in letters: one for each type of event, and what the two sides, payment and inventory, may come to."""
 
+from functools import lru_cache
 from typing import Final, NamedTuple
 
 from common.events import INVENTORY as INVENTORY_TOPIC
@@ -68,3 +69,27 @@ FINAL: Final = frozenset(
     }
 )
 """The settled orders: status, payment, inventory."""
+
+
+class Course(NamedTuple):
+    """What an order came to."""
+
+    status: str
+    payment: str
+    inventory: str
+
+
+@lru_cache(4_096)
+def course_of(kinds: str) -> Course | None:
+    """The course of an order with these records, those of `orders` first. None unless it is a regular one: placed once,
+    decided, settled. Nearly all orders take one of a few courses."""
+    if kinds[0] != PLACED or kinds.count(PLACED) != 1:
+        return None
+    status = next((s for s in ("cancelled", "rejected", "confirmed") if OUTCOMES[s] in kinds), "")
+    course = Course(status, _furthest(PAYMENT, kinds), _furthest(INVENTORY, kinds))
+    return course if course in FINAL else None
+
+
+def _furthest(side: Side, kinds: str) -> str:
+    furthest = max((kind for kind in kinds if TOPIC_OF[kind] == side.topic), key=RANK.__getitem__, default="")
+    return TYPES[furthest].partition(".")[2] if furthest else ""

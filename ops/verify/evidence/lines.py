@@ -6,13 +6,12 @@ regular course is one line, see `Whole`.
 """
 
 import hashlib
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Annotated, Any, Final, NamedTuple
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from common.events import INVENTORY as INVENTORY_TOPIC
 from common.events import PAYMENTS as PAYMENTS_TOPIC
@@ -74,17 +73,17 @@ class Whole(NamedTuple):
     items: str
 
     def records(self) -> Iterator[Record]:
-        """The records one by one. Raises `ValueError` and `msgspec.DecodeError` for items that are none."""
-        items = placed_items(self.items)
+        """The records one by one. Raises `ValueError`, and `msgspec.DecodeError` for items that are none."""
+        what = ordered(self.items)
         paid = f"{self.customer_id}|{self.amount}|{self.currency}"
         for kind, offset in zip(self.kinds, self.offsets.split(","), strict=True):
             content = self.customer_id
             if kind == PLACED:
-                content = f"{paid}|{items}"
+                content = f"{paid}|{what.items}"
             elif TOPIC_OF[kind] == PAYMENTS_TOPIC:
                 content = paid
             elif TOPIC_OF[kind] == INVENTORY_TOPIC:
-                content = f"{self.customer_id}|{per_product(items) if kind in MOVING else ''}"
+                content = f"{self.customer_id}|{what.lines if kind in MOVING else ''}"
             yield Record(kind, int(self.number), int(offset), 0, content)
 
 
@@ -215,30 +214,47 @@ def digest(value: bytes) -> str:
     return hashlib.md5(value, usedforsecurity=False).hexdigest()
 
 
-# Items in a line are `product:quantity:price`, in their order; lines are `product:quantity`, summed and sorted.
-
-
 class Line(Struct):
+    """Pieces of a product, as inventory's events and a reservation's row have them."""
+
     product_id: str
     quantity: int
 
 
-class PlacedItem(Line):
-    unit_price: int
+_Number = Annotated[int, Meta(ge=-(2**40), le=2**40)]
+"""Far beyond what an order may have, and so small that a sum of them can be encoded."""
+
+
+class _Item(Struct):
+    product_id: str
+    quantity: _Number
+    unit_price: _Number
+
+
+class Ordered(NamedTuple):
+    """What follows, to the letter, from the items of an order."""
+
+    items: str
+    """The items themselves as JSON, however they were written."""
+    amount: str
+    lines: str
+    """Pieces by product, as `lines` writes them."""
+    published: bytes
+    """What inventory's events say of it, as JSON."""
+    reserved: str
+    """The same as a reservation's row holds it, and its movements, each after a line break."""
+    released: str
+    """The same for a reservation that was released."""
 
 
 _decode_lines: Final = msgspec.json.Decoder(list[Line]).decode
-decode_placed: Final = msgspec.json.Decoder(list[PlacedItem]).decode
+_decode_items: Final = msgspec.json.Decoder(list[_Item]).decode
+_encode: Final = msgspec.json.Encoder().encode
 
 
 def lines(quantities: Iterable[tuple[str, int]]) -> str:
+    """`product:quantity`, by product."""
     return ",".join([f"{p}:{q}" for p, q in sorted(quantities)])
-
-
-@lru_cache(65_536)
-def placed_items(items: str) -> str:
-    """The items of the JSON of an `order.placed` or of an order's row. Raises `msgspec.DecodeError`."""
-    return ",".join([f"{i.product_id}:{i.quantity}:{i.unit_price}" for i in decode_placed(items)])
 
 
 @lru_cache(65_536)
@@ -248,20 +264,15 @@ def reserved_lines(items: str) -> str:
 
 
 @lru_cache(65_536)
-def total(items: str) -> int:
-    """What items cost."""
-    return sum(int(quantity) * int(price) for _, quantity, price in _parts(items))
-
-
-@lru_cache(65_536)
-def per_product(items: str) -> str:
-    """The lines of items."""
-    quantities: defaultdict[str, int] = defaultdict(int)
-    for product_id, quantity, _ in _parts(items):
-        quantities[product_id] += int(quantity)
-    return lines(quantities.items())
-
-
-def _parts(items: str) -> list[list[str]]:
-    # A product id may contain colons: the last two are separators.
-    return [part.rsplit(":", 2) for part in items.split(",")] if items else []
+def ordered(items: str) -> Ordered:
+    """What the JSON of an `order.placed`, or of an order's row, comes to. Raises `msgspec.DecodeError`."""
+    placed = _decode_items(items)
+    quantities: dict[str, int] = {}
+    for item in placed:
+        quantities[item.product_id] = quantities.get(item.product_id, 0) + item.quantity
+    published = _encode([Line(product_id, quantity) for product_id, quantity in quantities.items()])
+    moved = [f"{product_id}|{quantity}" for product_id, quantity in quantities.items()]
+    reserved = published.decode() + "".join(f"\nM|reserve|{line}" for line in moved)
+    released = reserved + "".join(f"\nM|release|{line}" for line in moved)
+    amount = str(sum(item.quantity * item.unit_price for item in placed))
+    return Ordered(_encode(placed).decode(), amount, lines(quantities.items()), published, reserved, released)

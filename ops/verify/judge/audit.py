@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from common.codec import UNDECODABLE
 from common.events import OrderPlaced
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import Request, Row, Snapshot
@@ -110,7 +111,7 @@ def request_fault(request: Request) -> str | None:
     else says that an order had a key."""
     try:
         event = _placed.decode(request.event)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         return f"what is stored is not an order: {error}"
     data = event.data
     if {event.subject, data.order_id} != {request.order_id}:

@@ -16,10 +16,8 @@ from ops.verify.evidence.lines import (
     Record,
     ReservationRow,
     lines,
-    per_product,
-    placed_items,
+    ordered,
     reserved_lines,
-    total,
 )
 from ops.verify.evidence.progress import ANSWERED, PASSED, UNREAD
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, WAITING, Finding
@@ -65,7 +63,7 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
         yield from _as_placed(placed, row, payment, stock, evidence)
     elif row is not None and row.amount:
         # The log is trimmed: the order's row takes its place.
-        stored = Placed(row.customer_id, row.amount, row.currency, placed_items(row.items))
+        stored = Placed(row.customer_id, row.amount, row.currency, ordered(row.items).items)
         yield from _as_placed(stored, None, payment, stock, evidence)
     yield from _requests(evidence, is_in_log=placed is not None)
     if payment is not None and evidence.entries:
@@ -138,18 +136,19 @@ def _as_placed(
 ) -> Iterator[Finding]:
     """Every row and every answer must have the order as it was placed."""
     customer_id, amount, currency, items = placed
-    if str(total(items)) != amount:
-        yield Finding(OUTCOME, f"its amount is {amount}, its items cost {total(items)}")
+    due = ordered(items)
+    if due.amount != amount:
+        yield Finding(OUTCOME, f"its amount is {amount}, its items cost {due.amount}")
     said = (customer_id, amount, currency)
     is_same_row = row is None or (
-        (row.customer_id, row.amount, row.currency) == said and placed_items(row.items) == items
+        (row.customer_id, row.amount, row.currency) == said and ordered(row.items).items == items
     )
     if row is not None and not is_same_row and (row.amount or row.status != "awaiting_placed"):
         yield Finding(DECIDED, f"its row is not the order that was placed: {list(row)}, {list(placed)}")
     is_paid = payment is not None and (payment.amount or payment.state in (PAYMENT.good, PAYMENT.undone))
     if payment is not None and is_paid and (payment.customer_id, payment.amount, payment.currency) != said:
         yield Finding(OUTCOME, f"payment took {list(payment)} for an order of {list(said)}")
-    wanted = per_product(items)
+    wanted = due.lines
     if stock is not None and stock.state in (INVENTORY.good, INVENTORY.undone):
         reserved = reserved_lines(stock.items)
         if (stock.customer_id, reserved) != (customer_id, wanted):

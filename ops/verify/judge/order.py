@@ -11,9 +11,8 @@ other order is taken apart and judged piece by piece (`judge`). That makes a mil
 from functools import lru_cache
 
 from common.events import READERS
-from ops.verify.evidence.course import Course, course_of, ordered
-from ops.verify.evidence.kinds import INVENTORY, PAYMENT, TOPIC_OF
-from ops.verify.evidence.lines import Evidence, Tag
+from ops.verify.evidence.kinds import INVENTORY, PAYMENT, TOPIC_OF, Course, course_of
+from ops.verify.evidence.lines import Evidence, Tag, ordered
 from ops.verify.evidence.progress import ANSWERED, Progress, Trimmed
 from ops.verify.judge.content import judge_content
 from ops.verify.judge.states import Seen, Shape, Verdict, by_topic, judge_states
@@ -32,7 +31,7 @@ def is_right(text: str, request: str | None, progress: Progress) -> bool:
     _, kinds, number, _, digest, customer, amount, currency, items = whole.split("|", 8)
     placed = ordered(items)
     course = _sound_course(kinds, amount == "0", progress.trimmed(int(number)))
-    if placed is None or course is None or placed.amount != amount:
+    if course is None or placed.amount != amount:
         return False
     if request is not None and request != f"{Tag.REQUEST}|{digest}":
         return False

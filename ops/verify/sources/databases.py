@@ -17,7 +17,8 @@ from common.consume.positions import Stored
 from common.events import READERS
 from common.kafka.broker import Partition
 from ops.tool import GROUP_OF
-from ops.verify.evidence.kinds import TOPICS
+from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
+from ops.verify.evidence.lines import SEPARATOR, Evidence
 from ops.verify.evidence.progress import DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition, Progress
 from ops.verify.statements import Unproven
 
@@ -191,6 +192,36 @@ def mismatches(
     return list(dict.fromkeys(problems))
 
 
+def about_order(order_id: str, evidence: Evidence, progress: Progress, databases: Sequence[Snapshot]) -> dict[str, Any]:
+    """Everything known of an order that breaks a statement, for the report."""
+    known: dict[str, Any] = {}
+    customers = {order.customer_id for order in evidence.orders} | {p.customer_id for p in evidence.payments}
+    customers |= {reservation.customer_id for reservation in evidence.reservations}
+    customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == PLACED}
+    for snapshot in databases:
+        name, table = _TABLES[snapshot.database]
+        if is_uuid(order_id):
+            rows = snapshot.query(_ROW.format(table=table), order_id=order_id)
+            known[name] = [row["row"] for row in rows] or "no row"
+        for customer in sorted(customers):
+            if parked := snapshot.query(_PARKED_OF, customer_id=customer):
+                known[f"parked by {snapshot.group}"] = parked
+    known["ledger"] = [row._asdict() for row in evidence.entries] or "no entry"
+    known["movements"] = [row._asdict() for row in evidence.movements] or "no movement"
+    known["log"] = [
+        {
+            "event": TYPES[record.kind],
+            "at": f"{record.partition}@{record.offset}",
+            "says": record.content,
+            "read": dict(
+                zip(READERS[record.partition.topic], progress.of(*record.partition, record.offset), strict=True)
+            ),
+        }
+        for record in evidence.records
+    ] or "no record"
+    return known
+
+
 # What a line holds is written at the row types of `evidence.lines`. The times of an order are needed only while it is
 # not settled. `concat`, because it drops nothing for being null.
 _LINES: Final[Mapping[str, Mapping[str, str]]] = {
@@ -249,4 +280,15 @@ _PARKED_OPEN: Final = """
     SELECT topic, partition, "offset", encode(key, 'escape') AS customer, root, error, state, attempts,
       extract(epoch FROM now() - parked_at)::bigint AS parked_s
     FROM parked_events WHERE state <> 'done' ORDER BY parked_at, topic, partition, "offset"
+"""
+# By primary key. The ledger and the movements have no index by order; the evidence has what they say.
+_ROW: Final = "SELECT row_to_json(t)::text AS row FROM {table} AS t WHERE order_id = %(order_id)s::uuid"
+_TABLES: Final = {
+    "order": ("order", "orders"),
+    "payment": ("payment", "payments"),
+    "inventory": ("reservation", "reservations"),
+}
+_PARKED_OF: Final = """
+    SELECT topic, partition, "offset", root, error, state, attempts FROM parked_events
+    WHERE key = convert_to(%(customer_id)s, 'UTF8') ORDER BY topic, partition, "offset"
 """

@@ -19,14 +19,14 @@ import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException
 from msgspec import Raw, Struct
 
+from common.codec import UNDECODABLE, decoded
 from common.errors import describe
 from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
 from common.kafka.broker import Partition
 from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
-from ops.verify.evidence.course import course_of, ordered
-from ops.verify.evidence.kinds import KINDS_OF, MOVING, PLACED, TOPIC_OF, TOPICS
-from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, placed_items, reserved_lines
+from ops.verify.evidence.kinds import KINDS_OF, MOVING, PLACED, TOPIC_OF, TOPICS, course_of
+from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, ordered, reserved_lines
 from ops.verify.evidence.progress import Answered
 from ops.verify.statements import Unproven
 
@@ -83,10 +83,10 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
     customer, amount, currency = placed.customer_id, placed.amount, placed.currency
     try:
         items = bytes(placed.items).decode()
-    except UnicodeDecodeError:
+        expected = ordered(items)
+    except UNDECODABLE:
         return None
-    expected = ordered(items)
-    if expected is None or amount is None or currency is None:
+    if amount is None or currency is None:
         return None
     for rank, kind, _, _, data, _ in seen:
         if data.customer_id != customer:
@@ -111,7 +111,7 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
         wanted = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
         if line.count("|") == wanted and line.isprintable():
             return line
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+    except UNDECODABLE:
         pass
     return _unreadable_line(order_id, kind, number, offset)
 
@@ -119,7 +119,7 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
 def _content(kind: str, data: _Data) -> str:
     """The content of a `lines.Record`."""
     if kind == PLACED:
-        return f"{data.customer_id}|{data.amount}|{data.currency}|{placed_items(bytes(data.items).decode())}"
+        return f"{data.customer_id}|{data.amount}|{data.currency}|{ordered(bytes(data.items).decode()).items}"
     if TOPIC_OF[kind] == PAYMENTS:
         return f"{data.customer_id}|{'' if data.amount is None else data.amount}|{data.currency or ''}"
     if TOPIC_OF[kind] == INVENTORY:
@@ -135,12 +135,9 @@ def _unreadable_line(order_id: str, kind: str, number: int, offset: int) -> str 
 
 def event_of(kinds: Mapping[str, str], value: bytes) -> tuple[str, _Data] | None:
     """The kind of an event and its data. None when it is no event of these `kinds`, or names no order."""
-    try:
-        event = _decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    kind = kinds.get(event.type)
-    return (kind, event.data) if kind is not None and len(event.data.order_id) == ID_LENGTH else None
+    event = decoded(_decode, value)
+    kind = kinds.get(event.type) if event else None
+    return (kind, event.data) if event and kind and len(event.data.order_id) == ID_LENGTH else None
 
 
 class _Named(Struct):
@@ -154,12 +151,9 @@ _named: Final = msgspec.json.Decoder(_Named)
 def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: bytes) -> str | None:
     """The line of a record that is no event, but names an order of its key's customer. (Discarding it needs no more:
     `common.consume.redrive.discarded`.)"""
-    try:
-        named = _named.decode(value)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None
-    kind = KINDS_OF[topic].get(named.type)
-    if kind is None or key != named.data.customer_id.encode():
+    named = decoded(_named.decode, value)
+    kind = KINDS_OF[topic].get(named.type) if named else None
+    if named is None or kind is None or key != named.data.customer_id.encode():
         return None
     return _unreadable_line(named.data.order_id, kind, number, offset)
 

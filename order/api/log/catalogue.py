@@ -12,13 +12,12 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter
 
-from common.codec import decoder_for
+from common.codec import UNDECODABLE, decoder_for
 from common.errors import LossDetected
 from common.events import PRODUCTS, ProductData
 from common.kafka import broker
@@ -135,7 +134,7 @@ def product_in(message: Message) -> ProductData | None:
     value = message.value()
     try:
         product: ProductData = decoder_for[PRODUCTS].decode(value or b"").data
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except UNDECODABLE as error:
         _undecodable.inc()
         logger.error(
             "a record of the catalogue cannot be decoded and is passed over: {}",

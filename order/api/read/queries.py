@@ -4,13 +4,12 @@ Orders that are still `awaiting_placed` (a result came before its order) are hid
 """
 
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Final, NamedTuple, get_args
 
 import msgspec
 from psycopg.rows import TupleRow
 
-from common.codec import decoder_for
+from common.codec import decoded, decoder_for
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
 from order.api.database import DatabasePool
@@ -89,10 +88,9 @@ class OrderQueries:
     async def parked(self, order_id: OrderId) -> Stored | None:
         """The order as it was placed, if that event is parked by the saga."""
         for partition, offset, at, value in await self._rows(_PARKED, order_id):
-            with suppress(msgspec.DecodeError, UnicodeDecodeError):
-                event = decoder_for[ORDERS].decode(value)
-                if isinstance(event, OrderPlaced):
-                    return as_accepted(event, Acknowledged(partition, offset, at))
+            event = decoded(decoder_for[ORDERS].decode, value)
+            if isinstance(event, OrderPlaced):
+                return as_accepted(event, Acknowledged(partition, offset, at))
         return None
 
     async def news(self, watched: Sequence[Watched]) -> list[Stored]:
