@@ -38,11 +38,8 @@ class Customer(FastHttpUser):
 
     @task(70)
     def order(self) -> None:
-        body = {
-            "customer_id": self.customer_id,
-            "product_id": f"sku-{random.randrange(PRODUCTS):04}",
-            "quantity": 1,
-        }
+        product_id = f"sku-{random.randrange(PRODUCTS):04}"
+        body = {"customer_id": self.customer_id, "product_id": product_id, "quantity": 1}
         with self.client.post(ORDERS, json=body, catch_response=True) as answer:
             if answer.status_code != 202:
                 answer.failure(f"{answer.status_code}: {answer.text or answer.error}")
@@ -80,10 +77,14 @@ class Customer(FastHttpUser):
 
 
 class Shape(LoadTestShape):
-    """Runs the shape of this name in `bench.load.shapes`."""
+    """Runs the shape of `bench.load.shapes` that the class is named after. Locust offers all that are not abstract."""
 
     abstract = True
-    shape = ""
+    shape: str
+
+    def __init_subclass__(cls) -> None:
+        cls.shape = cls.__name__.lower()
+        cls.abstract = SHAPE not in ("", cls.shape)
 
     def tick(self) -> tuple[int, float] | None:
         return shapes.users_at(self.shape, self.get_run_time())  # type: ignore[no-untyped-call]
@@ -92,29 +93,17 @@ class Shape(LoadTestShape):
 class Load(Shape):
     """10 users for a minute."""
 
-    abstract = SHAPE not in ("", "load")
-    shape = "load"
-
 
 class Stress(Shape):
     """From 0 to 100 users."""
-
-    abstract = SHAPE not in ("", "stress")
-    shape = "stress"
 
 
 class Spike(Shape):
     """First 0, 50 and 0 users, then 50, 500 and 50."""
 
-    abstract = SHAPE not in ("", "spike")
-    shape = "spike"
-
 
 class Soak(Shape):
     """10 users, until it is stopped."""
-
-    abstract = SHAPE not in ("", "soak")
-    shape = "soak"
 
     def tick(self) -> tuple[int, float] | None:
         options = self.runner.environment.parsed_options if self.runner else None

@@ -32,15 +32,13 @@ def drive(url: tuple[str, int, str], rate: float, seconds: float, directory: Pat
             rate=rate,
             duration_s=seconds,
             connections=CONNECTIONS_MAX,
-            files=str(directory / "load"),
         )
     )
-    result = records.result
-    cpu_us = result.cpu_s / max(1, result.requests) * 1e6
+    cpu_us = records.cpu_s / max(1, records.requests) * 1e6
     print(
-        f"{result.requests} requests on {result.connections} connections, {cpu_us:.0f} us of the generator's CPU each"
+        f"{records.requests} requests on {records.connections} connections, {cpu_us:.0f} us of the generator's CPU each"
     )
-    statuses = (f"{status or 'none'}: {count}" for status, count in sorted(records.by_status.items()))
+    statuses = (f"{status or 'none'}: {count}" for status, count in records.by_status.items())
     print(f"answers: {', '.join(statuses)}")
     accept = summary(records.accept_us())
     figures = zip((*PERCENTILES, "most"), (*accept.percentiles, accept.most), strict=True)

@@ -16,7 +16,6 @@ from bench.measure.meter import private_meter
 
 RATE: Final = 2_000.0
 SECONDS: Final = 20.0
-WARM_S_MAX: Final = 45.0
 WARM_UP_S: Final = 8.0
 SAMPLES_PER_S: Final = 200
 SHOWN: Final = 15
@@ -24,7 +23,7 @@ SHOWN: Final = 15
 
 def profile(rate: float, seconds: float, directory: Path) -> None:
     with private_meter(directory, say) as meter:
-        meter.warm_broker(WARM_S_MAX)
+        meter.warm_broker()
         meter.open("warm-up", rate, WARM_UP_S)
         meter.open("without py-spy", rate, seconds)
         pids = {name: pid for name, pid in meter.system.layout.pids.items() if name not in ("kafka", "postgres")}

@@ -15,12 +15,11 @@ from pathlib import Path
 from bench.command import out_directory, parser, run, say
 from bench.load.shapes import SHAPES
 from bench.measure import broker
-from bench.stack.system import System
+from bench.stack.private import System
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 
 SOAK_DEFAULT = "10m"
-WARM_S_MAX = 45.0
 
 
 @contextlib.contextmanager
@@ -28,7 +27,7 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[tuple[int, list[str]
     """The running stack, or one of its own: the port of its order api, and `verify` on it with its environment."""
     if own_stack:
         with System(directory / "stack") as system:
-            say(str(broker.warm_up(system, WARM_S_MAX)))
+            say(str(broker.warm_up(system)))
             yield system.api_port, ["ops.verify"], system.environment()
     else:
         settings = Settings.from_environment()

@@ -17,7 +17,6 @@ from bench.measure import ceilings
 from bench.measure.measured import Measured
 from bench.measure.meter import private_meter
 
-WARM_S_MAX: Final = 60.0
 ECHO_S: Final = 1.5
 SINGLES_PER_S: Final = 1_000.0
 MANY_PER_S: Final = 20.0
@@ -43,9 +42,9 @@ def row(setting: str, directory: Path) -> str:
     with private_meter(
         directory, lambda text: print(text, file=sys.stderr, flush=True), settings=variables, servers=servers
     ) as meter:
-        meter.warm_broker(WARM_S_MAX)
+        meter.warm_broker()
         meter.open("warm-up", MANY_PER_S, LOAD_S, lines=LINES)
-        echo = ceilings.echo(directory, ECHO_S)
+        echo = ceilings.echo(ECHO_S)
         singles = meter.open(f"{setting}, single orders", SINGLES_PER_S, LOAD_S)
         many = meter.open(f"{setting}, {LINES} a request", MANY_PER_S, LOAD_S, lines=LINES)
     return f"| {setting} | {echo.cpu_us:.0f} | {figures(singles)} | {figures(many)} |"

@@ -1,9 +1,8 @@
 """The load generator: a process of its own that sends orders at a fixed rate, or as fast as they are answered.
 
-`python -m bench.load.generator SPEC` runs one load and leaves its result beside the spec. Open loop: request n is
-due at start + n / rate, whatever the answers do, and its latency counts from when it was due. A request that finds no
-connection free waits for one with its clock running. A request that the generator itself sends late is counted as late.
-Closed loop: each of N connections sends its next request when it has its answer (for ceilings).
+Open loop: request n is due at start + n / rate, whatever the answers do, and its latency counts from when it was due.
+A request that finds no connection free waits for one with its clock running. A request that the generator itself sends
+late is counted as late. Closed loop, for ceilings: each of N connections sends its next request when it has its answer.
 
 One thread, one epoll, non-blocking sockets, prepared bytes, no object per request: about 15 us of CPU a request, most
 of it the kernel's. asyncio's transports would add a third. select() on the epoll's own descriptor waits in
@@ -16,17 +15,14 @@ import gc
 import resource
 import select
 import socket
-import sys
 import time
 from array import array
 from collections import deque
-from pathlib import Path
+from multiprocessing.connection import Connection as Pipe
 from typing import Final
 
-import msgspec
-
 from bench.load import wire
-from bench.load.spec import NO_ANSWER, Board, Result, Spec
+from bench.load.spec import NO_ANSWER, Board, Records, Spec
 from bench.load.wire import NotUnderstood
 
 RECEIVE_BYTES: Final = 262_144
@@ -78,42 +74,34 @@ class Generator:
         # Keys differ between runs, so that no run repeats the key of an earlier one.
         self.key_prefix = b"bench-%016x-" % time.time_ns()
 
-    def run(self) -> Result:
-        """Send and receive until every request is answered or timed out."""
+    def run(self) -> Records:
+        """Send and receive until every request is answered or timed out. Raises `NotUnderstood` and `OSError`."""
         spec = self.spec
-        broken = ""
         at_once = spec.connections if spec.mode == "closed" else min(spec.connections, int(spec.rate * CONNECTED_S))
-        try:
-            self.idle.extend(self.connect() for _ in range(at_once))
-        except OSError as error:
-            broken = f"{type(error).__name__}: {error}"
+        self.idle.extend(self.connect() for _ in range(at_once))
         gc.collect()
         gc.freeze()
         gc.disable()
-        usage = resource.getrusage(resource.RUSAGE_SELF)
+        cpu_s = time.process_time()
         wall_ns = time.time_ns()
         start_ns = time.monotonic_ns()
         self.board.started_ns = wall_ns
-        try:
-            (self.run_open if spec.mode == "open" else self.run_closed)(start_ns)
-        except (NotUnderstood, OSError) as error:
-            broken = f"{type(error).__name__}: {error}"
-        ended_ns = time.monotonic_ns()
-        after = resource.getrusage(resource.RUSAGE_SELF)
-        return Result(
-            times_ns=self.due_ns.tobytes() + self.done_ns.tobytes(),
-            statuses=self.statuses.tobytes(),
+        (self.run_open if spec.mode == "open" else self.run_closed)(start_ns)
+        elapsed_ns = time.monotonic_ns() - start_ns
+        return Records(
+            cpu_s=time.process_time() - cpu_s,
+            elapsed_s=elapsed_ns / NS,
+            spec=spec,
+            due_ns=array("q", (at_ns - start_ns for at_ns in self.due_ns)),
+            done_ns=array("q", (at_ns - start_ns for at_ns in self.done_ns)),
+            statuses=self.statuses,
             ids=self.ids,
             started_wall_ns=wall_ns,
-            elapsed_s=(ended_ns - start_ns) / NS,
-            cpu_s=after.ru_utime + after.ru_stime - usage.ru_utime - usage.ru_stime,
-            requests=len(self.due_ns),
             bytes_sent=self.bytes_sent,
             bytes_received=self.bytes_received,
             connections=self.peak,
             waited_for_connection=self.waited,
             late=self.late,
-            broken=broken,
         )
 
     def connect(self) -> Connection:
@@ -290,13 +278,10 @@ def allow_connections(count: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
-def main(spec_path: str) -> None:
-    spec = msgspec.json.decode(Path(spec_path).read_bytes(), type=Spec)
-    files = Path(spec.files)
-    allow_connections(spec.connections)
-    result = Generator(spec, Board.open(files.with_suffix(".board"))).run()
-    files.with_suffix(".result").write_bytes(msgspec.msgpack.encode(result))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1])
+def generate(spec: Spec, board: Board, results: Pipe) -> None:
+    """Run one load in this process. Sends its records, or the error at which it gave up."""
+    try:
+        allow_connections(spec.connections)
+        results.send(Generator(spec, board).run())
+    except (NotUnderstood, OSError) as error:
+        results.send(error)

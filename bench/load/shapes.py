@@ -1,34 +1,18 @@
 """The shapes of load that Locust runs, and when such a run has passed. Locust is not imported: it patches sockets."""
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
 
 P95_MAX_MS: Final = 50.0
 ERRORS_MAX: Final = 0.001
 
-
-class Step(NamedTuple):
-    """Part of a shape: from `first` to `last` users, evenly, until so many seconds after the start."""
-
-    until_s: float
-    first: int
-    last: int
-
-
-SHAPES: Final = {
-    "load": (Step(60, 10, 10),),
-    "stress": (Step(60, 1, 100), Step(90, 100, 100)),
-    "spike": (
-        Step(10, 1, 1),
-        Step(30, 50, 50),
-        Step(40, 1, 1),
-        Step(55, 50, 50),
-        Step(70, 500, 500),
-        Step(85, 50, 50),
-        Step(95, 1, 1),
-    ),
-    "soak": (Step(math.inf, 10, 10),),
+SHAPES: Final[dict[str, tuple[tuple[float, int, int], ...]]] = {
+    "load": ((60, 10, 10),),
+    "stress": ((60, 1, 100), (90, 100, 100)),
+    "spike": ((10, 1, 1), (30, 50, 50), (40, 1, 1), (55, 50, 50), (70, 500, 500), (85, 50, 50), (95, 1, 1)),
+    "soak": ((math.inf, 10, 10),),
 }
+"""Steps: until so many seconds after the start, from so many users to so many, evenly."""
 
 
 def users_at(shape: str, at_s: float) -> tuple[int, float] | None:
@@ -37,7 +21,7 @@ def users_at(shape: str, at_s: float) -> tuple[int, float] | None:
     for until_s, first, last in SHAPES[shape]:
         if at_s < until_s:
             users = first if first == last else round(first + (last - first) * (at_s - began_s) / (until_s - began_s))
-            return users, max(step.last for step in SHAPES[shape])
+            return users, max(last for _, _, last in SHAPES[shape])
         began_s = until_s
     return None
 

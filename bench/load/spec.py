@@ -1,9 +1,9 @@
 """What the generator is told, what it counts while it runs, and what it leaves at its end."""
 
 import ctypes
-import mmap
-from pathlib import Path
-from typing import Literal, Self
+from array import array
+from collections import Counter
+from typing import Literal
 
 from msgspec import Struct
 
@@ -31,21 +31,20 @@ class Spec(Struct, frozen=True, kw_only=True):
     """Orders in a request that carries many; 0 sends single orders."""
     accepted: int = 202
     """The status that means success."""
-    files: str
-    """Spec, board and result are beside this path, with `.spec`, `.board` and `.result` added."""
 
     @property
     def orders_a_request(self) -> int:
         return max(1, self.lines)
 
 
-class Result(Struct, frozen=True, kw_only=True):
-    """What the generator recorded, and what it reports about itself."""
+class Records(Struct, frozen=True, kw_only=True):
+    """What became of each request, by its number, and what the generator reports about itself."""
 
-    times_ns: bytes
-    """When each request was due, then when each was answered, as eight-byte integers of the monotonic clock."""
-    statuses: bytes
-    """The status of each answer, as two-byte integers."""
+    spec: Spec
+    due_ns: "array[int]"
+    done_ns: "array[int]"
+    """When each request was due and when it was answered, since the start of the schedule."""
+    statuses: "array[int]"
     ids: list[tuple[int, str]]
     """The request number and the order id of each acknowledged order."""
     started_wall_ns: int
@@ -53,7 +52,6 @@ class Result(Struct, frozen=True, kw_only=True):
     elapsed_s: float
     cpu_s: float
     """User and kernel CPU of the generator, from the start of the schedule to the last answer."""
-    requests: int
     bytes_sent: int
     bytes_received: int
     connections: int
@@ -62,12 +60,37 @@ class Result(Struct, frozen=True, kw_only=True):
     """Requests that fell due while all connections were taken."""
     late: int
     """Requests sent over 5 ms late although a connection was free: the generator fell behind."""
-    broken: str
-    """Why it gave up; empty if it did not."""
+
+    @property
+    def requests(self) -> int:
+        return len(self.statuses)
+
+    @property
+    def per_s(self) -> float:
+        """Requests a second until the last answer: the rate of a closed loop."""
+        return self.requests / self.elapsed_s
+
+    @property
+    def by_status(self) -> dict[int, int]:
+        return dict(sorted(Counter(self.statuses).items()))
+
+    @property
+    def late_share(self) -> float:
+        """Share of the requests that the generator sent over 5 ms late although a connection was free."""
+        return self.late / max(1, self.requests)
+
+    def accept_us(self) -> list[int]:
+        """Latencies of the requests that succeeded, from when each was due to when its answer was complete."""
+        times = zip(self.due_ns, self.done_ns, self.statuses, strict=True)
+        return [(done - due) // 1_000 for due, done, status in times if status == self.spec.accepted]
+
+    def due_wall_us(self, request: int) -> int:
+        """When a request was due, by the wall clock, in microseconds since the epoch."""
+        return (self.started_wall_ns + self.due_ns[request]) // 1_000
 
 
 class Board(ctypes.Structure):
-    """Counters of a running load, in a file that the generator and its parent both map into memory."""
+    """Counters of a running load, in memory that the generator shares with its parent."""
 
     accepted: int
     """Orders (not requests) that were acknowledged."""
@@ -85,13 +108,3 @@ class Board(ctypes.Structure):
     _fields_ = tuple(
         (name, ctypes.c_int64) for name in ("accepted", "refused", "failed", "rate_milli", "stopped", "started_ns")
     )
-
-    @classmethod
-    def create(cls, path: Path) -> Self:
-        path.write_bytes(bytes(ctypes.sizeof(cls)))
-        return cls.open(path)
-
-    @classmethod
-    def open(cls, path: Path) -> Self:
-        with path.open("r+b") as file:
-            return cls.from_buffer(mmap.mmap(file.fileno(), ctypes.sizeof(cls)))

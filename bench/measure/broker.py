@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from msgspec import Struct
 
 from bench.stack import processes
-from bench.stack.system import System
+from bench.stack.private import System
 from common.codec import encode
 from common.events import Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.clients import producer_config
@@ -24,6 +24,7 @@ READ_AT_ONCE: Final = 10_000
 LINGER_MS: Final = 5
 KEYS: Final = 10_000
 
+SECONDS_MAX: Final = 60.0
 PRODUCERS: Final = 3
 ROUNDS_A_WINDOW: Final = 110
 WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PRODUCERS * PARTITIONS
@@ -91,7 +92,7 @@ def own_topic(servers: str) -> Iterator[Consumer]:
         admin.delete_topics([TOPIC])[TOPIC].result(TIMEOUT_S)
 
 
-def warm_up(system: System, seconds_max: float) -> Warmth:
+def warm_up(system: System, seconds_max: float = SECONDS_MAX) -> Warmth:
     """Send small requests until the broker is warm, or for `seconds_max`.
 
     A JVM gets warm by requests handled, not by time or records: its compilers need tens of thousands of calls and about

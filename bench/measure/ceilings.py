@@ -5,7 +5,6 @@ for an order, in transactions of 500 orders. The log: see `bench.measure.broker`
 """
 
 import time
-from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
@@ -15,8 +14,8 @@ from psycopg import sql
 from bench.load.spec import Spec
 from bench.measure import servers
 from bench.stack import processes
+from bench.stack.private import System
 from bench.stack.stored import TABLES
-from bench.stack.system import System
 from dev.settings import free_ports
 
 ECHO_CONNECTIONS: Final = 64
@@ -42,16 +41,14 @@ class Copy(Struct, frozen=True, kw_only=True):
     """PostgreSQL's CPU an order."""
 
 
-def echo(directory: Path, duration_s: float) -> Echo:
+def echo(duration_s: float) -> Echo:
     """Drive a bare uvicorn with the generator's closed loop."""
     [port] = free_ports(1)
-    files = str(directory / "echo")
-    warm_up = Spec(port=port, mode="closed", connections=ECHO_CONNECTIONS, duration_s=WARM_UP_S, files=files)
-    with servers.running({"echo": ["bench.measure.echo", str(port)]}, [port]) as pids:
+    warm_up = Spec(port=port, mode="closed", connections=ECHO_CONNECTIONS, duration_s=WARM_UP_S)
+    with servers.running({"echo": ["bench.measure.servers", str(port)]}, [port]) as pids:
         servers.drive(warm_up, pids)
         records, cpu_us = servers.drive(replace(warm_up, duration_s=duration_s), pids)
-    per_s = records.result.requests / records.result.elapsed_s
-    return Echo(per_s=per_s, cpu_us=cpu_us["echo"], generator_cpu_us=cpu_us["generator"])
+    return Echo(per_s=records.per_s, cpu_us=cpu_us["echo"], generator_cpu_us=cpu_us["generator"])
 
 
 def copy(system: System) -> Copy:

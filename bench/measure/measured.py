@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from bench.load import governor
 from bench.load.latency import Latency, summary
-from bench.load.runner import Records
+from bench.load.spec import Records
 from bench.measure.orders_log import Outcome
 from bench.stack.processes import Cpu
 
@@ -116,7 +116,7 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 def check(records: Records, outcomes: dict[str, Outcome]) -> None:
     """Raises `Lost` unless each acknowledged order is in the log and decided."""
-    ids = [order_id for _, order_id in records.result.ids]
+    ids = [order_id for _, order_id in records.ids]
     lost = [order_id for order_id in ids if order_id not in outcomes or not outcomes[order_id].placed_ms]
     if lost:
         raise Lost(f"{len(lost)} of {len(ids)} acknowledged orders are not in the log, such as {lost[0]}")
@@ -132,33 +132,33 @@ def settle_us(records: Records, request: int, outcome: Outcome) -> int:
 
 def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcome], cpu: Cpu) -> Measured:
     """The figures of one load."""
-    spec, result = records.spec, records.result
-    orders = len(records.result.ids)
-    start_ms = result.started_wall_ns // 1_000_000
-    load_s = min(result.elapsed_s, spec.duration_s) if mode == "closed" else spec.duration_s
+    spec = records.spec
+    orders = len(records.ids)
+    start_ms = records.started_wall_ns // 1_000_000
+    load_s = min(records.elapsed_s, spec.duration_s) if mode == "closed" else spec.duration_s
     end_ms = start_ms + load_s * 1_000
-    known = [(number, outcomes[order_id]) for number, order_id in records.result.ids if order_id in outcomes]
+    known = [(number, outcomes[order_id]) for number, order_id in records.ids if order_id in outcomes]
     statuses = Counter(outcome.status for _, outcome in known)
     in_time = sum(1 for _, outcome in known if outcome.status == "confirmed" and outcome.decided_ms <= end_ms)
-    answered_in_time = sum(1 for number, _ in records.result.ids if records.done_ns[number] <= load_s * 1e9)
+    answered_in_time = sum(1 for number, _ in records.ids if records.done_ns[number] <= load_s * 1e9)
     settled_us = [settle_us(records, number, outcome) for number, outcome in known if outcome.decided_ms]
     last_ms = max((outcome.decided_ms for _, outcome in known), default=0)
     warnings = []
-    if (refused := result.requests * spec.lines - orders) > 0:
+    if (refused := records.requests * spec.lines - orders) > 0:
         warnings.append(f"{refused} of the orders sent many to a request were not accepted")
-    if result.waited_for_connection:
+    if records.waited_for_connection:
         warnings.append(
-            f"{result.waited_for_connection} requests waited because all {result.connections} connections were taken"
+            f"{records.waited_for_connection} requests waited because all {records.connections} connections were taken"
         )
     return Measured(
         name=name,
         offered_per_s=spec.rate if mode == "open" else 0,
-        started_at_s=result.started_wall_ns / 1e9,
+        started_at_s=records.started_wall_ns / 1e9,
         duration_s=load_s,
         orders_a_request=spec.orders_a_request,
-        connections=result.connections,
-        requests=result.requests,
-        by_status={str(status): count for status, count in sorted(records.by_status.items())},
+        connections=records.connections,
+        requests=records.requests,
+        by_status={str(status): count for status, count in records.by_status.items()},
         orders=orders,
         confirmed=statuses["confirmed"],
         rejected=statuses["rejected"],
@@ -168,7 +168,7 @@ def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcom
         accept=summary(records.accept_us()),
         settle=summary(settled_us) if settled_us else None,
         cpu_us={group: seconds / max(1, orders) * 1e6 for group, seconds in cpu.seconds.items()},
-        http_bytes=(result.bytes_sent + result.bytes_received) / max(1, orders),
+        http_bytes=(records.bytes_sent + records.bytes_received) / max(1, orders),
         late_share=records.late_share,
         others_share=cpu.others_share,
         series=series(records, outcomes, start_ms, load_s),
@@ -188,7 +188,7 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
                 counts[bucket] += 1
     accept_us: list[list[int]] = [[] for _ in range(count)]
     settled_us: list[list[int]] = [[] for _ in range(count)]
-    for number, order_id in records.result.ids:
+    for number, order_id in records.ids:
         bucket = int(records.due_ns[number] / 1e9 / BUCKET_S)
         if bucket >= count:
             continue

@@ -13,9 +13,8 @@ from bench.measure import broker
 from bench.measure.broker import Warmth
 from bench.measure.measured import Measured, Mode, check, evaluate
 from bench.measure.orders_log import OrdersLog
-from bench.stack.private import StackFailed
+from bench.stack.private import StackFailed, System
 from bench.stack.processes import Window
-from bench.stack.system import System
 
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128
@@ -46,7 +45,7 @@ class Meter:
         self._accepted_file.touch()
         self._count = 0
 
-    def warm_broker(self, seconds_max: float) -> Warmth:
+    def warm_broker(self, seconds_max: float = broker.SECONDS_MAX) -> Warmth:
         """Warm up the broker, see `bench.measure.broker`."""
         warmth = broker.warm_up(self.system, seconds_max)
         self.say(f"warm-up: {warmth}")
@@ -93,27 +92,26 @@ class Meter:
         options = {"population": Population(seed=self._count), **options}
         if options.get("lines"):
             options |= {"path": MANY_PATH, "accepted": 200}
-        files = str(self.directory / f"load-{self._count:03}")
-        return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, files=files, **options)
+        return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, **options)
 
     def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None) -> Measured:
         starts, settle = self.log.ends(), mode != "closed"
         window = Window(self.system.layout.pids)
         records = runner.run(spec, meanwhile, TICK_S)
         if settle:
-            self.log.await_records(sum(starts.values()) + 2 * len(records.result.ids))
-        cpu = window.end(records.result.cpu_s)
+            self.log.await_records(sum(starts.values()) + 2 * len(records.ids))
+        cpu = window.end(records.cpu_s)
         outcomes = self.log.outcomes_since(starts)
         # The log also has orders whose answer came too late for the generator, so more records may have to be awaited.
-        while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.result.ids if i in outcomes)):
+        while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.ids if i in outcomes)):
             before = self.log.records()
             after, _ = self.log.await_records(before + open_)
             outcomes = self.log.outcomes_since(starts)
             if after == before:
                 break
-        self.orders += len(records.result.ids)
+        self.orders += len(records.ids)
         with self._accepted_file.open("a") as file:
-            file.writelines(f"{order_id}\n" for _, order_id in records.result.ids)
+            file.writelines(f"{order_id}\n" for _, order_id in records.ids)
         if settle:
             check(records, outcomes)
         measured = evaluate(name, mode, records, outcomes, cpu)

@@ -1,4 +1,9 @@
-"""Servers to compare Tandem with: started, driven by the generator, and accounted for."""
+"""Servers to compare Tandem with: how they serve, and how they are started, driven and accounted for.
+
+They are set up like the order api's server (uvloop, httptools, no access log, no server and date headers).
+`python -m bench.measure.servers PORT` is the ceiling: a bare uvicorn that answers every body with itself. What an order
+costs the api beyond that is what Tandem does with it.
+"""
 
 import socket
 import subprocess
@@ -6,12 +11,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final, Literal
+
+import uvicorn
 
 from bench.load import runner
-from bench.load.runner import Records
-from bench.load.spec import Spec
-from bench.stack import processes
+from bench.load.spec import Records, Spec
+from bench.stack.processes import Window
 from dev.settings import HOST
 
 START_S: Final = 20.0
@@ -50,8 +56,50 @@ def _await_listening(port: int) -> None:
 
 def drive(spec: Spec, pids: Mapping[str, int]) -> tuple[Records, dict[str, float]]:
     """The records of a load, and the CPU microseconds a request of these processes and the generator."""
-    before_s = {name: processes.tree_cpu_s(pid) for name, pid in pids.items()}
+    window = Window(pids)
     records = runner.run(spec)
-    seconds = {name: processes.tree_cpu_s(pid) - before_s[name] for name, pid in pids.items()}
-    seconds["generator"] = records.result.cpu_s
-    return records, {name: cpu_s / max(1, records.result.requests) * 1e6 for name, cpu_s in seconds.items()}
+    cpu = window.end(records.cpu_s)
+    return records, {name: cpu_s / max(1, records.requests) * 1e6 for name, cpu_s in cpu.seconds.items()}
+
+
+def serve(app: Any, port: int, lifespan: Literal["on", "off"] = "off") -> None:
+    uvicorn.run(
+        app,
+        host=HOST,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        lifespan=lifespan,
+        access_log=False,
+        log_level="warning",
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        backlog=2_048,
+        timeout_keep_alive=60,
+    )
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    """The least that an ASGI app can do with a request."""
+    await respond(send, 202, await body_of(receive))
+
+
+async def body_of(receive: Any) -> bytes:
+    message = await receive()
+    body: bytes = message["body"]
+    while message.get("more_body"):
+        message = await receive()
+        body += message["body"]
+    return body
+
+
+async def respond(send: Any, status: int, body: bytes) -> None:
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+if __name__ == "__main__":
+    serve(echo, int(sys.argv[1]))

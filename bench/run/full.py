@@ -12,9 +12,8 @@ from bench.measure.meter import Meter
 from bench.measure.orders_log import OrdersLog
 from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
-from bench.stack.private import side_by_side
+from bench.stack.private import System, side_by_side
 from bench.stack.processes import Window, group_of
-from bench.stack.system import System
 from dev.settings import DATABASES, HOST, SERVICES
 
 ACCEPT_S_MAX: Final = 60.0

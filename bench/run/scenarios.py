@@ -18,8 +18,8 @@ from bench.measure.result import Ceilings, Disk, Run
 from bench.run import full
 from bench.run.plan import REFERENCE_PER_S, Plan
 from bench.stack import machine, processes
+from bench.stack.private import System
 from bench.stack.processes import CORES, GROUPS, Window
-from bench.stack.system import System
 from dev.settings import DATABASES
 
 LINES: Final = 100
@@ -52,7 +52,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     warmth = meter.warm_broker(plan.warm_s_max)
     stored_before = stored_bytes(system)
     warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s)
-    echoes = [ceilings.echo(meter.directory, plan.echo_s)]
+    echoes = [ceilings.echo(plan.echo_s)]
     copied = ceilings.copy(system)
     log = broker.rates(system, plan.broker_records)
     say(f"ceilings: echo {echoes[0].per_s:.0f}/s, {echoes[0].cpu_us:.1f} us; COPY {copied.orders_per_s:.0f} orders/s; "
@@ -65,7 +65,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
     memory = processes.memory(system.layout.pids)
     ladder = [meter.open(f"{rate:g}/s", rate, plan.low_point_s) for rate in plan.fixed_rates]
     ladder += [meter.open(f"{share:.0%}", share * confirmed_per_s, plan.point_s) for share in plan.shares]
-    echoes.append(ceilings.echo(meter.directory, plan.echo_s))
+    echoes.append(ceilings.echo(plan.echo_s))
     keyed = many = None
     if seconds := plan.variant_s:
         keyed = meter.highest_held("keyed", confirmed_per_s * KEYED_FIRST, seconds, seconds, keyed=True)
@@ -80,7 +80,7 @@ def run_main(plan: Plan, meter: Meter) -> Run:
             "instances": full.instances(meter, plan, confirmed_per_s),
             "spread": full.spread(meter, plan, confirmed_per_s),
         }
-    echoes.append(ceilings.echo(meter.directory, plan.echo_s))
+    echoes.append(ceilings.echo(plan.echo_s))
     echo = sorted(echoes, key=lambda e: e.per_s)[len(echoes) // 2]
     meter.verify()
     result = Run(

@@ -33,23 +33,18 @@ class Machine(Struct, frozen=True, kw_only=True):
 
 
 def describe() -> Machine:
-    pins = Path(jars.__file__).with_name("jars.sha256")
-    kafka = _line_of(pins, ":kafka_2.13:").rpartition(":")[2]
+    models = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name"))
+    kafka = next(coordinate for coordinate in jars.pinned() if ":kafka_2.13:" in coordinate)
     return Machine(
-        cpu=_line_of(Path("/proc/cpuinfo"), "model name").partition(":")[2].strip() or "unknown",
+        cpu=next(models, ": unknown").partition(": ")[2],
         cores=os.cpu_count() or 1,
         memory_bytes=psutil.virtual_memory().total,
         kernel=platform.release(),
         python=platform.python_version(),
-        versions={**{name: version(name) for name in PACKAGES}, "kafka": kafka},
+        versions={**{name: version(name) for name in PACKAGES}, "kafka": kafka.rpartition(":")[2]},
         revision=_git("rev-parse", "--short=12", "HEAD"),
         changed=bool(_git("status", "--porcelain", "--untracked-files=no")),
     )
-
-
-def _line_of(path: Path, text: str) -> str:
-    """The first line of a file that contains a text; empty if there is none."""
-    return next((line for line in path.read_text().splitlines() if text in line), "").strip()
 
 
 def _git(*arguments: str) -> str:

@@ -39,7 +39,7 @@ class Window:
         """CPU seconds by group, of the bench and of the machine."""
         counters = dict.fromkeys(GROUPS, 0.0)
         for name, pid in self._pids.items():
-            counters[group_of(name)] += tree_cpu_s(pid)
+            counters[group_of(name)] = counters.get(group_of(name), 0.0) + tree_cpu_s(pid)
         bench, machine = psutil.Process().cpu_times(), psutil.cpu_times()
         counters["bench"] = bench.user + bench.system + bench.children_user + bench.children_system
         counters["machine"] = machine.user + machine.nice + machine.system + machine.irq + machine.softirq
@@ -49,12 +49,9 @@ class Window:
         """What was used up to now, together with what the generator reports about itself."""
         now, elapsed_s = self._read(), time.monotonic() - self._began
         used = {name: now[name] - before for name, before in self._before.items()}
-        groups = {group: used[group] for group in GROUPS}
-        others_s = used["machine"] - used["bench"] - sum(groups.values())  # the generator is a child of the bench
-        return Cpu(
-            seconds=groups | {"generator": generator_s},
-            others_share=max(0.0, others_s) / (elapsed_s * CORES),
-        )
+        # The generator is a child of the bench.
+        others_s = used.pop("machine") - used.pop("bench") - sum(used.values())
+        return Cpu(seconds=used | {"generator": generator_s}, others_share=max(0.0, others_s) / (elapsed_s * CORES))
 
 
 def group_of(instance: str) -> str:

@@ -4,7 +4,6 @@ import socket
 import threading
 import time
 from array import array
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,8 +12,7 @@ from bench import drive
 from bench.load import governor, runner, shapes, wire
 from bench.load.generator import NS
 from bench.load.latency import summary, supported
-from bench.load.runner import Records
-from bench.load.spec import Board, Result, Spec
+from bench.load.spec import Board, Records, Spec
 from bench.load.wire import NotUnderstood, Population
 from bench.measure import broker, pairs
 from bench.measure.measured import Lost, check
@@ -24,20 +22,19 @@ ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-le
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
 
 
-def spec(tmp_path: Path, port: int = 1, **given: object) -> Spec:
+def spec(port: int = 1, **given: object) -> Spec:
     fields = {"mode": "open", "rate": 100.0, "duration_s": 1.0, "connections": 10, **given}
-    return Spec(port=port, population=Population(bodies=100), files=str(tmp_path / "load"), **fields)  # type: ignore[arg-type]
+    return Spec(port=port, population=Population(bodies=100), **fields)  # type: ignore[arg-type]
 
 
-def records(tmp_path: Path, due: list[int], done: list[int], statuses: list[int], late: int = 0) -> Records:
+def records(due: list[int], done: list[int], statuses: list[int], late: int = 0) -> Records:
     """Records as the generator leaves them. Times in milliseconds."""
-    ids = [(number, f"order-{number}") for number, status in enumerate(statuses) if status == 202]
-    result = Result(
-        times_ns=array("q", [ms * 1_000_000 for ms in (*due, *done)]).tobytes(),
-        statuses=array("H", statuses).tobytes(), ids=ids, started_wall_ns=1_000 * NS, elapsed_s=1.0, cpu_s=0.1,
-        requests=len(due), bytes_sent=0, bytes_received=0, connections=1, waited_for_connection=0, late=late, broken="",
+    return Records(
+        spec=spec(), due_ns=array("q", [ms * 1_000_000 for ms in due]), statuses=array("H", statuses),
+        done_ns=array("q", [ms * 1_000_000 for ms in done]), started_wall_ns=1_000 * NS, elapsed_s=1.0, cpu_s=0.1,
+        ids=[(number, f"order-{number}") for number, status in enumerate(statuses) if status == 202],
+        bytes_sent=0, bytes_received=0, connections=1, waited_for_connection=0, late=late,
     )  # fmt: skip
-    return Records(spec(tmp_path), result)
 
 
 class TestWire:
@@ -97,13 +94,13 @@ class TestLatency:
     def test_no_samples_give_no_percentiles(self) -> None:
         assert summary([]).p50 is None
 
-    def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self, tmp_path: Path) -> None:
+    def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self) -> None:
         # The server stalls for 100 ms: the second request waits for the connection and is answered in 1 ms.
-        found = records(tmp_path, due=[0, 10], done=[100, 101], statuses=[202, 202])
+        found = records(due=[0, 10], done=[100, 101], statuses=[202, 202])
         assert found.accept_us() == [100_000, 91_000]
 
-    def test_refusals_do_not_flatter_the_latency_of_the_accepted(self, tmp_path: Path) -> None:
-        found = records(tmp_path, due=[0, 10], done=[50, 11], statuses=[202, 503])
+    def test_refusals_do_not_flatter_the_latency_of_the_accepted(self) -> None:
+        found = records(due=[0, 10], done=[50, 11], statuses=[202, 503])
         assert found.accept_us() == [50_000]
         assert found.by_status == {202: 1, 503: 1}
 
@@ -119,28 +116,28 @@ class TestWarmUp:
 
 
 class TestGenerator:
-    def test_a_stall_of_the_server_shows_in_every_request_due_meanwhile(self, tmp_path: Path) -> None:
+    def test_a_stall_of_the_server_shows_in_every_request_due_meanwhile(self) -> None:
         """Coordinated omission: 100 requests a second for 1 s on one connection, at a server that stalls for 0.5 s."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0.5), daemon=True).start()
-            found = runner.run(spec(tmp_path, listener.getsockname()[1], connections=1))
+            found = runner.run(spec(listener.getsockname()[1], connections=1))
         latencies = found.accept_us()
         assert len(latencies) == 100
         # A closed loop would have seen a single slow request; some fifty were due during the stall.
         assert sum(us > 100_000 for us in latencies) >= 30
         assert max(latencies) >= 450_000
-        assert found.result.waited_for_connection >= 30
-        assert len(found.result.ids) == 100
+        assert found.waited_for_connection >= 30
+        assert len(found.ids) == 100
 
-    def test_it_sends_by_the_schedule(self, tmp_path: Path) -> None:
+    def test_it_sends_by_the_schedule(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0), daemon=True).start()
-            found = runner.run(spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1))
+            found = runner.run(spec(listener.getsockname()[1], rate=50.0, connections=1))
         gaps = {round((b - a) / 1e6) for a, b in zip(found.due_ns, found.due_ns[1:], strict=False)}
         assert gaps == {20}
         assert len(found.due_ns) == 50
 
-    def test_refused_lines_are_refused_orders(self, tmp_path: Path) -> None:
+    def test_refused_lines_are_refused_orders(self) -> None:
         """A refused line says so in an answer of 200. A governed load must not wait for it."""
         line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
         body = line + line + b'{"status":503,"problem":{}}\n'
@@ -148,13 +145,13 @@ class TestGenerator:
         boards: list[Board] = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
-            batches = spec(tmp_path, listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
+            batches = spec(listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
             runner.run(batches, lambda board, _: boards.append(board), 0.1)
         assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
 
-    def test_requests_sent_late_are_counted(self, tmp_path: Path) -> None:
+    def test_requests_sent_late_are_counted(self) -> None:
         times = [0] * 100
-        assert records(tmp_path, times, times, [202] * 100, late=2).late_share == 0.02
+        assert records(times, times, [202] * 100, late=2).late_share == 0.02
 
 
 def serve_with_a_stall(listener: socket.socket, stall_s: float, answer: bytes = b"") -> None:
@@ -207,13 +204,13 @@ class TestHeld:
 
 
 class TestLost:
-    def test_an_order_that_the_log_does_not_have_is_lost(self, tmp_path: Path) -> None:
-        found = records(tmp_path, [0], [1], [202])
+    def test_an_order_that_the_log_does_not_have_is_lost(self) -> None:
+        found = records([0], [1], [202])
         with pytest.raises(Lost, match="not in the log"):
             check(found, {})
 
-    def test_an_order_without_an_outcome_is_lost(self, tmp_path: Path) -> None:
-        found = records(tmp_path, [0], [1], [202])
+    def test_an_order_without_an_outcome_is_lost(self) -> None:
+        found = records([0], [1], [202])
         seen: dict[str, Outcome] = {}
         add_event(seen, Event("order.placed", "order-0"), 5)
         with pytest.raises(Lost, match="no outcome"):
