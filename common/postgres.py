@@ -183,6 +183,11 @@ def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable
             copy.write_row(row)
 
 
+def columns(rows: Iterable[Iterable[Any]]) -> list[list[Any]]:
+    """Rows turned into columns, which `unnest` makes rows of again. There must be at least one."""
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
 def timestamp(at: Milliseconds | None) -> str | None:
     """A point in time, or none, as PostgreSQL reads it."""
     return None if at is None else rfc3339(at)

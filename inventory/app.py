@@ -10,9 +10,8 @@ from starlette.routing import Route
 
 from common.events import Currency, Identifier, UnitPrice
 from common.http import problem
-from common.http.bodies import read_body
-from common.http.parameters import REPLAYED, idempotency_key, idempotency_key_reused, path_identifier
 from common.http.problem import FieldError, ProblemError
+from common.http.requests import REPLAYED, idempotency_key, idempotency_key_reused, path_identifier, read_body
 from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
 from common.postgres import AsyncConn, AsyncPool

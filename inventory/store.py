@@ -13,7 +13,7 @@ from psycopg.rows import DictRow, class_row, dict_row
 
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
-from common.postgres import AsyncConn, Conn, copy_in, timestamp
+from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
 from inventory.decide import Movement, Product, Reservation
 
 ON_HAND_MAX: Final = 2**53
@@ -87,15 +87,8 @@ def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
 
 
 def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -> None:
-    connection.execute(
-        _UPDATE_RESERVATIONS,
-        (
-            [r.order_id for r in reservations],
-            [r.state for r in reservations],
-            [r.reason for r in reservations],
-            [timestamp(r.revoked_at) for r in reservations],
-        ),
-    )
+    rows = ((r.order_id, r.state, r.reason, timestamp(r.revoked_at)) for r in reservations)
+    connection.execute(_UPDATE_RESERVATIONS, columns(rows))
 
 
 def update_stock(connection: Conn, on_hand: dict[ProductId, int]) -> None:
@@ -264,6 +257,5 @@ _LOAD_DEMO = """
 
 def load_demo(connection: Conn, demo: Iterable[DemoProduct]) -> int:
     """Create the demo products that do not exist yet, each with a restock; returns how many."""
-    columns = [list(column) for column in zip(*demo, strict=True)]
     with connection.transaction():
-        return connection.execute(_LOAD_DEMO, columns).rowcount
+        return connection.execute(_LOAD_DEMO, columns(demo)).rowcount

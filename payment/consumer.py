@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, get_args
 
-from common.consume.answers import answers, of_kinds
-from common.consume.handler import InOrderOfArrival
+from common.consume.handler import InOrderOfArrival, answers, of_kinds
 from common.consume.records import Received
 from common.events import PAYMENT_EVENTS, Event, OrderId, PaymentData, make
 from common.postgres import Conn

@@ -8,7 +8,7 @@ from msgspec import Struct
 from psycopg.rows import class_row
 
 from common.events import CustomerId, OrderId, rfc3339
-from common.postgres import AsyncConn, Conn, copy_in, timestamp
+from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
 from payment.decide import Account, Payment, Transfer
 
 # Runs before the payments are read: an instance that waited for this lock then reads what the other one decided.
@@ -67,15 +67,8 @@ def insert_transfers(connection: Conn, transfers: Iterable[Transfer]) -> None:
 
 
 def update_payments(connection: Conn, payments: Sequence[Payment]) -> None:
-    connection.execute(
-        _UPDATE_PAYMENTS,
-        (
-            [p.order_id for p in payments],
-            [p.state for p in payments],
-            [p.reason for p in payments],
-            [timestamp(p.revoked_at) for p in payments],
-        ),
-    )
+    rows = ((p.order_id, p.state, p.reason, timestamp(p.revoked_at)) for p in payments)
+    connection.execute(_UPDATE_PAYMENTS, columns(rows))
 
 
 def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:

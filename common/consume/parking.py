@@ -18,7 +18,7 @@ import psycopg
 from common.consume.records import Arrival, Received, Record
 from common.events import rfc3339
 from common.kafka.broker import Partition
-from common.postgres import Conn
+from common.postgres import Conn, columns
 
 STOP_ROOTS_MIN: Final = 100
 STOP_SHARE_MAX: Final = 0.01
@@ -145,8 +145,7 @@ def blocked_customers(connection: Conn, guards: Guards, batch: Iterable[Arrival]
 
 def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str]) -> None:
     """Store parked events, within the batch's transaction."""
-    rows = [_row(p, topic_ids[p.record.partition.topic]) for p in parked]
-    connection.execute(_PARK, [list(column) for column in zip(*rows, strict=True)])
+    connection.execute(_PARK, columns(_row(p, topic_ids[p.record.partition.topic]) for p in parked))
 
 
 def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:

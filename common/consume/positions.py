@@ -16,7 +16,7 @@ from common.errors import LossDetected, Superseded
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic
-from common.postgres import Conn
+from common.postgres import Conn, columns
 
 
 class Stored(NamedTuple):
@@ -150,12 +150,4 @@ def check_not_superseded(
 
 def advance(connection: Conn, moved: Mapping[Partition, tuple[int, Milliseconds]]) -> None:
     """Move each position to the given next offset; the time is that of the last record before it."""
-    connection.execute(
-        _ADVANCE,
-        (
-            [p.topic for p in moved],
-            [p.number for p in moved],
-            [offset for offset, _ in moved.values()],
-            [rfc3339(at) for _, at in moved.values()],
-        ),
-    )
+    connection.execute(_ADVANCE, columns((*p, offset, rfc3339(at)) for p, (offset, at) in moved.items()))

@@ -19,7 +19,7 @@ from common.consume.records import Received, Record, decode
 from common.errors import Failure, Superseded, classify, describe
 from common.events import ORDERS, OrderDiscarded, StrictRef, make
 from common.kafka.broker import Partition
-from common.postgres import Conn, transaction
+from common.postgres import Conn, columns, transaction
 
 ROWS_MAX: Final = 500
 
@@ -141,8 +141,7 @@ class Redriver(Generic[Locked]):
 
 
 def set_state(connection: Conn, rows: Sequence[Marked], state: str) -> None:
-    columns = zip(*(row.row_id for row in rows), strict=True)
-    connection.execute(_SET_STATE, (state, *(list(column) for column in columns)))
+    connection.execute(_SET_STATE, (state, *columns(row.row_id for row in rows)))
 
 
 def park_again(connection: Conn, row: Marked, error: str) -> None:

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
 from common.http import problem
-from common.http.bodies import ClientGone
 from common.http.problem import Problem, ProblemError
+from common.http.requests import ClientGone
 from common.http.responses import json_response, problem_response, request_id_of, send_problem
 from common.postgres import POOL_TIMEOUT_S
 
@@ -124,12 +124,8 @@ def application(
     app = Starlette(
         routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)],
         exception_handlers={
-            ProblemError: _on_problem,
-            ClientGone: _on_gone,
             HTTPException: on_http,
-            psycopg.OperationalError: _on_database_failed,
-            PoolTimeout: _on_database_busy,
-            Exception: _on_error,
+            **dict.fromkeys((ProblemError, ClientGone, psycopg.OperationalError, Exception), _on_error),
         },
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever host the client has named
@@ -137,26 +133,19 @@ def application(
     return frame
 
 
-async def _on_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, ProblemError)
-    return problem_response(request, error.problem)
-
-
-async def _on_gone(_: Request, error: Exception) -> Response:
-    return Response(status_code=400)  # for the count; nobody reads it
-
-
-async def _on_database_busy(request: Request, error: Exception) -> Response:
-    logger.warning("no database connection is free: {}", str(error).strip(), path=request.url.path)
-    return problem_response(request, DATABASE_BUSY)
-
-
-async def _on_database_failed(request: Request, error: Exception) -> Response:
-    # The lost answer may have been that to a COMMIT.
-    logger.warning("the database has not answered: {}", str(error).strip(), path=request.url.path)
-    return problem_response(request, READ_FAILED if request.method in ("GET", "HEAD") else WRITE_UNKNOWN)
-
-
 async def _on_error(request: Request, error: Exception) -> Response:
-    logger.opt(exception=error).error("unhandled error", path=request.url.path)
+    path = request.url.path
+    match error:
+        case ProblemError():
+            return problem_response(request, error.problem)
+        case ClientGone():
+            return Response(status_code=400)  # for the count; nobody reads it
+        case PoolTimeout():
+            logger.warning("no database connection is free: {}", str(error).strip(), path=path)
+            return problem_response(request, DATABASE_BUSY)
+        case psycopg.OperationalError():
+            # The lost answer may have been that to a COMMIT.
+            logger.warning("the database has not answered: {}", str(error).strip(), path=path)
+            return problem_response(request, READ_FAILED if request.method in ("GET", "HEAD") else WRITE_UNKNOWN)
+    logger.opt(exception=error).error("unhandled error", path=path)
     return problem_response(request, problem.INTERNAL)

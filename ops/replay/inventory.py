@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
+from msgspec.structs import astuple
+
 from common.errors import Fatal
 from common.events import (
     INVENTORY,
@@ -15,7 +17,7 @@ from common.events import (
     StockEvent,
     check_customer,
 )
-from common.postgres import Conn
+from common.postgres import Conn, columns
 from inventory import store
 from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
@@ -61,15 +63,14 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
     `cover` is the idempotency key under which missing restocks are entered; without one they raise `Fatal`.
     """
     catalogue = newest(events(log, PRODUCTS))
-    columns = [[getattr(p, name) for p in catalogue.values()] for name in ProductData.__struct_fields__]
-    entries = connection.execute(_CATALOGUE, columns).rowcount
+    entries = connection.execute(_CATALOGUE, columns(map(astuple, catalogue.values()))).rowcount if catalogue else 0
     published = lost(connection, events(log, INVENTORY), _STORED)
     wanted = {line.product_id for event in published.values() for line in event.data.items}
     products, reservations = store.lock(connection, wanted, published.keys()).read()
     rebuilt, shortfalls = rebuild(published.values(), products, reservations)
     notes = cover_notes(shortfalls, "restocks", cover)
     if shortfalls:
-        connection.execute(_RESTOCK, (cover, *([*column] for column in zip(*shortfalls, strict=True))))
+        connection.execute(_RESTOCK, (cover, *columns(shortfalls)))
         for product_id, quantity in shortfalls:
             rebuilt.on_hand[product_id] += quantity
     batch = Batch(rebuilt, reservations, ())

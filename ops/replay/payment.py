@@ -5,7 +5,7 @@ from typing import Final, NamedTuple
 
 from common.errors import Fatal
 from common.events import PAYMENTS, CustomerId, OrderId, PaymentEvent, check_customer
-from common.postgres import Conn
+from common.postgres import Conn, columns
 from ops.log import Log
 from ops.replay.published import Restored, cover_notes, events, lost, time_of
 from payment import store
@@ -46,9 +46,9 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
     rebuilt, shortfalls = rebuild(published.values(), accounts, payments)
     notes = cover_notes(shortfalls, "deposits", cover)
     if shortfalls:
-        columns = [list(column) for column in zip(*shortfalls, strict=True)]
-        connection.execute(_OPEN, columns[:2])
-        connection.execute(_DEPOSIT, (cover, *columns))
+        missing = columns(shortfalls)
+        connection.execute(_OPEN, missing[:2])
+        connection.execute(_DEPOSIT, (cover, *missing))
         for customer_id, _, amount in shortfalls:
             rebuilt.balances[customer_id] = rebuilt.balances.get(customer_id, 0) + amount
     batch = Batch(rebuilt, payments, ())

@@ -6,9 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
-from common.http.bodies import BODY_BYTES_MAX
-from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
 from common.http.problem import CONTENT_TYPE, ProblemDocument
+from common.http.requests import BODY_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX
 from order.api.place.keyed_requests import KEYS_KEPT_S
 from order.api.place.many import BYTES_MAX, LINES_MAX, NDJSON
 from order.api.place.single import ORDERS_PATH

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from common.events import ITEMS_MAX, UUID_PATTERN, Amount, Identifier, OrderId, Quantity
-from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
+from common.http.requests import IDEMPOTENCY_KEY_CHARS_MAX
 from common.http.validation import Combined
 from order.api.responses import Status
 

@@ -1,10 +1,16 @@
 """The answers of the order api, as types; OpenAPI is made from them."""
 
-from typing import Literal
+from typing import Final, Literal
 
+import msgspec
 from msgspec import UNSET, Raw, Struct, UnsetType
 
 from common.events import Item, PaymentState, Reason, StockState
+from common.http.problem import Problem
+
+PLACED_NOTHING: Final = "this request placed nothing, send it again"
+LINE_PLACED_NOTHING: Final = "this line placed nothing, send this line again"
+"""For one line of many only that line is refused: others of the same request may be in the log."""
 
 Status = Literal["pending", "confirmed", "rejected", "cancelled"]
 
@@ -80,3 +86,8 @@ class CancelRequested(Struct, frozen=True):
     order_id: str
     status: Status
     cancel: Literal["requested"] = "requested"
+
+
+def of_line(refusal: Problem) -> Problem:
+    """The refusal in the words for one line of many."""
+    return msgspec.structs.replace(refusal, detail=refusal.detail.replace(PLACED_NOTHING, LINE_PLACED_NOTHING))

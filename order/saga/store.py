@@ -9,7 +9,7 @@ import psycopg
 from common.codec import encode
 from common.events import Milliseconds, OrderId, PlacedData, rfc3339
 from common.kafka.broker import Partition
-from common.postgres import Conn, copy_in, timestamp
+from common.postgres import Conn, columns, copy_in, timestamp
 from order.saga.decide import Order
 
 # After the partition, the fields of `Order` in their order.
@@ -78,7 +78,7 @@ def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
 
 
 def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    connection.execute(_UPDATE_ORDERS, [list(column) for column in zip(*map(_values, rows), strict=True)])
+    connection.execute(_UPDATE_ORDERS, columns(map(_values, rows)))
 
 
 def _values(row: Row) -> tuple[Any, ...]:

@@ -8,8 +8,8 @@ import pytest
 
 from common.events import OrderId
 from common.http import problem
-from common.http.parameters import IDEMPOTENCY_KEY_CHARS_MAX
 from common.http.problem import ProblemError
+from common.http.requests import IDEMPOTENCY_KEY_CHARS_MAX
 from order.api.place.keyed_requests import First
 from tests.unit.order_api import JSON, PLACE, PRODUCTS, Answer, Api, FakeLog, FakeRequests, product
 

@@ -10,8 +10,8 @@ import pytest
 from common.config import Env
 from common.events import OrderId
 from common.http import problem
-from common.http.bodies import BODY_BYTES_MAX
 from common.http.problem import Problem, ProblemError
+from common.http.requests import BODY_BYTES_MAX
 from common.kafka.async_publisher import Acknowledged
 from order import config
 from order.api.database import DatabaseUnavailable
@@ -20,7 +20,7 @@ from order.api.log.backlog import Backlog
 from order.api.place import idempotency
 from order.api.place.desk import CATALOGUE_UNREAD
 from order.api.place.many import CHUNK_LINES, LINES_MAX, NO_ROOM, UNDER_WAY_MAX, PlaceMany, Sent, split
-from order.api.refusals import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
+from order.api.responses import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
 from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
 
 NDJSON = {"content-type": "application/x-ndjson"}

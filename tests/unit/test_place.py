@@ -10,8 +10,8 @@ from msgspec import UNSET
 
 from common.events import ITEMS_MAX, QUANTITY_MAX, UNIT_PRICE_MAX, OrderId, PlacedData, ProductData
 from common.http import problem
-from common.http.bodies import BODY_BYTES_MAX
 from common.http.problem import Problem, ProblemError
+from common.http.requests import BODY_BYTES_MAX
 from order.api.place.desk import price
 from order.api.requests import OrderLine, OrderRequest
 from tests.unit.order_api import JSON, PRODUCTS, Answer, Api, FakeLog, product

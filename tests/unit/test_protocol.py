@@ -16,8 +16,8 @@ from uvicorn.server import ServerState
 
 from common.http import protocol
 from common.http.app import application, nothing_missing
-from common.http.bodies import read_body
 from common.http.protocol import Connection as ServedConnection
+from common.http.requests import read_body
 from common.http.responses import json_response
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from order.api.place.semaphore import WeightedSemaphore
+from order.api.place.many import WeightedSemaphore
 
 
 async def settle() -> None:

@@ -24,7 +24,7 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.worker import Worker
 from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission
-from order.api.refusals import PLACED_NOTHING
+from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
 SAMPLE_EVERY_S: Final = 0.25

@@ -26,7 +26,7 @@ from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
 from common.worker import Worker
 from order.api.log.admission import linger_s
 from order.api.log.recent import RecentOrders
-from order.api.refusals import PLACED_NOTHING
+from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
 PROBE_EVERY_S: Final = 1.0
@@ -41,11 +41,12 @@ linger_seconds: Final = Gauge(
 in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
 
 
-class OrdersLog:
+class OrdersLog(Worker):
     """Appends to the topic. Knows whether the broker is there, what is in flight, and where the topic ends."""
 
     def __init__(self, settings: Api, recent: RecentOrders) -> None:
         """Call it in the event loop."""
+        super().__init__("broker-probe", self._watch_broker, retries_fatal=True, stop_timeout_s=PROBE_TIMEOUT_S + 1)
         self._settings = settings
         self._recent = recent
         self._publisher = AsyncPublisher(
@@ -60,7 +61,6 @@ class OrdersLog:
         self._reachable = False
         # How often an order was sent that may still reach the log although its request has been answered.
         self._undecided: Counter[OrderId] = Counter()
-        self._probe = Worker("broker-probe", self._watch_broker, retries_fatal=True, stop_timeout_s=PROBE_TIMEOUT_S + 1)
         self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
         self._full = problem.unavailable(
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
@@ -71,13 +71,10 @@ class OrdersLog:
         self._publisher.linger_s = linger_s(self._settings.linger_ms / 1000, wait_s)
         linger_seconds.set(self._publisher.linger_s)
 
-    def start(self) -> None:
-        self._probe.start()
-
     def stop(self) -> None:
-        self._probe.stopping.set()
-        self._publisher.all_brokers_down.set()  # which the probe waits for
-        self._probe.stop()
+        self.stopping.set()
+        self._publisher.all_brokers_down.set()  # which the thread waits for
+        super().stop()
 
     def missing(self) -> list[str]:
         servers = self._settings.process.bootstrap_servers
@@ -159,7 +156,7 @@ class OrdersLog:
         """The thread's work: keep `_reachable` true to whether the broker answers."""
         lost = self._publisher.all_brokers_down
         acknowledged_before = 0
-        while not self._probe.stopping.is_set():
+        while not self.stopping.is_set():
             timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
             lost.clear()
             acknowledged = self._publisher.acknowledged

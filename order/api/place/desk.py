@@ -20,9 +20,8 @@ from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
 from order.api.place.ids import TraceContexts, new_order_id
-from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderRequest, order_request_decoder
-from order.api.responses import Accepted
+from order.api.responses import PLACED_NOTHING, Accepted
 
 CATALOGUE_UNREAD: Final = problem.unavailable(
     f"the catalogue has no product, or has not been read yet; {PLACED_NOTHING}"

@@ -20,9 +20,9 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from common.codec import encode
 from common.events import OrderId
-from common.http.bodies import BODY_BYTES_MAX, JSON
 from common.http.problem import Problem, ProblemError
 from common.http.protocol import Connection
+from common.http.requests import BODY_BYTES_MAX, JSON
 from common.http.responses import problem_headers, request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog

@@ -23,17 +23,16 @@ from prometheus_client import Counter
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
-from common.http.parameters import checked_idempotency_key, idempotency_key_reused
 from common.http.problem import Problem, ProblemError
+from common.http.requests import checked_idempotency_key, idempotency_key_reused
 from common.http.validation import decode_body
 from order.api.database import DatabaseUnavailable
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.place.desk import OrderDesk, accepted
 from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
-from order.api.refusals import PLACED_NOTHING
 from order.api.requests import OrderLine, OrderRequest, order_request_decoder
-from order.api.responses import Accepted
+from order.api.responses import PLACED_NOTHING, Accepted
 
 EXPIRED_MEANWHILE: Final = problem.unavailable(f"the key has just expired; {PLACED_NOTHING}")
 

@@ -12,6 +12,7 @@ import psycopg
 from loguru import logger
 
 from common.events import OrderId
+from common.postgres import columns
 from order.api.database import DatabasePool, DatabaseUnavailable, in_time
 from order.api.grouped import Grouped
 
@@ -124,7 +125,7 @@ async def _insert(connection: "psycopg.AsyncConnection[Any]", requests: Sequence
     rows = [(request.customer_id, request.key, *request.first[:3]) for request in requests if request.first is not None]
     if not rows:
         return [None] * len(requests)
-    cursor = await connection.execute(_INSERT, [list(column) for column in zip(*rows, strict=True)])
+    cursor = await connection.execute(_INSERT, columns(rows))
     stored = {order_id for (order_id,) in await cursor.fetchall()}
     return [first if first is not None and first.order_id in stored else None for _, _, first in requests]
 

@@ -13,7 +13,8 @@ References: https://github.com/ndjson/ndjson-spec.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,19 +26,16 @@ from starlette.types import Receive, Scope, Send
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
-from common.http.bodies import receive_body, within_limit
-from common.http.parameters import checked_idempotency_key
 from common.http.problem import Problem, ProblemError
+from common.http.requests import checked_idempotency_key, receive_body, within_limit
 from common.http.responses import request_id_of
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import Begun, KeyedOrders, with_key
-from order.api.place.semaphore import WeightedSemaphore
-from order.api.refusals import PLACED_NOTHING, of_line
 from order.api.requests import line_decoder
-from order.api.responses import LineResult
+from order.api.responses import PLACED_NOTHING, LineResult, of_line
 
 LINES_MAX: Final = 1_000
 BYTES_MAX: Final = 4 * 1024 * 1024
@@ -59,6 +57,29 @@ class Sent(NamedTuple):
     acknowledged: "asyncio.Future[Acknowledged] | None"
     keyed: bool = False
     repeated: bool = False
+
+
+class WeightedSemaphore:
+    """So many permits. A caller that asks for more than are free waits, and nobody overtakes it."""
+
+    def __init__(self, size: int) -> None:
+        self._free = size
+        self._turn = asyncio.Lock()  # it serves callers in their order; only the first of them waits for permits
+        self._released = asyncio.Event()
+
+    @asynccontextmanager
+    async def acquire(self, amount: int) -> AsyncIterator[None]:
+        """Hold `amount` permits, at most all there are."""
+        async with self._turn:
+            while amount > self._free:
+                self._released.clear()
+                await self._released.wait()
+            self._free -= amount
+        try:
+            yield
+        finally:
+            self._free += amount
+            self._released.set()
 
 
 class PlaceMany:

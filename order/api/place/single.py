@@ -18,8 +18,8 @@ from common import metrics
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.bodies import JSON, ClientGone, receive_body
 from common.http.problem import Problem, ProblemError
+from common.http.requests import JSON, ClientGone, receive_body
 from common.http.responses import header, request_id, send_problem
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import KeyedOrders

@@ -1,15 +1,24 @@
-"""Request bodies: read within a limit, and only of a content type that is taken."""
+"""What comes with a request: its body, within a limit and of a content type that is taken, and what stands in its path
+and headers. A wrong value is answered with what is allowed."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from common.http.problem import Problem, ProblemError, too_large
+from common.events import IDENTIFIER_PATTERN
+from common.http import problem
+from common.http.problem import Problem, ProblemError
 
 BODY_BYTES_MAX: Final = 64 * 1024
 JSON: Final = b"application/json"
+IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+_IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
+REPLAYED: Final = {"idempotency-replayed": "true"}
+"""The header of an answer to a key that was used before, for the same request."""
+_IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 
 B = TypeVar("B", bytes, bytearray)
 
@@ -55,5 +64,33 @@ async def _receive_rest(message: Message, receive: Receive, bytes_max: int) -> b
 def within_limit(content: B, name: str, bytes_max: int = BODY_BYTES_MAX) -> B:
     """The content. Raises `ProblemError` 413, which calls it by `name`, when it is over `bytes_max`."""
     if len(content) > bytes_max:
-        raise ProblemError(too_large(f"the {name} is over {bytes_max} bytes"))
+        raise ProblemError(problem.too_large(f"the {name} is over {bytes_max} bytes"))
     return content
+
+
+def path_identifier(request: Request, name: str) -> str:
+    """The identifier in the path. Raises `ProblemError` 404: nothing has a name that is no identifier."""
+    value = str(request.path_params[name])
+    if not _IDENTIFIER.match(value):
+        raise ProblemError(problem.not_found(name.removesuffix("_id"), value[:64]))
+    return value
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 if it is not valid."""
+    key = request.headers.get("idempotency-key")
+    return None if key is None else checked_idempotency_key(key)
+
+
+def checked_idempotency_key(key: str) -> str:
+    """The key. Raises `ProblemError` 400 if it is not valid."""
+    if not _IDEMPOTENCY_KEY.fullmatch(key):
+        detail = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"
+        raise ProblemError(Problem(400, "idempotency-key", "The idempotency key is not valid", detail))
+    return key
+
+
+def idempotency_key_reused(key: str, owner: str) -> Problem:
+    """422: the key came before with `owner`, such as "another order of this customer"."""
+    detail = f"the key {key!r} belongs to {owner}; use a new one"
+    return Problem(422, "idempotency-key-reused", "The idempotency key was used for another request", detail)
