@@ -1,4 +1,4 @@
-"""The order api's endpoints without Kafka and database: fakes that take what they are given, unless told otherwise."""
+"""The order api's endpoints on fakes of Kafka and the database. The fakes accept everything unless told otherwise."""
 
 import asyncio
 import json
@@ -49,7 +49,7 @@ class FakeCatalogue(Catalogue):
 
 
 class FakeLog(OrdersLog):
-    """Keeps what it takes: as events in `placed`, as bytes in `values`."""
+    """Keeps the orders it accepts: as events in `placed`, as bytes in `values`."""
 
     def __init__(self, *, refused: Problem | None = None, fails: Exception | None = None) -> None:
         self.placed: list[OrderPlaced] = []
@@ -107,7 +107,7 @@ class FakeRequests(KeyedRequests):
 
 
 class FakeQueries(OrderQueries):
-    """The order database: answers each question for news with the next of these answers."""
+    """The order database: each query for news gets the next of these answers."""
 
     def __init__(self, *answers: Iterable[Stored] | Exception) -> None:
         self.answers = list(answers)
@@ -159,7 +159,7 @@ class Api:
         self.outcomes = Outcomes(queries or FakeQueries(), lambda: self.stopping)
 
     def post(self, *chunks: bytes, headers: Mapping[str, str] = JSON, gone: bool = False) -> Answer | None:
-        """Place an order whose body comes in chunks; None if nobody was answered, since the client had `gone`."""
+        """Place an order whose body comes in chunks; None if no answer was sent because the client had `gone`."""
         return asyncio.run(call(PlaceOrder(self.desk, self.keyed, self.outcomes), chunks, headers, gone=gone))
 
 

@@ -1,4 +1,4 @@
-"""Orders and what is said about them, in the words of a test. No clock: what arrives n-th arrives at time n."""
+"""Orders and the events about them. There is no clock: the n-th event arrives at time n."""
 
 from collections.abc import Iterable
 from typing import TypeVar
@@ -52,7 +52,7 @@ def cancelled(number: int = 1, reason: Reason = "customer", customer: str = CUST
 
 
 def about(kind: type[E], number: int = 1, reason: Reason | None = None, customer: str = CUSTOMER) -> E:
-    """An event of this kind that says nothing but why."""
+    """An event of this kind, with nothing in it but a reason."""
     data_of = DeadlineData if kind is OrderDeadlinePassed else OutcomeData
     data = data_of(order_id=order_id(number), customer_id=customer, reason=reason)
     return make(kind, data, at=At(0), traceparent="")

@@ -97,7 +97,7 @@ def test_a_longer_backlog_admits_fewer_orders(one: float, other: float, per_s: f
 @pytest.mark.parametrize("capacity", [1_700.0, 6_200.0, 20_000.0])
 @pytest.mark.parametrize("processes", [1, 3])
 def test_under_lasting_overload_orders_are_admitted_as_fast_as_they_settle(capacity: float, processes: int) -> None:
-    """Twice as much is offered as is settled. None of the api processes knows of the others."""
+    """Twice as many orders are offered as are settled. No api process knows of the others."""
     within_s, waiting, settled, room = 10.0, 0.0, 0.0, math.inf
     samples = deque[Sample](maxlen=SAMPLES_KEPT)
     admitted_late = most = 0.0

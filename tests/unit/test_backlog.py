@@ -1,4 +1,4 @@
-"""The backlog as the broker tells it: which of a topic's records are orders, and what that leaves room for."""
+"""The backlog as the broker reports it: which records of a topic are orders, and how many more are admitted."""
 
 from dataclasses import replace
 from typing import Any
@@ -55,7 +55,7 @@ def test_requests_with_many_orders_take_room_from_single_ones_and_may_overdraw_i
 def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     unread: int, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No order is decided without it, so no outcome lies between."""
+    """No order is decided without the service, so there is no outcome among the records."""
 
     def committed(group: str, partitions: list[Partition]) -> dict[Partition, int]:
         return {p: unread if p.topic == ORDERS and group != "payment" else 0 for p in partitions}

@@ -1,4 +1,4 @@
-"""The same seed deals the same faults, and soon all of them."""
+"""The same seed deals the same faults, and soon deals every kind."""
 
 from itertools import islice
 

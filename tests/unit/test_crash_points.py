@@ -1,4 +1,4 @@
-"""Every crash point names something that is there, and the launcher kills exactly at the passage named."""
+"""Every crash point names an existing function, and the launcher kills the process exactly at the named passage."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""The order database's pool and probe: busy is not away, and a server that does not answer holds nobody up."""
+"""The order database's pool and probe: busy is not away, and a server that does not answer delays no caller."""
 
 import asyncio
 from collections.abc import AsyncIterator

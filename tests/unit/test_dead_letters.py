@@ -1,4 +1,4 @@
-"""What `just dlq` takes for a record, and how it prints what is parked."""
+"""How `just dlq` reads the name of a record, and how it prints parked events."""
 
 import argparse
 

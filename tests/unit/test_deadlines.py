@@ -49,7 +49,7 @@ def test_a_partition_that_is_far_behind_does_not_hold_up_the_walk() -> None:
 
 
 def test_orders_not_yet_due_and_the_newest_named_one_are_watched(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that is ahead names the newest too early."""
+    """A timer whose clock is ahead names the newest orders too early."""
     monkeypatch.setattr(deadlines, "WATCHED_MAX", 2)
     named = [Pending(f"named-{at}", "c", 0, "", Milliseconds(at), due=True) for at in (1, 2, 3)]
     waiting = Pending("waiting", "c", 0, "", Milliseconds(9), due=False)

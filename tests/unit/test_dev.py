@@ -90,7 +90,7 @@ def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
 
 
 class Repository:
-    """Stands in for jgo's: hands out what it is given, one after the other."""
+    """Stands in for jgo's repository: hands out these files, one after the other."""
 
     def __init__(self, *contents: bytes) -> None:
         self.contents = list(contents)

@@ -52,7 +52,7 @@ def quoted(page: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What GitHub makes of the headings of a page."""
+    """The anchors that GitHub makes of the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", FENCED.sub("", page.read_text()), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -117,7 +117,8 @@ SERVICES: Final = ("common/", "order/", "payment/", "inventory/")
 
 
 def messages_in_code() -> set[tuple[str, str]]:
-    """What the services log: level and message, with `…` for what is filled in. Without messages made elsewhere."""
+    """The level and the message of each line that the services log, with `…` for the values. Messages made elsewhere
+    are left out."""
     found = set()
     for path in tracked():
         if path.endswith(".py") and path.startswith(SERVICES):
@@ -129,7 +130,7 @@ def messages_in_code() -> set[tuple[str, str]]:
 
 
 def messages_in_operations() -> set[tuple[str, str]]:
-    """The messages of the table of log lines. A level before a message is that message's own."""
+    """The messages of the table of log lines. A level before a message counts for that message alone."""
     section = (ROOT / "docs/OPERATIONS.md").read_text().split("\n## Log lines\n")[1].split("\n## ")[0]
     found = set()
     for row in re.findall(r"^\| (?=[A-Z]{2})(.+)$", section, re.MULTILINE):

@@ -115,7 +115,7 @@ def test_an_endless_number_is_refused(name: str) -> None:
 @pytest.mark.parametrize("kind", [events.OrderConfirmed, events.PaymentVoid, events.StockVoid, events.OrderPlaced])
 @pytest.mark.parametrize("spoiled", ["cust 1", "cust-1 $EUR", "cust-1\n", "", "c\u00fcst", "x" * 65])
 def test_an_invalid_name_is_refused(kind: type[events.Event], spoiled: str) -> None:
-    """Texts are matched together, but none may pass for two, or for another."""
+    """One pattern matches all texts of an event, but none may pass for two texts, or for another one."""
     data: dict[type[events.Event], events.OrderRef] = {
         events.OrderPlaced: PLACED.data,
         events.OrderConfirmed: events.OutcomeData(order_id=ORDER_ID, customer_id="cust-1"),

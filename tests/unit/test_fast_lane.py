@@ -81,7 +81,7 @@ class Served:
 
 
 async def answer(reader: asyncio.StreamReader) -> bytes:
-    """One whole answer."""
+    """One complete answer."""
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), WAIT_S)
     length = re.search(rb"content-length: (\d+)", head)
     assert length is not None, head
@@ -89,7 +89,7 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
 
 
 def alike(given: bytes) -> bytes:
-    """An answer without what is drawn for each."""
+    """An answer without its random ids."""
     without_ids = re.sub(rb"[0-9a-f]{8}-[0-9a-f-]{27}", b"ORDER", given)
     drawn = re.sub(rb'(x-request-id: |"request_id":")[0-9a-f]{16}\b', rb"\1DRAWN", without_ids)
     head, _, body = drawn.partition(b"\r\n\r\n")
@@ -113,7 +113,7 @@ async def ask(served: Served, *pieces: bytes) -> bytes:
 
 
 def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, Served]:
-    """The same to both, each with an api of its own. The answers are alike; it returns the lane's."""
+    """Send the same bytes to both, each with an api of its own. The answers must be alike; returns the lane's."""
 
     async def run() -> tuple[bytes, Served, Served]:
         fast, ordinary = Served(api(), fast=True), Served(api(), fast=False)
@@ -133,7 +133,7 @@ USUAL = {
     ),
     "an id unfit to be repeated": request(b"x-request-id: no t fit"),
     "with a key": request(b"idempotency-key: basket-17"),
-    "with a key that is none": request(b"idempotency-key: " + b"x" * 300),
+    "with an invalid key": request(b"idempotency-key: " + b"x" * 300),
     "several lines": request(
         body=b'{"customer_id":"c","items":[{"product_id":"apple","quantity":1},{"product_id":"pear","quantity":3}]}'
     ),
@@ -160,8 +160,8 @@ def test_the_lane_answers_usual_requests_as_the_ordinary_way_does(name: str) -> 
 
 UNUSUAL = {
     "another content type": (request(b"content-type: text/plain"),),
-    "a wish to wait": (request(b"prefer: wait=0"),),
-    "a wish to close": (request(b"connection: close"),),
+    "a preference to wait": (request(b"prefer: wait=0"),),
+    "a request to close": (request(b"connection: close"),),
     "HTTP/1.0": (request(line=b"POST /api/v1/orders HTTP/1.0"),),
     "a query": (request(line=b"POST /api/v1/orders?x=1 HTTP/1.1"),),
     "two keys": (request(b"idempotency-key: a", b"idempotency-key: b"),),
@@ -176,7 +176,7 @@ UNUSUAL = {
     "two hosts": (request(b"host: other"),),
     "no host": (request().replace(b"host: shop\r\n", b""),),
     "two lengths": (request(b"content-length: 5"),),
-    "a length that is none": (request(b"content-length: +5"),),
+    "an invalid length": (request(b"content-length: +5"),),
     "not HTTP": (b"POST /api/v1/orders HTTP/1.1\r\nno header\r\n\r\n",),
 }  # fmt: skip
 
@@ -274,7 +274,7 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
             writer.write(request())
             await answer(reader)
             [connection] = served.connections
-            connection.timeout_keep_alive_handler()  # too early: it looks again later
+            connection.timeout_keep_alive_handler()  # too early: it checks again later
             writer.write(request())
             await answer(reader)
             connection.timeout_keep_alive = 0

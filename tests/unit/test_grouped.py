@@ -1,4 +1,4 @@
-"""Grouping: one piece of work at a time, and everybody gets an answer of his own."""
+"""Grouping: one piece of work at a time, and every caller gets its own answer."""
 
 import asyncio
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from order.api.grouped import Grouped
 
 
 class Work:
-    """Doubles numbers, each group when it is let to."""
+    """Doubles numbers, each group when the test allows it."""
 
     def __init__(self) -> None:
         self.groups: list[list[int]] = []

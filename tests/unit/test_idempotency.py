@@ -1,4 +1,4 @@
-"""The rules of an idempotency key: one order, whatever comes again, wherever and whenever."""
+"""The rules of an idempotency key: one order, however often, wherever and whenever its request is sent again."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ def post(api: Api, key: str = "key-1", order: Mapping[str, Any] = ORDER, body: b
 
 
 def restarted(stored: Stored, log: FakeLog, **products: int) -> Api:
-    """Another process on the same database and log, that knows these prices."""
+    """Another process on the same database and log, with these prices."""
     known = {**PRODUCTS, **{name: product(name, unit_price) for name, unit_price in products.items()}}
     return Api(log, products=known, requests=FakeRequests(stored))
 

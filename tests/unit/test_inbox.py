@@ -29,7 +29,7 @@ def test_the_spacing_rises_with_the_work(one: float, other: float) -> None:
 
 
 class Client:
-    """Stands for a consumer that is given a partition by its first poll."""
+    """Stands for a consumer that gets a partition in its first poll."""
 
     def __init__(self, _: dict[str, Any]) -> None:
         self.callbacks: dict[str, Any] = {}

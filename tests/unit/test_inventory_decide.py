@@ -20,7 +20,7 @@ class Warehouse:
         self.movements: list[Movement] = []
 
     def take(self, *events: Relevant) -> Decisions:
-        """Decide a batch and store what came of it."""
+        """Decide a batch and store the result."""
         return self.take_read(as_read(events))
 
     def take_read(self, batch: Iterable[tuple[Relevant, Milliseconds]]) -> Decisions:
@@ -142,7 +142,7 @@ def test_an_order_that_got_nothing_has_nothing_to_give_back() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
 def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> None:
-    """Its events in every order and any number of times, in one batch and in batches of one."""
+    """Its events in every sequence and any number of times, in one batch and in batches of one."""
     wanted = placed(items=[("tea", 1), ("pot", 1), ("tea", 2)])
     events: list[Relevant] = [wanted, rejected(), cancelled()]
     for arrival in product(events, repeat=length):
@@ -160,8 +160,8 @@ def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> N
             assert (warehouse.on_hand("tea"), warehouse.on_hand("pot")) == left
 
 
-# Up to four orders that compete for two products, a third that is no longer sold and one that nobody knows; anything
-# may be said of each, at any time.
+# Up to four orders that compete for two products, a third that is no longer sold, and an unknown one. Any event about
+# each may come at any time.
 names = st.sampled_from(["tea", "tea", "pot", "pot", "withdrawn", "unknown"])
 lines = st.lists(st.tuples(names, st.integers(1, 5)), min_size=1, max_size=3)
 
@@ -252,7 +252,7 @@ def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
 def test_an_order_is_reserved_exactly_when_the_stock_at_its_turn_suffices(
     orders: list[list[tuple[str, int]]], pieces: int
 ) -> None:
-    """Neither more, which would be overselling, nor less, which would refuse what could be sold."""
+    """To reserve more would be to oversell; to reserve less would refuse an order that can be filled."""
     warehouse = Warehouse(tea=pieces, pot=pieces, withdrawn=pieces)
     warehouse.withdraw("withdrawn")
     warehouse.take(*(placed(number, items=items) for number, items in enumerate(orders)))

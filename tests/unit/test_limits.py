@@ -12,8 +12,9 @@ payments, read who is blocked, COPY payments, COPY ledger, park, update payments
 
 
 def test_the_longest_batch_is_shorter_than_the_poll_interval() -> None:
-    """Between two polls lie attempts at a batch for less than `POLL_AT_LEAST_EVERY_S`, and one more: its statements,
-    its publishing, its offsets, each with its timeout. After a longer time the group takes the consumer for dead."""
+    """Between two polls a consumer may repeat a batch for `POLL_AT_LEAST_EVERY_S`, and then once more: its statements,
+    its publishing, its offsets, each with its timeout. After the poll interval the group takes the consumer for
+    dead."""
     longest_ms = (
         int(POLL_AT_LEAST_EVERY_S * 1_000)
         + STATEMENTS_MAX * postgres.STATEMENT_TIMEOUT_MS

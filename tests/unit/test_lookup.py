@@ -1,4 +1,4 @@
-"""The rule of `GET /orders/{id}`: what was accepted is never "not found"; what nobody can know is not either."""
+"""The rule of `GET /orders/{id}`: an accepted order is never "not found", and neither is one that may be in the log."""
 
 import asyncio
 

@@ -120,7 +120,7 @@ def test_lines_go_into_the_log_in_their_order_with_keys_and_without() -> None:
 
 
 class FullLog(FakeLog):
-    """Takes so many orders and not one more."""
+    """Takes this many orders and refuses the next one."""
 
     def __init__(self, size: int, refused: Problem) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ def test_a_last_line_feed_begins_no_line(body: bytes, count: int) -> None:
 
 
 class SlowLog(FakeLog):
-    """Acknowledges when it is let to; knows how many wait for it at most."""
+    """Acknowledges when the test allows it; remembers the highest number of orders that waited for it."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the api describes is what it answers."""
+"""The api answers as its description says."""
 
 from datetime import UTC, datetime
 from typing import Any

@@ -1,4 +1,4 @@
-"""Waiting for an order: one question for all who wait, none when nobody does, and nobody waits past his time."""
+"""Waiting for an order: one query serves all waiting clients, none runs without them, and every wait ends in time."""
 
 import asyncio
 import json
@@ -126,7 +126,7 @@ def prefer(queries: FakeQueries, value: str = "wait=1", **more: Any) -> Any:
 
 
 class Decides(FakeQueries):
-    """Whatever is waited for is confirmed."""
+    """Confirms every order that a client waits for."""
 
     async def news(self, watched: Any) -> list[Stored]:
         confirmed = stored("confirmed")

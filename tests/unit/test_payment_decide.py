@@ -11,8 +11,8 @@ from tests.unit.orders import as_read, cancelled, cut, order_id, placed, rejecte
 
 ANN = CustomerId("ann")
 BOB = CustomerId("bob")
-CAT = CustomerId("cat")  # who keeps her account in another currency
-DAN = CustomerId("dan")  # who has none
+CAT = CustomerId("cat")  # her account is in another currency
+DAN = CustomerId("dan")  # has no account
 
 
 class Bank:
@@ -24,7 +24,7 @@ class Bank:
         self.transfers: list[Transfer] = []
 
     def take(self, *events: Relevant) -> Decisions:
-        """Decide a batch and store what came of it."""
+        """Decide a batch and store the result."""
         return self.take_read(as_read(events))
 
     def take_read(self, batch: Iterable[tuple[Relevant, Milliseconds]]) -> Decisions:
@@ -113,7 +113,7 @@ def test_an_order_that_paid_nothing_gets_nothing_back() -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
 def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> None:
-    """Its events in every order and any number of times, in one batch and in batches of one."""
+    """Its events in every sequence and any number of times, in one batch and in batches of one."""
     for arrival in product([order(), rejected(customer=ANN), cancelled(customer=ANN)], repeat=length):
         one_batch, one_by_one = Bank(ann=1000), Bank(ann=1000)
         one_batch.take_read(as_read(arrival))
@@ -128,7 +128,7 @@ def test_one_order_ends_alike_for_every_sequence_of_its_events(length: int) -> N
             assert bank.balance() == (700 if state == "completed" else 1000)
 
 
-# Up to four orders of three customers, who cannot afford all of them; anything may be said of each, at any time.
+# Up to four orders of three customers, who cannot afford all of them. Any event about each may come at any time.
 amounts = st.lists(st.integers(0, 500), min_size=1, max_size=4)
 customers = st.sampled_from([ANN, BOB, DAN])
 

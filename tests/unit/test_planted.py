@@ -14,7 +14,7 @@ from tests.planted.plant import NotPlanted, plant
 
 @pytest.mark.parametrize("bug", BUGS, ids=[bug.name for bug in BUGS])
 def test_a_bug_can_be_planted_and_its_checks_exist(bug: Bug, tmp_path: Path) -> None:
-    """Whoever changes a line that a bug is planted in is told here to carry the bug along."""
+    """A change of a line in which a bug is planted fails here, with the request to carry the bug along."""
     (tmp_path / bug.file).parent.mkdir(parents=True)
     (tmp_path / bug.file).write_text((ROOT / bug.file).read_text())
     plant(bug, tmp_path)
@@ -33,7 +33,7 @@ def test_a_text_that_does_not_occur_exactly_once_cannot_be_replaced(tmp_path: Pa
 
 
 def test_a_bug_names_nothing_that_does_not_exist(tmp_path: Path) -> None:
-    """Else it would be found for another reason than its own."""
+    """Otherwise a test would fail for the missing name and not for the bug."""
     for bug in BUGS:
         path = tmp_path / bug.name / bug.file
         path.parent.mkdir(parents=True)

@@ -12,11 +12,11 @@ def start(*, position: int, committed: int | None, first: int = 0, end: int = 10
 
 
 def test_reading_starts_at_the_smaller_of_position_and_committed_offset() -> None:
-    assert start(position=50, committed=40) == 40, "stored but not surely published: say it again"
+    assert start(position=50, committed=40) == 40, "stored, but perhaps not published: publish it again"
 
 
 def test_a_database_behind_its_committed_offsets_has_lost_transactions() -> None:
-    """It commits before the offsets are: ahead of it they prove that it is not the one that was written."""
+    """The database commits first. Committed offsets that are ahead of it prove that it lost what it had committed."""
     with pytest.raises(LossDetected, match=r"offset 50 is committed, but the database's position is 40.*'just replay'"):
         start(position=40, committed=50)
     assert start(position=50, committed=50) == 50

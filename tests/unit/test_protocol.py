@@ -1,4 +1,4 @@
-"""The bounds of a connection, on real sockets; time is what the test says it is."""
+"""The limits of a connection, on real sockets; the test sets the time."""
 
 import asyncio
 import contextlib
@@ -92,7 +92,7 @@ class Served:
         return [connection for connection in self._state.connections if isinstance(connection, ServedConnection)]
 
     def check_time(self, after_s: float) -> None:
-        """As the server does, so many seconds later."""
+        """What the server does, this many seconds later."""
         now = asyncio.get_running_loop().time()
         for connection in self.connections:
             connection.check_time(now + after_s)
@@ -134,7 +134,7 @@ def get(path: str, request_id: str = "mine") -> bytes:
 
 
 async def refused(connection: Connection, status: int) -> str:
-    """The connection's last answer is this refusal; returns its type."""
+    """The connection's last answer must be this refusal; returns its type."""
     answer = await connection.answer()
     oracle.judge(answer)
     assert answer.status == status, answer
@@ -163,7 +163,7 @@ async def test_a_request_that_cannot_be_parsed_is_refused(served: Served) -> Non
 
 @on_a_server
 async def test_a_refusal_waits_for_the_answers_before_it(served: Served) -> None:
-    """Else it would be taken for the answer to the first request."""
+    """Otherwise the client would take it for the answer to the first request."""
     connection = await served.connect()
     connection.send(get("/wait", "first") + get("/livez", "second") + GARBAGE + get("/livez", "third"))
     await served.arrived.acquire()

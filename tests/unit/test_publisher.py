@@ -50,7 +50,7 @@ class Client:
         return len(unreported)
 
     def purge(self) -> None:
-        """Nothing is kept here that could fail."""
+        """Nothing is queued here that could fail."""
 
     def __len__(self) -> int:
         return len(self._unreported)
@@ -61,7 +61,7 @@ class Client:
 
 
 def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[AsyncPublisher, Client], Awaitable[None]]) -> None:
-    """A story in a loop; what fails in a callback fails the test."""
+    """Run a story in an event loop; an error in a callback fails the test."""
     monkeypatch.setattr(async_publisher, "Producer", Client)
     failures: list[dict[str, Any]] = []
 
@@ -150,7 +150,7 @@ def test_a_record_that_the_client_does_not_take_fails_alone(
         assert await sent[0] == await sent[2] == PLACE
         assert told.count(None) == 1
         replaced: Any = publisher._producer
-        assert (replaced is not client) is (code == KafkaError._FATAL)  # one that is broken for good is
+        assert (replaced is not client) is (code == KafkaError._FATAL)  # only a fatal error replaces it
         assert await publisher.send("t", b"k", b"4")
 
     run(monkeypatch, story)

@@ -1,4 +1,4 @@
-"""What was published is made true again, whatever the order in which it is read."""
+"""A replay restores everything published, in whatever sequence it reads that."""
 
 from typing import get_args
 
@@ -110,7 +110,7 @@ def test_the_catalogue_comes_back_as_it_was_last_published() -> None:
     assert inventory.newest([entry(1), entry(3), entry(2)])[TEA].unit_price == 3
 
 
-# A whole season: some of it before the backup, all of it published; read again in whatever order of the orders.
+# A whole season: a part of it is in the backup, all of it is published. Its orders are read again in any sequence.
 histories = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12)
 
 

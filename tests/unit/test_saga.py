@@ -63,20 +63,20 @@ CONFIRMED = about(OrderConfirmed)
 
 
 class Saga:
-    """What the saga knows of one order and has said about it. The n-th event comes at time n."""
+    """One order in the saga, and the outcomes published for it. The n-th event comes at time n."""
 
     def __init__(self) -> None:
         self.known: Order | None = None
-        self.said: list[Outcome] = []
-        self.heard = 0
+        self.published: list[Outcome] = []
+        self.advanced = 0
 
-    def hear(self, *events: AnyOrderEvent) -> list[Outcome]:
-        """Returns what was said about the last of the events."""
+    def advance(self, *events: AnyOrderEvent) -> list[Outcome]:
+        """Returns the outcomes that the last of the events led to."""
         outcomes: list[Outcome] = []
         for event in events:
-            self.heard += 1
-            self.known, outcomes = advance(self.known, event, Milliseconds(self.heard))
-            self.said += outcomes
+            self.advanced += 1
+            self.known, outcomes = advance(self.known, event, Milliseconds(self.advanced))
+            self.published += outcomes
         return outcomes
 
     @property
@@ -84,29 +84,29 @@ class Saga:
         assert self.known is not None
         return self.known
 
-    def said_types(self) -> list[str]:
-        return [type_of(event) for event in self.said]
+    def published_types(self) -> list[str]:
+        return [type_of(event) for event in self.published]
 
 
 @pytest.mark.parametrize("arrival", list(permutations([PLACED, COMPLETED, RESERVED])))
 def test_an_order_is_confirmed_when_it_is_paid_and_reserved_and_not_before(arrival: list[AnyOrderEvent]) -> None:
     saga = Saga()
-    assert saga.hear(*arrival[:2]) == []
+    assert saga.advance(*arrival[:2]) == []
     assert saga.order.status in ("awaiting_placed", "pending")
-    saga.hear(arrival[2])
+    saga.advance(arrival[2])
     assert (saga.order.status, saga.order.reason, saga.order.decided_at, saga.order.settled_at) == (
         "confirmed", None, 3, 3,
     )  # fmt: skip
-    assert saga.said_types() == ["order.confirmed"]
+    assert saga.published_types() == ["order.confirmed"]
 
 
 @pytest.mark.parametrize("refused", [DECLINED, SOLD_OUT])
 def test_an_order_is_rejected_as_soon_as_one_side_refuses(refused: OnPayments | OnInventory) -> None:
     saga = Saga()
-    [outcome] = saga.hear(PLACED, refused)
+    [outcome] = saga.advance(PLACED, refused)
     assert isinstance(outcome, OrderRejected)
     assert outcome.data.reason == saga.order.reason == refused.data.reason
-    assert saga.order.settled_at is None, "the other side has not said yet what it did"
+    assert saga.order.settled_at is None, "the other side has not answered yet"
 
 
 @pytest.mark.parametrize(
@@ -116,32 +116,32 @@ def test_a_result_that_comes_after_the_rejection_is_kept_and_the_order_settles_w
     refused: AnyOrderEvent, late: AnyOrderEvent, undone: AnyOrderEvent
 ) -> None:
     saga = Saga()
-    saga.hear(PLACED, refused)
-    assert saga.hear(late) == []
+    saga.advance(PLACED, refused)
+    assert saga.advance(late) == []
     assert (saga.order.payment, saga.order.inventory).count(None) == 0
     assert (saga.order.status, saga.order.settled_at) == ("rejected", None)
-    assert saga.hear(undone) == []
+    assert saga.advance(undone) == []
     assert (saga.order.status, saga.order.settled_at) == ("rejected", 4)
 
 
 def test_both_sides_may_refuse() -> None:
     saga = Saga()
-    saga.hear(PLACED, SOLD_OUT, DECLINED)
+    saga.advance(PLACED, SOLD_OUT, DECLINED)
     assert (saga.order.reason, saga.order.settled_at) == ("out_of_stock", 3)
-    assert saga.said_types() == ["order.rejected"]
+    assert saga.published_types() == ["order.rejected"]
 
 
 def test_a_settled_order_stays_settled_whatever_a_side_publishes() -> None:
     saga = Saga()
-    saga.hear(PLACED, SOLD_OUT, DECLINED, PAYMENT_VOID)
+    saga.advance(PLACED, SOLD_OUT, DECLINED, PAYMENT_VOID)
     assert (saga.order.payment, saga.order.settled_at) == ("void", 3)
 
 
 def test_an_order_that_nobody_placed_yet_is_not_decided() -> None:
     saga = Saga()
-    assert saga.hear(DECLINED, SOLD_OUT) == []
+    assert saga.advance(DECLINED, SOLD_OUT) == []
     assert saga.order.status == "awaiting_placed"
-    [outcome] = saga.hear(PLACED)
+    [outcome] = saga.advance(PLACED)
     assert isinstance(outcome, OrderRejected)
     assert saga.order.settled_at == 3
 
@@ -149,35 +149,35 @@ def test_an_order_that_nobody_placed_yet_is_not_decided() -> None:
 @pytest.mark.parametrize(("event", "reason"), [(CANCEL, "customer"), (DEADLINE, "deadline")])
 def test_a_pending_order_is_cancelled_by_its_customer_or_the_deadline(event: AnyOrderEvent, reason: str) -> None:
     saga = Saga()
-    [outcome] = saga.hear(PLACED, COMPLETED, event)
+    [outcome] = saga.advance(PLACED, COMPLETED, event)
     assert isinstance(outcome, OrderCancelled)
     assert (saga.order.status, outcome.data.reason, saga.order.settled_at) == ("cancelled", reason, None)
-    saga.hear(REFUNDED, STOCK_VOID)
-    assert (saga.order.settled_at, saga.said_types()) == (5, ["order.cancelled"])
+    saga.advance(REFUNDED, STOCK_VOID)
+    assert (saga.order.settled_at, saga.published_types()) == (5, ["order.cancelled"])
 
 
 def test_a_confirmed_order_is_cancelled_by_its_customer_and_opens_again_until_all_is_undone() -> None:
     saga = Saga()
     stages = []
-    saga.hear(PLACED, COMPLETED, RESERVED)
+    saga.advance(PLACED, COMPLETED, RESERVED)
     for event in (CANCEL, REFUNDED, RELEASED):
         stages.append((saga.order.status, saga.order.decided_at, saga.order.settled_at))
-        saga.hear(event)
+        saga.advance(event)
     stages.append((saga.order.status, saga.order.decided_at, saga.order.settled_at))
     assert stages == [("confirmed", 3, 3), ("cancelled", 4, None), ("cancelled", 4, None), ("cancelled", 4, 6)]
-    assert saga.said_types() == ["order.confirmed", "order.cancelled"]
+    assert saga.published_types() == ["order.confirmed", "order.cancelled"]
 
 
 def test_the_deadline_does_not_touch_a_confirmed_order() -> None:
     saga = Saga()
-    saga.hear(PLACED, COMPLETED, RESERVED)
+    saga.advance(PLACED, COMPLETED, RESERVED)
     confirmed = saga.order
-    assert saga.hear(DEADLINE) == []
+    assert saga.advance(DEADLINE) == []
     assert saga.order is confirmed
 
 
 def test_a_deadline_passes_by_the_clock_of_the_log() -> None:
-    """Which stamped the order and the deadline's passing. What a process's own clock says does not matter."""
+    """The broker stamps the order and the deadline's passing. A process's own clock does not matter."""
     data = DeadlineData(order_id=order_id(1), customer_id=CUSTOMER, reason="deadline", deadline_ms=500)
     passed = make(OrderDeadlinePassed, data, at=Milliseconds(0), traceparent="")
     order, _ = advance(None, PLACED, Milliseconds(1_000))
@@ -190,8 +190,8 @@ def test_a_deadline_passes_by_the_clock_of_the_log() -> None:
 @pytest.mark.parametrize("late", [CANCEL, DEADLINE, COMPLETED])
 def test_a_rejection_under_way_wins(late: AnyOrderEvent) -> None:
     saga = Saga()
-    saga.hear(PLACED, SOLD_OUT)
-    assert saga.hear(late) == []
+    saga.advance(PLACED, SOLD_OUT)
+    assert saga.advance(late) == []
     assert (saga.order.status, saga.order.reason) == ("rejected", "out_of_stock")
 
 
@@ -205,20 +205,20 @@ def test_events_about_an_order_that_does_not_exist_do_not_create_it(event: AnyOr
 )
 def test_after_a_restored_backup_the_outcome_in_the_log_counts(outcome: AnyOrderEvent, status: str) -> None:
     saga = Saga()
-    assert saga.hear(PLACED, outcome) == []
+    assert saga.advance(PLACED, outcome) == []
     assert saga.order.status == status
-    assert saga.hear(COMPLETED, SOLD_OUT) == []
+    assert saga.advance(COMPLETED, SOLD_OUT) == []
     assert saga.order.status == status
 
 
 def test_the_order_keeps_the_trace_of_its_placing_and_so_does_its_outcome() -> None:
     saga = Saga()
     traced = make(OrderPlaced, PLACED.data, at=Milliseconds(0), traceparent="00-trace-span-01")
-    [outcome] = saga.hear(COMPLETED, traced, RESERVED)
+    [outcome] = saga.advance(COMPLETED, traced, RESERVED)
     assert outcome.traceparent == "00-trace-span-01"
 
 
-# Anything, in any order, any number of times: what the services would say and what they never would.
+# Any events, in any sequence, any number of times: those that the services publish and those that they never would.
 anything: st.SearchStrategy[list[AnyOrderEvent]] = st.lists(
     st.sampled_from(
         [
@@ -245,7 +245,7 @@ def test_an_order_only_moves_forward(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         before = saga.known
-        saga.hear(event)
+        saga.advance(event)
         if before is None:
             continue
         after = saga.order
@@ -258,7 +258,7 @@ def test_an_order_only_moves_forward(events: list[AnyOrderEvent]) -> None:
 @given(anything)
 def test_a_side_stands_where_its_furthest_result_put_it(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
-    saga.hear(*events)
+    saga.advance(*events)
     payments = [event.state for event in events if isinstance(event, OnPayments)]
     stocks = [event.state for event in events if isinstance(event, OnInventory)]
     if saga.known is not None:
@@ -273,23 +273,23 @@ def test_an_outcome_is_published_once_when_it_is_reached(events: list[AnyOrderEv
     saga = Saga()
     for event in events:
         before = saga.known
-        said = saga.hear(event)
+        said = saga.advance(event)
         reached = saga.known is not None and saga.known.status != (before.status if before else "awaiting_placed")
         if reached and saga.order.status != "pending" and not isinstance(event, Outcome):
             assert said == outcome_of(saga.order)
             assert [type_of(outcome) for outcome in said] == [f"order.{saga.order.status}"]
         else:
             assert said == []
-    assert len({event.id for event in saga.said}) == len(saga.said)
+    assert len({event.id for event in saga.published}) == len(saga.published)
 
 
 @given(anything)
 def test_a_repeated_event_counts_once(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
-        saga.hear(event)
+        saga.advance(event)
         once = saga.known
-        assert saga.hear(event) == []
+        assert saga.advance(event) == []
         assert saga.known is once
 
 
@@ -298,7 +298,7 @@ def test_an_order_was_settled_when_it_first_was(events: list[AnyOrderEvent]) -> 
     saga = Saga()
     for event in events:
         before = saga.known
-        saga.hear(event)
+        saga.advance(event)
         if before is not None and before.settled_at is not None:
             reopened = before.status == "confirmed" and saga.order.status != "confirmed"
             assert reopened or saga.order.settled_at in (before.settled_at, None)
@@ -308,7 +308,7 @@ def test_an_order_was_settled_when_it_first_was(events: list[AnyOrderEvent]) -> 
 def test_a_row_says_when_and_why(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
-        saga.hear(event)
+        saga.advance(event)
         if (order := saga.known) is not None:
             assert (order.status == "awaiting_placed") == (order.placed_at is None)
             assert (order.status in ("awaiting_placed", "pending")) == (order.decided_at is None)
@@ -318,8 +318,8 @@ def test_a_row_says_when_and_why(events: list[AnyOrderEvent]) -> None:
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> tuple[list[AnyOrderEvent], bool, bool]:
-    """A placed order and the result of each side, each said up to three times, the topics interleaved anyhow; with
-    whether it can be paid and reserved."""
+    """A placed order and the result of each side, each published up to three times, the topics interleaved at random;
+    and whether the order can be paid and reserved."""
     paid, reserved = draw(st.booleans()), draw(st.booleans())
     times = st.integers(1, 3)
     events = [PLACED] * draw(times)
@@ -334,11 +334,11 @@ def test_the_outcome_does_not_depend_on_which_topic_was_read_first(
 ) -> None:
     events, paid, reserved = arrival
     saga = Saga()
-    saga.hear(*events)
+    saga.advance(*events)
     assert saga.order.status == ("confirmed" if paid and reserved else "rejected")
     assert saga.order.payment == ("completed" if paid else "declined")
     assert saga.order.inventory == ("reserved" if reserved else "rejected")
-    assert len(saga.said) == 1
+    assert len(saga.published) == 1
 
 
 class Shop:
@@ -399,7 +399,7 @@ class Shop:
             self.log["inventory"].append(had)
 
     def repeat(self, reader: str, topic: str) -> None:
-        """A crash after the commit and before the offsets: what was read last is a repeat, and is answered again."""
+        """A crash after the commit and before the offsets: the last record is a repeat, and is answered again."""
         offset = self.read[reader, topic] - 1
         if offset < 0:
             return
@@ -411,12 +411,12 @@ class Shop:
             self.log["orders"] += outcome_of(order)
 
     def drain(self) -> None:
-        """Read on until nobody has anything left to read: they must not keep each other talking."""
+        """Read until no service has anything left to read: they must not answer each other for ever."""
         for _ in range(200):
             took_in = [self.step(reader, topic) for reader, topic in self.read]
             if not any(took_in):
                 return
-        raise AssertionError("the services never fall silent")
+        raise AssertionError("the services publish for ever")
 
 
 READINGS = sorted(Shop(0, 0).read)

@@ -1,4 +1,4 @@
-"""What every service answers alike, whatever its routes."""
+"""The answers that every service gives, whatever its routes."""
 
 import asyncio
 

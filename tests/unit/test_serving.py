@@ -1,4 +1,4 @@
-"""How a server begins and ends: no connection that was made is lost."""
+"""How a server begins and ends: no established connection is lost."""
 
 import asyncio
 import socket
@@ -34,14 +34,15 @@ def with_a_server(act: Act) -> None:
 
 
 def connect(listener: socket.socket) -> socket.socket:
-    """A client whose connection the kernel has made. The loop has not run since, so nobody has accepted it."""
+    """A client whose connection the kernel has established. The loop has not run since, so the server has not accepted
+    it."""
     client = socket.create_connection(listener.getsockname(), timeout=WAIT_S)
     client.setblocking(False)
     return client
 
 
 async def answer(client: socket.socket) -> bytes:
-    """All that is answered until the connection ends."""
+    """Everything that the server sends until the connection ends."""
     received = b""
     async with asyncio.timeout(WAIT_S):
         while chunk := await asyncio.get_running_loop().sock_recv(client, 4_096):

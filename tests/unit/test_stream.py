@@ -1,4 +1,4 @@
-"""Server-sent events of an order: every entry once, over reconnections too, until it is settled."""
+"""Server-sent events of an order: every entry once, even over reconnections, until the order is settled."""
 
 import asyncio
 import json
@@ -43,7 +43,7 @@ class FakeLookup(Lookup):
 
 
 class Client:
-    """Reads a stream until it ends, or until it has got something that it waits for."""
+    """Reads a stream until it ends, or until it has received the text that it waits for."""
 
     def __init__(self, *, leaves_after: bytes | None = None) -> None:
         self.start: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
     [
         ("1", ["2", "3", "3-settled"]),
         ("3", ["3-settled"]),
-        ("1-settled", ["2", "3", "3-settled"]),  # it was cancelled since
+        ("1-settled", ["2", "3", "3-settled"]),  # it has been cancelled since
         ("99", ["3-settled"]),
         ("nonsense", ["1", "2", "3", "3-settled"]),
         ("", ["1", "2", "3", "3-settled"]),

@@ -33,7 +33,7 @@ def counted(tally: Tally) -> None:
     tally.count(4, Sorted([RECEIVED] * 2, [RECEIVED], [PARKED]), 3, {"store": 0.002, "publish": 0.001})
 
 
-def test_a_second_s_batches_are_summed_up_in_one_line(lines: list[dict[str, Any]]) -> None:
+def test_the_batches_of_a_second_are_summed_up_in_one_line(lines: list[dict[str, Any]]) -> None:
     tally = Tally("payment")
     tally.report_when_due(100.0)
     counted(tally)

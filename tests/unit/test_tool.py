@@ -1,4 +1,4 @@
-"""How the operator's tools end, and what they let through to a terminal."""
+"""How the operator's tools end, and what they print to a terminal."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,5 @@
-"""The judgement of an order: what holds, what is a breach of which statement, and what cannot be judged yet."""
+"""The judgement of an order: which rows and records are right, which breach a statement, and which cannot be judged
+yet."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -37,7 +38,7 @@ END = 100
 
 
 def line_of(topic: str, number: int, offset: int, value: bytes) -> str | None:
-    """How a record is put aside by itself."""
+    """The line of a record that is written by itself."""
     found = event_of(KINDS_OF[topic], value)
     if found is None:
         return salvaged(topic, number, offset, KEY, value)
@@ -46,7 +47,7 @@ def line_of(topic: str, number: int, offset: int, value: bytes) -> str | None:
 
 
 def progress(behind: Mapping[GroupPartition, int] | None = None, **changed: Any) -> Progress:
-    """Everybody has read and answered all of partition 0, but for the readers `behind`."""
+    """All readers have read and answered all of partition 0, except those in `behind`."""
     places = {(group, topic, 0): END for topic, groups in READERS.items() for group in groups}
     defaults: dict[str, Any] = {
         "starts": {Partition(topic, 0): 0 for topic in TOPICS},
@@ -193,7 +194,7 @@ def test_a_forged_row_or_record_is_noticed(history: str, extra: str, breached: s
 
 
 def running() -> Iterator[tuple[str, Progress]]:
-    """An order at work: what each snapshot can hold while records lie unread."""
+    """A running order: what each snapshot can hold while records are unread."""
     placed = 'L|p|0|50|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     nobody: dict[GroupPartition, int] = {
         ("order-saga", "orders", 0): 50,
@@ -201,7 +202,7 @@ def running() -> Iterator[tuple[str, Progress]]:
         ("inventory", "orders", 0): 50,
     }
     yield placed, progress(nobody)
-    # Decided by payment after the snapshots: its word is in the log, its row is not.
+    # Decided by payment after the snapshots: its event is in the log, its row is not in the snapshot.
     yield f"{placed}\nL|C|0|50|0|cust-1|300|EUR", progress(nobody | {("order-saga", "payments", 0): 50})
     # Confirmed in the first snapshot, cancelled and refunded before the second one.
     later = without(CANCELLED, "O|", "R|", "M|release") + (
@@ -276,7 +277,7 @@ def test_a_trimmed_log_is_no_breach() -> None:
 
 
 def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
-    """A forged dead letter in each database, of an order whose rows were taken away."""
+    """A forged parked event in each database, of an order whose rows were deleted."""
     parked = progress(parked={(group, "orders", 0): {10: "p"} for group in READERS["orders"]})
     log = "\n".join(line for line in CONFIRMED.strip().splitlines() if line.startswith("L|"))
     assert [what for of, what in verdict(log, parked).findings if of == Statement.DECIDED] == [
@@ -291,7 +292,7 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
 
 
 def test_a_redrive_under_way_is_no_forgery() -> None:
-    """Parked in the snapshots, decided and said before the ends were read."""
+    """Parked in the snapshots, decided and published before the ends were read."""
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     found = progress({("order-saga", "payments", 0): 10}, parked={place: {10: "p"} for place in places})
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
@@ -423,7 +424,7 @@ def test_the_fast_path_agrees_with_the_full_judgement_on_a_usual_order(outcome: 
 
 @pytest.mark.parametrize("outcome", ROWS)
 def test_the_fast_path_overlooks_nothing(outcome: str) -> None:
-    """Whatever single character is another one, and whatever line is missing or comes twice."""
+    """It fails for every altered character, and for every line that is missing or comes twice."""
     text, everybody = usual(outcome), progress()
     rows, log = ROWS[outcome], text[len(ROWS[outcome]) :]
     for place in range(len(rows)):
@@ -571,14 +572,14 @@ def test_the_watch_shows_the_result_of_the_last_proof() -> None:
     assert registry.get_sample_value("tandem_verify_violations", {"statement": "1"}) == 0
     age = registry.get_sample_value("tandem_verify_last_proof_age_seconds")
     assert age is not None
-    assert age < 60, "a violated proof is none, so the age is that of the start"
+    assert age < 60, "a violated proof does not count, so the age is that of the start"
 
 
 SETTINGS = Settings("nowhere:1", {}, deadline_s=3_600)
 
 
 class Overdue(Snapshot):
-    """An order database in which these orders wait for too long."""
+    """An order database in which these orders have waited too long."""
 
     def __init__(self, *orders: Row) -> None:
         self._orders = orders

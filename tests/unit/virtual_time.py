@@ -1,4 +1,4 @@
-"""A loop whose clock shows what timers say, not what the wall does: a test of waiting neither waits nor is too slow."""
+"""An event loop on virtual time: its clock jumps to the next timer, so a test of waiting takes no time."""
 
 import asyncio
 import selectors
@@ -15,7 +15,7 @@ class _Selector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
-            return super().select(None)  # no timer is set: a thread has to go on
+            return super().select(None)  # no timer is set: wait for a thread
         ready = super().select(0)
         if not ready:
             self.now_s += timeout
@@ -32,6 +32,6 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 def run(main: Coroutine[Any, Any, T]) -> T:
-    """As `asyncio.run`, in no time. For what waits for timers only, not for other threads or sockets."""
+    """Like `asyncio.run`, in no time. Only for code that waits for timers, not for threads or sockets."""
     with asyncio.Runner(loop_factory=_Loop) as runner:
         return runner.run(main)
