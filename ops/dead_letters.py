@@ -30,6 +30,7 @@ from ops import tool
 from ops.tool import printable
 
 ERROR_CHARS_SHOWN: Final = 60
+SQL: Final = tool.statements(__file__)
 _RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9+/_-]+))?")
 
 
@@ -61,62 +62,6 @@ def record_id(text: str) -> RecordId:
     return RecordId(match[1], int(match[2]), int(match[3]), match[4])
 
 
-# The service reads the topic as it is now; an event of an earlier one is listed with that topic's id.
-_LIST: Final = """
-    SELECT topic, partition, "offset", nullif(row.topic_id, positions.topic_id), encode(key, 'escape'), root, state,
-      attempts, to_char(parked_at, 'YYYY-MM-DD HH24:MI:SS'), error
-    FROM parked_events AS row LEFT JOIN positions USING (topic, partition)
-    WHERE state <> 'done' AND (%(customer)s::text IS NULL OR key = convert_to(%(customer)s, 'UTF8'))
-    ORDER BY row.record_time, topic, partition, "offset"
-"""
-_STOPS: Final = "SELECT reason, to_char(stopped_at, 'YYYY-MM-DD HH24:MI:SS') FROM stops WHERE resumed_at IS NULL"
-# With the positions locked, no batch can park an event behind these while they are being marked.
-_LOCK_POSITIONS: Final = "SELECT FROM positions ORDER BY topic, partition FOR UPDATE"
-_IDS: Final = """
-    unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(topic_ids)s::text[])
-      AS id(topic, partition, "offset", topic_id)
-"""
-_FIND: Final = f"""
-    SELECT topic, partition, "offset", row.topic_id, value, nullif(row.topic_id, positions.topic_id)
-    FROM parked_events AS row
-    LEFT JOIN positions USING (topic, partition)
-    WHERE state = 'parked' AND (%(all)s OR key = convert_to(%(customer)s, 'UTF8'))
-      OR (topic, partition, "offset", row.topic_id) IN (
-        SELECT id.topic, id.partition, id."offset", coalesce(id.topic_id, positions.topic_id, row.topic_id) FROM {_IDS})
-    ORDER BY row.record_time, topic, partition, "offset"
-"""  # noqa: S608 - a statement of ours
-_SHOW: Final = """
-    SELECT topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state, parked_at,
-      attempts
-    FROM parked_events WHERE topic = %s AND partition = %s AND "offset" = %s AND topic_id = %s
-"""
-_ACTS: Final = """
-    SELECT act, actor, why, acted_at FROM dead_letter_acts
-    WHERE topic = %s AND partition = %s AND "offset" = %s AND coalesce(topic_id, %s) = %s ORDER BY act_id
-"""
-# All parked events of a customer are redriven together, or the later ones would wait for ever behind nothing.
-_MARK: Final = {
-    "redrive": f"""
-      WITH named AS (SELECT row.* FROM parked_events AS row JOIN {_IDS} USING (topic, partition, "offset", topic_id))
-      UPDATE parked_events AS row SET state = 'redrive'
-      WHERE state = 'parked' AND (key IN (SELECT key FROM named)
-        OR (topic, partition, "offset", topic_id) IN (SELECT topic, partition, "offset", topic_id FROM named))
-      RETURNING topic, partition, "offset", topic_id
-    """,  # noqa: S608 - a statement of ours
-    "discard": f"""
-      UPDATE parked_events SET state = 'discard', given_up = true
-      WHERE state = 'parked' AND (topic, partition, "offset", topic_id) IN (SELECT * FROM {_IDS})
-      RETURNING topic, partition, "offset", topic_id
-    """,  # noqa: S608 - a statement of ours
-}
-_RECORD: Final = f"""
-    INSERT INTO dead_letter_acts (act, topic, partition, "offset", topic_id, actor, why)
-    SELECT %(act)s, id.*, %(actor)s, %(why)s FROM {_IDS}
-"""  # noqa: S608 - a statement of ours
-_RESUME: Final = "UPDATE stops SET resumed_at = now() WHERE resumed_at IS NULL"
-_RECORD_RESUME: Final = "INSERT INTO dead_letter_acts (act, actor, why) VALUES ('resume', %s, %s)"
-
-
 class ParkedEvent(NamedTuple):
     """A parked event that an operator has named."""
 
@@ -134,7 +79,7 @@ def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
         or_all = " or --all" if chosen.command == "redrive" else ""
         raise Fatal(f"dlq: {chosen.command} what? name records or --customer{or_all}")
     wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
-    rows = connection.execute(_FIND, wanted).fetchall()
+    rows = connection.execute(SQL["find"], wanted).fetchall()
     events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), RecordId(row[0], row[1], row[2], row[5])) for row in rows]
     parked = {event.record[:3] for event in events}
     if missing := [str(record) for record in chosen.records if record[:3] not in parked]:
@@ -149,8 +94,8 @@ def _columns(records: Sequence[RecordId]) -> dict[str, Any]:
 
 def show_list(service: str, connection: Conn, customer: str | None) -> None:
     """Print what is parked in a service, and whether it has stopped."""
-    rows = connection.execute(_LIST, {"customer": customer}).fetchall()
-    for reason, at in connection.execute(_STOPS).fetchall():
+    rows = connection.execute(SQL["list"], {"customer": customer}).fetchall()
+    for reason, at in connection.execute(SQL["stops"]).fetchall():
         print(
             f"{service}: STOPPED since {at}: {printable(reason)}; to start it again: 'just dlq resume --service "
             f"{service} --why …'"
@@ -188,25 +133,25 @@ def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:
         if number:
             print()
         print(f"{'service':12} {service}")
-        cursor = connection.execute(_SHOW, event.record)
+        cursor = connection.execute(SQL["show"], event.record)
         for column, value in zip(cursor.description or (), cursor.fetchone() or (), strict=True):
             text = value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
             print(f"{column.name:12} {printable(text)}")
-        for act, actor, why, at in connection.execute(_ACTS, (*event.record, event.record.topic_id)).fetchall():
+        for act, actor, why, at in connection.execute(SQL["acts"], (*event.record, event.record.topic_id)).fetchall():
             print(f"{'act':12} {printable(f'{act} by {actor} at {at}: {why}')}")
 
 
 def mark(connection: Conn, chosen: argparse.Namespace) -> int:
     """Mark what was named and record the act, in one transaction. Returns how many events were marked."""
     with transaction(connection):
-        connection.execute(_LOCK_POSITIONS)
+        connection.execute(SQL["lock_positions"])
         events = find(connection, chosen)
         if chosen.command == "discard":
             events = discardable(events, chosen)
-        rows = connection.execute(_MARK[chosen.command], _columns([event.record for event in events])).fetchall()
+        rows = connection.execute(SQL[chosen.command], _columns([event.record for event in events])).fetchall()
         if rows:
             act = {"act": chosen.command, "actor": chosen.actor, "why": chosen.why}
-            connection.execute(_RECORD, act | _columns([RecordId(*row) for row in rows]))
+            connection.execute(SQL["record"], act | _columns([RecordId(*row) for row in rows]))
         if chosen.dry_run:
             connection.rollback()
     return len(rows)
@@ -236,9 +181,9 @@ def type_named(value: bytes) -> str:
 def resume(connection: Conn, chosen: argparse.Namespace) -> int:
     """End a service's stops and record the act. Returns how many there were."""
     with transaction(connection):
-        resumed = connection.execute(_RESUME).rowcount
+        resumed = connection.execute(SQL["resume"]).rowcount
         if resumed:
-            connection.execute(_RECORD_RESUME, (chosen.actor, chosen.why))
+            connection.execute(SQL["record_resume"], (chosen.actor, chosen.why))
         if chosen.dry_run:
             connection.rollback()
     return resumed

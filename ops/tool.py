@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
 
 import psycopg
@@ -61,6 +62,12 @@ def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     for row in cells:
         print("  ".join(c.rjust(w) if c.isdigit() else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+
+
+def statements(module: str) -> dict[str, str]:
+    """The SQL in the file beside a module (`audit.sql` for `audit.py`), by the names in its lines `-- name: …`."""
+    parts = Path(module).with_suffix(".sql").read_text().split("-- name: ")
+    return dict(part.split("\n", 1) for part in parts[1:])
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -585,9 +585,9 @@ class Overdue(Snapshot):
         self._orders = orders
 
     def query(self, statement: str, **parameters: Any) -> list[Row]:
-        if statement == audit.UNSETTLED:
+        if statement == audit.SQL["unsettled"]:
             return [{"orders": len(self._orders), "oldest_s": 9_999.0}]
-        assert statement == audit.OVERDUE
+        assert statement == audit.SQL["overdue"]
         assert parameters["blocked"] == ["cust-1"]
         return list(self._orders)
 

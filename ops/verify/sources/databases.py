@@ -16,13 +16,18 @@ from psycopg.rows import dict_row
 from common.consume.positions import Stored
 from common.events import READERS
 from common.kafka.broker import Partition
-from ops.tool import GROUP_OF
+from ops.tool import GROUP_OF, statements
 from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
 from ops.verify.evidence.lines import SEPARATOR, Evidence
 from ops.verify.evidence.progress import DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition, Progress
 from ops.verify.statements import Unproven
 
 CONNECT_TIMEOUT_S: Final = 5
+PAGES_AT_ONCE: Final = 4_096
+"""32 MB of a table: what a part of it comes to stays in PostgreSQL's memory, and in ours, for a moment."""
+TABLES: Final = {"order": ("orders",), "payment": ("payments", "ledger"), "inventory": ("reservations", "movements")}
+"""Where each database names orders. The first table has one row for an order."""
+SQL: Final = statements(__file__)
 
 Row = dict[str, Any]
 
@@ -94,8 +99,8 @@ class Snapshot:
     def blocks(self, digits: int) -> Iterator[tuple[str, str]]:
         """The rows that name an order, as lines: the name of a bucket, of that many `digits`, and lines of it with line
         breaks between them."""
-        for table, line in _LINES[self.database].items():
-            query = sql.SQL(_BLOCKS).format(line=sql.SQL(line), table=sql.Identifier(table))
+        for table in TABLES[self.database]:
+            query = sql.SQL(SQL["blocks"]).format(line=sql.SQL(SQL[f"line_of_{table}"]), table=sql.Identifier(table))
             yield from self._by_parts(table, query, digits=digits)
 
     def _by_parts(self, table: str, query: str | sql.Composed, **parameters: Any) -> Iterator[Any]:
@@ -108,29 +113,29 @@ class Snapshot:
 
     def lines(self, orders: Collection[str]) -> Iterator[str]:
         """A line of each row that names one of these orders."""
-        for table, line in _LINES[self.database].items():
-            query = sql.SQL(_ROWS_OF).format(line=sql.SQL(line), table=sql.Identifier(table))
+        for table in TABLES[self.database]:
+            query = sql.SQL(SQL["rows_of"]).format(line=sql.SQL(SQL[f"line_of_{table}"]), table=sql.Identifier(table))
             for (text,) in self._connection.execute(query, (list(orders),)).fetchall():
                 yield text
 
     def requests(self) -> Iterator[Request]:
         """What is stored under idempotency keys."""
-        return map(Request._make, self._by_parts("requests", _REQUESTS))
+        return map(Request._make, self._by_parts("requests", SQL["requests"]))
 
     def claims(self, starts: Mapping[int, int]) -> Iterator[str]:
         """The orders whose rows say that they were placed by a trimmed record: one below `starts`, which are by
         partition number."""
         trimmed = {"numbers": list(starts), "starts": list(starts.values())}
-        return (order_id for (order_id,) in self._by_parts("orders", _CLAIMS, **trimmed))
+        return (order_id for (order_id,) in self._by_parts("orders", SQL["claims"], **trimmed))
 
     def settled(self, orders: Collection[str]) -> set[str]:
         """Which of these orders are settled."""
-        return {row["order_id"] for row in self.query(_SETTLED, orders=list(orders))}
+        return {row["order_id"] for row in self.query(SQL["settled"], orders=list(orders))}
 
     def parked(self) -> dict[GroupPartition, dict[int, Parked]]:
         """What became of every event of this log that was ever parked, by its offset."""
         parked: dict[GroupPartition, dict[int, Parked]] = {}
-        for row in self.query(_PARKED_EVER):
+        for row in self.query(SQL["parked_ever"]):
             fate = PARKED
             if row["state"] in ("decided", "done"):
                 given_up = DISCARDED if row["state"] == "done" else DISCARDING
@@ -141,7 +146,7 @@ class Snapshot:
 
     def parked_open(self) -> list[Row]:
         """The operator's list: what is parked and not done."""
-        return [{"service": self.database, **row} for row in self.query(_PARKED_OPEN)]
+        return [{"service": self.database, **row} for row in self.query(SQL["parked_open"])]
 
     def stops(self) -> list[str]:
         """Why the service waits for an operator, if it does."""
@@ -199,12 +204,12 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
     customers |= {reservation.customer_id for reservation in evidence.reservations}
     customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == PLACED}
     for snapshot in databases:
-        name, table = _TABLES[snapshot.database]
+        table = TABLES[snapshot.database][0]
         if is_uuid(order_id):
-            rows = snapshot.query(_ROW.format(table=table), order_id=order_id)
-            known[name] = [row["row"] for row in rows] or "no row"
+            rows = snapshot.query(SQL["row"].format(table=table), order_id=order_id)
+            known[table.removesuffix("s")] = [row["row"] for row in rows] or "no row"
         for customer in sorted(customers):
-            if parked := snapshot.query(_PARKED_OF, customer_id=customer):
+            if parked := snapshot.query(SQL["parked_of"], customer_id=customer):
                 known[f"parked by {snapshot.group}"] = parked
     known["ledger"] = [row._asdict() for row in evidence.entries] or "no entry"
     known["movements"] = [row._asdict() for row in evidence.movements] or "no movement"
@@ -220,75 +225,3 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
         for record in evidence.records
     ] or "no record"
     return known
-
-
-# What a line holds is written at the row types of `evidence.lines`. The times of an order are needed only while it is
-# not settled. `concat`, because it drops nothing for being null.
-_LINES: Final[Mapping[str, Mapping[str, str]]] = {
-    "order": {
-        "orders": """
-            concat(order_id, '|O|', customer_id, '|', partition, '|', status, '|', payment, '|', inventory, '|',
-              settled_at IS NOT NULL, '|',
-              CASE WHEN settled_at IS NULL THEN (extract(epoch FROM placed_at) * 1000)::bigint END, '|',
-              CASE WHEN settled_at IS NULL THEN (extract(epoch FROM decided_at) * 1000)::bigint END, '|',
-              amount, '|', currency, '|', items)
-        """
-    },
-    "payment": {
-        "payments": "concat(order_id, '|P|', customer_id, '|', state, '|', amount, '|', currency)",
-        "ledger": "concat(order_id, '|G|', kind, '|', customer_id, '|', amount, '|', currency)",
-    },
-    "inventory": {
-        "reservations": "concat(order_id, '|R|', customer_id, '|', state, '|', items)",
-        "movements": "concat(order_id, '|M|', kind, '|', product_id, '|', quantity)",
-    },
-}
-PAGES_AT_ONCE: Final = 4_096
-"""32 MB of a table: what a part of it comes to stays in PostgreSQL's memory, and in ours, for a moment."""
-# A line break within a row would make two lines of it. No service writes one.
-_LINE: Final = r"replace({line}, E'\n', '\n')"
-_BLOCKS: Final = f"""
-    SELECT right(order_id::text, %(digits)s), string_agg({_LINE}, E'\n')
-    FROM {{table}} WHERE order_id IS NOT NULL AND ctid >= %(first)s::tid AND ctid < %(end)s::tid GROUP BY 1
-"""  # noqa: S608 - an expression of ours
-_ROWS_OF: Final = f"SELECT {_LINE} FROM {{table}} WHERE order_id = ANY(%s::text[]::uuid[])"  # noqa: S608 - ours
-_SETTLED: Final = """
-    SELECT order_id::text FROM orders WHERE order_id = ANY(%(orders)s::text[]::uuid[]) AND settled_at IS NOT NULL
-"""
-_REQUESTS: Final = """
-    SELECT customer_id, idempotency_key, request_hash, order_id::text, event FROM requests
-    WHERE ctid >= %(first)s::tid AND ctid < %(end)s::tid
-"""
-_CLAIMS: Final = """
-    SELECT order_id::text FROM orders JOIN unnest(%(numbers)s::integer[], %(starts)s::bigint[])
-      AS trimmed(partition, start) USING (partition)
-    WHERE orders.ctid >= %(first)s::tid AND orders.ctid < %(end)s::tid AND EXISTS (
-      SELECT FROM jsonb_to_recordset(timeline) AS entry(event text, partition integer, "offset" bigint)
-      WHERE event IN ('order.placed', 'order.discarded') AND entry.partition = trimmed.partition AND "offset" < start)
-"""
-# The last act on a parked event tells whether it was taken after all or given up. A row of an earlier topic of the same
-# name says nothing about this one.
-_PARKED_EVER: Final = """
-    SELECT topic, partition, "offset", state, md5(coalesce(key, '') || value) AS digest, given_up AND coalesce((
-      SELECT act = 'discard' FROM dead_letter_acts AS a
-      WHERE a.topic = p.topic AND a.partition = p.partition AND a."offset" = p."offset"
-        AND coalesce(a.topic_id, p.topic_id) = p.topic_id
-      ORDER BY act_id DESC LIMIT 1), false) AS discarded
-    FROM parked_events AS p JOIN positions USING (topic, partition, topic_id)
-"""
-_PARKED_OPEN: Final = """
-    SELECT topic, partition, "offset", encode(key, 'escape') AS customer, root, error, state, attempts,
-      extract(epoch FROM now() - parked_at)::bigint AS parked_s
-    FROM parked_events WHERE state <> 'done' ORDER BY parked_at, topic, partition, "offset"
-"""
-# By primary key. The ledger and the movements have no index by order; the evidence has what they say.
-_ROW: Final = "SELECT row_to_json(t)::text AS row FROM {table} AS t WHERE order_id = %(order_id)s::uuid"
-_TABLES: Final = {
-    "order": ("order", "orders"),
-    "payment": ("payment", "payments"),
-    "inventory": ("reservation", "reservations"),
-}
-_PARKED_OF: Final = """
-    SELECT topic, partition, "offset", root, error, state, attempts FROM parked_events
-    WHERE key = convert_to(%(customer_id)s, 'UTF8') ORDER BY topic, partition, "offset"
-"""
