@@ -42,7 +42,7 @@ Body = dict[str, Any]
 
 
 class Book:
-    """What clients were answered, over any number of runs. Each entry is one step, so threads can share the book.
+    """The answers that clients got, over any number of runs. Each entry is one step, so threads can share the book.
 
     The accepted orders go to a file at once, which outlives this process.
     """
@@ -75,7 +75,7 @@ class Book:
             self._lines.write(f"{order_id}\n".encode())
 
     def name(self, key: str, order_id: str) -> None:
-        """An answer to a request with this key named this order."""
+        """Note that an answer to a request with this key named this order."""
         if self.keyed.setdefault(key, order_id) != order_id:
             self.faults.append(f"key {key} is order {self.keyed[key]} and also {order_id}")
 
@@ -90,7 +90,7 @@ class Book:
             "lost": sorted(self.accepted - keyed.keys() - plain.keys()),
             "placed twice": sorted(keyed.keys() - by_key)
             + sorted(plain.keys() - self.accepted - self.denied)[len(self.unknown) :],
-            "denied and yet there": sorted(self.denied & plain.keys()),
+            "answered with 404 and stored": sorted(self.denied & plain.keys()),
             "confirmed although a cancel was accepted": [
                 o for o, status in (keyed | plain).items() if o in self.cancelled and status == "confirmed"
             ],
@@ -104,7 +104,7 @@ class Book:
         assert _entered(stack, "payment", "ledger", "deposit", "customer_id", SAVER) == self.deposits
         assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
 
-    def order_what_is_new(self, stack: Stack) -> None:
+    def order_new_products(self, stack: Stack) -> None:
         """Order each new product at its price, and wait until the api knows them all."""
         if not self.prices:
             return
@@ -177,7 +177,7 @@ class Client(threading.Thread):
         raise NotImplementedError
 
     def finish(self) -> None:
-        """Ask what is still open, at the end."""
+        """Ask about orders that are still open, at the end."""
 
     def until_answered(self, send: Callable[[], httpx.Response]) -> httpx.Response:
         """Send a request that may be repeated until it is answered by something other than 503."""

@@ -45,7 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest modules first, those that share a stack next, and what needs none at the end, to fill up with."""
+    """The longest modules come first, then those that share a stack, and last those that need none, to fill the
+    gaps."""
     sharing = {item.path for item in items if isinstance(item, pytest.Function) and SHARING in item.fixturenames}
 
     def turn(item: pytest.Item) -> tuple[int, int]:
@@ -67,7 +68,7 @@ class Premises:
         self.tenant: Stack | None = None
 
     def vacate(self) -> Servers:
-        """End the stack that is there, and leave the servers with nothing in them."""
+        """Stop the present stack, and leave the servers with nothing in them."""
         self._shared = None
         if self.tenant is not None:
             self.tenant.stop()

@@ -1,6 +1,6 @@
-"""A history of orders, written into databases and log as the services would have left it, at any size, in no time.
+"""A history of orders, written into databases and log as the services would have left it, of any size, in seconds.
 
-For what has to be measured on a million orders. Run by itself on a stack's infrastructure, before its services start.
+It is for measurements on a million orders. It runs on a stack's infrastructure, before the services start.
 """
 
 import itertools
@@ -184,8 +184,8 @@ class History:
             eventually(lambda g=group, r=dict(read): self._commit(g, r), f"{group} has committed")  # type: ignore[misc]
 
     def _commit(self, group: str, read: Mapping[Partition, int]) -> bool:
-        """A broker just started has no coordinator yet. It is asked by a consumer: the admin client of librdkafka
-        crashes the process when a coordinator is still loading."""
+        """A broker that has just started has no coordinator yet. A consumer sends the request: the admin client of
+        librdkafka crashes the process while a coordinator is loading."""
         consumer = Consumer({**client_config(self._servers, "history"), "group.id": group, "enable.auto.commit": False})
         try:
             consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)

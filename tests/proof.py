@@ -13,7 +13,7 @@ from tests.stack import Stack
 
 PATIENCE_S: Final = "3"
 DEADLINE_S: Final = 3_600
-"""By which the proof judges, whatever the services have been told."""
+"""The deadline by which the proof judges, whatever the services are configured with."""
 
 
 class Proof:
@@ -39,7 +39,7 @@ class Proof:
 
     @classmethod
     def here(cls, stack: Stack) -> "Proof":
-        """In this process, which takes seconds less: for the many."""
+        """In this process, which takes seconds less: for tests with many proofs."""
         urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
         settings = waiting.Settings(
             stack.variables["KAFKA_BOOTSTRAP_SERVERS"], urls, deadline_s=DEADLINE_S, patience_s=float(PATIENCE_S)
@@ -48,7 +48,7 @@ class Proof:
         return cls(report.exit_code, report.as_json())
 
     def named(self, statement: int) -> str:
-        """Everything said of the offenders of a statement."""
+        """The report about the offenders of a statement, as JSON."""
         return orjson.dumps([o for o in self.report["offenders"] if o["statement"] == statement]).decode()
 
     def checked(self, statement: int) -> int:

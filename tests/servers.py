@@ -38,7 +38,7 @@ class Servers:
         self.kafka: Broker = _Broker(directory / "kafka", self.kafka_port, controller_port)
 
     def start(self) -> None:
-        """Start what does not run."""
+        """Start the servers that do not run."""
         start(self.postgres, self.kafka)
 
     def clear(self) -> None:
@@ -63,7 +63,7 @@ class Servers:
 
 
 def start(*servers: Server) -> None:
-    """Start those that do not run, side by side."""
+    """Start the servers that do not run, side by side."""
     for server in servers:
         server.resume()
     ended = [server for server in servers if server.process is None or server.process.poll() is not None]

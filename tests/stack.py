@@ -25,16 +25,16 @@ STOP_S = 15.0
 
 T = TypeVar("T")
 
-# Made once: a client of its own costs each question 50 ms of CPU, and readiness is asked for every 50 ms. Connections
-# are not kept, since processes are killed and started again at the same port.
-_asking: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+# Made once: a client costs 50 ms of CPU, and readiness is queried every 50 ms. Connections are not kept, since
+# processes are killed and started again at the same port.
+_http: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Instance(Child):
-    """One process of a service, and what can be asked of it."""
+    """One process of a service, and its answers to health checks."""
 
     def get(self, path: str) -> httpx.Response:
-        return _asking.get(f"http://{HOST}:{self.admin_port}{path}")
+        return _http.get(f"http://{HOST}:{self.admin_port}{path}")
 
     def listening(self) -> bool:
         try:
@@ -43,7 +43,7 @@ class Instance(Child):
             return False
 
     def ended(self) -> str | None:
-        """What it ended with, if it has."""
+        """How it ended, if it has."""
         code = self.process.poll() if self.process is not None else None
         return None if code is None else f"{self.name} ended with {code}"
 
@@ -100,7 +100,7 @@ class Stack:
         self.run_tool("ops.topics", "create")
 
     def put_proxies(self) -> None:
-        """Lead each service to its database by a proxy of its own."""
+        """Put a proxy between each service and its database."""
         for database, port in zip(DATABASES, free_ports(len(DATABASES)), strict=True):
             self.proxies[database] = Proxy(port, self.postgres_port)
             variable = f"{database.upper()}_DATABASE_URL"
@@ -110,7 +110,7 @@ class Stack:
         return {**os.environ, **self.variables}
 
     def tool(self, *arguments: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
-        """Run a one-shot to its end."""
+        """Run a tool to its end."""
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
@@ -121,7 +121,7 @@ class Stack:
         )
 
     def run_tool(self, *arguments: str) -> str:
-        """Run a one-shot that has to succeed; returns what it printed."""
+        """Run a tool that has to succeed; returns what it printed."""
         done = self.tool(*arguments)
         assert done.returncode == 0, f"{arguments}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -231,7 +231,7 @@ class Stack:
     # What an auditor sees
 
     def query(self, service: str, statement: str, parameters: Any = ()) -> list[Any]:
-        """Ask the service's database, by a connection that is kept: a new one for each question costs 10 ms of CPU."""
+        """Query the service's database over a connection that is kept: a new one for each query costs 10 ms of CPU."""
         with self._auditing:
             try:
                 return self._auditor(service).execute(statement, parameters).fetchall()
@@ -247,6 +247,6 @@ class Stack:
         return self._auditors[service]
 
     def disconnect(self, service: str) -> None:
-        """Close the connection that is kept: who drops or copies the database must be alone with it."""
+        """Close the kept connection: a database can be dropped or copied only without sessions."""
         if connection := self._auditors.pop(service, None):
             connection.close()

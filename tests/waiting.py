@@ -1,4 +1,4 @@
-"""Waiting for what is true, however slow the machine: the one thing that tests do about time."""
+"""Waits until something is true, however slow the machine. Tests wait in no other way."""
 
 import os
 import time
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, TypeVar
 
 PATIENCE_S: Final = float(os.environ.get("TANDEM_TEST_PATIENCE_S", "180"))
-"""How long a test waits for what must happen. Only a failure takes so long, so a slow day must not reach it."""
+"""How long a test waits for what must happen. Only a failure may take this long, so it is far beyond a slow machine."""
 
 T = TypeVar("T")
 
@@ -22,8 +22,8 @@ def eventually(
 ) -> T:
     """The first answer of `ask` that is not None or False.
 
-    Fails with `what` after `within_s` seconds, or at once when `ended` says why it cannot come any more. The message
-    ends with `last_words`: what there was instead.
+    Fails with `what` after `within_s` seconds, or at once when `ended` says why there can be none any more. The message
+    ends with `last_words`, the state instead.
     """
     until = time.monotonic() + within_s
     while True:

@@ -1,6 +1,6 @@
 """`python -m tests.chaos --seed N --minutes M`: break a Tandem of its own in every way, and prove that it holds.
 
-Ends with 0 when everything was proved, else with 1; it then says how to repeat the run, and keeps the evidence.
+Exit code 0 when everything was proved, else 1. A failed run prints how to repeat it, and keeps the evidence.
 """
 
 import argparse
@@ -101,6 +101,6 @@ def _acts(directory: Path, names: list[str]) -> bool:
 
 
 if __name__ == "__main__":
-    # Whoever ends it, with `timeout` for instance, does not leave a broken stack behind.
+    # A run that is ended from outside, by `timeout` for instance, leaves no stack behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("chaos: ended by SIGTERM"))
     sys.exit(main(sys.argv[1:]))

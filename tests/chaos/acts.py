@@ -1,8 +1,7 @@
-"""The faults that change a stack for good, each on a stack of its own.
-
-Nothing can make them unseen, so the verdict is another one: that the loss is detected, named where the operator's page
-says, that nothing is skipped, and that the way which the page describes leads out of it. Each act returns what was
-named, and raises `AssertionError` when it does not come to this.
+"""The faults that change a stack for good, each on a stack of its own. They cannot be undone, so they are judged in
+another way: the loss is detected and named where OPERATIONS says so, nothing is skipped, and the steps that OPERATIONS
+describes repair it. Each act returns the problem as it was named, and raises `AssertionError` if any of this does not
+hold.
 """
 
 import os

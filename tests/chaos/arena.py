@@ -44,9 +44,8 @@ class Arena(Stack):
             server.log = directory / f"{server.name}.log"  # not on the disk that runs full
 
     def _broker(self, direct: int, controller: int) -> Broker:
-        """A listener for each instance, which it reaches through its proxy; chaos itself, and the tools, go straight.
-
-        Kafka tells its clients where to find it: what is advertised has to be the proxy.
+        """A listener for each instance, which reaches it through a proxy; chaos itself and the tools connect directly.
+        Kafka tells its clients its address, so it has to advertise the proxy's.
         """
         listeners = {"PLAINTEXT": (direct, direct)} | {
             name.replace("-", "").upper(): (behind, kafka) for name, (behind, kafka, _) in self._ports.items()

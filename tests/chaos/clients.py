@@ -1,6 +1,6 @@
 """The customers of a chaos run: those of `tests.clients`, at a rate, drawn from a seed, and more patient than a fault.
 
-Without a key they do more: told that an order may still be placed, they ask for it later.
+Clients without a key do more: when they are told that an order may still be placed, they ask for it later.
 """
 
 import random

@@ -124,7 +124,7 @@ class Run:
         row.verdict = row.verdict or ("recovered" if row.effect else "recovered; no effect was seen")
 
     def _prove(self) -> None:
-        """All is healed. What the clients were told must be so, and everything must add up."""
+        """All faults are healed. The answers that clients got must be true, and everything must add up."""
         report, book, arena = self.report, self.book, self.arena
         try:
             await_rest(arena, (), REST_S)
@@ -144,7 +144,7 @@ class Run:
             "orders accepted": len(book.accepted),
             "by key": len(book.keyed),
             "cancellations": len(book.cancelled),
-            "orders whose outcome nobody told": len(book.unknown),
+            "orders whose outcome no answer told": len(book.unknown),
             "orders denied later": len(book.denied),
         }
         report.wrong += book.faults

@@ -80,7 +80,7 @@ class Fault:
     target: str
     lasts_s: float
     seed: int
-    """For what the fault itself draws: by how much a clock is wrong, which events come again."""
+    """The seed of the fault's own draws, such as by how much a clock is wrong or which events come again."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.target}"

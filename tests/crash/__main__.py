@@ -62,7 +62,7 @@ def summary(found: Sequence[Outcome], took_s: float) -> str:
 
 
 def markdown(found: Sequence[Outcome], took_s: float) -> str:
-    """The table as it stands in docs/GUARANTEES.md, with the place of each point."""
+    """The table as it stands in docs/evidence/crash-points.md, with the place of each point."""
     lines = [f"| {' | '.join(COLUMNS)} | killed |", "|---|---|--:|--:|--:|--:|---|---|"]
     lines += [f"| {' | '.join(row(o))} | {o.point.at} `{o.point.target}` |" for o in found]
     return "\n".join([*lines, "", f"{summary(found, took_s)}.", ""])

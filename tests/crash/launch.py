@@ -1,7 +1,7 @@
 """`python -m tests.crash.launch POINT -m MODULE …` is `python -m MODULE …` that kills itself at the point.
 
 The functions that the point names are wrapped before the module runs; the code itself knows nothing of it. It dies by
-SIGKILL: nothing is flushed, closed, committed or said.
+SIGKILL: nothing is flushed, closed, committed or answered.
 """
 
 import functools

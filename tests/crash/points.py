@@ -12,7 +12,7 @@ Scene = Literal[
     "join",  # the same, and another instance joins
     "stop",  # the same, and it is told to stop
     "poison",  # the same, and an event comes that can never be processed
-    "redrive",  # the same, and an operator lets the events behind one be taken again
+    "redrive",  # the same, and an operator redrives the events behind a discarded one
     "overdue",  # the same, with payment away and a deadline of seconds
     "restored",  # a tool, when payment's database has been restored from a backup
     "rest",  # a tool, when nothing is under way
@@ -25,7 +25,7 @@ class Point:
 
     `target` is written `module:function`, `module:Class.method`. With `following`, a call counts only if it is the
     thread's first one since `following` returned. `pause_s` is how long the process stands still there before it
-    dies, so that what it has handed to a client library reaches the broker, and the answer finds nobody.
+    dies, so that the records it has given to a client library reach the broker, and no process reads the answer.
     """
 
     name: str

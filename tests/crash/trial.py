@@ -128,7 +128,7 @@ class Trials:
         """Fails unless all promises were kept: to clients, in the databases, and in the log."""
         stack, book = self.stack, self.book
         stack.await_ready()
-        book.order_what_is_new(stack)
+        book.order_new_products(stack)
         await_rest(stack, book.accepted)
         book.check(stack)
         assert_consistent(stack)

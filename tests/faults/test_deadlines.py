@@ -124,7 +124,7 @@ def test_a_saga_that_was_away_past_the_deadline_confirms_orders_decided_meanwhil
     await_count("payment", "payments")
     await_count("inventory", "reservations")
     eventually(lambda: time.monotonic() - placed > 1.5 * DEADLINE_S, "the deadline has passed")
-    assert overdue_named_by_a_sweep(shop) == 0, "the results lie unread: nobody may say that time is up"
+    assert overdue_named_by_a_sweep(shop) == 0, "the results are unread: no deadline may pass"
     shop["order-saga-1"].launch()
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == ["confirmed"] * 20
 
@@ -167,14 +167,14 @@ def test_the_walk_covers_every_order_slice_by_slice_and_also_a_late_one(
     monkeypatch.setattr(store, "SLICE_ORDERS", 3)
     monkeypatch.setattr(deadlines, "READ_WITHIN_S", -1.0)  # no saga reads here
     due_ms = now() - BEGAN_AGO_MS
-    # Many placed in the same millisecond, and some whose time is not up.
+    # Many placed in the same millisecond, and some that are not due.
     at_ms = [due_ms - 60_000] * 5 + [due_ms - 50_000 + number for number in range(8)]
     due = rows(*(pending_row(number, placed_at) for number, placed_at in enumerate(at_ms)))
     rows(pending_row(50, due_ms + 1_000_000), pending_row(51, due_ms + 1_000_000))
     with sweeper(shop) as timer:
         assert not timer.sweep()[0], "there are several slices"
         assert timer.sweep_to_the_end() == due
-        assert sorted(timer.sweep()[1]) == due, "who stays pending is named again"
+        assert sorted(timer.sweep()[1]) == due, "orders that stay pending are named again"
         [late] = rows(pending_row(99, due_ms - 70_000))
         eventually(lambda: late in timer.sweep()[1], "the second walk finds it")
 
@@ -233,7 +233,7 @@ def test_no_deadline_passes_while_a_result_is_parked(shop: Stack) -> None:
     eventually(lambda: shop.query("order", "SELECT FROM orders WHERE order_id = %s", (held,)) != [], "it is pending")
     stranger.produce(PAYMENTS, b"not an event", "bob", number)
     stranger.flush(30)
-    # Look at their contents, not their number: payment repeats answers it had not committed before it was killed.
+    # Check their contents, not their number: payment repeats answers it had not committed before it was killed.
     parked = "SELECT FROM parked_events WHERE topic = %s AND state = 'parked' AND position(%s IN value) > 0"
     eventually(lambda: shop.query("order", parked, (PAYMENTS, b"not an event")) != [], "the saga has parked it")
     shop["payment-1"].launch()

@@ -1,5 +1,5 @@
 """The delivery rules, one by one: a database that refuses one table, a topic that takes no records, an instance that
-comes too late. What has to happen before what is shown from outside, whatever the code looks like inside."""
+comes too late. Each test shows from outside which step comes before which, whatever the code looks like inside."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -162,12 +162,12 @@ def test_a_batch_that_the_database_refuses_leaves_no_trace(shop: Stack) -> None:
     with refusing(shop, "payment", "positions"):
         order_id = shop.place(new_customer(shop), (SKU, 1))
         shop["payment-1"].await_unready("retrying")
-        shop["payment-1"].stop()  # so that all it was going to commit is committed
+        shop["payment-1"].stop()  # so that it has committed everything it was going to commit
         assert count_of(shop, "payment", "payments", order_id) == 0, "the effect is stored without its position"
-        assert ends(shop, PAYMENTS) == said, "a result is published that is not stored"
+        assert ends(shop, PAYMENTS) == said, "a result is published before it is stored"
         stored = positions(shop, "payment")
         ahead = {p: offset for p, offset in committed(shop, "payment").items() if offset > stored[p]}
-        assert not ahead, "offsets are committed of what is not stored"
+        assert not ahead, "an offset is committed before its record is stored"
     shop["payment-1"].launch()
     assert shop.await_settled(order_id)["status"] == "confirmed"
     assert_consistent(shop)
@@ -180,7 +180,10 @@ def test_an_order_that_the_log_does_not_take_is_not_accepted(shop: Stack) -> Non
         assert answer.status_code == 503, answer.text
     # The log may still take it, and then the order counts.
     asked = f"/orders/{answer.json()['order_id']}"
-    eventually(lambda: shop["order-api-1"].get(f"/api/v1{asked}").status_code in (200, 404), "its fate is known")
+    eventually(
+        lambda: shop["order-api-1"].get(f"/api/v1{asked}").status_code in (200, 404),
+        "the order is known to be placed or not",
+    )
 
 
 def test_offsets_are_committed_when_the_results_are_in_the_log(shop: Stack) -> None:
@@ -287,7 +290,7 @@ def test_a_late_consumer_drops_its_batch_when_its_position_has_moved(shop: Stack
         )
         moved = "UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s"
         other.execute(moved, (position + 1, *where))
-    eventually(lambda: "another instance has it" in shop["payment-1"].log.read_text(), "payment-1 gives way")
+    eventually(lambda: "another instance has it" in shop["payment-1"].log.read_text(), "payment-1 drops its batch")
     assert shop.await_settled(order_id)["reason"] == "insufficient_funds"
     assert shop.balance(customer_id) == BALANCE - PRICE
     assert_consistent(shop)

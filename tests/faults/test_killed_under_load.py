@@ -60,7 +60,7 @@ class Load:
 
 
 def settled_since(stack: Stack, first: int, accepted: list[str]) -> bool:
-    """Whether the orders accepted after the first so many are settled, as far as there are enough to be in all
+    """Whether the next `CUSTOMERS` orders after the first ones are accepted and settled: enough to be in all
     partitions."""
     wanted = accepted[first : first + CUSTOMERS]
     if len(wanted) < CUSTOMERS:

@@ -1,6 +1,5 @@
-"""A log that is not the one a consumer knew: it stops, names the loss on /readyz and in its log, and skips nothing.
-
-An operator's mend then takes effect without a restart.
+"""A log that is not the one a consumer knew: the consumer stops, names the loss on /readyz and in its log, and skips
+nothing. An operator's repair then takes effect without a restart.
 """
 
 from collections.abc import Sequence
@@ -89,7 +88,7 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
     assert position(shop, "payment", partition) == known, "nothing was skipped"
     assert shop.query("payment", "SELECT FROM payments WHERE order_id = %s", (kept,)) == []
 
-    # The loss is logged once, however often it is found; and the mend takes effect without a restart.
+    # The loss is logged once, however often it is found; and the repair takes effect without a restart.
     eventually(lambda: shop["payment-1"].log.read_text().count("loss detected") > 0, "the log names it")
     move(shop, "payment", partition, known + 3)
     shop.await_ready("payment-1")
@@ -215,4 +214,4 @@ def test_a_topic_created_anew_while_it_is_read(second: Stack) -> None:
         second[instance].await_unready(ORDERS, "created anew")
         assert times_logged(second, instance, "created anew") >= 1
     for service, rows in stored.items():
-        assert second.query(service, "SELECT * FROM positions ORDER BY 1, 2") == rows, "nothing of it was taken in"
+        assert second.query(service, "SELECT * FROM positions ORDER BY 1, 2") == rows, "no record of it was processed"

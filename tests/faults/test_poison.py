@@ -1,5 +1,5 @@
-"""Poison of each sort: the event and what follows of its customer are parked, others do not notice, an operator has the
-last word, and then all adds up."""
+"""Poison of each sort: the event and the later ones of its customer are parked, other customers are not affected, an
+operator redrives or discards them, and then all balances agree."""
 
 import json
 import os
@@ -325,9 +325,9 @@ def test_a_parked_record_of_a_recreated_topic_is_not_confused_with_the_new_one(s
     assert f"{here}#old " in listed
     assert f"{here} " in listed
     dlq(shop, "redrive", f"{here}#old", "--service", "payment", "--why", "its order still counts")
-    eventually(lambda: parked(shop, "payment", "before") == [(True, "done")], "the old one is taken in")
-    assert parked(shop, "payment", "after") == [(True, "parked")], "its place is not its own"
+    eventually(lambda: parked(shop, "payment", "before") == [(True, "done")], "the old one is redriven")
+    assert parked(shop, "payment", "after") == [(True, "parked")], "the record that has this offset now stays parked"
     assert shop.balance("before") == BALANCE - 100
     dlq(shop, "discard", here, "--service", "payment", "--why", "typed by hand")
-    eventually(lambda: parked(shop, "payment", "after") == [(True, "done")], "the new one is given up")
+    eventually(lambda: parked(shop, "payment", "after") == [(True, "done")], "the new one is discarded")
     assert "discard by" not in dlq(shop, "show", f"{here}#old", "--service", "payment")

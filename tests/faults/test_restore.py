@@ -1,5 +1,5 @@
-"""One service's database is restored from an old backup: the loss is named, an operator consents, and all that was
-published is true again, to the order, the reason and the minor unit."""
+"""One service's database is restored from an old backup: the loss is named, an operator consents, and everything
+published is restored, to the order, the reason and the minor unit."""
 
 from itertools import count
 
@@ -113,7 +113,7 @@ class Season:
         await_rest(self.shop, self.orders)
 
 
-def all_said(shop: Stack) -> dict[str, set[tuple[object, ...]]]:
+def all_published(shop: Stack) -> dict[str, set[tuple[object, ...]]]:
     return {service: {tuple(row) for row in shop.query(service, query)} for service, query in SAID.items()}
 
 
@@ -139,7 +139,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
         shop.product(season.restocked, price=PRICE, pieces=RESTOCK)
         season.place(season.customer(), season.restocked, RESTOCK)
     season.rest()
-    said, balances, pieces = all_said(shop), shop.query("payment", BALANCES), shop.query("inventory", PIECES)
+    said, balances, pieces = all_published(shop), shop.query("payment", BALANCES), shop.query("inventory", PIECES)
     catalogue = shop.query("inventory", CATALOGUE)
 
     restore(shop, service)
@@ -149,7 +149,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
     assert "lost transactions" in shop[instance].log.read_text()
     shop.await_ready("order-api-1")
     meanwhile = season.place(season.customer(), season.scarce) if service != "payment" else ""
-    assert shop.query(service, "SELECT * FROM positions ORDER BY topic, partition") == before, "nothing was taken in"
+    assert shop.query(service, "SELECT * FROM positions ORDER BY topic, partition") == before, "no record was processed"
 
     options = enter_what_is_lost(shop, service, late, dict(balances))
     assert "dry run" in replay(shop, service, *options, "--dry-run")
@@ -160,8 +160,8 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
     season.rest()
     if meanwhile:
         assert shop.await_settled(meanwhile)["reason"] == "out_of_stock"
-    for side, rows in all_said(shop).items():
-        assert said[side] - rows == set(), f"{side} does not say any more what it had said"
+    for side, rows in all_published(shop).items():
+        assert said[side] - rows == set(), f"{side} does not have what it had published"
     assert set(balances) - set(shop.query("payment", BALANCES)) == set()
     assert set(pieces) - set(shop.query("inventory", PIECES)) == set()
     assert set(catalogue) - set(shop.query("inventory", CATALOGUE)) == set()
@@ -187,9 +187,8 @@ def enter_what_is_lost(shop: Stack, service: str, late: str, balances: dict[str,
 
 
 def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(shop: Stack) -> None:
-    """A cancellation came into the log after the saga had decided on a rejection, and before it had published that.
-
-    Read again, the cancellation comes first. Played here as the saga's lost database would have left it.
+    """A cancellation reached the log after the saga had decided on a rejection and before it published that. When the
+    log is read again, the cancellation comes first. The test writes the log as the lost database would have left it.
     """
     customer_id, order_id = "overtaken", "01997c5e-0000-7000-8000-000000000001"
     shop["order-saga-1"].stop()

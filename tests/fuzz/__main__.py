@@ -1,4 +1,5 @@
-"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--compare NAME=VALUE …]`: attack an own stack.
+"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--compare NAME=VALUE …]`: attack a stack of its
+own.
 
 First mutated events against the decoders, in this process; then hostile requests, and what they left behind; then
 mutated events in the real topics. Ends with 1 when anything is wrong. What attack NUMBER of a seed sends is sent again,
@@ -40,9 +41,15 @@ SHOWN: Final = 20
 def main() -> int:
     parser = argparse.ArgumentParser(prog="fuzz", description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
-        "--requests", type=int, default=200_000, metavar="N", help="to send, and events to mutate (%(default)s)"
+        "--requests",
+        type=int,
+        default=200_000,
+        metavar="N",
+        help="requests to send, and events to mutate (%(default)s)",
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="what they are drawn from (%(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="the seed that they are drawn from (%(default)s)"
+    )
     parser.add_argument("--only", type=int, nargs="+", metavar="NUMBER", help="send these attacks of the seed alone")
     parser.add_argument(
         "--compare", nargs="*", metavar="NAME=VALUE", help="settings of a second order api that has to answer alike"
@@ -133,7 +140,7 @@ def judged(stack: Stack, came: Campaign, *, leaks: bool) -> list[str]:
 
 
 def leaked(by_instance: Mapping[str, Mapping[str, Held]]) -> Iterator[str]:
-    """What processes hold afterwards and did not before."""
+    """Memory and descriptors that processes hold afterwards and did not hold before."""
     for name, held in by_instance.items():
         grown = held["after"].pss_bytes - held["warm"].pss_bytes
         if grown > GROWTH_BYTES_MAX:

@@ -18,7 +18,7 @@ from tests.fuzz.requests import (
 
 
 def _whole(drawn: random.Random, number: int) -> bytes:
-    """A valid request of any sort whose answer ends. Its order, if it is one, is nobody else's."""
+    """A valid request of any sort whose answer ends. If it is an order, its customer has no other one."""
     request = drawn.choice(VALID)(drawn)
     if request.target.endswith(("/orders", "/events")):
         request = placed(drawn, nobody_elses(number))

@@ -43,7 +43,7 @@ class Held(NamedTuple):
 
 
 class Campaign(Struct):
-    """What came of a campaign."""
+    """The results of a campaign."""
 
     requests: int
     seconds: float
@@ -63,7 +63,7 @@ def targets(stack: Stack) -> dict[str, Target]:
 
 
 def stock(stack: Stack) -> list[str]:
-    """Make what the attacks refer to; returns orders that exist."""
+    """Make the accounts, products and orders that the attacks refer to; returns the ids of the orders."""
     for product_id in PRODUCTS:
         stack.product(product_id, price=100, pieces=PIECES)
     stack.product(INACTIVE, active=False)
@@ -160,7 +160,7 @@ async def _all(runner: Runner, seed: int, numbers: list[int], say: Callable[[str
 
 
 async def _at_rest(stack: Stack) -> dict[str, Held]:
-    """What the processes hold once connections that nobody uses have been closed: nothing has changed for a while."""
+    """What the processes hold once unused connections have been closed and nothing has changed for a while."""
     found, same = held(stack), 0
     for _ in range(LOOKS_MAX):
         await asyncio.sleep(LOOK_EVERY_S)

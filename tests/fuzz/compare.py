@@ -1,7 +1,6 @@
-"""Two servers are sent the same bytes, and have to answer alike: the same statuses, the same sorts of problem.
-
-The second one gets each request in two pieces. So it takes none of it by its fast lane, and the two may be one server:
-what is compared then are its two ways to the same answer.
+"""Sends the same bytes to two servers, which have to answer alike: the same statuses, the same sorts of problem. The
+second server gets each request in two pieces, so it never uses its fast lane. The two may be one server: then the fast
+lane is compared with the ordinary way.
 """
 
 import asyncio
@@ -15,7 +14,7 @@ from tests.fuzz.wire import Connection, Target
 
 CLIENTS: Final = 16
 LOOKS: Final = 3
-"""One may refuse for want of room, once or twice, what the other takes."""
+"""One server may be full, once or twice, and refuse a request that the other one accepts."""
 
 Told = list[tuple[int, str]]
 

@@ -1,4 +1,5 @@
-"""Mutated events against all that takes events in: decoders, dead records, the catalogue, the rules, the proof.
+"""Mutated events against everything that reads events: decoders, discarded records, the catalogue, the rules, the
+proof.
 
 Only `Poison` may come out of a decoder, never another exception, and what it accepts is the same event when it is
 encoded and read again. The rules are total: of what was accepted, they refuse nothing but a `Contradiction`.
@@ -138,11 +139,11 @@ def mutated_event(drawn: random.Random, valid: bytes) -> bytes:
 
 
 class Wrong(Exception):
-    """What takes events in did what it must not."""
+    """A reader of events did what it must not do."""
 
 
 class Came(NamedTuple):
-    """What came of many records: how many were accepted and refused by topic; and what was wrong, by number."""
+    """The results for many records: how many were accepted and refused, by topic; and what was wrong, by number."""
 
     counts: Counter[tuple[str, str]]
     wrong: dict[int, str]
@@ -212,7 +213,7 @@ def _audited(record: Record) -> str:
 
 
 def _judge_texts(event: Any) -> None:
-    """What is accepted is well formed, field by field, however the decoder goes about it."""
+    """Every field of an accepted event is well formed, however the decoder checks it."""
     data = event.data
     products = [item.product_id for item in getattr(data, "items", ())]
     currency = getattr(data, "currency", None)

@@ -1,4 +1,4 @@
-"""The least bytes that show a finding: taken apart for as long as it stays the same."""
+"""Finds the fewest bytes that show a finding, by removing pieces as long as the finding stays the same."""
 
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -7,7 +7,7 @@ TRIES: Final = 150
 
 
 async def least(sent: bytes, still: Callable[[bytes], Awaitable[bool]], tries: int = TRIES) -> bytes:
-    """Take out ever smaller pieces while `still` says yes; at most `tries` questions (after Zeller's ddmin)."""
+    """Remove ever smaller pieces while `still` is true, calling it at most `tries` times (after Zeller's ddmin)."""
     size = len(sent) // 2
     while size and tries:
         at = 0

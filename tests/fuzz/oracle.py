@@ -1,4 +1,4 @@
-"""What every answer must be, whatever was asked: the contract of the HTTP interface, told from the answer alone."""
+"""The contract of the HTTP interface that every answer must keep, whatever the request, judged by the answer alone."""
 
 import json
 import re

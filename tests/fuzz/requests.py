@@ -43,7 +43,7 @@ def posted(service: str, path: str, document: Any, *headers: tuple[str, str], me
 
 
 def nobody_elses(number: int) -> str:
-    """The customer of an attack whose answer may be lost, so that its order is known by it."""
+    """The customer of an attack whose answer may be lost: its order is recognised by this customer."""
     return f"cut-{number}"
 
 

@@ -14,16 +14,16 @@ from tests.fuzz.requests import ORDER_ID, nobody_elses
 from tests.fuzz.wire import Answer, Connection, Gone, NotHttp, Target
 
 ANSWER_S: Final = 20.0
-"""An answer that is due has come by then: the longest that a client may choose to wait is a second."""
+"""A due answer arrives within this time: the longest that a client may choose to wait is a second."""
 QUIET_S: Final = 0.05
-"""Where nothing need come, this long nothing comes."""
+"""Where no answer is due, none is expected after this long without one."""
 AGAIN_S: Final = 0.1
-"""The same, when a finding is looked at once more."""
+"""The same, when a finding is tried once more."""
 CLOSE_S: Final = 20.0
 PIECE_S: Final = 0.001
 SLOW_PIECE_S: Final = 1.0
 SLOW_S_MAX: Final = 60.0
-"""By then a server has given up on a client that makes no headway."""
+"""A server cuts off a client that makes no progress within this time."""
 
 
 class Finding(NamedTuple):
@@ -54,9 +54,8 @@ class Runner:
         *,
         in_pieces: bool = False,
     ) -> None:
-        """`known` are ids of orders that exist. What is wrong is said at once, and kept.
-
-        `in_pieces` sends the first byte of everything by itself.
+        """`known` are ids of orders that exist. Findings are printed at once, and kept. `in_pieces` sends the first
+        byte of everything by itself.
         """
         self._say = say
         self._in_pieces = in_pieces
@@ -69,10 +68,10 @@ class Runner:
         self.cut: list[bytes] = []
         """What was sent on connections that broke off before all was answered, as far as it names a customer."""
         self.slow_s: list[float] = []
-        """How long slow clients were borne with."""
+        """How long slow clients were served until they were cut off."""
 
     def parts(self, attack: Attack) -> list[bytes]:
-        """What of an attack is sent to this stack, which has orders of its own."""
+        """The parts of an attack as this stack gets them, with ids of its own orders."""
         order_id = self._known[attack.number % len(self._known)] if self._known else ORDER_ID
         parts = [part.replace(ORDER_ID.encode(), order_id.encode()) for part in attack.parts]
         return [parts[0][:1], parts[0][1:], *parts[1:]] if self._in_pieces else parts
@@ -95,7 +94,7 @@ class Runner:
         return reply
 
     async def minimised(self, seed: int, finding: Finding) -> Finding:
-        """The finding with the least bytes that show it, if they can be found: not where time plays a part."""
+        """The finding with the fewest bytes that show it, if they can be found; not if it depends on time."""
         attack = attacks.draw(seed, finding.number)._replace(due=None, request_ids=(), ending="close")
 
         async def still(sent: bytes) -> bool:
@@ -205,7 +204,7 @@ class Runner:
                     while True:
                         answers.append(await connection.answer())
         except TimeoutError:
-            return Reply(tuple(answers), True, f"a slow client is borne with for over {SLOW_S_MAX:.0f} s")
+            return Reply(tuple(answers), True, f"a slow client is not cut off after {SLOW_S_MAX:.0f} s")
         finally:
             trickling.cancel()
             connection.close()

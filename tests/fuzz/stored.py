@@ -1,4 +1,4 @@
-"""Nothing is stored that should not be: what the databases and the log hold after a campaign, each row looked at."""
+"""Nothing is stored that should not be: checks each row that the databases and the log hold after a campaign."""
 
 import json
 import re
@@ -33,7 +33,7 @@ def wrongs(stack: Stack, accepted: Collection[str], cut: Sequence[bytes]) -> Ite
         " FROM orders",
     )
     for order_id in set(accepted) - {row[0] for row in rows}:
-        yield f"order {order_id} was accepted and is not there"
+        yield f"order {order_id} was accepted and is not stored"
     for order_id, customer_id, status, items, amount, currency, traceparent, settled in rows:
         if not _IDENTIFIER.match(customer_id) or not _TRACE.fullmatch(traceparent) or not settled:
             yield f"order {order_id}: customer {customer_id!r}, {status}, settled {settled}, trace {traceparent!r}"
@@ -52,7 +52,7 @@ def wrongs(stack: Stack, accepted: Collection[str], cut: Sequence[bytes]) -> Ite
         if not good:
             yield f"order {order_id}: {amount} {currency} for {items}"
         if order_id not in accepted and customer_id != NOBODY and f'"{customer_id}"'.encode() not in sent:
-            yield f"order {order_id} of {customer_id!r} is stored, and nobody was told so or cut off"
+            yield f"order {order_id} of {customer_id!r} is stored, but no client was told so or cut off"
     for customer_id, key in stack.query("order", "SELECT customer_id, idempotency_key FROM requests"):
         if not _IDENTIFIER.match(customer_id) or not _KEY.fullmatch(key):
             yield f"a request of {customer_id!r} under key {key!r}"

@@ -1,4 +1,4 @@
-"""Mutated events in-process, from fixed seeds; and a decoder that lets something through is found out."""
+"""Mutated events in this process, from fixed seeds; and a decoder that lets something through is caught."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_mutated_events_are_refused_or_read_back_unchanged() -> None:
 
 
 def test_an_exception_other_than_poison_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As when msgspec's UnicodeDecodeError was not thought of: it is no DecodeError."""
+    """Such as msgspec's UnicodeDecodeError, which is no DecodeError."""
     genuine = records.decode
 
     def careless(record: Record) -> Received:

@@ -46,7 +46,7 @@ def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, known: li
         return list(stored.wrongs(own_stack, [row[0] for row in rows], ()))
 
     own_stack.await_settled(known[0])
-    assert wrongs() == [f"order {known[0]} of 'fuzz-00' is stored, and nobody was told so or cut off"]
+    assert wrongs() == [f"order {known[0]} of 'fuzz-00' is stored, but no client was told so or cut off"]
     with own_stack.postgres.connect("order") as owner:
         for customer_id, wrong in (("a b", 2), ("fuzz-00", 1)):
             owner.execute("UPDATE orders SET customer_id = %s WHERE order_id = %s", (customer_id, known[0]))
@@ -55,7 +55,7 @@ def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, known: li
 
 
 def test_both_ways_give_the_same_answer(own_stack: Stack, known: list[str]) -> None:
-    """In one go, which may take the fast lane, and in pieces, which does not."""
+    """In one piece, which may take the fast lane, and in two, which does not."""
     target = campaign.targets(own_stack)
     assert asyncio.run(compare(SEED, quick(COMPARED), target, target)) == []
 
@@ -74,7 +74,7 @@ def test_poison_in_the_real_topics_is_parked_and_other_customers_are_not_affecte
 
 
 def quick(count: int) -> list[int]:
-    """Attacks without those that take their time."""
+    """Attacks without the slow ones."""
     return [number for number in range(count) if attacks.draw(SEED, number).ending != "slow"]
 
 

@@ -1,8 +1,8 @@
-"""Mutated events in the real topics: consumers park what is none of theirs, and everything else goes on.
+"""Mutated events in the real topics: consumers park them, and everything else goes on.
 
 Only what a decoder refuses is sent: a forged event that is well formed is a decision, which `verify` would rightly call
-a violation. The keys are few, so that most of it follows a root cause: a hundred roots are a bad deployment, and stop
-the consumer.
+a violation. The keys are few, so that most events follow a root: a hundred roots would pass for a bad deployment, and
+stop the consumer.
 """
 
 import itertools

@@ -54,12 +54,12 @@ class Connection:
         return cls(*await asyncio.open_connection(target.host, target.port, limit=HEAD_BYTES_MAX))
 
     def send(self, part: bytes) -> None:
-        """Hand bytes to the kernel. What the server does not take any more is lost, and nothing says so."""
+        """Hand bytes to the kernel. Bytes that the server no longer reads are lost silently."""
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.write(part)
 
     async def drained(self) -> bool:
-        """Wait until the kernel has all; whether it does."""
+        """Wait until the kernel has all bytes. Returns whether it has."""
         try:
             await self._writer.drain()
         except OSError:
@@ -146,7 +146,7 @@ class Connection:
         return b""
 
     def half_close(self) -> None:
-        """Say that nothing more will be sent, and go on listening."""
+        """Close the sending side, and go on reading."""
         with contextlib.suppress(OSError, RuntimeError):
             self._writer.write_eof()
 

@@ -1,4 +1,4 @@
-"""The bench catches what it is there to catch."""
+"""The bench gives no result when an order is lost."""
 
 from pathlib import Path
 

@@ -57,7 +57,7 @@ def order_of(customer: str, product: str, quantity: int = 1) -> dict[str, Any]:
 
 
 def owner_of(stack: Stack) -> psycopg.Connection[Any]:
-    """A connection to the order database that may do what no service may."""
+    """A connection to the order database as its owner, who may do what no service may."""
     return psycopg.connect(stack.variables["ORDER_ADMIN_URL"], dbname="order")
 
 
@@ -116,7 +116,7 @@ def test_keys_are_stored_in_one_order_so_that_two_processes_never_wait_for_each_
         waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
         eventually(lambda: other.execute(waits).fetchone() == (1,), "the batch waits for the key in the middle")
         third.execute("SET lock_timeout = '1s'")
-        third.execute(insert, (customer, "z"))  # would wait for the batch if that had come to its last key already
+        third.execute(insert, (customer, "z"))  # would wait if the batch had locked its last key already
         third.rollback()
         other.rollback()
         results = [json.loads(line) for line in posting.result().text.splitlines()]
@@ -175,7 +175,8 @@ def test_a_process_killed_between_storing_and_publishing_loses_nothing(
     dying = stack.launch("order-api", 6)
     stack.await_ready(dying.name)
     with owner_of(stack) as blocker, ThreadPoolExecutor(1) as client:
-        # While the table is locked the process waits for its INSERT. Frozen then, it does not learn that it was done.
+        # While the table is locked the process waits for its INSERT. Frozen then, it does not learn that the INSERT
+        # succeeded.
         blocker.execute("LOCK TABLE requests IN SHARE MODE")
         unanswered = client.submit(post, stack, dying, "killed", body)
         waits = "SELECT count(*) FROM pg_locks WHERE relation = 'requests'::regclass AND NOT granted"

@@ -1,4 +1,4 @@
-"""Demo data comes in however slow the machine is: `just up` must not fail for it."""
+"""Demo data is loaded however slow the machine is: `just up` must not fail because of it."""
 
 from collections.abc import Callable
 

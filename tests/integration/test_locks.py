@@ -1,4 +1,5 @@
-"""Whoever locks several rows locks them in one order, however the table has them: batches wait, and do not deadlock."""
+"""A statement that locks several rows locks them in one order, whatever the table's is: batches wait and do not
+deadlock."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -95,7 +96,7 @@ def test_rows_are_locked_in_one_order(
             waiting.start()
             waits = "SELECT FROM pg_stat_activity WHERE application_name = 'locks' AND wait_event_type = 'Lock'"
             eventually(lambda: owner.execute(waits).fetchone() is not None, "the batch waits for the row in the middle")
-            owner.execute(one, (NAMES[2],))  # not come to yet
+            owner.execute(one, (NAMES[2],))  # not reached yet
             with pytest.raises(errors.LockNotAvailable):
                 owner.execute(one, (NAMES[0],))
         waiting.join()

@@ -47,7 +47,7 @@ def service(request: pytest.FixtureRequest, stack: Stack) -> Iterator[str]:
 
 
 def settings(stack: Stack, service: str, database: str) -> Env:
-    """What `ops.migrate` is told: the stack's roles, and this database instead of the service's."""
+    """The settings of `ops.migrate`: the stack's roles, and this database instead of the service's."""
     return Env("test", {name: url.replace(f"/{service}?", f"/{database}?") for name, url in stack.variables.items()})
 
 

@@ -1,4 +1,4 @@
-"""Hearing of orders, and sending many of them, on the real stack: Prefer: wait, events, batches, parked orders."""
+"""Answers about orders on the real stack: Prefer: wait, event streams, many orders in one request, parked orders."""
 
 import json
 import threading
@@ -59,7 +59,7 @@ def at(instance: Instance, path: str) -> str:
 
 
 def events(response: httpx.Response) -> Iterator[dict[str, str]]:
-    """What a stream tells until it ends."""
+    """The events of a stream until it ends."""
     found: dict[str, str] = {}
     for line in response.iter_lines():
         if not line and "event" in found:
@@ -134,7 +134,7 @@ def test_a_wait_ends_with_202_in_time_and_at_once_when_the_process_drains(
 
 
 def accepted(instance: Instance) -> int:
-    """Orders that the log has taken from this process."""
+    """The number of orders that the log has taken from this process."""
     name = "tandem_order_accept_seconds_count "
     text = instance.get("/metrics").text
     return int(float(next(line for line in text.splitlines() if line.startswith(name)).removeprefix(name)))
@@ -190,7 +190,7 @@ def test_a_stream_ends_when_its_process_drains_and_goes_on_elsewhere(stack: Stac
     assert [event["event"] for event in seen] == [entry["event"] for entry in order["timeline"]] + ["settled"]
 
 
-# Batches
+# Many orders in one request
 
 
 def post_batch(stack: Stack, *lines: dict[str, Any] | bytes) -> list[dict[str, Any]]:
@@ -265,13 +265,13 @@ def test_single_orders_are_accepted_beside_requests_with_many(stack: Stack, prod
         sending = [clients.submit(keep_sending) for _ in range(3)]
         try:
             for n in range(50):
-                eventually(lambda: place_one() == 202, f"single order {n} is let in")
+                eventually(lambda: place_one() == 202, f"single order {n} is accepted")
         finally:
             enough.set()
     await_all_settled(stack, [order_id for sender in sending for order_id in sender.result()])
 
 
-# Never 404 for what was accepted
+# Never 404 for an accepted order
 
 
 def test_an_order_that_the_saga_has_parked_is_pending_at_any_process(
@@ -299,7 +299,7 @@ def test_an_order_that_the_saga_has_parked_is_pending_at_any_process(
             owner.execute("DELETE FROM parked_events WHERE topic = 'payments' AND key = %b", (customer.encode(),))
 
         def settled() -> bool:
-            """What comes while others are redriven is parked behind them, and has to be redriven too."""
+            """An event that arrives while others are redriven is parked behind them, and has to be redriven too."""
             redrive = "UPDATE parked_events SET state = 'redrive' WHERE key = %b AND state = 'parked'"
             owner.execute(redrive, (customer.encode(),))
             return bool(stack.order(order_id)["settled"])

@@ -17,7 +17,7 @@ from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
 NOBODYS = "01997c00-5a5a-7000-8000-00000000beef"
-"""An order's id that was never given out."""
+"""An order id that was never issued."""
 
 
 PAUSE_S = 0.005
@@ -237,7 +237,7 @@ def test_instances_come_and_go_and_no_request_fails(stack: Stack, product: str) 
         def takes_orders(instance: Instance) -> bool:
             for client in ordering:
                 if client.done():
-                    client.result()  # raises what this client was answered
+                    client.result()  # raises the error of this client
             return ACCEPTED.search(instance.get("/metrics").text) is not None
 
         try:

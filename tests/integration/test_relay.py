@@ -1,4 +1,5 @@
-"""The catalogue's relay on a real log: of two that both believe to be it, only the later one's records count."""
+"""The catalogue's relay on a real log: when two processes both believe to be the relay, only the later one's records
+count."""
 
 import pytest
 from confluent_kafka import Consumer, KafkaException, TopicPartition
@@ -32,7 +33,7 @@ def as_first_published(product_id: str) -> Change:
 
 
 def versions(stack: Stack, product_id: str) -> list[int]:
-    """Those of the product, in the order in which the log has them."""
+    """The versions of the product, in the sequence of the log."""
     servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
     consumer = Consumer({**client_config(servers, "test"), "group.id": "test", "enable.partition.eof": True})
     consumer.assign([TopicPartition(PRODUCTS, 0, 0)])

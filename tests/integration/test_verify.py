@@ -85,11 +85,11 @@ def superuser(stack: Stack, database: str) -> Iterator[psycopg.Connection[Any]]:
 
 @contextmanager
 def planted(stack: Stack, database: str, table: str, where: str, statement: str) -> Iterator[None]:
-    """Run `statement`, and afterwards put the rows of `table` back that are `where`."""
+    """Run `statement`, and afterwards restore the rows of `table` that match `where`."""
     name, condition = sql.Identifier(table), sql.SQL(where)
     with superuser(stack, database) as connection:
         connection.execute(sql.SQL("CREATE TEMP TABLE kept AS SELECT * FROM {} WHERE {}").format(name, condition))
-        # A corruption asks no constraint.
+        # A corruption is not stopped by constraints.
         connection.execute("SET session_replication_role = replica")
         checks = connection.execute(
             """SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
@@ -135,7 +135,7 @@ CORRUPTIONS: Final = {
     "a lost reservation": (
         1, "confirmed", "inventory", "reservations", BY_ORDER, "DELETE FROM reservations WHERE order_id = '{order}'",
     ),
-    "an order row of nobody": (
+    "an order row without an order": (
         1, None, "order", "orders", BY_ORDER,
         ("INSERT INTO orders SELECT forged.* FROM (SELECT * FROM orders WHERE status = 'confirmed' LIMIT 1) AS o, "
             "jsonb_populate_record(NULL::orders, to_jsonb(o) || jsonb_build_object('order_id', '{order}')) AS forged"),
@@ -210,7 +210,7 @@ def test_a_planted_corruption_is_found_and_named(shop: Stack, example: dict[str,
 
 
 Planting = tuple[str, str, str, str]
-"""Database, table, which rows to put back, statement."""
+"""Database, table, which rows to restore, statement."""
 FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
     "money taken for no order": (2, "ledger in EUR", [
         ("payment", "ledger", "recorded_at = 'epoch'",
@@ -265,7 +265,7 @@ FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
         ("inventory", "products", "product_id = 'sku-a'",
             "UPDATE products SET on_hand = on_hand + 2 WHERE product_id = 'sku-a'"),
     ]),
-    "pending, and placed in times to come": (6, "confirmed", [
+    "pending, and placed in the future": (6, "confirmed", [
         ("order", "orders", BY_ORDER,
             ("UPDATE orders SET status = 'pending', decided_at = NULL, settled_at = NULL, "
             "placed_at = now() + interval '1 year' WHERE order_id = '{order}'")),
@@ -284,7 +284,7 @@ FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
         ("order", "orders", BY_ORDER,
             "UPDATE orders SET customer_id = customer_id || E'\\n{order}|A' WHERE order_id = '{order}'"),
     ]),
-    "undone, and parked in its place": (1, "confirmed", [
+    "deleted everywhere, and parked instead": (1, "confirmed", [
         (database, "parked_events", "error = 'forged'",
             ("INSERT INTO parked_events "
             "(topic, partition, \"offset\", topic_id, key, value, headers, record_time, root, error) "
@@ -334,7 +334,7 @@ FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
 
 @pytest.mark.parametrize("forgery", FORGERIES)
 def test_a_balanced_forgery_is_found_and_named(shop: Stack, example: dict[str, str], forgery: str) -> None:
-    """What a superuser may plant so that each table by itself adds up."""
+    """Forgeries by a superuser that leave each table consistent by itself."""
     statement, subject, plantings = FORGERIES[forgery]
     order_id = example["confirmed"]
     [(partition, offset, event)] = shop.query(
@@ -409,7 +409,7 @@ def test_positions_of_another_topic_are_unproven(shop: Stack) -> None:
 
 @contextmanager
 def watching(stack: Stack) -> Iterator[Callable[[], dict[str, float]]]:
-    """`--watch` on a port of its own; gives a way to read its metrics."""
+    """`--watch` on a port of its own; yields a function that reads its metrics."""
     [port] = free_ports(1)
     command = [sys.executable, "-m", "ops.verify", "--watch", "0.1", "--patience", PATIENCE_S, "--port", str(port)]
     with (stack.directory / "watch.log").open("wb") as log:
@@ -540,7 +540,7 @@ def test_under_a_trimmed_log_the_rows_are_witnesses(trimmed: Stack) -> None:
 def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
     trimmed: Stack, example: dict[str, str], timeline: str, what: str
 ) -> None:
-    """Balanced in every book, and of an order that never was."""
+    """The rows of an order that never was, which balance in every table."""
     names = {"order": example["confirmed"], "unknown": UNKNOWN, "timeline": timeline.format()}
     forged = [
         ("order", "orders", ("order_id, customer_id, partition, status, payment, inventory, amount, currency, items, "

@@ -1,4 +1,4 @@
-"""The proof on a Tandem at work: no false alarm, whatever is killed or frozen, and a million orders in a minute.
+"""The proof on a running Tandem: no false alarm, whatever is killed or frozen, and a million orders in a minute.
 
 To measure that: `TANDEM_TEST_HISTORY=1000000 just test tests/integration/test_verify_under_load.py -k million -s`.
 """
@@ -109,7 +109,7 @@ def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated
         assert found.exit_code == 2, found.summary()
         assert found.report["offenders"] == []
         assert "payment stands at offset" in orjson.dumps(found.report["statements"][0]["reasons"]).decode()
-        assert "waiting: payment stands at offset" in found.said, "who waits is told for what"
+        assert "waiting: payment stands at offset" in found.said, "the tool says what it waits for"
     finally:
         for instance in frozen:
             instance.resume()

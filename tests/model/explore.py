@@ -4,9 +4,9 @@ A state is the world outside (budgets, the client, the clock, pieces on hand) an
 interned as a small number together with its possible steps: services are loosely coupled, so most states differ from
 one another in how the same few services combine.
 
-Judged are: each service by itself, when it is first met; the three tables against one another, in every state; in
-quiescent states, where nothing is left to do but for something to go wrong, that all is settled; and that without
-faults and clients no run goes on for ever (the graph of the other steps has no cycle).
+The search judges each service by itself when it is first met, and the three tables against one another in every state.
+In a quiescent state, in which no step is left but a fault, every order must be settled. And without faults and clients
+no run may go on for ever: the graph of the other steps has no cycle.
 """
 
 import gc
@@ -59,7 +59,7 @@ class Result:
     complete: bool
     """Whether all was explored: not after a violation, nor when the limit on states was reached."""
     ends: frozenset[tuple[Any, ...]]
-    """What quiescent states come to: of each order its status, and what net is paid and taken."""
+    """The outcomes of quiescent states: the status of each order, and how much net is paid and taken for it."""
 
 
 STATES_MAX: Final = 20_000_000

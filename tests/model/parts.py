@@ -1,7 +1,7 @@
 """What each service keeps and how it decides: the real rules, over tables held in tuples.
 
-There is no clock in the model: every record is taken in at time 0. The rules ask for no time, so nothing is lost, and
-histories that differ in nothing else come to one state.
+There is no clock in the model: every record is taken in at time 0. The rules do not depend on time, so nothing is lost,
+and histories that differ only in time lead to one state.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,7 +85,7 @@ def cancel_requested(scenario: Scenario, number: int) -> OrderCancelRequested:
 
 
 def deadline_passed(scenario: Scenario, number: int) -> OrderDeadlinePassed:
-    """It has passed by the broker's clock as well: that is what comes of a deadline of 0 ms."""
+    """Its deadline of 0 ms has passed by the broker's clock as well."""
     customer = customer_id(scenario, number)
     data = DeadlineData(order_id=order_id(number), customer_id=customer, reason="deadline", deadline_ms=0)
     return make(OrderDeadlinePassed, data, at=AT, traceparent="")
@@ -142,7 +142,7 @@ class Part(Protocol):
         ...
 
     def view(self, tables: Any) -> tuple[Any, ...]:
-        """Of each order in `numbers`: what the other services' tables are compared with."""
+        """For each order in `numbers`, what the other services' tables are compared with."""
         ...
 
 
@@ -152,7 +152,7 @@ class Part(Protocol):
 class SagaTables(NamedTuple):
     rows: tuple[Order | None, ...]
     said: tuple[frozenset[str], ...]
-    """Of each order: the outcomes ever published or stored for publishing."""
+    """For each order, the outcomes ever published or stored for publishing."""
 
 
 @dataclass(frozen=True)

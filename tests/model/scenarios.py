@@ -27,7 +27,7 @@ class Scenario:
     name: str
     orders: tuple[Wanted, ...] = (Wanted(),)
     balance: int = PLENTY
-    """Of each account, at the start, in minor units."""
+    """The balance of each account at the start, in minor units."""
     stock: int = PLENTY
     """Pieces of the one product, at the start."""
 

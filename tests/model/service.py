@@ -4,13 +4,13 @@ with its crashes, its zombies, its parked events and their operator, as atomic s
 What counts as one step, and why nothing is lost by it (Lipton, "Reduction", 1975: a step that others neither see nor
 disturb may be taken together with its neighbour):
 
-- A poll reads a log that only grows, so polling early is polling late a smaller batch: polling and storing are one
-  step, except for an instance that freezes between the two.
+- The log only grows, so an early poll equals a late poll of a smaller batch: polling and storing are one step, except
+  for an instance that freezes between the two.
 - The broker's acknowledgement changes one process's memory only, and committed offsets are read only by whoever takes
   over: publishing, its acknowledgement and the commit are one step, except in a crash, or where a commit is refused
   or left for later (which does the same).
-- Starting reads the position and the committed offset. To start late is to start at once, to find oneself superseded,
-  and to start again: a crash ends in the next instance's start.
+- Starting reads the position and the committed offset. A late start equals a start at once, being superseded, and a
+  second start: so a crash ends in the next instance's start.
 - What every instance of a service has passed and committed is cut off its queue, since nobody reads it again, and
   records that do not concern a service are not put into it.
 - Zombies are interchangeable, so they are kept sorted.
@@ -39,7 +39,7 @@ from tests.model.parts import (
 from tests.model.scenarios import Scenario
 
 QUEUE_MAX: Final = 24
-"""More unread records of so few orders than any honest run makes: somebody answers answers."""
+"""More unread records than so few orders can lead to: a service answers answers."""
 
 T = TypeVar("T")
 
@@ -59,14 +59,14 @@ class Protocol:
     saga_answers_no_repeats: bool = False
     deadline_not_gated: bool = False
     deadline_while_parked: bool = False
-    """The timer does not mind that a result which the saga has passed lies parked."""
+    """The timer ignores that a result which the saga has passed is parked."""
     parked_follower_let_through: bool = False
     parked_before_decided: bool = False
     redriven_out_of_order: bool = False
     redriven_done_before_published: bool = False
     discarded_to_nothing: bool = False
     discarded_reopened_as_it_is: bool = False
-    """What was discarded, but not yet published, is decoded to be answered again; if it is no event, it cannot be."""
+    """A discarded event that is not published yet is decoded to be answered again, which fails if it is no event."""
     discards_anything: bool = False
 
 
@@ -112,9 +112,9 @@ class Deadline(NamedTuple):
     """When the time came at which pending orders are past their deadline; kept by the saga only."""
 
     good: tuple[int, ...]
-    """Of each order, until the time comes: which of its two good results the log has."""
+    """For each order, until the time comes: which of its two good results the log has."""
     in_time: tuple[bool, ...]
-    """Of each order: whether it had both before the time came."""
+    """For each order, whether it had both before the time came."""
     marks: Offsets | None
     """The ends of the saga's topics at that time."""
     to_say: tuple[int, ...] = ()
@@ -132,7 +132,7 @@ class Service(NamedTuple):
     active: Instance
     zombies: tuple[Instance, ...]
     accepted: tuple[bool, ...]
-    """Of each order: whether it was ever in the queue."""
+    """For each order, whether it was ever in the queue."""
     deadline: Deadline | None
 
 
@@ -253,7 +253,7 @@ class Stepper:
                 return f"1: {self.name} has passed order {order_name(number)} and knows nothing of it"
         for queue, position in zip(service.queues, service.positions, strict=True):
             if len(queue) - position > QUEUE_MAX:
-                return f"6: {self.name} has more than {QUEUE_MAX} unread records: somebody answers answers"
+                return f"6: {self.name} has more than {QUEUE_MAX} unread records: a service answers answers"
         return self._part.wrong(service.tables)
 
     def _waits(self, service: Service, number: int) -> bool:
@@ -265,11 +265,11 @@ class Stepper:
         )
 
     def view(self, service: Service) -> tuple[Any, ...]:
-        """What the other services' tables are compared with, of each order."""
+        """For each order, what the other services' tables are compared with."""
         return self._part.view(service.tables)
 
     def unsettled(self, service: Service) -> str | None:
-        """What this service has left undone, asked when nothing is left to do."""
+        """What this service has left undone, in a state in which no step is left."""
         ends = tuple(len(queue) for queue in service.queues)
         if service.parked:
             return f"6: {self.name} has {len(service.parked)} parked events that nobody can move"
@@ -567,7 +567,7 @@ class Stepper:
             if not rows:
                 continue
             looked = active._replace(phase="looked", rows=rows)
-            yield self._freezes(service, looked, on_hand, f"looks up what is marked ({self._listed(rows)}) and freezes")
+            yield self._freezes(service, looked, on_hand, f"reads what is marked ({self._listed(rows)}) and freezes")
             if self._superseded_rows(service, looked):
                 yield Step("finds the position moved, starts again", "", self._restarted(service), on_hand)
                 continue
@@ -592,7 +592,7 @@ class Stepper:
         return Step(f"publishes {self._said(active.results)}; marks it done", "", done, on_hand, active.results)
 
     def _zombie_runs(self, without: Service, zombie: Instance, on_hand: int) -> Step:
-        """As it has looked them up: they may have been run meanwhile, which moves no position."""
+        """It runs them as it read them: another instance may have run them meanwhile, which moves no position."""
         does = f"(zombie) runs {self._listed(zombie.rows)}"
         if self._superseded_rows(without, zombie):
             return Step(f"{does}; finds the position moved, drops them", "", without, on_hand)
@@ -638,7 +638,7 @@ class Stepper:
         )
 
     def _marked(self, service: Service, rows: Sequence[Parked]) -> Service:
-        """With these rows, in place of what they were: even where they were done."""
+        """With these rows in place of what they were, even if they were done."""
         places = {row.place for row in rows}
         return service._replace(parked=_in_order([*(r for r in service.parked if r.place not in places), *rows]))
 
@@ -647,7 +647,7 @@ class Stepper:
         return service._replace(parked=tuple(row for row in service.parked if row.place not in places))
 
     def _check_in_order(self, parked: Sequence[Parked], topic: int, offset: int, event: int) -> None:
-        """Parking keeps order: nothing is decided of a customer before what came earlier in the same topic."""
+        """Parking keeps the sequence: no event of a customer is decided before an earlier one in the same topic."""
         for row in parked:
             if row.state != "decided" and self._is_before(row, topic, offset, event):
                 raise Broken(f"order: {self._name(event)} overtakes {self._name(row.event)}, which is parked")
@@ -658,8 +658,8 @@ class Stepper:
     # Deadlines.
 
     def _timer(self, service: Service, on_hand: int) -> Iterator[Step]:
-        """The owner finds a pending order past its deadline, once payments and inventory are read so far, and says so
-        later. Not while something of its customer is parked: that may be the result it waits for."""
+        """The owner finds a pending order past its deadline, once payments and inventory are read that far, and
+        publishes it later. Not while an event of its customer is parked: that may be the result it waits for."""
         deadline = service.deadline
         if deadline is None or deadline.marks is None:
             return

@@ -1,5 +1,5 @@
 """The rules and the protocol hold in every reachable state of the small bound; and the model can fail: each of these
-bugs, put into the rules or into the protocol, is found, by a trace as short as there is."""
+bugs, put into the rules or into the protocol, is found, with a shortest trace."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -220,7 +220,7 @@ def test_a_bug_in_the_protocol_is_found(bug: str, scenario: Scenario, statement:
 
 
 def test_a_restored_inventory_may_give_the_last_piece_to_another() -> None:
-    """A limit of the design, kept here so that whoever lifts it sees it: see `RESTORED_UNSAFELY`."""
+    """A limit of the design; a change that lifts it fails here. See `RESTORED_UNSAFELY`."""
     _assert_found(run(RESTORED_UNSAFELY), "4", 19)
 
 

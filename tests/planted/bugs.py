@@ -136,7 +136,7 @@ BUGS: Final = (
     ),
     Bug(
         "another-quantity-released",
-        "one piece comes back, however many were reserved",
+        "only one piece comes back, however many were reserved",
         "inventory/decide.py",
         "on_hand[product_id] = level(product_id, products, on_hand) + line.quantity",
         "on_hand[product_id] = level(product_id, products, on_hand) + 1",
@@ -210,7 +210,7 @@ BUGS: Final = (
     ),
     Bug(
         "position-by-time",
-        "how far the saga has read is told by its last record's time: where nothing more comes, no deadline passes",
+        "only the time of the last record says how far the saga has read: in a quiet partition no deadline passes",
         "order/saga/deadlines.py",
         "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
         "seen = reading.record_time or Milliseconds(0)",
@@ -312,7 +312,7 @@ BUGS: Final = (
     ),
     Bug(
         "offset-before-result",
-        "a crash between the two loses the result: the order waits for ever",
+        "a crash between offsets and publishing loses the result: the order waits for ever",
         "common/consume/loop.py",
         "        published = self._publish(decided)",
         "        self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})\n"
@@ -329,7 +329,7 @@ BUGS: Final = (
     ),
     Bug(
         "result-to-its-keys-partition",
-        "a result goes where its key leads, and its order is in another partition",
+        "a result goes to its key's partition, while its order is in another one",
         "common/consume/loop.py",
         "Outgoing(event.topic, partition, ",
         "Outgoing(event.topic, -1, ",
@@ -362,7 +362,7 @@ BUGS: Final = (
     ),
     Bug(
         "redrive-loses-the-key",
-        "a parked event comes back without its key, and with that without its order",
+        "a redriven event has lost its key, and with it its place in the sequence",
         "common/consume/redrive.py",
         "row[5] and bytes(row[5]), bytes(row[6]), ())",
         "None, bytes(row[6]), ())",
@@ -371,7 +371,7 @@ BUGS: Final = (
     # The services' consumers and their SQL
     Bug(
         "saga-answers-everything",
-        "the saga answers answers, and the three talk for ever",
+        "the saga answers the answers of the others, and the three publish for ever",
         "order/saga/consumer.py",
         "        for record in repeats:",
         "        for record in [*repeats, *fresh]:",
