@@ -10,19 +10,8 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
-from common.events import (
-    IDENTIFIER_PATTERN,
-    INVENTORY,
-    ORDERS,
-    PAYMENTS,
-    PRODUCTS,
-    SEPARATOR,
-    UUID_PATTERN,
-    OnInventory,
-    OnOrders,
-    OnPayments,
-    ProductChanged,
-)
+from common import events
+from common.events import SEPARATOR
 
 T = TypeVar("T")
 UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -32,8 +21,8 @@ UNDECODABLE: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _TEXTS: Final = re.compile(
     r"[\x20-\x7e]*{next}{uuid}{next}{name}(?:{next}\$[A-Z]{{3}})?(?:{next}{name})*".format(
         next=SEPARATOR,
-        uuid=UUID_PATTERN.removeprefix("^").removesuffix(r"\Z"),
-        name=IDENTIFIER_PATTERN.removeprefix("^").removesuffix(r"\Z"),
+        uuid=events.UUID_PATTERN.removeprefix("^").removesuffix(r"\Z"),
+        name=events.IDENTIFIER_PATTERN.removeprefix("^").removesuffix(r"\Z"),
     )
 )
 
@@ -53,11 +42,11 @@ class TopicDecoder:
         return event
 
 
-decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[ProductChanged]]] = {
-    ORDERS: TopicDecoder(OnOrders),
-    PAYMENTS: TopicDecoder(OnPayments),
-    INVENTORY: TopicDecoder(OnInventory),
-    PRODUCTS: msgspec.json.Decoder(ProductChanged),
+decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[events.ProductChanged]]] = {
+    events.ORDERS: TopicDecoder(events.OnOrders),
+    events.PAYMENTS: TopicDecoder(events.OnPayments),
+    events.INVENTORY: TopicDecoder(events.OnInventory),
+    events.PRODUCTS: msgspec.json.Decoder(events.ProductChanged),
 }
 """By topic. A decoder raises `msgspec.DecodeError` for bytes that are not JSON, and its subclass
 `msgspec.ValidationError` for JSON that is not an event of that topic."""

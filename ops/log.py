@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from common.errors import Fatal, Transient
 from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
-from common.kafka.clients import client_config
+from common.kafka.clients import client_config, reader_config
 
 ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 15.0
@@ -72,12 +72,8 @@ class Log:
         """A client for a `Tail`."""
         return Consumer(
             {
-                **client_config(self.servers, self._tool),
-                "group.id": self._tool,  # the client requires one; nothing joins it
-                "enable.auto.commit": False,
-                "enable.auto.offset.store": False,
+                **reader_config(self.servers, self._tool),
                 "auto.offset.reset": "error",
-                "enable.partition.eof": True,  # a partition may end in something that is not a record
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 20,
                 "fetch.message.max.bytes": FETCH_BYTES,

@@ -152,17 +152,9 @@ def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:
     record = parked.record
     headers = msgspec.json.encode([[name, value.hex() if value else None] for name, value in record.headers]).decode()
     return (
-        *record.partition,
-        record.offset,
-        topic_id,
-        record.key,
-        record.value,
-        headers,
-        rfc3339(record.at),
-        str(parked.root),
-        storable(parked.error),
-        parked.state,
-    )
+        *record.partition, record.offset, topic_id, record.key, record.value, headers, rfc3339(record.at),
+        str(parked.root), storable(parked.error), parked.state,
+    )  # fmt: skip
 
 
 def storable(error: str) -> str:

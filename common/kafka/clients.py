@@ -48,6 +48,16 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
     }
 
 
+def reader_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
+    """Reads by assignment and joins no group; nothing is ever committed."""
+    return {
+        **client_config(bootstrap_servers, client_id),
+        "group.id": client_id,  # the client requires one
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,  # a partition may end in something that is not a record, or be empty
+    }
+
+
 def producer_config(bootstrap_servers: str, client_id: str, *, linger_ms: float) -> dict[str, Any]:
     """Idempotent, `acks=all`: an acknowledged record is in the log once, in order."""
     return {

@@ -5,7 +5,6 @@ Exit code: 0 when everything is proved, 1 for a violation, 2 when something coul
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from pathlib import Path
 from common import log
 from common.config import Env
 from common.errors import Fatal
-from common.events import UUID_PATTERN
 from ops import tool
 from ops.verify import proof, waiting
 from ops.verify import watch as watching
 from ops.verify.report import UNPROVEN
+from order.api.requests import is_order_id
 
 DEADLINE_S = 3_600
 
@@ -48,7 +47,7 @@ def accepted_ids(path: Path) -> list[str]:
     except OSError as error:
         raise Fatal(f"verify: {error}") from error
     for number, line in enumerate(lines, 1):
-        if not re.match(UUID_PATTERN, line.strip()):
+        if not is_order_id(line.strip()):
             raise Fatal(f"verify: {path}, line {number}: {line!r} is not an order id")
     return [line.strip() for line in lines]
 

@@ -45,18 +45,11 @@ from ops.verify.evidence.lines import Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import (
-    Snapshot,
-    about_order,
-    is_uuid,
-    mismatches,
-    progress_of,
-    snapshots,
-    stored_positions,
-)  # fmt: skip
+from ops.verify.sources.databases import Snapshot, about_order, mismatches, progress_of, snapshots, stored_positions
 from ops.verify.sources.log import CLIENT_ID, Contents, read
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Finding, Unproven
 from ops.verify.waiting import IDS_AT_ONCE, Notify, Settings, await_readers, await_settled
+from order.api.requests import is_order_id
 
 INLINE_RECORDS: Final = 100_000
 """With fewer records than this, starting worker processes takes longer than they save."""
@@ -267,7 +260,7 @@ class _Proof:
 
     def _judge_suspects(self, databases: Sequence[Snapshot], first: Progress, second: Progress) -> int:
         """Returns how many of them have records that were not read."""
-        for chunk in chunks(filter(is_uuid, bucket.suspects_of(self._directory)), IDS_AT_ONCE):
+        for chunk in chunks(filter(is_order_id, bucket.suspects_of(self._directory)), IDS_AT_ONCE):
             for snapshot in databases:
                 self._write(f"e1-{snapshot.database}", snapshot.lines(chunk))
         unread = 0

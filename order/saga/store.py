@@ -85,24 +85,12 @@ def _values(row: Row) -> tuple[Any, ...]:
     """The values of `_COLUMNS`."""
     order, placed = row.order, row.placed
     return (
-        order.order_id,
-        order.customer_id,
-        row.partition,
-        order.status,
-        order.reason,
-        order.payment,
-        order.inventory,
-        order.payment_reason,
-        order.inventory_reason,
-        placed.amount if placed else None,
-        placed.currency if placed else None,
-        encode(placed.items).decode() if placed else "[]",
-        timestamp(order.placed_at),
-        timestamp(order.decided_at),
-        timestamp(order.settled_at),
-        order.traceparent,
+        order.order_id, order.customer_id, row.partition, order.status, order.reason, order.payment, order.inventory,
+        order.payment_reason, order.inventory_reason, placed.amount if placed else None,
+        placed.currency if placed else None, encode(placed.items).decode() if placed else "[]",
+        timestamp(order.placed_at), timestamp(order.decided_at), timestamp(order.settled_at), order.traceparent,
         encode(row.timeline).decode(),
-    )
+    )  # fmt: skip
 
 
 # For the deadline timer.

@@ -21,6 +21,7 @@ from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
 from ops.verify.evidence.lines import SEPARATOR, Evidence
 from ops.verify.evidence.progress import DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition, Progress
 from ops.verify.statements import Unproven
+from order.api.requests import is_order_id
 
 CONNECT_TIMEOUT_S: Final = 5
 PAGES_AT_ONCE: Final = 4_096
@@ -37,11 +38,6 @@ def snapshots(addresses: Mapping[str, str]) -> Iterator[list["Snapshot"]]:
     """A snapshot of each database, the order database first."""
     with ExitStack() as stack:
         yield [stack.enter_context(Snapshot(name, addresses[name])) for name in GROUP_OF]
-
-
-def is_uuid(text: str) -> bool:
-    digits = text.replace("-", "")
-    return len(digits) == 32 and all(digit in "0123456789abcdef" for digit in digits)
 
 
 class Request(NamedTuple):
@@ -205,7 +201,7 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
     customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == PLACED}
     for snapshot in databases:
         table = TABLES[snapshot.database][0]
-        if is_uuid(order_id):
+        if is_order_id(order_id):
             rows = snapshot.query(SQL["row"].format(table=table), order_id=order_id)
             known[table.removesuffix("s")] = [row["row"] for row in rows] or "no row"
         for customer in sorted(customers):

@@ -8,7 +8,6 @@ A record is decoded as far as the judgement needs it. One that cannot be decoded
 reader must have parked it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -21,7 +20,7 @@ from msgspec import Raw, Struct
 
 from common.codec import UNDECODABLE, decoded
 from common.errors import describe
-from common.events import INVENTORY, ORDERS, PAYMENTS, UUID_PATTERN, StrictRef
+from common.events import INVENTORY, ORDERS, PAYMENTS, StrictRef
 from common.kafka.broker import Partition
 from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
@@ -29,6 +28,7 @@ from ops.verify.evidence.kinds import KINDS_OF, MOVING, PLACED, TOPIC_OF, TOPICS
 from ops.verify.evidence.lines import ID_LENGTH, UNREADABLE, Tag, digest, ordered, reserved_lines
 from ops.verify.evidence.progress import Answered
 from ops.verify.statements import Unproven
+from order.api.requests import is_order_id
 
 CLIENT_ID: Final = "verify"
 UNREADABLE_MAX: Final = 100_000
@@ -63,7 +63,6 @@ class _Event(Struct, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
-_UUID: Final = re.compile(UUID_PATTERN)
 
 _Seen = tuple[int, str, int, int, _Data, str]
 """A record in the window: the rank of its topic, kind, offset, time, data, and the event's digest. A bare tuple: there
@@ -103,7 +102,7 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
 def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
     """The line of one record (`lines.Record`). None when its order cannot be named in a line."""
     _, kind, offset, at, data, digested = seen
-    if not _UUID.match(order_id):
+    if not is_order_id(order_id):
         return None
     head = f"{digested}|" if kind == PLACED else ""
     try:

@@ -22,7 +22,7 @@ from common.errors import LossDetected
 from common.events import PRODUCTS, ProductData
 from common.kafka import broker
 from common.kafka.broker import TopicWatch
-from common.kafka.clients import client_config
+from common.kafka.clients import client_config, reader_config
 from common.worker import Worker
 
 POLL_S: Final = 0.2
@@ -79,7 +79,8 @@ class Catalogue(Worker):
         topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
         ends = broker.log_ends(admin, broker.all_partitions([topic]))
         edition = self._reading = Edition({partition.number: end for partition, end in ends.items()})
-        consumer = self._consumer()
+        config = reader_config(self._bootstrap_servers, self._client_id)
+        consumer = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100})
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])
             watch = TopicWatch(admin, {PRODUCTS: topic})
@@ -108,19 +109,6 @@ class Catalogue(Worker):
         if edition.complete and self.products is not edition.products:
             self.products = edition.products
             logger.info("the catalogue is read", products=len(self.products))
-
-    def _consumer(self) -> Consumer:
-        return Consumer(
-            {
-                **client_config(self._bootstrap_servers, self._client_id),
-                # Required by the client; nothing is ever committed under it.
-                "group.id": self._client_id,
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 100,
-            }
-        )
 
 
 def _poll(consumer: Consumer) -> list[Message]:
