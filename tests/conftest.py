@@ -143,9 +143,14 @@ def fresh_stack(premises: Premises) -> Stack:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A failure shows the ends of the processes' logs."""
+    """A failure shows the ends of the processes' logs, and what the processes and the databases do just now."""
     report = yield
     premises = item.config.stash.get(_PREMISES, None)
     if report.failed and premises is not None and premises.tenant is not None and "premises" in item.fixturenames:  # type: ignore[attr-defined]
-        report.sections.append(("logs of the stack", premises.tenant.logs()))
+        tenant = premises.tenant
+        report.sections += [
+            ("logs of the stack", tenant.logs()),
+            ("threads", tenant.threads()),
+            ("sessions", tenant.sessions()),
+        ]
     return report

@@ -71,10 +71,23 @@ class Proxy:
             except OSError:
                 client.close()
                 continue
+            threading.Thread(target=self._connect, args=(client, server), daemon=True).start()
+
+    def _connect(self, client: socket.socket, server: socket.socket) -> None:
+        """Pass on both ways until either end is closed.
+
+        A socket is closed when neither thread uses it any more: its number may be given to a new one at once, from
+        which a thread just before its `recv` would then take the bytes.
+        """
+        with client, server:
             with self._lock:
                 self._open |= {client, server}
-            for source, sink in ((client, server), (server, client)):
-                threading.Thread(target=self._pass_on, args=(source, sink), daemon=True).start()
+            back = threading.Thread(target=self._pass_on, args=(server, client), daemon=True)
+            back.start()
+            self._pass_on(client, server)
+            back.join()
+            with self._lock:
+                self._open -= {client, server}
 
     def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         with contextlib.suppress(OSError):
@@ -87,6 +100,3 @@ class Proxy:
         for end in (source, sink):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
-            end.close()
-        with self._lock:
-            self._open -= {source, sink}

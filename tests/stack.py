@@ -171,6 +171,24 @@ class Stack:
         standing = ((i.ended() or f"{i.name}: {i.unready() or 'ready'}", i.log) for i in self.instances.values())
         return "\n".join(f"{how}\n{tail(log)}" for how, log in standing)
 
+    def threads(self) -> str:
+        """What each thread of each process does just now, by py-spy."""
+        running = [i.process.pid for i in self.instances.values() if i.process is not None and i.ended() is None]
+        dumps = [["py-spy", "dump", "--nonblocking", "--pid", str(pid)] for pid in running]
+        return "\n".join(subprocess.run(dump, capture_output=True, text=True, check=False).stdout for dump in dumps)
+
+    def sessions(self) -> str:
+        """What each session of PostgreSQL does just now."""
+        query = """
+            SELECT application_name, datname, state, wait_event_type, wait_event, now() - query_start, query
+            FROM pg_stat_activity WHERE datname IS NOT NULL ORDER BY 1
+        """
+        try:
+            with self.postgres.connect() as owner:
+                return "\n".join(str(row) for row in owner.execute(query))
+        except psycopg.Error as error:
+            return str(error)
+
     # What a client does
 
     def url(self, service: str, path: str) -> str:

@@ -183,11 +183,15 @@ class Inbox:
         """
         self._uncommitted.update(offsets)
         if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
-            self._commit(asynchronous=True)
+            self._commit()
 
-    def _commit(self, *, asynchronous: bool) -> None:
-        """A refusal is not an error: the offsets are committed later, here or by the partition's next owner, for whom
-        these records are repeats. Without a broker, waiting for the answer would take 45 s."""
+    def _commit(self) -> None:
+        """Send the offsets, and wait for nothing. A refusal is not an error: they are committed later, here or by the
+        partition's next owner, for whom these records are repeats.
+
+        Never `asynchronous=False`: that call has no time limit, and now and then it does not return
+        (confluent-kafka-python #1801). Before a partition is given up, the client waits for its commits by itself.
+        """
         if not self._uncommitted or self._broker_away:
             return
         self._committed_at = time.monotonic()
@@ -195,7 +199,7 @@ class Inbox:
         wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
         self._uncommitted = {}
         try:
-            self._consumer.commit(offsets=wanted, asynchronous=asynchronous)  # type: ignore[call-overload]
+            self._consumer.commit(offsets=wanted, asynchronous=True)
         except KafkaException as error:
             self._on_commit(error.args[0], wanted)
 
@@ -219,14 +223,15 @@ class Inbox:
 
     def close(self) -> None:
         """Commit the last offsets, if the group still takes them, and leave."""
-        self._commit(asynchronous=False)
+        self._report("leaving the group")
+        self._commit()
         self._consumer.close()
 
     def _fill(self) -> None:
         first = self._poll(1, 0 if self._due else HELD_POLL_S if self._arrivals.held else POLL_S)
         if not first:
             if not self._due and not self._arrivals.held:
-                self._commit(asynchronous=True)
+                self._commit()
                 if self._broker_away:
                     self._probe_broker()
             return
@@ -305,7 +310,7 @@ class Inbox:
         self._report("")
 
     def _revoked(self, consumer: Consumer, gone: list[TopicPartition]) -> None:
-        self._commit(asynchronous=False)
+        self._commit()
         self._lost(consumer, gone)
 
     def _lost(self, _: Consumer, gone: list[TopicPartition]) -> None:

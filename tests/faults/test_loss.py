@@ -9,13 +9,14 @@ from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from common.events import INVENTORY, ORDERS, PAYMENTS
-from common.kafka.broker import Partition, log_bounds
+from common.kafka.broker import Partition, log_bounds, log_ends
 from common.kafka.clients import client_config
 from ops.topics import KEPT
 from tests.stack import Stack
 from tests.waiting import eventually
 
 CUSTOMER = "ann"
+SERVICES = ("payment", "inventory", "order")
 CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
 
 
@@ -40,18 +41,22 @@ def partition(shop: Stack) -> Partition:
 
 
 def read_to_its_end(shop: Stack, order_id: str) -> Partition:
-    """Wait until the order is settled and every service has read its partition to the end."""
+    """Wait until the order is settled and every service has read all its topics to the end. Returns the partition of
+    the order."""
     shop.await_settled(order_id)
-    [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order_id,))
-    found = Partition(ORDERS, number)
     admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
 
-    def at_rest() -> bool:
-        _, end = log_bounds(admin, [found])[found]
-        return all(position(shop, service, found) == end for service in ("payment", "inventory", "order"))
+    def all_read() -> bool:
+        for service in SERVICES:
+            rows = shop.query(service, "SELECT topic, partition, next_offset FROM positions")
+            stored = {Partition(topic, number): offset for topic, number, offset in rows}
+            if stored != log_ends(admin, stored):
+                return False
+        return True
 
-    eventually(at_rest, f"{found} is read to its end")
-    return found
+    eventually(all_read, "every topic is read to its end")
+    [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order_id,))
+    return Partition(ORDERS, number)
 
 
 def times_logged(shop: Stack, instance: str, words: str) -> int:
@@ -202,7 +207,7 @@ def recreate(stack: Stack, names: Sequence[str]) -> None:
 
 def test_a_topic_created_anew_while_it_is_read(second: Stack) -> None:
     read_to_its_end(second, second.place(CUSTOMER, ("sku-a", 1)))
-    stored = {s: second.query(s, "SELECT * FROM positions ORDER BY 1, 2") for s in ("payment", "inventory", "order")}
+    stored = {s: second.query(s, "SELECT * FROM positions ORDER BY 1, 2") for s in SERVICES}
     recreate(second, [ORDERS])
     second.place(CUSTOMER, ("sku-a", 1))
     for instance in CONSUMERS:

@@ -69,10 +69,14 @@ class SlowClient(Client):
         super().__init__(settings)
         self.answer = settings["on_commit"]
         self.commits: list[dict[int, int]] = []
+        self.closed = False
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
         self.commits.append({tp.partition: tp.offset for tp in offsets})
+
+    def close(self) -> None:
+        self.closed = True
 
     def refuse(self, offsets: dict[int, int]) -> None:
         error = KafkaError(KafkaError.NOT_COORDINATOR)
@@ -118,3 +122,17 @@ def test_offsets_of_a_lost_partition_are_not_retried(slow: tuple[Inbox, SlowClie
     client.refuse({0: 10})
     joined.commit_soon({Partition("orders", 1): 20})
     assert client.commits == [{0: 10}, {1: 20}]
+
+
+def test_giving_up_a_partition_waits_for_no_commit(
+    slow: tuple[Inbox, SlowClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A commit that waits has no time limit. The client sends its commits before it lets go."""
+    joined, client = slow
+    monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 1e9)
+    joined.commit_soon({Partition("orders", 0): 10})
+    joined._revoked(client, [TopicPartition("orders", 0)])  # type: ignore[arg-type]
+    joined.commit_soon({Partition("orders", 1): 20})
+    joined.close()
+    assert client.commits == [{0: 10}, {1: 20}]
+    assert client.closed
