@@ -23,27 +23,9 @@ from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
 from ops.log import Log
 from ops.replay.published import Restored, cover_notes, events, lost, time_of
+from ops.tool import statements
 
-_STORED: Final = "SELECT order_id, state FROM reservations WHERE order_id = ANY(%s::uuid[])"
-_RESTOCK: Final = """
-    INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
-    SELECT product_id, 'restock', quantity, now(), %s
-    FROM unnest(%s::text[], %s::bigint[]) AS missing(product_id, quantity)
-"""
-# One version above what the log has: the relay publishes it once more, so that the newest entry is also the last one.
-_CATALOGUE: Final = """
-    INSERT INTO products (product_id, name, unit_price, currency, active, version)
-    SELECT product_id, name, unit_price, currency, active, version + 1
-    FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::boolean[], %s::bigint[])
-      AS published(product_id, name, unit_price, currency, active, version)
-    ON CONFLICT (product_id) DO UPDATE
-      SET name = excluded.name, unit_price = excluded.unit_price, currency = excluded.currency,
-        active = excluded.active, version = excluded.version, changed_at = now()
-      WHERE products.version < excluded.version - 1
-        OR (products.version = excluded.version - 1
-          AND (products.name, products.unit_price, products.currency, products.active)
-            IS DISTINCT FROM (excluded.name, excluded.unit_price, excluded.currency, excluded.active))
-"""
+SQL: Final = statements(__file__)
 
 
 class Shortfall(NamedTuple):
@@ -62,15 +44,15 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
 
     `cover` is the idempotency key under which missing restocks are entered; without one they raise `Fatal`.
     """
-    catalogue = newest(events(log, PRODUCTS))
-    entries = connection.execute(_CATALOGUE, columns(map(astuple, catalogue.values()))).rowcount if catalogue else 0
-    published = lost(connection, events(log, INVENTORY), _STORED)
+    catalogue = [astuple(product) for product in newest(events(log, PRODUCTS)).values()]
+    entries = connection.execute(SQL["catalogue"], columns(catalogue)).rowcount if catalogue else 0
+    published = lost(connection, events(log, INVENTORY), SQL["stored"])
     wanted = {line.product_id for event in published.values() for line in event.data.items}
     products, reservations = store.lock(connection, wanted, published.keys()).read()
     rebuilt, shortfalls = rebuild(published.values(), products, reservations)
     notes = cover_notes(shortfalls, "restocks", cover)
     if shortfalls:
-        connection.execute(_RESTOCK, (cover, *columns(shortfalls)))
+        connection.execute(SQL["restock"], (cover, *columns(shortfalls)))
         for product_id, quantity in shortfalls:
             rebuilt.on_hand[product_id] += quantity
     batch = Batch(rebuilt, reservations, ())

@@ -8,20 +8,12 @@ from common.events import PAYMENTS, CustomerId, OrderId, PaymentEvent, check_cus
 from common.postgres import Conn, columns
 from ops.log import Log
 from ops.replay.published import Restored, cover_notes, events, lost, time_of
+from ops.tool import statements
 from payment import store
 from payment.consumer import Batch
 from payment.decide import Account, Decisions, Payment, Transfer
 
-_STORED: Final = "SELECT order_id, state FROM payments WHERE order_id = ANY(%s::uuid[])"
-_OPEN: Final = """
-    INSERT INTO accounts (customer_id, balance, currency) SELECT customer_id, 0, currency
-    FROM unnest(%s::text[], %s::text[]) AS missing(customer_id, currency) ON CONFLICT DO NOTHING
-"""
-_DEPOSIT: Final = """
-    INSERT INTO ledger (customer_id, kind, amount, currency, recorded_at, idempotency_key)
-    SELECT customer_id, 'deposit', amount, currency, now(), %s
-    FROM unnest(%s::text[], %s::text[], %s::bigint[]) AS missing(customer_id, currency, amount) WHERE amount > 0
-"""
+SQL: Final = statements(__file__)
 
 
 class Shortfall(NamedTuple):
@@ -40,15 +32,15 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
 
     `cover` is the idempotency key under which missing deposits are entered; without one they raise `Fatal`.
     """
-    published = lost(connection, events(log, PAYMENTS), _STORED)
+    published = lost(connection, events(log, PAYMENTS), SQL["stored"])
     locked = store.lock(connection, {e.data.customer_id for e in published.values()}, published.keys())
     accounts, payments = locked.read()
     rebuilt, shortfalls = rebuild(published.values(), accounts, payments)
     notes = cover_notes(shortfalls, "deposits", cover)
     if shortfalls:
         missing = columns(shortfalls)
-        connection.execute(_OPEN, missing[:2])
-        connection.execute(_DEPOSIT, (cover, *missing))
+        connection.execute(SQL["open"], missing[:2])
+        connection.execute(SQL["deposit"], (cover, *missing))
         for customer_id, _, amount in shortfalls:
             rebuilt.balances[customer_id] = rebuilt.balances.get(customer_id, 0) + amount
     batch = Batch(rebuilt, payments, ())

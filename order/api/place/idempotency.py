@@ -1,9 +1,7 @@
 """Orders under an `Idempotency-Key`: a request is one order, however often and at whichever process it arrives.
 
 The key belongs to its customer. The first request of a key is stored with its priced event before that is published.
-Later requests get the stored one, whatever the prices are by then. So a client whose request timed out, or was answered
-with a 5xx, sends it again with its key until it is answered. Without a key it cannot retry safely, since nobody knows
-whether the first request was accepted. A refusal (4xx) uses up no key.
+Later requests get the stored one, whatever the prices are by then. A refusal (4xx) uses up no key.
 
 A repeat is published again unless the log is known to have the order. That is safe: the event keeps its id, and every
 consumer drops it. It is also needed: the process that stored the request may have died before it published.

@@ -3,9 +3,6 @@
 The answer has a line for each order, in the same sequence; blank lines have none. Its status is 200 if any order was
 accepted. If none was, it is an error that a client cannot overlook: 503 if any line can be sent again, else 422.
 
-A line may have an `idempotency_key`, which is the same as the header of a single order. A client that gets no answer
-can send the whole request again if every line has a key; otherwise it cannot know which lines were accepted.
-
 Lines go into the log in chunks, in their sequence. All such requests together take at most `SHARE_MAX` of what may be
 in flight, and the loop serves others between two chunks, so that single orders find room and time.
 

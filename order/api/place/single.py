@@ -1,9 +1,5 @@
 """`POST /api/v1/orders`: the answer says that the log has the order, or why it was not placed.
 
-A client that gets no answer, or a 503 with an order id, cannot know whether its order was accepted. With an
-`Idempotency-Key` it sends the request again until it is answered (`order.api.place.idempotency`). Without one that is
-not safe: before it orders again it has to ask for the order by its id, or look for it among the customer's orders.
-
 With `Prefer: wait=N` the answer waits for the outcome, up to N seconds (`order.api.read.outcomes`).
 """
 
