@@ -10,8 +10,7 @@ import msgspec
 from bench import planted
 from bench.command import out_directory, parser, run, say
 from bench.measure.result import Run
-from bench.report import html
-from bench.report.tables import markdown, tables_of
+from bench.report.tables import markdown, page, tables_of
 from bench.run import against, scenarios
 from bench.run.plan import DEFAULT, FULL, QUICK
 
@@ -52,7 +51,7 @@ def write(result: Run, out: Path) -> None:
     with path.open("ab") as history:
         history.write(msgspec.json.encode(result) + b"\n")
     (out / "summary.md").write_text(markdown(tables_of(result, before[-1] if before else None).values()))
-    (out / "report.html").write_text(html.page(result, before))
+    (out / "report.html").write_text(page(result, before))
     say(f"written to {out}: report.html, summary.md, and a line in history.jsonl")
 
 

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.load.runner import GeneratorFailed
-from bench.measure.measured import Lost
-from bench.measure.meter import Refuted
+from bench.measure.measured import NoResult
 from bench.stack.private import StackFailed
 from common.errors import TandemError
 from dev.settings import Settings
@@ -42,7 +41,7 @@ def run(command: Callable[[Path], int | None], out: Path | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="run-", dir=out, ignore_cleanup_errors=True) as directory:
         try:
             return command(Path(directory)) or 0
-        except (Lost, Refuted) as error:
+        except NoResult as error:
             say(f"NO RESULT: {error}")
             return 1
         except (GeneratorFailed, StackFailed, TandemError, subprocess.CalledProcessError) as error:

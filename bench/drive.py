@@ -7,7 +7,6 @@ count from when each request was due.
 import argparse
 import socket
 import sys
-from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -21,7 +20,7 @@ from bench.measure.meter import CONNECTIONS_MAX
 CONNECT_S: Final = 5.0
 
 
-def drive(url: tuple[str, int, str], rate: float, seconds: float, directory: Path) -> None:
+def drive(url: tuple[str, int, str], rate: float, seconds: float) -> None:
     host, port, path = url
     records = runner.run(
         Spec(
@@ -67,7 +66,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"drive: cannot connect to {host}:{port}: {error.strerror or error}", file=sys.stderr)
         return 2
-    return run(lambda directory: drive(chosen.url, chosen.rate, chosen.seconds, directory))
+    return run(lambda _: drive(chosen.url, chosen.rate, chosen.seconds))
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ LINES: Final = 100
 
 
 def place_and_prove(orders: int, directory: Path) -> None:
-    """Raises `Lost` and `Refuted`."""
+    """Raises `NoResult`."""
     with private_meter(directory, say) as meter:
         requests_per_s = FIRST_REQUESTS_PER_S
         while meter.orders < orders:

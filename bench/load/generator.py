@@ -18,6 +18,7 @@ import socket
 import time
 from array import array
 from collections import deque
+from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
 from typing import Final
 
@@ -39,19 +40,16 @@ TICK_BELOW_NS: Final = 1_000_000
 TICK_FAST_BELOW_NS: Final = 333_333
 
 NS: Final = 1_000_000_000
-FILES_BESIDE: Final = 64
 
 
+@dataclass(slots=True, eq=False)
 class Connection:
     """A socket and the number of the request that it carries; -1 when it is idle."""
 
-    __slots__ = ("partial", "request", "sent_ns", "socket")
-
-    def __init__(self, sock: socket.socket) -> None:
-        self.socket = sock
-        self.request = -1
-        self.sent_ns = 0
-        self.partial = b""
+    socket: socket.socket
+    request: int = -1
+    sent_ns: int = 0
+    partial: bytes = b""
 
 
 class Generator:
@@ -239,9 +237,9 @@ class Generator:
                 sweep_ns = now_ns + int(SWEEP_EVERY_S * NS)
                 self.sweep(now_ns)
 
-    def collect(self) -> None:
+    def collect(self, wait_s: float = 0) -> None:
         """Read all answers that have arrived. Also called before opening a connection, which takes longer."""
-        for fd, _ in self.poll.poll(0):
+        for fd, _ in self.poll.poll(wait_s):
             connection = self.connections[fd]
             if self.receive(connection):
                 self.idle.append(connection)
@@ -257,10 +255,7 @@ class Generator:
                 now_ns = time.monotonic_ns()
             if not self.outstanding:
                 return
-            for fd, _ in self.poll.poll(SWEEP_EVERY_S):
-                connection = connections[fd]
-                if self.receive(connection):
-                    idle.append(connection)
+            self.collect(SWEEP_EVERY_S)
             now_ns = time.monotonic_ns()
             if now_ns > sweep_ns:
                 sweep_ns = now_ns + int(SWEEP_EVERY_S * NS)
@@ -269,19 +264,12 @@ class Generator:
                     idle.append(self.connect())
 
 
-def allow_connections(count: int) -> None:
-    """Raise the limit on open files, which is 1,024 on many systems, as far as the system allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + FILES_BESIDE
-    if soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-
-
 def generate(spec: Spec, board: Board, results: Pipe) -> None:
     """Run one load in this process. Sends its records, or the error at which it gave up."""
+    # The limit on open files is 1,024 on many systems.
+    _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files_max, files_max))
     try:
-        allow_connections(spec.connections)
         results.send(Generator(spec, board).run())
     except (NotUnderstood, OSError) as error:
         results.send(error)

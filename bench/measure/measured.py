@@ -19,8 +19,9 @@ NOT_ACCEPTED_MAX: Final = 0.001
 Mode = Literal["open", "closed", "governed"]
 
 
-class Lost(Exception):
-    """An acknowledged order is not in the log, or was never decided. There is no result then."""
+class NoResult(Exception):
+    """An acknowledged order was lost or never decided, or the audit found a violation or could not prove that there is
+    none."""
 
 
 class Series(Struct, frozen=True, kw_only=True):
@@ -47,7 +48,6 @@ class Measured(Struct, frozen=True, kw_only=True):
     duration_s: float
     orders_a_request: int
     connections: int
-    requests: int
     by_status: dict[str, int]
     """Answers by status code; "0" stands for no answer within 10 s."""
     orders: int
@@ -115,14 +115,14 @@ class Measured(Struct, frozen=True, kw_only=True):
 
 
 def check(records: Records, outcomes: dict[str, Outcome]) -> None:
-    """Raises `Lost` unless each acknowledged order is in the log and decided."""
+    """Raises `NoResult` unless each acknowledged order is in the log and decided."""
     ids = [order_id for _, order_id in records.ids]
     lost = [order_id for order_id in ids if order_id not in outcomes or not outcomes[order_id].placed_ms]
     if lost:
-        raise Lost(f"{len(lost)} of {len(ids)} acknowledged orders are not in the log, such as {lost[0]}")
+        raise NoResult(f"{len(lost)} of {len(ids)} acknowledged orders are not in the log, such as {lost[0]}")
     undecided = [order_id for order_id in ids if not outcomes[order_id].decisions]
     if undecided:
-        raise Lost(f"{len(undecided)} of {len(ids)} acknowledged orders have no outcome, such as {undecided[0]}")
+        raise NoResult(f"{len(undecided)} of {len(ids)} acknowledged orders have no outcome, such as {undecided[0]}")
 
 
 def settle_us(records: Records, request: int, outcome: Outcome) -> int:
@@ -157,7 +157,6 @@ def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcom
         duration_s=load_s,
         orders_a_request=spec.orders_a_request,
         connections=records.connections,
-        requests=records.requests,
         by_status={str(status): count for status, count in records.by_status.items()},
         orders=orders,
         confirmed=statuses["confirmed"],

@@ -1,6 +1,7 @@
 """Measures loads on one stack: runs each, waits until every order is decided, accounts for the CPU."""
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,7 +12,7 @@ from bench.load.spec import Board, Spec
 from bench.load.wire import MANY_PATH, Population
 from bench.measure import broker
 from bench.measure.broker import Warmth
-from bench.measure.measured import Measured, Mode, check, evaluate
+from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
 from bench.stack.private import StackFailed, System
 from bench.stack.processes import Window
@@ -25,10 +26,6 @@ HOLD_STEP: Final = 0.95
 
 Say = Callable[[str], None]
 Tick = Callable[[Board, float], None]
-
-
-class Refuted(Exception):
-    """The audit found a violation, or could not prove that there is none. There is no result then."""
 
 
 class Meter:
@@ -122,13 +119,13 @@ class Meter:
     def verify(self) -> str:
         """Have the audit prove that no acknowledged order was lost and that all books agree. Returns what it printed.
 
-        Raises `Refuted`.
+        Raises `NoResult`.
         """
         began = time.monotonic()
         try:
             output = self.system.tool("ops.verify", "--accepted", str(self._accepted_file))
         except StackFailed as error:
-            raise Refuted(str(error)) from error
+            raise NoResult(str(error)) from error
         self.say(f"verified: {self.orders:,} acknowledged orders, in {time.monotonic() - began:.0f} s")
         return output.strip()
 
@@ -153,14 +150,14 @@ class _Governing:
         self._lines = spec.orders_a_request
         self._rate = spec.rate * self._lines
         self._due = 0.0
-        self._samples: list[tuple[float, int]] = [(0.0, 0)]
+        self._samples = deque([(0.0, 0)], maxlen=3)
         self._rising = True
 
     def __call__(self, board: Board, at_s: float) -> None:
         self._due += self._rate * (at_s - self._samples[-1][0])
         settled = self._log.records() - self._before - board.accepted
         self._samples.append((at_s, settled))
-        before_s, before = self._samples[max(0, len(self._samples) - 3)]
+        before_s, before = self._samples[0]
         per_s = max(0.0, settled - before) / (at_s - before_s)
         backlog = self._due - board.refused - board.failed - settled
         self._rate, self._rising = governor.next_rate(self._rate, per_s, backlog, rising=self._rising)

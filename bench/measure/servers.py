@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final, Literal
 
 import uvicorn
@@ -28,18 +28,15 @@ def running(
     modules: Mapping[str, Sequence[str]], ports: Iterable[int], environment: Mapping[str, str] | None = None
 ) -> Iterator[dict[str, int]]:
     """Run modules with their arguments. Yields their pids by name as soon as something listens at all the ports."""
-    servers: dict[str, subprocess.Popen[bytes]] = {}
-    try:
+    pids = {}
+    with ExitStack() as servers:
         for name, arguments in modules.items():
-            servers[name] = subprocess.Popen([sys.executable, "-m", *arguments], env=environment)
+            server = servers.enter_context(subprocess.Popen([sys.executable, "-m", *arguments], env=environment))
+            servers.callback(server.terminate)
+            pids[name] = server.pid
         for port in ports:
             _await_listening(port)
-        yield {name: server.pid for name, server in servers.items()}
-    finally:
-        for server in servers.values():
-            server.terminate()
-        for server in servers.values():
-            server.wait()
+        yield pids
 
 
 def _await_listening(port: int) -> None:

@@ -1,8 +1,10 @@
-"""A run as tables of text. The Markdown summary and the HTML page both show these."""
+"""A run as tables of text, which both the Markdown summary and the HTML page show."""
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Final
 
+import msgspec
 from msgspec import Struct
 
 from bench.load.latency import PERCENTILES, Latency
@@ -10,10 +12,11 @@ from bench.measure.measured import Measured
 from bench.measure.result import Run
 from bench.stack.processes import GROUPS
 
+TEMPLATE: Final = Path(__file__).with_name("report.html")
 MIB: Final = 2**20
 
 
-class Table(Struct, frozen=True, kw_only=True):
+class Table(Struct, frozen=True):
     """A section: a title, a paragraph, and rows whose first column is text and whose others are figures."""
 
     title: str
@@ -32,6 +35,23 @@ def markdown(tables: Iterable[Table]) -> str:
             lines += ["| " + " | ".join(row) + " |" for row in (table.header, rule, *table.rows)]
             lines.append("")
     return "\n".join(lines)
+
+
+def page(run: Run, history: Sequence[Run]) -> str:
+    """A self-contained HTML file, which loads nothing. `history` are earlier runs of the same plan, oldest first."""
+    previous = history[-1] if history else None
+    content = {
+        "run": run,
+        "previous": previous,
+        "tables": tables_of(run, previous),
+        "history": [
+            {"cpu_to_echo": r.cpu_to_echo, "confirmed_per_s": r.confirmed.confirmed_per_s} for r in (*history, run)
+        ],
+        "groups": GROUPS,
+    }
+    # A "</script>" in a string would end the script.
+    data = msgspec.json.encode(content).decode().replace("</", "<\\/")
+    return TEMPLATE.read_text().replace("/*DATA*/null", data)
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -75,10 +95,8 @@ def summary(run: Run) -> Table:
         "`verify --accepted` proved that each was settled once, and that none was lost, charged twice or oversold."
     )
     per_s, cpu_us = number(c.confirmed_per_s), number(c.total_cpu_us)
-    return Table(
-        title=f"{per_s} confirmed orders a second on {m.cores} cores, {cpu_us} µs of CPU each",
-        text="\n".join([text, *(f"\n> **Note:** {warning}" for warning in run.warnings)]),
-    )
+    title = f"{per_s} confirmed orders a second on {m.cores} cores, {cpu_us} µs of CPU each"
+    return Table(title, "\n".join([text, *(f"\n> **Note:** {warning}" for warning in run.warnings)]))
 
 
 def headline(run: Run, previous: Run | None) -> Table:
@@ -124,81 +142,67 @@ def headline(run: Run, previous: Run | None) -> Table:
     add("ceiling: bare uvicorn echo", f"{number(echo.per_s)}/s", f"{echo.cpu_us:.1f} µs")
     add("ceiling: COPY of an order's rows", f"{number(copy.orders_per_s)}/s", f"{copy.postgres_cpu_us:.1f} µs")
     add(f"ceiling: the log, records of {log.record_bytes} bytes", in_and_out, log_cpu)
-    return Table(
-        title="The figures that matter most",
-        text="Rates differ by machine; the ratios hold. CPU is that of all processes without the load generator.",
-        header=("", "measured", "in relation", "since the run before"),
-        rows=rows,
-    )
+    text = "Rates differ by machine; the ratios hold. CPU is that of all processes without the load generator."
+    header = ("", "measured", "in relation", "since the run before")
+    return Table("The figures that matter most", text, header, rows)
 
 
 def latency(run: Run) -> Table:
+    text = (
+        "Open loop: requests are due at fixed times whatever the answers do, and every latency counts from when its "
+        "request was due. Accept: until the end of the 202. Settle: until the outcome can be read in the log, by the "
+        "broker's clock in whole milliseconds. A percentile with fewer than 5 samples beyond it is left out."
+    )
     median, *others = PERCENTILES
     columns = (f"accept {median}", *others, f"settle {median}", *others)
+    header = ("offered", "/s", *columns, "confirmed/s", "refused", "errors")
     rows = []
     for m in run.ladder:
         counts = (number(count) for count in (m.confirmed_per_s, m.by_status.get("503", 0), m.errors))
         rows.append((m.name, number(m.offered_per_s), *percentiles(m.accept), *percentiles(m.settle), *counts))
-    return Table(
-        title="Latency by offered rate, ms",
-        text=(
-            "Open loop: requests are due at fixed times whatever the answers do, and every latency counts from when "
-            "its request was due. Accept: until the end of the 202. Settle: until the outcome can be read in the log, "
-            "by the broker's clock in whole milliseconds. A percentile with fewer than 5 samples beyond it is left out."
-        ),
-        header=("offered", "/s", *columns, "confirmed/s", "refused", "errors"),
-        rows=rows,
-    )
+    return Table("Latency by offered rate, ms", text, header, rows)
 
 
 def costs(run: Run) -> Table:
+    text = "By process, from the start of a load until its last order was decided. The generator is not in the sum."
+    header = ("load", *GROUPS, "all", "generator")
     rows = []
     for m in (run.confirmed, run.keyed, run.many, *run.ladder):
         if m:
             groups = (number(m.cpu_us[group], 1) for group in GROUPS)
             rows.append((m.name, *groups, number(m.total_cpu_us), number(m.cpu_us["generator"], 1)))
-    return Table(
-        title="What an order costs, µs of CPU",
-        text="By process, from the start of a load until its last order was decided. The generator is not in the sum.",
-        header=("load", *GROUPS, "all", "generator"),
-        rows=rows,
-    )
+    return Table("What an order costs, µs of CPU", text, header, rows)
 
 
 def footprint(run: Run) -> Table:
     d, memory, idle = run.disk, run.memory_bytes, run.idle_cpu_share
-    rows = [(group, number(memory[group] / MIB), f"{idle[group]:.1%}") for group in GROUPS]
-    return Table(
-        title="Memory, idle CPU, bytes",
-        text=(
-            f"An order leaves {d.tables:,.0f} bytes in tables and indexes and {d.log:,.0f} in Kafka's log; "
-            f"{d.wal:,.0f} bytes pass through the write-ahead log and {run.confirmed.http_bytes:,.0f} over HTTP."
-        ),
-        header=("", "PSS after the confirmed load, MiB", "CPU when idle, of one core"),
-        rows=[*rows, ("all", number(sum(memory.values()) / MIB), f"{sum(idle.values()):.1%}")],
+    text = (
+        f"An order leaves {d.tables:,.0f} bytes in tables and indexes and {d.log:,.0f} in Kafka's log; "
+        f"{d.wal:,.0f} bytes pass through the write-ahead log and {run.confirmed.http_bytes:,.0f} over HTTP."
     )
+    header = ("", "PSS after the confirmed load, MiB", "CPU when idle, of one core")
+    rows = [(group, number(memory[group] / MIB), f"{idle[group]:.1%}") for group in GROUPS]
+    rows.append(("all", number(sum(memory.values()) / MIB), f"{sum(idle.values()):.1%}"))
+    return Table("Memory, idle CPU, bytes", text, header, rows)
 
 
 def drains(run: Run) -> Table:
+    header = ("consumer", "records", "/s", "its CPU, µs a record", "PostgreSQL", "broker")
     rows = []
     for d in run.drains:
         costs = (number(d.cpu_us[group], 1) for group in (d.service, "postgres", "broker"))
         rows.append((d.service, number(d.records), number(d.records_per_s), *costs))
-    return Table(
-        title="Drain: each consumer alone on a backlog",
-        header=("consumer", "records", "/s", "its CPU, µs a record", "PostgreSQL", "broker"),
-        rows=rows,
-    )
+    return Table("Drain: each consumer alone on a backlog", "", header, rows)
 
 
 def rates(title: str, loads: Sequence[Measured]) -> Table:
+    header = ("", "confirmed/s", "to the first", "CPU µs", "accept p99, ms", "settle p99, ms")
     rows = []
     for m in loads:
         ratio = number(m.confirmed_per_s / loads[0].confirmed_per_s, 2)
         p99s = (percentiles(m.accept)[2], percentiles(m.settle)[2])
         rows.append((m.name, number(m.confirmed_per_s), ratio, number(m.total_cpu_us), *p99s))
-    header = ("", "confirmed/s", "to the first", "CPU µs", "accept p99, ms", "settle p99, ms")
-    return Table(title=title, header=header, rows=rows)
+    return Table(title, "", header, rows)
 
 
 def recovery(run: Run) -> Table:
@@ -207,19 +211,25 @@ def recovery(run: Run) -> Table:
         f"Payment was away for {r.away_s:.0f} s at {r.offered_per_s:,.0f} orders/s. Its backlog was gone "
         f"{r.gone_within_s:.1f} s after its return. Accept p99 over the whole time: {ms(r.load.accept.p99)}."
     )
-    return Table(title="Recovery", text=text or "")
+    return Table("Recovery", text or "")
 
 
 def chain(run: Run) -> Table:
     c, reference = run.confirmed, run.step("17/s")
     if not run.chain or not reference:
-        return Table(title="")
+        return Table("")
 
     def row(name: str, slow: Latency | None, fast: Latency | None, *figures: float) -> Sequence[str]:
         p50, _, p99, _ = percentiles(slow)
         rate, connections, cpu_us = map(number, figures)
         return name, p50, p99, rate, connections, percentiles(fast)[0], cpu_us
 
+    text = (
+        "The same work done synchronously: order calls payment, which calls its gateway; then order calls inventory; a "
+        "transaction each. Its answer says that the order is settled; Tandem's 202 says that the log has it. Tandem "
+        "calls no gateway: a delay there would add to its time to settle, not to accept."
+    )
+    header = ("", "p50 at 17/s, ms", "p99", "highest rate, /s", "connections", "p50 there, ms", "CPU µs an order")
     rows = []
     for p in run.chain:
         figures = (p.highest_per_s, p.connections, p.total_cpu_us)
@@ -228,29 +238,18 @@ def chain(run: Run) -> Table:
     rows.append(row("Tandem, accept", reference.accept, c.accept, *figures))
     if c.settle:
         rows.append(row("Tandem, settle", reference.settle, c.settle, *figures))
-    return Table(
-        title="The chain it replaces",
-        text=(
-            "The same work done synchronously: order calls payment, which calls its gateway; then order calls "
-            "inventory; a transaction each. Its answer says that the order is settled; Tandem's 202 says that the log "
-            "has it. Tandem calls no gateway: a delay there would add to its time to settle, not to accept."
-        ),
-        header=("", "p50 at 17/s, ms", "p99", "highest rate, /s", "connections", "p50 there, ms", "CPU µs an order"),
-        rows=rows,
-    )
+    return Table("The chain it replaces", text, header, rows)
 
 
 def conditions(run: Run) -> Table:
     m = run.machine
     versions = ", ".join(f"{name} {version}" for name, version in m.versions.items())
     echoes = ", ".join(number(per_s) for per_s in run.ceilings.echo_per_s)
-    return Table(
-        title="Conditions",
-        text=(
-            f"{m.cores} cores ({m.cpu}), {m.memory_bytes / 2**30:.0f} GiB, Linux {m.kernel}, Python {m.python}; "
-            f"{versions}. Load generator, services, broker and PostgreSQL (fsync and synchronous_commit on) share the "
-            "cores. Orders have one line of 1 or 2 pieces; 100,000 customers and 1,000 products are evenly spread. "
-            f"Warm-up: {run.warmth}. Echo in the course of the run: {echoes}/s. Other processes took "
-            f"{run.confirmed.others_share:.0%} of the machine during the confirmed load."
-        ),
+    text = (
+        f"{m.cores} cores ({m.cpu}), {m.memory_bytes / 2**30:.0f} GiB, Linux {m.kernel}, Python {m.python}; "
+        f"{versions}. Load generator, services, broker and PostgreSQL (fsync and synchronous_commit on) share the "
+        "cores. Orders have one line of 1 or 2 pieces; 100,000 customers and 1,000 products are evenly spread. "
+        f"Warm-up: {run.warmth}. Echo in the course of the run: {echoes}/s. Other processes took "
+        f"{run.confirmed.others_share:.0%} of the machine during the confirmed load."
     )
+    return Table("Conditions", text)

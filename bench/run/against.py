@@ -38,23 +38,20 @@ def checked_out(revision: str, directory: Path) -> Iterator[Path]:
 
 
 def run(revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[str, str]) -> Table:
-    """Compare the revision with this checkout under `settings`. Raises `Lost` or `Refuted`."""
+    """Compare the revision with this checkout under `settings`. Raises `NoResult`."""
     home = {"TANDEM_HOME": str(Settings.from_environment().home)}  # this checkout keeps the jars for both
     before, after = Figures(list), Figures(list)
+
+    def say_of(name: str) -> Say:
+        return lambda text: say(f"{name} {text}")
+
     with checked_out(revision, directory / "revision") as other:
         for start in range(STARTS):
             with ExitStack() as stacks:
-                meters = [
-                    stacks.enter_context(
-                        private_meter(
-                            directory / f"{name}{start}",
-                            lambda text, name=name: say(f"{name} {text}"),  # type: ignore[misc]
-                            root=root,
-                            settings={**home, **variables},
-                        )
-                    )
-                    for name, root, variables in (("A", other, {}), ("B", ROOT, settings))
-                ]
+                meters = []
+                for name, root, variables in (("A", other, home), ("B", ROOT, {**home, **settings})):
+                    stack = private_meter(directory / f"{name}{start}", say_of(name), root=root, settings=variables)
+                    meters.append(stacks.enter_context(stack))
                 say(f"both are up, start {start + 1} of {STARTS}")
                 measure_pairs(meters, plan, (before, after))
                 for meter in meters:
@@ -104,9 +101,6 @@ def table(revision: str, changes: dict[str, Change]) -> Table:
         verdict = ("more" if c.ratio > 1 else "less") if c.real else "not shown"
         interval = f"{c.low:.3f} to {c.high:.3f}"
         rows.append((name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.3f}", interval, verdict))
-    return Table(
-        title=f"This checkout against `{revision}`",
-        text=f"{count} pairs, measured in turn. Intervals hold the true ratio with {pairs.CONFIDENCE:.0%} confidence.",
-        header=("", "before", "after", "ratio", "interval", ""),
-        rows=rows,
-    )
+    text = f"{count} pairs, measured in turn. Intervals hold the true ratio with {pairs.CONFIDENCE:.0%} confidence."
+    header = ("", "before", "after", "ratio", "interval", "")
+    return Table(f"This checkout against `{revision}`", text, header, rows)

@@ -7,7 +7,7 @@ import httpx
 
 from bench.load.spec import Board
 from bench.load.wire import Population
-from bench.measure.measured import Lost, Measured
+from bench.measure.measured import Measured, NoResult
 from bench.measure.meter import Meter
 from bench.measure.orders_log import OrdersLog
 from bench.measure.result import Drain, Recovery
@@ -48,7 +48,7 @@ def drains(meter: Meter, plan: Plan) -> list[Drain]:
         if service != "order-saga":
             system.stop(service)
     if meter.log.records() < before + 2 * accepted.orders:
-        raise Lost(f"some of {accepted.orders} acknowledged orders have no outcome after the drain")
+        raise NoResult(f"some of {accepted.orders} acknowledged orders have no outcome after the drain")
     for service in ("payment", "inventory"):
         system.start(service)
     return drains
@@ -64,7 +64,7 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     last, ended = log.await_records(before + orders)
     cpu = window.end()
     if last < before + orders:
-        raise Lost(f"{service} answered {last - before} of the {orders} orders of its backlog, then stopped")
+        raise NoResult(f"{service} answered {last - before} of the {orders} orders of its backlog, then stopped")
     records = last - first
     return Drain(
         service=group_of(service),
@@ -118,7 +118,8 @@ def instances(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
 
 def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """One customer, then one product: every order locks the same row."""
-    deposit(meter.system, "cust-000000", DEPOSIT)
+    account = f"http://{HOST}:{meter.system.layout.ports['payment']}/api/v1/accounts/cust-000000"
+    httpx.post(f"{account}/deposits", json={"amount": DEPOSIT, "currency": "EUR"}).raise_for_status()
     return [
         meter.highest_held(name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
         for name, population in (
@@ -152,9 +153,3 @@ def store(system: System, first: int, count: int) -> None:
     side_by_side(lambda database: system.tool("bench.stack.stored", database, str(first), str(count)), DATABASES)
     with system.connect(DATABASES[0]) as connection:
         connection.execute("CHECKPOINT")
-
-
-def deposit(system: System, customer_id: str, amount: int) -> None:
-    """Put money on an account."""
-    url = f"http://{HOST}:{system.layout.ports['payment']}/api/v1/accounts/{customer_id}/deposits"
-    httpx.post(url, json={"amount": amount, "currency": "EUR"}).raise_for_status()

@@ -3,36 +3,35 @@
 from typing import Final
 
 from msgspec import Struct
-from msgspec.structs import replace
 
 REFERENCE_PER_S: Final = 17.0
 """1,000 orders a minute, the load at which the system that this one replaces was measured."""
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """A part whose time is 0 is left out."""
+    """What a plan does not set is as in the default one. A part whose time is 0 is left out."""
 
     name: str
-    warm_s_max: float
+    warm_s_max: float = 45
     """How long the broker's JVM may take to get warm, see `bench.measure.broker`."""
-    warm_up_s: float
+    warm_up_s: float = 10
     """Then orders go through everything."""
-    echo_s: float
+    echo_s: float = 3
     """Of each echo measurement. There are several in a run, because the machine drifts."""
-    broker_records: int
-    accept_s: float
-    govern_s: float
+    broker_records: int = 300_000
+    accept_s: float = 5
+    govern_s: float = 10
     """How long the governor looks for the rate that is then held."""
-    hold_s: float
-    fixed_rates: tuple[float, ...]
-    shares: tuple[float, ...]
+    hold_s: float = 15
+    fixed_rates: tuple[float, ...] = (10.0, REFERENCE_PER_S)
+    shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 2.0)
     """Rates to offer, as shares of the confirmed rate."""
-    low_point_s: float
-    point_s: float
-    pairs_a_start: int
+    low_point_s: float = 12
+    point_s: float = 12
+    pairs_a_start: int = 5
     """With --against, and the length of each of its loads."""
-    slice_s: float
-    variant_s: float = 0
+    slice_s: float = 8
+    variant_s: float = 8
     """Of orders with a key, and of orders sent many to a request."""
     comparison_s: float = 0
     """Of each load that compares instances, or one customer and one product with many."""
@@ -43,6 +42,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     """With this, a run also measures drain, recovery, instances, spread, growth and the chain."""
 
 
+DEFAULT: Final = Plan(name="default")
 QUICK: Final = Plan(
     name="quick",
     warm_s_max=20,
@@ -58,26 +58,9 @@ QUICK: Final = Plan(
     point_s=3,
     pairs_a_start=3,
     slice_s=5,
+    variant_s=0,
 )
-DEFAULT: Final = Plan(
-    name="default",
-    warm_s_max=45,
-    warm_up_s=10,
-    echo_s=3,
-    broker_records=300_000,
-    accept_s=5,
-    govern_s=10,
-    hold_s=15,
-    fixed_rates=(10.0, REFERENCE_PER_S),
-    shares=(0.25, 0.5, 0.75, 1.0, 2.0),
-    low_point_s=12,
-    point_s=12,
-    pairs_a_start=5,
-    slice_s=8,
-    variant_s=8,
-)
-FULL: Final = replace(
-    DEFAULT,
+FULL: Final = Plan(
     name="full",
     warm_s_max=90,
     warm_up_s=20,

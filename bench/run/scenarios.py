@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from bench.chain import rates as chain
 from bench.load import runner
 from bench.measure import broker, ceilings
-from bench.measure.measured import Lost, Measured
+from bench.measure.measured import Measured, NoResult
 from bench.measure.meter import FIRST_RATE, Meter, private_meter
 from bench.measure.result import Ceilings, Disk, Run
 from bench.run import full
@@ -32,7 +32,7 @@ CONSUMERS: Final = ("payment", "inventory", "order-saga")
 
 
 def run(plan: Plan, directory: Path, say: Callable[[str], None], settings: Mapping[str, str]) -> Run:
-    """All parts of a plan, one stack at a time. Raises `Lost` or `Refuted`: then there is no result."""
+    """All parts of a plan, one stack at a time. Raises `NoResult`."""
     began = time.monotonic()
     with private_meter(directory / "main", say, settings=settings) as meter:
         result = run_main(plan, meter)
@@ -116,7 +116,7 @@ def accept_alone(meter: Meter, plan: Plan) -> Measured:
     decided = before + 2 * accept.orders
     records, _ = meter.log.await_records(decided)
     if (undecided := decided - records) > 0:
-        raise Lost(f"{undecided} of {accept.orders} acknowledged orders have no outcome")
+        raise NoResult(f"{undecided} of {accept.orders} acknowledged orders have no outcome")
     return accept
 
 

@@ -155,8 +155,8 @@ class Stack:
         self.directory = directory
         passwords = new_passwords()
         postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", postgres_port, passwords["postgres"], options.get("postgres"))
-        self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options.get("kafka"))
+        self.postgres = Cluster(directory / "postgres", postgres_port, passwords["postgres"], options["postgres"])
+        self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, passwords=passwords)
         self.instances: dict[str, Instance] = {}
@@ -179,9 +179,6 @@ class Stack:
         self.instances[instance.name] = instance
         instance.start(READY_S)
 
-    def stop_instance(self, name: str, number: int) -> None:
-        self.instances.pop(f"{name}-{number}").stop()
-
     def layout(self) -> Layout:
         servers: list[Server] = [self.postgres, self.kafka, *self.instances.values()]
         return Layout(
@@ -196,20 +193,16 @@ class Stack:
         for server in (*self.instances.values(), self.kafka, self.postgres):
             server.kill()
 
-    def logs(self) -> str:
-        return "\n".join(f"{name}:\n{tail(instance.log)}" for name, instance in self.instances.items())
-
 
 def main(directory: str, *options: str) -> None:
     # Output of anything called here must not get between the lines of JSON.
     answers = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-    settings: dict[str, dict[str, str]] = {}
-    for option in options:
-        if "=" in option:
-            name, value = option.split("=", 1)
+    settings: dict[str, dict[str, str]] = {"kafka": {}, "postgres": {}}
+    for name, is_setting, value in (option.partition("=") for option in options):
+        if is_setting:
             server, setting = name.split(".", 1)
-            settings.setdefault(server, {})[setting] = value
+            settings[server][setting] = value
     stack = Stack(Path(directory), settings)
     try:
         stack.start(databases_only="--databases-only" in options)
@@ -219,12 +212,12 @@ def main(directory: str, *options: str) -> None:
                 case ["start", name, number]:
                     stack.launch(name, int(number))
                 case ["stop", name, number]:
-                    stack.stop_instance(name, int(number))
+                    stack.instances.pop(f"{name}-{number}").stop()
                 case unknown:
                     raise StackFailed(f"no such command: {unknown}")
             answers.write(msgspec.json.encode(stack.layout()) + b"\n")
     except Exception:
-        sys.stderr.write(stack.logs() + "\n")
+        sys.stderr.writelines(f"{name}:\n{tail(instance.log)}\n" for name, instance in stack.instances.items())
         raise
     finally:
         stack.stop()

@@ -7,6 +7,7 @@ so much less.
 import os
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Final
 
 import psutil
@@ -73,13 +74,11 @@ def tree_cpu_s(pid: int) -> float:
     """CPU seconds of a process tree, with those of its children that have ended."""
     total = 0.0
     for process in tree(pid):
-        try:
+        with suppress(psutil.NoSuchProcess):
             times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        total += times.user + times.system
-        if process.pid == pid:
-            total += times.children_user + times.children_system
+            total += times.user + times.system
+            if process.pid == pid:
+                total += times.children_user + times.children_system
     return total
 
 
@@ -87,10 +86,8 @@ def pss_bytes(processes: Iterable[psutil.Process]) -> int:
     """The proportional set size of processes: shared memory is divided among the processes that share it."""
     total = 0
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             total += process.memory_full_info().pss
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
     return total
 
 

@@ -15,7 +15,7 @@ from bench.load.latency import summary, supported
 from bench.load.spec import Board, Records, Spec
 from bench.load.wire import NotUnderstood, Population
 from bench.measure import broker, pairs
-from bench.measure.measured import Lost, check
+from bench.measure.measured import NoResult, check
 from bench.measure.orders_log import Event, Outcome, add_event
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
@@ -206,14 +206,14 @@ class TestHeld:
 class TestLost:
     def test_an_order_that_the_log_does_not_have_is_lost(self) -> None:
         found = records([0], [1], [202])
-        with pytest.raises(Lost, match="not in the log"):
+        with pytest.raises(NoResult, match="not in the log"):
             check(found, {})
 
     def test_an_order_without_an_outcome_is_lost(self) -> None:
         found = records([0], [1], [202])
         seen: dict[str, Outcome] = {}
         add_event(seen, Event("order.placed", "order-0"), 5)
-        with pytest.raises(Lost, match="no outcome"):
+        with pytest.raises(NoResult, match="no outcome"):
             check(found, seen)
         add_event(seen, Event("order.confirmed", "order-0"), 9)
         check(found, seen)
