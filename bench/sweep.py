@@ -8,6 +8,7 @@ last are Tandem as it is: they differ by the machine's drift alone.
 
 import argparse
 import sys
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Final
@@ -38,10 +39,9 @@ def row(setting: str, directory: Path) -> str:
     name, _, value = setting.partition("=")
     of_a_server = name.startswith(("kafka.", "postgres."))
     variables = {} if of_a_server or setting == AS_IT_IS else {name: value}
-    servers = [setting] if of_a_server else []
-    with private_meter(
-        directory, lambda text: print(text, file=sys.stderr, flush=True), settings=variables, servers=servers
-    ) as meter:
+    options = [setting] if of_a_server else []
+    say = partial(print, file=sys.stderr, flush=True)
+    with private_meter(directory, say, settings=variables, options=options) as meter:
         meter.warm_broker()
         meter.open("warm-up", MANY_PER_S, LOAD_S, lines=LINES)
         echo = ceilings.echo(ECHO_S)

@@ -24,7 +24,7 @@ WARM_UP_S: Final = 2.0
 def measure(directory: Path, reference_per_s: float, duration_s: float, say: Callable[[str], None]) -> list[ChainPoint]:
     """A point for each gateway delay."""
     points = []
-    with System(directory / "chain", databases_only=True) as system:
+    with System(directory / "chain", options=["--databases-only"]) as system:
         for gateway_ms in GATEWAY_MS:
             ports = dict(zip(SERVICES, free_ports(len(SERVICES)), strict=True))
             environment = system.environment() | {"GATEWAY_MS": str(gateway_ms)}

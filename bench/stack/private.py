@@ -75,21 +75,20 @@ class System:
         directory: Path,
         *,
         root: Path = ROOT,
-        databases_only: bool = False,
         settings: Mapping[str, str] | None = None,
-        servers: Sequence[str] = (),
+        options: Sequence[str] = (),
     ) -> None:
-        """`root` is the checkout to run; `settings` are variables of its services; `servers` are settings of the broker
-        and PostgreSQL, such as `kafka.num.io.threads=2`. Raises `StackFailed`."""
+        """`root` is the checkout to run; `settings` are variables of its services; `options` are those of the command
+        line above, such as `kafka.num.io.threads=2`. Raises `StackFailed`."""
         self.directory = directory
         directory.mkdir(parents=True)
         # A checkout brings its own stack up. Revisions before the bench had rooms have that in bench/stack.py.
         module = "bench.stack" if (root / "bench/stack.py").exists() else "bench.stack.private"
-        options = [*(["--databases-only"] if databases_only else []), *servers]
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, str(directory), *options],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            text=True,
             cwd=root,
             env={**os.environ, **(settings or {})},
             # A signal to the bench's process group must not end the stack's process before it has stopped what it
@@ -109,18 +108,17 @@ class System:
             raise StackFailed(f"the stack ended with {self._process.wait()}; its last words are above")
         return msgspec.json.decode(line, type=Layout)
 
-    def _command(self, *words: str) -> None:
-        self._commands.write(" ".join(words).encode() + b"\n")
-        self._commands.flush()
+    def _command(self, *words: str | int) -> None:
+        print(*words, file=self._commands, flush=True)
         self.layout = self._answer()
 
     def start(self, service: str, number: int = 1) -> None:
         """Start an instance and wait until it is ready."""
-        self._command("start", service, str(number))
+        self._command("start", service, number)
 
     def stop(self, service: str, number: int = 1) -> None:
         """Stop an instance: it finishes its batch and leaves the group."""
-        self._command("stop", service, str(number))
+        self._command("stop", service, number)
 
     def environment(self) -> dict[str, str]:
         """The environment in which a tool finds this stack."""
