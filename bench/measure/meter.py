@@ -19,7 +19,6 @@ from bench.stack.processes import Window
 
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128
-TICK_S: Final = 0.5
 FIRST_RATE: Final = 500.0
 HOLD_TRIES: Final = 5
 HOLD_STEP: Final = 0.95
@@ -94,7 +93,7 @@ class Meter:
     def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None) -> Measured:
         starts, settle = self.log.ends(), mode != "closed"
         window = Window(self.system.layout.pids)
-        records = runner.run(spec, meanwhile, TICK_S)
+        records = runner.run(spec, meanwhile)
         if settle:
             self.log.await_records(sum(starts.values()) + 2 * len(records.ids))
         cpu = window.end(records.cpu_s)

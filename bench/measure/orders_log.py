@@ -13,10 +13,10 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from common.events import ORDERS
 from common.kafka.broker import Partition, all_partitions, log_ends
 from ops.log import Log
 
-ORDERS: Final = "orders"
 NO_PROGRESS_S: Final = 15.0
 POLL_S: Final = 0.1
 OUTCOMES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
