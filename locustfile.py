@@ -1,10 +1,8 @@
 """Locust users that behave like customers of Tandem: they order, look up, cancel and list.
 
 `just locust` opens the web UI, where you choose the shape; `just load`, `stress`, `spike` and `soak` run one shape
-without the UI and pass or fail. Locust is good for shapes of load, and no measure of what Tandem can do. A core of it
-makes 500 to 2,000 requests a second, on the cores that Tandem needs. It waits for an answer before it sends again, so a
-stall shows in one request per user, not in all that were due. It rounds percentiles above 100 ms to two digits.
-`just bench` measures ceilings, and latency at a fixed rate.
+without the UI and pass or fail. Locust is good for shapes of load; `just bench` measures what Tandem can do. The
+difference is explained in docs/PERFORMANCE.md.
 """
 
 import os
