@@ -160,12 +160,12 @@ class History:
         self._copy(rows)
 
     def _copy(self, rows: Rows) -> None:
-        for (database, table), found in rows.items():
+        for (database, table), table_rows in rows.items():
             names = sql.SQL(", ").join(map(sql.Identifier, COLUMNS[database, table]))
             into = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
             connection = self._databases[database]
             with connection.cursor().copy(into) as copy:
-                for row in found:
+                for row in table_rows:
                     copy.write_row(row)
             connection.commit()
             self._producer.poll(0)
@@ -190,8 +190,8 @@ class History:
         try:
             consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
             consumer.commit(offsets=[TopicPartition(*p, end) for p, end in read.items()], asynchronous=False)
-            found = consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
-            return all(tp.offset == read[Partition(tp.topic, tp.partition)] for tp in found)
+            offsets = consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
+            return all(tp.offset == read[Partition(tp.topic, tp.partition)] for tp in offsets)
         except KafkaException:
             return False
         finally:

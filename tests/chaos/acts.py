@@ -60,9 +60,9 @@ def _settled(stack: Stack, ids: list[str]) -> None:
 
 
 def _verified(stack: Stack, ids: list[str]) -> None:
-    told = stack.directory / "accepted.txt"
-    told.write_text("\n".join(ids))
-    stack.run_tool("ops.verify", "--accepted", str(told))
+    ids_file = stack.directory / "accepted.txt"
+    ids_file.write_text("\n".join(ids))
+    stack.run_tool("ops.verify", "--accepted", str(ids_file))
 
 
 def truncated(directory: Path) -> str:
@@ -80,7 +80,7 @@ def truncated(directory: Path) -> str:
         delete_records(admin, where, known + 3)
         after = _order(shop)
         shop["payment-1"].launch()
-        said = shop["payment-1"].await_unready(str(where), "3 records were deleted unread")
+        problem = shop["payment-1"].await_unready(str(where), "3 records were deleted unread")
         assert "loss detected" in shop["payment-1"].log.read_text()
         assert position(shop, "payment", where) == known, "nothing was skipped"
         # As docs/OPERATIONS.md says: accept it, then cancel what this side will never answer.
@@ -93,7 +93,7 @@ def truncated(directory: Path) -> str:
             assert shop.await_settled(order_id)["status"] == "cancelled"
         shop.await_ready()
         _verified(shop, [*before, *lost, *after])
-        return _named(said)
+        return _named(problem)
 
 
 def created_anew(directory: Path) -> str:
@@ -104,7 +104,7 @@ def created_anew(directory: Path) -> str:
         recreate(shop, [ORDERS])
         shop.await_orderable("sku-a")  # the api may have seen that the topic was away
         waiting = _order(shop)
-        said = [shop[instance].await_unready(ORDERS, "created anew") for instance in CONSUMERS]
+        problems = [shop[instance].await_unready(ORDERS, "created anew") for instance in CONSUMERS]
         assert all("loss detected" in shop[instance].log.read_text() for instance in CONSUMERS)
         for instance in CONSUMERS:
             shop[instance].stop()
@@ -115,7 +115,7 @@ def created_anew(directory: Path) -> str:
         shop.await_ready()
         _settled(shop, [*waiting, *_order(shop)])
         assert_consistent(shop)
-        return _named(said[0])
+        return _named(problems[0])
 
 
 def _begin_anew(shop: Stack, admin: AdminClient) -> None:
@@ -144,14 +144,14 @@ def restored(directory: Path) -> str:
         _settled(shop, since)
         await_rest(shop, ())
         restore(shop, "payment")
-        said = shop["payment-1"].await_unready("lost transactions", "just replay")
+        problem = shop["payment-1"].await_unready("lost transactions", "just replay")
         assert "loss detected" in shop["payment-1"].log.read_text()
         meanwhile = _order(shop)
         shop.run_tool("ops.replay", "payment", "--why", "chaos", "--actor", "chaos")
         _settled(shop, meanwhile)
         shop.await_ready()
         _verified(shop, [*before, *since, *meanwhile])
-        return _named(said)
+        return _named(problem)
 
 
 def _named(said: str) -> str:
@@ -211,13 +211,13 @@ def supervisor_killed(directory: Path) -> str:
         ids = native.order()
         os.kill(native.supervisor, signal.SIGKILL)
         ids += native.order()
-        said = native.just("up")
-        assert "that an earlier run left" in said, said
+        printed = native.just("up")
+        assert "that an earlier run left" in printed, printed
         ids += native.order()
-        told = directory / "accepted.txt"
-        told.write_text("\n".join(ids))
-        native.just("ops", "verify", "--accepted", str(told))
-        return next(line for line in said.splitlines() if "left" in line)
+        ids_file = directory / "accepted.txt"
+        ids_file.write_text("\n".join(ids))
+        native.just("ops", "verify", "--accepted", str(ids_file))
+        return next(line for line in printed.splitlines() if "left" in line)
     finally:
         native.just("down")
 

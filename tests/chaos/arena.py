@@ -119,8 +119,8 @@ class Arena(Stack):
 
     def unready(self) -> list[str]:
         """What is missing, of every instance."""
-        found = {name: instance.unready() for name, instance in self.instances.items()}
-        return [f"{name}: {missing}" for name, missing in found.items() if missing]
+        reasons = {name: instance.unready() for name, instance in self.instances.items()}
+        return [f"{name}: {missing}" for name, missing in reasons.items() if missing]
 
     def occurrences(self, words: str) -> int:
         """How often the words occur in the logs of all instances."""

@@ -39,24 +39,24 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     totals: dict[str, int] = field(default_factory=dict)
     """Totals that have to be 0."""
-    told: dict[str, int] = field(default_factory=dict)
+    answers: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     verified: str = ""
     proved: bool = False
 
     @property
     def failures(self) -> list[str]:
-        found = [f"{row.kind} {row.target}: {row.verdict}" for row in self.rows if row.failed]
-        found += [f"{count} {what}" for what, count in self.totals.items() if count]
-        found += self.wrong[:WRONG_SHOWN]
+        messages = [f"{row.kind} {row.target}: {row.verdict}" for row in self.rows if row.failed]
+        messages += [f"{count} {what}" for what, count in self.totals.items() if count]
+        messages += self.wrong[:WRONG_SHOWN]
         if len(self.wrong) > WRONG_SHOWN:
-            found.append(f"… and {len(self.wrong) - WRONG_SHOWN} more wrong answers")
-        return found if self.proved else [*found, "verify did not prove it"]
+            messages.append(f"… and {len(self.wrong) - WRONG_SHOWN} more wrong answers")
+        return messages if self.proved else [*messages, "verify did not prove it"]
 
     def show(self) -> None:
         show_rows(self.rows)
         print(self.verified.rstrip())
-        print("clients: " + ", ".join(f"{count} {what}" for what, count in self.told.items()))
+        print("clients: " + ", ".join(f"{count} {what}" for what, count in self.answers.items()))
         times = sorted(row.recovered_s for row in self.rows if row.recovered_s is not None)
         if times:
             kinds = len({row.kind for row in self.rows})

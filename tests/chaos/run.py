@@ -140,7 +140,7 @@ class Run:
             "unsettled": unsettled,
             "cancelled before their time": too_early,
         }
-        report.told = {
+        report.answers = {
             "orders accepted": len(book.accepted),
             "by key": len(book.keyed),
             "cancellations": len(book.cancelled),

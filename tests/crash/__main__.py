@@ -51,21 +51,21 @@ def row(outcome: Outcome) -> tuple[str, ...]:
     )
 
 
-def say(cells: Sequence[str]) -> None:
+def print_row(cells: Sequence[str]) -> None:
     print("  ".join(cell.ljust(width) for cell, width in zip(cells, WIDTHS, strict=True)).rstrip(), flush=True)
 
 
-def summary(found: Sequence[Outcome], took_s: float) -> str:
-    survived = sum(not outcome.fault for outcome in found)
-    accepted = sum(outcome.accepted for outcome in found)
-    return f"{survived} of {len(found)} points survived, {accepted} orders accepted, {took_s:.0f} s"
+def summary(tried: Sequence[Outcome], took_s: float) -> str:
+    survived = sum(not outcome.fault for outcome in tried)
+    accepted = sum(outcome.accepted for outcome in tried)
+    return f"{survived} of {len(tried)} points survived, {accepted} orders accepted, {took_s:.0f} s"
 
 
-def markdown(found: Sequence[Outcome], took_s: float) -> str:
+def markdown(tried: Sequence[Outcome], took_s: float) -> str:
     """The table as it stands in docs/evidence/crash-points.md, with the place of each point."""
     lines = [f"| {' | '.join(COLUMNS)} | killed |", "|---|---|--:|--:|--:|--:|---|---|"]
-    lines += [f"| {' | '.join(row(o))} | {o.point.at} `{o.point.target}` |" for o in found]
-    return "\n".join([*lines, "", f"{summary(found, took_s)}.", ""])
+    lines += [f"| {' | '.join(row(o))} | {o.point.at} `{o.point.target}` |" for o in tried]
+    return "\n".join([*lines, "", f"{summary(tried, took_s)}.", ""])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -77,18 +77,18 @@ def main(arguments: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped
     directory = Path(tempfile.mkdtemp(prefix="tandem-crash-"))
     began = time.monotonic()
-    found: list[Outcome] = []
-    say(COLUMNS)
+    tried: list[Outcome] = []
+    print_row(COLUMNS)
     for outcome in outcomes(points, directory):
-        found.append(outcome)
-        say(row(outcome))
+        tried.append(outcome)
+        print_row(row(outcome))
         if outcome.fault:
             print(outcome.fault, flush=True)
     took_s = time.monotonic() - began
-    print(summary(found, took_s))
+    print(summary(tried, took_s))
     if chosen.markdown:
-        chosen.markdown.write_text(markdown(found, took_s))
-    failed = any(outcome.fault for outcome in found)
+        chosen.markdown.write_text(markdown(tried, took_s))
+    failed = any(outcome.fault for outcome in tried)
     if failed:
         print(f"the logs are in {directory}")
     else:

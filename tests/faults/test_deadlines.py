@@ -214,10 +214,10 @@ def test_an_order_is_due_by_the_cutoff_of_its_own_partition(shop: Stack, rows: C
     at_ms = early + 1
     behind, watched, read = rows(pending_row(1, at_ms, 0), pending_row(2, at_ms - 500_000, 0), pending_row(3, at_ms, 1))
     with connect(shop.variables["ORDER_DATABASE_URL"], "test") as connection:
-        found = store.pending(connection, early, late, {0: early, 1: late}, [watched])
-        assert {order.order_id: order.due for order in found} == {behind: False, watched: True, read: True}
-        found = store.pending(connection, late, late, {0: Milliseconds(0), 1: late}, [watched])
-        assert {order.order_id: order.due for order in found} == {watched: False}
+        orders = store.pending(connection, early, late, {0: early, 1: late}, [watched])
+        assert {order.order_id: order.due for order in orders} == {behind: False, watched: True, read: True}
+        orders = store.pending(connection, late, late, {0: Milliseconds(0), 1: late}, [watched])
+        assert {order.order_id: order.due for order in orders} == {watched: False}
 
 
 def test_no_deadline_passes_while_a_result_is_parked(shop: Stack) -> None:

@@ -86,23 +86,23 @@ def records(shop: Stack, topic: str, order_id: str) -> list[tuple[int, bytes | N
     reader = Consumer({**client(shop), "group.id": "test"})
     unread = {partition.number: end for partition, end in ends(shop, topic).items() if end}
     reader.assign([TopicPartition(topic, number, 0) for number in unread])
-    found = []
+    about = []
     while unread:
         for message in reader.consume(1_000, 0.1):
             number, value = message.partition() or 0, message.value() or b""
             if order_id.encode() in value:
-                found.append((number, message.key(), value))
+                about.append((number, message.key(), value))
             if (message.offset() or 0) + 1 >= unread.get(number, 0):
                 unread.pop(number, None)
     reader.close()
-    return found
+    return about
 
 
 def committed(shop: Stack, service: str) -> dict[Partition, int]:
     reader = Consumer({**client(shop), "group.id": GROUPS[service]})
-    found = committed_offsets(reader, [p for topic in READERS[service] for p in partitions(shop, topic)])
+    offsets = committed_offsets(reader, [p for topic in READERS[service] for p in partitions(shop, topic)])
     reader.close()
-    return found
+    return offsets
 
 
 def positions(shop: Stack, service: str) -> dict[Partition, int]:
@@ -148,8 +148,8 @@ def set_message_bytes_max(admin: AdminClient, topic: str, size: int) -> None:
 
 
 def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:
-    [(found,)] = shop.query(service, f"SELECT count(*) FROM {table} WHERE order_id = %s", (order_id,))
-    return int(found)
+    [(count,)] = shop.query(service, f"SELECT count(*) FROM {table} WHERE order_id = %s", (order_id,))
+    return int(count)
 
 
 # The rules
@@ -179,9 +179,9 @@ def test_an_order_that_the_log_does_not_take_is_not_accepted(shop: Stack) -> Non
         answer = shop.post({"customer_id": customer_id, "product_id": SKU, "quantity": 1})
         assert answer.status_code == 503, answer.text
     # The log may still take it, and then the order counts.
-    asked = f"/orders/{answer.json()['order_id']}"
+    path = f"/orders/{answer.json()['order_id']}"
     eventually(
-        lambda: shop["order-api-1"].get(f"/api/v1{asked}").status_code in (200, 404),
+        lambda: shop["order-api-1"].get(f"/api/v1{path}").status_code in (200, 404),
         "the order is known to be placed or not",
     )
 

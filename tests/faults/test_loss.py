@@ -64,8 +64,8 @@ def times_logged(shop: Stack, instance: str, words: str) -> int:
 
 
 def position(shop: Stack, service: str, where: Partition) -> int:
-    [(found,)] = shop.query(service, "SELECT next_offset FROM positions WHERE topic = %s AND partition = %s", where)
-    return int(found)
+    [(offset,)] = shop.query(service, "SELECT next_offset FROM positions WHERE topic = %s AND partition = %s", where)
+    return int(offset)
 
 
 def move(shop: Stack, service: str, where: Partition, to: int) -> None:

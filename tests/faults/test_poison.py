@@ -295,9 +295,9 @@ def test_all_parked_events_of_a_customer_are_discarded_at_once(shop: Stack, log:
         act = ("discard", "--customer", "hopeless", "--service", service, "--why", "nobody wants it")
         assert f"{service}: 2 events marked as discarded (dry run" in dlq(shop, *act, "--dry-run")
         assert {state for _, state in parked(shop, service, "hopeless")} == {"parked"}
-        told = dlq(shop, *act)
-        assert f"{service}: 2 events marked as discarded\n" in told
-        assert told.count("not discarded") == behind
+        printed = dlq(shop, *act)
+        assert f"{service}: 2 events marked as discarded\n" in printed
+        assert printed.count("not discarded") == behind
     dlq(shop, "redrive", "--customer", "hopeless", "--why", "what payment and inventory said of it")
     order = shop.await_settled(follower)
     assert (order["status"], order["reason"]) == ("rejected", "discarded")

@@ -87,7 +87,7 @@ def attacked(seed: int, numbers: Iterable[int], *, whole: bool = False) -> list[
     """Hostile requests; if it is the `whole` of it, their leaks and then mutated events in the topics."""
     with running() as stack:
         known = campaign.stock(stack)
-        came = uvloop.run(campaign.run(stack, known, seed, numbers, _say))
+        came = uvloop.run(campaign.run(stack, known, seed, numbers, _print))
         wrong = judged(stack, came, leaks=whole)
         show(came, seed)
         if whole:
@@ -189,7 +189,7 @@ def show(came: Campaign, seed: int) -> None:
         print(f"{len(came.slow_s)} slow clients were given up after {min(came.slow_s):.1f} to {max(came.slow_s):.1f} s")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -146,17 +146,17 @@ async def _all(runner: Runner, seed: int, numbers: list[int], say: Callable[[str
         for connection in kept.values():
             connection.close()
 
-    async def telling() -> None:
+    async def progress() -> None:
         while True:
             await asyncio.sleep(10)
             say(f"{sum(runner.counts.values()):,} requests, {len(runner.findings)} findings, {len(slow)} slow clients")
 
-    told = asyncio.create_task(telling())
+    reporting = asyncio.create_task(progress())
     try:
         await asyncio.gather(*(client() for _ in range(CLIENTS)))
         await asyncio.gather(*slow)
     finally:
-        told.cancel()
+        reporting.cancel()
 
 
 async def _at_rest(stack: Stack) -> dict[str, Held]:

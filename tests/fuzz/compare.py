@@ -16,7 +16,7 @@ CLIENTS: Final = 16
 LOOKS: Final = 3
 """One server may be full, once or twice, and refuse a request that the other one accepts."""
 
-Told = list[tuple[int, str]]
+Seen = list[tuple[int, str]]
 
 
 async def compare(
@@ -33,13 +33,13 @@ async def compare(
             attack = draw(seed, number)
             if not attack.comparable or attack.due is None:
                 continue
-            told: list[Told] = []
+            seen: list[Seen] = []
             for _ in range(LOOKS):
-                told = [_told(await r.attack(attack, k)) for r, k in zip(runners, kept, strict=True)]
-                if told[0] == told[1]:
+                seen = [_seen(await r.attack(attack, k)) for r, k in zip(runners, kept, strict=True)]
+                if seen[0] == seen[1]:
                     break
             else:
-                what = f"one answers {told[0]}, the other {told[1]}"
+                what = f"one answers {seen[0]}, the other {seen[1]}"
                 differences.append(Finding(number, attack.kind, what, b"".join(attack.parts)))
         for connections in kept:
             for connection in connections.values():
@@ -49,5 +49,5 @@ async def compare(
     return differences + [finding for runner in runners for finding in runner.findings]
 
 
-def _told(reply: Reply) -> Told:
+def _seen(reply: Reply) -> Seen:
     return [(answer.status, oracle.problem_type(answer)) for answer in reply.answers]

@@ -128,11 +128,11 @@ def test_an_order_named_by_a_keyed_202_is_found_at_once_by_any_process(
 ) -> None:
     for n in range(20):
         for instance in (stack["order-api-1"], second):
-            placed = post(stack, instance, f"found-{n}", order_of(customer, product))
+            placed = post(stack, instance, f"answer-{n}", order_of(customer, product))
             assert placed.status_code == 202
-            for asked in (second, stack["order-api-1"]):
-                found = asked.get(placed.headers["location"])
-                assert found.status_code == 200, found.text
+            for reader in (second, stack["order-api-1"]):
+                answer = reader.get(placed.headers["location"])
+                assert answer.status_code == 200, answer.text
 
 
 def test_another_body_under_the_key_is_refused_by_any_process(

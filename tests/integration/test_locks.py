@@ -77,7 +77,7 @@ def lock_positions(connection: Conn) -> None:
 def test_rows_are_locked_in_one_order(
     stack: Stack, database: str, insert: str, table: str, column: str, lock: Callable[[Conn], None]
 ) -> None:
-    one = f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE NOWAIT"
+    lock_row = f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE NOWAIT"
     with (
         backwards(stack, database, insert, table, column) as owner,
         stack.postgres.connect(database) as holder,
@@ -92,12 +92,12 @@ def test_rows_are_locked_in_one_order(
 
         waiting = threading.Thread(target=take_all)
         with holder.transaction():
-            holder.execute(one, (NAMES[1],))
+            holder.execute(lock_row, (NAMES[1],))
             waiting.start()
             waits = "SELECT FROM pg_stat_activity WHERE application_name = 'locks' AND wait_event_type = 'Lock'"
             eventually(lambda: owner.execute(waits).fetchone() is not None, "the batch waits for the row in the middle")
-            owner.execute(one, (NAMES[2],))  # not reached yet
+            owner.execute(lock_row, (NAMES[2],))  # not reached yet
             with pytest.raises(errors.LockNotAvailable):
-                owner.execute(one, (NAMES[0],))
+                owner.execute(lock_row, (NAMES[0],))
         waiting.join()
         batch.rollback()

@@ -60,14 +60,14 @@ def at(instance: Instance, path: str) -> str:
 
 def events(response: httpx.Response) -> Iterator[dict[str, str]]:
     """The events of a stream until it ends."""
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     for line in response.iter_lines():
-        if not line and "event" in found:
-            yield found
-            found = {}
+        if not line and "event" in fields:
+            yield fields
+            fields = {}
         elif line:
             name, _, value = line.partition(": ")
-            found[name] = value
+            fields[name] = value
 
 
 # Prefer: wait
@@ -149,16 +149,16 @@ def test_the_events_of_an_order_are_its_timeline_and_resume_at_any_process(
     order_id = stack.place(customer, (product, 1))
     with stack.http.stream("GET", stack.url("order-api", f"/orders/{order_id}/events")) as response:
         assert response.headers["content-type"] == "text/event-stream"
-        told = list(events(response))
+        received = list(events(response))
     order = stack.order(order_id)
-    assert [event["event"] for event in told] == [entry["event"] for entry in order["timeline"]] + ["settled"]
-    assert [json.loads(event["data"]) for event in told] == [*order["timeline"], order]
+    assert [event["event"] for event in received] == [entry["event"] for entry in order["timeline"]] + ["settled"]
+    assert [json.loads(event["data"]) for event in received] == [*order["timeline"], order]
     path = f"/orders/{order_id}/events"
-    for last, left in ((None, told), (told[1]["id"], told[2:])):
+    for last, left in ((None, received), (received[1]["id"], received[2:])):
         headers = {} if last is None else {"last-event-id": last}
         with stack.http.stream("GET", at(second, path), headers=headers) as response:
             assert [event["id"] for event in events(response)] == [event["id"] for event in left]
-    assert stack.http.get(at(second, path), headers={"last-event-id": told[-1]["id"]}).status_code == 204
+    assert stack.http.get(at(second, path), headers={"last-event-id": received[-1]["id"]}).status_code == 204
 
 
 def test_events_of_an_unknown_order_are_not_found(stack: Stack) -> None:
@@ -289,12 +289,12 @@ def test_an_order_that_the_saga_has_parked_is_pending_at_any_process(
             parked = "SELECT count(*) FROM parked_events WHERE topic = 'orders' AND key = %b"
             eventually(lambda: stack.query("order", parked, (customer.encode(),)) == [(1,)], "the order is parked")
             for instance in (second, stack["order-api-1"]):
-                found = instance.get(f"{API}/orders/{order_id}")
-                assert (found.status_code, found.json()["status"]) == (200, "pending")
+                answer = instance.get(f"{API}/orders/{order_id}")
+                assert (answer.status_code, answer.json()["status"]) == (200, "pending")
             cancel = stack.http.post(at(second, f"/orders/{order_id}/cancel"))
             assert cancel.status_code == 202
-            found = second.get(f"{API}/orders/{order_id}")
-            assert (found.status_code, found.json()["status"]) == (200, "pending")
+            answer = second.get(f"{API}/orders/{order_id}")
+            assert (answer.status_code, answer.json()["status"]) == (200, "pending")
         finally:
             owner.execute("DELETE FROM parked_events WHERE topic = 'payments' AND key = %b", (customer.encode(),))
 

@@ -69,9 +69,9 @@ def test_an_accepted_order_is_found_at_once_by_any_process(
         placed = stack.http.post(at(stack["order-api-1"], "/orders"), json=body(customer, product))
         assert placed.status_code == 202, placed.text
         for instance in (second, stack["order-api-1"]):
-            found = stack.http.get(at(instance, placed.headers["location"].removeprefix(API)))
-            assert found.status_code == 200, found.text
-            assert found.json()["order_id"] == placed.json()["order_id"]
+            answer = stack.http.get(at(instance, placed.headers["location"].removeprefix(API)))
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["order_id"] == placed.json()["order_id"]
 
 
 def test_a_settled_order_tells_its_whole_story(stack: Stack, product: str, customer: str) -> None:

@@ -37,13 +37,13 @@ def versions(stack: Stack, product_id: str) -> list[int]:
     servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
     consumer = Consumer({**client_config(servers, "test"), "group.id": "test", "enable.partition.eof": True})
     consumer.assign([TopicPartition(PRODUCTS, 0, 0)])
-    found = []
+    published = []
     while (message := consumer.consume(1, 10)[0]).error() is None:
         product = decoder_for[PRODUCTS].decode(message.value() or b"").data
         if product.product_id == product_id:
-            found.append(product.version)
+            published.append(product.version)
     consumer.close()
-    return found
+    return published
 
 
 def test_a_relay_that_was_overtaken_before_it_published_is_refused(stack: Stack) -> None:

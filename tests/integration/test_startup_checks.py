@@ -36,8 +36,8 @@ def started(stack: Stack, name: str, settings: Mapping[str, str]) -> Iterator[In
 
 
 def unready(instance: Instance, *named: str) -> bool:
-    said = instance.unready()
-    return said is not None and all(name in said for name in named)
+    missing = instance.unready()
+    return missing is not None and all(name in missing for name in named)
 
 
 @pytest.mark.parametrize(

@@ -204,9 +204,9 @@ def test_a_planted_corruption_is_found_and_named(shop: Stack, example: dict[str,
     statement, subject, database, table, where, change = CORRUPTIONS[corruption]
     named = example.get(subject, subject) if subject else UNKNOWN
     with planted(shop, database, table, where.format(order=named), change.format(order=named)):
-        found = Proof.here(shop)
-    assert found.exit_code == 1, found.summary()
-    assert named in found.named(statement), found.summary()
+        proof = Proof.here(shop)
+    assert proof.exit_code == 1, proof.summary()
+    assert named in proof.named(statement), proof.summary()
 
 
 Planting = tuple[str, str, str, str]
@@ -350,9 +350,9 @@ def test_a_balanced_forgery_is_found_and_named(shop: Stack, example: dict[str, s
         for planting in plantings:
             database, table, where, change = (part.format(**names) for part in planting)
             stack.enter_context(planted(shop, database, table, where, change))
-        found = Proof.here(shop)
-    assert found.exit_code == 1, found.summary()
-    assert named in found.named(statement), found.summary()
+        proof = Proof.here(shop)
+    assert proof.exit_code == 1, proof.summary()
+    assert named in proof.named(statement), proof.summary()
 
 
 def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) -> None:
@@ -363,36 +363,36 @@ def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) 
         eventually(lambda: shop.query("order", f"SELECT FROM orders WHERE {where}") or None, "the saga has it")
         change = f"UPDATE orders SET placed_at = placed_at + interval '1 second' WHERE {where}"
         with planted(shop, "order", "orders", where, change):
-            found = Proof.here(shop)
+            proof = Proof.here(shop)
     finally:
         shop["payment-1"].resume()
     shop.await_settled(order_id)
-    assert found.exit_code == 1, found.summary()
-    assert order_id in found.named(6), found.summary()
+    assert proof.exit_code == 1, proof.summary()
+    assert order_id in proof.named(6), proof.summary()
 
 
 def test_all_is_proved_again_once_every_corruption_is_undone(shop: Stack) -> None:
-    found = Proof.run(shop)
-    assert found.exit_code == 0, found.summary()
+    proof = Proof.run(shop)
+    assert proof.exit_code == 0, proof.summary()
 
 
 def test_an_accepted_order_that_the_log_does_not_have_is_a_violation(shop: Stack, tmp_path: Path) -> None:
     accepted = tmp_path / "accepted"
     accepted.write_text(f"{UNKNOWN}\n")
-    found = Proof.run(shop, "--accepted", str(accepted), "--settle-within", "0.5")
-    assert found.exit_code == 1
-    assert UNKNOWN in found.named(1)
+    proof = Proof.run(shop, "--accepted", str(accepted), "--settle-within", "0.5")
+    assert proof.exit_code == 1
+    assert UNKNOWN in proof.named(1)
 
 
 def test_a_database_out_of_reach_is_unproven(shop: Stack) -> None:
     url = shop.variables["PAYMENT_AUDITOR_URL"]
     shop.variables["PAYMENT_AUDITOR_URL"] = url.replace(f":{shop.postgres_port}/", ":9/")
     try:
-        found = Proof.run(shop)
+        proof = Proof.run(shop)
     finally:
         shop.variables["PAYMENT_AUDITOR_URL"] = url
-    assert found.exit_code == 2
-    assert "the payment database cannot be reached" in found.summary()
+    assert proof.exit_code == 2
+    assert "the payment database cannot be reached" in proof.summary()
 
 
 def test_positions_of_another_topic_are_unproven(shop: Stack) -> None:
@@ -400,11 +400,11 @@ def test_positions_of_another_topic_are_unproven(shop: Stack) -> None:
     shop["payment-1"].pause()
     try:
         with planted(shop, "payment", "positions", "true", change):
-            found = Proof.run(shop)
+            proof = Proof.run(shop)
     finally:
         shop["payment-1"].resume()
-    assert found.exit_code == 2, found.summary()
-    assert "payment has read another topic" in found.summary()
+    assert proof.exit_code == 2, proof.summary()
+    assert "payment has read another topic" in proof.summary()
 
 
 @contextmanager
@@ -478,10 +478,10 @@ def test_a_second_decision_in_the_log_is_a_violation(shop: Stack, example: dict[
         reason="insufficient_funds",
     )  # fmt: skip
     forge(shop, "payments", order_id, encode(make(PaymentDeclined, data, at=now(), traceparent="")))
-    found = Proof.run(shop)
-    assert found.exit_code == 1
-    assert order_id in found.named(5), found.summary()
-    assert "payment.declined" in found.named(5)
+    proof = Proof.run(shop)
+    assert proof.exit_code == 1
+    assert order_id in proof.named(5), proof.summary()
+    assert "payment.declined" in proof.named(5)
 
 
 def test_a_rejection_of_a_confirmed_order_in_the_log_is_a_violation(shop: Stack) -> None:
@@ -489,18 +489,18 @@ def test_a_rejection_of_a_confirmed_order_in_the_log_is_a_violation(shop: Stack)
     shop.await_settled(order_id)
     data = OutcomeData(order_id=OrderId(order_id), customer_id=CustomerId("cust-3"), reason="out_of_stock")
     forge(shop, "orders", order_id, encode(make(OrderRejected, data, at=now(), traceparent="")))
-    found = Proof.run(shop, "--patience", "10")
-    assert found.exit_code == 1
-    assert order_id in found.named(5), found.summary()
+    proof = Proof.run(shop, "--patience", "10")
+    assert proof.exit_code == 1
+    assert order_id in proof.named(5), proof.summary()
 
 
 def test_an_outcome_without_an_order_is_a_violation(shop: Stack, example: dict[str, str]) -> None:
     order_id = new_order_id()
     data = OutcomeData(order_id=order_id, customer_id=CustomerId("cust-1"), reason="customer")
     forge(shop, "orders", example["confirmed"], encode(make(OrderCancelled, data, at=now(), traceparent="")))
-    found = Proof.run(shop, "--patience", "10")
-    assert found.exit_code == 1
-    assert order_id in found.named(1), found.summary()
+    proof = Proof.run(shop, "--patience", "10")
+    assert proof.exit_code == 1
+    assert order_id in proof.named(1), proof.summary()
 
 
 def test_poison_is_listed_and_its_silent_removal_is_a_violation(shop: Stack, example: dict[str, str]) -> None:
@@ -512,8 +512,8 @@ def test_poison_is_listed_and_its_silent_removal_is_a_violation(shop: Stack, exa
     assert [row["error"] for row in listed.report["parked"]], listed.summary()
     assert "list it as parked" not in listed.named(6)
     with planted(shop, "order", "parked_events", "true", "DELETE FROM parked_events"):
-        found = Proof.run(shop)
-    assert "order-saga does not list it as parked" in found.named(6), found.summary()
+        proof = Proof.run(shop)
+    assert "order-saga does not list it as parked" in proof.named(6), proof.summary()
 
 
 @pytest.fixture(scope="module")
@@ -525,9 +525,9 @@ def trimmed(shop: Stack, example: dict[str, str]) -> Stack:
 
 
 def test_under_a_trimmed_log_the_rows_are_witnesses(trimmed: Stack) -> None:
-    found = Proof.run(trimmed, "--patience", "10")
-    assert found.exit_code == 0, found.summary()
-    assert "partitions are trimmed" in orjson.dumps(found.report["notes"]).decode()
+    proof = Proof.run(trimmed, "--patience", "10")
+    assert proof.exit_code == 0, proof.summary()
+    assert "partitions are trimmed" in orjson.dumps(proof.report["notes"]).decode()
 
 
 @pytest.mark.parametrize(
@@ -566,8 +566,8 @@ def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
             stack.enter_context(planted(trimmed, database, table, where, change.format(**names)))
         for database, table, where, change in books:
             stack.enter_context(planted(trimmed, database, table, where, change.format(**names)))
-        found = Proof.here(trimmed)
-    assert found.exit_code == 1, found.summary()
-    offenders = orjson.dumps(found.report["offenders"]).decode()
-    assert UNKNOWN in offenders, found.summary()
-    assert what in offenders, found.summary()
+        proof = Proof.here(trimmed)
+    assert proof.exit_code == 1, proof.summary()
+    offenders = orjson.dumps(proof.report["offenders"]).decode()
+    assert UNKNOWN in offenders, proof.summary()
+    assert what in offenders, proof.summary()

@@ -87,15 +87,15 @@ def test_no_false_alarm_under_load_with_consumers_killed(shop: Stack, tmp_path: 
             if round_ == 1:
                 for service in services:
                     shop[f"{service}-2"].launch()
-            found = Proof.run(shop, "--patience", "20")
-            assert found.exit_code == 0, found.summary()
-            assert found.checked(1) > checked
-            checked = found.checked(1)
+            proof = Proof.run(shop, "--patience", "20")
+            assert proof.exit_code == 0, proof.summary()
+            assert proof.checked(1) > checked
+            checked = proof.checked(1)
     accepted = tmp_path / "accepted"
     accepted.write_text("\n".join(load.accepted))
-    found = Proof.run(shop, "--accepted", str(accepted), "--patience", "20")
-    assert found.exit_code == 0, found.summary()
-    assert found.checked(1) >= len(load.accepted)
+    proof = Proof.run(shop, "--accepted", str(accepted), "--patience", "20")
+    assert proof.exit_code == 0, proof.summary()
+    assert proof.checked(1) >= len(load.accepted)
 
 
 def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated(shop: Stack) -> None:
@@ -105,11 +105,11 @@ def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated
     try:
         for i in range(CUSTOMERS):
             shop.place(f"cust-{i}", ("sku-a", 1))
-        found = Proof.run(shop)
-        assert found.exit_code == 2, found.summary()
-        assert found.report["offenders"] == []
-        assert "payment stands at offset" in orjson.dumps(found.report["statements"][0]["reasons"]).decode()
-        assert "waiting: payment stands at offset" in found.said, "the tool says what it waits for"
+        proof = Proof.run(shop)
+        assert proof.exit_code == 2, proof.summary()
+        assert proof.report["offenders"] == []
+        assert "payment stands at offset" in orjson.dumps(proof.report["statements"][0]["reasons"]).decode()
+        assert "waiting: payment stands at offset" in proof.said, "the tool says what it waits for"
     finally:
         for instance in frozen:
             instance.resume()
@@ -128,9 +128,9 @@ def test_a_million_orders_are_proved_within_a_minute(fresh_stack: Stack) -> None
     orders = int(measured or "3000")
     History(fresh_stack, int(fresh_stack.variables["TOPIC_PARTITIONS"])).write(orders)
     started = time.monotonic()
-    found = Proof.run(fresh_stack)
+    proof = Proof.run(fresh_stack)
     took_s = time.monotonic() - started
     print(f"{orders} orders proved in {took_s:.1f} s")
     assert not measured or took_s < 60
-    assert found.exit_code == 0, found.summary()
-    assert found.checked(1) == orders
+    assert proof.exit_code == 0, proof.summary()
+    assert proof.checked(1) == orders

@@ -204,15 +204,15 @@ class _Search:
                 calm = calm and not bound
                 if broken is not None:
                     continue
-                found = index.get(successor)
-                if found is None:
-                    found = index[successor] = len(states)
+                number = index.get(successor)
+                if number is None:
+                    number = index[successor] = len(states)
                     states.append(successor)
                     parents.append(at)
                     waits_for.append(0)
                     wrong = wrong or self._wrong(successor)
                 if bound:
-                    waits_for[found] += 1
+                    waits_for[number] += 1
                 if wrong is not None:
                     broken = (at, wrong)
             if calm:
@@ -262,10 +262,10 @@ class _Search:
 
     def _successors(self, state: State) -> list[tuple[State, bool, str | None]]:
         """Each with whether it is bound to come, and the statement that the step itself breaks."""
-        found: list[tuple[State, bool, str | None]] = []
+        successors: list[tuple[State, bool, str | None]] = []
         world = state[0]
         for outside in self._outside_steps(world):
-            found.append((self._after_outside(state, outside), not outside.optional, None))  # noqa: PERF401
+            successors.append((self._after_outside(state, outside), not outside.optional, None))  # noqa: PERF401
         on_hand = self._worlds[world].on_hand
         for at, slot in enumerate(self._slots, 1):
             number = state[at]
@@ -284,8 +284,8 @@ class _Search:
                 successor[at] = after
                 if published:
                     self._deliver(successor, slot.partition, published)
-                found.append((tuple(successor), cost < 0, wrong))
-        return found
+                successors.append((tuple(successor), cost < 0, wrong))
+        return successors
 
     def _inner_steps(self, slot: _Slot, number: int, shared: int) -> list[_Inner]:
         steps = [

@@ -371,23 +371,25 @@ class Stepper:
         active = service.active
         cost: Cost = "" if root is None else "poisons"
         try:
-            found = self._transaction(service, active, until, on_hand, root, garbled=garbled)
+            outcome = self._transaction(service, active, until, on_hand, root, garbled=garbled)
         except Broken as broken:
             yield Step(batch, cost, service, on_hand, wrong=str(broken))
             return
-        if found is None:
+        if outcome is None:
             return
-        stored, decided, parked = found
+        stored, decided, parked = outcome
         results = tuple(map(self._events.number, decided.results))
         does = "; ".join((batch, *parked, *decided.did))
         known = tuple(map(max, active.known, until))
         after = stored._replace(active=Instance("stored", until, known, results=results))
         if self._protocol.publish_before_store:
-            said = f"{does}; publishes {self._said(results)}"
+            publishing = f"{does}; publishes {self._said(results)}"
             done = self._committed(after._replace(active=_idle(after.active)), active.next)
-            yield Step(f"{said}; stores; commits offsets", cost, done, decided.on_hand, results)
+            yield Step(f"{publishing}; stores; commits offsets", cost, done, decided.on_hand, results)
             if root is None and results:
-                yield Step(f"{said}; crashes before it stores", "crashes", self._restarted(service), on_hand, results)
+                yield Step(
+                    f"{publishing}; crashes before it stores", "crashes", self._restarted(service), on_hand, results
+                )
             return
         if self._protocol.commit_before_store:
             if root is None:
@@ -497,12 +499,12 @@ class Stepper:
             yield Step(f"{batch}; finds the position moved, drops the batch", "", without, on_hand)
             return
         try:
-            found = self._transaction(without, zombie, zombie.until, on_hand, None, garbled=False)
+            outcome = self._transaction(without, zombie, zombie.until, on_hand, None, garbled=False)
         except Broken as broken:
             yield Step(batch, "", service, on_hand, wrong=str(broken))
             return
-        assert found is not None
-        stored, decided, parked = found
+        assert outcome is not None
+        stored, decided, parked = outcome
         if decided.results:
             frozen = Instance("stored", results=tuple(map(self._events.number, decided.results)))
             stored = stored._replace(zombies=tuple(sorted((*stored.zombies, frozen))))

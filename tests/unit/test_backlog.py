@@ -68,9 +68,9 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     groups: Any = {group: group for group in READS}
     sample = backlog()._sample(None, groups)  # type: ignore[arg-type]
     assert len(sample.waiting) == sum(map(len, READERS.values()))
-    found = admission([sample], 60.0, LIMIT)
-    assert (found.singles == 0.0) is full
-    assert "orders wait for payment on orders" in found.reason
+    admitted = admission([sample], 60.0, LIMIT)
+    assert (admitted.singles == 0.0) is full
+    assert "orders wait for payment on orders" in admitted.reason
 
 
 def test_each_sample_sets_the_wait_and_a_failed_sample_resets_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -77,17 +77,17 @@ class TestWire:
 
 class TestLatency:
     def test_percentiles_are_those_of_the_values(self) -> None:
-        found = summary(range(1_000, 11_000))
-        assert found.samples == 10_000
-        assert found.p50 == pytest.approx(6, rel=0.002)
-        assert found.p99 == pytest.approx(10.9, rel=0.002)
-        assert found.p999 == pytest.approx(10.99, rel=0.002)
+        latency = summary(range(1_000, 11_000))
+        assert latency.samples == 10_000
+        assert latency.p50 == pytest.approx(6, rel=0.002)
+        assert latency.p99 == pytest.approx(10.9, rel=0.002)
+        assert latency.p999 == pytest.approx(10.99, rel=0.002)
 
     def test_percentiles_that_need_more_samples_are_left_out(self) -> None:
-        found = summary(range(1_000, 1_100))
-        assert found.p50 is not None
-        assert found.p95 is not None
-        assert found.p99 is None
+        latency = summary(range(1_000, 1_100))
+        assert latency.p50 is not None
+        assert latency.p95 is not None
+        assert latency.p99 is None
         assert not supported(4_999, 99.9)
         assert supported(5_000, 99.9)
 
@@ -96,13 +96,13 @@ class TestLatency:
 
     def test_it_counts_from_when_a_request_was_due_not_from_when_it_was_sent(self) -> None:
         # The server stalls for 100 ms: the second request waits for the connection and is answered in 1 ms.
-        found = records(due=[0, 10], done=[100, 101], statuses=[202, 202])
-        assert found.accept_us() == [100_000, 91_000]
+        loaded = records(due=[0, 10], done=[100, 101], statuses=[202, 202])
+        assert loaded.accept_us() == [100_000, 91_000]
 
     def test_refusals_do_not_flatter_the_latency_of_the_accepted(self) -> None:
-        found = records(due=[0, 10], done=[50, 11], statuses=[202, 503])
-        assert found.accept_us() == [50_000]
-        assert found.by_status == {202: 1, 503: 1}
+        loaded = records(due=[0, 10], done=[50, 11], statuses=[202, 503])
+        assert loaded.accept_us() == [50_000]
+        assert loaded.by_status == {202: 1, 503: 1}
 
 
 class TestWarmUp:
@@ -120,22 +120,22 @@ class TestGenerator:
         """Coordinated omission: 100 requests a second for 1 s on one connection, at a server that stalls for 0.5 s."""
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0.5), daemon=True).start()
-            found = runner.run(spec(listener.getsockname()[1], connections=1))
-        latencies = found.accept_us()
+            result = runner.run(spec(listener.getsockname()[1], connections=1))
+        latencies = result.accept_us()
         assert len(latencies) == 100
         # A closed loop would have seen a single slow request; some fifty were due during the stall.
         assert sum(us > 100_000 for us in latencies) >= 30
         assert max(latencies) >= 450_000
-        assert found.waited_for_connection >= 30
-        assert len(found.ids) == 100
+        assert result.waited_for_connection >= 30
+        assert len(result.ids) == 100
 
     def test_it_sends_by_the_schedule(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0), daemon=True).start()
-            found = runner.run(spec(listener.getsockname()[1], rate=50.0, connections=1))
-        gaps = {round((b - a) / 1e6) for a, b in zip(found.due_ns, found.due_ns[1:], strict=False)}
+            result = runner.run(spec(listener.getsockname()[1], rate=50.0, connections=1))
+        gaps = {round((b - a) / 1e6) for a, b in zip(result.due_ns, result.due_ns[1:], strict=False)}
         assert gaps == {20}
-        assert len(found.due_ns) == 50
+        assert len(result.due_ns) == 50
 
     def test_refused_lines_are_refused_orders(self) -> None:
         """A refused line says so in an answer of 200. A governed load must not wait for it."""
@@ -205,18 +205,18 @@ class TestHeld:
 
 class TestLost:
     def test_an_order_that_the_log_does_not_have_is_lost(self) -> None:
-        found = records([0], [1], [202])
+        acknowledged = records([0], [1], [202])
         with pytest.raises(NoResult, match="not in the log"):
-            check(found, {})
+            check(acknowledged, {})
 
     def test_an_order_without_an_outcome_is_lost(self) -> None:
-        found = records([0], [1], [202])
+        acknowledged = records([0], [1], [202])
         seen: dict[str, Outcome] = {}
         add_event(seen, Event("order.placed", "order-0"), 5)
         with pytest.raises(NoResult, match="no outcome"):
-            check(found, seen)
+            check(acknowledged, seen)
         add_event(seen, Event("order.confirmed", "order-0"), 9)
-        check(found, seen)
+        check(acknowledged, seen)
         assert (seen["order-0"].placed_ms, seen["order-0"].decided_ms, seen["order-0"].status) == (5, 9, "confirmed")
 
     def test_an_outcome_published_again_counts_once_at_its_first_time(self) -> None:

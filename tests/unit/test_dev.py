@@ -148,12 +148,12 @@ def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: 
 )
 def test_the_reason_for_unreadiness_comes_from_the_service_or_the_gateway(answer: bytes, lacks: str) -> None:
     with socket.create_server((HOST, 0)) as listener, ThreadPoolExecutor() as pool:
-        asked = pool.submit(unready_at, listener.getsockname()[1])
+        request = pool.submit(unready_at, listener.getsockname()[1])
         connection, _ = listener.accept()
         with connection:
             connection.recv(10_000)
             connection.sendall(b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\n\r\n" + answer)
-        assert asked.result() == lacks
+        assert request.result() == lacks
 
 
 class Clock:

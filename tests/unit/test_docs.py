@@ -119,25 +119,25 @@ SERVICES: Final = ("common/", "order/", "payment/", "inventory/")
 def messages_in_code() -> set[tuple[str, str]]:
     """The level and the message of each line that the services log, with `…` for the values. Messages made elsewhere
     are left out."""
-    found = set()
+    messages = set()
     for path in tracked():
         if path.endswith(".py") and path.startswith(SERVICES):
             for node in ast.walk(ast.parse((ROOT / path).read_text())):
                 match node:
                     case ast.Call(ast.Attribute(_, name), [ast.Constant(str(text)), *_]) if name in LOGGED:
-                        found.add((LOGGED[name], re.sub(r"\{[^}]*\}", "…", text)))
-    return found
+                        messages.add((LOGGED[name], re.sub(r"\{[^}]*\}", "…", text)))
+    return messages
 
 
 def messages_in_operations() -> set[tuple[str, str]]:
     """The messages of the table of log lines. A level before a message counts for that message alone."""
     section = (ROOT / "docs/OPERATIONS.md").read_text().split("\n## Log lines\n")[1].split("\n## ")[0]
-    found = set()
+    listed = set()
     for row in re.findall(r"^\| (?=[A-Z]{2})(.+)$", section, re.MULTILINE):
         levels, messages, _ = row.split(" | ", 2)
         for level, message in re.findall(r"(?:\b([A-Z]{4,}) )?`([^`]+)`", messages):
-            found |= {(each, message) for each in ([level] if level else levels.split(", "))}
-    return found
+            listed |= {(each, message) for each in ([level] if level else levels.split(", "))}
+    return listed
 
 
 def test_every_log_line_of_operations_is_logged() -> None:

@@ -102,7 +102,7 @@ async def until(holds: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
-async def ask(served: Served, *pieces: bytes) -> bytes:
+async def exchange(served: Served, *pieces: bytes) -> bytes:
     """Send the pieces, each once the one before has arrived."""
     async with served.client() as (reader, writer):
         for piece in pieces[:-1]:
@@ -117,7 +117,7 @@ def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, S
 
     async def run() -> tuple[bytes, Served, Served]:
         fast, ordinary = Served(api(), fast=True), Served(api(), fast=False)
-        one, other = await ask(fast, *pieces), await ask(ordinary, *pieces)
+        one, other = await exchange(fast, *pieces), await exchange(ordinary, *pieces)
         assert alike(one) == alike(other)
         return one, fast, ordinary
 
@@ -243,9 +243,9 @@ def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
             [connection] = served.connections
             connection.shutdown()
             log.sent.pop().set_result(PLACE)
-            given = await answer(reader)
-            assert given.startswith(b"HTTP/1.1 202 ")
-            assert b"\r\nconnection: close\r\n" in given
+            received = await answer(reader)
+            assert received.startswith(b"HTTP/1.1 202 ")
+            assert b"\r\nconnection: close\r\n" in received
             assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
 
     asyncio.run(run())

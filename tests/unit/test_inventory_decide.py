@@ -168,10 +168,10 @@ lines = st.lists(st.tuples(names, st.integers(1, 5)), min_size=1, max_size=3)
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Relevant, Milliseconds]]:
-    said: list[Relevant] = []
+    events: list[Relevant] = []
     for number, items in enumerate(draw(st.lists(lines, min_size=1, max_size=4))):
-        said += [placed(number, items=items), rejected(number), cancelled(number)]
-    return as_read(draw(st.lists(st.sampled_from(said), max_size=16)))
+        events += [placed(number, items=items), rejected(number), cancelled(number)]
+    return as_read(draw(st.lists(st.sampled_from(events), max_size=16)))
 
 
 cuts = st.lists(st.integers(0, 16), max_size=4)
@@ -202,19 +202,19 @@ def test_an_order_has_all_that_it_asked_for_or_nothing(
     history: list[tuple[Relevant, Milliseconds]], places: list[int]
 ) -> None:
     warehouse = warehouse_after(history, places)
-    asked: dict[str, Counter[str]] = {}
+    ordered: dict[str, Counter[str]] = {}
     for event, _ in history:
         if isinstance(event, OrderPlaced):
-            asked[event.subject] = Counter()
+            ordered[event.subject] = Counter()
             for item in event.data.items:
-                asked[event.subject][item.product_id] += item.quantity
+                ordered[event.subject][item.product_id] += item.quantity
     for reservation in warehouse.reservations.values():
         moved = {kind: Counter[str]() for kind in ("reserve", "release")}
         for movement in warehouse.movements:
             if movement.order_id == reservation.order_id:
                 assert movement.product_id not in moved[movement.kind], "moved twice"
                 moved[movement.kind][movement.product_id] = movement.quantity
-        reserved = asked[reservation.order_id] if reservation.state in ("reserved", "released") else Counter()
+        reserved = ordered[reservation.order_id] if reservation.state in ("reserved", "released") else Counter()
         assert moved["reserve"] == {line.product_id: line.quantity for line in reservation.lines} == reserved
         assert moved["release"] == (reserved if reservation.state == "released" else Counter())
     assert {m.order_id for m in warehouse.movements} <= warehouse.reservations.keys()
@@ -241,9 +241,9 @@ def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
 ) -> None:
     warehouse = warehouse_after(history, places)
     for reservation in warehouse.reservations.values():
-        said = [event for event, _ in history if event.data.order_id == reservation.order_id]
-        revoked = any(not isinstance(event, OrderPlaced) for event in said)
-        assert (reservation.state == "void") == (not isinstance(said[0], OrderPlaced))
+        events = [event for event, _ in history if event.data.order_id == reservation.order_id]
+        revoked = any(not isinstance(event, OrderPlaced) for event in events)
+        assert (reservation.state == "void") == (not isinstance(events[0], OrderPlaced))
         assert (reservation.state == "reserved") <= (not revoked)
         assert (reservation.state == "released") == (revoked and reservation.lines != ())
 

@@ -135,12 +135,12 @@ customers = st.sampled_from([ANN, BOB, DAN])
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[tuple[Relevant, Milliseconds]]:
-    said: list[Relevant] = []
+    events: list[Relevant] = []
     for number, amount in enumerate(draw(amounts)):
         customer = draw(customers)
-        said += [order(number, amount, customer), rejected(number, customer=customer)]
-        said += [cancelled(number, customer=customer)]
-    return as_read(draw(st.lists(st.sampled_from(said), max_size=16)))
+        events += [order(number, amount, customer), rejected(number, customer=customer)]
+        events += [cancelled(number, customer=customer)]
+    return as_read(draw(st.lists(st.sampled_from(events), max_size=16)))
 
 
 cuts = st.lists(st.integers(0, 16), max_size=4)
@@ -200,9 +200,9 @@ def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
 ) -> None:
     bank = bank_after(history, places)
     for payment in bank.payments.values():
-        said = [event for event, _ in history if event.data.order_id == payment.order_id]
-        revoked = any(not isinstance(event, OrderPlaced) for event in said)
-        assert (payment.state == "void") == (not isinstance(said[0], OrderPlaced))
+        events = [event for event, _ in history if event.data.order_id == payment.order_id]
+        revoked = any(not isinstance(event, OrderPlaced) for event in events)
+        assert (payment.state == "void") == (not isinstance(events[0], OrderPlaced))
         assert (payment.state == "completed") <= (not revoked)
         assert (payment.state == "refunded") <= revoked
 

@@ -349,6 +349,6 @@ async def test_an_upgrade_is_ignored_but_not_with_a_body(served: Served) -> None
     await refused(connection, 400)
 
 
-async def eventually(found: Callable[[], bool]) -> None:
-    while not found():  # noqa: ASYNC110  # what it waits for is the server, which has no event for it
+async def eventually(holds: Callable[[], bool]) -> None:
+    while not holds():  # noqa: ASYNC110  # what it waits for is the server, which has no event for it
         await asyncio.sleep(0)

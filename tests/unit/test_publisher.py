@@ -141,14 +141,14 @@ def test_a_record_that_the_client_does_not_take_fails_alone(
     error: Exception, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def story(publisher: AsyncPublisher, client: Client) -> None:
-        told: list[Acknowledged | None] = []
+        reports: list[Acknowledged | None] = []
         client.refuses[b"2"] = error
-        sent = [publisher.send("t", b"k", value, on_delivery=told.append) for value in (b"1", b"2", b"3")]
+        sent = [publisher.send("t", b"k", value, on_delivery=reports.append) for value in (b"1", b"2", b"3")]
         with pytest.raises(KafkaException) as raised:
             await sent[1]
         assert raised.value.args[0].code() == code
         assert await sent[0] == await sent[2] == PLACE
-        assert told.count(None) == 1
+        assert reports.count(None) == 1
         replaced: Any = publisher._producer
         assert (replaced is not client) is (code == KafkaError._FATAL)  # only a fatal error replaces it
         assert await publisher.send("t", b"k", b"4")

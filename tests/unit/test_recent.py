@@ -32,7 +32,7 @@ def test_large_orders_are_bounded_by_their_bytes() -> None:
 def test_an_order_is_remembered_with_its_partition_and_offset() -> None:
     recent = RecentOrders()
     recent.remember(OrderId("order-1"), b"event", place(17))
-    found = recent.get(OrderId("order-1"))
-    assert found is not None
-    assert (found.value, found.acknowledged.offset) == (b"event", 17)
+    kept = recent.get(OrderId("order-1"))
+    assert kept is not None
+    assert (kept.value, kept.acknowledged.offset) == (b"event", 17)
     assert recent.get(OrderId("order-2")) is None

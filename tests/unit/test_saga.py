@@ -273,13 +273,13 @@ def test_an_outcome_is_published_once_when_it_is_reached(events: list[AnyOrderEv
     saga = Saga()
     for event in events:
         before = saga.known
-        said = saga.advance(event)
+        outcomes = saga.advance(event)
         reached = saga.known is not None and saga.known.status != (before.status if before else "awaiting_placed")
         if reached and saga.order.status != "pending" and not isinstance(event, Outcome):
-            assert said == outcome_of(saga.order)
-            assert [type_of(outcome) for outcome in said] == [f"order.{saga.order.status}"]
+            assert outcomes == outcome_of(saga.order)
+            assert [type_of(outcome) for outcome in outcomes] == [f"order.{saga.order.status}"]
         else:
-            assert said == []
+            assert outcomes == []
     assert len({event.id for event in saga.published}) == len(saga.published)
 
 

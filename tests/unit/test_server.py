@@ -31,11 +31,11 @@ APP = application(
 
 
 def answer(method: str, path: str, app: Frame = APP) -> httpx.Response:
-    async def asked() -> httpx.Response:
+    async def request() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://evil.example") as client:
             return await client.request(method, path)
 
-    return asyncio.run(asked())
+    return asyncio.run(request())
 
 
 @pytest.mark.parametrize(

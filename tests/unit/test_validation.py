@@ -41,9 +41,9 @@ def refusal(body: bytes) -> tuple[int, dict[str, str]]:
 
 
 def faults(document: object) -> dict[str, str]:
-    status, found = refusal(json.dumps(document).encode())
+    status, details = refusal(json.dumps(document).encode())
     assert status == 422
-    return found
+    return details
 
 
 def test_a_valid_document_is_decoded() -> None:
@@ -133,13 +133,13 @@ def test_the_walk_finds_faults_exactly_where_msgspec_refuses(document: dict[str,
     try:
         DECODER.decode(body)
     except msgspec.ValidationError as error:
-        status, found = refusal(body)
+        status, details = refusal(body)
         assert status == 422
         pointer = str(error).rpartition(" - at `$")[2].rstrip("`") if " - at `$" in str(error) else ""
-        assert any(at.startswith("#") for at in found)
+        assert any(at.startswith("#") for at in details)
         # msgspec names an unknown or missing field in words and points at the object around it.
-        assert any(at.startswith("#" + pointer.replace(".", "/").replace("[", "/").replace("]", "")) for at in found)
-        assert all("Expected" not in detail for detail in found.values())
+        assert any(at.startswith("#" + pointer.replace(".", "/").replace("[", "/").replace("]", "")) for at in details)
+        assert all("Expected" not in detail for detail in details.values())
     else:
         decode_body(body, DECODER)
 

@@ -39,10 +39,10 @@ END = 100
 
 def line_of(topic: str, number: int, offset: int, value: bytes) -> str | None:
     """The line of a record that is written by itself."""
-    found = event_of(KINDS_OF[topic], value)
-    if found is None:
+    read = event_of(KINDS_OF[topic], value)
+    if read is None:
         return salvaged(topic, number, offset, KEY, value)
-    kind, data = found
+    kind, data = read
     return record_line(data.order_id, number, (TOPICS.index(topic), kind, offset, 0, data, ""))
 
 
@@ -93,16 +93,16 @@ def evidence(text: str) -> Evidence:
     return read(text.strip())
 
 
-def verdict(text: str, found: Progress | None = None) -> Verdict:
-    return judge(evidence(text), found or progress())
+def verdict(text: str, readers: Progress | None = None) -> Verdict:
+    return judge(evidence(text), readers or progress())
 
 
 def without(text: str, *beginnings: str) -> str:
     return "\n".join(line for line in text.strip().splitlines() if not line.startswith(beginnings))
 
 
-def statements(text: str, found: Progress | None = None) -> set[int]:
-    return {int(finding.statement) for finding in verdict(text, found).findings}
+def statements(text: str, readers: Progress | None = None) -> set[int]:
+    return {int(finding.statement) for finding in verdict(text, readers).findings}
 
 
 @pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
@@ -222,16 +222,16 @@ def running() -> Iterator[tuple[str, Progress]]:
     )
 
 
-@pytest.mark.parametrize(("history", "found"), list(running()))
-def test_an_order_at_work_is_waiting_and_not_wrong(history: str, found: Progress) -> None:
-    assert verdict(history, found) == Verdict((), True)
+@pytest.mark.parametrize(("history", "readers"), list(running()))
+def test_an_order_at_work_is_waiting_and_not_wrong(history: str, readers: Progress) -> None:
+    assert verdict(history, readers) == Verdict((), True)
 
 
 def test_unread_records_do_not_excuse_records_below_the_position() -> None:
-    found = progress({("order-saga", "orders", 0): 11})
+    half_read = progress({("order-saga", "orders", 0): 11})
     assert (
         Finding(Statement.DECIDED, "payment has passed the order and has no row for it")
-        in verdict(without(CONFIRMED, "P|"), found).findings
+        in verdict(without(CONFIRMED, "P|"), half_read).findings
     )
 
 
@@ -404,9 +404,9 @@ def whole(outcome: str, altered: int = -1, old: str = "", new: str = "") -> str 
         if place == altered:
             assert old in value
             value = value.replace(old, new)
-        found = event_of(KINDS_OF[topic], value.encode())
-        assert found is not None
-        seen.append((TOPICS.index(topic), found[0], 10 + place, 0, found[1], ""))
+        read = event_of(KINDS_OF[topic], value.encode())
+        assert read is not None
+        seen.append((TOPICS.index(topic), read[0], 10 + place, 0, read[1], ""))
     return whole_line(ORDER, 0, seen)
 
 

@@ -47,9 +47,9 @@ def deadlock(arena: Arena, fault: Fault) -> Injected:
                         break
 
     with arena.postgres.connect() as watcher:
-        found = rises(lambda: _number(watcher, _DEADLOCKS, fault.target), "deadlocks")
+        witness = rises(lambda: _number(watcher, _DEADLOCKS, fault.target), "deadlocks")
         with meanwhile(act):
-            yield found
+            yield witness
 
 
 @contextmanager

@@ -66,12 +66,12 @@ def _place(arena: Arena, customer: str) -> str | None:
 def events_again(arena: Arena, fault: Fault) -> Injected:
     """Events are written a second time, some of the newest and some of the oldest, byte for byte."""
     draw = random.Random(fault.seed)
-    found = _read(arena, fault.target, newest=draw.random() < 0.5)
+    records = _read(arena, fault.target, newest=draw.random() < 0.5)
     producer = _producer(arena)
-    for message in found:
+    for message in records:
         producer.produce(fault.target, message.value(), message.key(), message.partition() or 0)
     producer.flush(READ_S)
-    yield lambda: f"{len(found)} events"
+    yield lambda: f"{len(records)} events"
 
 
 def _read(arena: Arena, topic: str, *, newest: bool) -> list[Message]:
