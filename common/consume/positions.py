@@ -65,11 +65,7 @@ def start_offset(
 
 
 def starts(
-    connection: Conn,
-    admin: AdminClient,
-    consumer: Consumer,
-    topics: Mapping[str, Topic],
-    wanted: Sequence[Partition],
+    connection: Conn, admin: AdminClient, consumer: Consumer, topics: Mapping[str, Topic], wanted: Sequence[Partition]
 ) -> list[Start]:
     """Where to begin in these partitions. Raises `LossDetected`, or `Transient` when it cannot be known now.
 

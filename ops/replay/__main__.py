@@ -39,9 +39,9 @@ from common.postgres import Conn, connect, transaction
 from ops import tool
 from ops.log import Log
 from ops.replay import inventory, order, payment
-from ops.replay.published import Restored
 from ops.topics import set_committed
 
+RESTORE: Final = {"payment": payment.restore, "inventory": inventory.restore, "order": order.restore}
 NOT_BROUGHT_BACK: Final = {
     "payment": "deposits made after the backup",
     "inventory": "restocks made after the backup",
@@ -71,7 +71,7 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
         for partition, (position, committed) in behind.items():
             print(f"{service}: {partition}: the position is {position}, offset {committed} is committed")
         [number] = connection.execute(_NUMBER).fetchone() or [1]
-        restored = restore(connection, log, chosen, cover=f"replay-{number}" if chosen.cover else None)
+        restored = RESTORE[service](connection, log, cover=f"replay-{number}" if chosen.cover else None)
         connection.execute(_RECORD, (number, chosen.actor, chosen.why, restored.decisions))
         if chosen.dry_run:
             connection.rollback()
@@ -83,15 +83,6 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     records = sum(committed - position for position, committed in behind.values())
     print(f"{service}: {records} records of {len(behind)} partitions will be taken in again, within 10 s if it runs")
     print(f"{service}: not brought back: {NOT_BROUGHT_BACK[service]}, acts on parked events")
-
-
-def restore(connection: Conn, log: Log, chosen: argparse.Namespace, *, cover: str | None) -> Restored:
-    match chosen.service:
-        case "payment":
-            return payment.restore(connection, log, cover=cover)
-        case "inventory":
-            return inventory.restore(connection, log, cover=cover)
-    return order.restore(connection, log)
 
 
 def check_empty(admin: AdminClient, group: str) -> None:

@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 from loguru import logger
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from common.errors import Transient
-from common.postgres import POOL_SIZE, POOL_TIMEOUT_S, connect_async, pool
+from common.postgres import POOL_SIZE, POOL_TIMEOUT_S, AsyncConn, connect_async, pool
 
 PING_EVERY_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.5
@@ -51,7 +51,7 @@ class DatabaseProbe:
             if connection is not None:
                 await connection.close()
 
-    async def _ping(self, connection: "psycopg.AsyncConnection[Any] | None") -> "psycopg.AsyncConnection[Any]":
+    async def _ping(self, connection: AsyncConn | None) -> AsyncConn:
         """The connection, or a new one, after it has answered."""
         connection = connection or await connect_async(self._url, self._name)
         try:
@@ -75,7 +75,7 @@ class DatabasePool:
     """Connections to the order database. While the probe finds it away, callers fail at once."""
 
     def __init__(self, url: str, name: str, probe: DatabaseProbe, *, size: int = POOL_SIZE) -> None:
-        self._pool: AsyncConnectionPool[Any] = pool(url, name, size=size)
+        self._pool = pool(url, name, size=size)
         self._probe = probe
 
     async def open(self) -> None:
@@ -91,7 +91,7 @@ class DatabasePool:
             raise DatabaseUnavailable("the order database cannot be reached")
 
     @asynccontextmanager
-    async def connection(self) -> "AsyncIterator[psycopg.AsyncConnection[Any]]":
+    async def connection(self) -> AsyncIterator[AsyncConn]:
         """A connection. Raises `DatabaseUnavailable`, also when what is done with the connection fails."""
         self.check_reachable()
         try:

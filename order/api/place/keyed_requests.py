@@ -6,13 +6,12 @@ event that was or will be published.
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import psycopg
 from loguru import logger
 
 from common.events import OrderId
-from common.postgres import columns
+from common.postgres import AsyncConn, columns
 from order.api.database import DatabasePool, DatabaseUnavailable, in_time
 from order.api.grouped import Grouped
 
@@ -120,7 +119,7 @@ class KeyedRequests:
             return deleted
 
 
-async def _insert(connection: "psycopg.AsyncConnection[Any]", requests: Sequence[KeyedRequest]) -> list[First | None]:
+async def _insert(connection: AsyncConn, requests: Sequence[KeyedRequest]) -> list[First | None]:
     """For each request, itself if it is now stored as the first of its key, else None."""
     rows = [(request.customer_id, request.key, *request.first[:3]) for request in requests if request.first is not None]
     if not rows:
@@ -130,9 +129,7 @@ async def _insert(connection: "psycopg.AsyncConnection[Any]", requests: Sequence
     return [first if first is not None and first.order_id in stored else None for _, _, first in requests]
 
 
-async def _find(
-    connection: "psycopg.AsyncConnection[Any]", requests: Sequence[KeyedRequest]
-) -> dict[tuple[str, str], First]:
+async def _find(connection: AsyncConn, requests: Sequence[KeyedRequest]) -> dict[tuple[str, str], First]:
     keys = [request.customer_id for request in requests], [request.key for request in requests]
     cursor = await connection.execute(_FIND, keys)
     return {
