@@ -13,7 +13,6 @@
 References: RFC 9112 §9.3.2 (pipelining), RFC 9110 §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
 """
 
-import random
 from typing import Any, Final
 
 import httptools
@@ -22,6 +21,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from common import metrics
 from common.http import problem
 from common.http.problem import Problem, ProblemError
+from common.http.responses import problem_headers, request_id
 
 PIPELINED_MAX: Final = 64
 HEAD_BYTES_MAX: Final = 32 * 1024
@@ -209,14 +209,16 @@ class Connection(HttpToolsProtocol):
     def _send_refusal(self, refusal: Problem) -> None:
         self._unset_keepalive_if_required()
         metrics.http_requests.labels("", "malformed", refusal.status).inc()
-        request_id = b"%016x" % random.getrandbits(64)
-        body = refusal.body(request_id.decode())
-        headers = b"content-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\nconnection: close\r\n\r\n"
-        self.transport.write(
-            STATUS_LINE[refusal.status] + headers % (problem.CONTENT_TYPE, len(body), request_id) + body
-        )
+        self.transport.write(b"%bconnection: close\r\n\r\n%b" % raw_problem(refusal, request_id(None)))
         self.transport.write_eof()
         self.loop.call_later(REFUSED_CLOSE_S, self.transport.close)
+
+
+def raw_problem(refusal: Problem, id_: bytes) -> tuple[bytes, bytes]:
+    """A problem in HTTP/1.1, for the request with this id: the head, open for more headers, and the body."""
+    body = refusal.body(id_.decode())
+    lines = [b"%b: %b\r\n" % header for header in problem_headers(refusal, body, id_)]
+    return STATUS_LINE[refusal.status] + b"".join(lines), body
 
 
 def _abandon(cycle: RequestResponseCycle) -> None:

@@ -16,14 +16,12 @@ from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from common.codec import encode
 from common.events import OrderId
-from common.http.problem import Problem, ProblemError
-from common.http.protocol import Connection
+from common.http.problem import ProblemError
+from common.http.protocol import Connection, raw_problem
 from common.http.requests import BODY_BYTES_MAX, JSON
-from common.http.responses import problem_headers, request_id
+from common.http.responses import request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk
@@ -131,7 +129,7 @@ class FastLane(Connection):
                 order, sent = self._desk.send(body, head.traceparent)
                 sent.add_done_callback(partial(self._acknowledged, order, id_, began))
         except Exception as error:
-            self._answer_problem(counted_problem(error), id_)
+            self._answer(*raw_problem(counted_problem(error), id_))
 
     def _acknowledged(
         self, order: Accepted, request_id: bytes, began: float, sent: "asyncio.Future[Acknowledged]"
@@ -139,7 +137,7 @@ class FastLane(Connection):
         try:
             self._log.fate(OrderId(order.order_id), sent)
         except Exception as error:
-            self._answer_problem(counted_problem(error), request_id)
+            self._answer(*raw_problem(counted_problem(error), request_id))
         else:
             self._answer_accepted(order, request_id, began)
 
@@ -147,7 +145,7 @@ class FastLane(Connection):
         try:
             order, repeated = await self._keyed.place(body, head.traceparent, key)
         except Exception as error:
-            self._answer_problem(counted_problem(error), request_id)
+            self._answer(*raw_problem(counted_problem(error), request_id))
         else:
             self._answer_accepted(order, request_id, began, REPLAYED if repeated else None)
 
@@ -171,11 +169,6 @@ class FastLane(Connection):
             b"x-request-id: %b\r\n%b" % (len(body), LOCATION, order.order_id.encode(), request_id, extra),
             body,
         )
-
-    def _answer_problem(self, refusal: Problem, request_id: bytes) -> None:
-        body = refusal.body(request_id.decode())
-        lines = [b"%b: %b\r\n" % header for header in problem_headers(refusal, body, request_id)]
-        self._answer(STATUS_LINE[refusal.status] + b"".join(lines), body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
         self._serving = False
