@@ -44,7 +44,8 @@ PUBLISHES: Final[Mapping[str, str]] = {
     "payment": PAYMENTS,
     "inventory": INVENTORY,
 }
-"""The topic to which each service publishes what becomes of orders. `order-api` places them; the saga decides them."""
+"""The topic to which each service publishes its events about orders. `order-api` places orders; the saga decides
+them."""
 READERS: Final[Mapping[str, tuple[str, ...]]] = {
     topic: tuple(group for group, topics in READS.items() if topic in topics) for topic in READS[SAGA]
 }

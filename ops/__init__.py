@@ -1,1 +1,1 @@
-"""What an operator runs: migrations, topics."""
+"""The operator's tools: migrations, topics, parked events, replay and the proof."""

@@ -4,7 +4,7 @@
     show      events with all that is known of them; an event is written topic/partition@offset, as `list` prints it
     redrive   process events again, in order: by record, by customer, or all; always with all that is parked behind them
     discard   give events up: an order is then decided (declined, rejected) with the reason `discarded`
-    resume    let a service go on that has stopped because too much was parked
+    resume    let a service continue that has stopped because too many events were parked
 
 A topic that was created anew has the same offsets again. Events parked from the earlier topic are listed with its id:
 orders/3@17#bE1lwQ7ITZa9kXn2gU0v5A.
@@ -77,7 +77,7 @@ def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
     everything = getattr(chosen, "all", False)
     if not (chosen.records or chosen.customer or everything):
         or_all = " or --all" if chosen.command == "redrive" else ""
-        raise Fatal(f"dlq: {chosen.command} what? name records or --customer{or_all}")
+        raise Fatal(f"dlq: no event is named; name records or --customer{or_all}")
     wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
     rows = connection.execute(SQL["find"], wanted).fetchall()
     events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), RecordId(row[0], row[1], row[2], row[5])) for row in rows]
@@ -230,7 +230,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("dlq")
     if chosen.service is None and (chosen.command == "discard" or getattr(chosen, "records", None)):
-        raise Fatal(f"dlq: {chosen.command} which service's events? add --service {'|'.join(tool.GROUP_OF)}")
+        raise Fatal(f"dlq: the service is not named; add --service {'|'.join(tool.GROUP_OF)}")
     note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
     for service in [chosen.service] if chosen.service else tool.GROUP_OF:
         with connected(service, env) as connection:

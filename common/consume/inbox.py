@@ -26,7 +26,7 @@ BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
 HELD_POLL_S: Final = 0.01
-"""While records are held back: how soon they are checked again although no other has come."""
+"""While records are held back, they are checked again after this time even if no other record has arrived."""
 COMMIT_EVERY_S: Final = 0.25
 POLL_AT_LEAST_EVERY_S: Final = 10.0
 

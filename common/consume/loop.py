@@ -305,7 +305,7 @@ class _Session(Generic[Locked]):
     # Reports
 
     def _log_events(self, records: Iterable[Received]) -> None:
-        """The way of each order, at DEBUG."""
+        """Log what becomes of each order, at DEBUG."""
         for r in records:
             self._log.debug(
                 type_of(r.event),

@@ -27,8 +27,8 @@ DATABASE_BUSY: Final = problem.unavailable(
 )
 READ_FAILED: Final = problem.unavailable("the database has not answered in time; nothing was changed")
 WRITE_UNKNOWN: Final = problem.unavailable(
-    "the database has not confirmed this: it may or may not have been changed; look first, or, if it had an "
-    "Idempotency-Key, send it again with the same one"
+    "the database has not confirmed this: the data may or may not have been changed; read it first or, "
+    "with an Idempotency-Key, send the request again"
 )
 _HOST: Final = problem.malformed("an HTTP/1.1 request must have exactly one host header (RFC 9112 §3.2)")
 

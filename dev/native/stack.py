@@ -197,7 +197,7 @@ class NativeStack(Stack):
         self._wait_ready([server], None)
         variables = {**os.environ, "LOG_FORMAT": "text", **self.programs.environment()}
         for command in SET_UP[server]:
-            # Printed here, because a command ends when nobody reads its output any more.
+            # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
             done = subprocess.run(
                 [sys.executable, "-m", *command.split()], cwd=ROOT, env=variables, text=True,
                 stdout=subprocess.PIPE, stderr=subprocess.STDOUT,

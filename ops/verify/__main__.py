@@ -53,7 +53,7 @@ def accepted_ids(path: Path) -> list[str]:
 
 
 def notify(text: str) -> None:
-    """Tell a person who waits, apart from the report."""
+    """Print to a person who waits, apart from the report."""
     print(f"verify: {text}", file=sys.stderr, flush=True)
 
 

@@ -56,8 +56,8 @@ INLINE_RECORDS: Final = 100_000
 
 
 def prove(settings: Settings, accepted: Sequence[str] = (), notify: Notify = lambda _: None) -> Report:
-    """Audit everything once. What keeps the whole proof from being made is in the report, as unproven. While the proof
-    waits, `notify` is told for what, and how much longer."""
+    """Audit everything once. A reason that prevents the whole proof is in the report, as unproven. While the proof
+    waits, it calls `notify` with what it waits for and how much longer."""
     started = time.monotonic()
     report = Report()
     try:

@@ -21,7 +21,7 @@ PORT: Final = 8085
 
 
 class Metrics:
-    """What the last proof came to. Gauges, since a violation that was repaired is one no more."""
+    """The result of the last proof. Gauges, since a repaired violation no longer counts."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         gauge, by_statement = partial(Gauge, registry=registry), ["statement"]
@@ -37,7 +37,7 @@ class Metrics:
         age.set_function(lambda: time.monotonic() - self._proved_at)
 
     def take(self, report: Report, started: float) -> None:
-        """`started` is when the proof began, by the monotonic clock: it says nothing of what came after."""
+        """`started` is when the proof began, by the monotonic clock: it proves nothing about later moments."""
         for statement in Statement:
             name = str(int(statement))
             self._violations.labels(name).set(report.violations[statement])

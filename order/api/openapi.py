@@ -111,7 +111,7 @@ def document() -> dict[str, Any]:
                             "description": "the data of an entry is a TimelineEntry, of `settled` an OrderView",
                             "content": {"text/event-stream": {"schema": {"type": "string"}}},
                         },
-                        204: {"description": "Last-Event-ID is the end: do not come back"},
+                        204: {"description": "Last-Event-ID is the last event: do not reconnect"},
                     },
                     (404, 503),
                     parameters=[_ORDER_ID, _LAST_EVENT_ID],

@@ -281,8 +281,8 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
     parked = progress(parked={(group, "orders", 0): {10: "p"} for group in READERS["orders"]})
     log = "\n".join(line for line in CONFIRMED.strip().splitlines() if line.startswith("L|"))
     assert [what for of, what in verdict(log, parked).findings if of == Statement.DECIDED] == [
-        "payment said payment.completed, and has no row",
-        "inventory said inventory.reserved, and has no row",
+        "payment published payment.completed, and has no row",
+        "inventory published inventory.reserved, and has no row",
         "the saga has passed a decision about it and has no row for it",
     ]
     everything = {("order-saga", topic, 0): {10: "p"} for topic in ("payments", "inventory")}

@@ -43,14 +43,14 @@ def request_fault(request: Request) -> str | None:
     lines = tuple(OrderLine(item.product_id, item.quantity) for item in data.items)
     hashes = {request_hash(data.customer_id, lines, expected) for expected in (None, data.amount)}
     if request.request_hash not in hashes:
-        return "its hash is not that of the stored order: a retry would be refused, and another order answered"
+        return "its hash is not that of the stored order: a retry would be refused"
     return None
 
 
 def audit_claims(order: Snapshot, report: Report) -> None:
     """No two orders may say that the same record placed, decided or changed them."""
     for row in order.query(SQL["claimed_twice"], most=OFFENDERS_MAX):
-        what = f"its row and that of {row['other']} name the same record of {row['source']}"
+        what = f"its row and the row of {row['other']} name the same record of {row['source']}"
         what += f": partition {row['partition']}, offset {row['offset']}"
         report.violate(f"order {row['order_id']}", Finding(ONCE, what))
 
@@ -109,13 +109,13 @@ def audit_waiting(order: Snapshot, report: Report, deadline_s: float, parked: Se
     for row in behind_parked[:OFFENDERS_SHOWN]:
         report.doubt(WAITING, _behind_parked(row, first_parked[row["customer_id"]]))
     if (more := len(behind_parked) - OFFENDERS_SHOWN) > 0:
-        report.doubt(WAITING, f"so are {more} more orders of customers with parked events", more)
+        report.doubt(WAITING, f"{more} more orders of customers with parked events have waited too long", more)
 
 
 def _behind_parked(order: Row, parked: Row) -> str:
     """Names no times, so that both passes give the same reason."""
     record = f"{parked['topic']}/{parked['partition']}@{parked['offset']}"
     return (
-        f"order {order['order_id']} is {order['status']} for too long, and {record} of its customer "
+        f"order {order['order_id']} has been {order['status']} for too long, and {record} of its customer "
         f"{order['customer_id']} is parked by {parked['service']}: redrive or discard it, see 'just dlq list'"
     )

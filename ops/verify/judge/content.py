@@ -109,7 +109,7 @@ def _foreign(evidence: Evidence, taken: list[Record]) -> Iterator[Finding]:
             yield Finding(STOCK, f"there is a {movement.kind} of {movement.quantity} under an order")
     if evidence.orders and taken and evidence.orders[0].partition != taken[0].number:
         of, at = evidence.orders[0].partition, taken[0].number
-        yield Finding(OUTCOME, f"its row says partition {of}, the log has it in {at}: what follows would go astray")
+        yield Finding(OUTCOME, f"its row says partition {of}, the log has it in {at}: later events would go to {of}")
 
 
 def _times(evidence: Evidence) -> Iterator[Finding]:
@@ -120,7 +120,7 @@ def _times(evidence: Evidence) -> Iterator[Finding]:
             yield Finding(WAITING, f"its row has it placed at {row.placed_at} ms, the log at {placed[0]} ms")
         told = [r.at for r in evidence.records if r.at and r.kind == OUTCOMES.get(row.status)]
         if told and row.decided_at and int(row.decided_at) > max(told) + CLOCK_STEP_MS:
-            yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log knew at {max(told)} ms")
+            yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log at {max(told)} ms")
 
 
 def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
@@ -128,7 +128,7 @@ def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
     if len(evidence.requests) > 1:
         yield Finding(ONCE, f"{len(evidence.requests)} idempotency keys stand for it")
     if is_in_log and any(stored not in evidence.digests for stored in evidence.requests):
-        yield Finding(ONCE, "what is stored under its idempotency key is not what the log has: a retry would differ")
+        yield Finding(ONCE, "the event under its idempotency key is not the one in the log: a retry would differ")
 
 
 def _as_placed(

@@ -145,15 +145,15 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
         if state == side.undone or (state == side.good and any(p not in APPLIED for p in revoked)):
             allowed |= {side.kind(side.good), side.kind(side.undone)}
         for kind in sorted(kinds - allowed):
-            yield Finding(ONCE, f"{name} said {TYPES[kind]}, and its row says {state}")
+            yield Finding(ONCE, f"{name} published {TYPES[kind]}, and its row says {state}")
     elif said and (has_read_all or _only_parked(placed + revoked, said)):
-        yield Finding(DECIDED, f"{name} said {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
+        yield Finding(DECIDED, f"{name} published {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
     if not trimmed:
         final = {side.kind(side.undone), side.kind(side.bad), side.kind(side.void)}
         if ANSWERED in revoked and not kinds & final:
-            yield Finding(WAITING, f"{name} has passed the revocation, and the log has no answer of it")
+            yield Finding(WAITING, f"{name} has passed the revocation, and the log has no answer to it")
         elif (ANSWERED in placed or DISCARDED in placed) and not kinds:
-            yield Finding(WAITING, f"{name} has passed the order, and the log has no answer of it")
+            yield Finding(WAITING, f"{name} has passed the order, and the log has no answer to it")
 
 
 def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
@@ -201,7 +201,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
     }
     if GIVEN_UP & set(placed):
         if set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
-            yield Finding(OUTCOME, "it was given up at the saga before it was taken in, and the log has it confirmed")
+            yield Finding(OUTCOME, "the saga discarded it without processing it, and the log has it confirmed")
         return  # an operator decided what its row says
     if shape.row is None:
         if PLACED in applied:
@@ -211,7 +211,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         elif (
             placed and any(k in OUTCOMES.values() and p[0] != UNREAD for k, p in shape.orders) and UNREAD not in placed
         ):
-            yield Finding(DECIDED, "the log has its outcome, and the saga claims never to have taken it in")
+            yield Finding(DECIDED, "the log has its outcome, and the saga claims that it never processed the order")
         return
     if not any(shape.trimmed) and PLACED not in applied and not any(said.values()):
         yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
@@ -244,11 +244,11 @@ def _saga(shape: Shape) -> Iterator[Finding]:
 def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) -> str | None:
     """Why the saga cannot have come to this status by what it has read, if so."""
     if PLACED not in applied:
-        return None if status == "awaiting_placed" else f"it is {status} before the saga has read it placed"
+        return None if status == "awaiting_placed" else f"it is {status} before the saga has read order.placed"
     after = set(applied[applied.index(PLACED) :])
     match status:
         case "awaiting_placed":
-            return "the saga has read it placed, and its row awaits that"
+            return "the saga has read order.placed, and its row still awaits it"
         case "pending":
             if told := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *OUTCOMES.values()}):
                 return f"the saga has read {', '.join(told)}, and it is still pending"
@@ -262,10 +262,10 @@ def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) 
         case "rejected":
             if payment != "declined" and stock != "rejected" and "j" not in after:
                 sides = f"payment {payment or 'open'}, inventory {stock or 'open'}"
-                return f"it is rejected, and nobody refused it: {sides}"
+                return f"it is rejected, and neither side refused it: {sides}"
         case "cancelled":
             if not after & {CANCEL_REQUESTED, DEADLINE_PASSED, "x"}:
-                return "it is cancelled, and nobody asked for that"
+                return "it is cancelled without a request or a deadline"
         case _:
             return f"its status is {status!r}"
     return None
@@ -281,7 +281,10 @@ def _outcome(shape: Shape) -> Iterator[Finding]:
     if shape.row is None:
         # It is not an order newer than our first snapshot: the log would have a record of that one.
         if (shape.payment or shape.stock) and not (shape.orders or shape.payments or shape.inventory):
-            yield Finding(DECIDED, "a side has a row for it, the order database has none, the kept log nothing")
+            yield Finding(
+                DECIDED,
+                "payment or inventory has a row for it, but neither the order database nor the kept log has the order",
+            )
         return
     status, *states, settled = shape.row
     if (settled == "t") != ((status, *states) in FINAL):

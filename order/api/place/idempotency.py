@@ -124,7 +124,7 @@ def request_hash(customer_id: str, lines: Sequence[OrderLine], expected_amount: 
 
 
 def with_key(refusal: Problem) -> Problem:
-    """An unknown outcome as a client with a key is told it; any other problem unchanged."""
+    """An unknown outcome in words for a client with a key; any other problem unchanged."""
     if refusal.order_id is None:
         return refusal
     detail = "the log has not acknowledged this in time and may still take it: send it again with the same key"
