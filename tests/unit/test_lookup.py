@@ -1,6 +1,7 @@
 """The rule of `GET /orders/{id}`: an accepted order is never "not found", and neither is one that may be in the log."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -164,3 +165,15 @@ def test_an_invalid_id_is_not_looked_up(order_id: str) -> None:
     found = refusal(FakeQueries(away=True), order_id=order_id)
     assert found.status == 404
     assert len(found.detail) < 100
+
+
+def test_a_parked_record_that_is_nested_too_deeply_is_no_order() -> None:
+    class Rows(OrderQueries):
+        def __init__(self) -> None: ...
+
+        async def _rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+            return [(3, 17, AT, b'{"type":"order.placed","x":' + b"[" * 100_000), (3, 18, AT, recent().value)]
+
+    found = asyncio.run(Rows().parked(ORDER_ID))
+    assert found is not None
+    assert found.view.order_id == ORDER_ID
