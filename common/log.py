@@ -4,7 +4,6 @@ Consumers sum up their batches in one line a second at INFO (`common.consume.tal
 DEBUG (`LOG_LEVEL=DEBUG`). Fields in use: service, instance, order, customer, trace, topic, partition, offset.
 """
 
-import inspect
 import logging
 import os
 import sys
@@ -45,11 +44,8 @@ class _ToLoguru(logging.Handler):
     """Hands records of the standard library's logging (uvicorn, psycopg) to loguru."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        depth, frame = 0, inspect.currentframe()
-        while frame and (depth == 0 or frame.f_code.co_filename == logging.__file__):
-            frame, depth = frame.f_back, depth + 1
         level = record.levelname if record.levelname in logging.getLevelNamesMapping() else record.levelno
-        logger.opt(depth=depth, exception=record.exc_info).log(level, record.getMessage())
+        logger.opt(exception=record.exc_info).log(level, record.getMessage())
 
 
 def _level() -> str:
