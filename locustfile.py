@@ -26,7 +26,7 @@ _accepted = open(ACCEPTED_FILE, "a", buffering=1) if ACCEPTED_FILE else None  # 
 
 
 class Customer(FastHttpUser):
-    """Of 100 steps, 70 place an order, 20 look one up, 7 list orders and 3 cancel one."""
+    """70 steps in 100 place an order, 20 look one up, 7 list orders and 3 cancel one."""
 
     wait_time = between(0.5, 1.5)
 

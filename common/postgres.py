@@ -168,8 +168,8 @@ def transaction(connection: Conn) -> Iterator[None]:
 
 
 def queue_commit(connection: Conn) -> None:
-    """Commit by the pipeline's last statement: `Connection.commit` would wait for an answer of its own. What fails in
-    the pipeline before it raises at the pipeline's end, and nothing is committed."""
+    """Commit by the pipeline's last statement: `Connection.commit` would wait for an answer of its own. An earlier
+    statement that fails raises at the end of the pipeline, and nothing is committed."""
     connection.execute("COMMIT", prepare=False)
 
 

@@ -17,7 +17,7 @@ from typing import Literal, Self, cast, get_args
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 TOPIC_PARTITIONS = int(os.environ.get("TOPIC_PARTITIONS", "6"))
-"""Of each topic when it is created; it keeps them for ever."""
+"""The partitions of each topic when it is created; a topic keeps them for ever."""
 
 DATABASES = ("order", "payment", "inventory")
 ROLES = ("postgres", "auditor", *DATABASES)

@@ -16,7 +16,7 @@ class StackError(Exception):
 
 class Stack(ABC):
     instances_max: ClassVar[int]
-    """Of each service."""
+    """The limit for each service."""
 
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home

@@ -48,8 +48,8 @@ class Log:
         return log_bounds(self.admin, all_partitions(self.topics(names).values()))
 
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """What a group has committed in those of these partitions that it reads. Asked as a consumer that joins
-        nothing."""
+        """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no
+        group."""
         read = [p for p in partitions if p.topic in READS[group]]
         consumer = Consumer({**client_config(self.servers, self._tool), "group.id": group, "enable.auto.commit": False})
         try:

@@ -17,7 +17,7 @@ from common.kafka.clients import producer_config
 
 TOPIC: Final = "bench"
 PARTITIONS: Final = 12
-"""Of the topic made for these loads, so that the number of requests does not depend on Tandem's partitions."""
+"""The topic is made for these loads, so that the number of requests does not depend on Tandem's partitions."""
 TIMEOUT_S: Final = 60.0
 FROM_THE_START: Final = [TopicPartition(TOPIC, number, 0) for number in range(PARTITIONS)]
 READ_AT_ONCE: Final = 10_000

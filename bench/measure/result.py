@@ -87,7 +87,7 @@ class Run(Struct, frozen=True, kw_only=True):
     """Loads at fixed rates."""
     memory_bytes: dict[str, int]
     idle_cpu_share: dict[str, float]
-    """Of one core, without any load."""
+    """The share of one core, without any load."""
     disk: Disk
     orders_verified: int
     """Acknowledged orders of which the audit proved that none was lost."""

@@ -9,7 +9,7 @@ REFERENCE_PER_S: Final = 17.0
 
 
 class Plan(Struct, frozen=True, kw_only=True):
-    """What a plan does not set is as in the default one. A part whose time is 0 is left out."""
+    """A field that a plan does not set is as in the default plan. A part whose time is 0 is left out."""
 
     name: str
     warm_s_max: float = 45
@@ -17,7 +17,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     warm_up_s: float = 10
     """Then orders go through everything."""
     echo_s: float = 3
-    """Of each echo measurement. There are several in a run, because the machine drifts."""
+    """The length of each echo measurement. There are several in a run, because the machine drifts."""
     broker_records: int = 300_000
     accept_s: float = 5
     govern_s: float = 10
@@ -32,9 +32,9 @@ class Plan(Struct, frozen=True, kw_only=True):
     """With --against, and the length of each of its loads."""
     slice_s: float = 8
     variant_s: float = 8
-    """Of orders with a key, and of orders sent many to a request."""
+    """The length of the loads with keys, and of those with many orders in a request."""
     comparison_s: float = 0
-    """Of each load that compares instances, or one customer and one product with many."""
+    """The length of each load that compares instances, or one customer and one product with many."""
     drain_orders: int = 0
     away_s: float = 0
     growth_orders: int = 0

@@ -164,8 +164,9 @@ async def serve(
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # What was built while starting lives as long as the process: the collector need not look at it again. What requests
-    # and batches leave is freed by its reference count; looking for cycles every 700 objects cost an order a tenth.
+    # The objects built while starting live as long as the process: the collector need not visit them again. The objects
+    # of requests and batches are freed by their reference counts; looking for cycles every 700 objects cost an order a
+    # tenth.
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_OBJECTS)

@@ -4,8 +4,9 @@ A service asks for it on /readyz when its database has lost transactions, as whe
 
 1. No instance may be in the consumer group. None is: an instance looks before it joins. (If one is, the database was
    restored while it ran: stop the service.)
-2. What the service had published comes back from the log: its decisions, in one transaction, as they were. A published
-   decision stands; taken anew it could differ from what the other services were told. For inventory, the catalogue too.
+2. Everything that the service had published comes back from the log: its decisions, in one transaction, as they were. A
+   published decision stands; taken anew it could differ from what the other services were told. For inventory, the
+   catalogue too.
 3. The committed offsets of the group are moved back to the database's positions. Within 10 s the service goes on by
    itself, finds what is decided, answers it again, and decides what it had never published.
 
@@ -13,13 +14,14 @@ It is harmless to kill it half-way, or to run it again: step 2 is one transactio
 time, and until step 3 is done the service does not start. `--dry-run` only shows what would be done. Each replay is
 recorded in the table `replays` of the service with who, when and why.
 
-What the log does not have does not come back, and has to be entered again:
+The following is not in the log, does not come back, and has to be entered again:
 
 - payment: deposits made after the backup. inventory: restocks made after the backup. If published decisions rest on
   them, nothing is done, and they are listed; the service takes them over HTTP while it waits. `--cover` enters instead
   the least that the published decisions prove, and says so; enter only what is missing beyond that.
 - order: the idempotency keys of requests made after the backup: a retry of one of those orders again.
-- all: the operator's acts on parked events. What was parked at the time of the backup is parked again: `just dlq`.
+- all: the operator's acts on parked events. Events that were parked at the time of the backup are parked again: `just
+  dlq`.
 - Decisions that were published before the beginning of a trimmed log: do not trim beyond the oldest backup you keep.
 """
 

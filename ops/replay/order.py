@@ -1,9 +1,9 @@
 """The saga's decisions, brought back from the topic `orders`.
 
 The log determines everything that the saga decides, except for the order in which it read three topics: whether a
-cancellation or a deadline came before a result, and which of two refusals became the reason. What it published then
-stands. So the orders first take their published outcomes, by the saga's own rules, and the replay adds the rest. The
-timeline of such an order names its outcome before the results that led to it.
+cancellation or a deadline came before a result, and which of two refusals became the reason. The outcome that it
+published then stands. So the orders first take their published outcomes, by the saga's own rules, and the replay adds
+the rest. The timeline of such an order names its outcome before the results that led to it.
 """
 
 from collections.abc import Sequence

@@ -287,7 +287,7 @@ class _Proof:
                 self._report.violations[statement] = max(count, self._report.violations[statement])
 
     def _keep_doubts(self, trial: Report) -> None:
-        """What one pass found to wait for an operator stays unproven, whatever the other one found."""
+        """An order that waits for an operator in one pass stays unproven, whatever the other pass finds."""
         for reason in trial.reasons.get(WAITING, []):
             if reason not in self._report.reasons.get(WAITING, []):
                 self._report.doubt(WAITING, reason)

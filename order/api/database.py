@@ -119,6 +119,6 @@ async def in_time(work: Coroutine[Any, Any, T], timeout_s: float = ANSWER_TIMEOU
 
 
 def _ignore_result(task: "asyncio.Task[Any]") -> None:
-    """Nobody waits for this task any more."""
+    """Take the task's error, since nothing else awaits it any more: asyncio would log it."""
     if not task.cancelled():
         task.exception()

@@ -118,7 +118,7 @@ class Arena(Stack):
         ]
 
     def unready(self) -> list[str]:
-        """What is missing, of every instance."""
+        """What each instance that is not ready lacks."""
         reasons = {name: instance.unready() for name, instance in self.instances.items()}
         return [f"{name}: {missing}" for name, missing in reasons.items() if missing]
 

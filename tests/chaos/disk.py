@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 ROOMY: Final = "80%"
-"""Of the memory; a tmpfs takes only what is written."""
+"""The disk's size as a share of the memory; a tmpfs takes only what is written."""
 
 
 class Disk:

@@ -1,7 +1,7 @@
 """`python -m tests.chaos.odd [--clock S] [--group NAME] -m MODULE [ARGUMENTS]`: a service that has something wrong.
 
 Its clock may be off by so many seconds, or it may be in a consumer group of its own: it is then given partitions that
-somebody else owns as well.
+another instance owns as well.
 """
 
 import argparse

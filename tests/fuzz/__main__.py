@@ -2,9 +2,9 @@
 own.
 
 First mutated events against the decoders, in this process; then hostile requests, and what they left behind; then
-mutated events in the real topics. Ends with 1 when anything is wrong. What attack NUMBER of a seed sends is sent again,
-alone, with `--only NUMBER`. With `--compare`, a second order api, perhaps with other settings, is sent the same bytes
-in pieces, and has to answer alike.
+mutated events in the real topics. Ends with 1 when anything is wrong. `--only NUMBER` sends attack NUMBER of a seed
+again, alone. With `--compare`, a second order api, perhaps with other settings, is sent the same bytes in pieces, and
+has to answer alike.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What an attack is: bytes for a connection, and what has to come back.
 
-A well-framed attack has exactly one answer, with its own x-request-id, and leaves its connection in use. What is wrong
-below HTTP may be answered, or not, but never wrongly.
+A well-framed attack has exactly one answer, with its own x-request-id, and leaves its connection in use. An attack
+below HTTP may be answered or not, but never wrongly.
 """
 
 import random

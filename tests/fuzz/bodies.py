@@ -40,7 +40,7 @@ KEYS: Final = (
     "a,b",
     "{}",
 )
-"""Of idempotency: a few are good."""
+"""Idempotency keys, a few of which are valid."""
 
 
 def odd_page(drawn: random.Random, path: str) -> str:

@@ -22,7 +22,7 @@ from tests.stack import Stack
 CLIENTS: Final = 48
 SLOW_CLIENTS_MAX: Final = 400
 PACE_S: Final = 0.1
-"""Of the polite client."""
+"""The polite client's pause between two orders."""
 BALANCE: Final = 10**12
 PIECES: Final = 10**9
 FOREGOING: Final = 20

@@ -70,7 +70,7 @@ CUSTOMER_ID: Final = CustomerId("cust-1")
 AT: Final = Milliseconds(1_700_000_000_123)
 TRACE: Final = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 SLOW_S: Final = 1.0
-"""Of CPU."""
+"""CPU time."""
 _UUID: Final = re.compile(UUID_PATTERN)
 _IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 _CURRENCY: Final = re.compile("[A-Z]{3}")

@@ -202,7 +202,8 @@ _METHODS: Final = (
 
 
 def odd_target(drawn: random.Random, number: int) -> Attack:
-    """What the parser refuses has an id of its own, and an absolute form need not be understood."""
+    """An answer to a target that the parser refuses has an id of its own, and an absolute form need not be
+    understood."""
     method = drawn.choice(("GET", "GET", "POST", "POST", "HEAD", "OPTIONS", "PUT"))
     target = drawn.choice(_TARGETS)
     host = drawn.choice(("tandem", "evil.example", "[", "[::1", "a b", "\xff", "a:b:c", "x" * 300, "@", "/", "?#"))

@@ -119,7 +119,7 @@ SPELLINGS: Final = (
     b"undefined",
     b"'1'",
 )
-"""Of a number: RFC 8259 knows few of them."""
+"""Ways to write a number, few of which RFC 8259 knows."""
 TEXTS: Final = (
     rb'"\ud800"',
     rb'"\udc00\ud800"',
@@ -151,7 +151,7 @@ TEXTS: Final = (
     b"''",
     "“x”".encode(),
 )
-"""Of a string: lone surrogates, NUL, overlong and cut UTF-8, controls."""
+"""Ways to write a string: lone surrogates, NUL, overlong and cut UTF-8, controls."""
 TOKENS: Final = (
     b"\r\n",
     b"\r\n\r\n",

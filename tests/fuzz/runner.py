@@ -1,4 +1,4 @@
-"""Sends attacks and judges what comes back. What is wrong becomes a `Finding`, with the bytes that show it."""
+"""Sends attacks and judges what comes back. Every fault becomes a `Finding`, with the bytes that show it."""
 
 import asyncio
 import contextlib
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """What came back for an attack. `cut` when something sent has no answer, so that nobody knows what became of it."""
+    """What came back for an attack. `cut` when something sent has no answer, so that its result is unknown."""
 
     answers: tuple[Answer, ...] = ()
     cut: bool = False

@@ -10,7 +10,7 @@ from common.events import AMOUNT_MAX, IDENTIFIER_PATTERN, ITEMS_MAX, QUANTITY_MA
 from tests.stack import Stack
 
 NOBODY = "cust-nobody"
-"""Whose orders ask whether a product is known: see `Stack.await_orderable`."""
+"""The customer whose orders show whether a product is known: see `Stack.await_orderable`."""
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _CURRENCY = re.compile("[A-Z]{3}")

@@ -458,7 +458,7 @@ def test_the_watch_shows_a_violation_for_as_long_as_it_lasts(shop: Stack, exampl
         eventually(lambda: metrics()["oldest_unsettled_seconds"] == 0, "it is settled")
 
 
-# What is forged in the log cannot be undone: these come last
+# A forgery in the log cannot be undone, so these tests come last
 
 
 def forge(stack: Stack, topic: str, order_id: str, value: bytes) -> None:

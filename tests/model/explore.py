@@ -447,7 +447,7 @@ class _Search:
         raise AssertionError("no step leads there")
 
     def _labels(self, state: State) -> Iterator[str]:
-        """Of each successor, in the same order."""
+        """The label of each successor, in the same sequence."""
         world = self._worlds[state[0]]
         for outside in self._outside_steps(state[0]):
             yield outside.label

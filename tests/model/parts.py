@@ -128,7 +128,7 @@ class Part(Protocol):
     def empty(self) -> Any: ...
 
     def concerns(self, event: Event) -> bool:
-        """Whether the service does anything with such a record. What it does not is left out of its queue."""
+        """Whether the service does anything with such a record. Other records are left out of its queue."""
         ...
 
     def decide(self, tables: Any, on_hand: int, fresh: Sequence[Event], repeats: Sequence[Event]) -> Decided: ...
@@ -355,7 +355,7 @@ class Pieces(NamedTuple):
 
 
 class StockTables(NamedTuple):
-    """What is on hand is not here: all partitions share it."""
+    """The stock on hand is not here: all partitions share it."""
 
     rows: tuple[inventory_rules.Reservation | None, ...]
     movements: tuple[Pieces, ...]

@@ -43,7 +43,7 @@ class Scenario:
     deadline: bool = False
     """Whether the time comes at which pending orders are past their deadline."""
     restored: Role | None = None
-    """Whose database is once set back to a backup from before the first order."""
+    """The service whose database is set back once, to a backup from before the first order."""
 
     faults_in: tuple[Role, ...] = ROLES
     discards: bool = True

@@ -11,8 +11,8 @@ disturb may be taken together with its neighbour):
   or left for later (which does the same).
 - Starting reads the position and the committed offset. A late start equals a start at once, being superseded, and a
   second start: so a crash ends in the next instance's start.
-- What every instance of a service has passed and committed is cut off its queue, since nobody reads it again, and
-  records that do not concern a service are not put into it.
+- Records that every instance of a service has passed and committed are cut off its queue, since they are not read
+  again, and records that do not concern a service are not put into it.
 - Zombies are interchangeable, so they are kept sorted.
 
 `Scenario.fine` takes the first two apart again. Bounds, not reductions: a batch, of records or of parked events, is one
@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Protocol:
-    """The protocol as designed. Each flag plants a bug that somebody has shipped, or nearly."""
+    """The protocol as designed. Each flag plants a bug that some system has shipped, or nearly."""
 
     publish_before_store: bool = False
     commit_before_store: bool = False
@@ -222,7 +222,7 @@ class Stepper:
         return self._restarted(service._replace(positions=zero, tables=self._part.empty(), parked=(), zombies=()))
 
     def normal(self, service: Service) -> Service:
-        """Without the records that nobody here will read again."""
+        """Without the records that no instance will read again."""
         # Parked events are known by their offsets.
         if self._scenario.restored or service.parked or any(zombie.rows for zombie in service.zombies):
             return service
@@ -287,7 +287,7 @@ class Stepper:
     # Steps.
 
     def steps(self, service: Service, on_hand: int) -> list[Step]:
-        """All that can happen here next. What has no cost is bound to happen, sooner or later."""
+        """Every step that can happen here next. A step without a cost is bound to happen, sooner or later."""
         return [step for step in self._all(service, on_hand) if self._faulty or not step.cost]
 
     def _all(self, service: Service, on_hand: int) -> Iterator[Step]:
@@ -478,7 +478,7 @@ class Stepper:
             yield Step(label, "crashes", restarted, on_hand, results[:count])
 
     def _freezes(self, service: Service, frozen: Instance, on_hand: int, label: str) -> Step:
-        # Of what it has stored only the results matter: it has no use any more for where it stands.
+        # Only the results that it has stored matter: its offsets are of no use any more.
         zombie = Instance("stored", results=frozen.results) if frozen.phase == "stored" else frozen
         zombies = tuple(sorted((*service.zombies, zombie)))
         return Step(label, "zombies", self._restarted(service._replace(zombies=zombies)), on_hand)
@@ -524,7 +524,7 @@ class Stepper:
             begin = service.committed
         return service._replace(active=Instance("idle", begin, service.positions))
 
-    # The planted bug that reads before it locks. What it has read stands in its memory in the place of results.
+    # The planted bug that reads before it locks. Its memory has what it read in the place of results.
 
     def _reads(self, service: Service, polled: Instance, on_hand: int) -> Step:
         label = f"takes {self._named(service, polled.next, polled.until)}; reads that {on_hand} are on hand"

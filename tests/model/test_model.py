@@ -41,7 +41,7 @@ def test_every_statement_holds_in_every_reachable_state_of_the_small_bound() -> 
 
 
 def test_separate_and_merged_steps_reach_the_same_ends() -> None:
-    """What is merged into one step hides nothing: each outcome that can be reached with the steps apart can be
+    """Merging steps into one hides nothing: each outcome that can be reached with the steps apart can be
     reached with them merged, and the other way round."""
     merged = Scenario(name="merged", stock=0, crashes=1, faults_in=("payment",))
     apart = replace(merged, name="apart", fine=True)

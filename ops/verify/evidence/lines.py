@@ -1,8 +1,8 @@
 """What is known of one order, and the lines in which it is kept until the order is judged.
 
 Every source writes lines of the same form, `order id|tag|fields`. So one pass puts each line into a bucket by its order
-id, and another reads a bucket and has all that is known of its orders. What the log says of an order that took a
-regular course is one line, see `Whole`.
+id, and another reads a bucket and has all that is known of its orders. The records of an order that took a regular
+course are one line, see `Whole`.
 """
 
 import hashlib

@@ -116,7 +116,7 @@ class Progress:
             group
             for group in READERS[partition.topic]
             if offset < self.positions.get((group, *partition), 0)
-            # A record that is no event cannot have been redriven: somebody took it off the list.
+            # A record that is no event cannot have been redriven: its row was deleted from the list.
             and self.parked.get((group, *partition), {}).get(offset, REDRIVEN) == REDRIVEN
         ]
 

@@ -28,9 +28,9 @@ _placed: Final = msgspec.json.Decoder(OrderPlaced)
 
 
 def request_fault(request: Request) -> str | None:
-    """What is wrong with what is stored under an idempotency key, if anything is. A retry is answered from it, and
-    publishes it again. Against the log it is checked order by order. A row that was deleted cannot be missed: nothing
-    else says that an order had a key."""
+    """The fault of the event stored under an idempotency key, if it has one. A retry is answered from it, and publishes
+    it again. It is compared with the log order by order. A deleted row cannot be noticed: nothing else says that an
+    order had a key."""
     try:
         event = _placed.decode(request.event)
     except UNDECODABLE as error:

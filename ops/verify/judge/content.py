@@ -75,7 +75,7 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
 
 
 def _taken(records: list[Record], fates: Sequence[str]) -> list[Record]:
-    """The records that nobody has parked, and that can be read."""
+    """The records that no reader has parked, and that can be read."""
     return [
         record
         for record, fate in zip(records, fates, strict=True)
@@ -124,7 +124,7 @@ def _times(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
-    """What is stored under an idempotency key is the event that was published, and one order has one key."""
+    """The event stored under an idempotency key is the one that was published, and one order has one key."""
     if len(evidence.requests) > 1:
         yield Finding(ONCE, f"{len(evidence.requests)} idempotency keys stand for it")
     if is_in_log and any(stored not in evidence.digests for stored in evidence.requests):
@@ -162,7 +162,7 @@ def _as_placed(
 
 
 def _movements(stock: ReservationRow | None, evidence: Evidence) -> Iterator[Finding]:
-    """What is reserved left the stock once, what is released came back once, product by product."""
+    """Reserved pieces left the stock once, and released pieces came back once, product by product."""
     state = stock.state if stock else None
     reserved = reserved_lines(stock.items) if stock and state in (INVENTORY.good, INVENTORY.undone) else ""
     if stock and not reserved and reserved_lines(stock.items):

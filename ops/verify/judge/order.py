@@ -2,7 +2,7 @@
 
 Each database is a function of the records below its positions, stored in one transaction with them. So a row is held
 against exactly those records. A record that its reader has not passed is no fault: the order is waiting, and is judged
-again later. What lies above a position does not excuse what lies below it.
+again later. A record above a position does not excuse one below it.
 
 An order that took a regular course, with everything as it must be, is judged by one comparison (`is_right`). Every
 other order is taken apart and judged piece by piece (`judge`). That makes a million orders cheap and no check weaker.

@@ -88,7 +88,7 @@ def judge_states(shape: Shape) -> Verdict:
 def _log_alone(shape: Shape) -> Iterator[Finding]:
     """What the log says of the order must not contradict itself."""
     kinds = {kind for kind, _ in shape.orders}
-    # A record that nobody has taken in is on the operator's list, whatever order it names.
+    # A record that no reader has processed is on the operator's list, whatever order it names.
     taken = any(set(progress) != {PARKED} for _, progress in (*shape.orders, *shape.payments, *shape.inventory))
     if PLACED not in kinds and taken and not shape.trimmed.orders:
         if kinds & set(OUTCOMES.values()):
@@ -119,7 +119,7 @@ def possible_states(side: Side, seen: Iterable[Seen]) -> set[str | None]:
             if None in states:
                 states = states - {None} | {side.good, side.bad}
         elif kind == PLACED and fate in GIVEN_UP:
-            # If it came again and was taken, nobody knows which came first: an operator may act at any time.
+            # If it came again and was taken, it is unknown which came first: an operator may act at any time.
             if None in states:
                 states = (states if taken else states - {None}) | {side.bad}
         elif kind in REVOCATIONS and fate in APPLIED:
@@ -157,8 +157,8 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
 
 
 def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
-    """Whether a side claims to have taken nothing of an order about which it has published. What was in the log when
-    the saga's snapshot was taken was published before the side's snapshot, so a redrive between the two raises no
+    """Whether a side claims to have taken nothing of an order about which it has published. Events that were in the log
+    when the saga's snapshot was taken were published before the side's snapshot, so a redrive between the two raises no
     alarm."""
     never_taken = bool(fates) and not any(fate in (*APPLIED, UNREAD, *GIVEN_UP) for fate in fates)
     return never_taken and any(UNREAD not in progress for _, progress in said)
