@@ -84,10 +84,6 @@ class Records(Struct, frozen=True, kw_only=True):
         times = zip(self.due_ns, self.done_ns, self.statuses, strict=True)
         return [(done - due) // 1_000 for due, done, status in times if status == self.spec.accepted]
 
-    def due_wall_us(self, request: int) -> int:
-        """When a request was due, by the wall clock, in microseconds since the epoch."""
-        return (self.started_wall_ns + self.due_ns[request]) // 1_000
-
 
 class Board(ctypes.Structure):
     """Counters of a running load, in memory that the generator shares with its parent."""

@@ -127,7 +127,7 @@ def check(records: Records, outcomes: dict[str, Outcome]) -> None:
 
 def settle_us(records: Records, request: int, outcome: Outcome) -> int:
     """From when a request was due to the end of the millisecond in which the order's outcome could be read."""
-    return (outcome.decided_ms + 1) * 1_000 - records.due_wall_us(request)
+    return (outcome.decided_ms + 1) * 1_000 - (records.started_wall_ns + records.due_ns[request]) // 1_000
 
 
 def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcome], cpu: Cpu) -> Measured:
@@ -189,12 +189,10 @@ def series(records: Records, outcomes: dict[str, Outcome], start_ms: int, load_s
     settled_us: list[list[int]] = [[] for _ in range(count)]
     for number, order_id in records.ids:
         bucket = int(records.due_ns[number] / 1e9 / BUCKET_S)
-        if bucket >= count:
-            continue
         accept_us[bucket].append((records.done_ns[number] - records.due_ns[number]) // 1_000)
-        known = outcomes.get(order_id)
-        if known is not None and known.decided_ms:
-            settled_us[bucket].append(settle_us(records, number, known))
+        outcome = outcomes.get(order_id, Outcome())
+        if outcome.decided_ms:
+            settled_us[bucket].append(settle_us(records, number, outcome))
 
     def quantile(buckets: list[list[int]], share: float) -> list[float | None]:
         return [sorted(values)[int(share * (len(values) - 1))] / 1_000 if values else None for values in buckets]
