@@ -12,7 +12,7 @@ POLL_S: Final = 0.02
 LATE_SHARE_MAX: Final = 0.01
 """A generator that sent more of its requests late has not offered the load that the run says it has."""
 _PROCESSES: Final = multiprocessing.get_context("spawn")
-"""A fork would share the memory of its parent, and copying that costs time during the load."""
+"""Not by a fork, which is not safe beside the threads of the Kafka clients."""
 
 
 class GeneratorFailed(Exception):
