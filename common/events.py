@@ -169,8 +169,7 @@ class ProductData(Struct, frozen=True, kw_only=True):
 
 
 class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
-    """The CloudEvents envelope. `subject` is the order id, `partitionkey` the customer id; for products both are the
-    product id."""
+    """The CloudEvents envelope. `subject` is the order, `partitionkey` the customer; for a product both are its id."""
 
     topic: ClassVar[str]
     rank: ClassVar[int]

@@ -118,8 +118,7 @@ async def connect_async(url: str, instance: str) -> AsyncConn:
 
 
 def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
-    """A pool for an HTTP loop, not yet open. It raises `psycopg_pool.PoolTimeout` when no connection becomes free
-    within `POOL_TIMEOUT_S`."""
+    """A pool for an HTTP loop, not yet open. It raises `PoolTimeout` if none becomes free within `POOL_TIMEOUT_S`."""
 
     async def configure(connection: AsyncConn) -> None:
         _adapt(connection)

@@ -111,8 +111,7 @@ def execute(connection: Conn, statements: Sequence[str], **names: str) -> None:
 
 
 def run_migrations(url: str, *directories: Path) -> None:
-    """Run the SQL files that have not run yet, oldest first, and print their names. Raises `Fatal` with what dbmate
-    says."""
+    """Run the SQL files that are new, oldest first, and print their names. Raises `Fatal` with what dbmate says."""
     dbmate = Path(sysconfig.get_path("scripts")) / "dbmate"
     options = [option for directory in directories for option in ("--migrations-dir", str(directory))]
     done = subprocess.run(

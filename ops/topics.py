@@ -106,8 +106,7 @@ def _members(admin: AdminClient) -> dict[str, int]:
 
 
 def trim(log: Log, *, dry_run: bool) -> None:
-    """Delete from each partition what every group that must read it has passed. Raises `Fatal` if one has never read
-    it."""
+    """Delete what every group that must read it has passed. Raises `Fatal` if one has never read a partition."""
     bounds = log.bounds(list(READERS))
     committed = {group: log.committed(group, bounds) for group in GROUPS}
     until: list[TopicPartition] = []

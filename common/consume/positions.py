@@ -95,8 +95,7 @@ _SEED: Final = """
 
 
 def _load(connection: Conn, topics: Mapping[str, Topic]) -> dict[Partition, Stored]:
-    """All positions. A new topic gets position 0 in all its partitions at once: a partition without one was added
-    later."""
+    """All positions. All partitions of a new topic get position 0 at once; one without a position was added later."""
     with connection.transaction():
         for topic in topics.values():
             connection.execute(_SEED, topic._asdict())

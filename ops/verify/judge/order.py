@@ -23,8 +23,7 @@ def is_right(text: str, request: str | None, progress: Progress) -> bool:
     (`gather`), from its reservation to its log, `request` what is stored under its idempotency key. False does not mean
     that something is wrong.
 
-    The log of such an order is one line (`lines.Whole`), and the databases must hold to the letter what follows from
-    it."""
+    The log of such an order is one line (`lines.Whole`). The databases must hold to the letter what follows from it."""
     whole = text[text.rfind("\n") + 1 :]
     if whole[:1] != Tag.WHOLE:
         return False

@@ -93,8 +93,7 @@ class Snapshot:
         return cursor.execute(statement.encode(), parameters or None).fetchall()
 
     def blocks(self, digits: int) -> Iterator[tuple[str, str]]:
-        """The rows that name an order, as lines: the name of a bucket, of that many `digits`, and lines of it with line
-        breaks between them."""
+        """The rows that name an order: the name of a bucket, with so many `digits`, and lines of it in one text."""
         for table in TABLES[self.database]:
             query = sql.SQL(SQL["blocks"]).format(line=sql.SQL(SQL[f"line_of_{table}"]), table=sql.Identifier(table))
             yield from self._by_parts(table, query, digits=digits)
@@ -119,8 +118,7 @@ class Snapshot:
         return map(Request._make, self._by_parts("requests", SQL["requests"]))
 
     def claims(self, starts: Mapping[int, int]) -> Iterator[str]:
-        """The orders whose rows say that they were placed by a trimmed record: one below `starts`, which are by
-        partition number."""
+        """The orders that were placed by a trimmed record, as their rows say. `starts` are by partition number."""
         trimmed = {"numbers": list(starts), "starts": list(starts.values())}
         return (order_id for (order_id,) in self._by_parts("orders", SQL["claims"], **trimmed))
 

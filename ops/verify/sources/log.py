@@ -65,15 +65,13 @@ class _Event(Struct, gc=False):
 _decode: Final = msgspec.json.Decoder(_Event).decode
 
 _Seen = tuple[int, str, int, int, _Data, str]
-"""A record in the window: the rank of its topic, kind, offset, time, data, and the event's digest. A bare tuple: there
-are millions."""
+"""A record in the window: its topic's rank, kind, offset, time, data, digest. A bare tuple: there are millions."""
 _rank = itemgetter(0)
 _PAYMENTS_RANK, _INVENTORY_RANK = TOPICS.index(PAYMENTS), TOPICS.index(INVENTORY)
 
 
 def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
-    """The line of an order that took a regular course (`lines.Whole`). None for any other, which is then written record
-    by record."""
+    """The line of an order that took a regular course (`lines.Whole`). None for another: its records have their own."""
     seen.sort(key=_rank)
     kinds = "".join([record[1] for record in seen])
     if course_of(kinds) is None:

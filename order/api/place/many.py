@@ -188,8 +188,7 @@ def _result(number: int, answer: Sent | Problem, request_id: str) -> LineResult:
 
 
 def _response(results: Sequence[LineResult]) -> Response:
-    """200 if an order was accepted or there was none; 503 with the longest `retry_after` if a line can be sent again;
-    else 422."""
+    """200 if an order was accepted or there was none; else 503, with the longest `retry_after`, or 422."""
     status, headers = 200, None
     if results and all(result.status != 202 for result in results):
         waits_s = [result.retry_after for result in results if result.retry_after is not UNSET]
