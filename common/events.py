@@ -197,7 +197,7 @@ class OrderPlaced(OrderEvent, frozen=True, kw_only=True, tag="order.placed"):
 
 
 class OrderDiscarded(OrderEvent, frozen=True, kw_only=True, tag="order.discarded"):
-    """An `order.placed` that an operator has given up. It replaces the parked event and is never published."""
+    """An `order.placed` that an operator has discarded. It replaces the parked event and is never published."""
 
     rank = 1
     data: OrderRef

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Gauge, Histogram
 STAGE_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
 batches = Counter("tandem_batches_total", "Batches committed.", ["group"])
-records = Counter("tandem_records_total", "Records taken in, by whether they were new or repeats.", ["group", "kind"])
+records = Counter("tandem_records_total", "Records processed, by whether they were new or repeats.", ["group", "kind"])
 parked = Counter("tandem_parked_total", "Events parked, as root causes or behind one.", ["group", "as"])
 published = Counter("tandem_published_total", "Records published and acknowledged.", ["group"])
 stage_seconds = Histogram(

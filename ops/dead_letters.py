@@ -3,7 +3,7 @@
     list      what is parked, oldest first
     show      events with all that is known of them; an event is written topic/partition@offset, as `list` prints it
     redrive   process events again, in order: by record, by customer, or all; always with all that is parked behind them
-    discard   give events up: an order is then decided (declined, rejected) with the reason `discarded`
+    discard   drop events for good: an order is then decided (declined, rejected) with the reason `discarded`
     resume    let a service continue that has stopped because too many events were parked
 
 A topic that was created anew has the same offsets again. Events parked from the earlier topic are listed with its id:
@@ -158,7 +158,7 @@ def mark(connection: Conn, chosen: argparse.Namespace) -> int:
 
 
 def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> list[ParkedEvent]:
-    """The events that can be given up: orders, and records that are no event at all. Everything else stays parked;
+    """The events that can be discarded: orders, and records that are no event at all. Everything else stays parked;
     raises `Fatal` when it was named by its record and not by its customer."""
     refused = [event for event in events if type_named(event.value) in NEVER_DISCARDED]
     for event in refused:

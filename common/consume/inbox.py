@@ -183,7 +183,7 @@ class Inbox:
         partition's next owner, for whom these records are repeats.
 
         Never `asynchronous=False`: that call has no time limit, and now and then it does not return
-        (confluent-kafka-python #1801). Before a partition is given up, the client waits for its commits by itself.
+        (confluent-kafka-python #1801). Before a partition is revoked, the client waits for its commits by itself.
         """
         if not self._uncommitted or self._broker_away:
             return
@@ -280,7 +280,7 @@ class Inbox:
                     f"({error.str()})"
                 )
             offset = message.offset() or 0
-            # Records missing below the position were decided once, or given up by an operator who moved it.
+            # Records missing below the position were decided once, or abandoned by an operator who moved it.
             if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):
                 raise LossDetected(
                     f"{partition}: the log goes on at offset {offset} where {expected} was to come: records are missing"

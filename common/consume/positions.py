@@ -1,4 +1,4 @@
-"""Where a consumer stands in each partition, kept in its own database and moved in the batch's transaction.
+"""A consumer's position in each partition, kept in its own database and moved in the batch's transaction.
 
 A position is the offset of the next record to decide. It is stored with the id of the topic, so that a topic created
 anew under the old name is noticed. Every batch locks it first: when two instances believe that they own a partition,
@@ -50,7 +50,7 @@ def start_offset(
         raise LossDetected(
             f"{partition}: offset {committed} is committed, but the database's position is {stored.next_offset}: it "
             "has lost transactions, as when it is restored from a backup; 'just replay' brings back what was published "
-            "and takes the log in again"
+            "and lets it read the log again"
         )
     if log_start > stored.next_offset:
         raise LossDetected(

@@ -177,7 +177,7 @@ _any_placed: Final = msgspec.json.Decoder(_AnyPlaced)
 
 
 def discarded(record: Record) -> Received | None:
-    """The decision that an order is given up. None if the record is no order: then there is nothing to decide."""
+    """The decision that an order is discarded. None if the record is no order: then there is nothing to decide."""
     if record.partition.topic != ORDERS:
         return None
     placed = decoded(_any_placed.decode, record.value)

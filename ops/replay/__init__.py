@@ -1,1 +1,1 @@
-"""After a database was restored from a backup: what it had published comes back, the log is taken in again."""
+"""After a database was restored from a backup: what it had published comes back, and the log is read again."""

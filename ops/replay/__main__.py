@@ -1,4 +1,4 @@
-"""`python -m ops.replay payment|inventory|order --why …`: an operator's consent to take the log in again.
+"""`python -m ops.replay payment|inventory|order --why …`: an operator's consent to reading the log again.
 
 A service asks for it on /readyz when its database has lost transactions, as when it was restored from a backup.
 
@@ -83,7 +83,7 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
         return
     set_committed(log.admin, group, [TopicPartition(*p, position) for p, (position, _) in behind.items()])
     records = sum(committed - position for position, committed in behind.values())
-    print(f"{service}: {records} records of {len(behind)} partitions will be taken in again, within 10 s if it runs")
+    print(f"{service}: {records} records of {len(behind)} partitions will be read again, within 10 s if it runs")
     print(f"{service}: not brought back: {NOT_BROUGHT_BACK[service]}, acts on parked events")
 
 

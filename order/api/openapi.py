@@ -91,7 +91,7 @@ def document() -> dict[str, Any]:
                         422: _lines("no order was accepted, and every line is at fault: a result for each"),
                         503: _lines(
                             "no order was accepted, but some lines may be sent again after Retry-After: a result for "
-                            "each; or a problem document, if no line was looked at",
+                            "each; or a problem document, if no line was processed",
                             ProblemDocument,
                         ),
                     },

@@ -54,7 +54,7 @@ class TimelineEntry(Struct, frozen=True):
 class OrderView(Struct, frozen=True, kw_only=True):
     """An order as it stands. `payment` and `inventory` are "pending" until that side has answered.
 
-    An order that could not be read and was given up (rejected, `discarded`) has no `amount` and `currency`.
+    An order that was discarded because it could not be read (rejected, `discarded`) has no `amount` and `currency`.
     """
 
     order_id: str

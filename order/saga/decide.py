@@ -170,7 +170,7 @@ def _place(order: Order, event: OrderPlaced, at: Milliseconds) -> Order:
 
 
 def _discard(order: Order, at: Milliseconds) -> Order:
-    """Reject an order that could not be processed and was given up."""
+    """Reject an order that could not be processed and was discarded."""
     if order.status != "awaiting_placed":
         return order
     return _decided(msgspec.structs.replace(order, placed_at=at), "rejected", "discarded", at)

@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 Scene = Literal[
     "fresh",  # a tool on a broker and a PostgreSQL where there is nothing yet
-    "load",  # a service under load; if its point lies at its start, what came meanwhile lies in the log
+    "load",  # a service under load; if its point is at its start, unread orders wait in the log
     "join",  # the same, and another instance joins
     "stop",  # the same, and it is told to stop
     "poison",  # the same, and an event comes that can never be processed

@@ -259,12 +259,12 @@ def discard_root(stack: Stack, customer: str) -> None:
         stack.run_tool("ops.dead_letters", "discard", place, "--service", service, "--why", "no event")
         eventually(
             lambda s=service: stack.query(s, root, (customer.encode(),))[0][3] == "done",  # type: ignore[misc]
-            f"{service} has given it up",
+            f"{service} has discarded it",
         )
 
 
 def redrive_rest(stack: Stack, customer: str) -> None:
-    stack.run_tool("ops.dead_letters", "redrive", "--customer", customer, "--why", "what was before it is given up")
+    stack.run_tool("ops.dead_letters", "redrive", "--customer", customer, "--why", "the event before it is discarded")
 
 
 # How each scene leads a tool to its point

@@ -175,7 +175,7 @@ def test_an_order_id_that_belongs_to_another_customer_is_parked_and_can_be_disca
             service, "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'intruder'"
         )
         dlq(shop, "discard", f"{topic}/{partition}@{offset}", "--service", service, "--why", "forged")
-        eventually(lambda s=service: parked(shop, s, "intruder") == [(True, "done")], f"given up in {service}")  # type: ignore[misc]
+        eventually(lambda s=service: parked(shop, s, "intruder") == [(True, "done")], f"discarded in {service}")  # type: ignore[misc]
     order = shop.order(taken)
     assert (order["customer_id"], order["status"], order["settled"]) == ("owner", "confirmed", True)
     assert (shop.balance("owner"), shop.balance("intruder")) == (BALANCE - 100, BALANCE)

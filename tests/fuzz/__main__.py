@@ -186,7 +186,7 @@ def show(came: Campaign, seed: int) -> None:
             f"p99 {cuts[98]:.1f} ms, at most {max(came.polite_ms):.1f} ms; {came.polite_refused} refused with 503"
         )
     if came.slow_s:
-        print(f"{len(came.slow_s)} slow clients were given up after {min(came.slow_s):.1f} to {max(came.slow_s):.1f} s")
+        print(f"{len(came.slow_s)} slow clients were cut off after {min(came.slow_s):.1f} to {max(came.slow_s):.1f} s")
 
 
 def _print(text: str) -> None:

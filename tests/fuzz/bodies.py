@@ -1,4 +1,4 @@
-"""Attacks that are well framed: what is wrong stands in the body."""
+"""Attacks that are well framed: the fault is in the body."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Attacks that are well framed: what is wrong stands in the head, in its target or its headers."""
+"""Attacks that are well framed: the fault is in the head, in its target or its headers."""
 
 import json
 import random

@@ -1,7 +1,7 @@
 """What each service keeps and how it decides: the real rules, over tables held in tuples.
 
-There is no clock in the model: every record is taken in at time 0. The rules do not depend on time, so nothing is lost,
-and histories that differ only in time lead to one state.
+There is no clock in the model: every record is processed at time 0. The rules do not depend on time, so nothing is
+lost, and histories that differ only in time lead to one state.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -92,7 +92,7 @@ def deadline_passed(scenario: Scenario, number: int) -> OrderDeadlinePassed:
 
 
 def discarded(event: OrderPlaced) -> OrderDiscarded:
-    """What stands in for an order that the operator has given up."""
+    """The event that replaces an order that the operator has discarded."""
     data = OrderRef(order_id=event.data.order_id, customer_id=event.data.customer_id)
     return make(OrderDiscarded, data, at=AT, traceparent="")
 

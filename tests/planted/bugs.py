@@ -202,7 +202,7 @@ BUGS: Final = (
     # The deadline timer
     Bug(
         "deadline-not-gated",
-        "a saga that was away cancels orders whose results lie unread",
+        "a saga that was away cancels orders whose results are unread",
         "order/saga/deadlines.py",
         "seen = at if reading.next_offset >= end else reading.record_time or Milliseconds(0)",
         "seen = at",
@@ -218,7 +218,7 @@ BUGS: Final = (
     ),
     Bug(
         "deadline-while-parked",
-        "an order whose payment lies parked in the saga is cancelled",
+        "an order whose payment is parked in the saga is cancelled",
         "order/saga/store.py",
         "AND state IN ('parked', 'redrive', 'discard'))\n    FROM orders JOIN",
         "AND false)\n    FROM orders JOIN",
@@ -226,7 +226,7 @@ BUGS: Final = (
     ),
     Bug(
         "deadline-of-another-partition",
-        "an order of a partition that lags is cancelled while its result lies unread",
+        "an order of a partition that lags is cancelled while its result is unread",
         "order/saga/store.py",
         "placed_at <= until AND NOT EXISTS",
         "true AND NOT EXISTS",

@@ -84,7 +84,7 @@ def run(checkout: Path, *checks: str) -> tuple[str, str]:
     child = subprocess.Popen(
         [*command, f"--basetemp={checkout.parent / 'tmp'}", *checks],
         cwd=checkout,
-        # The jars are the checkout's; everything else that a stack makes lies in the copy.
+        # The jars are the checkout's; everything else that a stack makes is in the copy.
         env={
             **os.environ,
             "TANDEM_HOME": str(Settings.from_environment().home),

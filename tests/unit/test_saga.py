@@ -360,7 +360,7 @@ class Shop:
         }
 
     def step(self, reader: str, topic: str) -> bool:
-        """Let a service take in the next event of a topic. Returns whether there was one."""
+        """Let a service process the next event of a topic. Returns whether there was one."""
         offset = self.read[reader, topic]
         if offset == len(self.log[topic]):
             return False

@@ -258,7 +258,7 @@ def test_a_foreign_event_about_no_order_is_no_breach_while_it_is_parked(line: st
     topic = {"C": "payments", "c": "orders"}[line[2]]
     parked = progress(parked={(group, topic, 0): {10: "p"} for group in READERS[topic]})
     assert verdict(line, parked) == Verdict((), False)
-    assert 1 in statements(line), "taken in by its readers"
+    assert 1 in statements(line), "passed by its readers"
 
 
 def test_a_discarded_order_is_declined() -> None:
@@ -288,7 +288,7 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
     everything = {("order-saga", topic, 0): {10: "p"} for topic in ("payments", "inventory")}
     assert statements(log, progress(parked={**parked.parked, **everything})) == {1}
     outcome = without(log, "L|C", "L|S")
-    assert statements(outcome, parked) == {1}, "an outcome of an order never taken in"
+    assert statements(outcome, parked) == {1}, "an outcome of an order that was never processed"
 
 
 def test_a_redrive_under_way_is_no_forgery() -> None:

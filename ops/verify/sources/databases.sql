@@ -45,7 +45,7 @@ WHERE orders.ctid >= %(first)s::tid AND orders.ctid < %(end)s::tid AND EXISTS (
   WHERE event IN ('order.placed', 'order.discarded') AND entry.partition = trimmed.partition AND "offset" < start)
 
 -- name: parked_ever
--- The last act on a parked event tells whether it was taken after all or given up. A row of an earlier topic of the same
+-- The last act on a parked event tells whether it was redriven or discarded. A row of an earlier topic of the same
 -- name says nothing about this one.
 SELECT topic, partition, "offset", state, md5(coalesce(key, '') || value) AS digest, given_up AND coalesce((
   SELECT act = 'discard' FROM dead_letter_acts AS a

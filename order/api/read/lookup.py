@@ -1,6 +1,6 @@
 """Finds an order, also before the saga has stored it: an accepted order is never "not found".
 
-An order is in the order database; or this process has just accepted it; or it lies unread in the log. To rule out the
+An order is in the order database; or this process has just accepted it; or it is unread in the log. To rule out the
 last, the ends of `orders` are read, and the saga's positions must pass them. After that, an order that is neither
 stored nor parked was never accepted.
 """
