@@ -73,7 +73,7 @@ topics *args='list':
 verify *args:
     python -m dev ops verify "$@"
 
-# Dead letters: just dlq list | show | redrive | discard | resume (each says how: just dlq redrive --help)
+# List, show, redrive or discard parked events, or resume a stopped service: just dlq redrive --help
 [group('operate')]
 dlq *args='list':
     python -m dev ops dead_letters "$@"

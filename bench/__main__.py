@@ -20,9 +20,18 @@ HISTORY_SHOWN: Final = 30
 def main(arguments: list[str]) -> int:
     options = parser("bench", __doc__)
     how_long = options.add_mutually_exclusive_group()
-    how_long.add_argument("--quick", action="store_const", dest="plan", const=QUICK, default=DEFAULT)
-    how_long.add_argument("--full", action="store_const", dest="plan", const=FULL)
-    options.add_argument("--against", metavar="REV", help="compare this checkout with a revision, A B A B")
+    how_long.add_argument(
+        "--quick",
+        action="store_const",
+        dest="plan",
+        const=QUICK,
+        default=DEFAULT,
+        help="about a minute instead of five",
+    )
+    how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about half an hour")
+    options.add_argument(
+        "--against", metavar="REV", help="compare this checkout with a revision, both measured in turn"
+    )
     options.add_argument("--planted", choices=planted.FAULTS, help="plant a fault in this checkout, to see it caught")
     options.add_argument("--out", type=Path, default=out_directory(), help="where the report goes (%(default)s)")
     chosen = options.parse_args(arguments)

@@ -33,6 +33,8 @@ def place_and_prove(orders: int, directory: Path) -> None:
 
 if __name__ == "__main__":
     options = parser("million", __doc__)
-    options.add_argument("orders", type=int, nargs="?", default=1_000_000, help="at least (%(default)s)")
+    options.add_argument(
+        "orders", type=int, nargs="?", default=1_000_000, help="place at least this many (%(default)s)"
+    )
     orders = options.parse_args().orders
     sys.exit(run(lambda directory: place_and_prove(orders, directory)))

@@ -59,7 +59,9 @@ def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> in
 if __name__ == "__main__":
     options = parser("load", __doc__)
     options.add_argument("shape", choices=SHAPES)
-    options.add_argument("run_time", nargs="?", default=SOAK_DEFAULT, help="of the soak, such as 2h (%(default)s)")
-    options.add_argument("--own-stack", action="store_true", help="on a stack of its own, stopped afterwards")
+    options.add_argument(
+        "run_time", nargs="?", default=SOAK_DEFAULT, help="how long the soak runs, such as 2h (%(default)s)"
+    )
+    options.add_argument("--own-stack", action="store_true", help="start a stack of its own, and stop it afterwards")
     chosen = options.parse_args()
     sys.exit(run(lambda directory: shaped(chosen.shape, chosen.run_time, directory, own_stack=chosen.own_stack)))

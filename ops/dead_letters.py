@@ -1,8 +1,8 @@
-"""`python -m ops.dead_letters list|show|redrive|discard|resume`: what is parked, and what becomes of it.
+"""`python -m ops.dead_letters list|show|redrive|discard|resume`: shows parked events, and decides what becomes of them.
 
-    list      what is parked, oldest first
-    show      events with all that is known of them; an event is written topic/partition@offset, as `list` prints it
-    redrive   process events again, in order: by record, by customer, or all; always with all that is parked behind them
+    list      show all parked events, oldest first
+    show      show all that is known of an event, which is named topic/partition@offset, as `list` prints it
+    redrive   process events again, in order: by record, by customer, or all; always with all events parked behind them
     discard   drop events for good: an order is then decided (declined, rejected) with the reason `discarded`
     resume    let a service continue that has stopped because too many events were parked
 
@@ -190,7 +190,9 @@ def resume(connection: Conn, chosen: argparse.Namespace) -> int:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="dlq", description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="dlq", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     everywhere, by_record, required = (argparse.ArgumentParser(add_help=False) for _ in range(3))
     for service, text in (
@@ -206,11 +208,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         "records", type=record_id, nargs="*", metavar="record",
         help="topic/partition@offset, as 'list' prints it: orders/3@17",
     )  # fmt: skip
-    naming.add_argument("--customer", help="all that is parked of a customer")
+    naming.add_argument("--customer", help="all parked events of a customer")
     commands.add_parser("list", parents=[everywhere]).add_argument("--customer")
     commands.add_parser("show", parents=[by_record, naming])
     redriving = commands.add_parser("redrive", parents=[by_record, naming, consent])
-    redriving.add_argument("--all", action="store_true", help="all that is parked")
+    redriving.add_argument("--all", action="store_true", help="all parked events")
     commands.add_parser("discard", parents=[required, naming, consent])
     commands.add_parser("resume", parents=[everywhere, consent])
     return parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""`python -m ops.topics create|list|trim|rewind`: the topics, who reads them and how far, and what all have read.
+"""`python -m ops.topics create|list|trim|rewind`: makes, shows and trims the topics.
 
 create   make the topics that are missing; running it again changes nothing
-list     topics and partitions; consumer groups with members and lag
-trim     delete the records that every group has passed; nothing else ever deletes one (--dry-run: only say)
+list     print topics and partitions; consumer groups with members and lag
+trim     delete the records that every group has passed; nothing else ever deletes one (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
 """
 
@@ -149,7 +149,9 @@ def set_committed(admin: AdminClient, group: str, offsets: list[TopicPartition])
 
 
 def main(arguments: Sequence[str]) -> int:
-    parser = argparse.ArgumentParser(prog="topics", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="topics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("create")
     commands.add_parser("list")

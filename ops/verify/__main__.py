@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     described.add_argument(
         "--patience", type=float, default=waiting.PATIENCE_S, metavar="S",
-        help="how long a reader may stand still before what it has not read is unproven (%(default)s s)",
+        help="how long a reader may stand still before its unread records make a statement unproven (%(default)s s)",
     )  # fmt: skip
     described.add_argument(
         "--watch", type=float, metavar="S", help="prove again and again, S seconds apart, and serve metrics"

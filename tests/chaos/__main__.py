@@ -25,14 +25,20 @@ RATE_FOR_MANY: Final = 1_500
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="chaos", description=(__doc__ or "").splitlines()[0])
-    described.add_argument("--seed", type=int, default=1, metavar="N", help="deals the faults (%(default)s)")
-    described.add_argument("--minutes", type=float, metavar="M", help="how long faults go on (10, or with --orders 0)")
-    described.add_argument("--orders", type=int, default=0, metavar="N", help="go on until so many are accepted")
     described.add_argument(
-        "--rate", type=int, metavar="N", help=f"orders offered a second ({RATE}, or with --orders {RATE_FOR_MANY})"
+        "--seed", type=int, default=1, metavar="N", help="the seed that the faults are drawn from (%(default)s)"
     )
     described.add_argument(
-        "--only", default="", metavar="KIND,KIND", help=f"of {', '.join((*NAMES, *acts.ACTS))}; the default is all"
+        "--minutes", type=float, metavar="M", help="how long faults are injected (10, with --orders 0)"
+    )
+    described.add_argument(
+        "--orders", type=int, default=0, metavar="N", help="continue until this many orders are accepted"
+    )
+    described.add_argument(
+        "--rate", type=int, metavar="N", help=f"orders offered a second ({RATE}, with --orders {RATE_FOR_MANY})"
+    )
+    described.add_argument(
+        "--only", default="", metavar="KIND,KIND", help=f"only these (default: all): {', '.join((*NAMES, *acts.ACTS))}"
     )
     return described
 

@@ -70,8 +70,10 @@ def markdown(tried: Sequence[Outcome], took_s: float) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="crash-matrix", description="Kill every process at each crash point.")
-    parser.add_argument("points", nargs="*", choices=[*POINTS, []], metavar="point", help="only these (default: all)")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the table there, too")
+    parser.add_argument(
+        "points", nargs="*", choices=[*POINTS, []], metavar="point", help="the name of a crash point (default: all)"
+    )
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write the table to this file")
     chosen = parser.parse_args(arguments)
     points = [point for point in POINTS.values() if not chosen.points or point.name in chosen.points]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that the stack is stopped

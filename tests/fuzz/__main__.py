@@ -1,5 +1,4 @@
-"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--compare NAME=VALUE …]`: attack a stack of its
-own.
+"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--compare …]`: attack a stack of its own.
 
 First mutated events against the decoders, in this process; then hostile requests, and what they left behind; then
 mutated events in the real topics. Ends with 1 when anything is wrong. `--only NUMBER` sends attack NUMBER of a seed

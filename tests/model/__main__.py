@@ -13,8 +13,10 @@ from tests.model.scenarios import LARGE, SMALL
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="model", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--bound", choices=("small", "large"), default="small")
-    parser.add_argument("--only", default="", metavar="PART_OF_A_NAME")
+    parser.add_argument(
+        "--bound", choices=("small", "large"), default="small", help="small takes seconds, large takes minutes"
+    )
+    parser.add_argument("--only", default="", metavar="PART_OF_A_NAME", help="only scenarios with this in their name")
     chosen = parser.parse_args()
     scenarios = [s for s in (LARGE if chosen.bound == "large" else SMALL) if chosen.only in s.name]
     states = transitions = violations = 0

@@ -41,8 +41,8 @@ def main() -> int:
 
 def arguments() -> Arguments:
     parser = argparse.ArgumentParser(prog="planted-bugs", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help="of a bug; without one, all are planted")
-    parser.add_argument("--jobs", type=int, default=2, help="how many at a time")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the name of a bug (default: all)")
+    parser.add_argument("--jobs", type=int, default=2, help="how many bugs to plant at a time")
     chosen = parser.parse_args(namespace=Arguments([], 2))
     if unknown := set(chosen.names) - {bug.name for bug in BUGS}:
         parser.error(f"no such bug: {', '.join(sorted(unknown))}; there are {', '.join(bug.name for bug in BUGS)}")
