@@ -19,10 +19,10 @@ DEADLINE_S: Final = 3_600
 class Proof:
     """What a proof came to: its exit code and the report as JSON."""
 
-    def __init__(self, exit_code: int, report: bytes, said: str = "") -> None:
+    def __init__(self, exit_code: int, report: bytes, stderr: str = "") -> None:
         self.exit_code = exit_code
         self.report: dict[str, Any] = orjson.loads(report)
-        self.said = said
+        self.stderr = stderr
 
     @classmethod
     def run(cls, stack: Stack, *arguments: str) -> "Proof":

@@ -61,11 +61,11 @@ class Instance(Child):
     def await_unready(self, *words: str) -> str:
         """Wait until /readyz says all these words; returns what it says."""
 
-        def says() -> str | None:
-            said = self.unready() or ""
-            return said if all(word in said for word in words) else None
+        def missing_all() -> str | None:
+            missing = self.unready() or ""
+            return missing if all(word in missing for word in words) else None
 
-        return self.await_answer(says, f"says {words} on /readyz")
+        return self.await_answer(missing_all, f"says {words} on /readyz")
 
 
 class Stack:

@@ -154,9 +154,9 @@ def restored(directory: Path) -> str:
         return _named(problem)
 
 
-def _named(said: str) -> str:
+def _named(missing: str) -> str:
     """The problem that /readyz names, without the rest of the document."""
-    return said.split("consumer: ")[-1].split(LOSS_HELP)[0].rstrip("; ")[:60] + "…"
+    return missing.split("consumer: ")[-1].split(LOSS_HELP)[0].rstrip("; ")[:60] + "…"
 
 
 class Native:

@@ -51,7 +51,7 @@ _ALL: Final = (
     Point("migrate-roles-made", "ops.migrate", "after", "psycopg:Connection.execute", 8, scene="fresh"),
     Point("migrate-one-of-three", "ops.migrate", "after", "subprocess:run", scene="fresh"),
     Point(
-        "topics-asked-for", "ops.topics create", "after", "confluent_kafka.admin:AdminClient.create_topics",
+        "topics-requested", "ops.topics create", "after", "confluent_kafka.admin:AdminClient.create_topics",
         pause_s=0.2, scene="fresh",
     ),
     Point("demo-accounts-uncommitted", "payment load-demo", "after", "psycopg:Connection.execute", scene="fresh"),
@@ -95,12 +95,12 @@ _ALL: Final = (
     Point("saga-leaving", "order-saga", "before", "common.consume.inbox:Inbox.close", scene="stop"),
     Point("saga-redrive-undecided", "order-saga", "after", "common.consume.redrive:set_state", 2,
           following="common.consume.redrive:decode_again", scene="redrive"),
-    Point("deadline-unsaid", "order-saga", "after", _DEADLINE_PASSED, 3, scene="overdue"),
+    Point("deadline-unpublished", "order-saga", "after", _DEADLINE_PASSED, 3, scene="overdue"),
     Point("deadline-published", "order-saga", "after", _PUBLISH, following=_DEADLINE_PASSED, scene="overdue"),
     # The api
     Point("api-catalogue-half-read", "order-api", "after", "order.api.log.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.api.place.keyed_requests:_insert", 20),
-    Point("api-order-gathered", "order-api", "after", "order.api.log.orders_log:OrdersLog.send", 30),
+    Point("api-order-lingering", "order-api", "after", "order.api.log.orders_log:OrdersLog.send", 30),
     Point("api-order-sent", "order-api", "after", f"{_ASYNC_PUBLISHER}._send_lingering", 30, pause_s=_SENT_S),
     Point("api-order-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.fate", 31),
     # The loop sends what was written to a connection when it comes round again.

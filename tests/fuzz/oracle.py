@@ -43,16 +43,16 @@ def judge(answer: Answer, *, request_id: bytes | None = None, path: str = "") ->
     """Raises `Wrong`. `request_id` is the one that the answer must repeat; without it, any will do."""
     if answer.status not in STATUSES:
         raise Wrong(f"status {answer.status}")
-    given = answer.headers.get(b"x-request-id")
-    if given is None or not _REQUEST_ID.fullmatch(given):
-        raise Wrong(f"x-request-id is {given!r}")
-    if request_id is not None and given != request_id:
-        raise Wrong(f"x-request-id is {given!r}, not {request_id!r}: the answer to another request")
+    returned = answer.headers.get(b"x-request-id")
+    if returned is None or not _REQUEST_ID.fullmatch(returned):
+        raise Wrong(f"x-request-id is {returned!r}")
+    if request_id is not None and returned != request_id:
+        raise Wrong(f"x-request-id is {returned!r}, not {request_id!r}: the answer to another request")
     if answer.status >= 400:
         if answer.headers.get(b"content-type") == b"application/x-ndjson":
             _judge_refused_lines(answer)
         elif not (answer.status == 503 and path == "/readyz"):
-            _judge_problem(answer, given.decode())
+            _judge_problem(answer, returned.decode())
     elif answer.body:
         _judge_content(answer)
 

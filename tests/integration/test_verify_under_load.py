@@ -109,7 +109,7 @@ def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated
         assert proof.exit_code == 2, proof.summary()
         assert proof.report["offenders"] == []
         assert "payment stands at offset" in orjson.dumps(proof.report["statements"][0]["reasons"]).decode()
-        assert "waiting: payment stands at offset" in proof.said, "the tool says what it waits for"
+        assert "waiting: payment stands at offset" in proof.stderr, "the tool says what it waits for"
     finally:
         for instance in frozen:
             instance.resume()

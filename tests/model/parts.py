@@ -151,7 +151,7 @@ class Part(Protocol):
 
 class SagaTables(NamedTuple):
     rows: tuple[Order | None, ...]
-    said: tuple[frozenset[str], ...]
+    published: tuple[frozenset[str], ...]
     """For each order, the outcomes ever published or stored for publishing."""
 
 
@@ -201,10 +201,12 @@ class SagaPart:
         did: Sequence[str],
     ) -> Decided:
         results = tuple(outcomes)
-        said = {order_id(number): said for number, said in zip(self.numbers, tables.said, strict=True)}
+        published = {
+            order_id(number): published for number, published in zip(self.numbers, tables.published, strict=True)
+        }
         for outcome in results:
-            said[OrderId(outcome.subject)] |= {type_of(outcome)}
-        return Decided(SagaTables(tuple(rows.values()), tuple(said.values())), on_hand, results, tuple(did))
+            published[OrderId(outcome.subject)] |= {type_of(outcome)}
+        return Decided(SagaTables(tuple(rows.values()), tuple(published.values())), on_hand, results, tuple(did))
 
     def _check_moved(self, before: Order | None, after: Order | None) -> None:
         if before is None or after is before:
@@ -222,9 +224,9 @@ class SagaPart:
     def wrong(self, tables: SagaTables) -> str | None:
         if self.scenario.restored:
             return None  # a replay may decide otherwise than before; the statements are judged at its end
-        for number, said in zip(self.numbers, tables.said, strict=True):
-            if "order.rejected" in said and len(said) > 1:
-                return f"5: order {order_name(number)} is decided twice: {', '.join(sorted(said))}"
+        for number, published in zip(self.numbers, tables.published, strict=True):
+            if "order.rejected" in published and len(published) > 1:
+                return f"5: order {order_name(number)} is decided twice: {', '.join(sorted(published))}"
         return None
 
     def view(self, tables: SagaTables) -> tuple[Any, ...]:

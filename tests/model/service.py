@@ -117,7 +117,7 @@ class Deadline(NamedTuple):
     """For each order, whether it had both before the time came."""
     marks: Offsets | None
     """The ends of the saga's topics at that time."""
-    to_say: tuple[int, ...] = ()
+    to_publish: tuple[int, ...] = ()
     """Deadlines that the timer has found passed, and not yet published."""
 
 
@@ -383,7 +383,7 @@ class Stepper:
         known = tuple(map(max, active.known, until))
         after = stored._replace(active=Instance("stored", until, known, results=results))
         if self._protocol.publish_before_store:
-            publishing = f"{does}; publishes {self._said(results)}"
+            publishing = f"{does}; publishes {self._names(results)}"
             done = self._committed(after._replace(active=_idle(after.active)), active.next)
             yield Step(f"{publishing}; stores; commits offsets", cost, done, decided.on_hand, results)
             if root is None and results:
@@ -410,7 +410,7 @@ class Stepper:
         fresh: list[int] = []
         repeats: list[int] = []
         parked = list(service.parked)
-        held = self._held(parked)
+        blocked = self._blocked(parked)
         notes: list[str] = []
         seen = 0
         for topic, (begin, end, known) in enumerate(zip(who.next, until, who.known, strict=True)):
@@ -418,18 +418,18 @@ class Stepper:
                 event = service.queues[topic][offset]
                 customer = self._customer(event)
                 if offset < known:
-                    if not (self._protocol.parked_before_decided and customer in held):
+                    if not (self._protocol.parked_before_decided and customer in blocked):
                         repeats.append(event)
                     continue
                 is_root = seen == root
                 seen += 1
-                if is_root and customer in held:
+                if is_root and customer in blocked:
                     return None
-                if is_root or (customer in held and not self._protocol.parked_follower_let_through):
+                if is_root or (customer in blocked and not self._protocol.parked_follower_let_through):
                     parked.append(
-                        Parked(topic, offset, event, is_root, is_root and garbled, held.get(customer, "parked"))
+                        Parked(topic, offset, event, is_root, is_root and garbled, blocked.get(customer, "parked"))
                     )
-                    held.setdefault(customer, "parked")
+                    blocked.setdefault(customer, "parked")
                     why = ("not an event" if garbled else "poison") if is_root else "a follower"
                     notes.append(f"parks {self._name(event)}, {why}")
                     continue
@@ -446,16 +446,16 @@ class Stepper:
 
     def _publishes(self, service: Service, on_hand: int) -> Iterator[Step]:
         active = service.active
-        said = f"publishes {self._said(active.results)}" if active.results else "has nothing to publish"
+        publishing = f"publishes {self._names(active.results)}" if active.results else "has nothing to publish"
         if self._scenario.fine:
             after = service._replace(active=Instance("published", active.next, active.known))
-            yield Step(said, "", after, on_hand, active.results)
+            yield Step(publishing, "", after, on_hand, active.results)
             return
         idle = service._replace(active=_idle(active))
         done = self._committed(idle, service.committed)
-        yield Step(f"{said}; commits offsets", "", done, on_hand, active.results)
+        yield Step(f"{publishing}; commits offsets", "", done, on_hand, active.results)
         if done != idle:
-            yield Step(f"{said}; does not commit", "refusals", idle, on_hand, active.results)
+            yield Step(f"{publishing}; does not commit", "refusals", idle, on_hand, active.results)
 
     def _committed(self, service: Service, begin: Offsets) -> Service:
         """With the offsets of the active instance committed. `begin` is where its batch began."""
@@ -474,7 +474,7 @@ class Stepper:
         if results:
             yield Step("crashes before it has published, and starts", "crashes", restarted, on_hand)
         for count in range(1, len(results) + 1):
-            label = f"publishes {self._said(results[:count])}; crashes, and starts"
+            label = f"publishes {self._names(results[:count])}; crashes, and starts"
             yield Step(label, "crashes", restarted, on_hand, results[:count])
 
     def _freezes(self, service: Service, frozen: Instance, on_hand: int, label: str) -> Step:
@@ -488,8 +488,8 @@ class Stepper:
         rest.remove(zombie)
         without = service._replace(zombies=tuple(rest))
         if zombie.phase == "stored":
-            said = f"(zombie) publishes {self._said(zombie.results)}"
-            yield Step(said, "", without, on_hand, zombie.results)
+            publishing = f"(zombie) publishes {self._names(zombie.results)}"
+            yield Step(publishing, "", without, on_hand, zombie.results)
             return
         if zombie.phase == "looked":
             yield self._zombie_runs(without, zombie, on_hand)
@@ -537,16 +537,16 @@ class Stepper:
 
     # Parked events.
 
-    def _held(self, parked: Sequence[Parked]) -> dict[str, ParkedState]:
+    def _blocked(self, parked: Sequence[Parked]) -> dict[str, ParkedState]:
         """The customers with parked events, each with the state in which an event behind them is parked."""
-        held: dict[str, ParkedState] = {}
+        blocked: dict[str, ParkedState] = {}
         for row in parked:
             customer = self._customer(row.event)
             if row.state == "parked":
-                held[customer] = "parked"
+                blocked[customer] = "parked"
             elif row.state != "decided":
-                held.setdefault(customer, "redrive")
-        return held
+                blocked.setdefault(customer, "redrive")
+        return blocked
 
     def _operator(self, service: Service, on_hand: int) -> Iterator[Step]:
         """The operator redrives all that is parked of a customer, or discards an order."""
@@ -591,7 +591,7 @@ class Stepper:
     def _publishes_redriven(self, service: Service, on_hand: int) -> Step:
         active = service.active
         done = self._done(service, active.rows)._replace(active=_idle(active))
-        return Step(f"publishes {self._said(active.results)}; marks it done", "", done, on_hand, active.results)
+        return Step(f"publishes {self._names(active.results)}; marks it done", "", done, on_hand, active.results)
 
     def _zombie_runs(self, without: Service, zombie: Instance, on_hand: int) -> Step:
         """It runs them as it read them: another instance may have run them meanwhile, which moves no position."""
@@ -665,25 +665,25 @@ class Stepper:
         deadline = service.deadline
         if deadline is None or deadline.marks is None:
             return
-        for number in deadline.to_say:
+        for number in deadline.to_publish:
             event = deadline_passed(self._scenario, number)
-            left = deadline._replace(to_say=tuple(n for n in deadline.to_say if n != number))
+            left = deadline._replace(to_publish=tuple(n for n in deadline.to_publish if n != number))
             after = service._replace(deadline=left)
             yield Step(f"publishes {name_of(event)}", "", after, on_hand, (self._events.number(event),))
         read = all(position >= mark for position, mark in zip(service.positions[1:], deadline.marks[1:], strict=True))
         if not read and not self._protocol.deadline_not_gated:
             return
         assert isinstance(service.tables, SagaTables)
-        held = {} if self._protocol.deadline_while_parked else self._held(service.parked)
+        blocked = {} if self._protocol.deadline_while_parked else self._blocked(service.parked)
         under_way = (*service.queues[0][service.positions[0] :], *(row.event for row in service.parked))
-        said = {e.subject for e in map(self._event, under_way) if isinstance(e, OrderDeadlinePassed)}
+        overdue = {e.subject for e in map(self._event, under_way) if isinstance(e, OrderDeadlinePassed)}
         for number, row in zip(self._numbers, service.tables.rows, strict=True):
-            if row is None or row.status != "pending" or row.order_id in said or row.customer_id in held:
+            if row is None or row.status != "pending" or row.order_id in overdue or row.customer_id in blocked:
                 continue
-            if number not in deadline.to_say:
-                to_say = deadline._replace(to_say=(*deadline.to_say, number))
+            if number not in deadline.to_publish:
+                to_publish = deadline._replace(to_publish=(*deadline.to_publish, number))
                 label = f"(timer) finds order {order_name(number)} pending past its deadline"
-                yield Step(label, "", service._replace(deadline=to_say), on_hand)
+                yield Step(label, "", service._replace(deadline=to_publish), on_hand)
 
     def _check_in_time(self, service: Service, decided: Decided) -> None:
         """No order is cancelled by the deadline whose two good results were in the log before it."""
@@ -704,11 +704,11 @@ class Stepper:
     def _name(self, event: int) -> str:
         return name_of(self._event(event))
 
-    def _said(self, results: Sequence[int]) -> str:
+    def _names(self, results: Sequence[int]) -> str:
         return ", ".join(map(self._name, results))
 
     def _named(self, service: Service, begin: Offsets, until: Offsets) -> str:
-        return self._said([e for queue, a, b in zip(service.queues, begin, until, strict=True) for e in queue[a:b]])
+        return self._names([e for queue, a, b in zip(service.queues, begin, until, strict=True) for e in queue[a:b]])
 
     def _listed(self, rows: Sequence[Parked]) -> str:
         return ", ".join(f"{row.state} {self._name(row.event)}" for row in rows)

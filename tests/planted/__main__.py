@@ -33,7 +33,7 @@ def main() -> int:
     print(f", in {time.monotonic() - began:.0f} s")
     for bug, finding in findings:
         if not finding.caught_by:
-            print(f"\nnot caught: {bug.name}\n{finding.said}", file=sys.stderr)
+            print(f"\nnot caught: {bug.name}\n{finding.output}", file=sys.stderr)
     if fails_anyway:
         print(f"\nwith nothing planted:\n{fails_anyway}", file=sys.stderr)
     return 1 if fails_anyway or any(not finding.caught_by for _, finding in findings) else 0
@@ -60,10 +60,10 @@ def hunt_and_print(bug: Bug) -> Finding:
 
 
 def with_nothing_planted(tests: list[str]) -> str:
-    """What was said if some of these tests fail with nothing planted."""
+    """The output if some of these tests fail with nothing planted."""
     with copy_of_checkout() as copy:
-        _, said = run(copy, *tests)
-    return "" if passed(said) else said
+        _, output = run(copy, *tests)
+    return "" if passed(output) else output
 
 
 if __name__ == "__main__":

@@ -233,7 +233,7 @@ BUGS: Final = (
         ("tests/faults/test_deadlines.py::test_an_order_is_due_by_the_cutoff_of_its_own_partition",),
     ),
     Bug(
-        "slice-noted-before-it-is-said",
+        "slice-passed-before-published",
         "orders whose deadline did not reach the log are passed over",
         "order/saga/deadlines.py",
         "        orders = {order.order_id: order for order in pending}.values()",

@@ -27,11 +27,11 @@ _FAILED: Final = re.compile(r"^FAILED (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 class Finding(NamedTuple):
-    """The result for a bug. `caught_by` is the test that failed, or empty; `said` is the output."""
+    """The result for a bug. `caught_by` is the test that failed, or empty; `output` is what pytest printed."""
 
     caught_by: str
     seconds: float
-    said: str
+    output: str
 
 
 class NotPlanted(Exception):
@@ -67,18 +67,18 @@ def copy_of_checkout() -> Iterator[Path]:
 def hunt(bug: Bug) -> Finding:
     """Plant the bug and run its checks, the cheapest first, until one fails."""
     began = time.monotonic()
-    said = ""
+    output = ""
     with copy_of_checkout() as copy:
         plant(bug, copy)
         for check in bug.checks:
-            failed, said = run(copy, check)
+            failed, output = run(copy, check)
             if failed:
-                return Finding(failed, time.monotonic() - began, said)
-    return Finding("", time.monotonic() - began, said)
+                return Finding(failed, time.monotonic() - began, output)
+    return Finding("", time.monotonic() - began, output)
 
 
 def run(checkout: Path, *checks: str) -> tuple[str, str]:
-    """Run checks until a test fails; returns that test, or nothing, and what was said."""
+    """Run checks until a test fails; returns that test, or nothing, and what pytest printed."""
     timeout_s = CHECK_TIMEOUT_S * (1 + len(checks) // 10)
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rf", "--tb=short", "--no-header", "-p", "no:cacheprovider"]
     child = subprocess.Popen(
@@ -96,28 +96,28 @@ def run(checkout: Path, *checks: str) -> tuple[str, str]:
         text=True,
     )
     try:
-        said, _ = child.communicate(timeout=timeout_s)
+        output, _ = child.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        said = _give_up(child)
-        return "", f"{said}\nnot ended within {timeout_s:.0f} s"
+        output = _give_up(child)
+        return "", f"{output}\nnot ended within {timeout_s:.0f} s"
     except BaseException:
         _give_up(child)
         raise
-    found = _FAILED.search(said)
-    return found.group(1) if found else "", said
+    failure = _FAILED.search(output)
+    return failure.group(1) if failure else "", output
 
 
-def passed(said: str) -> bool:
+def passed(output: str) -> bool:
     """Whether all tests of a run have passed."""
-    return re.search(r"^\d+ passed in ", said, re.MULTILINE) is not None
+    return re.search(r"^\d+ passed in ", output, re.MULTILINE) is not None
 
 
 def _give_up(child: "subprocess.Popen[str]") -> str:
     """Let pytest stop the processes that it has started."""
     child.send_signal(signal.SIGINT)
     try:
-        said, _ = child.communicate(timeout=CLEANUP_S)
+        output, _ = child.communicate(timeout=CLEANUP_S)
     except subprocess.TimeoutExpired:
         child.kill()
-        said, _ = child.communicate()
-    return said
+        output, _ = child.communicate()
+    return output

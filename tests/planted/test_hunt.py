@@ -17,14 +17,14 @@ QUICK = {
 def test_a_planted_bug_is_found(check: str, name: str) -> None:
     [bug] = [bug for bug in BUGS if bug.name == name]
     finding = hunt(bug)
-    assert finding.caught_by.startswith(f"{check}::"), finding.said
+    assert finding.caught_by.startswith(f"{check}::"), finding.output
 
 
 def test_without_a_bug_the_same_checks_pass() -> None:
     with copy_of_checkout() as copy:
-        failed, said = run(copy, *QUICK)
+        failed, output = run(copy, *QUICK)
     assert not failed
-    assert passed(said), said
+    assert passed(output), output
 
 
 def test_a_bug_that_fails_no_test_is_not_caught() -> None:
@@ -33,4 +33,4 @@ def test_a_bug_that_fails_no_test_is_not_caught() -> None:
     fatal = harmless._replace(new="import nothing_like_this")
     for bug in (harmless, fatal):
         finding = hunt(bug._replace(checks=("tests/unit/test_backoff.py",)))
-        assert finding.caught_by == "", finding.said
+        assert finding.caught_by == "", finding.output

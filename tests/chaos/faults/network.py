@@ -67,8 +67,8 @@ def delay(links: Collection[Proxy], fault: Fault) -> AbstractContextManager[Witn
 
 def throttle(links: Collection[Proxy], fault: Fault) -> AbstractContextManager[Witness]:
     bytes_per_s = random.Random(fault.seed).randint(*BYTES_PER_S)
-    said = f"to {bytes_per_s / 1000:.0f} kB/s"
-    return _on_each(links, lambda link: link.slow(bytes_per_s=bytes_per_s), Proxy.slow, said)
+    effect = f"to {bytes_per_s / 1000:.0f} kB/s"
+    return _on_each(links, lambda link: link.slow(bytes_per_s=bytes_per_s), Proxy.slow, effect)
 
 
 def half_open(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witness]:
@@ -78,12 +78,12 @@ def half_open(links: Collection[Proxy], _: Fault) -> AbstractContextManager[Witn
 
 @contextmanager
 def _on_each(
-    links: Collection[Proxy], trouble: Callable[[Proxy], None], heal: Callable[[Proxy], None], said: str
+    links: Collection[Proxy], trouble: Callable[[Proxy], None], heal: Callable[[Proxy], None], effect: str
 ) -> Injected:
     for link in links:
         trouble(link)
     try:
-        yield lambda: said
+        yield lambda: effect
     finally:
         for link in links:
             heal(link)

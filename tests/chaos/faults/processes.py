@@ -64,9 +64,9 @@ def kill_server(arena: Arena, fault: Fault) -> Injected:
 @contextmanager
 def freeze(arena: Arena, fault: Fault) -> Injected:
     with ExitStack() as healing:
-        for one in _hit(arena, fault):
-            one.pause()
-            healing.callback(one.resume)
+        for process in _hit(arena, fault):
+            process.pause()
+            healing.callback(process.resume)
         yield lambda: "frozen"
 
 
