@@ -149,6 +149,14 @@ def test_every_warning_and_error_of_a_service_is_in_operations() -> None:
     assert problems - messages_in_operations() == set()
 
 
+def test_operations_lists_the_metrics_of_the_code_and_no_others() -> None:
+    sources = "".join(
+        (ROOT / path).read_text() for path in tracked() if path.endswith(".py") and path.startswith((*SERVICES, "ops/"))
+    )
+    listed = re.findall(r"\btandem_\w+", (ROOT / "docs/OPERATIONS.md").read_text())
+    assert set(re.findall(r'"(tandem_\w+)"', sources)) == set(listed)
+
+
 def test_planted_bugs_points_and_faults_are_counted_right() -> None:
     guarantees, readme = prose("docs/GUARANTEES.md"), prose("README.md")
     assert f"plants {len(BUGS)} bugs" in guarantees
