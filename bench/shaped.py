@@ -5,7 +5,6 @@ Runs against the stack that `just up` has started, or with --own-stack on one of
 """
 
 import contextlib
-import os
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ from bench.command import out_directory, parser, run, say
 from bench.load.shapes import SHAPES
 from bench.measure import broker
 from bench.stack.private import System
+from dev.environment import child
 from dev.settings import HOST, ROOT, Settings
 from dev.state import State
 
@@ -32,7 +32,7 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[tuple[int, list[str]
     else:
         settings = Settings.from_environment()
         port = State.load(settings.home).remembered(settings).order_api_port
-        yield port, ["dev", "ops", "verify"], os.environ
+        yield port, ["dev", "ops", "verify"], child()
 
 
 def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> int:

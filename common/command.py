@@ -3,16 +3,20 @@
 import sys
 from collections.abc import Callable, Mapping
 
+from common.config import ignore_libpq
 from common.errors import Fatal
 
 
 def run(service: str, commands: Mapping[str, Callable[[], None]]) -> None:
-    """Run the command that the arguments name; without arguments, the one named "". Exits with one line on `Fatal`."""
+    """Run the command that the arguments name; without arguments, the one named "". A `Fatal` ends the process
+    with one line and exit code 2."""
     name = " ".join(sys.argv[1:])
     try:
         if name not in commands:
             usage = f"[{'|'.join(filter(None, commands))}]" if "" in commands else "|".join(commands)
             raise Fatal(f"{service}: unknown arguments {name!r}; usage: python -m {service} {usage}")
+        ignore_libpq()
         commands[name]()
     except Fatal as error:
-        sys.exit(str(error))
+        print(error, file=sys.stderr)
+        sys.exit(2)

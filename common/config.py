@@ -4,42 +4,112 @@ A wrong value stops the process with a message that names the variable, the valu
 """
 
 import os
-from collections.abc import Mapping
+import re
+import sys
+from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import Fatal
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+LOG_FORMATS: Final = ("json", "text")
+PORT_MAX: Final = 65_535
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
 class Env:
-    """Reads typed settings out of an environment. Every method raises `Fatal` for a missing or a wrong value."""
+    """Reads typed settings out of an environment. Every method raises `Fatal` for a missing or a wrong value.
+
+    An empty value is a wrong one: `TANDEM_HOME=$UNSET` must not mean the default.
+    """
 
     def __init__(self, service: str, environ: Mapping[str, str] | None = None) -> None:
+        """`service` begins each message; without one, messages begin with the setting."""
         self.service = service
+        self.names: set[str] = set()
+        """The settings that were read, whether or not they were set."""
         self._environ = os.environ if environ is None else environ
 
+    def error(self, text: str) -> Fatal:
+        return Fatal(f"{self.service}: {text}" if self.service else text)
+
     def text(self, name: str, default: str | None = None) -> str:
+        self.names.add(name)
         value = self._environ.get(name, default)
-        if not value:
-            raise Fatal(f"{self.service}: {name} is not set; 'just up' sets it, see docs/OPERATIONS.md")
+        if value is None:
+            raise self.error(f"{name} is not set; 'just up' sets it, see docs/OPERATIONS.md")
+        if not value.strip():
+            unset = f"; without it, {default} is used" if default else ""
+            raise self.error(f"{name}={value!r} is empty: set a value or remove it{unset}")
         return value
 
     def integer(self, name: str, default: int | None = None, *, least: int, most: int, unit: str = "") -> int:
         raw = self.text(name, None if default is None else str(default))
-        try:
-            value = int(raw)
-        except ValueError:
-            raise Fatal(f"{self.service}: {name}={raw!r} is not a whole number") from None
-        if not least <= value <= most:
-            raise Fatal(f"{self.service}: {name}={value} must be from {least} to {most}{unit and ' ' + unit}")
+        if not _WHOLE_NUMBER.fullmatch(raw) or not least <= int(raw) <= most:
+            raise self.error(f"{name}={raw!r} must be a whole number from {least} to {most}{unit and ' ' + unit}")
+        return int(raw)
+
+    def port(self, name: str, default: int, *, most: int = PORT_MAX) -> int:
+        return self.integer(name, default, least=1, most=most)
+
+    def choice(self, name: str, default: str, allowed: Collection[str]) -> str:
+        """One of the allowed words."""
+        value = self.text(name, default)
+        if value not in allowed:
+            raise self.error(f"{name}={value!r} must be one of {', '.join(allowed)}")
         return value
 
     def flag(self, name: str) -> bool:
-        raw = self._environ.get(name, "0")
-        if raw not in {"0", "1"}:
-            raise Fatal(f"{self.service}: {name}={raw!r} must be 0 or 1")
-        return raw == "1"
+        return self.choice(name, "0", ("0", "1")) == "1"
+
+    def database_url(self, name: str) -> str:
+        """A connection URL of PostgreSQL. The message hides the password."""
+        url = self.text(name)
+        try:
+            ports = str(conninfo_to_dict(url).get("port", 5432)).split(",")
+        except psycopg.ProgrammingError:
+            ports = [""]
+        if not all(re.fullmatch("[0-9]{1,5}", port) and 0 < int(port) <= PORT_MAX for port in ports):
+            hidden = re.sub(r"(?<=password=)\S+|(?<=:)[^/].*(?=@)", "***", url)
+            raise self.error(f"{name}={hidden!r} must be like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+        return url
+
+    def brokers(self, name: str = "KAFKA_BOOTSTRAP_SERVERS") -> str:
+        """Addresses of Kafka."""
+        servers = self.text(name, "127.0.0.1:9092")
+        for server in servers.split(","):
+            match = _BROKER.fullmatch(server.strip())
+            if match is None or not 0 < int(match[1] or 9092) <= PORT_MAX:
+                raise self.error(f"{name}={servers!r} must be like HOST:PORT, or several with commas between them")
+        return servers
+
+
+def ignore_libpq(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Forget libpq's own variables, such as PGHOSTADDR, PGSERVICE and PGOPTIONS. A connection URL says everything; they
+    would lead a process to another server, or change what its statements mean."""
+    for name in [name for name in environ if name.startswith("PG")]:
+        del environ[name]
+
+
+@dataclass(frozen=True, slots=True)
+class Logs:
+    """From which level on, and in which format, a process logs."""
+
+    level: str
+    format: str
+
+
+def logs(env: Env) -> Logs:
+    level = env.text("LOG_LEVEL", "INFO")
+    if level.upper() not in LOG_LEVELS:
+        raise env.error(f"LOG_LEVEL={level!r} must be one of {', '.join(LOG_LEVELS)}")
+    return Logs(level.upper(), env.choice("LOG_FORMAT", "text" if sys.stdout.isatty() else "json", LOG_FORMATS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +124,33 @@ class Process:
     host: str
     port: int
     admin_port: int
+    logs: Logs
 
 
 def process(env: Env, *, database: str, port: int) -> Process:
     """Read the shared settings. `port` is the default public port of this one."""
     host = env.text("HTTP_HOST", "127.0.0.1")
-    if host not in LOOPBACK and not env.flag("ALLOW_UNAUTHENTICATED"):
-        raise Fatal(
-            f"{env.service}: refusing to listen on {host}: there is no authentication yet, and deposits and restocks "
+    if not env.flag("ALLOW_UNAUTHENTICATED") and host not in LOOPBACK:
+        raise env.error(
+            f"refusing to listen on {host}: there is no authentication yet, and deposits and restocks "
             "create value; keep HTTP_HOST=127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 behind something that protects it"
         )
-    return Process(
+    settings = Process(
         service=env.service,
         instance=env.text("INSTANCE", f"{env.service}-1"),
-        bootstrap_servers=env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
-        partitions=env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000),
-        database_url=env.text(database),
+        bootstrap_servers=env.brokers(),
+        partitions=topic_partitions(env),
+        database_url=env.database_url(database),
         host=host,
-        port=env.integer("HTTP_PORT", port, least=1, most=65_535),
-        admin_port=env.integer("ADMIN_PORT", port + 10_100, least=1, most=65_535),
+        port=env.port("HTTP_PORT", port),
+        admin_port=env.port("ADMIN_PORT", port + 10_100),
+        logs=logs(env),
     )
+    if settings.port == settings.admin_port:
+        raise env.error(f"HTTP_PORT and ADMIN_PORT are both {settings.port}; each needs a port of its own")
+    return settings
+
+
+def topic_partitions(env: Env) -> int:
+    """How many partitions each topic has when it is created; it keeps them for ever."""
+    return env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000)

@@ -5,13 +5,13 @@ DEBUG (`LOG_LEVEL=DEBUG`). Fields in use: service, instance, order, customer, tr
 """
 
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import orjson
 from loguru import logger
 
+from common.config import Logs
 from common.events import Milliseconds, rfc3339
 
 if TYPE_CHECKING:
@@ -48,23 +48,22 @@ class _ToLoguru(logging.Handler):
         logger.opt(exception=record.exc_info).log(level, record.getMessage())
 
 
-def _level() -> str:
-    return os.environ.get("LOG_LEVEL", "INFO").upper()
+_debug = False
 
 
-def configure(service: str, instance: str) -> None:
-    """Set up logging for this process. `LOG_LEVEL` (default INFO) and `LOG_FORMAT` (json or text) steer it."""
-    level = _level()
-    as_text = os.environ.get("LOG_FORMAT", "text" if sys.stdout.isatty() else "json") == "text"
+def configure(service: str, instance: str, logs: Logs) -> None:
+    """Set up logging for this process."""
+    global _debug
+    _debug = logs.level == "DEBUG"
     logger.remove()
     logger.configure(extra={"service": service, "instance": instance})
-    if as_text:
-        logger.add(sys.stdout, level=level, format=TEXT_FORMAT, diagnose=False)
+    if logs.format == "text":
+        logger.add(sys.stdout, level=logs.level, format=TEXT_FORMAT, diagnose=False)
     else:
-        logger.add(_write_json, level=level, format="{message}\n{exception}", diagnose=False)
+        logger.add(_write_json, level=logs.level, format="{message}\n{exception}", diagnose=False)
     logging.basicConfig(handlers=[_ToLoguru()], level=logging.WARNING, force=True)
 
 
 def is_debug() -> bool:
     """Whether DEBUG lines are written: to be asked before preparing many of them."""
-    return _level() == "DEBUG"
+    return _debug

@@ -7,13 +7,16 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
+from common.config import ignore_libpq
+from common.errors import Fatal
 from dev import doctor
 from dev.compose import ComposeStack
+from dev.environment import raise_limits
 from dev.native.stack import NativeStack
 from dev.output import outlive_reader
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
-from dev.settings import DATABASES, SERVICES, SettingError, Settings
+from dev.settings import DATABASES, SERVICES, Settings, check_processes, dotenv, unknown_settings
 from dev.stack import Stack, StackError
 from dev.state import State, exclusive
 
@@ -25,11 +28,13 @@ Act = Callable[[Stack, argparse.Namespace], None]
 
 def main() -> int:
     arguments = parser().parse_args()
+    ignore_libpq()
+    raise_limits()
     if arguments.changes:
         outlive_reader()  # a stack must not be left half started
     try:
         return run(arguments)
-    except (JarError, SettingError, StackError, StartError) as error:
+    except (Fatal, JarError, StackError, StartError) as error:
         module = arguments.arguments[0] if arguments.command == "ops" and arguments.arguments else ""
         print(f"{RECIPES.get(module, module) or arguments.command}: {error}", file=sys.stderr)
         # 1 would say that `verify` found lost money. Here it could prove nothing, which is 2.
@@ -87,6 +92,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = Settings.from_environment()
     if arguments.command == "run":
         NativeStack(settings).become(arguments.program)
+    if arguments.command == "up":
+        check_processes(os.environ)
+        for warning in unknown_settings(os.environ, dotenv()):
+            print(f"up: {warning}", file=sys.stderr)
     if arguments.command == "doctor":
         return 0 if doctor.examine(NativeStack(settings)) else 1
     with exclusive(settings.home) if arguments.changes else nullcontext():

@@ -12,7 +12,7 @@ from pathlib import Path
 from dev.servers.instance import unready_at
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, SERVICES
 from dev.stack import DOWN, Stack, StackError
-from dev.waiting import Waiting
+from dev.waiting import Progress, Waiting
 
 READY_S = 180
 ACCEPTED_FOLDER = "/accepted"
@@ -104,7 +104,7 @@ class ComposeStack(Stack):
     def _wait_ready(self, services: Iterable[str]) -> None:
         """Return when the gateway reaches a ready instance of every service."""
         ports = {service.name: self.settings.port(service) for service in SERVICES}
-        if late := Waiting(services, READY_S).until_ready(lambda name: (unready_at(ports[name]), True)):
+        if late := Waiting(services, READY_S).until_ready(lambda name: Progress(unready_at(ports[name]))):
             self.logs(list(late), lines=20, follow=False)
             reasons = [f"{name} is not ready after {READY_S} s: {missing}" for name, missing in late.items()]
             raise StackError("\n".join([*reasons, "see the logs above"]))

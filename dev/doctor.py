@@ -1,5 +1,6 @@
 """Reports what is missing on this machine or in the stack, and what to do about it."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -8,9 +9,11 @@ from dataclasses import dataclass
 
 import psutil
 
+from dev.environment import tight_limits
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack
 from dev.servers import jars, processes
+from dev.settings import dotenv, unknown_settings
 
 GIB = 1024**3
 DISK_GIB_MIN = 2  # the databases, the topics and a gigabyte of WAL, with room for a day's trials
@@ -46,6 +49,10 @@ def machine(stack: NativeStack, running: bool) -> Iterator[Finding]:
     remedy = f"free some space ({DISK_GIB_MIN} GB are needed), or set TANDEM_HOME to a folder on another disk"
     yield Finding(disk >= DISK_GIB_MIN, f"disk: {disk:.1f} GB free for {stack.home}", remedy)
     memory = psutil.virtual_memory().available / GIB
+    for limit in tight_limits():
+        yield Finding(False, limit, "raise it, in this shell or for this user")
+    for setting in unknown_settings(os.environ, dotenv()):
+        yield Finding(False, f"setting: {setting}", "remove it, in the environment or in .env")
     remedy = f"end other programs; {MEMORY_GIB_MIN} GB are needed"
     yield Finding(running or memory >= MEMORY_GIB_MIN, f"memory: {memory:.1f} GB available", remedy)
 

@@ -1,30 +1,35 @@
-"""The settings of a stack, and the environment of its processes.
+"""The settings of a stack, and what its processes are told.
 
-Environment variables are all that configures a process of Tandem. `environment` puts them together, for the
-native stack and for the tests, which run on ports and passwords of their own.
+Environment variables are all that configures a process of Tandem. Whatever the stack starts with is checked here,
+before anything starts: the stack's own settings, and those that its processes will read. `environment` puts together
+what only the stack knows, for the native stack and for the tests, which run on ports and passwords of their own.
 """
 
+import difflib
 import json
 import os
 import random
+import re
 import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
+from itertools import combinations
 from pathlib import Path
-from typing import Literal, Self, cast, get_args
+from typing import Final, Literal, Self, cast, get_args
+
+import inventory.config
+import order.config
+import payment.config
+from common.config import PORT_MAX, Env, topic_partitions
+from common.errors import Fatal
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
-TOPIC_PARTITIONS = int(os.environ.get("TOPIC_PARTITIONS", "6"))
-"""The partitions of each topic when it is created; a topic keeps them for ever."""
-
 DATABASES = ("order", "payment", "inventory")
 ROLES = ("postgres", "auditor", *DATABASES)
-
-
-class SettingError(Exception):
-    """A setting has a value that cannot be used."""
+INSTANCES_MAX = 99
+"""Of a native service: its admin ports are a block of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -37,17 +42,28 @@ class Service:
     port_setting: str
     admin_port_offset: int
     serves: str
+    read_settings: Callable[[Env], object]
 
     def instance(self, number: int) -> str:
         return f"{self.name}-{number}"
 
 
 SERVICES = (
-    Service("order-api", ("order", "api"), "order", "order_api_port", 100, "orders"),
-    Service("order-saga", ("order", "saga"), "order", "order_saga_port", 400, "health and metrics"),
-    Service("payment", ("payment",), "payment", "payment_port", 200, "accounts, health and metrics"),
-    Service("inventory", ("inventory",), "inventory", "inventory_port", 300, "products, health and metrics"),
+    Service("order-api", ("order", "api"), "order", "order_api_port", 100, "orders", order.config.api),
+    Service("order-saga", ("order", "saga"), "order", "order_saga_port", 400, "health and metrics", order.config.saga),
+    Service(
+        "payment", ("payment",), "payment", "payment_port", 200, "accounts, health and metrics", payment.config.load
+    ),
+    Service(
+        *("inventory", ("inventory",), "inventory", "inventory_port", 300),
+        *("products, health and metrics", inventory.config.load),
+    ),
 )
+ADMIN_PORTS = range(
+    min(service.admin_port_offset for service in SERVICES) + 1,
+    max(service.admin_port_offset for service in SERVICES) + INSTANCES_MAX + 1,
+)
+"""The admin ports of all instances, from ADMIN_PORT_BASE on."""
 Kind = Literal["native", "compose"]
 """How a stack runs."""
 
@@ -70,12 +86,32 @@ class Settings:
     inventory_port: int = 8083
     order_saga_port: int = 8084
     admin_port_base: int = 18000
+    topic_partitions: int = 6
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
-        ports = {name: _port(name.upper(), environ) for name in PORT_SETTINGS if name.upper() in environ}
-        home = Path(environ["TANDEM_HOME"]).absolute() if environ.get("TANDEM_HOME") else ROOT / ".tandem"
-        return cls(home=home, stack=_kind(environ.get("STACK", "")), **ports)
+        """Read and compare the stack's settings. Raises `Fatal`."""
+        env = Env("", environ)
+        ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
+        stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
+        home = Path(env.text("TANDEM_HOME", str(cls.home))).absolute()
+        settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), **ports)
+        settings.check_ports()
+        return settings
+
+    def check_ports(self) -> None:
+        """Raises `Fatal` when two ports are the same, or will be when a service is scaled."""
+        ports = {name.upper(): getattr(self, name) for name in PORT_SETTINGS if name != "admin_port_base"}
+        for (one, port), (other, same) in combinations(ports.items(), 2):
+            if port == same:
+                raise Fatal(f"{one}={port} and {other}={same} are the same; each needs a port of its own")
+        first, last = (self.admin_port_base + offset for offset in (ADMIN_PORTS[0], ADMIN_PORTS[-1]))
+        for name, port in ports.items():
+            if first <= port <= last:
+                raise Fatal(
+                    f"{name}={port} is among the admin ports of the instances, {first} to {last} "
+                    f"(ADMIN_PORT_BASE={self.admin_port_base}); change one of the two"
+                )
 
     @property
     def logs(self) -> Path:
@@ -93,23 +129,46 @@ class Settings:
         return self.admin_port_base + service.admin_port_offset + number
 
 
-PORT_SETTINGS = tuple(f.name for f in fields(Settings) if f.type is int)
+PORT_SETTINGS = tuple(f.name for f in fields(Settings) if "port" in f.name)
+STACK_SETTINGS = frozenset(f.name.upper() for f in fields(Settings)) - {"HOME"} | {"TANDEM_HOME"}
 
 
-def _kind(text: str) -> Kind | None:
-    if text not in ("", *get_args(Kind)):
-        raise SettingError(f"STACK is {text!r}; it is either native or compose")
-    return cast(Kind, text) if text else None
+def _port_max(name: str) -> int:
+    return PORT_MAX - ADMIN_PORTS[-1] if name == "admin_port_base" else PORT_MAX
 
 
-def _port(name: str, environ: Mapping[str, str]) -> int:
-    try:
-        port = int(environ[name])
-    except ValueError:
-        port = 0
-    if not 0 < port < 65536:
-        raise SettingError(f"{name} is {environ[name]!r}; a port is a number from 1 to 65535")
-    return port
+def check_processes(environ: Mapping[str, str]) -> None:
+    """Read the settings of every process as it will read them itself. Raises `Fatal` with a line for each problem."""
+    problems: list[str] = []
+    for service in SERVICES:
+        try:
+            service.read_settings(Env("", {**environ, **_EXAMPLE}))
+        except Fatal as error:
+            problems.append(str(error))
+    if problems:
+        raise Fatal("\n".join(dict.fromkeys(problems)))
+
+
+def dotenv() -> str:
+    """The text of .env, which just has read into the environment."""
+    path = ROOT / ".env"
+    return path.read_text(errors="replace") if path.is_file() else ""
+
+
+def unknown_settings(environ: Iterable[str], dotenv: str = "") -> Iterator[str]:
+    """A sentence about each variable that looks like a setting of Tandem and is none, and about each that the stack
+    sets itself. `dotenv` is the text of .env, where every variable is meant for Tandem."""
+    names = set(environ)
+    in_file = set(re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", dotenv, re.MULTILINE))
+    for name in sorted(names | in_file):
+        if name in OWN_SETTINGS or name.startswith(_NOT_OURS):
+            continue
+        if name in _EXAMPLE:
+            yield f"{name} has no effect: the stack sets it"
+        elif close := difflib.get_close_matches(name.upper(), OWN_SETTINGS, n=1, cutoff=0.84):
+            yield f"{name} is not a setting of Tandem; did you mean {close[0]}?"
+        elif name.startswith(_LIKE_OURS) or name in in_file:
+            yield f"{name} is not a setting of Tandem; docs/OPERATIONS.md lists them"
 
 
 def new_passwords() -> dict[str, str]:
@@ -131,15 +190,18 @@ def stored_passwords(home: Path) -> dict[str, str]:
     return passwords
 
 
-def environment(*, kafka_port: int, postgres_port: int, passwords: Mapping[str, str]) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools."""
+def environment(
+    *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
+) -> dict[str, str]:
+    """Where Kafka and the databases are, for services and the operator's tools. By default, `partitions` are those that
+    this process was told."""
 
     def url(role: str, database: str) -> str:
         return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
-        "TOPIC_PARTITIONS": str(TOPIC_PARTITIONS),
+        "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
     }
     for database in DATABASES:
@@ -147,6 +209,27 @@ def environment(*, kafka_port: int, postgres_port: int, passwords: Mapping[str, 
         variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
         variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)
     return variables
+
+
+def _names_read(environ: Mapping[str, str]) -> set[str]:
+    env = Env("", environ)
+    for service in SERVICES:
+        service.read_settings(env)
+    return env.names
+
+
+_EXAMPLE: Final = {
+    **environment(kafka_port=9092, postgres_port=15432, passwords=dict.fromkeys(ROLES, "x"), partitions=6),
+    "INSTANCE": "x",
+    "HTTP_PORT": "1",
+    "ADMIN_PORT": "2",
+}
+"""What the stack tells each process, which nobody else can set."""
+PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - frozenset(_EXAMPLE)
+"""What a process reads and the stack passes on from the caller's environment."""
+OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {"COMPOSE_PROJECT_NAME", "TOPIC_REPLICAS"}
+_LIKE_OURS: Final = ("INVENTORY_", "ORDER_", "ORDERS_", "PAYMENT_", "TANDEM_", "TOPIC_")
+_NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_STACK", "TANDEM_TEST_")
 
 
 free_port_range = range(20_000, 32_000)

@@ -1,59 +1,127 @@
-"""Waits until several programs are ready, and reports meanwhile what each of them lacks."""
+"""Waits until several programs are ready, and reports meanwhile what each of them lacks.
 
+A wait ends when all are ready, and also when one cannot become ready, keeps ending, falls silent or is late. What a
+program has complained about in its log is then the cause.
+"""
+
+import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from dev.logs import readable
 
 REPORT_EVERY_S = 2
 FAILED_AFTER_S = 20  # a program that keeps ending may find what it needs within this time
+CAUSE_LINES = 3
+CAUSE_CHARACTERS = 300
+
+_COMPLAINT = re.compile(r"\b(?:FATAL|PANIC|CRITICAL|ERROR)\b|\b\w*(?:Error|Exception)\b|\berror\b")
+_FRAME = re.compile(r'^\s+at |^\s*File "|^[\s^~]+$|^Traceback|^\s+[.]{3} \d+ more')
+_REMEDIES = {
+    "no space left on device|disk quota exceeded": "free some space, or set TANDEM_HOME to a folder on another disk",
+    "read-only file system": "make the disk writable, or set TANDEM_HOME to a folder on another disk",
+    "address already in use": "'just doctor' shows what has the port; stop that, or set another port in .env",
+    "password authentication failed": "the databases were made with other passwords than those in secrets.json: "
+    "put the old file back, or delete all data with 'just reset'",
+    "cannot allocate memory|insufficient memory|could not reserve|outofmemory|could not map anonymous shared memory": (
+        "end other programs, or raise 'ulimit -v'"
+    ),
+    "too many open files": "raise 'ulimit -n'",
+    "permission denied": "the files belong to another user, or a folder is closed to this one",
+    "initialized by postgresql version": "use the version of Tandem that made the databases",
+}
+"""What to do about complaints of the servers and the operating system."""
+
+
+class Progress(NamedTuple):
+    """How far a program has come."""
+
+    missing: str | None
+    """What it lacks; None when it is ready."""
+    runs: bool = True
+    hopeless: bool = False
+    """Waiting does not help."""
+    logged: bool = False
+    """It has written to its log since the last time."""
 
 
 class Waiting:
     """Which programs are not ready yet, for how long, and why."""
 
     def __init__(
-        self, names: Iterable[str], limit_s: float | None, clock: Callable[[], float] = time.monotonic
+        self,
+        names: Iterable[str],
+        limit_s: float,
+        silent_s: float | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Without a limit, a program that runs may take for ever, as PostgreSQL's recovery does."""
+        """`limit_s` is for all of them together. A program that logs nothing for `silent_s` is late before that."""
         self.clock = clock
-        self.started = self.reported = clock()
+        self.started = clock()
         self.limit_s = limit_s
+        self.silent_s = silent_s
         self.missing = dict.fromkeys(names, "starting")
+        self.logged_at = dict.fromkeys(self.missing, self.started)
         self.ended_since: dict[str, float] = {}
+        self.hopeless: set[str] = set()
+        self._reported = ""
+        self._report_after_s: float = REPORT_EVERY_S
 
-    def until_ready(self, check: Callable[[str], tuple[str | None, bool]]) -> dict[str, str]:
-        """Returns the programs that are late, with what each lacks; none when all are ready.
-
-        `check` returns what a program lacks, None when it is ready, and whether it runs.
-        """
+    def until_ready(self, check: Callable[[str], Progress]) -> dict[str, str]:
+        """Returns the programs that are late, with what each lacks; none when all are ready."""
         while self.missing:
             for name in list(self.missing):
-                self.note(name, *check(name))
+                self.note(name, check(name))
             self.report()
             if late := self.late():
                 return {name: self.missing[name] for name in late}
             time.sleep(0.1)
         return {}
 
-    def note(self, name: str, missing: str | None, runs: bool) -> None:
-        if missing is None:
+    def note(self, name: str, progress: Progress) -> None:
+        now = self.clock()
+        if progress.missing is None:
             del self.missing[name]
-            print(f"{name} is ready after {self.clock() - self.started:.1f} s", flush=True)
+            print(f"{name} is ready after {now - self.started:.1f} s", flush=True)
             return
-        self.missing[name] = missing
-        if runs:
+        self.missing[name] = progress.missing
+        if progress.logged:
+            self.logged_at[name] = now
+        if progress.hopeless:
+            self.hopeless.add(name)
+        if progress.runs:
             self.ended_since.pop(name, None)
         else:
-            self.ended_since.setdefault(name, self.clock())
+            self.ended_since.setdefault(name, now)
 
     def report(self) -> None:
-        if self.missing and self.clock() - self.reported > REPORT_EVERY_S:
-            self.reported = self.clock()
-            print("waiting for " + "; ".join(f"{name}: {why}" for name, why in self.missing.items()), flush=True)
+        """Print what is missing: when it has changed, and otherwise less and less often."""
+        waited_s = self.clock() - self.started
+        text = "; ".join(f"{name}: {why}" for name, why in self.missing.items())
+        if not text or waited_s < self._report_after_s:
+            return
+        repeated = text == self._reported
+        print(f"waiting for {text}" + (f" ({waited_s:.0f} s)" if repeated else ""), flush=True)
+        self._reported = text
+        self._report_after_s = waited_s * 2 if repeated else waited_s + REPORT_EVERY_S
 
     def late(self) -> list[str]:
         now = self.clock()
-        if self.limit_s is not None and now - self.started > self.limit_s:
+        if now - self.started > self.limit_s:
             return list(self.missing)
-        return [
-            name for name, since in self.ended_since.items() if name in self.missing and now - since > FAILED_AFTER_S
-        ]
+        return [name for name in self.missing if name in self.hopeless or self._has_failed(name, now)]
+
+    def _has_failed(self, name: str, now: float) -> bool:
+        silent = self.silent_s is not None and now - self.logged_at[name] > self.silent_s
+        return silent or now - self.ended_since.get(name, now) > FAILED_AFTER_S
+
+
+def cause(log: Sequence[str]) -> str:
+    """What a program complained about last, a line each, and what to do if that is known."""
+    lines = [readable(line).strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _FRAME.search(line)]
+    complaints = [line for line in lines if _COMPLAINT.search(line)] or lines or ["(it has logged nothing)"]
+    last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES]
+    text = "\n".join(lines)
+    known = [remedy for words, remedy in _REMEDIES.items() if re.search(words, text, re.IGNORECASE)]
+    return "\n".join([*(f"    {line}" for line in reversed(last)), *(f"    -> {remedy}" for remedy in known)])

@@ -21,7 +21,7 @@ DEMO_SIZES: Final = ("mini", "small", "low", "slim", "medium", "wide", "tall", "
 
 def serve() -> None:
     process = config.load()
-    log.configure(process.service, process.instance)
+    log.configure(process.service, process.instance, process.logs)
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
     products = pool(process.database_url, process.instance)
     ready = application(app.routes(products), lambda: [*consumer.missing(), *relay.missing()])

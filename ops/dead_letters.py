@@ -221,7 +221,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 def connected(service: str, env: Env) -> Conn:
     """A connection to the service's database. Raises `Fatal`."""
     try:
-        return connect(env.text(f"{service.upper()}_DATABASE_URL"), "dlq")
+        return connect(env.database_url(f"{service.upper()}_DATABASE_URL"), "dlq")
     except psycopg.OperationalError as error:
         raise Fatal(
             f"dlq: cannot connect to the {service} database; is it up? 'just start postgres' ({describe(error)})"

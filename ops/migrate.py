@@ -60,7 +60,7 @@ class Login(NamedTuple):
 
 def read_login(env: Env, variable: str) -> Login:
     """The login in a connection URL. Raises `Fatal` when a part of it is missing."""
-    parts = urlsplit(env.text(variable))
+    parts = urlsplit(env.database_url(variable))
     login = Login(unquote(parts.username or ""), unquote(parts.password or ""), unquote(parts.path.lstrip("/")))
     if not all(login):
         raise Fatal(f"migrate: {variable} must name a user, a password and a database")
@@ -115,8 +115,9 @@ def run_migrations(url: str, *directories: Path) -> None:
     dbmate = Path(sysconfig.get_path("scripts")) / "dbmate"
     options = [option for directory in directories for option in ("--migrations-dir", str(directory))]
     done = subprocess.run(
-        [str(dbmate), *options, "--no-dump-schema", "migrate"],
-        env={**os.environ, "DATABASE_URL": url},
+        # Neither the caller's DBMATE_… variables nor those of .env, which dbmate reads itself, may steer it.
+        [str(dbmate), "--env-file", os.devnull, *options, "--no-dump-schema", "migrate"],
+        env={n: value for n, value in os.environ.items() if not n.startswith("DBMATE_")} | {"DATABASE_URL": url},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -131,7 +132,7 @@ def run_migrations(url: str, *directories: Path) -> None:
 
 def migrate(service: str, env: Env) -> None:
     """Make one service's database what the code expects. Raises `Fatal`."""
-    admin_url = env.text(f"{service.upper()}_ADMIN_URL")
+    admin_url = env.database_url(f"{service.upper()}_ADMIN_URL")
     login = read_login(env, f"{service.upper()}_DATABASE_URL")
     auditor = read_login(env, f"{service.upper()}_AUDITOR_URL")
     with connect(admin_url) as connection:

@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import psycopg
 from confluent_kafka import KafkaException
 
+from common.config import ignore_libpq
 from common.errors import TandemError, describe
 from common.events import SAGA
 
@@ -28,6 +29,7 @@ def run(main: Callable[[Sequence[str]], int], *, failed: int = 1) -> NoReturn:
     """End the process with what `main` returns for the command line, or with `failed` when it raises. An error that an
     operator can repair is one line on stderr; any other shows its traceback."""
     try:
+        ignore_libpq()
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:

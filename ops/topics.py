@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from common.config import Env
+from common.config import Env, topic_partitions
 from common.errors import Fatal
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker
@@ -159,12 +159,11 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
     chosen = parser.parse_args(arguments)
     env = Env("topics")
-    log = Log(env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"), "topics")
+    log = Log(env.brokers(), "topics")
     log.wait(START_S if chosen.command == "create" else ANSWER_S)
     match chosen.command:
         case "create":
-            partitions = env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000)
-            create(log.admin, partitions, env.integer("TOPIC_REPLICAS", 1, least=1, most=9))
+            create(log.admin, topic_partitions(env), env.integer("TOPIC_REPLICAS", 1, least=1, most=9))
         case "list":
             show(log)
         case "trim":

@@ -13,14 +13,14 @@ def run_api() -> None:
     from order.api import app  # here, not above: its metrics are none of the saga's
 
     settings = config.api()
-    log.configure(settings.process.service, settings.process.instance)
+    log.configure(settings.process.service, settings.process.instance, settings.process.logs)
     server.run(app.serve(settings))
 
 
 def run_saga() -> None:
     settings = config.saga()
     process = settings.process
-    log.configure(process.service, process.instance)
+    log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, SagaHandler())
     timer = DeadlineTimer(process, settings.deadline_ms)
     server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process, [consumer, timer]))

@@ -5,7 +5,6 @@ from typing import Final
 
 from common import config
 from common.config import Env, Process
-from common.errors import Fatal
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
 
 DATABASE: Final = "ORDER_DATABASE_URL"
@@ -41,13 +40,13 @@ def api(env: Env | None = None) -> Api:
         linger_ms=env.integer("ORDER_LINGER_MS", 3, least=0, most=LINGER_MS_MAX, unit="ms"),
     )
     if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:
-        raise Fatal(
-            f"{env.service}: ORDER_DEADLINE_MS={settings.deadline_ms} ms must be less than the producer's "
+        raise env.error(
+            f"ORDER_DEADLINE_MS={settings.deadline_ms} ms must be less than the producer's "
             f"delivery.timeout.ms={DELIVERY_TIMEOUT_MS} ms, or an order fails before its request is answered"
         )
     if settings.in_flight_max * EVENT_KIB_MAX > PRODUCER_BUFFER_KIB:
-        raise Fatal(
-            f"{env.service}: ORDERS_IN_FLIGHT_MAX={settings.in_flight_max} orders of up to {EVENT_KIB_MAX} KiB do not "
+        raise env.error(
+            f"ORDERS_IN_FLIGHT_MAX={settings.in_flight_max} orders of up to {EVENT_KIB_MAX} KiB do not "
             f"fit into the producer's queue.buffering.max.kbytes={PRODUCER_BUFFER_KIB} KiB; set at most "
             f"{PRODUCER_BUFFER_KIB // EVENT_KIB_MAX}"
         )

@@ -11,7 +11,7 @@ from payment.consumer import PaymentHandler
 
 def serve() -> None:
     process = config.load()
-    log.configure(process.service, process.instance)
+    log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, PaymentHandler())
     accounts = pool(process.database_url, process.instance)
     ready = application(app.routes(accounts), consumer.missing)

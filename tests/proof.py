@@ -1,6 +1,5 @@
 """The proof of `ops.verify`, as tests run it, and what it came to."""
 
-import os
 import subprocess
 import sys
 from typing import Any, Final
@@ -30,7 +29,7 @@ class Proof:
         done = subprocess.run(
             [sys.executable, "-m", "ops.verify", "--json", "--patience", PATIENCE_S, *arguments],
             cwd=ROOT,
-            env={**os.environ, **stack.variables, "ORDER_SETTLE_DEADLINE_S": str(DEADLINE_S)},
+            env={**stack.tool_environment(), "ORDER_SETTLE_DEADLINE_S": str(DEADLINE_S)},
             capture_output=True,
             timeout=300,
         )

@@ -1,6 +1,5 @@
 """A whole Tandem on ports and data of its own: real PostgreSQL, real Kafka, real processes, that a test can break."""
 
-import os
 import subprocess
 import sys
 import threading
@@ -13,6 +12,7 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
+from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance as Child
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
@@ -107,7 +107,7 @@ class Stack:
             self.variables[variable] = self.variables[variable].replace(f":{self.postgres_port}/", f":{port}/")
 
     def tool_environment(self) -> dict[str, str]:
-        return {**os.environ, **self.variables}
+        return child(self.variables)
 
     def tool(self, *arguments: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run a tool to its end."""

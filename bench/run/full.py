@@ -119,7 +119,7 @@ def instances(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
 def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """One customer, then one product: every order locks the same row."""
     account = f"http://{HOST}:{meter.system.layout.ports['payment']}/api/v1/accounts/cust-000000"
-    httpx.post(f"{account}/deposits", json={"amount": DEPOSIT, "currency": "EUR"}).raise_for_status()
+    httpx.post(f"{account}/deposits", json={"amount": DEPOSIT, "currency": "EUR"}, trust_env=False).raise_for_status()
     return [
         meter.highest_held(name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
         for name, population in (

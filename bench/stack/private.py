@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
+from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
@@ -51,7 +52,7 @@ def run_tool(variables: Mapping[str, str], *arguments: str, root: str | Path = R
     done = subprocess.run(
         [sys.executable, "-m", *arguments],
         cwd=root,
-        env={**os.environ, **variables},
+        env=child(variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -90,7 +91,7 @@ class System:
             stdout=subprocess.PIPE,
             text=True,
             cwd=root,
-            env={**os.environ, **(settings or {})},
+            env=child(settings),
             # A signal to the bench's process group must not end the stack's process before it has stopped what it
             # started. The end of its input tells it to stop.
             start_new_session=True,
@@ -122,7 +123,7 @@ class System:
 
     def environment(self) -> dict[str, str]:
         """The environment in which a tool finds this stack."""
-        return {**os.environ, **self.layout.variables}
+        return child(self.layout.variables)
 
     def tool(self, *arguments: str) -> str:
         """Run a tool of this stack's checkout to its end. Returns what it printed. Raises `StackFailed` with that."""
@@ -157,6 +158,8 @@ class Stack:
         self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, passwords=passwords)
+        if "TANDEM_PLANTED" in os.environ:  # see bench.planted
+            self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}
 
     def start(self, *, databases_only: bool) -> None:

@@ -57,6 +57,7 @@ class Programs:
             kafka_port=self.settings.kafka_port,
             postgres_port=self.settings.postgres_port,
             passwords=stored_passwords(self.settings.home),
+            partitions=self.settings.topic_partitions,
         )
 
     def ports(self, name: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
 from dev import logs
+from dev.environment import child, tight_limits
 from dev.native.programs import SERVERS, Programs
 from dev.native.supervise import STATES_ENDED, STATES_FAILING, Supervisor, program
 from dev.servers import processes
@@ -16,9 +17,13 @@ from dev.servers.postgres import binary
 from dev.servers.server import StartError
 from dev.settings import HOST, PORT_SETTINGS, ROOT, Settings, stored_passwords
 from dev.stack import DOWN, Stack, StackError
-from dev.waiting import Waiting
+from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
+SERVER_READY_S = 900  # the recovery of a large database or log takes minutes
+SERVER_SILENT_S = 60  # and both log its progress several times a minute
+SET_UP_S = 300
+LINES_KEPT = 200
 SERVICE_STOP_S = 20
 SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
 
@@ -117,22 +122,23 @@ class NativeStack(Stack):
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
-        options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
+        # Without ~/.psqlrc: with AUTOCOMMIT off, an UPDATE of the runbook would change nothing.
+        options = ["-X", "-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
         password = {"PGPASSWORD": stored_passwords(self.home)[database]}
         program = str(binary("psql"))
-        os.execve(program, [program, *options, *arguments], {**os.environ, **password})
+        os.execve(program, [program, *options, *arguments], child(password))
 
     def ops(self, arguments: list[str]) -> None:
         self._require_running()
         module, *rest = arguments
         command = [sys.executable, "-m", f"ops.{module}", *rest]
-        os.execve(sys.executable, command, {**os.environ, **self.programs.environment()})
+        os.execve(sys.executable, command, child(self.programs.environment()))
 
     def locust(self, arguments: list[str]) -> None:
         self._require_running()
         target = f"http://{HOST}:{self.settings.order_api_port}"
         options = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target]
-        os.execv(sys.executable, [sys.executable, "-m", "locust", *options, *arguments])
+        os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child())
 
     def become(self, name: str) -> None:
         """Turn this process into a program of the stack; supervisord starts each one so."""
@@ -147,6 +153,8 @@ class NativeStack(Stack):
         if taken := self._taken_ports(self.programs.names):
             remedy = "stop those processes, or set other ports, in the environment or in .env"
             raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
+        if tight := list(tight_limits()):
+            raise StackError("\n".join(tight))
         self.state.started("native", self.settings)
         # supervisord prepares them too, but here one sees the progress of the jars.
         for name in SERVERS:
@@ -194,43 +202,56 @@ class NativeStack(Stack):
             raise StackError("Tandem is not up; 'just up' starts it")
 
     def _set_up(self, server: str) -> None:
-        self._wait_ready([server], None)
-        variables = {**os.environ, "LOG_FORMAT": "text", **self.programs.environment()}
+        self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)
+        variables = child({"LOG_FORMAT": "text", **self.programs.environment()})
         for command in SET_UP[server]:
             # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
-            done = subprocess.run(
-                [sys.executable, "-m", *command.split()], cwd=ROOT, env=variables, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-            print(done.stdout, end="", flush=True)
+            try:
+                done = subprocess.run(
+                    [sys.executable, "-m", *command.split()], cwd=ROOT, env=variables, text=True, timeout=SET_UP_S,
+                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired as late:
+                said = cause((late.stdout or b"").decode(errors="replace").splitlines())
+                raise StackError(f"python -m {command} has not ended after {SET_UP_S} s:\n{said}") from None
             if done.returncode != 0:
-                raise StackError(f"python -m {command} failed; see above")
+                raise StackError(f"python -m {command} failed:\n{cause(done.stdout.splitlines())}")
+            print(done.stdout, end="", flush=True)
 
     def _start(self, names: Collection[str]) -> None:
         self.supervisor.start(names)
         self._wait_ready(names, READY_S)
 
-    def _wait_ready(self, names: Collection[str], limit_s: float | None) -> None:
-        """Return when all are ready. Raises `StartError` with the end of the log of each that is late."""
+    def _wait_ready(self, names: Collection[str], limit_s: float, silent_s: float | None = None) -> None:
+        """Return when all are ready. Raises `StartError` with what each that is late complained about last."""
         programs = self.programs
         news = {name: logs.LogFile(programs.log(name)) for name in names}
+        written: dict[str, list[str]] = {name: [] for name in names}
         met_taken_port: set[str] = set()
 
-        def check(name: str) -> tuple[str | None, bool]:
+        def check(name: str) -> Progress:
             status = self.supervisor.statuses()[name]
             alive = status.state in ("RUNNING", "STARTING")
-            missing = programs.server(name).unready() if alive else status.remark or "starting"
-            if tells_taken_port(news[name].new_lines()):
+            server = programs.server(name)
+            missing = server.unready() if alive else status.remark or "starting"
+            lines = news[name].new_lines()
+            written[name] = [*written[name], *lines][-LINES_KEPT:]
+            if tells_taken_port(lines):
                 met_taken_port.add(name)
             if missing is not None and name in met_taken_port:
                 # The port may have been free when `up` began.
                 missing = ", ".join(self._taken_ports([name])) or "a port was taken and is free again"
-            return missing, status.state not in STATES_FAILING
+            hopeless = missing is not None and any(words in missing for words in server.hopeless)
+            return Progress(missing, status.state not in STATES_FAILING, hopeless, bool(lines))
 
-        if late := Waiting(names, limit_s).until_ready(check):
-            ends = [f"the end of {programs.log(name)}:\n{logs.tail(programs.log(name))}" for name in late]
-            reasons = [f"{name} is not ready: {missing}" for name, missing in late.items()]
-            raise StartError("\n".join([*ends, *reasons]))
+        if late := Waiting(names, limit_s, silent_s).until_ready(check):
+            raise StartError(
+                "\n".join(
+                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name])}\n"
+                    f"    all of its log: {programs.log(name)}"
+                    for name, missing in late.items()
+                )
+            )
 
     def _taken_ports(self, names: Collection[str]) -> list[str]:
         listeners = self.programs.listeners(names)

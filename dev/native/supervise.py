@@ -9,7 +9,6 @@ import http.client
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -20,11 +19,14 @@ from xmlrpc.client import Fault, ServerProxy
 import psutil
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from dev.environment import child
 from dev.logs import tail
 from dev.servers.server import MARKER, Server, StartError
 from dev.settings import ROOT
 
 START_S = 10
+SOCKET_DIRECTORY_MAX = 70
+"""Bytes. The path of a socket may have 107, and supervisord adds a suffix at first."""
 STATES_ENDED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
 STATES_FAILING = ("STARTING", "EXITED", "FATAL", "BACKOFF")
 
@@ -46,9 +48,11 @@ class Supervisor:
         self.directory = home / "supervisor"
         self.programs = self.directory / "programs"
         self.logs = home / "logs"
-        # The path of a socket may have about 100 characters, and `home` can be longer.
-        digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
-        self.socket_directory = Path(tempfile.gettempdir()) / f"tandem-{os.getuid()}-{digest}"
+        # Every shell has to find it, whatever its TMPDIR is.
+        self.socket_directory = self.directory
+        if len(os.fsencode(self.directory)) > SOCKET_DIRECTORY_MAX:
+            digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
+            self.socket_directory = Path(f"/tmp/tandem-{os.getuid()}-{digest}")  # noqa: S108 - its owner is checked
         self.socket = self.socket_directory / "supervisor.sock"
 
     def running(self) -> bool:
@@ -82,8 +86,9 @@ class Supervisor:
 
     def launch(self, programs: Mapping[str, str]) -> None:
         """Start supervisord; it knows these programs, and starts none of them yet."""
-        self._make_socket_directory()
         self.directory.mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)
+        self._make_socket_directory()
         self.logs.mkdir(parents=True, exist_ok=True)
         self._write(programs)  # else it would start what an earlier version left there with autostart
         configuration = self.directory / "supervisord.conf"
@@ -106,7 +111,7 @@ files=programs/*.conf
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(configuration)],
             cwd=ROOT,
-            env={**os.environ, MARKER: str(self.home), "TANDEM_HOME": str(self.home)},
+            env=child({MARKER: str(self.home), "TANDEM_HOME": str(self.home)}),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -2,14 +2,13 @@
 
 import http.client
 import json
-import os
 import sys
 import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from dev.environment import direct
 from dev.servers.server import Server
 from dev.settings import HOST, Service, free_ports
 
@@ -32,7 +31,6 @@ class Instance(Server):
         """What Python runs the service by, if not directly."""
         self.admin_port = admin_port or free_ports(1)[0]
         self.variables = {
-            **os.environ,
             **variables,
             "INSTANCE": self.name,
             "HTTP_PORT": str(port),
@@ -55,7 +53,7 @@ class Instance(Server):
 def unready_at(port: int) -> str | None:
     """What the service behind a port lacks, as its /readyz says; None when it is ready."""
     try:
-        urllib.request.urlopen(f"http://{HOST}:{port}/readyz", timeout=5).close()
+        direct.open(f"http://{HOST}:{port}/readyz", timeout=5).close()
     except urllib.error.HTTPError as error:
         with error:
             text = error.read().decode(errors="replace")

@@ -10,9 +10,10 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from dev.environment import child
 from dev.servers import jars
 from dev.servers.server import Server, StartError
-from dev.settings import HOST, TOPIC_PARTITIONS, Settings
+from dev.settings import HOST, Settings
 
 INT32_MAX = 2**31 - 1
 
@@ -29,8 +30,8 @@ CONFIGURATION: Mapping[str, str] = {
     "transaction.state.log.min.isr": "1",
     "share.coordinator.state.topic.replication.factor": "1",
     "share.coordinator.state.topic.min.isr": "1",
-    "num.partitions": str(TOPIC_PARTITIONS),
-    "offsets.topic.num.partitions": str(TOPIC_PARTITIONS),
+    "num.partitions": "6",
+    "offsets.topic.num.partitions": "6",
     # A consumer with a wrong topic name must fail instead of waiting for ever on an empty topic.
     "auto.create.topics.enable": "false",
     # The broker sets the time of records and none expires: a wrong clock must not delete orders before they are read.
@@ -88,9 +89,11 @@ class Broker(Server):
         """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's."""
         super().__init__(directory)
         self.port = port
-        self.cache = cache or Settings.from_environment().cache
+        settings = Settings.from_environment()
+        self.cache = cache or settings.cache
         self.options = {
             **CONFIGURATION,
+            **dict.fromkeys(("num.partitions", "offsets.topic.num.partitions"), str(settings.topic_partitions)),
             "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
             "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
@@ -142,6 +145,7 @@ class Broker(Server):
             ],
             capture_output=True,
             text=True,
+            env=child(),
         )
         if done.returncode != 0:
             raise StartError(f"kafka: formatting {self.directory} failed:\n{done.stdout}{done.stderr}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from dev.environment import child
 from dev.servers.server import Server, StartError, works_in
 from dev.servers.unprivileged import as_ordinary_user
 from dev.settings import HOST
@@ -50,6 +51,7 @@ def binary(name: str) -> Path:
 
 class Cluster(Server):
     name = "postgres"
+    hopeless = ("password authentication failed", "does not exist", "no pg_hba.conf entry")
     stop_signal = signal.SIGINT
     """A fast shutdown: it ends sessions, writes a checkpoint and exits. SIGTERM would wait until all clients leave."""
 
@@ -105,6 +107,7 @@ class Cluster(Server):
                 as_ordinary_user(Path(temporary), [str(binary("initdb")), *arguments, *locale]),
                 capture_output=True,
                 text=True,
+                env=child(),
             )
             if done.returncode != 0:
                 raise StartError(f"postgres: initdb failed for {self.directory}:\n{done.stdout}{done.stderr}")

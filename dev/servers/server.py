@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from dev.environment import child
 from dev.logs import tail
 from dev.settings import ROOT
 
@@ -27,6 +28,8 @@ class StartError(Exception):
 class Server(ABC):
     name: str
     stop_signal: signal.Signals = signal.SIGTERM
+    hopeless: tuple[str, ...] = ()
+    """What `unready` says when waiting will not help."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -45,7 +48,7 @@ class Server(ABC):
         """What it lacks before it can serve; None when it serves."""
 
     def environment(self) -> dict[str, str]:
-        return {**os.environ, MARKER: os.environ.get(MARKER, str(self.directory))}
+        return child({MARKER: os.environ.get(MARKER, str(self.directory))})
 
     def start(self, timeout_s: float = 120) -> None:
         """Return when it serves. Raises `StartError` with the end of its log."""

@@ -128,9 +128,9 @@ def main(arguments: Sequence[str]) -> int:
     tool.add_consent(parser)
     chosen = parser.parse_args(arguments)
     env = Env("replay")
-    log = Log(env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"), "replay")
+    log = Log(env.brokers(), "replay")
     log.wait()
-    with connect(env.text(f"{chosen.service.upper()}_DATABASE_URL"), "replay") as connection:
+    with connect(env.database_url(f"{chosen.service.upper()}_DATABASE_URL"), "replay") as connection:
         replay(connection, log, chosen)
     return 0
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common import log
-from common.config import Env
+from common.config import Env, logs
 from common.errors import Fatal
 from ops import tool
 from ops.verify import proof, waiting
@@ -61,15 +61,15 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     env = Env("verify")
     settings = waiting.Settings(
-        servers=env.text("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092"),
-        urls={name: env.text(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF},
+        servers=env.brokers(),
+        urls={name: env.database_url(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF},
         deadline_s=env.integer("ORDER_SETTLE_DEADLINE_S", DEADLINE_S, least=1, most=10**9, unit="s"),
         patience_s=chosen.patience,
         settle_s=chosen.settle_within,
         workers=min(4, len(os.sched_getaffinity(0))),
     )
     if chosen.watch is not None:
-        log.configure("verify", "verify")
+        log.configure("verify", "verify", logs(env))
         watching.watch(settings, every_s=chosen.watch, host=env.text("HTTP_HOST", "127.0.0.1"), port=chosen.port)
     accepted = accepted_ids(chosen.accepted) if chosen.accepted else []
     report = proof.prove(settings, accepted, notify)

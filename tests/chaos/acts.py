@@ -20,6 +20,7 @@ from common.errors import LOSS_HELP
 from common.events import ORDERS
 from common.kafka.broker import describe
 from common.kafka.clients import client_config
+from dev.environment import child
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
@@ -169,7 +170,7 @@ class Native:
         )
         # A block of 500 admin ports begins there.
         ports["ADMIN_PORT_BASE"] = str(12_000 + os.getpid() % 7 * 1_000)
-        self.environment = {**os.environ, **ports, "TANDEM_HOME": str(home), "STACK": "native"}
+        self.environment = child() | {**ports, "TANDEM_HOME": str(home), "STACK": "native"}
         self.api = f"http://{HOST}:{ports['ORDER_API_PORT']}/api/v1/orders"
         home.mkdir(parents=True)
         (home / "cache").symlink_to(Settings.from_environment().cache)

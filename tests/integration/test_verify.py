@@ -1,6 +1,5 @@
 """The proof on a real Tandem: every planted corruption is found and named."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -413,7 +412,7 @@ def watching(stack: Stack) -> Iterator[Callable[[], dict[str, float]]]:
     [port] = free_ports(1)
     command = [sys.executable, "-m", "ops.verify", "--watch", "0.1", "--patience", PATIENCE_S, "--port", str(port)]
     with (stack.directory / "watch.log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **stack.variables}, stderr=log, stdout=log)
+        process = subprocess.Popen(command, cwd=ROOT, env=stack.tool_environment(), stderr=log, stdout=log)
 
     def metrics() -> dict[str, float]:
         try:

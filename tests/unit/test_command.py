@@ -31,9 +31,13 @@ def test_a_command_runs_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     ids=["optional", "required", "fatal"],
 )
 def test_a_mistake_ends_with_one_line(
-    commands: dict[str, Callable[[], None]], said: str, monkeypatch: pytest.MonkeyPatch
+    commands: dict[str, Callable[[], None]],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.argv", ["order", "nonsense"])
     with pytest.raises(SystemExit) as ended:
         command.run("order", commands)
-    assert str(ended.value.code).endswith(said)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith(f"{said}\n")

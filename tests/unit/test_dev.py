@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import Fatal
 from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
@@ -21,10 +22,10 @@ from dev.native.supervise import Status
 from dev.output import unbreakable
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at
-from dev.settings import HOST, ROOT, SERVICES, SettingError, Settings, free_ports
+from dev.settings import HOST, ROOT, SERVICES, Settings, free_ports
 from dev.stack import StackError
 from dev.state import State
-from dev.waiting import FAILED_AFTER_S, Waiting
+from dev.waiting import FAILED_AFTER_S, Progress, Waiting
 from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
@@ -32,7 +33,7 @@ GOOD = b"the jar"
 
 
 def test_an_invalid_port_is_named_with_its_setting() -> None:
-    with pytest.raises(SettingError, match="POSTGRES_PORT is '70000'"):
+    with pytest.raises(Fatal, match="POSTGRES_PORT='70000' must be a whole number from 1 to 65535"):
         Settings.from_environment({"POSTGRES_PORT": "70000"})
 
 
@@ -165,22 +166,23 @@ class Clock:
 
 def test_waiting_ends_for_a_program_that_keeps_ending_but_not_for_one_that_recovers() -> None:
     clock = Clock()
-    waiting = Waiting(["payment-1"], limit_s=None, clock=clock)
-    waiting.note("payment-1", "the database system is starting up", runs=True)
-    clock.now += 10_000
-    assert waiting.late() == []
-    waiting.note("payment-1", "exited too quickly", runs=False)
+    waiting = Waiting(["postgres"], limit_s=10_000, silent_s=60, clock=clock)
+    for _ in range(100):
+        clock.now += 50
+        waiting.note("postgres", Progress("the database system is starting up", logged=True))
+        assert waiting.late() == []
+    waiting.note("postgres", Progress("exited too quickly", runs=False))
     clock.now += FAILED_AFTER_S + 1
-    assert waiting.late() == ["payment-1"]
+    assert waiting.late() == ["postgres"]
 
 
 def test_waiting_with_a_limit_ends_with_it() -> None:
     clock = Clock()
     waiting = Waiting(["payment-1"], limit_s=90, clock=clock)
-    waiting.note("payment-1", "joining the group", runs=True)
+    waiting.note("payment-1", Progress("joining the group"))
     clock.now = 91
     assert waiting.late() == ["payment-1"]
-    waiting.note("payment-1", None, runs=True)
+    waiting.note("payment-1", Progress(None))
     assert waiting.late() == []
 
 
@@ -322,7 +324,7 @@ def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
     fake = FakeSupervisor({"order-api-1": "RUNNING", "order-saga-1": "RUNNING", **states})
     monkeypatch.setattr(stack, "supervisor", fake)
     monkeypatch.setattr(stack, "_configured", lambda: dict.fromkeys(stack.programs.names, ""))
-    monkeypatch.setattr(stack, "_wait_ready", lambda names, limit_s: None)
+    monkeypatch.setattr(stack, "_wait_ready", lambda *_: None)
     stack.scale({"inventory": 3})
     assert fake.started == ["inventory-2", "inventory-3"]
 

@@ -1,0 +1,61 @@
+"""The environment of every process that a stack, a test or the bench starts. It does not depend on the caller's shell.
+
+Many variables of other programs would steer ours: PGHOSTADDR and PGOPTIONS, JAVA_TOOL_OPTIONS, PYTHONPATH, http_proxy,
+LC_ALL (a broker under bn_IN names its files in Bengali digits), PROMETHEUS_MULTIPROC_DIR. So a child gets what is named
+here, the settings of Tandem, and nothing else.
+"""
+
+import os
+import resource
+from collections.abc import Iterator, Mapping
+from typing import Final
+from urllib.request import OpenerDirector, ProxyHandler, build_opener
+
+from dev.settings import OWN_SETTINGS
+
+KEPT: Final = frozenset(
+    {
+        *("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TMPDIR", "USER"),
+        # Of a person's terminal, for psql and the operator's tools.
+        *("COLORTERM", "COLUMNS", "EDITOR", "LESS", "LINES", "NO_COLOR", "PAGER", "TERM", "TERMINFO", "VISUAL"),
+        *("PSQL_EDITOR", "PSQL_HISTORY", "PSQL_PAGER"),
+    }
+)
+STATED: Final = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
+
+GIB: Final = 1024**3
+OPEN_FILES_MIN: Final = 1_024
+OPEN_FILES_MAX: Final = 65_536
+"""More helps nobody, and some systems allow a thousand million."""
+
+direct: Final[OpenerDirector] = build_opener(ProxyHandler({}))
+"""Opens URLs of this machine, whatever http_proxy says."""
+
+
+def child(own: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The environment of a child: what is kept, what is stated, and what is the child's own."""
+    kept = {name: value for name, value in os.environ.items() if name in KEPT | OWN_SETTINGS or _is_internal(name)}
+    return kept | STATED | dict(own or {})
+
+
+def _is_internal(name: str) -> bool:
+    return name.startswith("TANDEM_")
+
+
+def raise_limits() -> None:
+    """Let this process and its children open more files than a shell usually allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < (most := min(hard, OPEN_FILES_MAX)):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+def tight_limits() -> Iterator[str]:
+    """A sentence about each limit of the caller's shell (`ulimit`) under which the servers cannot work."""
+    for option, limit, least, of in (
+        ("-n", resource.RLIMIT_NOFILE, OPEN_FILES_MIN, "open files"),
+        ("-v", resource.RLIMIT_AS, 8 * GIB, "bytes of address space"),
+        ("-f", resource.RLIMIT_FSIZE, 2 * GIB, "bytes in a file"),
+    ):
+        soft, _ = resource.getrlimit(limit)
+        if 0 <= soft < least:
+            yield f"ulimit {option} allows {soft} {of}, and at least {least} are needed"
