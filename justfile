@@ -8,6 +8,8 @@ set no-exit-message
 # This makes .venv for an installed just; justw has made it already.
 export PATH := shell('./justw --prepare && printf %s "$PWD/.venv/bin:$PATH"')
 
+# Python's own variables, such as PYTHONPATH and PYTHONSAFEPATH, do not count: hence -E below.
+
 # Lists the recipes
 [private]
 default:
@@ -16,77 +18,77 @@ default:
 # Start everything, wait until it is ready, and print the addresses (STACK=compose: in Docker Compose)
 [group('run')]
 up *args:
-    python -m dev up "$@"
+    python -E -m dev up "$@"
 
 # Stop everything; the data stays
 [group('run')]
 down *args:
-    python -m dev down "$@"
+    python -E -m dev down "$@"
 
 # Stop everything and delete the data, after asking (--yes: without asking)
 [group('run')]
 reset *args:
-    python -m dev reset "$@"
+    python -E -m dev reset "$@"
 
 # Start a service or an instance: just start payment, just start payment-1
 [group('run')]
 start *services:
-    python -m dev start "$@"
+    python -E -m dev start "$@"
 
 # Stop a service or an instance
 [group('run')]
 stop *services:
-    python -m dev stop "$@"
+    python -E -m dev stop "$@"
 
 # Restart a service or an instance
 [group('run')]
 restart *services:
-    python -m dev restart "$@"
+    python -E -m dev restart "$@"
 
 # Change how many instances run: just scale payment=3 (order-api, order-saga, payment, inventory)
 [group('run')]
 scale *counts:
-    python -m dev scale "$@"
+    python -E -m dev scale "$@"
 
 # Show what runs: state, pid, uptime, ready or not, port
 [group('look')]
 ps:
-    python -m dev ps
+    python -E -m dev ps
 
 # Follow the logs of everything or of some services (--no-follow: print the last lines)
 [group('look')]
 logs *args:
-    python -m dev logs "$@"
+    python -E -m dev logs "$@"
 
 # Open psql on a service's database, or run one statement: just psql payment -c 'SELECT …'
 [group('look')]
 psql *args:
-    python -m dev psql "$@"
+    python -E -m dev psql "$@"
 
 # List topics, partitions and consumer groups with their lag
 [group('look')]
 topics *args='list':
-    python -m dev ops topics "$@"
+    python -E -m dev ops topics "$@"
 
 # Prove, on the running system, that no order was lost, charged twice or oversold (--json, --accepted FILE)
 [group('look')]
 verify *args:
-    python -m dev ops verify "$@"
+    python -E -m dev ops verify "$@"
 
 # List, show, redrive or discard parked events, or resume a stopped service: just dlq redrive --help
 [group('operate')]
 dlq *args='list':
-    python -m dev ops dead_letters "$@"
+    python -E -m dev ops dead_letters "$@"
 
 # Read the log again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
 [group('operate')]
 replay *args:
-    python -m dev ops replay "$@"
+    python -E -m dev ops replay "$@"
 
 # Report what is missing, what listens on a taken port, and what to do
 [group('look')]
 doctor:
-    python -m dev doctor
+    python -E -m dev doctor
 
 [private]
 lint:
@@ -109,77 +111,77 @@ test *args: lint
 # Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)
 [group('develop')]
 model *args:
-    python -m tests.model "$@"
+    python -E -m tests.model "$@"
 
 # Kill every process at each of its crash points under load, and check the data, in about 10 minutes (or name some)
 [group('develop')]
 crash-matrix *args:
-    python -m tests.crash "$@"
+    python -E -m tests.crash "$@"
 
 # Break a stack of its own in over thirty ways, drawn from a seed, and prove that it holds (--help)
 [group('develop')]
 chaos *args:
-    python -m tests.chaos "$@"
+    python -E -m tests.chaos "$@"
 
 # Plant each known bug in a copy of the checkout, and see that a check finds it (just planted-bugs [NAME ...])
 [group('develop')]
 planted-bugs *args:
-    python -m tests.planted "$@"
+    python -E -m tests.planted "$@"
 
 # Attack a stack of its own with 200,000 hostile requests and mutated events, drawn from a seed (--help)
 [group('develop')]
 fuzz *args:
-    python -m tests.fuzz "$@"
+    python -E -m tests.fuzz "$@"
 
 # Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 30, --against REV)
 [group('measure')]
 bench *args:
-    python -m bench "$@"
+    python -E -m bench "$@"
 
 # Place a million orders over HTTP on a stack of its own, and prove every one (just million 50000)
 [group('measure')]
 million *args:
-    python -m bench.million "$@"
+    python -E -m bench.million "$@"
 
 # Open Locust's web UI against the running stack, to choose a shape there (in Compose: a service of the load profile)
 [group('measure')]
 locust *args:
-    python -m dev locust "$@"
+    python -E -m dev locust "$@"
 
 # Report where the CPU time goes at a fixed rate, on a stack of its own: just profile [orders a second] [seconds]
 [group('measure')]
 profile *args:
-    python -m bench.profile "$@"
+    python -E -m bench.profile "$@"
 
 # Measure what a setting costs: just sweep TOPIC_PARTITIONS=3,6 ORDER_LINGER_MS=0,5 kafka.num.io.threads=2
 [group('measure')]
 sweep *args:
-    python -m bench.sweep "$@"
+    python -E -m bench.sweep "$@"
 
 # Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
 [group('measure')]
 drive *args:
-    python -m bench.drive "$@"
+    python -E -m bench.drive "$@"
 
 # Run 10 users for a minute against the running stack (--own-stack: one of its own), judge the figures, then verify
 [group('measure')]
 load *args:
-    python -m bench.shaped load "$@"
+    python -E -m bench.shaped load "$@"
 
 # Run 0 to 100 users
 [group('measure')]
 stress *args:
-    python -m bench.shaped stress "$@"
+    python -E -m bench.shaped stress "$@"
 
 # Run 0 to 50 to 0 users, then ten times as many
 [group('measure')]
 spike *args:
-    python -m bench.shaped spike "$@"
+    python -E -m bench.shaped spike "$@"
 
 # Run 10 users for as long as given: just soak 2h
 [group('measure')]
 soak *args:
-    python -m bench.shaped soak "$@"
+    python -E -m bench.shaped soak "$@"
 
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]

@@ -5,6 +5,7 @@ interrupted run there is none, and the next run starts anew. A second run at the
 """
 
 import fcntl
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements-dev.txt"
 VENV = ROOT / ".venv"
 STAMP = VENV / "installed"
+HASHED = ("--require-hashes", "--only-binary=:all:")
+MISLEADING = re.compile(
+    "PIP_(TARGET|PREFIX|ROOT|USER|DRY_RUN|NO_DEPS|CONSTRAINT|REQUIREMENT|NO_BINARY|PYTHON|REPORT|QUIET)"
+)
+"""Variables by which pip would install elsewhere, or something else. Those that name an index or a proxy stay."""
 
 
 def main() -> int:
@@ -33,7 +39,7 @@ def main() -> int:
         else:
             print(f"justw: making {VENV} with Python {sys.version.split()[0]}", flush=True)
             shutil.rmtree(VENV, ignore_errors=True)
-            subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+            subprocess.run([sys.executable, "-I", "-m", "venv", VENV], check=True)
         if not install(len(re.findall(r"^\S+==", wanted, re.MULTILINE))):
             return 1
         STAMP.write_text(wanted)
@@ -44,14 +50,18 @@ def main() -> int:
 def works(venv: Path) -> bool:
     """False when the Python of the venv has been removed."""
     python = venv / "bin/python"
-    return python.exists() and subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode == 0
+    return (
+        python.exists()
+        and subprocess.run([python, "-I", "-m", "pip", "--version"], capture_output=True).returncode == 0
+    )
 
 
 def install(packages: int) -> bool:
     """Run pip, and print its progress now and then."""
-    command = [f"{VENV}/bin/python", "-m", "pip", "install", "--require-hashes", "--only-binary=:all:", "--no-input"]
+    command = [f"{VENV}/bin/python", "-I", "-m", "pip", "install", "--no-user", "--no-input"]
     pip = subprocess.Popen(
-        [*command, "--disable-pip-version-check", "--progress-bar=off", "-r", str(LOCK)],
+        [*command, *HASHED, "--disable-pip-version-check", "--progress-bar=off", "-r", str(LOCK)],
+        env={name: value for name, value in os.environ.items() if not MISLEADING.fullmatch(name)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
