@@ -49,8 +49,16 @@ def run(main: Callable[[Sequence[str]], int], *, failed: int = 1) -> NoReturn:
 def add_consent(parser: argparse.ArgumentParser) -> None:
     """The arguments of every act that is recorded."""
     parser.add_argument("--why", required=True, help="the reason; it is recorded")
-    parser.add_argument("--actor", default=getpass.getuser(), help="who acts; default: the user")
+    parser.add_argument("--actor", default=user(), help="who acts; default: the user")
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
+
+
+def user() -> str:
+    """The name of the user, or the number of a user without a name, as containers have."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,6 @@
-"""Runs PostgreSQL as an ordinary user, since it refuses to run as root: `python unprivileged.py DIRECTORY COMMAND…`
+"""Runs PostgreSQL as an ordinary user with a name: `python unprivileged.py DIRECTORY COMMAND…`
+
+It refuses to run as root, and initdb refuses a user without a name, as containers often have.
 
 In a user namespace root can be another user, and the files stay root's. Where the kernel or a container's seccomp
 filter refuses a namespace, the process becomes that user for good, and so does the owner of DIRECTORY. The command then
@@ -15,8 +17,17 @@ CLONE_NEWUSER = 0x10000000
 
 
 def as_ordinary_user(directory: Path, command: list[str]) -> list[str]:
-    """The command as it is for an ordinary user, and run through this file for root."""
-    return [sys.executable, "-I", __file__, str(directory), *command] if os.geteuid() == 0 else command
+    """The command as it is for an ordinary user, and run through this file for root and for a user without a name."""
+    if os.geteuid() != 0 and has_name():
+        return command
+    return [sys.executable, "-I", __file__, str(directory), *command]
+
+
+def has_name() -> bool:
+    try:
+        return bool(pwd.getpwuid(os.geteuid()))
+    except KeyError:
+        return False
 
 
 def main() -> None:
@@ -34,6 +45,11 @@ def main() -> None:
                     f"postgres: {user.pw_name} cannot run {command[0]}: a folder above it is closed to others, and"
                     " PostgreSQL does not run as root; run as an ordinary user, or open that folder (chmod o+x)"
                 )
+    elif not enter_user_namespace(ordinary_user()) and Path(command[0]).name == "initdb":
+        sys.exit(
+            f"postgres: the user with the number {os.geteuid()} has no name, and initdb needs one; "
+            "add it to /etc/passwd, or run as another user"
+        )
     os.execv(command[0], command)
 
 

@@ -29,3 +29,42 @@ def test_other_addresses_than_loopback_are_refused_unless_wanted() -> None:
         config.process(Env("payment", public), database="DB", port=8082)
     wanted = {**public, "ALLOW_UNAUTHENTICATED": "1"}
     assert config.process(Env("payment", wanted), database="DB", port=8082).host == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [
+        ("LOG_LEVEL", "warn", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
+        ("LOG_FORMAT", "xml", "one of json, text"),
+        ("TOPIC_PARTITIONS", "six", "a whole number from 1 to 1000"),
+        ("TOPIC_PARTITIONS", "0", "a whole number from 1 to 1000"),
+        ("TOPIC_PARTITIONS", "٦", "a whole number from 1 to 1000"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "http://kafka:9092", "like HOST:PORT"),
+        ("KAFKA_BOOTSTRAP_SERVERS", "kafka:90920", "like HOST:PORT"),
+        ("DB", "payments", "like postgresql://"),
+        ("DB", "postgresql://u:p@h:x/payments", "like postgresql://"),
+    ],
+)
+def test_a_wrong_value_is_one_line_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
+    with pytest.raises(Fatal, match=f"^payment: {name}='[^\n]*' must be {allowed}[^\n]*$"):
+        config.process(Env("payment", {**REQUIRED, name: value}), database="DB", port=8082)
+
+
+@pytest.mark.parametrize("name", ["DB", "TOPIC_PARTITIONS", "LOG_LEVEL", "HTTP_HOST"])
+def test_an_empty_value_is_no_default(name: str) -> None:
+    with pytest.raises(Fatal, match=f"payment: {name}='' is empty: set a value or remove it"):
+        config.process(Env("payment", {**REQUIRED, name: ""}), database="DB", port=8082)
+
+
+@pytest.mark.parametrize(
+    "url", ["postgresql://u:s3@cret@h:x/d", "http://u:s3cret@h/d", "host=h password=s3cret prot=1"]
+)
+def test_a_wrong_url_is_shown_without_its_password(url: str) -> None:
+    with pytest.raises(Fatal) as error:
+        Env("payment", {"DB": url}).database_url("DB")
+    assert "cret" not in str(error.value)
+
+
+def test_the_two_ports_of_a_process_differ() -> None:
+    with pytest.raises(Fatal, match="HTTP_PORT and ADMIN_PORT are both 8082"):
+        config.process(Env("payment", {**REQUIRED, "ADMIN_PORT": "8082"}), database="DB", port=8082)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import Fatal
 from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
@@ -25,22 +24,11 @@ from dev.servers.instance import unready_at
 from dev.settings import HOST, ROOT, SERVICES, Settings, free_ports
 from dev.stack import StackError
 from dev.state import State
-from dev.waiting import FAILED_AFTER_S, Progress, Waiting
+from dev.waiting import FAILED_AFTER_S, Progress, Waiting, cause
 from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
 GOOD = b"the jar"
-
-
-def test_an_invalid_port_is_named_with_its_setting() -> None:
-    with pytest.raises(Fatal, match="POSTGRES_PORT='70000' must be a whole number from 1 to 65535"):
-        Settings.from_environment({"POSTGRES_PORT": "70000"})
-
-
-def test_default_ports_are_below_those_of_outgoing_connections() -> None:
-    settings = Settings.from_environment({})
-    assert max(settings.postgres_port, settings.kafka_port, settings.admin_port_base + 500) < 32_768
-    assert all(port < 32_768 for port in free_ports(20))
 
 
 @pytest.mark.parametrize(
@@ -74,11 +62,6 @@ def test_a_port_that_instances_share_is_reported_once(tmp_path: Path) -> None:
     with socket.create_server((HOST, port)):
         reports = [report for report in programs.listeners(["payment-1", "payment-2"]) if report[0] == port]
     assert [(setting, bool(process)) for _, setting, process in reports] == [("PAYMENT_PORT", True)]
-
-
-def test_a_copy_of_the_example_sets_nothing() -> None:
-    lines = (ROOT / ".env.example").read_text().splitlines()
-    assert not [line for line in lines if line and not line.startswith("#")], "the remembered stack would be overruled"
 
 
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
@@ -184,6 +167,72 @@ def test_waiting_with_a_limit_ends_with_it() -> None:
     assert waiting.late() == ["payment-1"]
     waiting.note("payment-1", Progress(None))
     assert waiting.late() == []
+
+
+def test_waiting_ends_for_a_program_that_cannot_become_ready_or_that_has_fallen_silent() -> None:
+    clock = Clock()
+    waiting = Waiting(["postgres", "kafka"], limit_s=900, silent_s=60, clock=clock)
+    waiting.note("kafka", Progress("nothing listens on port 9092 yet"))
+    waiting.note("postgres", Progress("password authentication failed", hopeless=True))
+    assert waiting.late() == ["postgres"]
+    clock.now = 61
+    assert waiting.late() == ["postgres", "kafka"]
+
+
+def test_what_stays_missing_is_reported_less_and_less_often(capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    waiting = Waiting(["kafka"], limit_s=900, clock=clock)
+    for _ in range(900):
+        clock.now += 0.1
+        waiting.note("kafka", Progress("nothing listens on port 9092 yet"))
+        waiting.report()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) < 10
+    assert lines[0] == "waiting for kafka: nothing listens on port 9092 yet"
+    assert lines[-1].endswith(" s)")
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [
+        (
+            [
+                "2026-11-28T19:00:00.000Z [1] LOG:  starting PostgreSQL 18.1",
+                *["2026-11-28T19:00:00.001Z [1] FATAL:  could not create lock file: No space left on device"] * 3,
+            ],
+            ["FATAL:  could not create lock file", "-> free some space"],
+        ),
+        (
+            [
+                "[main] ERROR kafka.Kafka$ - Exiting Kafka due to fatal exception",
+                "java.lang.RuntimeException: Invalid cluster.id in: /t/kafka/log/meta.properties",
+                *["\tat kafka.server.BrokerServer.startup(BrokerServer.scala:123)"] * 40,
+                "\t... 12 more",
+                "[main] INFO kafka.server - shutting down",
+            ],
+            ["Exiting Kafka due to fatal exception", "Invalid cluster.id"],
+        ),
+        (
+            [
+                "Traceback (most recent call last):",
+                *['  File "x.py", line 3', "    f()"] * 9,
+                "OSError: x",
+            ],
+            ["OSError: x"],
+        ),
+        (
+            ['{"time":"19:00","level":"CRITICAL","message":"no such database"}'],
+            ["no such database"],
+        ),
+        (["plain words"], ["plain words"]),
+        ([], ["(it has logged nothing)"]),
+    ],
+    ids=["postgres", "java", "python", "json", "other", "nothing"],
+)
+def test_the_cause_is_what_a_program_complained_about_last(log: list[str], shown: list[str]) -> None:
+    lines = cause(log).splitlines()
+    assert len(lines) == len(shown)
+    assert all(words in line for words, line in zip(shown, lines, strict=True))
 
 
 def test_a_log_is_followed_through_its_rotation_in_whole_lines(tmp_path: Path) -> None:

@@ -1,0 +1,143 @@
+"""What the caller's shell cannot do to the processes of a stack."""
+
+import http.server
+import os
+import resource
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from common.config import ignore_libpq
+from dev.environment import child, raise_limits, tight_limits
+from dev.native.supervise import Supervisor
+from dev.servers.instance import Instance, unready_at
+from dev.settings import HOST, ROOT, SERVICES
+from ops import tool
+
+FOREIGN = {
+    "http_proxy": "http://127.0.0.1:9",
+    "ALL_PROXY": "http://127.0.0.1:9",
+    "PGHOSTADDR": "192.0.2.1",
+    "PGSERVICE": "none",
+    "PGOPTIONS": "-c default_transaction_read_only=on",
+    "PYTHONPATH": "/nonexistent",
+    "PYTHONSAFEPATH": "1",
+    "PYTHONHOME": "/nonexistent",
+    "PYTHONOPTIMIZE": "2",
+    "JAVA_TOOL_OPTIONS": "-Xmx1m",
+    "_JAVA_OPTIONS": "-Xmx1m",
+    "CLASSPATH": "/x",
+    "KAFKA_OPTS": "-Dx",
+    "PROMETHEUS_MULTIPROC_DIR": "/nonexistent",
+    "DBMATE_MIGRATIONS_TABLE": "x",
+    "LOGURU_FORMAT": "x",
+    "LANG": "tr_TR.UTF-8",
+    "LC_ALL": "bn_IN.UTF-8",
+    "TZ": "Asia/Kolkata",
+}
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_child_gets_nothing_of_other_programs() -> None:
+    assert child().keys() & FOREIGN.keys() == {"LC_ALL", "TZ"}
+    assert (child()["LC_ALL"], child()["TZ"]) == ("C.UTF-8", "UTC")
+
+
+@pytest.mark.usefixtures("foreign")
+def test_an_instance_gets_the_settings_of_tandem_and_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ORDER_LINGER_MS", "5")
+    monkeypatch.setenv("HTTP_PORT", "1")
+    environment = Instance(tmp_path, SERVICES[0], 2, 8081, {"HTTP_HOST": HOST}, 18102).environment()
+    assert environment["ORDER_LINGER_MS"] == "5"
+    assert (environment["HTTP_PORT"], environment["INSTANCE"]) == ("8081", "order-api-2")
+    assert environment.keys() & FOREIGN.keys() == {"LC_ALL", "TZ"}
+
+
+@pytest.mark.usefixtures("foreign")
+def test_python_starts_in_the_stated_environment() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-c", "import dev.settings, sys; print('ä', sys.flags.optimize)"],
+        cwd=ROOT,
+        env=child(),
+        capture_output=True,
+        check=True,
+    )
+    assert printed.stdout == "ä 0\n".encode()
+
+
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def ready_port() -> Iterator[int]:
+    with http.server.HTTPServer((HOST, 0), Ready) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.usefixtures("foreign")
+def test_readiness_is_not_asked_of_a_proxy(ready_port: int) -> None:
+    assert unready_at(ready_port) is None
+
+
+def test_libpqs_own_variables_do_not_lead_a_connection_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGSERVICE", "nowhere")
+    url = "postgresql://u:p@127.0.0.1:1/d"
+    with pytest.raises(psycopg.OperationalError, match="nowhere"):
+        psycopg.connect(url)
+    ignore_libpq()
+    with pytest.raises(psycopg.OperationalError, match="port 1"):
+        psycopg.connect(url)
+
+
+def test_every_shell_finds_the_supervisor_whatever_its_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deep = tmp_path / ("x" * 100)
+    sockets = {home: Supervisor(home).socket for home in (Path("/srv/t"), deep)}
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    assert {home: Supervisor(home).socket for home in sockets} == sockets
+    assert sockets[Path("/srv/t")].is_relative_to("/srv/t")
+    assert len(os.fsencode(sockets[deep])) < 90
+
+
+def test_a_limit_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {resource.RLIMIT_NOFILE: (256, 256), resource.RLIMIT_FSIZE: (1024, 1024)}
+    monkeypatch.setattr(resource, "getrlimit", lambda limit: limits.get(limit, (-1, -1)))
+    assert [text.partition(" allows ")[0] for text in tight_limits()] == ["ulimit -n", "ulimit -f"]
+
+
+def test_more_files_than_a_shell_allows_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 10**9))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    raise_limits()
+    assert asked == [(65_536, 10**9)]
+
+
+def test_a_user_without_a_name_is_recorded_by_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nameless() -> str:
+        raise KeyError("getpwuid(): uid not found: 12345")
+
+    monkeypatch.setattr("getpass.getuser", nameless)
+    monkeypatch.setattr("os.getuid", lambda: 12345)
+    assert tool.user() == "uid 12345"
