@@ -35,7 +35,7 @@ class Worker:
         delay_max_s: float = CAP_S,
         stop_timeout_s: float | None = None,
     ) -> None:
-        """`group` names it in metrics and log lines, if not `name`."""
+        """`group` is its name in metrics and log lines, by default `name`."""
         self.stopping = threading.Event()
         self._name = name
         self._group = group or name

@@ -22,7 +22,7 @@ class Stack(ABC):
         self.home = settings.home
         self.state = State.load(self.home)
         self.asked = settings
-        """What the environment asks for, which counts when the stack starts."""
+        """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)
 
     def print_addresses(self) -> None:

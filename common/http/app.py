@@ -47,7 +47,7 @@ class Frame:
         self.app = app
         self.ready = ready
         self.closed = ""
-        """Why the public port takes no connections, if it does not; /readyz reports it."""
+        """The reason why the public port takes no connections yet; /readyz reports it."""
         self.stopping = False
         self._direct = direct
         routes = [route for route in app.routes if isinstance(route, Route)]

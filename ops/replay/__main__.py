@@ -2,13 +2,13 @@
 
 A service asks for it on /readyz when its database has lost transactions, as when it was restored from a backup.
 
-1. No instance may be in the consumer group. None is: an instance looks before it joins. (If one is, the database was
-   restored while it ran: stop the service.)
+1. No instance may be in the consumer group. Normally none is, because an instance checks its positions before it joins.
+   (If one is, the database was restored while it ran: stop the service.)
 2. Everything that the service had published comes back from the log: its decisions, in one transaction, as they were. A
-   published decision stands; taken anew it could differ from what the other services were told. For inventory, the
+   published decision stands; made again, it could differ from what the other services have read. For inventory, the
    catalogue too.
-3. The committed offsets of the group are moved back to the database's positions. Within 10 s the service goes on by
-   itself, finds what is decided, answers it again, and decides what it had never published.
+3. The committed offsets of the group are moved back to the database's positions. Within 10 s the service continues by
+   itself: it answers decided orders again, and decides those about which it had published nothing.
 
 It is harmless to kill it half-way, or to run it again: step 2 is one transaction that finds nothing to do the second
 time, and until step 3 is done the service does not start. `--dry-run` only shows what would be done. Each replay is
@@ -16,9 +16,9 @@ recorded in the table `replays` of the service with who, when and why.
 
 The following is not in the log, does not come back, and has to be entered again:
 
-- payment: deposits made after the backup. inventory: restocks made after the backup. If published decisions rest on
-  them, nothing is done, and they are listed; the service takes them over HTTP while it waits. `--cover` enters instead
-  the least that the published decisions prove, and says so; enter only what is missing beyond that.
+- payment: deposits made after the backup. inventory: restocks made after the backup. If published decisions depend on
+  them, nothing is done, and they are listed: enter them over HTTP, which works while the service waits. With `--cover`,
+  the least that the published decisions prove is entered and printed; enter only what is missing beyond that.
 - order: the idempotency keys of requests made after the backup: a retry of one of those orders again.
 - all: the operator's acts on parked events. Events that were parked at the time of the backup are parked again: `just
   dlq`.

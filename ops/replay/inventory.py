@@ -76,8 +76,8 @@ def newest(published: Iterable[ProductChanged]) -> dict[str, ProductData]:
 def rebuild(
     published: Iterable[StockEvent], products: Mapping[ProductId, Product], reservations: Mapping[OrderId, Reservation]
 ) -> tuple[Decisions, list[Shortfall]]:
-    """What makes the database say what was published. A published decision stands: who got the last piece depended on
-    how the partitions were interleaved, so a new decision could differ.
+    """The changes that make the database agree with what was published. A published decision stands: who got the last
+    piece depended on how the partitions were interleaved, so a new decision could differ.
 
     Everything is added up before it is judged, so that a piece released and reserved again never counts twice.
     Raises `Fatal` for a product that is neither in the database nor in the catalogue.

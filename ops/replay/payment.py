@@ -52,8 +52,8 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
 def rebuild(
     published: Iterable[PaymentEvent], accounts: Mapping[CustomerId, Account], payments: Mapping[OrderId, Payment]
 ) -> tuple[Decisions, list[Shortfall]]:
-    """What makes the database say what was published. Nothing is decided here: a published decision stands, and a
-    balance that does not suffice shows that a deposit is missing.
+    """The changes that make the database agree with what was published. Nothing is decided here: a published decision
+    stands, and a balance that does not suffice shows that a deposit is missing.
 
     Raises `Fatal` for an account that is kept in another currency than it was charged in.
     """

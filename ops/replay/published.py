@@ -75,7 +75,7 @@ def cover_notes(shortfalls: Sequence[object], missing: str, cover: str | None) -
     raise Fatal(
         "\n".join(
             [
-                f"replay: {missing} made after the backup are gone, and what was published rests on them:",
+                f"replay: {missing} made after the backup are gone, and published decisions depend on them:",
                 *lines[:SHOWN_MAX],
                 *more,
                 f"replay: nothing was changed; enter the {missing} again (the service takes them while it waits),",

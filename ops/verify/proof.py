@@ -109,7 +109,7 @@ class _Proof:
         if unlisted or is_suspicious or first.behind():
             self._second_pass(first, unlisted)
         if not self._report.checked[DECIDED] and not self._report.violations.total():
-            self._report.doubt(DECIDED, "there is no order in the log: nothing was proved about any")
+            self._report.doubt(DECIDED, "there is no order in the log, so nothing was proved about orders")
 
     @contextmanager
     def _snapshots(self, starts: Mapping[Partition, int]) -> Iterator[tuple[list[Snapshot], Progress, list[str]]]:

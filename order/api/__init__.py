@@ -1,1 +1,1 @@
-"""The order api: takes orders over HTTP and tells what becomes of them."""
+"""The order api: takes orders over HTTP and reports what becomes of them."""

@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 
 class Admission(NamedTuple):
-    """What is admitted until the next sample: so many single orders, and so many in requests with many."""
+    """Until the next sample: how many single orders are admitted, and how many in requests with many."""
 
     singles: float = inf
     many: float = inf

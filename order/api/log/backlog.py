@@ -42,7 +42,7 @@ class Backlog(Worker):
     """Samples the backlog, and admits orders while there is room for them."""
 
     def __init__(self, settings: Api, on_wait: Callable[[float], None]) -> None:
-        """`on_wait` is told with each sample how many seconds an order waits to be settled; 0 if that is not known."""
+        """`on_wait` gets, with each sample, the seconds that an order waits to be settled; 0 if that is not known."""
         super().__init__("backlog", self._watch, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
         process = settings.process
         self._config = client_config(process.bootstrap_servers, f"{process.instance}-backlog")

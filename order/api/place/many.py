@@ -57,7 +57,7 @@ class Sent(NamedTuple):
 
 
 class WeightedSemaphore:
-    """So many permits. A caller that asks for more than are free waits, and nobody overtakes it."""
+    """A number of permits. A caller that asks for more than are free waits, and no other caller overtakes it."""
 
     def __init__(self, size: int) -> None:
         self._free = size

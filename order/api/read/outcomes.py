@@ -1,4 +1,4 @@
-"""Waiting for the outcomes of orders. One watcher serves all who wait, and queries only while somebody does.
+"""Waiting for the outcomes of orders. One watcher serves all waiting clients, and queries only while there are any.
 
 It queries all watched orders in one statement, every `QUERY_EVERY_S`. It never spends more than a tenth of its time on
 that, so with very many watched orders it queries less often. Reading the topic instead would decode every outcome for

@@ -94,7 +94,7 @@ class OrderQueries:
         return None
 
     async def news(self, watched: Sequence[Watched]) -> list[Stored]:
-        """Those of the watched orders that are news."""
+        """The watched orders of which there is news."""
         rows = await self._rows(_NEWS, [w.order_id for w in watched], [w.seen for w in watched], VISIBLE)
         return [_stored(row) for row in rows]
 
