@@ -1,8 +1,8 @@
-"""The settings of a stack, and what its processes are told.
+"""The settings of a stack, and the environment of its processes.
 
-Environment variables are all that configures a process of Tandem. Whatever the stack starts with is checked here,
-before anything starts: the stack's own settings, and those that its processes will read. `environment` puts together
-what only the stack knows, for the native stack and for the tests, which run on ports and passwords of their own.
+Environment variables are all that configures a process of Tandem. All of it is checked here, before anything starts:
+the stack's own settings, and those that its processes will read. `environment` puts together what only the stack knows,
+for the native stack and for the tests, which run on ports and passwords of their own.
 """
 
 import difflib
@@ -29,7 +29,7 @@ HOST = "127.0.0.1"
 DATABASES = ("order", "payment", "inventory")
 ROLES = ("postgres", "auditor", *DATABASES)
 INSTANCES_MAX = 99
-"""Of a native service: its admin ports are a block of a hundred."""
+"""The limit of a native service, whose admin ports are a block of a hundred."""
 
 
 @dataclass(frozen=True)
@@ -193,8 +193,8 @@ def stored_passwords(home: Path) -> dict[str, str]:
 def environment(
     *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools. By default, `partitions` are those that
-    this process was told."""
+    """Where Kafka and the databases are, for services and the operator's tools. By default, `partitions` are those of
+    this process's own setting."""
 
     def url(role: str, database: str) -> str:
         return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
@@ -224,7 +224,7 @@ _EXAMPLE: Final = {
     "HTTP_PORT": "1",
     "ADMIN_PORT": "2",
 }
-"""What the stack tells each process, which nobody else can set."""
+"""The variables that the stack sets for each process, and that nothing else can set."""
 PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - frozenset(_EXAMPLE)
 """What a process reads and the stack passes on from the caller's environment."""
 OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {"COMPOSE_PROJECT_NAME", "TOPIC_REPLICAS"}

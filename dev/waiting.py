@@ -1,7 +1,7 @@
 """Waits until several programs are ready, and reports meanwhile what each of them lacks.
 
-A wait ends when all are ready, and also when one cannot become ready, keeps ending, falls silent or is late. What a
-program has complained about in its log is then the cause.
+A wait ends when all are ready, and also when one cannot become ready, keeps ending, falls silent or is late. The cause
+is then the last complaint in the program's log.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""What the caller's shell cannot do to the processes of a stack."""
+"""The caller's shell does not reach the processes of a stack."""
 
 import http.server
 import os
@@ -96,7 +96,7 @@ def ready_port() -> Iterator[int]:
 
 
 @pytest.mark.usefixtures("foreign")
-def test_readiness_is_not_asked_of_a_proxy(ready_port: int) -> None:
+def test_readiness_checks_bypass_a_proxy(ready_port: int) -> None:
     assert unready_at(ready_port) is None
 
 
@@ -126,7 +126,7 @@ def test_a_limit_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     assert [text.partition(" allows ")[0] for text in tight_limits()] == ["ulimit -n", "ulimit -f"]
 
 
-def test_more_files_than_a_shell_allows_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 10**9))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
