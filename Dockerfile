@@ -13,8 +13,10 @@ COPY order order
 COPY payment payment
 COPY inventory inventory
 COPY ops ops
+# COPY keeps the modes of the checkout, and under umask 077 those are closed to the user below.
+RUN chmod -R a+rX .
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ADMIN_PORT=9000
 USER tandem
-# On the instance's admin port. The answer says what is missing, and `docker inspect` shows it.
+# Asks the instance's admin port what is missing, and `docker inspect` shows it.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['ADMIN_PORT'] + '/readyz')"]
+    CMD ["python", "-m", "common.http.ready"]

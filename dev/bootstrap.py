@@ -39,9 +39,11 @@ def main() -> int:
         else:
             print(f"justw: making {VENV} with Python {sys.version.split()[0]}", flush=True)
             shutil.rmtree(VENV, ignore_errors=True)
-            subprocess.run([sys.executable, "-I", "-m", "venv", VENV], check=True)
+            if subprocess.run([sys.executable, "-I", "-m", "venv", VENV]).returncode:
+                print(f"justw: cannot make {VENV}; see above", flush=True)
+                return 2
         if not install(len(re.findall(r"^\S+==", wanted, re.MULTILINE))):
-            return 1
+            return 2
         STAMP.write_text(wanted)
         print(f"justw: .venv is ready after {time.monotonic() - started:.0f} s", flush=True)
     return 0
@@ -87,4 +89,7 @@ def install(packages: int) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except OSError as error:
+        sys.exit(f"justw: cannot make {VENV}: {error}")

@@ -97,9 +97,11 @@ class ComposeStack(Stack):
     def _run(self, *arguments: str) -> int:
         ports = {name.upper(): str(getattr(self.settings, name)) for name in PORT_SETTINGS}
         project = {"COMPOSE_PROJECT_NAME": os.environ.get("COMPOSE_PROJECT_NAME", "tandem")}
-        return subprocess.run(
-            [*compose_command(), *arguments], cwd=ROOT, env={**os.environ, **ports, **project}
-        ).returncode
+        # Docker needs the caller's environment, but nothing in it may lead to another project's files.
+        others = ("COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE")
+        environment = {name: value for name, value in os.environ.items() if name not in others}
+        command = [*compose_command(), *arguments]
+        return subprocess.run(command, cwd=ROOT, env={**environment, **ports, **project}).returncode
 
     def _wait_ready(self, services: Iterable[str]) -> None:
         """Return when the gateway reaches a ready instance of every service."""

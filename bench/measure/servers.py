@@ -18,6 +18,7 @@ import uvicorn
 from bench.load import runner
 from bench.load.spec import Records, Spec
 from bench.stack.processes import Window
+from dev.environment import child
 from dev.settings import HOST
 
 START_S: Final = 20.0
@@ -31,7 +32,9 @@ def running(
     pids = {}
     with ExitStack() as servers:
         for name, arguments in modules.items():
-            server = servers.enter_context(subprocess.Popen([sys.executable, "-m", *arguments], env=environment))
+            server = servers.enter_context(
+                subprocess.Popen([sys.executable, "-m", *arguments], env=environment or child())
+            )
             servers.callback(server.terminate)
             pids[name] = server.pid
         for port in ports:

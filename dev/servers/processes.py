@@ -77,6 +77,8 @@ def listener(port: int) -> str | None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
+        except PermissionError:
+            return "the system, which gives low ports to root only"
         except OSError:
             pass
         else:

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from common.config import ignore_libpq
+from common.http import ready
 from dev.environment import child, raise_limits, tight_limits
 from dev.native.supervise import Supervisor
 from dev.servers.instance import Instance, unready_at
@@ -78,8 +79,9 @@ def test_python_starts_in_the_stated_environment() -> None:
 
 class Ready(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response(200)
+        self.send_response(200 if self.path == "/readyz" else 404)
         self.end_headers()
+        self.wfile.write(b"ready")
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -98,6 +100,17 @@ def ready_port() -> Iterator[int]:
 @pytest.mark.usefixtures("foreign")
 def test_readiness_checks_bypass_a_proxy(ready_port: int) -> None:
     assert unready_at(ready_port) is None
+
+
+@pytest.mark.usefixtures("foreign")
+def test_a_containers_health_is_not_asked_of_a_proxy(
+    ready_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("ADMIN_PORT", str(ready_port))
+    assert ready.main() == 0
+    monkeypatch.setenv("ADMIN_PORT", "1")
+    assert ready.main() == 1
+    assert capsys.readouterr().out.startswith("ready\nno answer: ")
 
 
 def test_libpqs_own_variables_do_not_lead_a_connection_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
