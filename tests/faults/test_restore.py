@@ -195,12 +195,12 @@ def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(s
     shop["order-api-1"].stop()
     item = Item("payment-plenty", 1, PRICE)
     placed = PlacedData(order_id=order_id, customer_id=customer_id, items=(item,), amount=PRICE, currency="EUR")
-    asked = OutcomeData(order_id=order_id, customer_id=customer_id, reason="customer")
+    cancellation_data = OutcomeData(order_id=order_id, customer_id=customer_id, reason="customer")
     rejected = OutcomeData(order_id=order_id, customer_id=customer_id, reason="unknown_account")
     ends = publish(
         shop,
         make(OrderPlaced, placed, at=Milliseconds(0), traceparent=""),
-        make(OrderCancelRequested, asked, at=Milliseconds(1), traceparent=""),
+        make(OrderCancelRequested, cancellation_data, at=Milliseconds(1), traceparent=""),
         make(OrderRejected, rejected, at=Milliseconds(2), traceparent=""),
     )
     admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))

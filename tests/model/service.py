@@ -576,7 +576,7 @@ class Stepper:
             try:
                 stored, decided = self._run_marked(service, looked, on_hand)
             except _Stuck:
-                continue  # fails, and is asked for again, for ever: the service does not move
+                continue  # fails, and is requested again, for ever: the service does not move
             except Broken as broken:
                 yield Step(f"runs {self._listed(rows)}", "", service, on_hand, wrong=str(broken))
                 continue

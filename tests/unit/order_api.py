@@ -111,10 +111,10 @@ class FakeQueries(OrderQueries):
 
     def __init__(self, *answers: Iterable[Stored] | Exception) -> None:
         self.answers = list(answers)
-        self.asked: list[Sequence[Watched]] = []
+        self.watched: list[Sequence[Watched]] = []
 
     async def news(self, watched: Sequence[Watched]) -> list[Stored]:
-        self.asked.append(watched)
+        self.watched.append(watched)
         answer = self.answers.pop(0) if self.answers else ()
         if isinstance(answer, Exception):
             raise answer

@@ -34,8 +34,8 @@ def steady(waiting: float, settled_per_s: float, feed: Feed = PAYMENT, count: in
 
 
 def test_a_burst_is_admitted_while_the_speed_of_the_consumers_is_unknown() -> None:
-    found = admission(steady(200_000.0, 3_000.0, count=BUSY_SAMPLES_MIN), WITHIN_S, MAX)
-    assert (found.singles, found.wait_s) == (MAX - 200_000, 0.0)
+    admitted = admission(steady(200_000.0, 3_000.0, count=BUSY_SAMPLES_MIN), WITHIN_S, MAX)
+    assert (admitted.singles, admitted.wait_s) == (MAX - 200_000, 0.0)
 
 
 def test_idle_consumers_do_not_show_their_speed() -> None:
@@ -43,15 +43,15 @@ def test_idle_consumers_do_not_show_their_speed() -> None:
 
 
 def test_orders_are_admitted_while_the_backlog_can_be_settled_in_time() -> None:
-    found = admission(steady(100_000.0, 3_000.0), WITHIN_S, MAX)
-    assert (found.singles, found.many) == (80_000.0, max(0.0, MANY_SHARE * 180_000 - 100_000))
-    assert found.wait_s == pytest.approx(100_000 / 3_000)
+    admitted = admission(steady(100_000.0, 3_000.0), WITHIN_S, MAX)
+    assert (admitted.singles, admitted.many) == (80_000.0, max(0.0, MANY_SHARE * 180_000 - 100_000))
+    assert admitted.wait_s == pytest.approx(100_000 / 3_000)
 
 
 def test_past_the_limit_no_order_is_admitted_and_the_client_is_told_when_to_retry() -> None:
-    found = admission(steady(186_000.0, 3_000.0), WITHIN_S, MAX)
-    assert (found.singles, found.many, found.retry_after_s) == (0.0, 0.0, 3)
-    assert found.reason == "186,000 orders wait for payment on orders, which is behind or away"
+    admitted = admission(steady(186_000.0, 3_000.0), WITHIN_S, MAX)
+    assert (admitted.singles, admitted.many, admitted.retry_after_s) == (0.0, 0.0, 3)
+    assert admitted.reason == "186,000 orders wait for payment on orders, which is behind or away"
 
 
 def test_the_slowest_consumer_counts() -> None:
@@ -64,8 +64,8 @@ def test_the_slowest_consumer_counts() -> None:
 
 
 def test_a_service_that_is_away_is_no_overload() -> None:
-    found = admission(steady(500_000.0, 0.0), WITHIN_S, MAX)
-    assert (found.singles, found.wait_s) == (500_000.0, 0.0)
+    admitted = admission(steady(500_000.0, 0.0), WITHIN_S, MAX)
+    assert (admitted.singles, admitted.wait_s) == (500_000.0, 0.0)
 
 
 def test_a_service_that_has_just_gone_away_is_no_overload_once_it_stands_still() -> None:

@@ -32,15 +32,15 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A module with functions of each sort, to be wrapped."""
 
     class Service:
-        def step(self, said: list[str]) -> str:
-            said.append("step")
+        def step(self, expected: list[str]) -> str:
+            expected.append("step")
             return "stepped"
 
     def begin() -> None:
         pass
 
-    async def answer(said: list[str]) -> None:
-        said.append("answer")
+    async def answer(expected: list[str]) -> None:
+        expected.append("answer")
 
     def fail() -> None:
         raise ValueError("no")
@@ -55,45 +55,47 @@ def place(at: Any, target: str, passage: int = 1, following: str = "") -> Point:
     return Point("toy", "toy", at, target, passage, following)
 
 
-@pytest.mark.parametrize(("at", "said"), [("before", ["step", "died", "step"]), ("after", ["step", "step", "died"])])
-def test_it_dies_at_the_passage_before_or_after_the_call(toy: Any, at: str, said: list[str]) -> None:
-    heard: list[str] = []
-    install(place(at, "toy:Service.step", 2), lambda: heard.append("died"))
+@pytest.mark.parametrize(
+    ("at", "expected"), [("before", ["step", "died", "step"]), ("after", ["step", "step", "died"])]
+)
+def test_it_dies_at_the_passage_before_or_after_the_call(toy: Any, at: str, expected: list[str]) -> None:
+    calls: list[str] = []
+    install(place(at, "toy:Service.step", 2), lambda: calls.append("died"))
     service = toy.Service()
-    assert [service.step(heard), service.step(heard)] == ["stepped", "stepped"]
-    assert heard == said
+    assert [service.step(calls), service.step(calls)] == ["stepped", "stepped"]
+    assert calls == expected
 
 
 def test_a_call_counts_only_after_the_one_it_follows(toy: Any) -> None:
-    heard: list[str] = []
-    install(place("before", "toy:Service.step", 2, following="toy:begin"), lambda: heard.append("died"))
+    calls: list[str] = []
+    install(place("before", "toy:Service.step", 2, following="toy:begin"), lambda: calls.append("died"))
     service = toy.Service()
-    service.step(heard)
+    service.step(calls)
     for _ in range(2):
         toy.begin()
-        service.step(heard)
-        service.step(heard)
-    assert heard == ["step", "step", "step", "died", "step", "step"]
+        service.step(calls)
+        service.step(calls)
+    assert calls == ["step", "step", "step", "died", "step", "step"]
 
 
 def test_a_coroutine_is_awaited_first(toy: Any) -> None:
-    heard: list[str] = []
-    install(place("after", "toy:answer"), lambda: heard.append("died"))
-    asyncio.run(toy.answer(heard))
-    assert heard == ["answer", "died"]
+    calls: list[str] = []
+    install(place("after", "toy:answer"), lambda: calls.append("died"))
+    asyncio.run(toy.answer(calls))
+    assert calls == ["answer", "died"]
 
 
 def test_a_call_that_fails_is_not_after(toy: Any) -> None:
-    heard: list[str] = []
-    install(place("after", "toy:fail"), lambda: heard.append("died"))
+    calls: list[str] = []
+    install(place("after", "toy:fail"), lambda: calls.append("died"))
     with pytest.raises(ValueError, match="no"):
         toy.fail()
-    assert heard == []
+    assert calls == []
 
 
 def test_a_class_written_in_c_is_replaced_in_its_module(toy: Any) -> None:
-    heard: list[str] = []
-    install(place("before", "toy:timedelta.total_seconds"), lambda: heard.append("died"))
+    calls: list[str] = []
+    install(place("before", "toy:timedelta.total_seconds"), lambda: calls.append("died"))
     assert toy.timedelta(minutes=1).total_seconds() == 60
-    assert heard == ["died"]
+    assert calls == ["died"]
     assert toy.timedelta is not timedelta

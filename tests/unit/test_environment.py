@@ -140,11 +140,11 @@ def test_a_limit_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[int, int]] = []
+    limits_set: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 10**9))
-    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: asked.append(limits))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: limits_set.append(limits))
     raise_limits()
-    assert asked == [(65_536, 10**9)]
+    assert limits_set == [(65_536, 10**9)]
 
 
 def test_a_user_without_a_name_is_recorded_by_number(monkeypatch: pytest.MonkeyPatch) -> None:

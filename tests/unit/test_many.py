@@ -245,8 +245,8 @@ def test_all_requests_with_many_orders_leave_half_of_the_room_to_single_orders()
             if len(log.waiting) == 500 or len(log.placed) == 2_100:
                 log.acknowledge_all()
             await asyncio.sleep(0)
-        found: list[list[Any]] = await batches
-        assert [sum(isinstance(one, Sent) for one in answers) for answers in found] == [700] * 3
+        answers_of_each: list[list[Any]] = await batches
+        assert [sum(isinstance(answer, Sent) for answer in answers) for answers in answers_of_each] == [700] * 3
 
     assert in_a_slow_log(act, 1_000).most == 500
 

@@ -61,7 +61,7 @@ def test_a_decided_order_is_answered_whole() -> None:
         queries = FakeQueries([], [stored("confirmed")])
         view = await Outcomes(queries, lambda: False).decided(order_id(1), 5)
         assert view == stored("confirmed").view
-        assert queries.asked == [[Watched(order_id(1), None)]] * 2
+        assert queries.watched == [[Watched(order_id(1), None)]] * 2
 
     virtual_time.run(main())
 
@@ -72,7 +72,7 @@ def test_one_query_serves_all_waiting_clients() -> None:
         waiting = Outcomes(queries, lambda: False)
         views = await asyncio.gather(*(waiting.decided(order_id(n), 5) for n in range(1, 51)))
         assert [view and view.order_id for view in views] == [order_id(n) for n in range(1, 51)]
-        assert len(queries.asked) == 1
+        assert len(queries.watched) == 1
 
     virtual_time.run(main())
 
@@ -82,7 +82,7 @@ def test_no_query_runs_when_no_client_waits() -> None:
         queries = FakeQueries([stored("confirmed")])
         await Outcomes(queries, lambda: False).decided(order_id(1), 5)
         await asyncio.sleep(0.02)
-        assert len(queries.asked) == 1
+        assert len(queries.watched) == 1
 
     virtual_time.run(main())
 

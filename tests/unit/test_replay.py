@@ -133,22 +133,22 @@ def test_everything_published_comes_back(said: list[tuple[int, bool]], cut: int,
     chance.shuffle(lost_money)  # type: ignore[attr-defined]
 
     left = stock_then.on_hand.get(TEA, opening_stock)
-    found, missing = inventory.rebuild(lost_stock, {TEA: Product(left, True)}, stock_then.reservations)  # type: ignore[arg-type]
+    new_stock, missing = inventory.rebuild(lost_stock, {TEA: Product(left, True)}, stock_then.reservations)  # type: ignore[arg-type]
     assert missing == []
-    again = {**stock_then.reservations, **found.reservations}
+    again = {**stock_then.reservations, **new_stock.reservations}
     assert {o: (r.state, r.reason, r.lines) for o, r in again.items()} == {
         o: (r.state, r.reason, r.lines) for o, r in stock_end.reservations.items()
     }
-    assert found.on_hand.get(TEA, left) == stock_end.on_hand.get(TEA, opening_stock)
+    assert new_stock.on_hand.get(TEA, left) == stock_end.on_hand.get(TEA, opening_stock)
 
     balance = money_then.balances.get(CustomerId(CUSTOMER), opening_balance)
     accounts = {CustomerId(CUSTOMER): Account(balance, "EUR")}
-    rebuilt, short = payment.rebuild(lost_money, accounts, money_then.payments)  # type: ignore[arg-type]
+    new_money, short = payment.rebuild(lost_money, accounts, money_then.payments)  # type: ignore[arg-type]
     assert short == []
-    payments = {**money_then.payments, **rebuilt.payments}
+    payments = {**money_then.payments, **new_money.payments}
     assert {o: (p.state, p.reason, p.amount) for o, p in payments.items()} == {
         o: (p.state, p.reason, p.amount) for o, p in money_end.payments.items()
     }
-    assert rebuilt.balances.get(CustomerId(CUSTOMER), balance) == money_end.balances.get(
+    assert new_money.balances.get(CustomerId(CUSTOMER), balance) == money_end.balances.get(
         CustomerId(CUSTOMER), opening_balance
     )

@@ -47,16 +47,16 @@ def answer(method: str, path: str, app: Frame = APP) -> httpx.Response:
     ],
 )
 def test_a_refused_method_is_answered_with_the_allowed_ones(method: str, path: str, allow: str) -> None:
-    found = answer(method, path)
-    assert (found.status_code, found.headers["allow"]) == (405, allow)
-    assert found.json()["type"] == "/problems/method-not-allowed"
+    response = answer(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allow)
+    assert response.json()["type"] == "/problems/method-not-allowed"
 
 
 @pytest.mark.parametrize("path", ["/things/", "/things//", "//things", "/livez/", "/nowhere"])
 def test_another_spelling_of_a_path_is_not_found_and_not_sent_elsewhere(path: str) -> None:
-    found = answer("GET", path)
-    assert found.status_code == 404
-    assert "location" not in found.headers
+    response = answer("GET", path)
+    assert response.status_code == 404
+    assert "location" not in response.headers
 
 
 LOST = psycopg.OperationalError("server closed the connection unexpectedly")
@@ -80,9 +80,9 @@ def test_a_write_whose_commit_got_no_answer_may_have_changed_something(
         raise error
 
     app = application([Route("/deposits", fail, methods=[method])], nothing_missing)
-    found = answer(method, "/deposits", app)
-    assert (found.status_code, found.headers["retry-after"]) == (503, "1")
-    detail = found.json()["detail"]
+    response = answer(method, "/deposits", app)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    detail = response.json()["detail"]
     assert ("nothing was changed" in detail) is unchanged
     assert ("may or may not have been changed" in detail) is not unchanged
 

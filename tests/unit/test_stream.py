@@ -33,13 +33,13 @@ def settled(*events: str) -> Stored:
 class FakeLookup(Lookup):
     """Finds this order, or nothing."""
 
-    def __init__(self, found: Stored | None) -> None:
-        self._found = found
+    def __init__(self, order: Stored | None) -> None:
+        self._order = order
 
     async def find(self, order_id: str) -> Stored:
-        if self._found is None:
+        if self._order is None:
             raise ProblemError(problem.not_found("order", order_id))
-        return self._found
+        return self._order
 
 
 class Client:
@@ -80,14 +80,14 @@ class Client:
 
 
 def read(
-    found: Stored | None,
+    order: Stored | None,
     *answers: Iterable[Stored],
     last: str | None = None,
     stopping: bool = False,
     leaves_after: bytes | None = None,
 ) -> Client:
     async def main() -> Client:
-        endpoint = OrderEvents(FakeLookup(found), Outcomes(FakeQueries(*answers), lambda: stopping))
+        endpoint = OrderEvents(FakeLookup(order), Outcomes(FakeQueries(*answers), lambda: stopping))
         client = await Client(leaves_after=leaves_after).read(endpoint, last)
         assert endpoint._open == 0
         return client
@@ -120,7 +120,7 @@ def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("last", "told"),
+    ("last", "missed"),
     [
         ("1", ["2", "3", "3-settled"]),
         ("3", ["3-settled"]),
@@ -130,9 +130,9 @@ def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
         ("", ["1", "2", "3", "3-settled"]),
     ],
 )
-def test_a_client_that_reconnects_gets_the_entries_it_missed(last: str, told: list[str]) -> None:
+def test_a_client_that_reconnects_gets_the_entries_it_missed(last: str, missed: list[str]) -> None:
     end = settled("payment.completed", "order.confirmed")
-    assert [number for number, _ in names(read(end, last=last))] == told
+    assert [number for number, _ in names(read(end, last=last))] == missed
 
 
 def test_a_client_that_has_every_entry_is_told_to_stop() -> None:

@@ -294,9 +294,9 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
 def test_a_redrive_under_way_is_no_forgery() -> None:
     """Parked in the snapshots, decided and published before the ends were read."""
     places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    found = progress({("order-saga", "payments", 0): 10}, parked={place: {10: "p"} for place in places})
+    half_read = progress({("order-saga", "payments", 0): 10}, parked={place: {10: "p"} for place in places})
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
-    assert verdict(f"{placed}\nL|C|0|10|0|cust-1|300|EUR", found).findings == ()
+    assert verdict(f"{placed}\nL|C|0|10|0|cust-1|300|EUR", half_read).findings == ()
 
 
 def test_a_discarded_order_has_a_published_refusal() -> None:
@@ -665,8 +665,8 @@ def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypat
     class Consumer:
         def __init__(self, _: Any) -> None: ...
 
-        def committed(self, asked: list[Any], _: float) -> list[Answer]:
-            return [Answer(tp.topic, tp.partition, -1001, KafkaError(KafkaError.NOT_COORDINATOR)) for tp in asked]
+        def committed(self, partitions: list[Any], _: float) -> list[Answer]:
+            return [Answer(tp.topic, tp.partition, -1001, KafkaError(KafkaError.NOT_COORDINATOR)) for tp in partitions]
 
         def close(self) -> None: ...
 

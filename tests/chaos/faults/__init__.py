@@ -1,6 +1,6 @@
 """The faults: each is a context that injects on entering and heals on leaving.
 
-It yields a witness, asked before the healing: what shows that the fault took effect, "" if nothing does.
+It yields a witness, called before the healing, which returns what shows that the fault took effect, "" if nothing does.
 """
 
 from tests.chaos.faults import databases, disks, log, network, processes
