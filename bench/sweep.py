@@ -17,6 +17,7 @@ from bench.command import parser, run
 from bench.measure import ceilings
 from bench.measure.measured import Measured
 from bench.measure.meter import private_meter
+from dev.settings import PROCESS_SETTINGS
 
 ECHO_S: Final = 1.5
 SINGLES_PER_S: Final = 1_000.0
@@ -24,6 +25,7 @@ MANY_PER_S: Final = 20.0
 LINES: Final = 100
 LOAD_S: Final = 8.0
 AS_IT_IS: Final = "as it is"
+SWEPT: Final = PROCESS_SETTINGS | {"TOPIC_PARTITIONS"}
 
 
 def sweep(settings: list[str], directory: Path) -> None:
@@ -61,6 +63,8 @@ def values_of(text: str) -> list[str]:
     name, _, values = text.partition("=")
     if not name or not values:
         raise argparse.ArgumentTypeError(f"{text!r} is not like TOPIC_PARTITIONS=3,6")
+    if not name.startswith(("kafka.", "postgres.")) and name not in SWEPT:
+        raise argparse.ArgumentTypeError(f"{name!r} is no setting of a service; these are: {', '.join(sorted(SWEPT))}")
     return [f"{name}={value}" for value in values.split(",")]
 
 

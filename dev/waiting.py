@@ -13,11 +13,16 @@ from dev.logs import readable
 
 REPORT_EVERY_S = 2
 FAILED_AFTER_S = 20  # a program that keeps ending may find what it needs within this time
+LASTS_AFTER_S = 10
+ENDS_MAX = 5
 CAUSE_LINES = 3
 CAUSE_CHARACTERS = 300
 
 _COMPLAINT = re.compile(r"\b(?:FATAL|PANIC|CRITICAL|ERROR)\b|\b\w*(?:Error|Exception)\b|\berror\b")
-_FRAME = re.compile(r'^\s+at |^\s*File "|^[\s^~]+$|^Traceback|^\s+[.]{3} \d+ more')
+_NOISE = re.compile(
+    r'^\s+at |^\s*File "|^[\s^~]+$|^Traceback|^\s+[.]{3} \d+ more'
+    r"|the database system is (?:starting up|shutting down|not yet accepting connections)"
+)
 _REMEDIES = {
     "no space left on device|disk quota exceeded": "free some space, or set TANDEM_HOME to a folder on another disk",
     "read-only file system": "make the disk writable, or set TANDEM_HOME to a folder on another disk",
@@ -28,6 +33,7 @@ _REMEDIES = {
         "end other programs, or raise 'ulimit -v'"
     ),
     "too many open files": "raise 'ulimit -n'",
+    "can't start new thread|unable to create native thread|resource temporarily unavailable": "raise 'ulimit -u'",
     "permission denied": "the files belong to another user, or a folder is closed to this one",
     "initialized by postgresql version": "use the version of Tandem that made the databases",
 }
@@ -39,7 +45,8 @@ class Progress(NamedTuple):
 
     missing: str | None
     """What it lacks; None when it is ready."""
-    runs: bool = True
+    pid: int | None = None
+    """Of its process; 0 between two of them, and None if that is not known."""
     hopeless: bool = False
     """Waiting does not help."""
     logged: bool = False
@@ -63,6 +70,8 @@ class Waiting:
         self.silent_s = silent_s
         self.missing = dict.fromkeys(names, "starting")
         self.logged_at = dict.fromkeys(self.missing, self.started)
+        self.pids: dict[str, list[int]] = {name: [] for name in self.missing}
+        self.begun_at = dict(self.logged_at)
         self.ended_since: dict[str, float] = {}
         self.hopeless: set[str] = set()
         self._reported = ""
@@ -90,9 +99,10 @@ class Waiting:
             self.logged_at[name] = now
         if progress.hopeless:
             self.hopeless.add(name)
-        if progress.runs:
-            self.ended_since.pop(name, None)
-        else:
+        if progress.pid and progress.pid not in self.pids[name]:
+            self.pids[name].append(progress.pid)
+            self.begun_at[name] = now
+        if progress.pid == 0 or len(self.pids[name]) > 1:
             self.ended_since.setdefault(name, now)
 
     def report(self) -> None:
@@ -114,12 +124,14 @@ class Waiting:
 
     def _has_failed(self, name: str, now: float) -> bool:
         silent = self.silent_s is not None and now - self.logged_at[name] > self.silent_s
-        return silent or now - self.ended_since.get(name, now) > FAILED_AFTER_S
+        lasts = self.pids[name] and now - self.begun_at[name] > LASTS_AFTER_S
+        keeps_ending = now - self.ended_since.get(name, now) > FAILED_AFTER_S and not lasts
+        return silent or keeps_ending or len(self.pids[name]) > ENDS_MAX
 
 
 def cause(log: Sequence[str]) -> str:
     """What a program complained about last, a line each, and what to do if that is known."""
-    lines = [readable(line).strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _FRAME.search(line)]
+    lines = [readable(line).strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _NOISE.search(line)]
     complaints = [line for line in lines if _COMPLAINT.search(line)] or lines or ["(it has logged nothing)"]
     last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES]
     text = "\n".join(lines)

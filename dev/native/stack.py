@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dev import logs
 from dev.environment import child, tight_limits
 from dev.native.programs import SERVERS, Programs
-from dev.native.supervise import STATES_ENDED, STATES_FAILING, Supervisor, program
+from dev.native.supervise import STATES_ENDED, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
@@ -242,12 +242,12 @@ class NativeStack(Stack):
                 # The port may have been free when `up` began.
                 missing = ", ".join(self._taken_ports([name])) or "a port was taken and is free again"
             hopeless = missing is not None and any(words in missing for words in server.hopeless)
-            return Progress(missing, status.state not in STATES_FAILING, hopeless, bool(lines))
+            return Progress(missing, status.pid if alive else 0, hopeless, bool(lines))
 
         if late := Waiting(names, limit_s, silent_s).until_ready(check):
             raise StartError(
                 "\n".join(
-                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name])}\n"
+                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name] or logs.last_lines(programs.log(name), LINES_KEPT))}\n"
                     f"    all of its log: {programs.log(name)}"
                     for name, missing in late.items()
                 )

@@ -28,7 +28,6 @@ START_S = 10
 SOCKET_DIRECTORY_MAX = 70
 """Bytes. The path of a socket may have 107, and supervisord adds a suffix at first."""
 STATES_ENDED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
-STATES_FAILING = ("STARTING", "EXITED", "FATAL", "BACKOFF")
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ JVM = (
     "-XX:+UseSerialGC",
     "-XX:+ExitOnOutOfMemoryError",
     "-Djava.awt.headless=true",
+    "-XX:+PerfDisableSharedMem",  # it would be in /tmp too
     # Without warnings about what the broker's own libraries do.
     "--enable-native-access=ALL-UNNAMED",
     "--sun-misc-unsafe-memory-access=allow",
@@ -106,7 +107,7 @@ class Broker(Server):
         return self.directory / "server.properties"
 
     def prepare(self) -> None:
-        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
         # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in self.options.items()]
         self.properties.write_text("".join(lines))
@@ -115,7 +116,9 @@ class Broker(Server):
             self._format()
 
     def command(self) -> list[str]:
-        return [*self._java(*JVM), "kafka.Kafka", str(self.properties)]
+        # Compression libraries are unpacked here. In /tmp, which may be full or closed to programs, that would fail.
+        temporary = f"-Djava.io.tmpdir={self.directory / 'tmp'}"
+        return [*self._java(*JVM, temporary), "kafka.Kafka", str(self.properties)]
 
     def unready(self) -> str | None:
         try:

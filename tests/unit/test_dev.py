@@ -24,7 +24,7 @@ from dev.servers.instance import unready_at
 from dev.settings import HOST, ROOT, SERVICES, Settings, free_ports
 from dev.stack import StackError
 from dev.state import State
-from dev.waiting import FAILED_AFTER_S, Progress, Waiting, cause
+from dev.waiting import Progress, Waiting, cause
 from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
@@ -150,12 +150,15 @@ class Clock:
 def test_waiting_ends_for_a_program_that_keeps_ending_but_not_for_one_that_recovers() -> None:
     clock = Clock()
     waiting = Waiting(["postgres"], limit_s=10_000, silent_s=60, clock=clock)
+    waiting.note("postgres", Progress("exited too quickly", pid=0))
+    waiting.note("postgres", Progress("the database system is starting up", pid=12))
     for _ in range(100):
         clock.now += 50
-        waiting.note("postgres", Progress("the database system is starting up", logged=True))
+        waiting.note("postgres", Progress("the database system is starting up", pid=12, logged=True))
         assert waiting.late() == []
-    waiting.note("postgres", Progress("exited too quickly", runs=False))
-    clock.now += FAILED_AFTER_S + 1
+    for pid in (13, 0, 14):  # each runs for some seconds before it ends
+        clock.now += 5
+        waiting.note("postgres", Progress("the database system is starting up", pid=pid, logged=True))
     assert waiting.late() == ["postgres"]
 
 
