@@ -20,6 +20,7 @@ LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("json", "text")
 PORT_MAX: Final = 65_535
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
 _BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
@@ -67,6 +68,17 @@ class Env:
 
     def flag(self, name: str) -> bool:
         return self.choice(name, "0", ("0", "1")) == "1"
+
+    def hosts(self, name: str) -> frozenset[str]:
+        """Host names and IP addresses, separated by commas; none by default. In lower case."""
+        if name not in self._environ:
+            self.names.add(name)
+            return frozenset()
+        hosts = frozenset(host.strip().lower() for host in self.text(name).split(",")) - {""}
+        for host in hosts:
+            if not _HOST.fullmatch(host):
+                raise self.error(f"{name}: {host!r} must be a host name or an IP address, without a port")
+        return hosts
 
     def database_url(self, name: str) -> str:
         """A connection URL of PostgreSQL. The message hides the password."""
@@ -124,6 +136,8 @@ class Process:
     host: str
     port: int
     admin_port: int
+    allowed_hosts: frozenset[str]
+    keep_alive_s: int
     logs: Logs
 
 
@@ -144,6 +158,8 @@ def process(env: Env, *, database: str, port: int) -> Process:
         host=host,
         port=env.port("HTTP_PORT", port),
         admin_port=env.port("ADMIN_PORT", port + 10_100),
+        allowed_hosts=env.hosts("ALLOWED_HOSTS"),
+        keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
         logs=logs(env),
     )
     if settings.port == settings.admin_port:

@@ -16,7 +16,8 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
-from common.http import problem
+from common.http import heads, problem
+from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
 from common.http.requests import ClientGone
 from common.http.responses import json_response, problem_response, request_id_of, send_problem
@@ -30,14 +31,16 @@ WRITE_UNKNOWN: Final = problem.unavailable(
     "the database has not confirmed this: the data may or may not have been changed; read it first or, "
     "with an Idempotency-Key, send the request again"
 )
-_HOST: Final = problem.malformed("an HTTP/1.1 request must have exactly one host header (RFC 9112 §3.2)")
+_NO_STORE: Final = (b"cache-control", b"no-store")
+"""Every answer is of its moment. Without a word about it, a cache may keep some for a while (RFC 9111 §4.2.2)."""
 
 Readiness = Callable[[], list[str]]
 """Names what this process lacks to do its work: empty when it is ready."""
 
 
 class Frame:
-    """Pure ASGI around the routes: every response carries `x-request-id` and is counted by its route and status.
+    """Pure ASGI around the routes: checks the head of every request, gives every response its `x-request-id` and
+    `cache-control`, and counts it by its route and status.
 
     Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput. A `direct` endpoint, by method and
     path, is called past router and middleware; it sets the id and counts for itself (`common.http.responses`).
@@ -49,6 +52,7 @@ class Frame:
         self.closed = ""
         """The reason why the public port takes no connections yet; /readyz reports it."""
         self.stopping = False
+        self.hosts = Hosts()
         self._direct = direct
         routes = [route for route in app.routes if isinstance(route, Route)]
         self._templates: dict[object, str] = {route.endpoint: route.path for route in routes}
@@ -57,9 +61,10 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if scope["http_version"] == "1.1" and sum(name == b"host" for name, _ in scope["headers"]) != 1:
-            metrics.http_requests.labels(scope["method"], "unmatched", _HOST.status).inc()
-            await send_problem(send, _HOST, request_id_of(scope))
+        refused = heads.refusal(scope["http_version"], scope["headers"], self.hosts)
+        if refused is not None:
+            metrics.http_requests.labels(scope["method"], "unmatched", refused.status).inc()
+            await send_problem(send, refused, request_id_of(scope))
             return
         endpoint = self._direct.get((scope["method"], scope["path"]))
         if endpoint is not None:
@@ -69,7 +74,10 @@ class Frame:
 
         async def send_framed(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                if not any(name == b"cache-control" for name, _ in headers):
+                    headers.append(_NO_STORE)
+                message["headers"] = headers
                 route = self._templates.get(scope.get("endpoint"), "unmatched")
                 metrics.http_requests.labels(scope["method"], route, message["status"]).inc()
             await send(message)

@@ -37,6 +37,8 @@ class Problem(Struct, frozen=True):
     errors: tuple[FieldError, ...] = ()
     retry_after_s: int | None = None
     order_id: str | None = None
+    headers: tuple[tuple[str, str], ...] = ()
+    """Further headers of its answer, with names in lower case."""
 
     def body(self, request_id: str) -> bytes:
         """The document as JSON, for the request with this id."""

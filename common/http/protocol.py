@@ -7,10 +7,11 @@
 - A client must read its answer. One that reads nothing for `UNREAD_S` is cut off.
 - Heads and requests are limited: httptools collects everything before the empty line, whether a body follows or not.
 - Pipelining is limited: 30,000 requests sent without reading an answer cost 50 MB each time.
-- Upgrades are ignored, since none is offered. An upgrade with a body is refused: httptools takes the body for the next
-  request.
+- An offer to upgrade is ignored. httptools would take the body after it for another protocol, so the head is parsed
+  once more without the offer.
+- Trailers are ignored. uvicorn would take them for headers.
 
-References: RFC 9112 §9.3.2 (pipelining), RFC 9110 §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
+References: RFC 9112 §9.3.2 (pipelining), RFC 9110 §6.5 (trailers), §7.8 (Upgrade), §15.5.9 (408), RFC 6585 §5 (431).
 """
 
 from typing import Any, Final
@@ -19,7 +20,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from common import metrics
-from common.http import problem
+from common.http import framing, problem
+from common.http.connections import ListenerState, source_of
 from common.http.problem import Problem, ProblemError
 from common.http.responses import problem_headers, request_id
 
@@ -35,8 +37,10 @@ and the refusal lost."""
 IDLE_CLOSE_S: Final = 0.5
 """When the server ends, an idle connection is closed after this time, unless a request arrives."""
 
-_MALFORMED: Final = problem.malformed("this is not an HTTP/1.1 request")
-_UPGRADE: Final = problem.malformed("a request to upgrade may not have a body")
+_CROWDED: Final = problem.unavailable("too many connections; this one gave way before its request was complete")
+_NO_ROOM: Final = problem.unavailable("too many connections are open, from this address or altogether")
+
+
 _PIPELINED: Final = Problem(
     400, "too-many-pipelined", "Too many requests at once",
     f"over {PIPELINED_MAX} requests are waiting on this connection",
@@ -53,12 +57,19 @@ _TOO_SLOW: Final = Problem(
 class Connection(HttpToolsProtocol):
     """One connection. The server calls `check_time` once a second."""
 
+    server_state: ListenerState
+
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
+        self.source = ""
+        """The client, as `source_of` names it."""
+        self._gate = self.server_state.gate
         self._awaiting_since: float | None = self.loop.time()
         """Since when the rest of a request, or its first byte, is awaited; None while neither is."""
         self._in_head = False
         self._in_body = False
+        self._offered = False
+        """Whether the request that is arriving offers an upgrade."""
         self._fed = 0
         self._bytes = 0
         """Size so far of the request that is arriving, without the piece in which it began."""
@@ -66,6 +77,8 @@ class Connection(HttpToolsProtocol):
         """The request that is being answered. uvicorn's `cycle` is the last that arrived."""
         self._unanswered = 0
         """Requests received whose answers are not complete."""
+        self._answered_at = 0.0
+        """When the last answer was complete (loop time)."""
         self._refusal: Problem | None = None
         self._closing = False
         self._unread = 0
@@ -76,7 +89,24 @@ class Connection(HttpToolsProtocol):
         """Whether a part of a request has arrived and the rest has not."""
         return self._in_head or self._in_body
 
+    @property
+    def waits_since(self) -> tuple[bool, float] | None:
+        """See `common.http.connections.Guest`."""
+        if (
+            self.transport.is_closing()
+            or self._unanswered > self._in_body
+            or (self._in_body and self.cycle.response_started and not self.cycle.response_complete)
+        ):
+            return None
+        began = self._awaiting_since if self._awaiting_since is not None else self._answered_at
+        return self._answered_at > 0, began
+
     # Requests
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self.source = source_of(self.client[0]) if self.client else ""
+        self._gate.admit(self)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -84,15 +114,22 @@ class Connection(HttpToolsProtocol):
             data = self._feed(data)
 
     def _feed(self, data: bytes) -> bytes:
-        """Parse. Returns the bytes that are left after a request to upgrade."""
+        """Parse. Returns what is left to parse: after an offer to upgrade, its head without the offer and the rest."""
         self._fed = len(data)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            return data[upgrade.args[0] :]
+            rest = data[upgrade.args[0] :]
+            version = self.parser.get_http_version()
+            head = framing.without_offer(self.parser.get_method(), self.url, version, self.headers)
+            self.parser = httptools.HttpRequestParser(self)
+            self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+            self._offered = False
+            return head + rest
         except httptools.HttpParserError as error:
             cause = error.__context__
-            self._refuse(cause.problem if isinstance(cause, ProblemError) else _MALFORMED)
+            refusal = cause.problem if isinstance(cause, ProblemError) else _malformed(cause or error)
+            self._refuse(refusal)
             return b""
         if self.arriving:
             self._bytes += self._fed
@@ -106,14 +143,27 @@ class Connection(HttpToolsProtocol):
         self._bytes = -self._fed
         self._awaiting_since = self.loop.time()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         in_pieces = self._bytes > -self._fed
         if (in_pieces or self._fed > HEAD_BYTES_MAX) and self._head_bytes > HEAD_BYTES_MAX:
             raise ProblemError(_HEAD_TOO_LARGE)
         if len(self.pipeline) >= PIPELINED_MAX:
             raise ProblemError(_PIPELINED)
-        if self.parser.should_upgrade() and self._has_body:
-            raise ProblemError(_UPGRADE)
+        version = self.parser.get_http_version()
+        if (refused := framing.refusal(self.parser.get_method(), version, self.headers)) is not None:
+            raise ProblemError(refused)
+        if self.parser.should_upgrade():
+            self._offered = True
+            return
+        if version == "1.0":
+            self.expect_100_continue = False
+        host, self.url = framing.target(self.url)
+        if host is not None:
+            self.headers[:] = [(name, host if name == b"host" else value) for name, value in self.headers]
         super().on_headers_complete()
         if self._closing:
             self.cycle.keep_alive = False
@@ -121,6 +171,8 @@ class Connection(HttpToolsProtocol):
         self._unanswered += 1
 
     def on_message_complete(self) -> None:
+        if self._offered:
+            return
         super().on_message_complete()
         self._in_body = False
         self._awaiting_since = None
@@ -128,10 +180,6 @@ class Connection(HttpToolsProtocol):
     @property
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
-
-    @property
-    def _has_body(self) -> bool:
-        return any(name in (b"content-length", b"transfer-encoding") and value != b"0" for name, value in self.headers)
 
     # Time limits and the end
 
@@ -174,10 +222,37 @@ class Connection(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         self._answered = cycle
+        if cycle.scope["http_version"] == "1.0" or cycle.waiting_for_100_continue:
+            app = framing.closing(app, cycle)
         super()._start_asgi_task(cycle, app)
+
+    def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio allows, uvicorn's type does not
+        """The client sends nothing more. It may still read: it gets the answers that are due, though no stream, whose
+        client would never be known to have gone. Returns whether to keep the connection."""
+        answered = self._answered
+        streams = answered is not None and answered.response_started and not answered.response_complete
+        if not self._unanswered or self._in_body or streams:
+            return False
+        self._closing = True
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        return True
+
+    def give_way(self) -> None:
+        """See `common.http.connections.Guest`."""
+        answered = self._in_body and self.cycle.response_started
+        if self.arriving and not answered and self._refusal is None:
+            self._write_refusal(_CROWDED)
+        self.transport.close()
+
+    def turn_away(self) -> None:
+        """See `common.http.connections.Guest`."""
+        self._write_refusal(_NO_ROOM)
+        self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """uvicorn abandons only the last request: answers to others would fail, each with a traceback in the log."""
+        self._gate.leave(self)
         super().connection_lost(exc)
         self.pipeline.clear()
         if self._answered is not None and not self._answered.response_complete:
@@ -202,16 +277,25 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         self._unanswered -= 1
+        self._answered_at = self.loop.time()
         super().on_response_complete()
         if self._refusal is not None and not self._unanswered and not self.transport.is_closing():
             self._send_refusal(self._refusal)
 
     def _send_refusal(self, refusal: Problem) -> None:
         self._unset_keepalive_if_required()
-        metrics.http_requests.labels("", "malformed", refusal.status).inc()
-        self.transport.write(b"%bconnection: close\r\n\r\n%b" % raw_problem(refusal, request_id(None)))
+        self._write_refusal(refusal)
         self.transport.write_eof()
         self.loop.call_later(REFUSED_CLOSE_S, self.transport.close)
+
+    def _write_refusal(self, refusal: Problem) -> None:
+        metrics.http_requests.labels("", "malformed", refusal.status).inc()
+        head, body = raw_problem(refusal, request_id(None))
+        self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (head, self.server_state.header_lines, body))
+
+
+def _malformed(reason: BaseException) -> Problem:
+    return problem.malformed(f"this is not an HTTP/1.1 request: {str(reason)[:100]}")
 
 
 def raw_problem(refusal: Problem, id_: bytes) -> tuple[bytes, bytes]:

@@ -19,6 +19,7 @@ _IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MA
 REPLAYED: Final = {"idempotency-replayed": "true"}
 """The header of an answer to a key that was used before, for the same request."""
 _IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
+_CHARSETS: Final = frozenset({b"utf-8", b"utf8", b"us-ascii"})
 
 B = TypeVar("B", bytes, bytearray)
 
@@ -35,19 +36,33 @@ async def read_body(request: Request) -> bytes:
 async def receive_body(
     headers: Mapping[bytes, bytes], receive: Receive, types: Sequence[bytes] = (JSON,), bytes_max: int = BODY_BYTES_MAX
 ) -> bytes:
-    """The request's body. A missing content type is taken for the first of `types`.
+    """The request's body.
 
-    Raises `ProblemError` 415 for a content type that is none of `types`, 413 above `bytes_max`; `ClientGone`.
+    Raises `ProblemError` 415 without a content type of `types`, 413 above `bytes_max`; `ClientGone`.
     """
-    content_type = headers.get(b"content-type", types[0])
-    if content_type not in types and content_type.partition(b";")[0].strip().lower() not in types:
-        detail = f"content-type is {content_type.decode('latin-1')!r}, must be {b' or '.join(types).decode()}"
+    content_type = headers.get(b"content-type")
+    if content_type not in types and not is_of_type(content_type, types):
+        given = "is missing" if content_type is None else f"is {content_type.decode('latin-1')!r}"
+        detail = f"content-type {given}, must be {b' or '.join(types).decode()}, in UTF-8"
         raise ProblemError(Problem(415, "unsupported-media-type", "Unsupported media type", detail))
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")
         return within_limit(body, "body", bytes_max)
     return await _receive_rest(message, receive, bytes_max)
+
+
+def is_of_type(content_type: bytes | None, types: Sequence[bytes]) -> bool:
+    """Whether it is one of `types`, in UTF-8 or in a charset that is a part of it.
+
+    A missing one is none: a browser sends a page's request to any site unasked as long as it has no content type.
+    """
+    if content_type is None:
+        return False
+    media_type, *parameters = content_type.split(b";")
+    pairs = (parameter.partition(b"=") for parameter in parameters)
+    charsets = {value.strip(b' \t"').lower() for name, _, value in pairs if name.strip().lower() == b"charset"}
+    return media_type.strip().lower() in types and charsets <= _CHARSETS
 
 
 async def _receive_rest(message: Message, receive: Receive, bytes_max: int) -> bytes:

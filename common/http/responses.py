@@ -46,7 +46,9 @@ def json_response(content: object, status: int = 200, headers: Mapping[str, str]
 
 def problem_response(request: Request, problem: Problem) -> Response:
     """The problem as Starlette's response."""
-    headers = {} if problem.retry_after_s is None else {"retry-after": str(problem.retry_after_s)}
+    headers = dict(problem.headers)
+    if problem.retry_after_s is not None:
+        headers["retry-after"] = str(problem.retry_after_s)
     body = problem.body(request_id_of(request.scope).decode())
     return Response(body, problem.status, headers, media_type=CONTENT_TYPE.decode())
 
@@ -64,7 +66,9 @@ def problem_headers(problem: Problem, body: bytes, request_id: bytes) -> list[tu
     headers = [
         (b"content-type", CONTENT_TYPE),
         (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
         (b"x-request-id", request_id),
+        *((name.encode(), value.encode()) for name, value in problem.headers),
     ]
     if problem.retry_after_s is not None:
         headers.append((b"retry-after", b"%d" % problem.retry_after_s))

@@ -22,9 +22,10 @@ from loguru import logger
 from common.config import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
+from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, make_room, open_connections
+from common.http.heads import Hosts
 from common.http.protocol import Connection
 
-BACKLOG_CONNECTIONS: Final = 2_048
 CHECK_EVERY_TICKS: Final = 10
 """A tick is a tenth of a second."""
 READY_CHECK_EVERY_S: Final = 0.05
@@ -42,6 +43,10 @@ class Task(Protocol):
 class _Server(uvicorn.Server):
     """A uvicorn server for one port. `serve` handles the signals, since two of these share one loop."""
 
+    def __init__(self, config: uvicorn.Config, gate: Gate | None = None) -> None:
+        super().__init__(config)
+        self.server_state: ListenerState = ListenerState(gate)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
@@ -52,6 +57,7 @@ class _Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 if isinstance(connection, Connection):
                     connection.check_time(now)
+            self.server_state.gate.report(now)
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -116,9 +122,11 @@ async def serve(
     `Connection`, or what `protocol` makes. The public port listens once `listen_when` names nothing any more.
 
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
-    Raises `Fatal` when a port is taken.
+    Raises `Fatal` when a port is taken, or when too few files may be open.
     """
+    room = make_room()
     public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
+    app.hosts = Hosts(process.host, process.allowed_hosts)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -130,11 +138,13 @@ async def serve(
         server_header=False,
         # A client must not choose the address it is known by, and the middleware costs every request.
         proxy_headers=False,
-        date_header=False,
-        backlog=BACKLOG_CONNECTIONS,
+        date_header=True,
+        backlog=room.backlog,
+        timeout_keep_alive=process.keep_alive_s,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    servers = [_Server(config), _Server(config)]
+    servers = [_Server(config, Gate(room.connections)), _Server(config, Gate(ADMIN_CONNECTIONS_MAX))]
+    open_connections.set_function(lambda: len(servers[0].server_state.connections))
     app.closed = "the public port does not listen yet"
     stopping = asyncio.Event()
 
@@ -152,9 +162,15 @@ async def serve(
         if stopping.is_set():
             public.close()
             return
-        public.listen(BACKLOG_CONNECTIONS)
+        public.listen(room.backlog)
         app.closed = ""
-        logger.info("listening", host=process.host, port=process.port, admin_port=process.admin_port)
+        logger.info(
+            "listening",
+            host=process.host,
+            port=process.port,
+            admin_port=process.admin_port,
+            connections_max=room.connections,
+        )
         await servers[0].serve([public])
 
     if open_ is not None:

@@ -15,6 +15,8 @@ from starlette.routing import Route
 from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.http import problem, server
 from common.http.app import application
+from common.http.connections import make_room
+from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_query
@@ -25,15 +27,15 @@ from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.openapi import document
 from order.api.place.desk import OrderDesk
-from order.api.place.fast_lane import FastLane
+from order.api.place.fast_lane import FastLane, head_reader
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.keyed_requests import POOL_SIZE, KeyedRequests
 from order.api.place.many import PlaceMany
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from order.api.read.lookup import Lookup
-from order.api.read.outcomes import Outcomes
+from order.api.read.outcomes import WATCHED_MAX, Outcomes
 from order.api.read.queries import OrderQueries
-from order.api.read.stream import OrderEvents
+from order.api.read.stream import STREAMS_MAX, OrderEvents
 from order.api.requests import PageRequest
 from order.api.responses import CancelRequested
 from order.config import Api
@@ -56,7 +58,8 @@ async def serve(settings: Api) -> None:
     backlog = Backlog(settings, log.set_linger)
     desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
-    outcomes = Outcomes(queries, lambda: app.stopping)
+    room = make_room()
+    outcomes = Outcomes(queries, lambda: app.stopping, min(WATCHED_MAX, 2 * room.long_lived))
     background: list[asyncio.Task[None]] = []
 
     def missing() -> list[str]:
@@ -82,7 +85,11 @@ async def serve(settings: Api) -> None:
     lookup = Lookup(queries, recent, log)
     bare = [
         Route(ORDERS_PATH + "/batch", PlaceMany(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
-        Route(ORDERS_PATH + "/{order_id}/events", OrderEvents(lookup, outcomes), methods=["GET"]),
+        Route(
+            ORDERS_PATH + "/{order_id}/events",
+            OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
+            methods=["GET"],
+        ),
     ]
     app = application(
         [*bare, *routes(lookup, queries, log)],
@@ -90,7 +97,8 @@ async def serve(settings: Api) -> None:
         degraded=degraded,
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
     )
-    lane = partial(FastLane, desk=desk, keyed=keyed, log=log)
+    read_head = head_reader(Hosts(process.host, process.allowed_hosts))
+    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head)
     tasks: list[server.Task] = [catalogue, log, backlog]
     await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=missing)
 

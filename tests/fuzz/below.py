@@ -92,7 +92,7 @@ def framing(drawn: random.Random, number: int) -> Attack:
             (b"x: y", body),
         )
     )
-    head = b"POST %s/orders HTTP/1.1\r\nhost: tandem\r\ncontent-type: application/json\r\n%s\r\n\r\n"
+    head = b"POST %s/orders HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n%s\r\n\r\n"
     return raw("order-api", head % (API.encode(), framing) + sent, ending=drawn.choice(("close", "half-close")))
 
 
@@ -130,9 +130,8 @@ def header_syntax(drawn: random.Random, number: int) -> Attack:
         )
     )
     body = json.dumps(order(drawn, nobody_elses(number))).encode()
-    head = (
-        b"POST %s/orders HTTP/1.1\r\nhost: tandem\r\ncontent-type: application/json\r\n%s\r\ncontent-length: %d\r\n\r\n"
-    )
+    head = b"POST %s/orders HTTP/1.1\r\nhost: localhost\r\n%s\r\ncontent-length: %d\r\n"
+    head += b"content-type: application/json\r\n\r\n"
     return raw("order-api", head % (API.encode(), line, len(body)) + body)
 
 
@@ -167,7 +166,7 @@ def request_line(drawn: random.Random, number: int) -> Attack:
             b"GET livez HTTP/1.1",
             b"GET * HTTP/1.1",
             b"OPTIONS * HTTP/1.1",
-            b"CONNECT tandem:80 HTTP/1.1",
+            b"CONNECT localhost:80 HTTP/1.1",
             b"CONNECT / HTTP/1.1",
             b"PRI * HTTP/2.0\r\n\r\nSM",
             b"SOURCE /x ICE/1.0",
@@ -183,7 +182,7 @@ def request_line(drawn: random.Random, number: int) -> Attack:
         )
     )
     end = drawn.choice((b"\r\n", b"\r\n", b"\r\n", b"\n", b"\r"))
-    return raw("order-api", line + end + b"host: tandem" + end + end)
+    return raw("order-api", line + end + b"host: localhost" + end + end)
 
 
 def pipelined(drawn: random.Random, number: int) -> Attack:
@@ -231,7 +230,7 @@ def dropped(drawn: random.Random, number: int) -> Attack:
 
 def slow(drawn: random.Random, number: int) -> Attack:
     """Clients that send a byte a second, or nothing at all: the server has to give up on them."""
-    head = b"POST %s/orders HTTP/1.1\r\nhost: tandem\r\ncontent-length: 500\r\n\r\n" % API.encode()
+    head = b"POST %s/orders HTTP/1.1\r\nhost: localhost\r\ncontent-length: 500\r\n\r\n" % API.encode()
     parts = drawn.choice(
         (
             (),
@@ -241,7 +240,7 @@ def slow(drawn: random.Random, number: int) -> Attack:
             (head, *([b"x"] * 120)),
             (head.replace(b"/orders", b"/orders/batch").replace(b"500", b"4000000"), *([b"x"] * 120)),
             (head.replace(b"500", b"900000") + b"x" * 70_000, *([b"x"] * 120)),
-            (b"GET /livez HTTP/1.1\r\nhost: tandem\r\n\r\n", b"\r\n", *([b"\r\n"] * 120)),
+            (b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n", b"\r\n", *([b"\r\n"] * 120)),
             (b"POST /nowhere HTTP/1.1\r\ncontent-length: 500\r\n\r\n", *([b"x"] * 120)),
         )
     )

@@ -185,13 +185,13 @@ _TARGETS: Final = (
     "/" + "/" * 3_000,
     "/" + "a/" * 1_500,
     "/?" + "a=b&" * 1_000,
-    f"http://tandem{API}/orders",
-    f"http://tandem:99999{API}/orders",
+    f"http://localhost{API}/orders",
+    f"http://localhost:99999{API}/orders",
     f"http://[::1{API}/orders",
-    f"http://user:secret@tandem{API}/orders/",
-    f"https://tandem{API}/orders",
-    f"ftp://tandem{API}/orders",
-    "http://tandem",
+    f"http://user:secret@localhost{API}/orders/",
+    f"https://localhost{API}/orders",
+    f"ftp://localhost{API}/orders",
+    "http://localhost",
     "http:///",
     "http://",
 )
@@ -206,11 +206,11 @@ def odd_target(drawn: random.Random, number: int) -> Attack:
     understood."""
     method = drawn.choice(("GET", "GET", "POST", "POST", "HEAD", "OPTIONS", "PUT"))
     target = drawn.choice(_TARGETS)
-    host = drawn.choice(("tandem", "evil.example", "[", "[::1", "a b", "\xff", "a:b:c", "x" * 300, "@", "/", "?#"))
+    host = drawn.choice(("localhost", "evil.example", "[", "[::1", "a b", "\xff", "a:b:c", "x" * 300, "@", "/", "?#"))
     body = json.dumps(order(drawn)).encode() if method in ("POST", "PUT") else None
     request = Request("order-api", method, target, body, (JSON,) if body else ())
     rendered = request.rendered(("x-request-id", f"{number:x}")).replace(
-        b"host: tandem", b"host: " + host.encode("latin-1")
+        b"host: localhost", b"host: " + host.encode("latin-1")
     )
     return raw("order-api", rendered, due=1, head_only=method == "HEAD", path=target, ending="keep")
 

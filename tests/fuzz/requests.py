@@ -30,7 +30,11 @@ class Request(NamedTuple):
 
     def rendered(self, *more: tuple[str, str], version: str = "1.1") -> bytes:
         """As bytes. Values may hold any character up to U+00FF."""
-        lines = [f"{self.method} {self.target} HTTP/{version}", "host: tandem", *(f"{n}: {v}" for n, v in self.headers)]
+        lines = [
+            f"{self.method} {self.target} HTTP/{version}",
+            "host: localhost",
+            *(f"{n}: {v}" for n, v in self.headers),
+        ]
         lines += [f"{name}: {value}" for name, value in more]
         if self.body is not None:
             lines.append(f"content-length: {len(self.body)}")

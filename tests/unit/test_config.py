@@ -68,3 +68,18 @@ def test_a_wrong_url_is_shown_without_its_password(url: str) -> None:
 def test_the_two_ports_of_a_process_differ() -> None:
     with pytest.raises(Fatal, match="HTTP_PORT and ADMIN_PORT are both 8082"):
         config.process(Env("payment", {**REQUIRED, "ADMIN_PORT": "8082"}), database="DB", port=8082)
+
+
+def test_hosts_are_names_and_addresses_without_ports() -> None:
+    given = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example, 192.0.2.1,2001:db8::1,,"}
+    process = config.process(Env("payment", given), database="DB", port=8082)
+    assert process.allowed_hosts == {"shop.example", "192.0.2.1", "2001:db8::1"}
+    for wrong in ("http://shop", "shop:80", "*", "a b", "[::1]", "shop/"):
+        with pytest.raises(Fatal, match=r"payment: ALLOWED_HOSTS: .* must be a host name or an IP address"):
+            config.process(Env("payment", {**REQUIRED, "ALLOWED_HOSTS": f"ok,{wrong}"}), database="DB", port=8082)
+
+
+def test_an_idle_connection_is_kept_for_75_s_unless_set() -> None:
+    assert config.process(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
+    given = {**REQUIRED, "KEEP_ALIVE_S": "5"}
+    assert config.process(Env("payment", given), database="DB", port=8082).keep_alive_s == 5

@@ -2,6 +2,8 @@
 
 import asyncio
 import re
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -9,26 +11,29 @@ from functools import partial
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
-from uvicorn.server import ServerState
 
 from common.events import OrderId
 from common.http import problem
 from common.http.app import application, nothing_missing
+from common.http.connections import ListenerState
+from common.http.heads import Hosts
 from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
-from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, read_head
+from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, head_reader, read_head
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
 
 HOST = "127.0.0.1"
+HOSTS = Hosts()
 BODY = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
 WAIT_S = 5.0
 
 
 def request(*headers: bytes, body: bytes = BODY, line: bytes = b"POST /api/v1/orders HTTP/1.1") -> bytes:
-    given = headers or (b"content-type: application/json",)
-    return b"\r\n".join([line, b"host: shop", *given, b"content-length: %d" % len(body), b"", body])
+    typed = any(header.lower().startswith(b"content-type:") for header in headers)
+    given = headers if typed else (*headers, b"content-type: application/json")
+    return b"\r\n".join([line, b"host: localhost", *given, b"content-length: %d" % len(body), b"", body])
 
 
 class SlowLog(FakeLog):
@@ -52,7 +57,7 @@ class Served:
     def __init__(self, api: Api, *, fast: bool) -> None:
         self.api = api
         self.ordinary = 0
-        self.state = ServerState()
+        self.state = ListenerState()
         endpoint = PlaceOrder(api.desk, api.keyed, api.outcomes)
 
         async def counted(scope: Scope, receive: Receive, send: Send) -> None:
@@ -62,7 +67,11 @@ class Served:
         app = application([], nothing_missing, direct={("POST", ORDERS_PATH): counted})
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
         config.load()
-        kind = partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log) if fast else Connection
+        kind = (
+            partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log, read_head=head_reader(HOSTS))
+            if fast
+            else Connection
+        )
         self._protocol: Callable[[], Connection] = partial(kind, config=config, server_state=self.state, app_state={})
 
     @property
@@ -127,7 +136,9 @@ def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, S
 USUAL = {
     "as curl sends it": request(b"User-Agent: curl/8.5.0", b"Accept: */*", b"Content-Type: application/json"),
     "kept alive": request(b"Connection: keep-alive", b"content-type: application/json; charset=utf-8"),
-    "no content type": request(b"accept: */*"),
+    "as Java sends it": request(
+        b"Connection: Upgrade, HTTP2-Settings", b"HTTP2-Settings: AAEAAEAAAAIAAAAB", b"Upgrade: h2c"
+    ),
     "with ids of its own": request(
         b"x-request-id: mine-1", b"traceparent: 00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
     ),
@@ -160,6 +171,19 @@ def test_the_lane_answers_usual_requests_as_the_ordinary_way_does(name: str) -> 
 
 UNUSUAL = {
     "another content type": (request(b"content-type: text/plain"),),
+    "no content type": (request().replace(b"content-type: application/json\r\n", b""),),
+    "another charset": (request(b"content-type: application/json; charset=utf-16"),),
+    "a content coding": (request(b"content-encoding: gzip"),),
+    "a part": (request(b"content-range: bytes 0-1/2"),),
+    "a page of another site": (request(b"origin: https://evil.example"),),
+    "a page of its own": (request(b"origin: http://localhost"),),
+    "another host": (request().replace(b"localhost", b"evil.example"),),
+    "no host at all": (request().replace(b"localhost", b""),),
+    "an upgrade and a wish to close": (request(b"connection: upgrade, close", b"upgrade: h2c"),),
+    "an upgrade in pieces": (
+        request(b"connection: upgrade", b"upgrade: h2c")[:70],
+        request(b"connection: upgrade", b"upgrade: h2c")[70:],
+    ),
     "a preference to wait": (request(b"prefer: wait=0"),),
     "a request to close": (request(b"connection: close"),),
     "HTTP/1.0": (request(line=b"POST /api/v1/orders HTTP/1.0"),),
@@ -169,12 +193,13 @@ UNUSUAL = {
     "an empty header": (request(b"x-empty:"),),
     "a long head": (request(b"x-long: " + b"a" * HEAD_BYTES_MAX),),
     "chunks": (
-        b"POST /api/v1/orders HTTP/1.1\r\nhost: shop\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"POST /api/v1/orders HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
+        b"transfer-encoding: chunked\r\n\r\n"
         b"%x\r\n%b\r\n0\r\n\r\n" % (len(BODY), BODY),
     ),
     "two pieces": (request()[:70], request()[70:]),
     "two hosts": (request(b"host: other"),),
-    "no host": (request().replace(b"host: shop\r\n", b""),),
+    "no host": (request().replace(b"host: localhost\r\n", b""),),
     "two lengths": (request(b"content-length: 5"),),
     "an invalid length": (request(b"content-length: +5"),),
     "not HTTP": (b"POST /api/v1/orders HTTP/1.1\r\nno header\r\n\r\n",),
@@ -204,8 +229,10 @@ def test_both_ways_answer_a_failure_alike(name: str) -> None:
 
 
 def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
-    one = read_head(b"Host: a\r\nContent-Length: 5\r\nX-Request-Id: r")
-    other = read_head(b"x-request-id:r\r\ncontent-length: \t5 \r\nhost: a")
+    one = read_head(b"Host: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS)
+    other = read_head(
+        b"x-request-id:r\r\ncontent-length: \t5 \r\nhost: localhost\r\ncontent-type: application/json", HOSTS
+    )
     assert one == other
     assert one is not None
     assert (one.length, one.request_id) == (5, b"r")
@@ -251,6 +278,23 @@ def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
     asyncio.run(run())
 
 
+def test_a_client_that_sends_nothing_more_gets_its_answer() -> None:
+    async def run() -> None:
+        served = Served(Api(SlowLog()), fast=True)
+        log = served.api.log
+        assert isinstance(log, SlowLog)
+        async with served.client() as (reader, writer):
+            writer.write(request())
+            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+            writer.write_eof()
+            await until(lambda: all(connection._closing for connection in served.connections))
+            log.sent.pop().set_result(PLACE)
+            assert b"\r\nconnection: close\r\n" in await answer(reader)
+            assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
+
+    asyncio.run(run())
+
+
 def test_an_order_stands_although_its_client_has_gone() -> None:
     async def run() -> None:
         served = Served(Api(SlowLog()), fast=True)
@@ -259,6 +303,8 @@ def test_an_order_stands_although_its_client_has_gone() -> None:
         async with served.client() as (_, writer):
             writer.write(request())
             await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+            end: socket.socket = writer.get_extra_info("socket")
+            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
             await until(lambda: not served.connections)
             log.sent.pop().set_result(PLACE)

@@ -149,7 +149,7 @@ def test_an_order_not_decided_in_time_is_answered_202() -> None:
 
 def test_an_unmet_preference_is_not_reported_as_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "preference-applied" not in prefer(Decides(), "return=minimal").headers
-    monkeypatch.setattr(outcomes, "WATCHED_MAX", 0)
+    monkeypatch.setattr(outcomes.Outcomes, "room", False)
     answer = prefer(Decides())
     assert answer.status == 202
     assert "preference-applied" not in answer.headers

@@ -10,12 +10,12 @@ import pytest
 import uvicorn
 import uvloop
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
-from uvicorn.server import ServerState
 
 from common.http import protocol
 from common.http.app import application, nothing_missing
+from common.http.connections import ListenerState
 from common.http.protocol import Connection as ServedConnection
 from common.http.requests import read_body
 from common.http.responses import json_response
@@ -23,6 +23,7 @@ from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
 
 HOST = "127.0.0.1"
+POSTED = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
 LARGE = 8 * 1024 * 1024
 
 
@@ -44,7 +45,7 @@ class Served:
         self.release = asyncio.Event()
         self.later = asyncio.Event()
         self.arrived = asyncio.Semaphore(0)
-        self._state = ServerState()
+        self._state = ListenerState()
         self._listener: asyncio.Server | None = None
         self._clients: list[Connection] = []
 
@@ -64,7 +65,20 @@ class Served:
         async def large(request: Request) -> Response:
             return Response(b"x" * LARGE, media_type="text/plain")
 
+        async def parts(request: Request) -> Response:
+            return StreamingResponse(iter(("one", "two")))
+
+        async def endless(request: Request) -> Response:
+            async def lines() -> AsyncIterator[str]:
+                yield "one"
+                self.arrived.release()
+                await asyncio.Event().wait()
+
+            return StreamingResponse(lines())
+
         routes = [
+            Route("/parts", parts),
+            Route("/endless", endless),
             Route("/wait", wait),
             Route("/later", later),
             Route("/echo", echo, methods=["POST"]),
@@ -130,7 +144,7 @@ def on_a_server(test: Callable[[Served], Coroutine[Any, Any, None]]) -> Callable
 
 
 def get(path: str, request_id: str = "mine") -> bytes:
-    return f"GET {path} HTTP/1.1\r\nhost: a\r\nx-request-id: {request_id}\r\n\r\n".encode()
+    return f"GET {path} HTTP/1.1\r\nhost: localhost\r\nx-request-id: {request_id}\r\n\r\n".encode()
 
 
 async def refused(connection: Connection, status: int) -> str:
@@ -177,7 +191,7 @@ async def test_a_refusal_waits_for_the_answers_before_it(served: Served) -> None
 @on_a_server
 async def test_a_broken_body_is_refused_in_its_turn(served: Served) -> None:
     connection = await served.connect()
-    broken = b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nzz\r\n"
+    broken = POSTED + b"transfer-encoding: chunked\r\n\r\nzz\r\n"
     connection.send(get("/wait", "first") + broken)
     await served.arrived.acquire()
     served.release.set()
@@ -188,7 +202,7 @@ async def test_a_broken_body_is_refused_in_its_turn(served: Served) -> None:
 @on_a_server
 async def test_a_body_that_breaks_while_it_is_read_is_refused(served: Served) -> None:
     connection = await served.connect()
-    connection.send(b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n1\r\n1\r\n")
+    connection.send(POSTED + b"transfer-encoding: chunked\r\n\r\n1\r\n1\r\n")
     await asyncio.sleep(0)
     connection.send(b"zz\r\n")
     await refused(connection, 400)
@@ -228,7 +242,7 @@ def test_a_head_is_bounded(head: bytes, pieces: int) -> None:
 async def test_a_head_that_begins_behind_a_large_body_is_not_held_for_large(served: Served) -> None:
     connection = await served.connect()
     body = b"x" * 60_000
-    posted = b"POST /echo HTTP/1.1\r\nhost: a\r\nx-request-id: mine\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+    posted = POSTED + b"x-request-id: mine\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
     whole = posted * 3 + get("/livez")
     connection.send(whole[:-5])
     for _ in range(3):
@@ -240,7 +254,7 @@ async def test_a_head_that_begins_behind_a_large_body_is_not_held_for_large(serv
 @on_a_server
 async def test_trailers_without_end_are_cut_off(served: Served) -> None:
     connection = await served.connect()
-    connection.send(b"POST /echo HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+    connection.send(POSTED + b"transfer-encoding: chunked\r\n\r\n0\r\n")
     for _ in range(protocol.REQUEST_BYTES_MAX // 1_000_000 + 2):
         connection.send(b"x: " + b"y" * 1_000_000 + b"\r\n")
         await connection.drained()
@@ -252,7 +266,7 @@ async def test_trailers_without_end_are_cut_off(served: Served) -> None:
     [
         b"GET /livez HT",
         b"GET /livez HTTP/1.1\r\nx: y\r\n",
-        b"POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nx",
+        POSTED + b"content-length: 5\r\n\r\nx",
     ],
 )
 def test_a_request_that_does_not_arrive_in_time_is_refused(begun: bytes) -> None:
@@ -336,17 +350,158 @@ async def test_a_client_that_pipelines_and_goes_away_leaves_no_traceback(served:
         logging.getLogger("uvicorn.error").removeHandler(handler)
 
 
+OFFER = b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAEAAEAAAAIAAAAB\r\n"
+UPGRADES = {
+    "h2c": get("/livez")[:-2] + OFFER + b"\r\n",
+    "websocket": get("/livez")[:-2] + b"upgrade: websocket\r\nconnection: keep-alive\r\nconnection: upgrade\r\n\r\n",
+    "with a body": POSTED + b"x-request-id: mine\r\n" + OFFER + b"content-length: 2\r\n\r\n{}",
+    "with chunks": POSTED
+    + b"x-request-id: mine\r\n"
+    + OFFER
+    + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "to a route that there is not": get("/nowhere")[:-2] + OFFER + b"\r\n",
+    "with 100-continue": POSTED
+    + b"x-request-id: mine\r\n"
+    + OFFER
+    + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n{}",
+}
+
+
+@pytest.mark.parametrize("size", [1, 50, 10_000])
+@pytest.mark.parametrize("name", UPGRADES)
+def test_an_offer_to_upgrade_is_ignored(name: str, size: int) -> None:
+    """As Java's HttpClient sends it with every request, in one piece or in several."""
+
+    @on_a_server
+    async def test(served: Served) -> None:
+        connection = await served.connect()
+        whole = UPGRADES[name] * 2 + get("/livez", "last")
+        for at in range(0, len(whole), size):
+            connection.send(whole[at : at + size])
+            await connection.drained()
+            await asyncio.sleep(0)
+        for _ in range(2):
+            answer = await connection.answer()
+            oracle.judge(answer, request_id=b"mine")
+            assert answer.status == (404 if "there is not" in name else 200)
+            assert "body" not in name or answer.body == b'{"read":2}'
+        await answered(connection, "last")
+
+    test()
+
+
+REFUSED = {
+    501: (
+        POSTED + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"CONNECT / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+    ),
+    505: (
+        b"GET /livez HTTP/2.0\r\nhost: localhost\r\n\r\n",
+        b"GET /livez HTTP/0.9\r\nhost: localhost\r\n\r\n",
+    ),
+    400: (
+        POSTED.replace(b"/1.1", b"/1.0") + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POSTED + b"content-length: 2\r\ncontent-length: 2\r\n\r\n{}",
+        POSTED + b"content-length: 2, 2\r\n\r\n{}",
+        POSTED + b"content-length: 12\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+        POSTED + b"x: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
+        b"GET ftp://localhost/livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /livez#x HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"get /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    ),
+}
+
+
+@pytest.mark.parametrize(("status", "sent"), [(status, sent) for status in REFUSED for sent in REFUSED[status]])
+def test_what_is_framed_or_spoken_otherwise_is_refused(status: int, sent: bytes) -> None:
+    @on_a_server
+    async def test(served: Served) -> None:
+        connection = await served.connect()
+        connection.send(sent)
+        await refused(connection, status)
+
+    test()
+
+
 @on_a_server
-async def test_an_upgrade_is_ignored_but_not_with_a_body(served: Served) -> None:
+async def test_a_target_with_a_host_counts_instead_of_the_header(served: Served) -> None:
     connection = await served.connect()
-    upgrade = get("/livez")[:-2] + b"connection: upgrade\r\nupgrade: h2c\r\n\r\n"
-    connection.send(upgrade + get("/livez", "next"))
+    for target, host, status in (
+        (b"http://localhost/livez", b"evil.example", 200),
+        (b"HTTP://127.0.0.1:99/livez", b"localhost", 200),
+        (b"http://localhost?x=y", b"localhost", 404),
+        (b"http://evil.example/livez", b"localhost", 421),
+        (b"http://user:secret@localhost/livez", b"localhost", 400),
+        (b"http:///livez", b"localhost", 400),
+    ):
+        connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (target, host))
+        assert (await connection.answer()).status == status, target
+
+
+@on_a_server
+async def test_http_1_0_gets_neither_chunks_nor_interim_answers(served: Served) -> None:
+    for sent, body in (
+        (b"GET /livez HTTP/1.0\r\nconnection: keep-alive\r\n\r\n", b'{"status":"ok"}'),
+        (b"GET /parts HTTP/1.0\r\n\r\n", b"onetwo"),
+        (b"HEAD /parts HTTP/1.0\r\n\r\n", b""),
+        (POSTED.replace(b"1.1", b"1.0") + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n{}", b'{"read":2}'),
+    ):
+        connection = await served.connect()
+        connection.send(sent)
+        head, _, content = (await connection.rest()).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 200 ")
+        assert b"connection: close" in head
+        assert b"transfer-encoding" not in head
+        assert content == body
+
+
+@on_a_server
+async def test_http_1_1_gets_chunks(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/parts") + get("/livez", "next"))
+    answer = await connection.answer()
+    assert (answer.body, answer.headers[b"transfer-encoding"]) == (b"onetwo", b"chunked")
+    await answered(connection, "next")
+
+
+@on_a_server
+async def test_a_body_that_was_not_asked_for_ends_the_connection(served: Served) -> None:
+    """Whether it is still sent cannot be known: what follows may be the body or the next request."""
+    connection = await served.connect()
+    connection.send(POSTED.replace(b"/echo", b"/nowhere") + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n")
+    await refused(connection, 404)
+
+
+@on_a_server
+async def test_trailers_are_no_headers(served: Served) -> None:
+    connection = await served.connect()
+    whole = POSTED + b"x-request-id: mine\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nhost: b\r\nx: y\r\n\r\n"
+    connection.send(whole + get("/livez", "next"))
     await answered(connection)
     await answered(connection, "next")
-    connection.send(
-        upgrade.replace(b"GET /livez", b"POST /echo").replace(b"\r\n\r\n", b"\r\ncontent-length: 2\r\n\r\n{}")
-    )
-    await refused(connection, 400)
+
+
+@on_a_server
+async def test_a_client_that_sends_nothing_more_gets_what_is_due(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/wait"))
+    await served.arrived.acquire()
+    connection.half_close()
+    await eventually(lambda: all(connection._closing for connection in served.connections))
+    served.release.set()
+    assert (await answered(connection)).closes
+    assert await connection.rest() == b""
+
+
+@on_a_server
+async def test_a_stream_ends_when_its_client_sends_nothing_more(served: Served) -> None:
+    """It may have gone, and nothing else would tell."""
+    connection = await served.connect()
+    connection.send(get("/endless"))
+    await served.arrived.acquire()
+    connection.half_close()
+    await eventually(lambda: not served.connections)
 
 
 async def eventually(holds: Callable[[], bool]) -> None:

@@ -1,8 +1,11 @@
 """How a server begins and ends: no established connection is lost."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import uvicorn
@@ -10,25 +13,30 @@ import uvloop
 
 from common.http import protocol
 from common.http.app import application
+from common.http.connections import Gate
 from common.http.protocol import Connection
 from common.http.server import _bind, _Server
 
 HOST = "127.0.0.1"
-REQUEST = b"GET /livez HTTP/1.1\r\nhost: a\r\n\r\n"
+REQUEST = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
 WAIT_S = 5.0
 
 Act = Callable[[_Server, socket.socket], Coroutine[Any, Any, None]]
 
 
-def with_a_server(act: Act) -> None:
+def with_a_server(act: Act, gate: Gate | None = None) -> None:
     async def main() -> None:
         config = uvicorn.Config(application([]), http=Connection, ws="none", lifespan="off", log_config=None)
         config.load()
-        server = _Server(config)
+        server = _Server(config, gate)
         server.lifespan = config.lifespan_class(config)
         listener = _bind(HOST, 0)
         await server.startup([listener])
-        await act(server, listener)
+        try:
+            await act(server, listener)
+        finally:
+            if server.servers[0].is_serving():
+                await server.shutdown([listener])
 
     uvloop.run(main())
 
@@ -89,3 +97,61 @@ def test_a_connection_that_stays_idle_is_closed(monkeypatch: Any) -> None:
         assert await answer(client) == b""
 
     with_a_server(act)
+
+
+def test_every_answer_has_its_date_and_is_not_to_be_kept() -> None:
+    async def act(server: _Server, listener: socket.socket) -> None:
+        await server.on_tick(0)
+        for sent in (
+            REQUEST,
+            REQUEST.replace(b"/livez", b"/nowhere"),
+            REQUEST.replace(b"localhost", b"x y"),
+            b"x\r\n\r\n",
+        ):
+            client = connect(listener)
+            client.send(sent.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            head = (await answer(client)).lower()
+            [date] = re.findall(rb"\r\ndate: (.+?)\r\n", head)
+            sent_at = parsedate_to_datetime(date.decode())
+            assert abs((datetime.now(UTC) - sent_at).total_seconds()) < WAIT_S
+            assert head.count(b"cache-control: no-store") == 1
+
+    with_a_server(act)
+
+
+def test_half_sent_requests_do_not_keep_others_out() -> None:
+    async def act(server: _Server, listener: socket.socket) -> None:
+        clients = [connect(listener) for _ in range(60)]
+        for client in clients:
+            client.send(REQUEST[:-2])
+        for _ in range(3):
+            asking = connect(listener)
+            asking.send(REQUEST.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n"))
+            assert (await answer(asking)).startswith(b"HTTP/1.1 200 ")
+        assert len(server.server_state.connections) <= 20
+        closed = await answer(clients[0])
+        for client in clients[1:]:
+            client.close()
+        assert closed == b"" or closed.startswith(b"HTTP/1.1 503 ")
+
+    with_a_server(act, Gate(limit=20))
+
+
+def test_who_finds_no_room_is_told_so() -> None:
+    async def act(server: _Server, listener: socket.socket) -> None:
+        busy = [connect(listener) for _ in range(3)]
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(WAIT_S):
+            for client in busy:
+                client.send(REQUEST)
+                await loop.sock_recv(client, 4_096)
+        for connection in server.server_state.connections:
+            assert isinstance(connection, Connection)
+            connection._unanswered = 1  # as if each were being answered
+        refused = await answer(connect(listener))
+        for client in busy:
+            client.close()
+        assert refused.startswith(b"HTTP/1.1 503 ")
+        assert b"\r\nretry-after: 1\r\n" in refused
+
+    with_a_server(act, Gate(limit=4))

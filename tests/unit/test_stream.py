@@ -14,7 +14,7 @@ from order.api.read import outcomes, stream
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
 from order.api.read.queries import Stored
-from order.api.read.stream import NO_ROOM, OrderEvents
+from order.api.read.stream import OrderEvents
 from tests.unit.order_api import FakeQueries
 from tests.unit.orders import order_id
 from tests.unit.test_outcomes import stored
@@ -165,17 +165,15 @@ def test_an_unknown_order_has_no_events() -> None:
     assert caught.value.problem.status == 404
 
 
-def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, "STREAMS_MAX", 2)
-
+def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room() -> None:
     async def main() -> None:
-        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False))
+        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), streams_max=2)
         clients = [Client(), Client()]
         reading = [asyncio.ensure_future(client.read(endpoint)) for client in clients]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
             await Client().read(endpoint)
-        assert caught.value.problem == NO_ROOM
+        assert "2 streams are open" in caught.value.problem.detail
         clients[0]._left.set()
         await reading[0]
         third = Client(leaves_after=b"retry")

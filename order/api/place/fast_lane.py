@@ -11,16 +11,17 @@ A connection serves one request at a time: what arrives early waits, unread beyo
 
 import asyncio
 import re
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 from common.codec import encode
 from common.events import OrderId
+from common.http.heads import Hosts, host_refusal
 from common.http.problem import ProblemError
 from common.http.protocol import Connection, raw_problem
-from common.http.requests import BODY_BYTES_MAX, JSON
+from common.http.requests import BODY_BYTES_MAX, JSON, is_of_type
 from common.http.responses import request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
@@ -41,7 +42,11 @@ _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
 _ONCE: Final = frozenset(
     {b"host", b"content-length", b"content-type", b"connection", b"idempotency-key", b"traceparent", b"x-request-id"}
 )
-_UNUSUAL: Final = frozenset({b"transfer-encoding", b"expect", b"upgrade", b"prefer"})
+_UNUSUAL: Final = frozenset(
+    {b"transfer-encoding", b"content-encoding", b"content-range", b"expect", b"origin", b"prefer"}
+)
+_PERSISTENT: Final = frozenset({b"keep-alive", b"upgrade", b"http2-settings"})
+"""Options of a connection that stays. Java's client offers an upgrade with every request, and an offer is ignored."""
 
 
 class Head(NamedTuple):
@@ -53,8 +58,7 @@ class Head(NamedTuple):
     key: str | None
 
 
-@lru_cache(HEADS_KEPT)
-def read_head(head: bytes) -> Head | None:
+def read_head(head: bytes, hosts: Hosts) -> Head | None:
     """The header lines of a request that can be served here, or None."""
     headers: dict[bytes, bytes] = {}
     for line in head.split(b"\r\n"):
@@ -66,13 +70,14 @@ def read_head(head: bytes) -> Head | None:
             return None
         headers[name] = field[2]
     length = headers.get(b"content-length", b"")
-    content_type = headers.get(b"content-type", JSON)
+    options = {option.strip() for option in headers.get(b"connection", b"keep-alive").lower().split(b",")}
     if (
         b"host" not in headers
+        or host_refusal(headers[b"host"], hosts) is not None
         or not _LENGTH.fullmatch(length)
         or int(length) > BODY_BYTES_MAX
-        or content_type.partition(b";")[0].strip().lower() != JSON
-        or headers.get(b"connection", b"keep-alive").lower() != b"keep-alive"
+        or not is_of_type(headers.get(b"content-type"), (JSON,))
+        or not options <= _PERSISTENT
     ):
         return None
     key = headers.get(b"idempotency-key")
@@ -84,17 +89,30 @@ def read_head(head: bytes) -> Head | None:
     )
 
 
+def head_reader(hosts: Hosts) -> Callable[[bytes], Head | None]:
+    """`read_head` for these hosts, which remembers what it has read."""
+    return lru_cache(HEADS_KEPT)(partial(read_head, hosts=hosts))
+
+
 class FastLane(Connection):
     """A connection."""
 
-    def __init__(self, *arguments: Any, desk: OrderDesk, keyed: KeyedOrders, log: OrdersLog, **named: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        desk: OrderDesk,
+        keyed: KeyedOrders,
+        log: OrdersLog,
+        read_head: Callable[[bytes], Head | None],
+        **named: Any,
+    ) -> None:
         super().__init__(*arguments, **named)
         self._desk = desk
         self._keyed = keyed
         self._log = log
+        self._read_head = read_head
         self._serving = False
         self._early = b""
-        self._answered_at = 0.0
 
     # Requests
 
@@ -105,7 +123,7 @@ class FastLane(Connection):
             return
         if data.startswith(REQUEST_LINE) and self._is_between_requests():
             end = data.find(_HEAD_END, len(REQUEST_LINE), HEAD_BYTES_MAX)
-            head = read_head(data[len(REQUEST_LINE) : end]) if end > 0 else None
+            head = self._read_head(data[len(REQUEST_LINE) : end]) if end > 0 else None
             if head is not None and head.length == len(data) - end - len(_HEAD_END):
                 self._serving = True
                 self._unanswered += 1
@@ -178,10 +196,10 @@ class FastLane(Connection):
             return
         self.server_state.total_requests += 1
         if self._closing:
-            transport.write(b"%bconnection: close\r\n\r\n%b" % (head, body))
+            transport.write(b"%b%bconnection: close\r\n\r\n%b" % (head, self.server_state.header_lines, body))
             transport.close()
             return
-        transport.write(b"%b\r\n%b" % (head, body))
+        transport.write(b"%b%b\r\n%b" % (head, self.server_state.header_lines, body))
         self._answered_at = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._await_next(self.timeout_keep_alive)

@@ -38,17 +38,18 @@ def preferred_wait_s(prefer: str) -> int:
 class Outcomes:
     """Wakes those who wait for an order when there is news of it."""
 
-    def __init__(self, queries: OrderQueries, stopping: Callable[[], bool]) -> None:
-        """Every wait ends once `stopping` returns true."""
+    def __init__(self, queries: OrderQueries, stopping: Callable[[], bool], watched_max: int = WATCHED_MAX) -> None:
+        """Every wait ends once `stopping` returns true. There is room for `watched_max` requests that wait."""
         self._queries = queries
         self._stopping = stopping
+        self._watched_max = watched_max
         self._waiting: dict[asyncio.Future[Stored | None], Watched] = {}
         self._watch: asyncio.Task[None] | None = None
 
     @property
     def room(self) -> bool:
         """Whether one more may wait."""
-        return len(self._waiting) < WATCHED_MAX
+        return len(self._waiting) < self._watched_max
 
     @property
     def draining(self) -> bool:

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.problem import ProblemError
+from common.http.problem import Problem, ProblemError
 from common.http.responses import header
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
@@ -29,7 +29,6 @@ STREAMS_MAX: Final = 1_000
 HEARTBEAT_S: Final = 10.0
 """A comment this often keeps proxies from closing the connection."""
 RETRY_MS: Final = 1_000
-NO_ROOM: Final = problem.unavailable(f"{STREAMS_MAX} streams are open at this process already; ask for the order")
 
 _LAST_EVENT_ID: Final = re.compile(r"([0-9]{1,6})(-settled)?")
 _HEADERS: Final = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
@@ -38,14 +37,15 @@ _HEADERS: Final = {"content-type": "text/event-stream", "cache-control": "no-sto
 class OrderEvents:
     """Bare ASGI, so that it knows how many streams are open: each until it has ended or its client has gone."""
 
-    def __init__(self, lookup: Lookup, outcomes: Outcomes) -> None:
+    def __init__(self, lookup: Lookup, outcomes: Outcomes, streams_max: int = STREAMS_MAX) -> None:
         self._lookup = lookup
         self._outcomes = outcomes
+        self._streams_max = streams_max
         self._open = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._open >= STREAMS_MAX:
-            raise ProblemError(NO_ROOM)
+        if self._open >= self._streams_max:
+            raise ProblemError(_no_room(self._streams_max))
         self._open += 1
         try:
             response = await self._response(scope)
@@ -77,6 +77,10 @@ class OrderEvents:
             stored = await self._outcomes.news(Watched(order_id, seen), HEARTBEAT_S)
             if stored is None:
                 yield b": nothing new\n\n"
+
+
+def _no_room(streams_max: int) -> Problem:
+    return problem.unavailable(f"{streams_max} streams are open at this process already; ask for the order")
 
 
 def _entries(stored: Stored, seen: int) -> bytes:

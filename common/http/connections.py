@@ -1,0 +1,187 @@
+"""How many connections a process holds, and who gives way when there are too many.
+
+Each connection takes a descriptor. A process that has none left can reach neither its database nor its broker, nor open
+a file, so a part of them is kept for those. Of the rest, one source address may hold only a share. Beyond a limit a new
+connection takes the place of those that ask for nothing: half-sent requests and idle connections. If all of them are
+being answered, the new one is refused.
+"""
+
+import resource
+from collections import Counter
+from collections.abc import Iterable
+from heapq import nsmallest
+from ipaddress import IPv6Address
+from typing import Final, NamedTuple, Protocol
+
+from loguru import logger
+from prometheus_client import Counter as Count
+from prometheus_client import Gauge
+from uvicorn.server import ServerState
+
+from common.errors import Fatal
+
+DESCRIPTORS_WANTED: Final = 16_384
+DESCRIPTORS_MIN: Final = 256
+DESCRIPTORS_RESERVED: Final = 128
+"""For databases, broker, log and listeners (about 60 in the order api), and for the admin port."""
+ADMIN_CONNECTIONS_MAX: Final = 32
+CONNECTIONS_MAX: Final = 10_000
+BACKLOG_MAX: Final = 2_048
+"""Connections that wait to be accepted. All of them may be accepted in one go, before any is refused."""
+SHARE_OF_SOURCE: Final = 0.75
+GIVE_WAY: Final = 0.02
+"""This part of the limit gives way at once, so that not every new connection looks through all others."""
+REPORT_EVERY_S: Final = 10.0
+
+_shed: Final = Count(
+    "tandem_http_connections_shed_total", "Connections closed for want of room, by reason.", ["reason"]
+)
+_gave_way: Final = _shed.labels("gave_way")
+_refused: Final = _shed.labels("refused")
+open_connections: Final = Gauge("tandem_http_connections", "Open connections of the public port.")
+
+
+class Room(NamedTuple):
+    """The limits that fit a process's descriptors."""
+
+    descriptors: int
+    connections: int
+    """Of the public port."""
+    backlog: int
+
+    @property
+    def long_lived(self) -> int:
+        """How many of them event streams may occupy, and as many again requests that wait for an outcome."""
+        return self.connections // 4
+
+
+def room_in(descriptors: int) -> Room:
+    """The limits for so many descriptors. Raises `Fatal` if they are too few."""
+    if descriptors < DESCRIPTORS_MIN:
+        raise Fatal(
+            f"the limit of open files is {descriptors}, but at least {DESCRIPTORS_MIN} are needed; "
+            f"raise it with 'ulimit -n {DESCRIPTORS_WANTED}'"
+        )
+    free = descriptors - DESCRIPTORS_RESERVED
+    connections = min(CONNECTIONS_MAX, free * 3 // 4)
+    return Room(descriptors, connections, min(BACKLOG_MAX, free - connections))
+
+
+def make_room() -> Room:
+    """Raise this process's soft limit of open files as far as useful and allowed. Raises `Fatal` if it is too low."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    return room_in(DESCRIPTORS_WANTED if soft == resource.RLIM_INFINITY else soft)
+
+
+class Guest(Protocol):
+    """A connection, as far as it matters here."""
+
+    source: str
+
+    @property
+    def waits_since(self) -> tuple[bool, float] | None:
+        """None while it is being answered. Else whether it has been answered before, and since when (loop time) it asks
+        for nothing: those that never got so far give way first."""
+
+    def give_way(self) -> None:
+        """Close, since others need the room."""
+
+    def turn_away(self) -> None:
+        """Refuse this new connection, since there is no room for it."""
+
+
+class Gate:
+    """Admits the connections of one listener."""
+
+    def __init__(self, limit: int = CONNECTIONS_MAX) -> None:
+        self._limit = limit
+        self._limit_of_source = max(1, int(limit * SHARE_OF_SOURCE))
+        self._give_way_at_once = max(1, int(limit * GIVE_WAY))
+        self._guests: set[Guest] = set()
+        self._by_source: Counter[str] = Counter()
+        self._gave_way = self._refused = 0
+        self._reported_at = -REPORT_EVERY_S
+
+    def admit(self, guest: Guest) -> None:
+        """`guest` has connected. Others may be closed for it, or it is refused."""
+        self._guests.add(guest)
+        self._by_source[guest.source] += 1
+        if self._by_source[guest.source] > self._limit_of_source:
+            self._make_room(guest, [other for other in self._guests if other.source == guest.source])
+        elif len(self._guests) > self._limit:
+            self._make_room(guest, self._guests)
+
+    def leave(self, guest: Guest) -> None:
+        """A connection has ended, or has been told to."""
+        if guest in self._guests:
+            self._guests.remove(guest)
+            self._by_source[guest.source] -= 1
+            if not self._by_source[guest.source]:
+                del self._by_source[guest.source]
+
+    def _make_room(self, newest: Guest, guests: Iterable[Guest]) -> None:
+        waiting = [
+            (-self._by_source[guest.source], since, id(guest), guest)
+            for guest in guests
+            if guest is not newest and (since := guest.waits_since) is not None
+        ]
+        for *_, guest in nsmallest(self._give_way_at_once, waiting):
+            self._gave_way += 1
+            _gave_way.inc()
+            self.leave(guest)
+            guest.give_way()
+        if not waiting:
+            self._refused += 1
+            _refused.inc()
+            self.leave(newest)
+            newest.turn_away()
+
+    def report(self, now: float) -> None:
+        """Log what was closed or refused since the last report, now and then. `now` is in seconds."""
+        if not (self._gave_way or self._refused) or now - self._reported_at < REPORT_EVERY_S:
+            return
+        source, most = self._by_source.most_common(1)[0] if self._by_source else ("", 0)
+        logger.warning(
+            "too many connections: {} that asked for nothing were closed, {} refused",
+            self._gave_way,
+            self._refused,
+            open=len(self._guests),
+            limit=self._limit,
+            limit_of_source=self._limit_of_source,
+            busiest_source=source,
+            its_connections=most,
+        )
+        self._gave_way = self._refused = 0
+        self._reported_at = now
+
+
+class ListenerState(ServerState):
+    """uvicorn's state of one listener, with its gate. uvicorn sets the headers of every response once a second."""
+
+    def __init__(self, gate: Gate | None = None) -> None:
+        super().__init__()
+        self.gate = gate or Gate()
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:
+        return self._default_headers
+
+    @default_headers.setter
+    def default_headers(self, headers: list[tuple[bytes, bytes]]) -> None:
+        self._default_headers = headers
+        self.header_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        """The same, for responses that uvicorn does not write."""
+
+
+def source_of(address: str) -> str:
+    """The client that an address stands for: one that has an IPv6 network usually has all of its 64 bits."""
+    if ":" not in address:
+        return address
+    packed = IPv6Address(address.partition("%")[0])
+    if packed.ipv4_mapped is not None:
+        return str(packed.ipv4_mapped)
+    return f"{IPv6Address(int(packed) >> 64 << 64)}/64"

@@ -1,0 +1,135 @@
+"""What the head of a request is refused for, whatever its route."""
+
+import pytest
+
+from common.http.heads import Hosts, refusal
+from common.http.requests import is_of_type
+
+LOOPBACK = Hosts()
+ANYWHERE = Hosts("::", frozenset({"gateway", "shop.example", "2001:db8::1"}))
+
+
+def status(*headers: tuple[bytes, bytes], version: str = "1.1", hosts: Hosts = LOOPBACK) -> int | None:
+    refused = refusal(version, headers, hosts)
+    return None if refused is None else refused.status
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"localhost", b"LOCALHOST:8081", b"localhost.", b"a.localhost:1", b"127.0.0.1:8081", b"127.9.9.9", b"[::1]:8081",
+     b"[0:0:0:0:0:0:0:1]", b"localhost:"],
+)  # fmt: skip
+def test_the_loopback_is_always_ours(host: bytes) -> None:
+    assert status((b"host", host)) is None
+    assert status((b"host", host), hosts=ANYWHERE) is None
+
+
+@pytest.mark.parametrize(
+    "host", [b"evil.example", b"localhost.evil.example", b"gateway", b"10.0.0.1", b"[2001:db8::1]"]
+)
+def test_a_foreign_host_is_misdirected(host: bytes) -> None:
+    assert status((b"host", host)) == 421
+    assert status((b"host", host), version="1.0") == 421
+
+
+@pytest.mark.parametrize("host", [b"gateway:8081", b"Shop.Example", b"10.0.0.1", b"[2001:db8::1]:80", b"[2001:db8::2]"])
+def test_hosts_that_are_set_and_any_address_of_a_process_that_listens_on_all_are_ours(host: bytes) -> None:
+    assert status((b"host", host), hosts=ANYWHERE) is None
+    assert status((b"host", b"evil.example"), hosts=ANYWHERE) == 421
+
+
+def test_the_address_it_listens_on_is_ours() -> None:
+    assert status((b"host", b"10.0.0.7:8081"), hosts=Hosts("10.0.0.7")) is None
+    assert status((b"host", b"10.0.0.8:8081"), hosts=Hosts("10.0.0.7")) == 421
+
+
+@pytest.mark.parametrize(
+    "host",
+    [b"", b" ", b":80", b"a b", b"a, b", b"a:b:c", b"localhost:65536", b"localhost:-1", b"localhost:1e3", b"[", b"[::1",
+     b"[localhost]", b"[127.0.0.1]", b"[::1]x", b"user@localhost", b"localhost/", b"localhost?", b"localhost#", b"\xff",
+     b"http://localhost", b"."],
+)  # fmt: skip
+def test_what_is_no_host_is_malformed(host: bytes) -> None:
+    assert status((b"host", host)) == 400
+
+
+def test_exactly_one_host_is_due_except_in_http_1_0() -> None:
+    assert status() == 400
+    assert status((b"host", b"localhost"), (b"host", b"localhost")) == 400
+    assert status(version="1.0") is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "due"),
+    [
+        (b"http://localhost:8081", None),
+        (b"HTTPS://LOCALHOST:8081", None),
+        (b"http://localhost:3000", 403),
+        (b"http://127.0.0.1:8081", 403),
+        (b"https://evil.example", 403),
+        (b"http://localhost:8081.evil.example", 403),
+        (b"http://localhost:8081@evil.example", 403),
+        (b"chrome-extension://localhost:8081", 403),
+        (b"null", 403),
+        (b"", 403),
+    ],
+)
+def test_only_pages_of_the_host_itself_may_ask(origin: bytes, due: int | None) -> None:
+    assert status((b"host", b"localhost:8081"), (b"origin", origin)) == due
+    assert status((b"origin", origin), version="1.0") == 403
+
+
+def test_pages_of_hosts_that_are_set_may_ask_behind_a_proxy_too() -> None:
+    given = (b"host", b"10.0.0.1:8081")
+    assert status(given, (b"origin", b"https://shop.example"), hosts=ANYWHERE) is None
+    assert status(given, (b"origin", b"https://evil.example"), hosts=ANYWHERE) == 403
+    assert status((b"host", b"shop.example"), (b"origin", b"https://shop.example:443"), hosts=ANYWHERE) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "due"),
+    [
+        (b"content-encoding", b"gzip", 415),
+        (b"content-encoding", b"identity, GZIP", 415),
+        (b"content-encoding", b"Identity", None),
+        (b"content-encoding", b"", None),
+        (b"content-range", b"bytes 0-1/2", 400),
+        (b"expect", b"100-Continue", None),
+        (b"expect", b"200-ok", 417),
+        (b"expect", b"100-continue, x", 417),
+    ],
+)
+def test_what_cannot_be_done_is_said(name: bytes, value: bytes, due: int | None) -> None:
+    host = (b"host", b"localhost")
+    assert status(host, (name, value)) == due
+    if name != b"content-range":
+        assert status(host, (name, b""), (name, value)) == due
+
+
+def test_an_expectation_of_http_1_0_is_ignored() -> None:
+    assert status((b"expect", b"200-ok"), version="1.0") is None
+
+
+@pytest.mark.parametrize("name", [b"content-type", b"origin", b"content-range"])
+def test_two_headers_of_what_there_can_be_one_are_refused(name: bytes) -> None:
+    assert status((b"host", b"localhost"), (name, b"a"), (name, b"a")) == 400
+
+
+@pytest.mark.parametrize(
+    ("content_type", "fits"),
+    [
+        (b"application/json", True),
+        (b"Application/JSON ; charset=UTF-8", True),
+        (b'application/json; x=y;charset="utf-8"', True),
+        (b"application/json;", True),
+        (b"application/json; charset=us-ascii", True),
+        (b"application/json; charset=utf-16", False),
+        (b"application/json; charset=iso-8859-1", False),
+        (b"application/json, text/plain", False),
+        (b"text/plain", False),
+        (b"", False),
+        (None, False),
+    ],
+)
+def test_a_body_is_of_the_type_that_it_says(content_type: bytes | None, fits: bool) -> None:
+    assert is_of_type(content_type, (b"application/json",)) is fits
