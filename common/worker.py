@@ -68,7 +68,7 @@ class Worker:
     def report_no_loss(self) -> None:
         """The log and the database fit together: forget an earlier loss."""
         if self._loss:
-            self._log.info("going on, this loss is no longer there: {}", self._loss)
+            self._log.info("continuing, the loss is gone: {}", self._loss)
             self._loss = ""
 
     def _run(self) -> None:

@@ -1,4 +1,4 @@
-"""The proof of `ops.verify`, as tests run it, and what it came to."""
+"""The proof of `ops.verify`, as tests run it, and its result."""
 
 import subprocess
 import sys
@@ -16,7 +16,7 @@ DEADLINE_S: Final = 3_600
 
 
 class Proof:
-    """What a proof came to: its exit code and the report as JSON."""
+    """The result of a proof: its exit code and the report as JSON."""
 
     def __init__(self, exit_code: int, report: bytes, stderr: str = "") -> None:
         self.exit_code = exit_code

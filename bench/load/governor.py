@@ -1,7 +1,7 @@
 """Finds the highest rate that the system holds: the system's own backlog sets the offered rate.
 
 The rate rises by a quarter at each step until there is a backlog. From then on it follows the rate of settling, and is
-pulled towards a backlog worth `TARGET_S` seconds, so it comes to rest where as many orders are decided as arrive.
+pulled towards a backlog worth `TARGET_S` seconds, so it settles where as many orders are decided as arrive.
 (Accepting orders takes CPU from settling them, so a flood would show a lower rate than the highest one.)
 """
 

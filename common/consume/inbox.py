@@ -276,14 +276,14 @@ class Inbox:
             partition, expected = reading.partition, reading.expected
             if error is not None:
                 raise LossDetected(
-                    f"{partition}: the log does not go on at offset {expected}, it was deleted or truncated "
+                    f"{partition}: the log does not continue at offset {expected}: it was deleted or truncated "
                     f"({error.str()})"
                 )
             offset = message.offset() or 0
             # Records missing below the position were decided once, or abandoned by an operator who moved it.
             if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):
                 raise LossDetected(
-                    f"{partition}: the log goes on at offset {offset} where {expected} was to come: records are missing"
+                    f"{partition}: the log continues at offset {offset} instead of {expected}: records are missing"
                 )
             reading.expected = offset + 1
             add(arrival(_record(message, partition, offset), arrived_s))

@@ -153,7 +153,7 @@ def test_a_gap_in_the_offsets(shop: Stack, admin: AdminClient, partition: Partit
     for instance in CONSUMERS:
         shop[instance].launch()
     for instance, service in (("payment-1", "payment"), ("inventory-1", "inventory"), ("order-saga-1", "order")):
-        shop[instance].await_unready(str(partition), f"offset {end + 2} where {end} was to come", "records are missing")
+        shop[instance].await_unready(str(partition), f"offset {end + 2} instead of {end}", "records are missing")
         assert position(shop, service, partition) == end
     for service in ("payment", "inventory", "order"):
         move(shop, service, partition, end + 2)

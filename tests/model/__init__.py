@@ -1,6 +1,6 @@
 """The rules and the batch protocol as one small model, checked in every reachable state within stated bounds.
 
-`run(scenario)` explores; `python -m tests.model` prints what it came to. The rules (`advance`, both `decide`) are the
+`run(scenario)` explores; `python -m tests.model` prints the results. The rules (`advance`, both `decide`) are the
 real code; the protocol of `common.consume.loop`, parking and the operator are modelled in `service`.
 """
 

@@ -72,7 +72,7 @@ FINAL: Final = frozenset(
 
 
 class Course(NamedTuple):
-    """What an order came to."""
+    """The outcome of an order."""
 
     status: str
     payment: str

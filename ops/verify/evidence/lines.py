@@ -265,7 +265,7 @@ def reserved_lines(items: str) -> str:
 
 @lru_cache(65_536)
 def ordered(items: str) -> Ordered:
-    """What the JSON of an `order.placed`, or of an order's row, comes to. Raises `msgspec.DecodeError`."""
+    """All that follows from the items in the JSON of an order's event or row. Raises `msgspec.DecodeError`."""
     placed = _decode_items(items)
     quantities: dict[str, int] = {}
     for item in placed:

@@ -68,7 +68,9 @@ def audit_money(payment: Snapshot, report: Report) -> None:
                 what = f"customers, merchant and cash add up to {total[name]}, not zero, by {name.replace('_', ' ')}"
                 report.violate(subject, Finding(MONEY, what))
     for row in payment.query(SQL["accounts"], most=OFFENDERS_MAX):
-        what = f"the balance is {row['balance']} {row['currency'] or ''}, its ledger comes to {row['entered'] or 0}"
+        what = (
+            f"the balance is {row['balance']} {row['currency'] or ''}, the sum of its ledger is {row['entered'] or 0}"
+        )
         report.violate(f"account {row['customer_id']}", Finding(MONEY, what), {"row": row})
 
 
@@ -76,7 +78,7 @@ def audit_stock(inventory: Snapshot, report: Report) -> None:
     """Every stock is what its movements say."""
     report.checked[STOCK] += inventory.query(SQL["product_count"])[0]["products"]
     for row in inventory.query(SQL["products"], most=OFFENDERS_MAX):
-        what = f"{row['on_hand']} pieces are on hand, its movements come to {row['moved'] or 0}"
+        what = f"{row['on_hand']} pieces are on hand, the sum of its movements is {row['moved'] or 0}"
         if row["wrong"]:
             what += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
         report.violate(f"product {row['product_id']}", Finding(STOCK, what), {"row": row})

@@ -242,7 +242,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
 
 
 def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) -> str | None:
-    """Why the saga cannot have come to this status by what it has read, if so."""
+    """The reason why the saga cannot have reached this status by the records it has read, if there is one."""
     if PLACED not in applied:
         return None if status == "awaiting_placed" else f"it is {status} before the saga has read order.placed"
     after = set(applied[applied.index(PLACED) :])

@@ -25,7 +25,7 @@ from order.api.requests import is_order_id
 
 CONNECT_TIMEOUT_S: Final = 5
 PAGES_AT_ONCE: Final = 4_096
-"""32 MB of a table: what a part of it comes to stays in PostgreSQL's memory, and in ours, for a moment."""
+"""32 MB of a table: the result of one part is in PostgreSQL's memory, and in ours, for a moment."""
 TABLES: Final = {"order": ("orders",), "payment": ("payments", "ledger"), "inventory": ("reservations", "movements")}
 """Where each database names orders. The first table has one row for an order."""
 SQL: Final = statements(__file__)

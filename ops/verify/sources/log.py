@@ -146,8 +146,8 @@ _named: Final = msgspec.json.Decoder(_Named)
 
 
 def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: bytes) -> str | None:
-    """The line of a record that is no event, but names an order of its key's customer. (Discarding it needs no more:
-    `common.consume.redrive.discarded`.)"""
+    """The line of a record that is no event, but names an order of its key's customer. (To discard it, no more is
+    needed: `common.consume.redrive.discarded`.)"""
     named = decoded(_named.decode, value)
     kind = KINDS_OF[topic].get(named.type) if named else None
     if named is None or kind is None or key != named.data.customer_id.encode():
