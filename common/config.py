@@ -103,15 +103,15 @@ class Env:
 
 
 def ignore_libpq(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Forget libpq's own variables, such as PGHOSTADDR, PGSERVICE and PGOPTIONS. A connection URL says everything; they
-    would lead a process to another server, or change what its statements mean."""
+    """Forget libpq's own variables, such as PGHOSTADDR, PGSERVICE and PGOPTIONS. A connection URL is complete; these
+    variables would lead a process to another server, or change what its statements mean."""
     for name in [name for name in environ if name.startswith("PG")]:
         del environ[name]
 
 
 @dataclass(frozen=True, slots=True)
 class Logs:
-    """From which level on, and in which format, a process logs."""
+    """The least level that a process logs, and the format."""
 
     level: str
     format: str
@@ -168,5 +168,5 @@ def process(env: Env, *, database: str, port: int) -> Process:
 
 
 def topic_partitions(env: Env) -> int:
-    """How many partitions each topic has when it is created; it keeps them for ever."""
+    """How many partitions each topic has when it is created; a topic keeps them for ever."""
     return env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000)

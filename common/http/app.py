@@ -32,7 +32,7 @@ WRITE_UNKNOWN: Final = problem.unavailable(
     "with an Idempotency-Key, send the request again"
 )
 _NO_STORE: Final = (b"cache-control", b"no-store")
-"""Every answer is of its moment. Without a word about it, a cache may keep some for a while (RFC 9111 §4.2.2)."""
+"""Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
 
 Readiness = Callable[[], list[str]]
 """Names what this process lacks to do its work: empty when it is ready."""

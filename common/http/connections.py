@@ -1,7 +1,7 @@
-"""How many connections a process holds, and who gives way when there are too many.
+"""Limits the connections of a process, and decides which of them give way when there are too many.
 
 Each connection takes a descriptor. A process that has none left can reach neither its database nor its broker, nor open
-a file, so a part of them is kept for those. Of the rest, one source address may hold only a share. Beyond a limit a new
+a file, so a part of them is kept for those. One source address may hold only a share of the rest. Beyond a limit a new
 connection takes the place of those that ask for nothing: half-sent requests and idle connections. If all of them are
 being answered, the new one is refused.
 """
@@ -46,17 +46,17 @@ class Room(NamedTuple):
 
     descriptors: int
     connections: int
-    """Of the public port."""
+    """The most connections of the public port."""
     backlog: int
 
     @property
     def long_lived(self) -> int:
-        """How many of them event streams may occupy, and as many again requests that wait for an outcome."""
+        """How many of them may be event streams; as many more may be requests that wait for an outcome."""
         return self.connections // 4
 
 
 def room_in(descriptors: int) -> Room:
-    """The limits for so many descriptors. Raises `Fatal` if they are too few."""
+    """The limits for this number of descriptors. Raises `Fatal` if they are too few."""
     if descriptors < DESCRIPTORS_MIN:
         raise Fatal(
             f"the limit of open files is {descriptors}, but at least {DESCRIPTORS_MIN} are needed; "
@@ -84,8 +84,8 @@ class Guest(Protocol):
 
     @property
     def waits_since(self) -> tuple[bool, float] | None:
-        """None while it is being answered. Else whether it has been answered before, and since when (loop time) it asks
-        for nothing: those that never got so far give way first."""
+        """None while it is being answered. Otherwise whether it has been answered before, and since when (loop time) it
+        has no request: connections that were never answered give way first."""
 
     def give_way(self) -> None:
         """Close, since others need the room."""
@@ -116,7 +116,7 @@ class Gate:
             self._make_room(guest, self._guests)
 
     def leave(self, guest: Guest) -> None:
-        """A connection has ended, or has been told to."""
+        """A connection has ended, or has been asked to end."""
         if guest in self._guests:
             self._guests.remove(guest)
             self._by_source[guest.source] -= 1
@@ -178,7 +178,7 @@ class ListenerState(ServerState):
 
 
 def source_of(address: str) -> str:
-    """The client that an address stands for: one that has an IPv6 network usually has all of its 64 bits."""
+    """The client that an address stands for: a client with an IPv6 network usually has all of its 64 bits."""
     if ":" not in address:
         return address
     packed = IPv6Address(address.partition("%")[0])

@@ -1,4 +1,5 @@
-"""How requests and responses are framed, where the parser and uvicorn are less strict than HTTP is, or know less of it.
+"""How requests and responses are framed, where the parser and uvicorn are less strict than HTTP, or do not support a
+part of it.
 
 References: RFC 9112 §3.2.2 (absolute-form), §6.1 (Transfer-Encoding, HTTP/1.0), RFC 9110 §7.8 (Upgrade), §10.1.1
 (Expect), §15.6.6 (505).
@@ -27,7 +28,8 @@ _TARGET: Final = problem.malformed("the request target is not a path or an http 
 
 
 def refusal(method: bytes, version: str, headers: Iterable[tuple[bytes, bytes]]) -> Problem | None:
-    """Why a request cannot be read, if so. The parser takes HTTP/0.9 and 2.0 too, and any coding before `chunked`."""
+    """The reason why a request cannot be read, if there is one. The parser takes HTTP/0.9 and 2.0 too, and any coding
+    before `chunked`."""
     if version not in ("1.1", "1.0"):
         return _VERSION
     if method == b"CONNECT":

@@ -1,8 +1,8 @@
-"""What the head of every request is checked for, on every route, before its route is looked up.
+"""Checks the head of every request, before its route is looked up.
 
 - `Host` must name this process. Otherwise a web page whose owner points the page's name at this machine (DNS rebinding)
   could read and change everything.
-- `Origin` must be the host's own. A browser sends it with what a page of another site asks for.
+- `Origin` must be the host's own. A browser sends it with the requests of a page of another site.
 - A body must come as it is: no content coding is decoded, and no part of a resource can be changed.
 - The only expectation that can be met is `100-continue`.
 
@@ -47,7 +47,7 @@ class Hosts(NamedTuple):
 
 
 def refusal(http_version: str, headers: Iterable[tuple[bytes, bytes]], hosts: Hosts) -> Problem | None:
-    """Why a request with this head is refused, if it is. Names of headers are in lower case."""
+    """The reason to refuse a request with this head, if there is one. Names of headers are in lower case."""
     checked: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _CHECKED:
@@ -69,9 +69,7 @@ def _refusal_of_rest(
     http_version: str, checked: dict[bytes, bytes], host: bytes | None, hosts: Hosts
 ) -> Problem | None:
     if (origin := checked.get(b"origin")) is not None and not _is_own(origin, host, hosts):
-        detail = (
-            f"origin {_shown(origin)} is not the host that was asked; set ALLOWED_HOSTS to take requests of its pages"
-        )
+        detail = f"origin {_shown(origin)} is not the host of this request; set ALLOWED_HOSTS to accept its requests"
         return Problem(403, "foreign-origin", "Foreign origin", detail)
     codings = {coding.strip().lower() for coding in checked.get(b"content-encoding", b"").split(b",")}
     if codings - {b"", b"identity"}:
@@ -88,7 +86,7 @@ def _refusal_of_rest(
 
 @lru_cache(NAMES_CACHED)
 def host_refusal(host: bytes, hosts: Hosts) -> Problem | None:
-    """Why a request for this host is refused, if it is: 400 for what is no host, 421 for one of somebody else."""
+    """The reason to refuse a request for this host, if there is one: 400 for an invalid host, 421 for a foreign one."""
     name = _name(host)
     if name is None:
         return problem.malformed(f"host {_shown(host)} is not a name or an address, with or without a port")

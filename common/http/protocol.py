@@ -37,8 +37,8 @@ and the refusal lost."""
 IDLE_CLOSE_S: Final = 0.5
 """When the server ends, an idle connection is closed after this time, unless a request arrives."""
 
-_CROWDED: Final = problem.unavailable("too many connections; this one gave way before its request was complete")
-_NO_ROOM: Final = problem.unavailable("too many connections are open, from this address or altogether")
+_CROWDED: Final = problem.unavailable("too many connections; this one was closed before its request was complete")
+_NO_ROOM: Final = problem.unavailable("too many connections are open, from this address or in total")
 
 
 _PIPELINED: Final = Problem(

@@ -55,7 +55,8 @@ async def receive_body(
 def is_of_type(content_type: bytes | None, types: Sequence[bytes]) -> bool:
     """Whether it is one of `types`, in UTF-8 or in a charset that is a part of it.
 
-    A missing one is none: a browser sends a page's request to any site unasked as long as it has no content type.
+    A missing one does not count: without a content type, a browser sends a page's request to any site without asking
+    it.
     """
     if content_type is None:
         return False
@@ -84,7 +85,7 @@ def within_limit(content: B, name: str, bytes_max: int = BODY_BYTES_MAX) -> B:
 
 
 def path_identifier(request: Request, name: str) -> str:
-    """The identifier in the path. Raises `ProblemError` 404: nothing has a name that is no identifier."""
+    """The identifier in the path. Raises `ProblemError` 404 for a name that is no identifier."""
     value = str(request.path_params[name])
     if not _IDENTIFIER.match(value):
         raise ProblemError(problem.not_found(name.removesuffix("_id"), value[:64]))

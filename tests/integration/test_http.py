@@ -1,4 +1,4 @@
-"""A real process under a low limit of open files, and clients that mean no good; no broker, no database."""
+"""A real process under a low limit of open files, and hostile clients; no broker, no database."""
 
 import os
 import resource
@@ -77,7 +77,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 @pytest.mark.parametrize(
     "begun", [b"", REQUEST[:-2], b"POST /livez HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx"]
 )
-def test_clients_that_never_finish_do_not_keep_others_out(process: Process, begun: bytes) -> None:
+def test_unfinished_requests_do_not_keep_other_clients_out(process: Process, begun: bytes) -> None:
     room = room_in(OPEN_FILES)
     flood = []
     try:

@@ -1,4 +1,4 @@
-"""Who gets in when there are too many connections, and who gives way."""
+"""Which connections are admitted, and which give way, when there are too many."""
 
 import resource
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from common.http.connections import REPORT_EVERY_S, Gate, make_room, room_in, so
 
 
 class Guest:
-    """A connection that waits since so long, or is being answered."""
+    """A connection that has waited for this long, or is being answered."""
 
     def __init__(self, source: str, waits_since: tuple[bool, float] | None = (False, 0.0)) -> None:
         self.source = source
@@ -31,21 +31,21 @@ def let_in(gate: Gate, *guests: Guest) -> None:
         gate.admit(guest)
 
 
-def test_the_newest_takes_the_place_of_the_one_that_waits_longest() -> None:
+def test_the_newest_connection_takes_the_place_of_the_longest_waiting_one() -> None:
     gate = Gate(limit=4)
     waiting = [Guest("a", (False, 3.0)), Guest("b", (False, 1.0)), Guest("c", (False, 2.0))]
     let_in(gate, *waiting, Guest("d", None), Guest("e"))
     assert [guest.end for guest in waiting] == ["", "gave way", ""]
 
 
-def test_one_that_was_answered_before_gives_way_after_those_that_never_asked() -> None:
+def test_connections_that_never_sent_a_request_give_way_first() -> None:
     gate = Gate(limit=2)
     answered, silent = Guest("a", (True, 1.0)), Guest("b", (False, 9.0))
     let_in(gate, answered, silent, Guest("c"))
     assert (answered.end, silent.end) == ("", "gave way")
 
 
-def test_one_that_is_being_answered_never_gives_way() -> None:
+def test_a_connection_that_is_being_answered_never_gives_way() -> None:
     gate = Gate(limit=2)
     busy, newest = [Guest("a", None), Guest("b", None)], Guest("c")
     let_in(gate, *busy, newest)
@@ -53,7 +53,7 @@ def test_one_that_is_being_answered_never_gives_way() -> None:
     assert newest.end == "turned away"
 
 
-def test_a_source_that_has_its_share_takes_the_place_of_its_own_only() -> None:
+def test_a_source_with_its_full_share_displaces_only_its_own_connections() -> None:
     gate = Gate(limit=5)
     other, own = Guest("b", (False, 0.0)), [Guest("a", (False, 5.0 + n)) for n in range(4)]
     let_in(gate, other, *own)
@@ -65,14 +65,14 @@ def test_a_source_that_has_its_share_takes_the_place_of_its_own_only() -> None:
     assert (other.end, last.end, stranger.end) == ("", "turned away", "")
 
 
-def test_the_source_that_holds_most_gives_way_first() -> None:
+def test_the_source_with_the_most_connections_gives_way_first() -> None:
     gate = Gate(limit=4)
     few, most = Guest("b", (False, 0.0)), [Guest("a", (True, 9.0 + n)) for n in range(3)]
     let_in(gate, few, *most, Guest("c"))
     assert (few.end, most[0].end) == ("", "gave way")
 
 
-def test_a_flood_leaves_room_for_whoever_asks() -> None:
+def test_a_flood_leaves_room_for_clients_that_send_requests() -> None:
     gate = Gate(limit=100)
     flood = [Guest("a", (False, float(n))) for n in range(1_100)]
     asking = []
@@ -86,7 +86,7 @@ def test_a_flood_leaves_room_for_whoever_asks() -> None:
     assert all(guest.end == "" for guest in asking)
 
 
-def test_one_that_has_left_counts_no_more_and_only_once() -> None:
+def test_a_connection_that_has_ended_is_uncounted_once() -> None:
     gate = Gate(limit=2)
     first, second, third = Guest("a", None), Guest("b", None), Guest("c")
     let_in(gate, first, second)
@@ -107,7 +107,7 @@ def lines() -> Iterator[list[str]]:
     logger.remove(sink)
 
 
-def test_what_was_closed_and_refused_is_logged_now_and_then_with_its_number(lines: list[str]) -> None:
+def test_closed_and_refused_connections_are_logged_now_and_then_with_their_number(lines: list[str]) -> None:
     gate = Gate(limit=1)
     gate.report(0.0)
     assert lines == []
@@ -123,7 +123,7 @@ def test_what_was_closed_and_refused_is_logged_now_and_then_with_its_number(line
 
 @pytest.mark.parametrize("descriptors", [256, 1_024, 4_096, 20_000, 1_048_576])
 def test_the_limits_fit_the_descriptors(descriptors: int) -> None:
-    """Also when everything that waits to be accepted is accepted before any of it is refused."""
+    """Even when all waiting connections are accepted before any of them is refused."""
     room = room_in(descriptors)
     assert room.connections + room.backlog + connections.DESCRIPTORS_RESERVED <= descriptors
     assert min(room.connections, room.backlog) > 0
@@ -140,7 +140,7 @@ def test_too_few_descriptors_are_refused() -> None:
     [(1_024, 4_096, 4_096), (1_024, 1_048_576, 16_384), (1_024, 1_024, None), (65_536, 65_536, None),
      (1_024, resource.RLIM_INFINITY, 16_384), (resource.RLIM_INFINITY, resource.RLIM_INFINITY, None)],
 )  # fmt: skip
-def test_the_soft_limit_is_raised_as_far_as_it_may(
+def test_the_soft_limit_is_raised_as_far_as_allowed(
     soft: int, hard: int, raised: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     set_: list[tuple[int, int]] = []

@@ -172,7 +172,7 @@ def test_waiting_with_a_limit_ends_with_it() -> None:
     assert waiting.late() == []
 
 
-def test_waiting_ends_for_a_program_that_cannot_become_ready_or_that_has_fallen_silent() -> None:
+def test_waiting_ends_for_a_program_that_cannot_become_ready_or_falls_silent() -> None:
     clock = Clock()
     waiting = Waiting(["postgres", "kafka"], limit_s=900, silent_s=60, clock=clock)
     waiting.note("kafka", Progress("nothing listens on port 9092 yet"))
@@ -182,7 +182,7 @@ def test_waiting_ends_for_a_program_that_cannot_become_ready_or_that_has_fallen_
     assert waiting.late() == ["postgres", "kafka"]
 
 
-def test_what_stays_missing_is_reported_less_and_less_often(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unchanged_problem_is_reported_less_and_less_often(capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     waiting = Waiting(["kafka"], limit_s=900, clock=clock)
     for _ in range(900):
@@ -232,7 +232,7 @@ def test_what_stays_missing_is_reported_less_and_less_often(capsys: pytest.Captu
     ],
     ids=["postgres", "java", "python", "json", "other", "nothing"],
 )
-def test_the_cause_is_what_a_program_complained_about_last(log: list[str], shown: list[str]) -> None:
+def test_the_cause_is_the_last_complaint_of_a_program(log: list[str], shown: list[str]) -> None:
     lines = cause(log).splitlines()
     assert len(lines) == len(shown)
     assert all(words in line for words, line in zip(shown, lines, strict=True))

@@ -103,7 +103,7 @@ def test_readiness_checks_bypass_a_proxy(ready_port: int) -> None:
 
 
 @pytest.mark.usefixtures("foreign")
-def test_a_containers_health_is_not_asked_of_a_proxy(
+def test_a_containers_health_check_bypasses_a_proxy(
     ready_port: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("ADMIN_PORT", str(ready_port))

@@ -278,7 +278,7 @@ def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_sends_nothing_more_gets_its_answer() -> None:
+def test_a_client_that_closes_its_sending_side_gets_its_answer() -> None:
     async def run() -> None:
         served = Served(Api(SlowLog()), fast=True)
         log = served.api.log

@@ -1,4 +1,4 @@
-"""What the head of a request is refused for, whatever its route."""
+"""The checks of a request's head, whatever its route."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def status(*headers: tuple[bytes, bytes], version: str = "1.1", hosts: Hosts = L
     [b"localhost", b"LOCALHOST:8081", b"localhost.", b"a.localhost:1", b"127.0.0.1:8081", b"127.9.9.9", b"[::1]:8081",
      b"[0:0:0:0:0:0:0:1]", b"localhost:"],
 )  # fmt: skip
-def test_the_loopback_is_always_ours(host: bytes) -> None:
+def test_the_loopback_is_always_an_allowed_host(host: bytes) -> None:
     assert status((b"host", host)) is None
     assert status((b"host", host), hosts=ANYWHERE) is None
 
@@ -33,12 +33,12 @@ def test_a_foreign_host_is_misdirected(host: bytes) -> None:
 
 
 @pytest.mark.parametrize("host", [b"gateway:8081", b"Shop.Example", b"10.0.0.1", b"[2001:db8::1]:80", b"[2001:db8::2]"])
-def test_hosts_that_are_set_and_any_address_of_a_process_that_listens_on_all_are_ours(host: bytes) -> None:
+def test_configured_hosts_and_every_address_of_a_process_that_listens_on_all_are_allowed(host: bytes) -> None:
     assert status((b"host", host), hosts=ANYWHERE) is None
     assert status((b"host", b"evil.example"), hosts=ANYWHERE) == 421
 
 
-def test_the_address_it_listens_on_is_ours() -> None:
+def test_the_address_that_a_process_listens_on_is_an_allowed_host() -> None:
     assert status((b"host", b"10.0.0.7:8081"), hosts=Hosts("10.0.0.7")) is None
     assert status((b"host", b"10.0.0.8:8081"), hosts=Hosts("10.0.0.7")) == 421
 
@@ -49,11 +49,11 @@ def test_the_address_it_listens_on_is_ours() -> None:
      b"[localhost]", b"[127.0.0.1]", b"[::1]x", b"user@localhost", b"localhost/", b"localhost?", b"localhost#", b"\xff",
      b"http://localhost", b"."],
 )  # fmt: skip
-def test_what_is_no_host_is_malformed(host: bytes) -> None:
+def test_an_invalid_host_is_malformed(host: bytes) -> None:
     assert status((b"host", host)) == 400
 
 
-def test_exactly_one_host_is_due_except_in_http_1_0() -> None:
+def test_exactly_one_host_is_required_except_in_http_1_0() -> None:
     assert status() == 400
     assert status((b"host", b"localhost"), (b"host", b"localhost")) == 400
     assert status(version="1.0") is None
@@ -74,12 +74,12 @@ def test_exactly_one_host_is_due_except_in_http_1_0() -> None:
         (b"", 403),
     ],
 )
-def test_only_pages_of_the_host_itself_may_ask(origin: bytes, due: int | None) -> None:
+def test_only_pages_of_the_host_itself_may_send_requests(origin: bytes, due: int | None) -> None:
     assert status((b"host", b"localhost:8081"), (b"origin", origin)) == due
     assert status((b"origin", origin), version="1.0") == 403
 
 
-def test_pages_of_hosts_that_are_set_may_ask_behind_a_proxy_too() -> None:
+def test_pages_of_configured_hosts_may_send_requests_behind_a_proxy_too() -> None:
     given = (b"host", b"10.0.0.1:8081")
     assert status(given, (b"origin", b"https://shop.example"), hosts=ANYWHERE) is None
     assert status(given, (b"origin", b"https://evil.example"), hosts=ANYWHERE) == 403
@@ -99,7 +99,7 @@ def test_pages_of_hosts_that_are_set_may_ask_behind_a_proxy_too() -> None:
         (b"expect", b"100-continue, x", 417),
     ],
 )
-def test_what_cannot_be_done_is_said(name: bytes, value: bytes, due: int | None) -> None:
+def test_an_unsupported_header_is_refused_with_its_status(name: bytes, value: bytes, due: int | None) -> None:
     host = (b"host", b"localhost")
     assert status(host, (name, value)) == due
     if name != b"content-range":
@@ -111,7 +111,7 @@ def test_an_expectation_of_http_1_0_is_ignored() -> None:
 
 
 @pytest.mark.parametrize("name", [b"content-type", b"origin", b"content-range"])
-def test_two_headers_of_what_there_can_be_one_are_refused(name: bytes) -> None:
+def test_a_repeated_single_header_is_refused(name: bytes) -> None:
     assert status((b"host", b"localhost"), (name, b"a"), (name, b"a")) == 400
 
 
@@ -131,5 +131,5 @@ def test_two_headers_of_what_there_can_be_one_are_refused(name: bytes) -> None:
         (None, False),
     ],
 )
-def test_a_body_is_of_the_type_that_it_says(content_type: bytes | None, fits: bool) -> None:
+def test_a_body_must_have_an_accepted_content_type(content_type: bytes | None, fits: bool) -> None:
     assert is_of_type(content_type, (b"application/json",)) is fits

@@ -414,7 +414,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("status", "sent"), [(status, sent) for status in REFUSED for sent in REFUSED[status]])
-def test_what_is_framed_or_spoken_otherwise_is_refused(status: int, sent: bytes) -> None:
+def test_a_request_in_another_framing_or_version_is_refused(status: int, sent: bytes) -> None:
     @on_a_server
     async def test(served: Served) -> None:
         connection = await served.connect()
@@ -483,7 +483,7 @@ async def test_trailers_are_no_headers(served: Served) -> None:
 
 
 @on_a_server
-async def test_a_client_that_sends_nothing_more_gets_what_is_due(served: Served) -> None:
+async def test_a_client_that_closes_its_sending_side_gets_its_answers(served: Served) -> None:
     connection = await served.connect()
     connection.send(get("/wait"))
     await served.arrived.acquire()
@@ -495,8 +495,8 @@ async def test_a_client_that_sends_nothing_more_gets_what_is_due(served: Served)
 
 
 @on_a_server
-async def test_a_stream_ends_when_its_client_sends_nothing_more(served: Served) -> None:
-    """It may have gone, and nothing else would tell."""
+async def test_a_stream_ends_when_its_client_closes_its_sending_side(served: Served) -> None:
+    """The client may have gone, and nothing else would show it."""
     connection = await served.connect()
     connection.send(get("/endless"))
     await served.arrived.acquire()

@@ -99,7 +99,7 @@ def test_a_connection_that_stays_idle_is_closed(monkeypatch: Any) -> None:
     with_a_server(act)
 
 
-def test_every_answer_has_its_date_and_is_not_to_be_kept() -> None:
+def test_every_answer_has_a_date_and_forbids_caching() -> None:
     async def act(server: _Server, listener: socket.socket) -> None:
         await server.on_tick(0)
         for sent in (
@@ -119,7 +119,7 @@ def test_every_answer_has_its_date_and_is_not_to_be_kept() -> None:
     with_a_server(act)
 
 
-def test_half_sent_requests_do_not_keep_others_out() -> None:
+def test_half_sent_requests_do_not_keep_other_clients_out() -> None:
     async def act(server: _Server, listener: socket.socket) -> None:
         clients = [connect(listener) for _ in range(60)]
         for client in clients:
@@ -137,7 +137,7 @@ def test_half_sent_requests_do_not_keep_others_out() -> None:
     with_a_server(act, Gate(limit=20))
 
 
-def test_who_finds_no_room_is_told_so() -> None:
+def test_a_client_without_room_gets_503() -> None:
     async def act(server: _Server, listener: socket.socket) -> None:
         busy = [connect(listener) for _ in range(3)]
         loop = asyncio.get_running_loop()
