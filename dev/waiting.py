@@ -129,11 +129,19 @@ class Waiting:
         return silent or keeps_ending or len(self.pids[name]) > ENDS_MAX
 
 
+def _remedies(line: str) -> list[str]:
+    return [remedy for words, remedy in _REMEDIES.items() if re.search(words, line, re.IGNORECASE)]
+
+
 def cause(log: Sequence[str]) -> str:
     """What a program complained about last, a line each, and what to do if that is known."""
     lines = [readable(line).strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _NOISE.search(line)]
-    complaints = [line for line in lines if _COMPLAINT.search(line)] or lines or ["(it has logged nothing)"]
-    last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES]
-    text = "\n".join(lines)
-    known = [remedy for words, remedy in _REMEDIES.items() if re.search(words, text, re.IGNORECASE)]
-    return "\n".join([*(f"    {line}" for line in reversed(last)), *(f"    -> {remedy}" for remedy in known)])
+    remedies = {
+        line: [remedy for words, remedy in _REMEDIES.items() if re.search(words, line, re.IGNORECASE)] for line in lines
+    }
+    complaints = [line for line in lines if remedies[line] or _COMPLAINT.search(line)] or lines
+    last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES][::-1]
+    known = dict.fromkeys(remedy for line in last for remedy in remedies[line])
+    return "\n".join(
+        [*(f"    {line}" for line in last or ["(it has logged nothing)"]), *(f"    -> {remedy}" for remedy in known)]
+    )

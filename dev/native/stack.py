@@ -203,7 +203,7 @@ class NativeStack(Stack):
 
     def _set_up(self, server: str) -> None:
         self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)
-        variables = child({"LOG_FORMAT": "text", **self.programs.environment()})
+        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.environment()})
         for command in SET_UP[server]:
             # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
             try:

@@ -228,9 +228,13 @@ def test_an_unchanged_problem_is_reported_less_and_less_often(capsys: pytest.Cap
             ["no such database"],
         ),
         (["plain words"], ["plain words"]),
+        (
+            ["PostgreSQL: could not extend file: No space left on device", "migrate: payment: applying"],
+            ["could not extend file", "-> free some space"],
+        ),
         ([], ["(it has logged nothing)"]),
     ],
-    ids=["postgres", "java", "python", "json", "other", "nothing"],
+    ids=["postgres", "java", "python", "json", "other", "disk", "nothing"],
 )
 def test_the_cause_is_the_last_complaint_of_a_program(log: list[str], shown: list[str]) -> None:
     lines = cause(log).splitlines()

@@ -17,6 +17,7 @@ from common.http import ready
 from dev.environment import child, raise_limits, tight_limits
 from dev.native.supervise import Supervisor
 from dev.servers.instance import Instance, unready_at
+from dev.servers.kafka import Broker
 from dev.settings import HOST, ROOT, SERVICES
 from ops import tool
 
@@ -131,6 +132,13 @@ def test_every_shell_finds_the_supervisor_whatever_its_tmpdir(tmp_path: Path, mo
     assert {home: Supervisor(home).socket for home in sockets} == sockets
     assert sockets[Path("/srv/t")].is_relative_to("/srv/t")
     assert len(os.fsencode(sockets[deep])) < 90
+
+
+def test_the_broker_needs_nothing_of_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dev.servers.jars.classpath", lambda _: "")
+    broker = Broker(tmp_path / "kafka", 1, 2)
+    assert f"-Djava.io.tmpdir={tmp_path}/kafka/tmp" in broker.command()
+    assert "-XX:+PerfDisableSharedMem" in broker.command()
 
 
 def test_a_limit_that_is_too_low_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
