@@ -84,7 +84,7 @@ class Waiting:
                 self.note(name, check(name))
             self.report()
             if late := self.late():
-                return {name: self.missing[name] for name in late}
+                return {name: self.missing[name] + self._silence(name) for name in late}
             time.sleep(0.1)
         return {}
 
@@ -122,8 +122,12 @@ class Waiting:
             return list(self.missing)
         return [name for name in self.missing if name in self.hopeless or self._has_failed(name, now)]
 
+    def _silence(self, name: str) -> str:
+        silent_s = self.clock() - self.logged_at[name]
+        return f"; it has logged nothing for {silent_s:.0f} s" if self.silent_s and silent_s > self.silent_s else ""
+
     def _has_failed(self, name: str, now: float) -> bool:
-        silent = self.silent_s is not None and now - self.logged_at[name] > self.silent_s
+        silent = bool(self._silence(name))
         lasts = self.pids[name] and now - self.begun_at[name] > LASTS_AFTER_S
         keeps_ending = now - self.ended_since.get(name, now) > FAILED_AFTER_S and not lasts
         return silent or keeps_ending or len(self.pids[name]) > ENDS_MAX

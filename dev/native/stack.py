@@ -229,9 +229,6 @@ class NativeStack(Stack):
         written: dict[str, list[str]] = {name: [] for name in names}
         met_taken_port: set[str] = set()
 
-        def log_end(name: str) -> list[str]:
-            return logs.last_lines(programs.log(name), LINES_KEPT)
-
         def check(name: str) -> Progress:
             status = self.supervisor.statuses()[name]
             alive = status.state in ("RUNNING", "STARTING")
@@ -250,7 +247,7 @@ class NativeStack(Stack):
         if late := Waiting(names, limit_s, silent_s).until_ready(check):
             raise StartError(
                 "\n".join(
-                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name] or log_end(name))}\n"
+                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name])}\n"
                     f"    all of its log: {programs.log(name)}"
                     for name, missing in late.items()
                 )
