@@ -1,4 +1,4 @@
-"""A real process under a low limit of open files, and hostile clients; no broker, no database."""
+"""A real process of HTTP alone, without broker and database, under a low limit of open files; and real clients."""
 
 import os
 import resource
@@ -13,17 +13,26 @@ import pytest
 
 from common.http.connections import room_in
 from dev.settings import HOST, ROOT, free_ports
+from tests import java
 from tests.waiting import eventually
 
 PROGRAM: Final = """
 import sys
+from starlette.routing import Route
 from common import config, log
 from common.config import Env
 from common.http import server
 from common.http.app import application
+from common.http.requests import read_body
+from common.http.responses import json_response
 
-log.configure("http", "http-1")
-server.run(server.serve(application([]), config.process(Env("http"), database="DATABASE_URL", port=0)))
+async def echo(request):
+    return json_response({"read": len(await read_body(request))})
+
+process = config.process(Env("http"), database="DATABASE_URL", port=0)
+log.configure(process.service, process.instance, process.logs)
+app = application([Route("/echo", echo, methods=["POST"])])
+server.run(server.serve(app, process))
 """
 OPEN_FILES: Final = 1_024
 CLIENTS: Final = 1_100
@@ -96,3 +105,10 @@ def test_unfinished_requests_do_not_keep_other_clients_out(process: Process, beg
     eventually(lambda: "too many connections" in process.text(), "it says so", ended=process.ended)
     assert process.text().count("too many connections") < 2 * 3, "now and then, not for each"
     assert "Traceback" not in process.text()
+
+
+def test_javas_client_is_served_though_it_offers_an_upgrade_with_each_request(process: Process, tmp_path: Path) -> None:
+    url = f"http://{HOST}:{process.port}"
+    answers = java.post(tmp_path, f"{url}/echo", f"{url}/echo", f"{url}/nowhere", f"{url}/livez", f"{url}/echo")
+    assert [status for status, _ in answers] == [200, 200, 404, 405, 200]
+    assert answers[-1][1] == '{"read":2}'
