@@ -31,8 +31,8 @@ PAUSE_S: Final = 0.08
 AGAIN_S: Final = 0.1
 TIMEOUT_S: Final = 15.0
 """Longer than the api waits for the log before it answers that an order may still be placed."""
-BATCH_EVERY_S: Final = 3.0
-BATCH_LINES: Final = 110
+MANY_EVERY_S: Final = 3.0
+MANY_LINES: Final = 110
 """More than the api sends to the log at once."""
 SHOPKEEPER_EVERY_S: Final = 0.4
 
@@ -289,12 +289,12 @@ class Plain(Buyer):
         self.book.unknown.append(body)
 
 
-class Batches(Buyer):
+class ManyOrders(Buyer):
     """Sends many orders at once, each line under a key, until all are answered."""
 
-    sort = "keyed-batch"
-    pause_s = BATCH_EVERY_S
-    lines = BATCH_LINES
+    sort = "keyed-many"
+    pause_s = MANY_EVERY_S
+    lines = MANY_LINES
 
     def step(self, n: int) -> None:
         self.place(itertools.islice(self.bodies, self.lines))
@@ -314,7 +314,7 @@ class Batches(Buyer):
                 if result["status"] == 202:
                     self.book.accept(result["order_id"], line["idempotency_key"])
                 elif result["status"] != 503:
-                    self.book.faults.append(f"a line of a batch: {result}")
+                    self.book.faults.append(f"a line of many: {result}")
             if any(result["status"] == 503 for result in results):
                 return None
             return [result["order_id"] for result in results if result["status"] == 202]
@@ -346,7 +346,7 @@ class Shopkeeper(Client):
 
 
 MakeClient = Callable[[Stack, Book], Client]
-ALL: Final[Sequence[MakeClient]] = (Keyed, Plain, Batches, Shopkeeper)
+ALL: Final[Sequence[MakeClient]] = (Keyed, Plain, ManyOrders, Shopkeeper)
 
 
 class Clients:
@@ -373,7 +373,7 @@ def furnish(stack: Stack) -> None:
     for product_id in PLENTY:
         stack.product(product_id, pieces=PIECES)
     stack.product(SCARCE)
-    for sort in ("keyed", "plain", "keyed-batch"):
+    for sort in ("keyed", "plain", "keyed-many"):
         for number in range(CUSTOMERS):
             stack.account(f"{sort}-{number}", BALANCE)
         stack.account(f"{sort}-poor", 1)

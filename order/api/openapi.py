@@ -23,7 +23,7 @@ _PROBLEMS: Final = {
     400: "the body is not JSON, or the idempotency key is not valid",
     404: "there is no such order",
     409: "the price has changed, or the order can no longer be cancelled",
-    413: f"the body is over {BODY_BYTES_MAX} bytes (a batch: {BYTES_MAX} bytes or {LINES_MAX} lines)",
+    413: f"the body is over {BODY_BYTES_MAX} bytes (many orders: {BYTES_MAX} bytes or {LINES_MAX} lines)",
     415: "the content type is not one that is taken",
     422: "fields are at fault, each named by a pointer; or the idempotency key came before with another order",
     503: "not now; Retry-After says when. With an order_id the outcome is unknown: ask for that order, or send the "

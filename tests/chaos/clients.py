@@ -18,7 +18,7 @@ from tests.waiting import eventually
 ASK_AFTER_S: Final = 11.0  # the order api says: ask for it after 10 s
 AGAIN_SHARE: Final = 0.05
 SINGLES_PER_S: Final = 24
-BATCHES_PER_S: Final = 4
+MANY_PER_S: Final = 4
 OF_EACH: Final = 4
 
 
@@ -92,7 +92,7 @@ class Plain(Customer, clients.Plain):
         return not self._doubted
 
 
-class Batches(Customer, clients.Batches):
+class ManyOrders(Customer, clients.ManyOrders):
     sort = "keyed"
 
     def __init__(
@@ -103,10 +103,10 @@ class Batches(Customer, clients.Batches):
 
 
 def crowd(seed: int, orders_per_s: int) -> Iterator[MakeClient]:
-    """All of them, offering so many orders a second: single ones at a steady rate, batches for what goes beyond."""
-    lines = max(1, round((orders_per_s - SINGLES_PER_S) / BATCHES_PER_S))
-    singles_per_s, batches_per_s = SINGLES_PER_S / 2 / OF_EACH, BATCHES_PER_S / OF_EACH
+    """All clients, which offer this rate together: single orders at a steady rate, many in one request for the rest."""
+    lines = max(1, round((orders_per_s - SINGLES_PER_S) / MANY_PER_S))
+    singles_per_s, many_per_s = SINGLES_PER_S / 2 / OF_EACH, MANY_PER_S / OF_EACH
     for number in range(OF_EACH):
         yield partial(Keyed, seed=seed, number=number, per_s=singles_per_s)
         yield partial(Plain, seed=seed, number=number, per_s=singles_per_s)
-        yield partial(Batches, seed=seed, number=number, per_s=batches_per_s, lines=lines)
+        yield partial(ManyOrders, seed=seed, number=number, per_s=many_per_s, lines=lines)

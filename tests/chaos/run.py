@@ -7,7 +7,7 @@ from typing import Final
 
 from tests.audit import await_rest
 from tests.chaos.arena import DEADLINE_S, PROBE, PROBES, Arena
-from tests.chaos.clients import Batches, crowd
+from tests.chaos.clients import ManyOrders, crowd
 from tests.chaos.faults import INJECT, NotPossible
 from tests.chaos.faults.fault import Witness
 from tests.chaos.report import Report, Row
@@ -29,7 +29,7 @@ class Probe:
 
     def __init__(self, arena: Arena, book: Book, seed: int) -> None:
         self._arena = arena
-        self._client = Batches(arena, book, seed)
+        self._client = ManyOrders(arena, book, seed)
         placed = self._order(PROBE.format(number) for number in range(PROBES))
         rows = arena.query(
             "order", "SELECT partition, customer_id FROM orders WHERE order_id = ANY(%s::uuid[])", (placed,)

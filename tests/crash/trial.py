@@ -17,7 +17,7 @@ from common.kafka.clients import producer_config
 from dev.settings import ROOT
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
-from tests.clients import PLENTY, Batches, Book, Clients, Keyed, Plain, furnish
+from tests.clients import PLENTY, Book, Clients, Keyed, ManyOrders, Plain, furnish
 from tests.crash.launch import SAID
 from tests.crash.points import Point, Scene
 from tests.servers import Servers
@@ -276,7 +276,7 @@ def restored(trials: Trials) -> Iterator[None]:
     back_up(stack, "payment")
     stack.await_ready()
     enough = len(book.accepted) + BACKLOG
-    with Clients(stack, book, (Keyed, Plain, Batches)):  # no shopkeeper: its deposits would be lost
+    with Clients(stack, book, (Keyed, Plain, ManyOrders)):  # no shopkeeper: its deposits would be lost
         eventually(lambda: len(book.accepted) > enough, "orders come after the backup")
     await_rest(stack, book.accepted)
     restore(stack, "payment")

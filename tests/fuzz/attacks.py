@@ -18,7 +18,7 @@ _KINDS: Final[dict[str, tuple[float, Draw]]] = {
     "odd number": (5, bodies.odd_number),
     "not for sale": (2, bodies.not_for_sale),
     "large body": (0.5, bodies.large),
-    "batch": (3, bodies.in_a_batch),
+    "many": (3, bodies.with_many_lines),
     "payment": (5, bodies.payment),
     "inventory": (5, bodies.inventory),
     "idempotency key": (4, heads.key),

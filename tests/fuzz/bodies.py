@@ -14,8 +14,8 @@ from tests.fuzz.requests import (
     INACTIVE,
     PRODUCTS,
     Request,
-    batch,
     deposit,
+    many,
     order,
     posted,
     product,
@@ -100,7 +100,7 @@ def large(drawn: random.Random, number: int) -> Attack:
     return post(filled, number)
 
 
-def in_a_batch(drawn: random.Random, number: int) -> Attack:
+def with_many_lines(drawn: random.Random, number: int) -> Attack:
     def line() -> bytes:
         document = order(drawn)
         match drawn.randrange(9):
@@ -123,7 +123,7 @@ def in_a_batch(drawn: random.Random, number: int) -> Attack:
     lines = [line() for _ in range(drawn.choice((0, 1, 2, 5, 5, 20)))]
     if drawn.random() < 0.03:
         lines = [b"{}"] * drawn.choice((999, 1_000, 1_001, 1_002)) + [b""]
-    request = batch(lines)
+    request = many(lines)
     if drawn.random() < 0.1:
         request = request._replace(body=drawn.choice((b"\n" * 1_001, b"\r\n" * 10, b"\0", b"\xff\n\xfe", b"")))
     return framed(request, number, comparable=False)

@@ -64,7 +64,7 @@ def placed(drawn: random.Random, customer_id: str | None = None) -> Request:
     return posted("order-api", "/orders", order(drawn, customer_id))
 
 
-def batch(lines: list[bytes], *headers: tuple[str, str]) -> Request:
+def many(lines: list[bytes], *headers: tuple[str, str]) -> Request:
     kind = ("content-type", "application/x-ndjson")
     return Request("order-api", "POST", f"{API}/orders/batch", b"\n".join(lines), (kind, *headers))
 
@@ -82,7 +82,7 @@ VALID: Final[tuple[Callable[[random.Random], Request], ...]] = (
     placed,
     placed,
     lambda d: placed(d)._replace(headers=(JSON, ("idempotency-key", f"key-{d.randrange(10**9)}"))),
-    lambda d: batch([json.dumps(order(d)).encode() for _ in range(d.choice((1, 3)))]),
+    lambda d: many([json.dumps(order(d)).encode() for _ in range(d.choice((1, 3)))]),
     lambda d: Request("order-api", "GET", f"{API}/orders?customer_id={d.choice(CUSTOMERS)}&limit=2"),
     lambda d: Request("order-api", "GET", f"{API}/orders/{ORDER_ID}"),
     lambda d: Request("order-api", "POST", f"{API}/orders/{ORDER_ID}/cancel", b""),

@@ -193,7 +193,7 @@ def test_a_stream_ends_when_its_process_drains_and_goes_on_elsewhere(stack: Stac
 # Many orders in one request
 
 
-def post_batch(stack: Stack, *lines: dict[str, Any] | bytes) -> list[dict[str, Any]]:
+def post_many(stack: Stack, *lines: dict[str, Any] | bytes) -> list[dict[str, Any]]:
     content = b"\n".join(line if isinstance(line, bytes) else json.dumps(line).encode() for line in lines)
     answer = stack.http.post(stack.url("order-api", "/orders/batch"), content=content, headers=NDJSON)
     assert answer.status_code in (200, 422, 503), answer.text
@@ -210,7 +210,7 @@ def await_all_settled(stack: Stack, ids: list[str]) -> None:
 def test_a_thousand_orders_in_one_request_are_accepted_settled_and_charged(
     stack: Stack, product: str, customer: str
 ) -> None:
-    results = post_batch(stack, *[body(customer, product)] * 1_000)
+    results = post_many(stack, *[body(customer, product)] * 1_000)
     assert [(result["line"], result["status"]) for result in results] == [(n, 202) for n in range(1, 1_001)]
     ids = [result["order_id"] for result in results]
     assert stack.order(ids[-1])["order_id"] == ids[-1]
@@ -225,7 +225,7 @@ def test_a_thousand_orders_in_one_request_are_accepted_settled_and_charged(
 
 
 def test_a_bad_line_does_not_affect_the_others(stack: Stack, product: str, customer: str) -> None:
-    results = post_batch(
+    results = post_many(
         stack, body(customer, product), b"{", body(customer, "no-such"), body(customer, product, idempotency_key="b")
     )
     assert [result["status"] for result in results] == [202, 400, 422, 202]
@@ -237,7 +237,7 @@ def test_a_bad_line_does_not_affect_the_others(stack: Stack, product: str, custo
 def test_a_request_with_keyed_lines_can_be_sent_again_as_a_whole(stack: Stack, product: str, customer: str) -> None:
     lines = [body(customer, product, idempotency_key=f"line-{n}") for n in range(300)]
     with ThreadPoolExecutor() as clients:
-        answers = list(clients.map(lambda _: post_batch(stack, *lines), range(4)))
+        answers = list(clients.map(lambda _: post_many(stack, *lines), range(4)))
     ids = [[result["order_id"] for result in results] for results in answers]
     assert ids == [ids[0]] * 4
     assert sum("idempotency_replayed" not in result for results in answers for result in results) == 300
@@ -253,7 +253,7 @@ def test_single_orders_are_accepted_beside_requests_with_many(stack: Stack, prod
         lines = [body(f"cust-nobody-{n}", product) for n in range(1_000)]
         ids = []
         while not enough.is_set():
-            ids += [result["order_id"] for result in post_batch(stack, *lines) if result["status"] == 202]
+            ids += [result["order_id"] for result in post_many(stack, *lines) if result["status"] == 202]
         return ids
 
     def place_one() -> int:

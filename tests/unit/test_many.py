@@ -240,12 +240,12 @@ def in_a_slow_log(act: "Callable[[PlaceMany, SlowLog], Any]", in_flight_max: int
 
 def test_all_requests_with_many_orders_leave_half_of_the_room_to_single_orders() -> None:
     async def act(endpoint: PlaceMany, log: SlowLog) -> None:
-        batches = asyncio.gather(*(endpoint.place([line()] * 700, None) for _ in range(3)))
-        while not batches.done():
+        requests = asyncio.gather(*(endpoint.place([line()] * 700, None) for _ in range(3)))
+        while not requests.done():
             if len(log.waiting) == 500 or len(log.placed) == 2_100:
                 log.acknowledge_all()
             await asyncio.sleep(0)
-        answers_of_each: list[list[Any]] = await batches
+        answers_of_each: list[list[Any]] = await requests
         assert [sum(isinstance(answer, Sent) for answer in answers) for answers in answers_of_each] == [700] * 3
 
     assert in_a_slow_log(act, 1_000).most == 500
@@ -267,14 +267,14 @@ def test_others_are_served_between_two_chunks() -> None:
 
 def test_the_number_of_requests_under_way_is_limited() -> None:
     async def act(endpoint: PlaceMany, log: SlowLog) -> None:
-        batches = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(UNDER_WAY_MAX)]
+        requests = [asyncio.ensure_future(call(endpoint, [line()], NDJSON)) for _ in range(UNDER_WAY_MAX)]
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
             await call(endpoint, [line()], NDJSON)
         assert caught.value.problem == NO_ROOM
         await log.sent(UNDER_WAY_MAX)
         log.acknowledge_all()
-        await asyncio.gather(*batches)
+        await asyncio.gather(*requests)
         assert endpoint._under_way == 0
 
     in_a_slow_log(act, IN_FLIGHT_MAX)

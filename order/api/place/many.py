@@ -42,8 +42,12 @@ CHUNK_LINES: Final = 100
 SHARE_MAX: Final = 0.5
 NDJSON: Final = (b"application/x-ndjson", b"application/jsonl")
 
-NO_ROOM: Final = problem.unavailable(f"{UNDER_WAY_MAX} batches are under way at this process already; {PLACED_NOTHING}")
-_lines: Final = Counter("tandem_order_batch_lines_total", "Orders that came in batches, by their answers.", ["status"])
+NO_ROOM: Final = problem.unavailable(
+    f"{UNDER_WAY_MAX} uploads of many orders are under way at this process; {PLACED_NOTHING}"
+)
+_lines: Final = Counter(
+    "tandem_order_batch_lines_total", "Orders that came many in one request, by their answers.", ["status"]
+)
 _accepted_lines: Final = _lines.labels(202)
 
 
@@ -167,7 +171,7 @@ class PlaceMany:
 def split(body: bytes) -> tuple[list[int], list[bytes]]:
     """The lines that are not blank, with their numbers from 1. Raises `ProblemError` 413 when there are too many."""
     if body.count(b"\n") > LINES_MAX - (not body.endswith(b"\n")):
-        raise ProblemError(problem.too_large(f"the batch has over {LINES_MAX} lines"))
+        raise ProblemError(problem.too_large(f"the body has over {LINES_MAX} lines"))
     numbered = [(number, line) for number, line in enumerate(body.split(b"\n"), 1) if line and not line.isspace()]
     return [number for number, _ in numbered], [line for _, line in numbered]
 
