@@ -114,16 +114,18 @@ def _name(authority: bytes) -> str | None:
     if matched is None or int(matched["port"] or 0) > 65_535:
         return None
     if matched["v6"] is not None:
-        address = _address(matched["v6"].decode())
-        return str(address) if isinstance(address, IPv6Address) else None
+        v6 = matched["v6"].decode()
+        return str(_address(v6)) if ":" in v6 and _address(v6) else None
     return matched["name"].decode().lower().removesuffix(".") or None
 
 
 def _address(name: str) -> IPv4Address | IPv6Address | None:
     try:
-        return ip_address(name)
+        address = ip_address(name)
     except ValueError:
         return None
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
 
 
 def _is_loopback(name: str) -> bool:

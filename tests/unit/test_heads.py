@@ -17,7 +17,7 @@ def status(*headers: tuple[bytes, bytes], version: str = "1.1", hosts: Hosts = L
 @pytest.mark.parametrize(
     "host",
     [b"localhost", b"LOCALHOST:8081", b"localhost.", b"a.localhost:1", b"127.0.0.1:8081", b"127.9.9.9", b"[::1]:8081",
-     b"[0:0:0:0:0:0:0:1]", b"localhost:"],
+     b"[0:0:0:0:0:0:0:1]", b"[::ffff:127.0.0.1]", b"localhost:"],
 )  # fmt: skip
 def test_the_loopback_is_always_an_allowed_host(host: bytes) -> None:
     assert status((b"host", host)) is None

@@ -7,8 +7,10 @@ from typing import Any
 
 import msgspec
 import pytest
+from loguru import logger
 
 from common.http import problem
+from common.http.connections import REPORT_EVERY_S
 from common.http.problem import ProblemError
 from order.api.read import outcomes, stream
 from order.api.read.lookup import Lookup
@@ -193,3 +195,15 @@ def test_a_head_request_is_answered_without_waiting() -> None:
         assert (client.start["status"], client.content) == (200, b"")
 
     asyncio.run(main())
+
+
+def test_refused_streams_are_logged_now_and_then_with_their_number() -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    try:
+        endpoint = OrderEvents(FakeLookup(None), Outcomes(FakeQueries(), lambda: False), streams_max=0)
+        for now in (1.0, 2.0, 3.0, 1.0 + REPORT_EVERY_S):
+            assert endpoint._no_room(now).status == 503
+    finally:
+        logger.remove(sink)
+    assert lines == ["too many event streams: 1 refused", "too many event streams: 3 refused"]

@@ -9,15 +9,18 @@ References: WHATWG HTML, "Server-sent events".
 """
 
 import re
+import time
 from collections.abc import AsyncIterator
 from typing import Final
 
+from loguru import logger
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
+from common.http.connections import REPORT_EVERY_S
 from common.http.problem import Problem, ProblemError
 from common.http.responses import header
 from order.api.read.lookup import Lookup
@@ -42,16 +45,26 @@ class OrderEvents:
         self._outcomes = outcomes
         self._streams_max = streams_max
         self._open = 0
+        self._refused = 0
+        self._reported_at = -REPORT_EVERY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._open >= self._streams_max:
-            raise ProblemError(_no_room(self._streams_max))
+            raise ProblemError(self._no_room(time.monotonic()))
         self._open += 1
         try:
             response = await self._response(scope)
             await response(scope, receive, send)
         finally:
             self._open -= 1
+
+    def _no_room(self, now: float) -> Problem:
+        """The refusal of a stream, logged now and then with the number of them. `now` is in seconds."""
+        self._refused += 1
+        if now - self._reported_at >= REPORT_EVERY_S:
+            logger.warning("too many event streams: {} refused", self._refused, limit=self._streams_max)
+            self._refused, self._reported_at = 0, now
+        return problem.unavailable(f"{self._streams_max} streams are open at this process already; ask for the order")
 
     async def _response(self, scope: Scope) -> Response:
         order = await self._lookup.find(scope["path_params"]["order_id"])
@@ -77,10 +90,6 @@ class OrderEvents:
             stored = await self._outcomes.news(Watched(order_id, seen), HEARTBEAT_S)
             if stored is None:
                 yield b": nothing new\n\n"
-
-
-def _no_room(streams_max: int) -> Problem:
-    return problem.unavailable(f"{streams_max} streams are open at this process already; ask for the order")
 
 
 def _entries(stored: Stored, seen: int) -> bytes:
