@@ -1,5 +1,6 @@
 """Connections to a service's own database, with the limits that keep a frozen process from freezing the others."""
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
@@ -20,14 +21,21 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
 STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 3
-POOL_SIZE: Final = 4
+READS_SIZE: Final = 4
+WRITES_SIZE: Final = 3
 POOL_TIMEOUT_S: Final = 2.0
-CONNECTIONS_PER_PROCESS: Final = POOL_SIZE + 2
-"""The most connections of a consumer's process: the HTTP pool, the batch loop, and the relay or the deadline timer."""
+HTTP_LOCK_TIMEOUT_MS: Final = 1_500
+"""Shorter than `POOL_TIMEOUT_S`: a request that waits for a lock gives up before those that wait for its connection."""
+CONNECTIONS_PER_PROCESS: Final = READS_SIZE + WRITES_SIZE + 3
+"""The most connections of a consumer's process: HTTP's two pools and probe, the batch loop, and the relay or the
+deadline timer."""
+RENEW_EVERY_S: Final = 1.0
+"""A pool replaces all its connections when it meets one that is lost or read-only, this often at most. A session can
+stay read-only after the cause is gone: it may lead to a server that is a standby now, or keep a default from when it
+began."""
 
 Conn = Connection[TupleRow]
 AsyncConn = psycopg.AsyncConnection[Any]
-AsyncPool = AsyncConnectionPool[Any]
 
 
 class _UuidAsText(Loader):
@@ -77,10 +85,14 @@ def _element(value: str | int | bytes | None) -> str:
 
 
 def _conninfo(
-    url: str, instance: str, statement_timeout_ms: int = STATEMENT_TIMEOUT_MS, idle_timeout_s: int = 0
+    url: str,
+    instance: str,
+    statement_timeout_ms: int = STATEMENT_TIMEOUT_MS,
+    idle_timeout_s: int = 0,
+    lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> str:
     options = (
-        f"-c lock_timeout={LOCK_TIMEOUT_MS} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
+        f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
         f"-c statement_timeout={statement_timeout_ms} -c idle_session_timeout={idle_timeout_s}s"
     )
     return make_conninfo(
@@ -117,24 +129,44 @@ async def connect_async(url: str, instance: str) -> AsyncConn:
     return await psycopg.AsyncConnection.connect(_conninfo(url, instance), autocommit=True)
 
 
-def pool(url: str, instance: str, *, size: int = POOL_SIZE) -> AsyncPool:
+def pool(url: str, instance: str, *, size: int) -> "AsyncConnectionPool[AsyncConn]":
     """A pool for an HTTP loop, not yet open. It raises `PoolTimeout` if none becomes free within `POOL_TIMEOUT_S`."""
+    renewed_at_s = 0.0
 
     async def configure(connection: AsyncConn) -> None:
         _adapt(connection)
         await connection.set_autocommit(True)
 
-    return AsyncConnectionPool(
-        _conninfo(url, instance),
+    async def check(connection: AsyncConn) -> None:
+        """Raises for a connection that is lost or was read-only for a while; the pool then replaces it, and with it all
+        that it has. One after the other they would outlast the patience of the request that meets them."""
+        nonlocal renewed_at_s
+        stale = None
+        try:
+            await AsyncConnectionPool.check_connection(connection)
+        except psycopg.Error as error:
+            stale = error
+        # The server reports both by itself, so reading them costs nothing.
+        reported = map(connection.info.parameter_status, ("default_transaction_read_only", "in_hot_standby"))
+        if (stale or "on" in reported) and time.monotonic() - renewed_at_s > RENEW_EVERY_S:
+            renewed_at_s = time.monotonic()
+            await opened.drain()
+            raise psycopg.OperationalError("the connections of this pool are stale") from stale
+        if stale:
+            raise stale
+
+    opened = AsyncConnectionPool(
+        _conninfo(url, instance, lock_timeout_ms=HTTP_LOCK_TIMEOUT_MS),
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_S,
         reconnect_timeout=2.0,
         configure=configure,
-        check=AsyncConnectionPool.check_connection,
+        check=check,
         open=False,
         name=f"{instance}-http",
     )
+    return opened
 
 
 def lead(connection: Conn, role: str) -> bool:

@@ -6,9 +6,10 @@ from typing import Final
 
 from common import command, log
 from common.consume.loop import BatchConsumer
+from common.database import Database
 from common.http import server
 from common.http.app import application
-from common.postgres import connect, pool
+from common.postgres import connect
 from inventory import app, config, store
 from inventory.consumer import InventoryHandler
 from inventory.relay import Relay
@@ -23,9 +24,18 @@ def serve() -> None:
     process = config.load()
     log.configure(process.service, process.instance, process.logs)
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
-    products = pool(process.database_url, process.instance)
-    ready = application(app.routes(products), lambda: [*consumer.missing(), *relay.missing()])
-    server.run(server.serve(ready, process, [consumer, relay], open_=products.open, close=products.close))
+    database = Database(process, "inventory")
+    products = application(app.routes(database), lambda: [*consumer.missing(), *relay.missing()])
+    server.run(
+        server.serve(
+            products,
+            process,
+            [consumer, relay],
+            open_=database.open,
+            close=database.close,
+            listen_when=database.undetermined,
+        )
+    )
 
 
 def demo_products() -> Iterator[DemoProduct]:

@@ -8,13 +8,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from common.events import Currency, Identifier, UnitPrice
+from common.currencies import ActiveCurrency
+from common.database import Database
+from common.events import Identifier, UnitPrice
 from common.http import problem
+from common.http.once import answered, change_once
 from common.http.problem import FieldError, ProblemError
-from common.http.requests import REPLAYED, idempotency_key, idempotency_key_reused, path_identifier, read_body
+from common.http.requests import path_identifier
 from common.http.responses import json_response
-from common.http.validation import decode_body, decode_query
-from common.postgres import AsyncConn, AsyncPool
+from common.http.validation import decode_query
+from common.keyed_answers import Answer
+from common.postgres import AsyncConn
 from inventory import store
 
 Name = Annotated[
@@ -31,7 +35,7 @@ class ProductRequest(Struct, forbid_unknown_fields=True):
 
     name: Name
     unit_price: UnitPrice
-    currency: Currency
+    currency: ActiveCurrency
     active: bool
 
 
@@ -50,47 +54,49 @@ _product_decoder = msgspec.json.Decoder(ProductRequest)
 _restock_decoder = msgspec.json.Decoder(RestockRequest)
 
 
-def routes(pool: AsyncPool) -> list[Route]:
-    """The routes, served from connections of `pool`."""
+def routes(database: Database) -> list[Route]:
+    """The routes, served from this database."""
 
     async def get_products(request: Request) -> Response:
         query = decode_query(request.query_params, ProductsQuery)
-        async with pool.connection() as connection:
-            page = await store.products(connection, after=query.cursor, limit=query.limit)
-        cursor = page[-1].product_id if len(page) == query.limit else None
+        async with database.reads.connection() as connection:
+            # One product more than asked for shows whether there is a next page.
+            products = await store.products(connection, after=query.cursor, limit=query.limit + 1)
+        page = products[: query.limit]
+        cursor = page[-1].product_id if len(products) > query.limit else None
         return json_response({"products": page, "next_cursor": cursor})
 
     async def get_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        async with pool.connection() as connection:
+        async with database.reads.connection() as connection:
             return json_response(await _existing(connection, product_id))
 
     async def put_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        body = decode_body(await read_body(request), _product_decoder)
-        async with pool.connection() as connection:
+
+        async def put(connection: AsyncConn, body: ProductRequest, _: str | None) -> Answer:
             created = await store.put_product(
                 connection, product_id, body.name, body.unit_price, body.currency, body.active
             )
-            return json_response(await _existing(connection, product_id), 201 if created else 200)
+            return answered(await _existing(connection, product_id), 201 if created else 200)
+
+        return await change_once(request, database, f"product {product_id}", _product_decoder, put)
 
     async def post_restock(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        key = idempotency_key(request)
-        body = decode_body(await read_body(request), _restock_decoder)
-        async with pool.connection() as connection:
+
+        async def restock(connection: AsyncConn, body: RestockRequest, key: str | None) -> Answer:
             try:
                 product = await store.restock(connection, product_id, body.quantity, key)
-            except store.KeyReused:
-                raise ProblemError(idempotency_key_reused(str(key), "another restock of this product")) from None
             except store.UnknownProduct:
                 raise ProblemError(problem.not_found("product", product_id)) from None
             except store.StockTooHigh:
                 field = FieldError("#/quantity", f"would take the stock above {store.ON_HAND_MAX}")
                 raise ProblemError(problem.validation(field)) from None
-            if product is None:
-                return json_response(await _existing(connection, product_id), 201, REPLAYED)
-            return json_response(product, 201)
+            # A restock whose answer was not kept, as earlier versions did not: it is answered with today's stock.
+            return answered(product or await _existing(connection, product_id), 201, replayed=product is None)
+
+        return await change_once(request, database, f"product {product_id}", _restock_decoder, restock)
 
     base = "/api/v1/products"
     return [

@@ -13,6 +13,7 @@ from psycopg.rows import DictRow, class_row, dict_row
 
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
+from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
 from inventory.decide import Movement, Product, Reservation
 
@@ -132,7 +133,7 @@ def mark_published(connection: Conn, published: Sequence[Change]) -> None:
     connection.execute(_MARK_PUBLISHED, (product_ids, product_ids, versions))
 
 
-# For HTTP: single statements on a connection of the pool, in autocommit.
+# For HTTP, on a connection of a pool. Reads are single statements in autocommit.
 
 
 class ProductView(Struct, frozen=True):
@@ -200,35 +201,31 @@ class UnknownProduct(Exception):
     """There is no such product."""
 
 
-class KeyReused(Exception):
-    """The idempotency key belongs to another restock of this product."""
-
-
 class StockTooHigh(Exception):
     """The restock would take the stock above `ON_HAND_MAX`."""
 
 
 async def restock(connection: AsyncConn, product_id: str, quantity: int, key: str | None) -> ProductView | None:
-    """Add pieces to the stock. None, with nothing changed, if this restock was made before with this key.
+    """Add pieces to the stock. None, with nothing changed, if the movements have this restock under this key. Call it
+    in a transaction.
 
     Raises `UnknownProduct`, `KeyReused` and `StockTooHigh`.
     """
-    async with connection.transaction():
-        cursor = await connection.execute(_LOCK_PRODUCT, (product_id,))
-        row = await cursor.fetchone()
-        if row is None:
-            raise UnknownProduct
-        cursor = await connection.execute(_ENTER_RESTOCK, (product_id, quantity, key))
-        if await cursor.fetchone() is None:
-            cursor = await connection.execute(_RESTOCK, (product_id, key))
-            if await cursor.fetchone() != (quantity,):
-                raise KeyReused
-            return None
-        if row[0] + quantity > ON_HAND_MAX:
-            raise StockTooHigh
-        stocked = connection.cursor(row_factory=class_row(ProductView))
-        await stocked.execute(_ADD_STOCK, (quantity, product_id))
-        return await stocked.fetchone()
+    cursor = await connection.execute(_LOCK_PRODUCT, (product_id,))
+    row = await cursor.fetchone()
+    if row is None:
+        raise UnknownProduct
+    cursor = await connection.execute(_ENTER_RESTOCK, (product_id, quantity, key))
+    if await cursor.fetchone() is None:
+        cursor = await connection.execute(_RESTOCK, (product_id, key))
+        if await cursor.fetchone() != (quantity,):
+            raise KeyReused
+        return None
+    if row[0] + quantity > ON_HAND_MAX:
+        raise StockTooHigh
+    stocked = connection.cursor(row_factory=class_row(ProductView))
+    await stocked.execute(_ADD_STOCK, (quantity, product_id))
+    return await stocked.fetchone()
 
 
 # Demo data.

@@ -47,7 +47,10 @@ _GRANTS = (
     "ALTER ROLE {auditor} SET default_transaction_read_only = on",
 )
 # Here and not in `common/migrations`, whose SQL cannot name the role. A service's own migrations can.
-_ADD_ONLY = ("REVOKE UPDATE, DELETE, TRUNCATE ON dead_letter_acts, replays FROM {service}",)
+_ADD_ONLY = (
+    "REVOKE UPDATE, DELETE, TRUNCATE ON dead_letter_acts, replays FROM {service}",
+    "REVOKE UPDATE, TRUNCATE ON keyed_answers FROM {service}",
+)
 
 
 class Login(NamedTuple):

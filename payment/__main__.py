@@ -2,9 +2,10 @@
 
 from common import command, log
 from common.consume.loop import BatchConsumer
+from common.database import Database
 from common.http import server
 from common.http.app import application
-from common.postgres import connect, pool
+from common.postgres import connect
 from payment import app, config, store
 from payment.consumer import PaymentHandler
 
@@ -13,9 +14,13 @@ def serve() -> None:
     process = config.load()
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, PaymentHandler())
-    accounts = pool(process.database_url, process.instance)
-    ready = application(app.routes(accounts), consumer.missing)
-    server.run(server.serve(ready, process, [consumer], open_=accounts.open, close=accounts.close))
+    database = Database(process, "payment")
+    accounts = application(app.routes(database), consumer.missing)
+    server.run(
+        server.serve(
+            accounts, process, [consumer], open_=database.open, close=database.close, listen_when=database.undetermined
+        )
+    )
 
 
 def load_demo() -> None:

@@ -8,6 +8,7 @@ from msgspec import Struct
 from psycopg.rows import class_row
 
 from common.events import CustomerId, OrderId, rfc3339
+from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
 from payment.decide import Account, Payment, Transfer
 
@@ -75,7 +76,7 @@ def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:
     connection.execute(_UPDATE_BALANCES, (list(balances), list(balances.values())))
 
 
-# For HTTP: single statements on a connection of the pool, in autocommit.
+# For HTTP, on a connection of a pool. Reads are single statements in autocommit.
 
 
 class AccountView(Struct, frozen=True):
@@ -141,10 +142,6 @@ class BalanceTooHigh(Exception):
     """The deposit would take the balance above `BALANCE_MAX`."""
 
 
-class KeyReused(Exception):
-    """The idempotency key belongs to another deposit of this customer."""
-
-
 class CurrencyDiffers(Exception):
     """The account has another currency, `currency`."""
 
@@ -156,28 +153,27 @@ class CurrencyDiffers(Exception):
 async def deposit(
     connection: AsyncConn, customer_id: str, amount: int, currency: str, key: str | None
 ) -> AccountView | None:
-    """Credit the account, and open it if need be. None, with nothing changed, if this deposit was made before with this
-    key.
+    """Credit the account, and open it if need be. None, with nothing changed, if the ledger has this deposit under this
+    key. Call it in a transaction.
 
     Raises `KeyReused`, `CurrencyDiffers` and `BalanceTooHigh`.
     """
-    async with connection.transaction():
-        cursor = await connection.execute(_OPEN_AND_LOCK, (customer_id, currency))
-        (account_currency,) = await cursor.fetchone() or (currency,)
-        if account_currency != currency:
-            raise CurrencyDiffers(account_currency)
-        cursor = await connection.execute(_ENTER_DEPOSIT, (customer_id, amount, currency, key))
-        if await cursor.fetchone() is None:
-            cursor = await connection.execute(_DEPOSIT, (customer_id, key))
-            if await cursor.fetchone() != (amount, currency):
-                raise KeyReused
-            return None
-        credited = connection.cursor(row_factory=class_row(AccountView))
-        await credited.execute(_CREDIT, {"amount": amount, "customer_id": customer_id, "balance_max": BALANCE_MAX})
-        view = await credited.fetchone()
-        if view is None:
-            raise BalanceTooHigh
-        return view
+    cursor = await connection.execute(_OPEN_AND_LOCK, (customer_id, currency))
+    (account_currency,) = await cursor.fetchone() or (currency,)
+    if account_currency != currency:
+        raise CurrencyDiffers(account_currency)
+    cursor = await connection.execute(_ENTER_DEPOSIT, (customer_id, amount, currency, key))
+    if await cursor.fetchone() is None:
+        cursor = await connection.execute(_DEPOSIT, (customer_id, key))
+        if await cursor.fetchone() != (amount, currency):
+            raise KeyReused
+        return None
+    credited = connection.cursor(row_factory=class_row(AccountView))
+    await credited.execute(_CREDIT, {"amount": amount, "customer_id": customer_id, "balance_max": BALANCE_MAX})
+    view = await credited.fetchone()
+    if view is None:
+        raise BalanceTooHigh
+    return view
 
 
 # Demo data.

@@ -37,8 +37,9 @@ class Instance(Child):
         return _http.get(f"http://{HOST}:{self.admin_port}{path}")
 
     def listening(self) -> bool:
+        """Whether its public port is open; instances share that, so another's counts too."""
         try:
-            return self.get("/livez").status_code == 200
+            return _http.get(f"http://{HOST}:{self.variables['HTTP_PORT']}/livez").status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -292,6 +292,8 @@ class _Session(Generic[Locked]):
 
     def _recover(self, error: Exception) -> None:
         """Connect again, or end a frozen instance's session that keeps rows locked."""
+        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            self._connection.close()  # a session can stay read-only after the cause is gone
         if self._connection.closed:
             try:
                 self._connection = connect(self._process.database_url, self._process.instance)

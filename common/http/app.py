@@ -4,10 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
-import psycopg
 from loguru import logger
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from psycopg_pool import PoolTimeout
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -16,20 +14,15 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
+from common.database import DatabaseUnavailable
 from common.http import heads, problem
 from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
 from common.http.requests import ClientGone
 from common.http.responses import json_response, problem_response, request_id_of, send_problem
-from common.postgres import POOL_TIMEOUT_S
 
-DATABASE_BUSY: Final = problem.unavailable(
-    f"the database is busy or away: no connection to it was free within {POOL_TIMEOUT_S:g} s; nothing was changed"
-)
-READ_FAILED: Final = problem.unavailable("the database has not answered in time; nothing was changed")
-WRITE_UNKNOWN: Final = problem.unavailable(
-    "the database has not confirmed this: the data may or may not have been changed; read it first or, "
-    "with an Idempotency-Key, send the request again"
+UNKNOWN: Final = (
+    "the data may or may not have been changed; read it first or, with an Idempotency-Key, send the request again"
 )
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
@@ -133,7 +126,7 @@ def application(
         routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)],
         exception_handlers={
             HTTPException: on_http,
-            **dict.fromkeys((ProblemError, ClientGone, psycopg.OperationalError, Exception), _on_error),
+            **dict.fromkeys((ProblemError, ClientGone, DatabaseUnavailable, Exception), _on_error),
         },
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever host the client has named
@@ -148,12 +141,10 @@ async def _on_error(request: Request, error: Exception) -> Response:
             return problem_response(request, error.problem)
         case ClientGone():
             return Response(status_code=400)  # for the count; nobody reads it
-        case PoolTimeout():
-            logger.warning("no database connection is free: {}", str(error).strip(), path=path)
-            return problem_response(request, DATABASE_BUSY)
-        case psycopg.OperationalError():
-            # The lost answer may have been that to a COMMIT.
-            logger.warning("the database has not answered: {}", str(error).strip(), path=path)
-            return problem_response(request, READ_FAILED if request.method in ("GET", "HEAD") else WRITE_UNKNOWN)
+        case DatabaseUnavailable():
+            logger.warning("not served: {}", error, path=path)
+            outcome = "; nothing was changed" if error.unchanged else f"; {UNKNOWN}"
+            detail = str(error) if request.method in ("GET", "HEAD") else f"{error}{outcome}"
+            return problem_response(request, problem.unavailable(detail))
     logger.opt(exception=error).error("unhandled error", path=path)
     return problem_response(request, problem.INTERNAL)

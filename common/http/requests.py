@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, TypeVar
 
 from starlette.requests import Request
-from starlette.types import Message, Receive
+from starlette.types import Message, Receive, Scope
 
 from common.events import IDENTIFIER_PATTERN
 from common.http import problem
@@ -92,18 +92,24 @@ def path_identifier(request: Request, name: str) -> str:
     return value
 
 
-def idempotency_key(request: Request) -> str | None:
-    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 if it is not valid."""
-    key = request.headers.get("idempotency-key")
-    return None if key is None else checked_idempotency_key(key)
+def idempotency_key(scope: Scope) -> str | None:
+    """The `Idempotency-Key` header, if there is one. Raises `ProblemError` 400 if it is not valid, or not the only one:
+    a key that is passed over protects nobody."""
+    keys = [value for name, value in scope["headers"] if name == b"idempotency-key"]
+    if len(keys) > 1:
+        raise ProblemError(_invalid_key(f"there are {len(keys)} Idempotency-Key headers, must be one"))
+    return checked_idempotency_key(keys[0].decode("latin-1")) if keys else None
 
 
 def checked_idempotency_key(key: str) -> str:
     """The key. Raises `ProblemError` 400 if it is not valid."""
     if not _IDEMPOTENCY_KEY.fullmatch(key):
-        detail = f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"
-        raise ProblemError(Problem(400, "idempotency-key", "The idempotency key is not valid", detail))
+        raise ProblemError(_invalid_key(f"must be 1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters"))
     return key
+
+
+def _invalid_key(detail: str) -> Problem:
+    return Problem(400, "idempotency-key", "The idempotency key is not valid", detail)
 
 
 def idempotency_key_reused(key: str, owner: str) -> Problem:

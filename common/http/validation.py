@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct, inspect
+from starlette.datastructures import QueryParams
 
 from common.codec import UNDECODABLE
 from common.http import problem
@@ -52,10 +53,15 @@ def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
 
 def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
     """The query's parameters as a `kind`. Raises `ProblemError` 422, with pointers such as `?limit`."""
+    if isinstance(query, QueryParams) and len(query.multi_items()) > len(query):
+        repeated = [name for name in query if len(query.getlist(name)) > 1]
+        detail = "is there more than once"
+        raise ProblemError(problem.validation(*(FieldError(f"?{_escaped(name)}", detail) for name in repeated)))
+    document = _with_numbers(query, kind)
     try:
-        return msgspec.convert(dict(query), kind, strict=False)
+        return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
-        errors = _all_faults(_with_numbers(query, kind), kind, str(error))
+        errors = _all_faults(document, kind, str(error))
         in_query = (FieldError("?" + fault.pointer.removeprefix("#/"), fault.detail) for fault in errors)
         raise ProblemError(problem.validation(*in_query)) from None
 

@@ -16,7 +16,7 @@ from ops import tool
 from ops.verify import proof, waiting
 from ops.verify import watch as watching
 from ops.verify.report import UNPROVEN
-from order.api.requests import is_order_id
+from order.api.requests import order_id_in
 
 DEADLINE_S = 3_600
 
@@ -46,10 +46,12 @@ def accepted_ids(path: Path) -> list[str]:
         lines = path.read_text().splitlines()
     except OSError as error:
         raise Fatal(f"verify: {error}") from error
+    order_ids: list[str] = []
     for number, line in enumerate(lines, 1):
-        if not is_order_id(line.strip()):
+        if (order_id := order_id_in(line.strip())) is None:
             raise Fatal(f"verify: {path}, line {number}: {line!r} is not an order id")
-    return [line.strip() for line in lines]
+        order_ids.append(order_id)
+    return order_ids
 
 
 def notify(text: str) -> None:

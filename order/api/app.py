@@ -12,24 +12,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from common.events import OrderCancelRequested, OutcomeData, make, now
-from common.http import problem, server
+from common.database import Database
+from common.http import server
 from common.http.app import application
 from common.http.connections import make_room
 from common.http.heads import Hosts
-from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_query
-from order.api.database import DatabasePool, DatabaseProbe, DatabaseUnavailable
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.openapi import document
+from order.api.place.cancel import CancelOrder
 from order.api.place.desk import OrderDesk
 from order.api.place.fast_lane import FastLane, head_reader
 from order.api.place.idempotency import KeyedOrders
-from order.api.place.keyed_requests import POOL_SIZE, KeyedRequests
+from order.api.place.keyed_requests import KeyedRequests
 from order.api.place.many import PlaceMany
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from order.api.read.lookup import Lookup
@@ -37,7 +36,6 @@ from order.api.read.outcomes import WATCHED_MAX, Outcomes
 from order.api.read.queries import OrderQueries
 from order.api.read.stream import STREAMS_MAX, OrderEvents
 from order.api.requests import PageRequest
-from order.api.responses import CancelRequested
 from order.config import Api
 
 CANCEL_TIMEOUT_S: Final = 1.0
@@ -50,37 +48,31 @@ async def serve(settings: Api) -> None:
     recent = RecentOrders()
     catalogue = Catalogue(process.bootstrap_servers, process.instance)
     log = OrdersLog(settings, recent)
-    database = DatabaseProbe(process.database_url, process.instance)
-    # Slow reads must not keep keyed orders waiting, so these have connections of their own.
-    reads = DatabasePool(process.database_url, process.instance, database)
-    keys = DatabasePool(process.database_url, f"{process.instance}-keys", database, size=POOL_SIZE)
-    queries, requests = OrderQueries(reads), KeyedRequests(keys)
+    database = Database(process, "order")
+    queries, requests = OrderQueries(database.reads), KeyedRequests(database.writes)
     backlog = Backlog(settings, log.set_linger)
     desk = OrderDesk(catalogue, log, backlog)
     keyed = KeyedOrders(desk, requests, log, recent)
     room = make_room()
     outcomes = Outcomes(queries, lambda: app.stopping, min(WATCHED_MAX, 2 * room.long_lived))
-    background: list[asyncio.Task[None]] = []
+    forgetting: list[asyncio.Task[None]] = []
 
     def missing() -> list[str]:
         return catalogue.missing() + log.missing()
 
     def degraded() -> list[str]:
-        return [] if database.reachable else ["order database: no answer; orders are taken, but cannot be looked up"]
+        return [f"{away}; orders are taken, but cannot be looked up" for away in database.away()]
 
     async def open_() -> None:
-        await reads.open()
-        await keys.open()
-        background.append(asyncio.create_task(database.watch()))
-        background.append(asyncio.create_task(requests.keep_forgetting()))
+        await database.open()
+        forgetting.append(asyncio.create_task(requests.keep_forgetting()))
 
     async def close() -> None:
-        for task in background:
+        for task in forgetting:
             task.cancel()
         await log.close()
-        await asyncio.wait(background, timeout=CANCEL_TIMEOUT_S)
-        await keys.close()
-        await reads.close()
+        await asyncio.wait(forgetting, timeout=CANCEL_TIMEOUT_S)
+        await database.close()
 
     lookup = Lookup(queries, recent, log)
     bare = [
@@ -90,9 +82,10 @@ async def serve(settings: Api) -> None:
             OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
             methods=["GET"],
         ),
+        Route(ORDERS_PATH + "/{order_id}/cancel", CancelOrder(lookup, requests, log), methods=["POST"]),
     ]
     app = application(
-        [*bare, *routes(lookup, queries, log)],
+        [*bare, *routes(lookup, queries)],
         missing,
         degraded=degraded,
         direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
@@ -100,10 +93,14 @@ async def serve(settings: Api) -> None:
     read_head = head_reader(Hosts(process.host, process.allowed_hosts))
     lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head)
     tasks: list[server.Task] = [catalogue, log, backlog]
-    await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=missing)
+
+    def not_yet_serving() -> list[str]:
+        return missing() + database.undetermined()
+
+    await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=not_yet_serving)
 
 
-def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]:
+def routes(lookup: Lookup, queries: OrderQueries) -> list[Route]:
     """All routes but those that are bare ASGI."""
 
     async def get_order(request: Request) -> Response:
@@ -112,22 +109,7 @@ def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]
 
     async def list_orders(request: Request) -> Response:
         query = decode_query(request.query_params, PageRequest)
-        try:
-            page = await queries.page(query)
-        except DatabaseUnavailable as error:
-            raise ProblemError(problem.unavailable(str(error))) from None
-        return json_response(page)
-
-    async def cancel_order(request: Request) -> Response:
-        stored = await lookup.find(request.path_params["order_id"])
-        order = stored.view
-        if order.status in ("rejected", "cancelled"):
-            detail = f"order {order.order_id} is {order.status} already, and that is final"
-            raise ProblemError(Problem(409, "not-cancellable", "The order cannot be cancelled", detail))
-        data = OutcomeData(order_id=order.order_id, customer_id=order.customer_id, reason="customer")
-        event = make(OrderCancelRequested, data, at=now(), traceparent=stored.traceparent)
-        await log.request_cancel(event, stored.partition)
-        return json_response(CancelRequested(order.order_id, order.status), 202)
+        return json_response(await queries.page(query))
 
     async def openapi(_: Request) -> Response:
         return json_response(document())
@@ -135,6 +117,5 @@ def routes(lookup: Lookup, queries: OrderQueries, log: OrdersLog) -> list[Route]
     return [
         Route(ORDERS_PATH, list_orders),
         Route(ORDERS_PATH + "/{order_id}", get_order),
-        Route(ORDERS_PATH + "/{order_id}/cancel", cancel_order, methods=["POST"]),
         Route("/openapi.json", openapi),
     ]

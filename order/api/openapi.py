@@ -40,12 +40,20 @@ def _header(name: str, description: str, **schema: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
 
 
-_IDEMPOTENCY_KEY: Final = _header(
-    "Idempotency-Key",
-    "the same key and body are the same order, at the price of the first request; the answer to a repeat says "
-    f"Idempotency-Replayed: true. A key belongs to its customer and is kept {KEYS_KEPT_S // 86_400} days",
-    pattern=f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$",
+def _key(description: str) -> dict[str, Any]:
+    kept = f"The answer to a repeat says Idempotency-Replayed: true. A key is kept {KEYS_KEPT_S // 86_400} days"
+    pattern = f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$"
+    return _header("Idempotency-Key", f"{description}. {kept}", pattern=pattern)
+
+
+_IDEMPOTENCY_KEY: Final = _key(
+    "the same key and body are the same order, at the price of the first request. A key belongs to its customer"
 )
+_MANY_KEY: Final = _key(
+    "the same key and lines are the same orders, and other lines are refused with 422. Lines without a key of their "
+    "own get theirs from it"
+)
+_CANCEL_KEY: Final = _key("a repeat gets the first answer, also once the order is cancelled")
 _PREFER: Final = _header(
     "Prefer",
     f"wait=N (RFC 7240): answer when the order is decided, within N seconds, at most {WAIT_S_MAX}; the answer says "
@@ -95,8 +103,9 @@ def document() -> dict[str, Any]:
                             ProblemDocument,
                         ),
                     },
-                    (413, 415),
+                    (400, 413, 415),
                     description=f"{_RETRIES} That holds for each line, which can have an idempotency_key.",
+                    parameters=[_MANY_KEY],
                     requestBody={"required": True, "content": _content(LineRequest, _NDJSON)},
                 )
             },
@@ -121,8 +130,8 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Ask for an order to be cancelled; a rejection under way wins",
                     {202: _json(CancelRequested)},
-                    (404, 409, 503),
-                    parameters=[_ORDER_ID],
+                    (400, 404, 409, 503),
+                    parameters=[_ORDER_ID, _CANCEL_KEY],
                 )
             },
         },

@@ -94,6 +94,12 @@ def is_order_id(value: str) -> bool:
     return _UUID.match(value) is not None
 
 
+def order_id_in(value: str) -> OrderId | None:
+    """The order's id that a client means by a UUID in upper or lower case (RFC 9562 §4)."""
+    order_id = value.lower()
+    return OrderId(order_id) if is_order_id(order_id) else None
+
+
 def cursor_after(order_id: str) -> str:
     """The cursor of the page after the one that ends with this order."""
     return base64.urlsafe_b64encode(UUID(order_id).bytes).decode().rstrip("=")

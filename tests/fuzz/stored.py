@@ -12,7 +12,8 @@ from tests.stack import Stack
 NOBODY = "cust-nobody"
 """The customer whose orders show whether a product is known: see `Stack.await_orderable`."""
 _IDENTIFIER = re.compile(IDENTIFIER_PATTERN)
-_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}( [0-9]{1,4})?")
+"""A client's key, or that of a line by the key of its request."""
 _CURRENCY = re.compile("[A-Z]{3}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f-\x9f]{1,200}")
 _TRACE = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")

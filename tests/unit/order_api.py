@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 
+from common.database import DatabaseUnavailable
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
 from common.http.problem import Problem
 from common.kafka.async_publisher import Acknowledged
-from order.api.database import DatabaseUnavailable
+from common.keyed_answers import Answer as Answered
+from common.keyed_answers import Keyed, KeyReused
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
@@ -94,7 +96,21 @@ class FakeRequests(KeyedRequests):
 
     def __init__(self, stored: dict[tuple[str, str], First] | None = None, *, away: bool = False) -> None:
         self.stored = {} if stored is None else stored
+        self.answers: dict[tuple[str, str], tuple[bytes, Answered]] = {}
         self.away = away
+
+    async def find(self, keyed: Keyed) -> Answered | None:
+        if self.away:
+            raise DatabaseUnavailable("away")
+        request_hash, answer = self.answers.get((keyed.resource, keyed.key), (keyed.hash, None))
+        if request_hash != keyed.hash:
+            raise KeyReused
+        return answer
+
+    async def keep(self, keyed: Keyed, answer: Answered) -> Answered:
+        first = await self.find(keyed)
+        self.answers.setdefault((keyed.resource, keyed.key), (keyed.hash, answer._replace(replayed=True)))
+        return first or answer
 
     def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         if self.away:
@@ -164,7 +180,12 @@ class Api:
 
 
 async def call(
-    endpoint: Any, chunks: Sequence[bytes], headers: Mapping[str, str], *, gone: bool = False
+    endpoint: Any,
+    chunks: Sequence[bytes],
+    headers: Mapping[str, str] | Sequence[tuple[str, str]],
+    *,
+    gone: bool = False,
+    order_id: str = "",
 ) -> Answer | None:
     """A POST to a bare ASGI endpoint."""
     incoming: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
@@ -180,6 +201,9 @@ async def call(
     async def send(message: Any) -> None:
         sent.append(dict(message))
 
-    given = [(name.encode(), value.encode()) for name, value in headers.items()]
-    await endpoint({"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": given}, receive, send)
+    named = headers.items() if isinstance(headers, Mapping) else headers
+    given = [(name.encode(), value.encode()) for name, value in named]
+    parameters = {"order_id": order_id}
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": given, "path_params": parameters}
+    await endpoint(scope, receive, send)
     return Answer(sent) if sent else None

@@ -7,13 +7,17 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from order.api import database
-from order.api.database import DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
+from common import config, database
+from common.config import Env
+from common.database import Database, DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
+from common.postgres import POOL_TIMEOUT_S
 from tests.unit import virtual_time
 
 URL = "postgresql://nowhere"
+PROCESS = config.process(Env("test", {"DATABASE_URL": URL}), database="DATABASE_URL", port=1)
 
 
 class FakeConnection:
@@ -42,24 +46,88 @@ class FakePool:
         yield FakeConnection(self.error)
 
 
-def refusal(error: Exception | None, *, reachable: bool = True) -> str:
-    async def main() -> str:
-        probe = DatabaseProbe(URL, "test")
+def refusal(error: Exception | None, *, reachable: bool | None = True) -> DatabaseUnavailable:
+    async def main() -> DatabaseUnavailable:
+        probe = DatabaseProbe(URL, "test", "order")
         probe.reachable = reachable
-        pool = DatabasePool(URL, "test", probe)
+        pool = DatabasePool(URL, "test", probe, size=1)
         pool._pool = FakePool(error)  # type: ignore[assignment]
         with pytest.raises(DatabaseUnavailable) as caught:
             async with pool.connection() as connection:
                 await connection.execute("SELECT 1")
-        return str(caught.value)
+        return caught.value
 
     return asyncio.run(main())
 
 
 def test_a_pool_in_use_is_busy_and_a_database_that_does_not_answer_is_away() -> None:
-    assert "busy" in refusal(PoolTimeout())
-    assert "cannot be reached" in refusal(None, reachable=False)
-    assert "failed: lost" in refusal(psycopg.OperationalError("lost"))
+    assert "the order database is busy" in str(refusal(PoolTimeout()))
+    assert "cannot be reached" in str(refusal(None, reachable=False))
+    assert "failed: lost" in str(refusal(psycopg.OperationalError("lost"), reachable=None))
+    assert "failed: lost" in str(refusal(psycopg.OperationalError("lost")))
+    assert "read-only" in str(refusal(errors.ReadOnlySqlTransaction()))
+    assert "locked" in str(refusal(errors.LockNotAvailable()))
+
+
+@pytest.mark.parametrize(
+    ("error", "unchanged"),
+    [
+        (PoolTimeout(), True),
+        (psycopg.OperationalError("server closed the connection unexpectedly"), False),
+        (errors.AdminShutdown(), False),
+        (errors.IdleSessionTimeout(), False),
+        (errors.ConnectionFailure(), False),
+        (errors.StatementCompletionUnknown(), False),
+        (errors.QueryCanceled(), True),
+        (errors.LockNotAvailable(), True),
+        (errors.DeadlockDetected(), True),
+        (errors.SerializationFailure(), True),
+        (errors.ReadOnlySqlTransaction(), True),
+        (errors.TooManyConnections(), True),
+        (errors.DiskFull(), True),
+        (errors.UndefinedTable(), True),
+        (errors.InsufficientPrivilege(), True),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_certainly_changed_nothing_is_said_to(error: Exception, unchanged: bool) -> None:
+    assert refusal(error).unchanged is unchanged
+
+
+@pytest.mark.parametrize("error", [errors.CheckViolation(), errors.NumericValueOutOfRange(), psycopg.DataError("NUL")])
+def test_what_the_request_is_to_blame_for_is_not_blamed_on_the_database(error: psycopg.Error) -> None:
+    with pytest.raises(type(error)):
+        refusal(error)
+
+
+def test_those_who_change_one_row_take_turns_and_keep_nobody_else_waiting() -> None:
+    async def main() -> None:
+        database = Database(PROCESS, "payment")
+        database.probe.reachable = True
+        database.writes._pool = FakePool(None)  # type: ignore[assignment]
+        release = asyncio.Event()
+        inside: list[str] = []
+
+        async def change(row: str) -> None:
+            async with database.change(row):
+                inside.append(row)
+                await release.wait()
+
+        same = [asyncio.create_task(change("account a")) for _ in range(5)]
+        other = asyncio.create_task(change("account b"))
+        await asyncio.sleep(POOL_TIMEOUT_S / 2)
+        assert inside == ["account a", "account b"]
+        await asyncio.sleep(POOL_TIMEOUT_S)
+        for waiting in same[1:]:
+            with pytest.raises(DatabaseUnavailable, match="account a is busy") as caught:
+                waiting.result()
+            assert caught.value.unchanged
+        release.set()
+        await asyncio.gather(same[0], other)
+        await change("account a")
+        assert (database._turns, database._in_line) == ({}, {})
+
+    virtual_time.run(main())
 
 
 def test_the_probe_tries_a_new_connection_before_it_reports_the_database_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,7 +144,7 @@ def test_the_probe_tries_a_new_connection_before_it_reports_the_database_away(mo
     monkeypatch.setattr(database, "connect_async", connect)
 
     async def main() -> None:
-        probe = DatabaseProbe(URL, "test")
+        probe = DatabaseProbe(URL, "test", "order")
         watching = asyncio.create_task(probe.watch())
         await asyncio.sleep(0.5)
         assert probe.reachable

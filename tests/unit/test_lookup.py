@@ -6,11 +6,11 @@ from typing import Any
 import pytest
 
 from common.codec import encode
+from common.database import DatabaseUnavailable
 from common.errors import Fatal, Transient
 from common.events import CustomerId, Item, Milliseconds, OrderId, OrderPlaced, PlacedData, make
 from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import Acknowledged
-from order.api.database import DatabaseUnavailable
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import Recent, RecentOrders
 from order.api.read import lookup

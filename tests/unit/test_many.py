@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from common.config import Env
+from common.database import DatabaseUnavailable
 from common.events import OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.http.requests import BODY_BYTES_MAX
 from common.kafka.async_publisher import Acknowledged
 from order import config
-from order.api.database import DatabaseUnavailable
 from order.api.log.admission import Admission
 from order.api.log.backlog import Backlog
 from order.api.place import idempotency
@@ -32,9 +32,11 @@ def line(**more: Any) -> bytes:
     return json.dumps({**GOOD, **more}).encode()
 
 
-def send(api: Api, *lines: bytes) -> Answer:
+def send(api: Api, *lines: bytes, key: str | None = None) -> Answer:
+    headers = NDJSON if key is None else {**NDJSON, "idempotency-key": key}
+
     async def main() -> Answer | None:
-        return await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [b"\n".join(lines)], NDJSON)
+        return await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [b"\n".join(lines)], headers)
 
     answer = asyncio.run(main())
     assert answer is not None
@@ -105,6 +107,47 @@ def test_a_key_in_a_line_is_the_key_of_a_single_order() -> None:
     assert first["order_id"] == second["order_id"] == single.body["order_id"]
     assert first["idempotency_replayed"] is second["idempotency_replayed"] is True
     assert (other["status"], other["problem"]["type"]) == (422, "/problems/idempotency-key-reused")
+
+
+def test_a_key_of_the_whole_request_places_each_line_once() -> None:
+    api = Api()
+    lines = [line(), line(), line(idempotency_key="mine"), line(quantity=0)]
+    first, again = send(api, *lines, key="k"), send(api, b"", *lines, key="k")
+    orders = [[json.loads(result).get("order_id") for result in sent.content.splitlines()] for sent in (first, again)]
+    assert orders[0] == orders[1]
+    assert len(set(orders[0])) == 4  # three orders and none
+    assert {event.subject for event in api.log.placed} == {*orders[0]} - {None}
+    assert "idempotency-replayed" not in first.headers
+    assert again.headers["idempotency-replayed"] == "true"
+
+
+@pytest.mark.parametrize(
+    "others",
+    [[line()], [line(), line(), line()], [line(), line(quantity=3)], [line(), line(idempotency_key="a")], [b"{"]],
+)
+def test_a_key_of_the_whole_request_takes_no_other_lines(others: list[bytes]) -> None:
+    api = Api()
+    send(api, line(), line(), key="k")
+    with pytest.raises(ProblemError) as caught:
+        send(api, *others, key="k")
+    assert (caught.value.problem.status, caught.value.problem.code) == (422, "idempotency-key-reused")
+    assert len(api.log.placed) == 2
+
+
+def test_a_key_of_the_whole_request_is_not_that_of_a_single_order() -> None:
+    api = Api()
+    send(api, line(idempotency_key="k"), key="k")
+    send(api, line(), key="k-2")
+    assert send(api, line(idempotency_key="k-2")).status == 200
+    assert len({event.subject for event in api.log.placed}) == 3
+
+
+def test_a_key_that_cannot_be_stored_places_nothing() -> None:
+    api = Api(requests=FakeRequests(away=True))
+    with pytest.raises(ProblemError) as caught:
+        send(api, line(), key="k")
+    assert caught.value.problem.status == 503
+    assert not api.log.placed
 
 
 def test_without_the_database_only_keyed_lines_get_503() -> None:

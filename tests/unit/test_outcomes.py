@@ -7,8 +7,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from common.database import DatabaseUnavailable
 from common.events import OrderId
-from order.api.database import DatabaseUnavailable
 from order.api.read import outcomes
 from order.api.read.outcomes import WAIT_S_MAX, Outcomes, preferred_wait_s
 from order.api.read.queries import Stored, Watched, as_accepted

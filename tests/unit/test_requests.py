@@ -6,12 +6,13 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from starlette.datastructures import QueryParams
 
 from common.http.problem import FieldError, ProblemError
 from common.http.validation import decode_body, decode_query
-from inventory.app import ProductsQuery
-from order.api.requests import OrderLine, PageRequest, cursor_after, is_order_id, order_before, order_request_decoder
-from payment.app import LedgerQuery
+from inventory.app import ProductsQuery, _product_decoder
+from order.api.requests import OrderLine, PageRequest, cursor_after, order_before, order_id_in, order_request_decoder
+from payment.app import LedgerQuery, _deposit_decoder
 
 ORDER_ID = "01997c00-5a5a-7000-8000-00000000beef"
 SINGLE = {"customer_id": "cust-1", "product_id": "sku-1", "quantity": 2}
@@ -82,7 +83,7 @@ def test_a_cursor_leads_back_to_its_order(order_id: uuid.UUID) -> None:
 
 @given(st.from_regex(r"\A[A-Za-z0-9_-]{22}\Z"))
 def test_every_accepted_cursor_stands_for_an_id(cursor: str) -> None:
-    assert is_order_id(order_before(cursor))
+    assert order_id_in(order_before(cursor)) == order_before(cursor)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +95,9 @@ def test_every_accepted_cursor_stands_for_an_id(cursor: str) -> None:
         {"customer_id": "c", "limit": "101"},
         {"customer_id": "c", "cursor": "short"},
         {"customer_id": "c", "page": "2"},
+        {"customer_id": "c", "limit": "5.0"},
+        {"customer_id": "c", "limit": "0"},
+        {"customer_id": "c", "cursor": "null"},
     ],
 )
 def test_a_wrong_query_is_refused(query: dict[str, str]) -> None:
@@ -109,6 +113,49 @@ def test_an_unknown_parameter_is_refused_everywhere(kind: type[msgspec.Struct]) 
     assert caught.value.problem.errors == (FieldError("?limits", "is not a known field"),)
 
 
-@pytest.mark.parametrize("value", ["", "x", "0" * 36, ORDER_ID.upper(), f"{ORDER_ID}\n", "\0" * 36])
+@pytest.mark.parametrize("value", ["", "x", "0" * 36, f"{ORDER_ID}\n", "\0" * 36, f"{{{ORDER_ID}}}", "\u212a" * 36])
 def test_invalid_order_ids(value: str) -> None:
-    assert not is_order_id(value)
+    assert order_id_in(value) is None
+
+
+def test_an_order_id_in_upper_case_is_the_same_order() -> None:
+    assert order_id_in(ORDER_ID.upper()) == order_id_in(ORDER_ID) == ORDER_ID
+
+
+def test_a_parameter_that_is_there_twice_is_refused_and_named() -> None:
+    with pytest.raises(ProblemError) as caught:
+        decode_query(QueryParams("customer_id=a&limit=5&limit=500&customer_id=b"), PageRequest)
+    assert [error.pointer for error in caught.value.problem.errors] == ["?customer_id", "?limit"]
+
+
+@pytest.mark.parametrize(
+    ("decoder", "body"),
+    [
+        (_deposit_decoder, {"amount": 1}),
+        (_product_decoder, {"name": "a", "unit_price": 1, "active": True}),
+    ],
+)
+def test_only_money_that_there_is_can_be_named(decoder: "msgspec.json.Decoder[Any]", body: dict[str, object]) -> None:
+    for code in ("EUR", "JPY", "XOF", "ZWG", "XCG"):
+        decode_body(msgspec.json.encode({**body, "currency": code}), decoder)
+    for code in (
+        "EUP",
+        "XXX",
+        "XTS",
+        "XAU",
+        "XDR",
+        "CLF",
+        "DEM",
+        "HRK",
+        "BGN",
+        "ZWL",
+        "ANG",
+        "eur",
+        "EUR\n",
+        "",
+        "EURO",
+    ):
+        with pytest.raises(ProblemError) as caught:
+            decode_body(msgspec.json.encode({**body, "currency": code}), decoder)
+        (error,) = caught.value.problem.errors
+        assert (error.pointer, "ISO 4217 (List One, 2026-01-01)" in error.detail) == ("#/currency", True)

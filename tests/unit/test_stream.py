@@ -137,6 +137,21 @@ def test_a_client_that_reconnects_gets_the_entries_it_missed(last: str, missed: 
     assert [number for number, _ in names(read(end, last=last))] == missed
 
 
+@pytest.mark.parametrize("last", ["2", "99", "99-settled"])
+def test_an_id_past_the_end_of_an_open_order_waits_for_no_entry_that_never_comes(last: str) -> None:
+    now = stored("pending", "payment.completed")
+    end = settled("payment.completed", "order.confirmed")
+    assert [number for number, _ in names(read(now, [now], [end], last=last))] == ["3", "3-settled"]
+
+
+def test_an_order_that_settles_while_its_client_is_away_is_told_to_be_settled() -> None:
+    """All entries had come, and only the end had not."""
+    end = settled("payment.completed", "order.confirmed")
+    assert [number for number, _ in names(read(stored("pending", "payment.completed"), [end], last="3"))] == [
+        "3-settled"
+    ]
+
+
 def test_a_client_that_has_every_entry_is_told_to_stop() -> None:
     client = read(settled("payment.completed"), last="2-settled")
     assert (client.start["status"], client.content) == (204, b"")

@@ -19,20 +19,23 @@ from msgspec import UNSET
 from prometheus_client import Counter
 
 from common.codec import encode
+from common.database import DatabaseUnavailable
 from common.events import OrderId, OrderPlaced
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.http.requests import checked_idempotency_key, idempotency_key_reused
 from common.http.validation import decode_body
-from order.api.database import DatabaseUnavailable
+from common.keyed_answers import Answer, Keyed, KeyReused
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.place.desk import OrderDesk, accepted
 from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
-from order.api.requests import OrderLine, OrderRequest, order_request_decoder
+from order.api.requests import OrderLine, OrderRequest, line_decoder, order_request_decoder
 from order.api.responses import PLACED_NOTHING, Accepted
 
 EXPIRED_MEANWHILE: Final = problem.unavailable(f"the key has just expired; {PLACED_NOTHING}")
+
+MANY: Final = "POST /api/v1/orders/batch"
 
 _placed: Final = msgspec.json.Decoder(OrderPlaced)
 _repeats: Final = Counter("tandem_order_repeats_total", "Requests that came again under their idempotency key.")
@@ -83,10 +86,19 @@ class KeyedOrders:
                 raise ProblemError(with_key(error.problem)) from None
         return kept.accepted, kept.repeated
 
+    async def came_before(self, key: str, lines: Sequence[bytes]) -> bool:
+        """Whether a request of these lines came before under this key. Raises `ProblemError` 422 when others did."""
+        keyed = Keyed(MANY, key, encode([_meaning(line) for line in lines]))
+        try:
+            return (await self._requests.keep(keyed, Answer(200, b""))).replayed
+        except KeyReused:
+            raise ProblemError(idempotency_key_reused(key, "another request of many orders")) from None
+        except DatabaseUnavailable as error:
+            raise ProblemError(not_stored(error)) from None
+
     def begin(self, request: OrderRequest, key: str, traceparent: bytes | None) -> Begun:
         """The first half: price the order, and have it stored. Raises `ProblemError` 503."""
-        expected_amount = None if request.expected_amount is UNSET else request.expected_amount
-        hashed = request_hash(request.customer_id, request.lines, expected_amount)
+        hashed = request_hash(request.customer_id, request.lines, _expected_amount(request))
         draft: OrderPlaced | Problem
         try:
             draft = self._desk.draft(request, traceparent)
@@ -121,6 +133,25 @@ class KeyedOrders:
 def request_hash(customer_id: str, lines: Sequence[OrderLine], expected_amount: int | None) -> bytes:
     """Equal for two requests exactly when they ask for the same; how they are written does not matter."""
     return sha256(encode((customer_id, lines, expected_amount))).digest()
+
+
+def _expected_amount(request: OrderRequest) -> int | None:
+    return None if request.expected_amount is UNSET else request.expected_amount
+
+
+def _meaning(line: bytes) -> bytes:
+    """Equal for two lines when they ask for the same; a line that cannot be read means what it is."""
+    try:
+        request = line_decoder.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return line
+    key = "" if request.idempotency_key is UNSET else request.idempotency_key
+    return request_hash(request.customer_id, request.lines, _expected_amount(request)) + key.encode()
+
+
+def key_of_line(key: str, number: int) -> str:
+    """The key of a line, by that of its request. No client can send it: it has a blank in it."""
+    return f"{key} {number}"
 
 
 def with_key(refusal: Problem) -> Problem:

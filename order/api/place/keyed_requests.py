@@ -10,9 +10,11 @@ from typing import Final, NamedTuple
 
 from loguru import logger
 
+from common import keyed_answers
+from common.database import DatabasePool, DatabaseUnavailable, in_time
 from common.events import OrderId
+from common.keyed_answers import Answer, Keyed
 from common.postgres import AsyncConn, columns
-from order.api.database import DatabasePool, DatabaseUnavailable, in_time
 from order.api.grouped import Grouped
 
 KEYS_KEPT_S: Final = 7 * 86_400
@@ -23,8 +25,6 @@ FORGET_ROWS_MAX: Final = 1_000
 
 GROUP_MAX: Final = 500
 WAITING_MAX: Final = 2_000
-POOL_SIZE: Final = 2
-"""One statement is under way at a time; the other connection is for deleting, or for when the first hangs."""
 
 # All processes lock in one order. Two that insert the same keys crosswise would otherwise wait for each other.
 _INSERT: Final = """
@@ -65,7 +65,7 @@ class KeyedRequest(NamedTuple):
 
 
 class KeyedRequests:
-    """Stores requests by their keys, many in one statement."""
+    """Stores requests by their keys, many in one statement, and the answers to requests of other kinds."""
 
     def __init__(self, pool: DatabasePool) -> None:
         self._pool = pool
@@ -101,6 +101,16 @@ class KeyedRequests:
             for request, first in zip(requests, inserted, strict=True)
         ]
 
+    async def find(self, keyed: Keyed) -> Answer | None:
+        """The answer to an earlier request of another kind. Raises `DatabaseUnavailable` and `KeyReused`."""
+        async with self._pool.connection() as connection:
+            return await keyed_answers.find(connection, keyed)
+
+    async def keep(self, keyed: Keyed, answer: Answer) -> Answer:
+        """Store the answer; returns it, or that to an earlier request. Raises `DatabaseUnavailable` and `KeyReused`."""
+        async with self._pool.connection() as connection:
+            return await keyed_answers.keep(connection, keyed, answer)
+
     async def keep_forgetting(self) -> None:
         """Delete the keys that are older than `KEYS_KEPT_S`, every `FORGET_EVERY_S`, for ever."""
         while True:
@@ -116,7 +126,7 @@ class KeyedRequests:
     async def _forget_some(self) -> int:
         async with self._pool.connection() as connection:
             deleted: int = (await connection.execute(_FORGET, (KEYS_KEPT_S, FORGET_ROWS_MAX))).rowcount
-            return deleted
+            return max(deleted, await keyed_answers.forget(connection, KEYS_KEPT_S, FORGET_ROWS_MAX))
 
 
 async def _insert(connection: AsyncConn, requests: Sequence[KeyedRequest]) -> list[First | None]:

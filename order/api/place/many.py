@@ -3,6 +3,10 @@
 The answer has a line for each order, in the same sequence; blank lines have none. Its status is 200 if any order was
 accepted. If none was, it is an error that a client cannot overlook: 503 if any line can be sent again, else 422.
 
+With an `Idempotency-Key` header the whole request has a key, from which each line without one of its own gets its key.
+A client that gets no answer can send the whole request again if it has a key, or every line has; otherwise it cannot
+know which lines were accepted.
+
 Lines go into the log in chunks, in their sequence. All such requests together take at most `SHARE_MAX` of what may be
 in flight, and the loop serves others between two chunks, so that single orders find room and time.
 
@@ -24,13 +28,19 @@ from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
 from common.http.problem import Problem, ProblemError
-from common.http.requests import checked_idempotency_key, receive_body, within_limit
+from common.http.requests import (
+    REPLAYED,
+    checked_idempotency_key,
+    idempotency_key,
+    receive_body,
+    within_limit,
+)  # fmt: skip
 from common.http.responses import request_id_of
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk
-from order.api.place.idempotency import Begun, KeyedOrders, with_key
+from order.api.place.idempotency import Begun, KeyedOrders, key_of_line, with_key
 from order.api.requests import line_decoder
 from order.api.responses import PLACED_NOTHING, LineResult, of_line
 
@@ -49,6 +59,13 @@ _lines: Final = Counter(
     "tandem_order_batch_lines_total", "Orders that came many in one request, by their answers.", ["status"]
 )
 _accepted_lines: Final = _lines.labels(202)
+
+
+class Line(NamedTuple):
+    """A line, and the key that it has by the key of its request."""
+
+    content: bytes
+    key: str | None
 
 
 class Sent(NamedTuple):
@@ -102,26 +119,31 @@ class PlaceMany:
             raise ProblemError(NO_ROOM)
         self._under_way += 1
         try:
+            key = idempotency_key(scope)
             headers = dict(scope["headers"])
             body = await receive_body(headers, receive, NDJSON, BYTES_MAX)
             numbers, lines = split(body)
-            answers = await self.place(lines, headers.get(b"traceparent"))
+            replayed = key is not None and await self._keyed.came_before(key, lines)
+            answers = await self.place(lines, headers.get(b"traceparent"), key)
         finally:
             self._under_way -= 1
         request_id = request_id_of(scope).decode()
         results = [_result(number, answer, request_id) for number, answer in zip(numbers, answers, strict=True)]
-        await _response(results)(scope, receive, send)
+        await _response(results, replayed)(scope, receive, send)
 
-    async def place(self, lines: Sequence[bytes], traceparent: bytes | None) -> list[Sent | Problem]:
+    async def place(
+        self, lines: Sequence[bytes], traceparent: bytes | None, key: str | None = None
+    ) -> list[Sent | Problem]:
         """Place an order for each line. Returns in sequence where it went, or why it was refused."""
         turn = asyncio.Lock()
         size = self._chunk_lines
-        chunks = (lines[start : start + size] for start in range(0, len(lines), size))
+        keyed_lines = [Line(line, None if key is None else key_of_line(key, n)) for n, line in enumerate(lines, 1)]
+        chunks = (keyed_lines[start : start + size] for start in range(0, len(lines), size))
         answers = await asyncio.gather(*(self._place_chunk(chunk, traceparent, turn) for chunk in chunks))
         return [answer for chunk in answers for answer in chunk]
 
     async def _place_chunk(
-        self, lines: Sequence[bytes], traceparent: bytes | None, turn: asyncio.Lock
+        self, lines: Sequence[Line], traceparent: bytes | None, turn: asyncio.Lock
     ) -> list[Sent | Problem]:
         async with self._in_flight.acquire(len(lines)):
             async with turn:
@@ -130,19 +152,21 @@ class PlaceMany:
             # Most futures are done when the first of them wakes this task.
             return [await self._acknowledged(sent) if isinstance(sent, Sent) else sent for sent in answers]
 
-    async def _send(self, lines: Sequence[bytes], traceparent: bytes | None) -> list[Sent | Problem]:
+    async def _send(self, lines: Sequence[Line], traceparent: bytes | None) -> list[Sent | Problem]:
         """Send a chunk to the log, in sequence, once the requests with keys are stored, all of them together."""
         if (refused := self._desk.refusal_of_many(len(lines))) is not None:
             return [refused] * len(lines)
         drafts = [self._draft(line, traceparent) for line in lines]
         return [await self._send_draft(draft) for draft in drafts]
 
-    def _draft(self, line: bytes, traceparent: bytes | None) -> Begun | OrderPlaced | Problem:
+    def _draft(self, line: Line, traceparent: bytes | None) -> Begun | OrderPlaced | Problem:
         try:
-            request = decode_body(within_limit(line, "line"), line_decoder)
-            if request.idempotency_key is UNSET:
-                return self._desk.draft(request, traceparent)
-            return self._keyed.begin(request, checked_idempotency_key(request.idempotency_key), traceparent)
+            request = decode_body(within_limit(line.content, "line"), line_decoder)
+            if request.idempotency_key is not UNSET:
+                return self._keyed.begin(request, checked_idempotency_key(request.idempotency_key), traceparent)
+            if line.key is not None:
+                return self._keyed.begin(request, line.key, traceparent)
+            return self._desk.draft(request, traceparent)
         except ProblemError as error:
             return error.problem
 
@@ -191,10 +215,12 @@ def _result(number: int, answer: Sent | Problem, request_id: str) -> LineResult:
     return LineResult(number, 202, answer.order_id, answer.repeated)
 
 
-def _response(results: Sequence[LineResult]) -> Response:
+def _response(results: Sequence[LineResult], replayed: bool) -> Response:
     """200 if an order was accepted or there was none; else 503, with the longest `retry_after`, or 422."""
-    status, headers = 200, None
+    status, headers = 200, dict(REPLAYED) if replayed else {}
     if results and all(result.status != 202 for result in results):
         waits_s = [result.retry_after for result in results if result.retry_after is not UNSET]
-        status, headers = (503, {"retry-after": str(max(waits_s))}) if waits_s else (422, None)
+        status = 503 if waits_s else 422
+        if waits_s:
+            headers["retry-after"] = str(max(waits_s))
     return Response(_encode_lines(results), status, headers, NDJSON[0].decode())

@@ -15,7 +15,7 @@ from common.codec import encode
 from common.events import OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
-from common.http.requests import JSON, ClientGone, receive_body
+from common.http.requests import JSON, ClientGone, idempotency_key, receive_body
 from common.http.responses import header, request_id, send_problem
 from order.api.place.desk import OrderDesk
 from order.api.place.idempotency import KeyedOrders
@@ -55,10 +55,11 @@ class PlaceOrder:
                 raise ProblemError(refused)
             body = await receive_body(headers, receive)
             traceparent = headers.get(b"traceparent")
-            if b"idempotency-key" not in headers:
+            key = idempotency_key(scope) if b"idempotency-key" in headers else None
+            if key is None:
                 order = await self._desk.place(body, traceparent)
             else:
-                order, repeated = await self._keyed.place(body, traceparent, header(scope, b"idempotency-key"))
+                order, repeated = await self._keyed.place(body, traceparent, key)
                 if repeated:
                     extra.append(REPLAYED)
             accept_seconds.observe(perf_counter() - began)

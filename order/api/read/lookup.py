@@ -8,16 +8,16 @@ stored nor parked was never accepted.
 import asyncio
 from typing import Final
 
+from common.database import DatabaseUnavailable
 from common.errors import Fatal, Transient
 from common.events import OrderId
 from common.http import problem
 from common.http.problem import ProblemError
-from order.api.database import DatabaseUnavailable
 from order.api.grouped import shared
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
 from order.api.read.queries import OrderQueries, Stored, as_accepted
-from order.api.requests import is_order_id
+from order.api.requests import order_id_in
 
 SAGA_WAIT_S: Final = 1.0
 SAGA_CHECK_EVERY_S: Final = 0.025
@@ -32,12 +32,13 @@ class Lookup:
         self._ends = shared(log.ends)
         self._positions = shared(queries.positions)
 
-    async def find(self, order_id: str) -> Stored:
-        """The order. Raises `ProblemError` 404 when there is none, 503 when that cannot be known now."""
-        if not is_order_id(order_id):
-            raise ProblemError(problem.not_found("order", order_id[:64]))
+    async def find(self, named: str) -> Stored:
+        """The order of this id. Raises `ProblemError` 404 when there is none, 503 when that cannot be known now."""
+        order_id = order_id_in(named)
+        if order_id is None:
+            raise ProblemError(problem.not_found("order", named[:64]))
         try:
-            return await self._stored_or_recent(OrderId(order_id)) or await self._read_by_saga(OrderId(order_id))
+            return await self._stored_or_recent(order_id) or await self._read_by_saga(order_id)
         except (Transient, Fatal) as error:
             raise ProblemError(problem.unavailable(f"order {order_id} cannot be looked up: {error}")) from None
 

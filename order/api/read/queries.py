@@ -3,6 +3,7 @@
 Orders that are still `awaiting_placed` (a result came before its order) are hidden everywhere.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Final, NamedTuple, get_args
 
@@ -10,12 +11,15 @@ import msgspec
 from psycopg.rows import TupleRow
 
 from common.codec import decoded, decoder_for
+from common.database import DatabasePool, DatabaseUnavailable
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
-from order.api.database import DatabasePool
+from common.postgres import POOL_TIMEOUT_S, READS_SIZE
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
 
+PAGES_AT_ONCE: Final = READS_SIZE // 2
+"""Lists may be slow. They leave connections to those who look single orders up."""
 VISIBLE: Final = list(get_args(Status))
 BEYOND_ALL_ORDERS: Final = OrderId("ffffffff-ffff-ffff-ffff-ffffffffffff")
 
@@ -68,6 +72,10 @@ class Stored(msgspec.Struct, frozen=True):
     traceparent: str
 
 
+ANYTHING: Final = -1
+"""As the length of timeline past which a stored order is news: it is news as it stands."""
+
+
 class Watched(NamedTuple):
     """An order, and the length of timeline past which it is news; None: it is news when it is decided."""
 
@@ -79,7 +87,9 @@ class OrderQueries:
     """The order database as HTTP reads it. Every read raises `DatabaseUnavailable`, at once while it is away."""
 
     def __init__(self, pool: DatabasePool) -> None:
+        """Call it in the event loop."""
         self._pool = pool
+        self._pages = asyncio.Semaphore(PAGES_AT_ONCE)
 
     async def by_id(self, order_id: OrderId) -> Stored | None:
         rows = await self._rows(_BY_ID, order_id, VISIBLE)
@@ -102,8 +112,19 @@ class OrderQueries:
         """A page of a customer's orders, newest first (ids rise with time). Raises `ValueError` for a wrong cursor."""
         before = BEYOND_ALL_ORDERS if request.cursor is None else order_before(request.cursor)
         statuses = VISIBLE if request.status is None else [request.status]
-        # One row more than asked for shows whether there is a next page.
-        rows = await self._rows(_PAGE, request.customer_id, before, statuses, request.limit + 1)
+        self._pool.check_reachable()
+        try:
+            async with asyncio.timeout(POOL_TIMEOUT_S):
+                await self._pages.acquire()
+        except TimeoutError:
+            raise DatabaseUnavailable(
+                f"{PAGES_AT_ONCE} lists are being read, and none ended within {POOL_TIMEOUT_S:g} s: the api is busy"
+            ) from None
+        try:
+            # One row more than asked for shows whether there is a next page.
+            rows = await self._rows(_PAGE, request.customer_id, before, statuses, request.limit + 1)
+        finally:
+            self._pages.release()
         orders = [_stored(row).view for row in rows[: request.limit]]
         return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > request.limit else None)
 

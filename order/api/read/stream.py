@@ -25,7 +25,7 @@ from common.http.problem import Problem, ProblemError
 from common.http.responses import header
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
-from order.api.read.queries import Stored, Watched
+from order.api.read.queries import ANYTHING, Stored, Watched
 
 STREAMS_MAX: Final = 1_000
 """Open streams in this process."""
@@ -81,13 +81,16 @@ class OrderEvents:
         order_id = OrderId(order.view.order_id)
         # An order that is only accepted may turn out to have another first entry: only the saga's timeline counts.
         stored = order if order.view.settled else None
+        known = ANYTHING
         while not self._outcomes.draining:
             if stored is not None:
-                yield _entries(stored, seen)
-                seen = max(seen, len(stored.view.timeline))
+                if entries := _entries(stored, seen):
+                    yield entries
+                # Also for an id beyond the end, which is none of this order's: waiting past it would never end.
+                seen = known = len(stored.view.timeline)
                 if stored.view.settled:
                     return
-            stored = await self._outcomes.news(Watched(order_id, seen), HEARTBEAT_S)
+            stored = await self._outcomes.news(Watched(order_id, known), HEARTBEAT_S)
             if stored is None:
                 yield b": nothing new\n\n"
 

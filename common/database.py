@@ -1,0 +1,222 @@
+"""A service's database as HTTP uses it: connections that read, others that change something, and a probe.
+
+Reads have connections of their own: a change may wait for a row that somebody else has locked, and must keep nobody
+waiting but those who want the same row. The probe has one too: a pool whose connections are all in use says nothing
+about the database.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import psycopg
+from loguru import logger
+from psycopg_pool import PoolTimeout
+
+from common.config import Process
+from common.errors import Failure, Transient, classify, describe
+from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, connect_async, pool
+
+PING_EVERY_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = 2.5
+
+T = TypeVar("T")
+
+# The server has rolled back, and says so, except for these: it may end a session that was committing.
+_UNKNOWN_CLASSES: Final = frozenset({"08", "57"})
+_QUERY_CANCELED: Final = "57014"
+_COMPLETION_UNKNOWN: Final = "40003"
+
+
+class DatabaseUnavailable(Transient):
+    """The database is away, busy or read-only, or has failed. `unchanged` says whether it certainly changed nothing."""
+
+    def __init__(self, reason: str, *, unchanged: bool = True) -> None:
+        super().__init__(reason)
+        self.unchanged = unchanged
+
+
+class DatabaseProbe:
+    """Keeps `reachable` true to whether the database answers; None until that is known."""
+
+    def __init__(self, url: str, instance: str, name: str) -> None:
+        """`name` is the service's, such as `order`."""
+        self._url = url
+        self._session = f"{instance}-probe"
+        self.name = name
+        self.reachable: bool | None = None
+
+    async def watch(self) -> None:
+        """Ping the database every `PING_EVERY_S`, for ever."""
+        connection = None
+        try:
+            while True:
+                try:
+                    connection = await in_time(self._ping(connection))
+                    self._report(None)
+                except (psycopg.Error, OSError, TimeoutError) as error:
+                    if connection is not None:  # only this connection may be lost: try a new one before reporting
+                        connection = None
+                        continue
+                    self._report(error)
+                await asyncio.sleep(PING_EVERY_S)
+        finally:
+            if connection is not None:
+                await connection.close()
+
+    async def _ping(self, connection: AsyncConn | None) -> AsyncConn:
+        """The connection, or a new one, after it has answered."""
+        connection = connection or await connect_async(self._url, self._session)
+        try:
+            await connection.execute("SELECT 1")
+        except BaseException:
+            await connection.close()
+            raise
+        return connection
+
+    def _report(self, error: Exception | None) -> None:
+        reachable = error is None
+        if reachable is not self.reachable:
+            self.reachable = reachable
+            if reachable:
+                logger.info("the {} database answers", self.name)
+            else:
+                logger.warning("the {} database does not answer: {}", self.name, str(error).strip() or repr(error))
+
+
+class DatabasePool:
+    """Connections to a database. While the probe finds it away, callers fail at once."""
+
+    def __init__(self, url: str, session: str, probe: DatabaseProbe, *, size: int) -> None:
+        self._pool = pool(url, session, size=size)
+        self._probe = probe
+
+    async def open(self) -> None:
+        """Begin to connect, without waiting for it."""
+        await self._pool.open(wait=False)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    def check_reachable(self) -> None:
+        """Raises `DatabaseUnavailable` while the database is known not to answer."""
+        if self._probe.reachable is False:
+            raise DatabaseUnavailable(f"the {self._probe.name} database cannot be reached")
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[AsyncConn]:
+        """A connection. Raises `DatabaseUnavailable`, also when the database fails at what is done with it. An error
+        that `classify` blames on what was sent is raised as it is."""
+        self.check_reachable()
+        try:
+            async with self._pool.connection() as connection:
+                yield connection
+        except PoolTimeout:
+            self.check_reachable()
+            raise DatabaseUnavailable(
+                f"the {self._probe.name} database is busy: no connection was free within {POOL_TIMEOUT_S:g} s"
+            ) from None
+        except psycopg.Error as error:
+            if classify(error) is Failure.POISON:
+                raise
+            raise _failed(self._probe.name, error) from error
+
+
+def _failed(name: str, error: psycopg.Error) -> DatabaseUnavailable:
+    match error:
+        case psycopg.errors.ReadOnlySqlTransaction():
+            reason = f"the {name} database is read-only now"
+        case psycopg.errors.LockNotAvailable():
+            reason = f"the {name} database is busy: somebody else has locked this"
+        case _:
+            reason = f"the {name} database failed: {describe(error).removeprefix('PostgreSQL: ')}"
+    return DatabaseUnavailable(reason, unchanged=_is_rolled_back(error.sqlstate))
+
+
+def _is_rolled_back(state: str | None) -> bool:
+    """Whether the server has said, by this SQLSTATE, that the transaction has no effect."""
+    if state is None or state == _COMPLETION_UNKNOWN:
+        return False
+    return state[:2] not in _UNKNOWN_CLASSES or state == _QUERY_CANCELED
+
+
+class Database:
+    """The pools and the probe of one process."""
+
+    def __init__(self, process: Process, name: str) -> None:
+        """`name` is the service's, such as `order`."""
+        url, instance = process.database_url, process.instance
+        self.probe = DatabaseProbe(url, instance, name)
+        self.reads = DatabasePool(url, instance, self.probe, size=READS_SIZE)
+        self.writes = DatabasePool(url, f"{instance}-writes", self.probe, size=WRITES_SIZE)
+        self._turns: dict[str, asyncio.Lock] = {}
+        self._in_line: Counter[str] = Counter()
+        self._watch: asyncio.Task[None] | None = None
+
+    def undetermined(self) -> list[str]:
+        """Names the database until it is known whether it answers: a process that served before would call it away."""
+        return [] if self.probe.reachable is not None else [f"{self.probe.name} database: not asked yet"]
+
+    def away(self) -> list[str]:
+        """Names the database while it does not answer."""
+        return [] if self.probe.reachable else [f"{self.probe.name} database: no answer"]
+
+    async def open(self) -> None:
+        """Begin to connect, without waiting for it."""
+        await self.reads.open()
+        await self.writes.open()
+        self._watch = asyncio.create_task(self.probe.watch())
+
+    async def close(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            # A query that is cancelled first asks the server to give up, and a frozen one never answers.
+            await asyncio.wait([self._watch], timeout=1)
+        await self.writes.close()
+        await self.reads.close()
+
+    @asynccontextmanager
+    async def change(self, row: str) -> AsyncIterator[AsyncConn]:
+        """A connection to change a row, named such as `account cust-1`. Those who change the same row come one after
+        the other, so that all of them together wait for its lock with one connection. Raises `DatabaseUnavailable`.
+        """
+        self.writes.check_reachable()
+        turn = self._turns.setdefault(row, asyncio.Lock())
+        self._in_line[row] += 1
+        try:
+            try:
+                async with asyncio.timeout(POOL_TIMEOUT_S):
+                    await turn.acquire()
+            except TimeoutError:
+                raise DatabaseUnavailable(
+                    f"{row} is busy: other requests to change it have not ended within {POOL_TIMEOUT_S:g} s"
+                ) from None
+            try:
+                async with self.writes.connection() as connection:
+                    yield connection
+            finally:
+                turn.release()
+        finally:
+            self._in_line[row] -= 1
+            if not self._in_line[row]:
+                del self._in_line[row], self._turns[row]
+
+
+async def in_time(work: Coroutine[Any, Any, T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:
+    """The work's result. Raises `TimeoutError` after `timeout_s` without waiting for the work to end: when psycopg is
+    cancelled it first asks the server to give up, and a frozen server never answers that."""
+    task = asyncio.ensure_future(work)
+    done, _ = await asyncio.wait([task], timeout=timeout_s)
+    if not done:
+        task.add_done_callback(_ignore_result)
+        task.cancel()
+        raise TimeoutError(f"no answer in {timeout_s:g} s")
+    return task.result()
+
+
+def _ignore_result(task: "asyncio.Task[Any]") -> None:
+    """Nobody waits for this task any more."""
+    if not task.cancelled():
+        task.exception()

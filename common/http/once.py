@@ -1,0 +1,54 @@
+"""Requests that change a row, once however often they are sent under an `Idempotency-Key`."""
+
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+
+from common import keyed_answers
+from common.database import Database
+from common.http.problem import ProblemError
+from common.http.requests import REPLAYED, idempotency_key, idempotency_key_reused, read_body
+from common.http.validation import decode_body
+from common.keyed_answers import Answer, Keyed, KeyReused
+from common.postgres import AsyncConn
+
+B = TypeVar("B")
+
+
+def answered(content: object, status: int, *, replayed: bool = False) -> Answer:
+    """An answer with this content."""
+    return Answer(status, msgspec.json.encode(content), replayed)
+
+
+def json_answer(answer: Answer) -> Response:
+    """The answer as a response."""
+    headers = REPLAYED if answer.replayed else None
+    return Response(answer.body, answer.status, headers, media_type="application/json")
+
+
+async def change_once(
+    request: Request,
+    database: Database,
+    row: str,
+    decoder: "msgspec.json.Decoder[B]",
+    act: Callable[[AsyncConn, B, str | None], Awaitable[Answer]],
+) -> Response:
+    """The answer to a request to change a row, named such as `account cust-1`. `act` gets a connection in a
+    transaction, the body, and the key.
+
+    Raises `ProblemError` when the key or the body is not valid or the key came with another body,
+    `DatabaseUnavailable`, and what `act` raises; then nothing is changed.
+    """
+    key = idempotency_key(request.scope)
+    body = decode_body(await read_body(request), decoder)
+    path = request.scope["path"]
+    keyed = None if key is None else Keyed(f"{request.method} {path}", key, msgspec.json.encode(body))
+    try:
+        async with database.change(row) as connection:
+            answer = await keyed_answers.once(connection, keyed, lambda: act(connection, body, key))
+    except KeyReused:
+        raise ProblemError(idempotency_key_reused(str(key), f"another {request.method} to {path}")) from None
+    return json_answer(answer)

@@ -1,0 +1,118 @@
+"""A database that is there, and yet cannot do what a request wants: locked rows, and a server that is read-only."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from common.postgres import HTTP_LOCK_TIMEOUT_MS, POOL_TIMEOUT_S
+from tests.stack import Stack
+from tests.waiting import eventually
+
+EURO = {"amount": 5, "currency": "EUR"}
+
+
+def draw(prefix: str) -> str:
+    return f"{prefix}-{uuid.uuid4().hex[:12]}"
+
+
+@contextmanager
+def locked(stack: Stack, database: str, table: str, column: str, name: str) -> Iterator[Callable[[int], bool]]:
+    """Somebody has locked this row. Yields whether so many sessions wait for a lock."""
+    with stack.postgres.connect(database) as owner, stack.postgres.connect(database) as observer:
+        observer.autocommit = True
+        waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = %s AND wait_event_type = 'Lock'"
+        with owner.transaction():
+            owner.execute(f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE", (name,))
+            yield lambda count: observer.execute(waiting, (database,)).fetchone() == (count,)
+
+
+@pytest.mark.parametrize("service", ["payment", "inventory"])
+def test_those_who_wait_for_a_locked_row_keep_no_other_waiting(stack: Stack, service: str) -> None:
+    mine, yours = draw("lock"), draw("lock")
+    if service == "payment":
+        stack.account(mine, 100)
+        stack.account(yours, 100)
+        table, column, path, change, body = "accounts", "customer_id", "/accounts", "deposits", EURO
+    else:
+        stack.product(mine)
+        stack.product(yours)
+        table, column, path, change, body = "products", "product_id", "/products", "restocks", {"quantity": 5}
+
+    def post(name: str) -> httpx.Response:
+        return httpx.post(stack.url(service, f"{path}/{name}/{change}"), json=body, timeout=15)
+
+    with ThreadPoolExecutor(8) as clients, locked(stack, service, table, column, mine) as waiting:
+        mine_waiting = [clients.submit(post, mine) for _ in range(8)]
+        eventually(lambda: waiting(1), "one of them waits for the row, and the others for their turn")
+        assert post(yours).status_code == 201
+        for name in (mine, yours):
+            assert stack.http.get(stack.url(service, f"{path}/{name}")).status_code == 200
+        answers = [answer.result() for answer in mine_waiting]
+    for answer in answers:
+        assert answer.status_code == 503
+        assert "busy" in answer.json()["detail"]
+        assert "nothing was changed" in answer.json()["detail"]
+        assert answer.elapsed.total_seconds() < POOL_TIMEOUT_S + HTTP_LOCK_TIMEOUT_MS / 1000 + 5
+    assert post(mine).status_code == 201
+
+
+@pytest.fixture
+def read_only(stack: Stack) -> Iterator[Callable[[str, bool], None]]:
+    """Makes a database read-only for new sessions, and ends those that are there: what clients see of a failover."""
+
+    def switch(database: str, on: bool) -> None:
+        with stack.postgres.connect() as admin:
+            admin.autocommit = True
+            admin.execute(f'ALTER DATABASE "{database}" SET default_transaction_read_only = {"on" if on else "off"}')
+            if on:  # when it is off again, nobody ends the sessions that are read-only
+                admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", (database,))
+
+    yield switch
+    for database in ("payment", "inventory", "order"):
+        switch(database, False)
+
+
+def test_a_read_only_database_answers_changes_with_503_and_recovers_with_its_cause(
+    stack: Stack, read_only: Callable[[str, bool], None]
+) -> None:
+    customer, product = draw("cust"), draw("sku")
+    stack.account(customer, 10**6)
+    stack.product(product, pieces=10**5)
+    stack.await_orderable(product)
+    order: dict[str, Any] = {"customer_id": customer, "product_id": product, "quantity": 1}
+    changes: dict[str, Callable[[], httpx.Response]] = {
+        "payment": lambda: stack.http.post(stack.url("payment", f"/accounts/{customer}/deposits"), json=EURO),
+        "inventory": lambda: stack.http.post(
+            stack.url("inventory", f"/products/{product}/restocks"), json={"quantity": 1}
+        ),
+        "order": lambda: stack.http.post(
+            stack.url("order-api", "/orders"), json=order, headers={"idempotency-key": draw("key")}
+        ),
+    }
+    for database, change in changes.items():
+        read_only(database, True)
+
+        def refused() -> str | None:
+            answer = change()  # noqa: B023 - called before the next turn
+            assert answer.status_code in (503, *((201, 202) if answer.is_success else ())), answer.text
+            detail = answer.json().get("detail", "")
+            return detail if "read-only" in detail else None
+
+        assert "nothing" in eventually(refused, f"the {database} database is read-only")
+        assert stack.http.get(stack.url("payment", f"/accounts/{customer}")).status_code == 200
+        read_only(database, False)
+        eventually(lambda: change().is_success, "changes are made again")  # noqa: B023
+    # Soon no connection from the time before is met by chance, either.
+    with ThreadPoolExecutor(8) as clients:
+        for change in changes.values():
+            eventually(
+                lambda: all(answer.is_success for answer in clients.map(lambda _: change(), range(24))),  # noqa: B023
+                "all connections are new",
+            )
+    # The consumers have new sessions as well.
+    assert stack.await_settled(stack.place(customer, (product, 1)))["status"] == "confirmed"
