@@ -34,7 +34,7 @@ GIVE_WAY: Final = 0.02
 REPORT_EVERY_S: Final = 10.0
 
 _shed: Final = Count(
-    "tandem_http_connections_shed_total", "Connections closed for want of room, by reason.", ["reason"]
+    "tandem_http_connections_shed_total", "Connections closed for lack of room, by reason.", ["reason"]
 )
 _gave_way: Final = _shed.labels("gave_way")
 _refused: Final = _shed.labels("refused")

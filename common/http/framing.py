@@ -76,7 +76,7 @@ def without_offer(method: bytes, url: bytes, version: str, headers: Iterable[tup
 def closing(app: Any, cycle: RequestResponseCycle) -> Any:
     """`app`, for a request of HTTP/1.0 or one that waits for `100 Continue`.
 
-    HTTP/1.0 knows no chunks: a response of unknown length ends with the connection. So does a request whose body was
+    HTTP/1.0 has no chunks: a response of unknown length ends with the connection. So does a request whose body was
     not asked for: whether it still comes cannot be known.
     """
 

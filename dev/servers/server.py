@@ -89,7 +89,8 @@ class Server(ABC):
             self.kill()
 
     def kill(self) -> None:
-        """Send SIGKILL to it and all its children. It is as if the machine had lost power, but for the page cache."""
+        """Send SIGKILL to it and all its children. It is as if the machine had lost power, except that the page cache
+        survives."""
         self._signal(signal.SIGKILL)
         if self.process is not None:
             self.process.wait()

@@ -23,8 +23,8 @@ _POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = 
 
 
 def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
-    """Within a transaction: write the outcomes that were published and are not in the database. One partition at a
-    time, to hold no more in memory. Nothing has to be covered: orders rest on no balance."""
+    """Within a transaction: write the outcomes that were published and are not in the database. It processes one
+    partition at a time, to save memory. Nothing has to be covered: orders rest on no balance."""
     positions = {Partition(ORDERS, n): offset for n, offset in connection.execute(_POSITIONS, (ORDERS,)).fetchall()}
     bounds = log.bounds([ORDERS])
     restored = 0

@@ -112,7 +112,7 @@ def draw(seed: int, number: int) -> Record:
 
 
 def _of_another_name(drawn: random.Random, topic: str, number: int, valid: bytes) -> Record:
-    """A customer or a product with an odd name, and nothing else amiss."""
+    """A customer or a product with an odd name, and nothing else wrong."""
     name = drawn.choice([name for name in IDENTIFIERS if isinstance(name, str)])
     replaced = drawn.choice((CUSTOMER_ID, "sku-1"))
     value = valid.replace(f'"{replaced}"'.encode(), json.dumps(name).encode())

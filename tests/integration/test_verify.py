@@ -445,7 +445,7 @@ def test_the_watch_shows_a_violation_for_as_long_as_it_lasts(shop: Stack, exampl
             assert violations(1) == 0
             aged = metrics()["last_proof_age_seconds"]
             eventually(lambda: metrics()["last_proof_age_seconds"] > aged + 1, "the last proof gets old")
-        eventually(lambda: violations(2) == 0, "the violation is shown no more")
+        eventually(lambda: violations(2) == 0, "the violation is no longer shown")
         eventually(lambda: metrics()["last_proof_age_seconds"] < aged, "it was proved again")
         shop["payment-1"].pause()
         try:
@@ -517,7 +517,7 @@ def test_poison_is_listed_and_its_silent_removal_is_a_violation(shop: Stack, exa
 
 @pytest.fixture(scope="module")
 def trimmed(shop: Stack, example: dict[str, str]) -> Stack:
-    """The shop without its log so far, but for one order."""
+    """The shop with its log trimmed, except for one order."""
     shop.run_tool("ops.topics", "trim")
     shop.await_settled(shop.place("cust-6", ("sku-a", 1)))
     return shop
