@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         NativeStack(settings).become(arguments.program)
     if arguments.command == "up":
         check_processes(os.environ)
-        for warning in unknown_settings(os.environ, dotenv()):
+        for warning in unknown_settings(os.environ, dotenv(), kind=settings.stack or State.load(settings.home).stack):
             print(f"up: {warning}", file=sys.stderr)
     if arguments.command == "doctor":
         return 0 if doctor.examine(NativeStack(settings)) else 1

@@ -155,12 +155,14 @@ def dotenv() -> str:
     return path.read_text(errors="replace") if path.is_file() else ""
 
 
-def unknown_settings(environ: Iterable[str], dotenv: str = "") -> Iterator[str]:
-    """A sentence about each variable that looks like a setting of Tandem and is none, and about each that the stack
-    sets itself. `dotenv` is the text of .env, where every variable is meant for Tandem."""
+def unknown_settings(environ: Iterable[str], dotenv: str = "", *, kind: Kind = "native") -> Iterator[str]:
+    """A sentence about each variable that looks like a setting of Tandem and is none, and about each that has no effect
+    on this kind of stack. `dotenv` is the text of .env, where every variable is meant for Tandem."""
     names = set(environ)
     in_file = set(re.findall(r"^\s*(?:export\s+)?(\w+)\s*=", dotenv, re.MULTILINE))
     for name in sorted(names | in_file):
+        if kind == "compose" and name in OWN_SETTINGS - compose_settings():
+            yield f"{name} has no effect in Compose: set it in docker-compose.yml"
         if name in OWN_SETTINGS or name.startswith(_NOT_OURS):
             continue
         if name in _EXAMPLE:
@@ -169,6 +171,12 @@ def unknown_settings(environ: Iterable[str], dotenv: str = "") -> Iterator[str]:
             yield f"{name} is not a setting of Tandem; did you mean {close[0]}?"
         elif name.startswith(_LIKE_OURS) or name in in_file:
             yield f"{name} is not a setting of Tandem; docs/OPERATIONS.md lists them"
+
+
+def compose_settings() -> frozenset[str]:
+    """The settings that have an effect in Compose."""
+    passed_on = re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())
+    return frozenset({"STACK", "TANDEM_HOME", "COMPOSE_PROJECT_NAME", *passed_on})
 
 
 def new_passwords() -> dict[str, str]:

@@ -63,6 +63,15 @@ def test_settings_that_nothing_reads_are_reported() -> None:
     ]
 
 
+def test_a_setting_without_effect_in_compose_is_reported() -> None:
+    names = ["LOG_LEVEL", "ORDER_API_PORT", "TOPIC_PARTITIONS", "POSTGRES_PORT", "ORDER_LINGER_MS"]
+    assert list(unknown_settings(names)) == []
+    assert list(unknown_settings(names, kind="compose")) == [
+        "ORDER_LINGER_MS has no effect in Compose: set it in docker-compose.yml",
+        "POSTGRES_PORT has no effect in Compose: set it in docker-compose.yml",
+    ]
+
+
 def test_every_setting_is_in_operations() -> None:
     section = (ROOT / "docs/OPERATIONS.md").read_text().split("\n## Settings\n")[1].split("\n## ")[0]
     assert [name for name in sorted(OWN_SETTINGS) if f"`{name}`" not in section] == []
