@@ -46,11 +46,11 @@ class Progress(NamedTuple):
     missing: str | None
     """What it lacks; None when it is ready."""
     pid: int | None = None
-    """Of its process; 0 between two of them, and None if that is not known."""
+    """The pid of its process; 0 between two of them, and None if that is not known."""
     hopeless: bool = False
-    """Waiting does not help."""
+    """Whether waiting cannot help."""
     logged: bool = False
-    """It has written to its log since the last time."""
+    """Whether it has written to its log since the last time."""
 
 
 class Waiting:

@@ -1,6 +1,6 @@
 """A client in Java, run by the stack's own JRE. That has no compiler, so the class file is written here.
 
-The program is the ten lines of anybody's first request with `java.net.http`, for each of its arguments:
+The program is a first request with `java.net.http` in ten lines, for each of its arguments:
 
     HttpRequest request = HttpRequest.newBuilder(URI.create(url)).header("content-type", "application/json")
         .POST(HttpRequest.BodyPublishers.ofString("{}")).build();
