@@ -9,6 +9,8 @@ set no-exit-message
 export PATH := shell('./justw --prepare && printf %s "$PWD/.venv/bin:$PATH"')
 
 # Python's own variables, such as PYTHONPATH and PYTHONSAFEPATH, do not count: hence -E below.
+# Paths in arguments begin where the command was typed.
+export TANDEM_CALLER := invocation_directory()
 
 # Lists the recipes
 [private]

@@ -1,49 +1,87 @@
-"""The command line behind the justfile: `python -m dev <command>`."""
+"""The command line behind the justfile: `python -m dev <command>`.
+
+Exit codes: 0 done; 2 not done, and the last line on stderr says why; 130 and 143 interrupted. Only `just verify` ends
+with 1, for a violation, and `just psql` as psql does.
+"""
 
 import argparse
 import os
+import signal
 import sys
+import traceback
 from collections.abc import Callable
-from contextlib import nullcontext
-from typing import Any
+from contextlib import suppress
+from types import FrameType
+from typing import Any, Final, NoReturn
+from xmlrpc.client import Fault
 
 from common.config import ignore_libpq
 from common.errors import Fatal
+from common.terminal import flushed, open_streams
 from dev import doctor
+from dev import home as homes
 from dev.compose import ComposeStack
 from dev.environment import raise_limits
+from dev.home import HomeError
 from dev.native.stack import NativeStack
 from dev.output import outlive_reader
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
 from dev.settings import DATABASES, SERVICES, Settings, check_processes, dotenv, unknown_settings
 from dev.stack import Stack, StackError
-from dev.state import State, exclusive
+from dev.state import State
 
 RECIPES = {"dead_letters": "dlq"}
 """The recipes whose name is not that of their module in `ops`."""
+FAILED: Final = 2
+STARTING = ("up", "scale")
+"""The commands that may make a home."""
 
 Act = Callable[[Stack, argparse.Namespace], None]
 
 
+class Terminated(BaseException):
+    """SIGTERM has come."""
+
+
 def main() -> int:
+    signal.signal(signal.SIGTERM, terminate)
+    open_streams()
     arguments = parser().parse_args()
     ignore_libpq()
     raise_limits()
     if arguments.changes:
         outlive_reader()  # a stack must not be left half started
+    name = RECIPES.get(arguments.module, arguments.module) if arguments.command == "ops" else arguments.command
+    status = FAILED
     try:
-        return run(arguments)
-    except (Fatal, JarError, StackError, StartError) as error:
-        module = arguments.arguments[0] if arguments.command == "ops" and arguments.arguments else ""
-        print(f"{RECIPES.get(module, module) or arguments.command}: {error}", file=sys.stderr)
-        # 1 would say that `verify` found lost money. Here it could prove nothing, which is 2.
-        return 2 if module == "verify" else 1
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # such as `just logs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        status = run(arguments)
+        sys.stdout.flush()
+    except (Fatal, HomeError, JarError, StackError, StartError) as error:
+        complain(f"{name}: {error}")
+    except (EOFError, Fault, OSError) as error:
+        if isinstance(error, BrokenPipeError):  # such as `just logs | head`
+            status = 0
+        else:
+            complain(f"{name}: {error}")
+    except (KeyboardInterrupt, Terminated) as error:
+        if arguments.changes:
+            complain(f"{name}: interrupted; 'just ps' shows what runs, 'just {name}' again completes it")
+        status = 130 if isinstance(error, KeyboardInterrupt) else 143
+    except Exception as error:
+        traceback.print_exc()
+        complain(f"{name}: this is a bug of Tandem: {type(error).__name__}: {error}")
+    flushed()
+    return status
+
+
+def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
+    raise Terminated
+
+
+def complain(text: str) -> None:
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -61,29 +99,38 @@ def parser() -> argparse.ArgumentParser:
     command("reset", reset, changes=True).add_argument("--yes", action="store_true", help="do not ask")
     for name in ("start", "stop", "restart"):
         command(name, act_on_services, changes=True).add_argument("services", nargs="+", metavar="service")
-    scale = command("scale", lambda stack, chosen: stack.scale(dict(chosen.counts)), changes=True)
+    scale = command("scale", scale_services, changes=True)
     scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
     command("ps", lambda stack, _: stack.ps())
     log = command("logs", lambda stack, chosen: stack.logs(chosen.services, chosen.lines, not chosen.no_follow))
     log.add_argument("services", nargs="*", metavar="service")
     log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
-    log.add_argument("-n", "--lines", type=int, default=20, help="how many of the last lines of each")
+    log.add_argument("-n", "--lines", type=natural, default=20, help="how many of the last lines of each")
     databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
     psql = command("psql", lambda stack, chosen: stack.psql(databases[chosen.service], chosen.arguments))
     psql.add_argument("service", choices=databases)
     psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
-    ops = command("ops", lambda stack, chosen: stack.ops(chosen.arguments), help="run a module of `ops` on the stack")
+    ops = command("ops", lambda stack, chosen: stack.ops(chosen.module, chosen.arguments))
+    ops.add_argument("module", help="a module of `ops`, to be run on the stack")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
-    locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), help="Locust's web UI against it")
-    locust.add_argument("arguments", nargs=argparse.REMAINDER, help="options of locust")
+    # Without a prefix of options, all that follows is passed on: REMAINDER does not take an option that comes first.
+    passing: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
+    locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), **passing)
+    locust.add_argument("arguments", nargs="*", help="options of locust")
     command("doctor")
     command("run", help="become a program of the stack; for supervisord").add_argument("program")
     return root
 
 
+def natural(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of lines, such as 100")
+    return int(text)
+
+
 def count(text: str) -> tuple[str, int]:
     name, _, number = text.partition("=")
-    if not number.isdecimal():
+    if not (number.isascii() and number.isdecimal()):
         raise argparse.ArgumentTypeError(f"{text!r} is not a service and a count, such as payment=3")
     return name, int(number)
 
@@ -97,15 +144,33 @@ def run(arguments: argparse.Namespace) -> int:
         for warning in unknown_settings(os.environ, dotenv(), kind=settings.stack or State.load(settings.home).stack):
             print(f"up: {warning}", file=sys.stderr)
     if arguments.command == "doctor":
-        return 0 if doctor.examine(NativeStack(settings)) else 1
-    with exclusive(settings.home) if arguments.changes else nullcontext():
+        return 0 if doctor.examine(NativeStack(settings)) else FAILED
+    if not arguments.changes:
         arguments.act(chosen_stack(settings), arguments)
+        return 0
+    if arguments.command in STARTING:
+        homes.claim(settings.home)
+    elif not homes.has_stack(settings.home):
+        return without_stack(settings, arguments.command)
+    with homes.exclusive(settings.home):
+        arguments.act(chosen_stack(settings, ending=arguments.command in ("down", "reset")), arguments)
     return 0
 
 
-def chosen_stack(settings: Settings) -> Stack:
+def without_stack(settings: Settings, command: str) -> int:
+    """What to do for a home in which nothing was ever started: nothing in it is Tandem's."""
+    nothing = f"no stack was ever started in {settings.home}"
+    if command not in ("down", "reset"):
+        raise StackError(f"{nothing}; 'just up' starts one")
+    if command == "reset" and settings.home.exists():
+        homes.delete_data(settings.home)  # which says that it is not Tandem's
+    print(nothing)
+    return 0
+
+
+def chosen_stack(settings: Settings, *, ending: bool = False) -> Stack:
     """The stack that STACK names, or the one that was used last. Only one of them is up at a time."""
-    state = State.load(settings.home)
+    state = State.load_to_stop(settings.home) if ending else State.load(settings.home)
     kind = settings.stack or state.stack
     if state.up and kind != state.stack:
         raise StackError(f"the {state.stack} stack is up; 'STACK={state.stack} just down' first")
@@ -117,12 +182,23 @@ def act_on_services(stack: Stack, arguments: argparse.Namespace) -> None:
     getattr(stack, arguments.command)(arguments.services)
 
 
+def scale_services(stack: Stack, arguments: argparse.Namespace) -> None:
+    names = [name for name, _ in arguments.counts]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise StackError(f"{', '.join(repeated)} is named twice; give each service one count")
+    stack.scale(dict(arguments.counts))
+
+
 def reset(stack: Stack, arguments: argparse.Namespace) -> None:
     if not arguments.yes:
-        if not sys.stdin.isatty():
+        if not sys.stdin or not sys.stdin.isatty():
             raise StackError("this is not a terminal, so it cannot ask; --yes deletes all data without asking")
         question = f"This deletes the databases, the topics and the logs in {stack.home}. Continue? [y/N] "
-        if input(question).strip().lower() not in ("y", "yes"):
+        try:
+            answer = input(question)
+        except EOFError:
+            answer = ""
+        if answer.strip().lower() not in ("y", "yes"):
             raise StackError("nothing was deleted")
     stack.reset()
 

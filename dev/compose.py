@@ -11,7 +11,7 @@ from pathlib import Path
 
 from dev.servers.instance import unready_at
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, SERVICES
-from dev.stack import DOWN, Stack, StackError
+from dev.stack import DOWN, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
 READY_S = 180
@@ -65,12 +65,12 @@ class ComposeStack(Stack):
         client = ["psql", "-U", database, "-h", HOST, database, *arguments]
         self._compose("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client)
 
-    def ops(self, arguments: list[str]) -> None:
+    def ops(self, module: str, arguments: list[str]) -> None:
         terminal = [] if sys.stdout.isatty() else ["-T"]
-        mounts, (module, *rest) = mounted(arguments)
-        shared = [*acting_user(), *mounts]
-        run = ("run", *terminal, "--rm", "--no-deps", *shared, "setup", "python", "-m", f"ops.{module}", *rest)
-        raise SystemExit(self._run(*run))
+        mounts, translated = mounted(arguments)
+        tool = ("setup", "sh", "-c", TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
+        code = self._run("run", *terminal, "--rm", "--no-deps", *acting_user(), *mounts, *tool)
+        raise SystemExit(tools_code(code))
 
     def locust(self, arguments: list[str]) -> None:
         self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
@@ -112,6 +112,18 @@ class ComposeStack(Stack):
             raise StackError("\n".join([*reasons, "see the logs above"]))
 
 
+TOOLS_CODES = 64
+TELL_TOOLS_CODE = f'"$@" || exit $(($? + {TOOLS_CODES}))'
+"""Compose ends with 1 itself when it cannot run the tool, and `verify` when it has found a violation."""
+
+
+def tools_code(code: int) -> int:
+    """The exit code of the tool that ran in a container; 2 when Compose could not run it."""
+    if TOOLS_CODES < code <= TOOLS_CODES + 2:
+        return code - TOOLS_CODES
+    return code if code in (0, 130) else 2
+
+
 def acting_user() -> list[str]:
     """The options that record an act under the name of its user, who has no account in the container."""
     try:
@@ -129,7 +141,7 @@ def mounted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     translated: list[str] = []
     for argument in arguments:
         option = "--accepted=" if argument.startswith("--accepted=") else ""
-        path = Path(argument.removeprefix(option)).resolve()
+        path = Path(caller(), argument.removeprefix(option)).resolve()
         if (option or translated[-1:] == ["--accepted"]) and path.is_file():
             volumes += ["-v", f"{path.parent}:{ACCEPTED_FOLDER}:ro"]
             translated.append(f"{option}{ACCEPTED_FOLDER}/{path.name}")

@@ -44,8 +44,8 @@ def examine(stack: NativeStack) -> bool:
 
 def machine(stack: NativeStack, running: bool) -> Iterator[Finding]:
     yield Finding(True, f"Python {sys.version.split()[0]} in {sys.prefix}")
-    stack.home.mkdir(parents=True, exist_ok=True)
-    disk = shutil.disk_usage(stack.home).free / GIB
+    place = next(path for path in (stack.home, *stack.home.parents) if path.is_dir())
+    disk = shutil.disk_usage(place).free / GIB
     remedy = f"free some space ({DISK_GIB_MIN} GB are needed), or set TANDEM_HOME to a folder on another disk"
     yield Finding(disk >= DISK_GIB_MIN, f"disk: {disk:.1f} GB free for {stack.home}", remedy)
     memory = psutil.virtual_memory().available / GIB

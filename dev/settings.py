@@ -6,7 +6,6 @@ for the native stack and for the tests, which run on ports and passwords of thei
 """
 
 import difflib
-import json
 import os
 import random
 import re
@@ -23,6 +22,7 @@ import order.config
 import payment.config
 from common.config import PORT_MAX, Env, topic_partitions
 from common.errors import Fatal
+from common.terminal import shortened
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -94,7 +94,7 @@ class Settings:
         env = Env("", environ)
         ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
-        home = Path(env.text("TANDEM_HOME", str(cls.home))).absolute()
+        home = _home(env.text("TANDEM_HOME", ".tandem"))
         settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), **ports)
         settings.check_ports()
         return settings
@@ -131,6 +131,33 @@ class Settings:
 
 PORT_SETTINGS = tuple(f.name for f in fields(Settings) if "port" in f.name)
 STACK_SETTINGS = frozenset(f.name.upper() for f in fields(Settings)) - {"HOME"} | {"TANDEM_HOME"}
+HOME_BYTES_MAX = 900
+"""PostgreSQL takes paths of up to 1,023 bytes, and makes some within the home."""
+NAME_BYTES_MAX = 255
+
+
+def _home(text: str) -> Path:
+    """The real path of TANDEM_HOME, so that a stack has one name. A relative one begins at the checkout."""
+    problem = ""
+    try:
+        home = (ROOT / Path(text).expanduser()).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, ~ of a user who is not there
+        raise Fatal(f"TANDEM_HOME={text!r} is no folder: {error}") from error
+    encoded = os.fsencode(home)
+    if len(encoded) > HOME_BYTES_MAX:
+        problem = f"its path has {len(encoded)} bytes, at most {HOME_BYTES_MAX} are allowed"
+    elif max(map(len, encoded.split(b"/"))) > NAME_BYTES_MAX:
+        problem = f"a name in its path has more than {NAME_BYTES_MAX} bytes"
+    elif any(byte < 32 or byte == 127 for byte in encoded):
+        problem = "its path has a control character, which no configuration file can hold"
+    else:
+        try:
+            encoded.decode("utf-8")
+        except UnicodeDecodeError:
+            problem = "its path is not UTF-8, which Kafka could not read"
+    if problem:
+        raise Fatal(f"TANDEM_HOME={shortened(repr(str(home)), 120)}: {problem}; set it to another folder")
+    return home
 
 
 def _port_max(name: str) -> int:
@@ -184,20 +211,6 @@ def new_passwords() -> dict[str, str]:
     return {role: secrets.token_urlsafe(24) for role in ROLES}
 
 
-def stored_passwords(home: Path) -> dict[str, str]:
-    """The stack's passwords, made on the first call and kept in a file that only its owner can read."""
-    path = home / "secrets.json"
-    if not path.exists():
-        home.mkdir(parents=True, exist_ok=True)
-        unfinished = path.with_suffix(".new")
-        unfinished.unlink(missing_ok=True)
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(new_passwords(), file, indent=1)
-        unfinished.replace(path)
-    passwords: dict[str, str] = json.loads(path.read_text())
-    return passwords
-
-
 def environment(
     *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
 ) -> dict[str, str]:
@@ -237,7 +250,7 @@ PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - frozenset(_EXAMPLE)
 """What a process reads and the stack passes on from the caller's environment."""
 OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {"COMPOSE_PROJECT_NAME", "TOPIC_REPLICAS"}
 _LIKE_OURS: Final = ("INVENTORY_", "ORDER_", "ORDERS_", "PAYMENT_", "TANDEM_", "TOPIC_")
-_NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_STACK", "TANDEM_TEST_")
+_NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_CALLER", "TANDEM_TEST_")
 
 
 free_port_range = range(20_000, 32_000)

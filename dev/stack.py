@@ -1,5 +1,6 @@
 """The commands of a stack, whichever way it runs: natively (`dev.native`) or in Docker Compose (`dev.compose`)."""
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
@@ -12,6 +13,11 @@ DOWN = "Tandem is down; its data stays, and 'just up' brings it back"
 
 class StackError(Exception):
     """A command cannot do what it was asked to; the message says what to do instead."""
+
+
+def caller() -> str:
+    """The folder in which the user typed the command, from which the paths in it begin: just runs elsewhere."""
+    return os.environ.get("TANDEM_CALLER") or os.getcwd()
 
 
 class Stack(ABC):
@@ -79,7 +85,7 @@ class Stack(ABC):
     def psql(self, database: str, arguments: list[str]) -> None: ...
 
     @abstractmethod
-    def ops(self, arguments: list[str]) -> None:
+    def ops(self, module: str, arguments: list[str]) -> None:
         """End as a module of `ops` with its arguments, and with its exit code."""
 
     @abstractmethod

@@ -139,7 +139,7 @@ def _remedies(line: str) -> list[str]:
 
 def cause(log: Sequence[str]) -> str:
     """What a program complained about last, a line each, and what to do if that is known."""
-    lines = [readable(line).strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _NOISE.search(line)]
+    lines = [readable(line)[0].strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _NOISE.search(line)]
     remedies = {
         line: [remedy for words, remedy in _REMEDIES.items() if re.search(words, line, re.IGNORECASE)] for line in lines
     }

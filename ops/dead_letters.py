@@ -26,10 +26,9 @@ from common.config import Env
 from common.errors import Fatal, describe
 from common.events import AnyOrderEvent, OrderPlaced, type_of
 from common.postgres import Conn, connect, transaction
+from common.terminal import printable
 from ops import tool
-from ops.tool import printable
 
-ERROR_CHARS_SHOWN: Final = 60
 SQL: Final = tool.statements(__file__)
 _RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9+/_-]+))?")
 
@@ -108,7 +107,13 @@ def show_list(service: str, connection: Conn, customer: str | None) -> None:
     tool.print_table(
         ("record", "customer", "as", "state", "attempts", "since", "error"),
         [
-            (RecordId(*row[:4]), row[4] or "-", "root" if row[5] else "follower", *row[6:9], shortened(row[9]))
+            (
+                RecordId(*row[:4]),
+                row[4] or "-",
+                "root" if row[5] else "follower",
+                *row[6:9],
+                row[9],
+            )
             for row in rows
         ],
     )
@@ -117,11 +122,6 @@ def show_list(service: str, connection: Conn, customer: str | None) -> None:
 def counted(count: int, noun: str) -> str:
     """`1 event`, `2 events`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
-def shortened(error: str) -> str:
-    """An error for a row of `list`: at most `ERROR_CHARS_SHOWN` characters."""
-    return error if len(error) <= ERROR_CHARS_SHOWN else f"{error[: ERROR_CHARS_SHOWN - 1]}…"
 
 
 def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -16,34 +17,52 @@ from confluent_kafka import KafkaException
 from common.config import ignore_libpq
 from common.errors import TandemError, describe
 from common.events import SAGA
+from common.terminal import flushed, open_streams, printable, shortened, width
 
 GROUP_OF: Final = {"order": SAGA, "payment": "payment", "inventory": "inventory"}
 """The consumer group of each service."""
+FAILED: Final = 2
 INTERRUPTED: Final = 130
+CELL_CHARS: Final = 80
 DRY_RUN_NOTE: Final = " (dry run: nothing was changed)"
 
 T = TypeVar("T")
 
 
-def run(main: Callable[[Sequence[str]], int], *, failed: int = 1) -> NoReturn:
-    """End the process with what `main` returns for the command line, or with `failed` when it raises. An error that an
-    operator can repair is one line on stderr; any other shows its traceback."""
+def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """End the process with what `main` returns for the command line. When it raises, the exit code is 2 and the last
+    line on stderr says why: 1 means that `verify` has found a violation, and nothing else."""
     try:
         ignore_libpq()
+        open_streams()
+        os.chdir(os.environ.get("TANDEM_CALLER", "."))  # paths begin where the command was typed
         status = main(sys.argv[1:])
         sys.stdout.flush()
     except KeyboardInterrupt:
         status = INTERRUPTED
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        status = failed
-    except (TandemError, KafkaException, psycopg.Error, OSError) as error:
-        print(describe(error), file=sys.stderr)
-        status = failed
-    except Exception:
+    except BrokenPipeError:  # such as `just dlq list | head`
+        status = FAILED
+    except (TandemError, KafkaException, psycopg.Error, OSError, UnicodeError) as error:
+        complain(describe(error))
+        status = FAILED
+    except Exception as error:
         traceback.print_exc()
-        status = failed
-    sys.exit(status)
+        complain(f"this is a bug of Tandem, and what was asked for is not done: {type(error).__name__}: {error}")
+        status = FAILED
+    sys.exit(status if flushed() else status or FAILED)
+
+
+def complain(text: str) -> None:
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def user() -> str:
+    """Who runs this, by name or by number."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def add_consent(parser: argparse.ArgumentParser) -> None:
@@ -53,25 +72,16 @@ def add_consent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
-def user() -> str:
-    """The name of the user, or the number of a user without a name, as containers have."""
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):
-        return f"uid {os.getuid()}"
-
-
-def printable(text: str) -> str:
-    """The text with control characters escaped: a key from the log must not steer the operator's terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def print_table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    """Print rows in columns, numbers to the right."""
-    cells = [tuple(header), *(tuple(printable(str(cell)) for cell in row) for row in rows)]
-    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    """Print rows in columns, numbers to the right. A long text is cut, so that one does not widen every row."""
+    cells = [tuple(header), *(tuple(shortened(printable(str(cell)), CELL_CHARS) for cell in row) for row in rows)]
+    widths = [max(width(row[i]) for row in cells) for i in range(len(header))]
     for row in cells:
-        print("  ".join(c.rjust(w) if c.isdigit() else c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip())
+        columns = []
+        for text, columns_wide in zip(row, widths, strict=True):
+            padding = " " * (columns_wide - width(text))
+            columns.append(padding + text if text.isdigit() else text + padding)
+        print("  ".join(columns).rstrip())
 
 
 def statements(module: str) -> dict[str, str]:

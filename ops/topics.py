@@ -21,6 +21,7 @@ from ops import tool
 from ops.log import ANSWER_S, Log
 
 GROUPS = sorted(READS)
+MISSING = "missing"
 TIMEOUT_S = 15.0
 START_S = 60.0
 """A broker that has just been started may need this long to answer."""
@@ -84,10 +85,13 @@ def show(log: Log) -> None:
         ("topic", "partitions", "records", "first", "end"),
         [
             (topic, len(of), sum(e - f for f, e in of), min(f for f, _ in of), max(e for _, e in of))
-            for topic, of in sizes.items()
             if of
+            else (topic, MISSING, "-", "-", "-")
+            for topic, of in sizes.items()
         ],
     )
+    if missing := [topic for topic, of in sizes.items() if not of]:
+        print(f"{', '.join(missing)}: missing; 'just topics create' makes it, and OPERATIONS says what was lost")
     print()
     members = _members(log.admin)
     rows = []
@@ -95,7 +99,8 @@ def show(log: Log) -> None:
         committed = log.committed(group, bounds)
         for topic in READS[group]:
             lags = [end - max(first, committed.get(p, 0)) for p, (first, end) in bounds.items() if p.topic == topic]
-            rows.append((group, members.get(group, 0), topic, sum(lags), max(lags, default=0)))
+            lag = (sum(lags), max(lags)) if lags else (MISSING, MISSING)
+            rows.append((group, members.get(group, 0), topic, *lag))
     tool.print_table(("group", "members", "topic", "lag", "largest lag of a partition"), rows)
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from dev.home import stored_passwords
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.processes import listener
 from dev.servers.server import Server
-from dev.settings import SERVICES, Settings, environment, stored_passwords
+from dev.settings import SERVICES, Settings, environment
 from dev.stack import StackError
 
 SERVERS = ("postgres", "kafka")

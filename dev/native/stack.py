@@ -8,15 +8,18 @@ import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 
+from common.terminal import printable
+from dev import home as homes
 from dev import logs
 from dev.environment import child, tight_limits
+from dev.home import stored_passwords
 from dev.native.programs import SERVERS, Programs
-from dev.native.supervise import STATES_ENDED, Supervisor, program
+from dev.native.supervise import STATES_ENDED, Status, Supervisor, Unanswered, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
-from dev.settings import HOST, PORT_SETTINGS, ROOT, Settings, stored_passwords
-from dev.stack import DOWN, Stack, StackError
+from dev.settings import HOST, PORT_SETTINGS, ROOT, Settings
+from dev.stack import DOWN, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
@@ -24,6 +27,10 @@ SERVER_READY_S = 900  # the recovery of a large database or log takes minutes
 SERVER_SILENT_S = 60  # and both log its progress several times a minute
 SET_UP_S = 300
 LINES_KEPT = 200
+CONNECT_S = 10
+PSQL_OPTIONS = ("--no-psqlrc", "--set=ON_ERROR_STOP=1")
+"""A runbook's statements do the same for everybody: with AUTOCOMMIT off, an UPDATE would change nothing. And a script
+ends at the first statement that fails, with 3."""
 SERVICE_STOP_S = 20
 SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
 
@@ -70,11 +77,7 @@ class NativeStack(Stack):
 
     def reset(self) -> None:
         self._stop_all()
-        for name in (*SERVERS, "logs", "supervisor"):
-            shutil.rmtree(self.home / name, ignore_errors=True)
-        for name in ("secrets.json", "stack.json"):
-            (self.home / name).unlink(missing_ok=True)
-        shutil.rmtree(self.supervisor.socket_directory, ignore_errors=True)
+        homes.delete_data(self.home)
         print("Tandem is down and its data is deleted; 'just up' starts afresh")
 
     def start(self, names: list[str]) -> None:
@@ -102,36 +105,44 @@ class NativeStack(Stack):
 
     def ps(self) -> None:
         self._require_running()
-        statuses, programs = self.supervisor.statuses(), self.programs
+        programs = self.programs
+        statuses = {name: s for name, s in self.supervisor.statuses().items() if name in programs.names}
+        with ThreadPoolExecutor() as pool:  # each of them may take seconds to say nothing
+            lacking = dict(zip(statuses, pool.map(self._lacking, statuses.values()), strict=True))
         row = "{:<14} {:<9} {:>8} {:>9} {:>6} {:>6}  {}"
         print(row.format("NAME", "STATE", "PID", "UPTIME", "PORT", "ADMIN", "READY"))
         for name in (name for name in programs.names if name in statuses):
-            status = statuses[name]
+            status, missing = statuses[name], lacking[name]
             running = status.state == "RUNNING"
-            failing = status.state in ("BACKOFF", "FATAL", "EXITED")
-            missing = programs.server(name).unready() if running else status.remark if failing else None
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
             port, *others = programs.ports(name).values()
             admin_port = others[0] if name in programs.instances else "-"
-            ready = f"no: {missing}" if missing else "yes" if running else "no"
+            ready = f"no: {printable(missing)}" if missing else "yes" if running else "no"
             print(row.format(name, status.state.lower(), status.pid or "-", uptime, port, admin_port, ready))
+
+    def _lacking(self, status: Status) -> str | None:
+        if status.state == "RUNNING":
+            return self.programs.server(status.name).unready()
+        return status.remark if status.state in ("BACKOFF", "FATAL", "EXITED") else None
 
     def logs(self, names: list[str], lines: int, follow: bool) -> None:
         chosen = self.programs.matching(names or self.programs.names)
-        logs.show([self.programs.log(name) for name in chosen], lines=lines, follow=follow)
+        paths = [self.programs.log(name) for name in chosen]
+        if not any(path.exists() for path in paths):
+            raise StackError(f"there is no log in {self.settings.logs} yet; 'just up' starts Tandem")
+        logs.show(paths, lines=lines, follow=follow)
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
-        # Without ~/.psqlrc: with AUTOCOMMIT off, an UPDATE of the runbook would change nothing.
-        options = ["-X", "-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
-        password = {"PGPASSWORD": stored_passwords(self.home)[database]}
+        options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
+        variables = {"PGPASSWORD": stored_passwords(self.home)[database], "PGCONNECT_TIMEOUT": str(CONNECT_S)}
         program = str(binary("psql"))
-        os.execve(program, [program, *options, *arguments], child(password))
+        os.chdir(caller())
+        os.execve(program, [program, *PSQL_OPTIONS, *options, *arguments], child(variables))
 
-    def ops(self, arguments: list[str]) -> None:
+    def ops(self, module: str, arguments: list[str]) -> None:
         self._require_running()
-        module, *rest = arguments
-        command = [sys.executable, "-m", f"ops.{module}", *rest]
+        command = [sys.executable, "-m", f"ops.{module}", *arguments]
         os.execve(sys.executable, command, child(self.programs.environment()))
 
     def locust(self, arguments: list[str]) -> None:
@@ -142,9 +153,14 @@ class NativeStack(Stack):
 
     def become(self, name: str) -> None:
         """Turn this process into a program of the stack; supervisord starts each one so."""
+        try:
+            processes.record(self.home, name, os.getpid())
+        except OSError as error:  # a full disk; as a child of supervisord it is known all the same
+            print(f"{name}: its pid could not be recorded: {error}", flush=True)
         server = self.programs.server(name)
         server.prepare()
         command = server.command()
+        os.chdir(server.workplace)
         os.execve(command[0], command, server.environment())
 
     def _launch(self) -> None:
@@ -168,7 +184,7 @@ class NativeStack(Stack):
         texts = {}
         for name in programs.names:
             priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)
-            texts[name] = program(programs.server(name), programs.log(name), priority=priority, stop_s=stop_s)
+            texts[name] = program(programs.server(name), priority=priority, stop_s=stop_s)
         return texts
 
     def _is_complete(self) -> bool:
@@ -183,12 +199,15 @@ class NativeStack(Stack):
             raise StackError(f"Tandem is up on other ports than {', '.join(changed)}; 'just down' first")
 
     def _stop_all(self) -> None:
-        if self.supervisor.running():
-            names = list(self.supervisor.statuses())
-            print(f"stopping {', '.join(names)}", flush=True)
-            self.supervisor.stop([name for name in names if name not in SERVERS])
-            self.supervisor.stop(SERVERS)
-            self.supervisor.shutdown()
+        try:
+            if self.supervisor.running():
+                names = list(self.supervisor.statuses())
+                print(f"stopping {', '.join(names)}", flush=True)
+                self.supervisor.stop([name for name in names if name not in SERVERS])
+                self.supervisor.stop([name for name in names if name in SERVERS])
+                self.supervisor.shutdown()
+        except Unanswered as error:
+            print(error, flush=True)
         self._stop_left_over()
         self.state.stopped()
 
@@ -196,10 +215,13 @@ class NativeStack(Stack):
         if left := processes.of_stack(self.home):
             print(f"stopping {len(left)} processes that an earlier run left", flush=True)
             processes.stop(left)
+        shutil.rmtree(self.home / processes.RECORDS, ignore_errors=True)
 
     def _require_running(self) -> None:
         if not self.supervisor.running():
             raise StackError("Tandem is not up; 'just up' starts it")
+        if not self.state.path.exists():
+            raise StackError(f"{self.state.path} is missing, so the ports are unknown; 'just down' and 'just up' again")
 
     def _set_up(self, server: str) -> None:
         self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)

@@ -1,12 +1,16 @@
 """supervisord, which keeps the native processes up: its configuration and the calls to it.
 
-Every instance is a program with a file of its own. To scale, files are added or removed and supervisord reloads them,
-which leaves the other instances alone; changing `numprocs` would restart all of them (supervisor #826).
+Every instance is a program of its own. To scale, programs are added or removed and supervisord reloads its file, which
+leaves the other instances alone; changing `numprocs` would restart all of them (supervisor #826).
+
+No path stands in that file, since not every path can: supervisord works in its own folder and finds the logs from
+there, and what lies elsewhere comes by its environment.
 """
 
-import hashlib
 import http.client
 import os
+import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -14,19 +18,26 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from xmlrpc.client import Fault, ServerProxy
+from xmlrpc.client import Fault, ServerProxy, Transport
 
 import psutil
-from supervisor.xmlrpc import Faults, SupervisorTransport
+from supervisor.xmlrpc import Faults
 
+from dev import home as homes
 from dev.environment import child
 from dev.logs import tail
-from dev.servers.server import MARKER, Server, StartError
+from dev.servers import processes
+from dev.servers.server import Server, StartError
 from dev.settings import ROOT
+from dev.stack import StackError
 
+NAME = "supervisord"
 START_S = 10
-SOCKET_DIRECTORY_MAX = 70
-"""Bytes. The path of a socket may have 107, and supervisord adds a suffix at first."""
+ANSWER_S = 10
+END_S = 30
+"""How long supervisord may take to end, when no program runs any more."""
+REPORT_EVERY_S = 5
+LOST = "'just up' starts it again"
 STATES_ENDED = ("STOPPED", "EXITED", "FATAL", "BACKOFF", "UNKNOWN")
 
 
@@ -41,23 +52,21 @@ class Status:
     remark: str
 
 
+class Unanswered(StackError):
+    """supervisord runs, but does not answer."""
+
+
 class Supervisor:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.directory = home / "supervisor"
-        self.programs = self.directory / "programs"
         self.logs = home / "logs"
-        # Every shell has to find it, whatever its TMPDIR is.
-        self.socket_directory = self.directory
-        if len(os.fsencode(self.directory)) > SOCKET_DIRECTORY_MAX:
-            digest = hashlib.sha256(str(home).encode()).hexdigest()[:12]
-            self.socket_directory = Path(f"/tmp/tandem-{os.getuid()}-{digest}")  # noqa: S108 - its owner is checked
-        self.socket = self.socket_directory / "supervisor.sock"
 
     def running(self) -> bool:
+        """Raises `Unanswered` when it runs and does not answer."""
         try:
-            self._call("getPID")
-        except (OSError, http.client.HTTPException):
+            self._ask("getPID")
+        except (FileNotFoundError, NotADirectoryError, ConnectionError, http.client.HTTPException):
             return False
         return True
 
@@ -75,42 +84,35 @@ class Supervisor:
             self._call("addProcessGroup", name)
 
     def _write(self, programs: Mapping[str, str]) -> None:
-        self.programs.mkdir(exist_ok=True)
-        wanted = {self.programs / f"{name}.conf": text for name, text in programs.items()}
-        for path, text in wanted.items():
-            if not path.exists() or path.read_text() != text:
-                path.write_text(text)
-        for path in set(self.programs.glob("*.conf")) - set(wanted):
-            path.unlink()
+        user = "user=root" if os.geteuid() == 0 else ""
+        text = f"""\
+[unix_http_server]
+; by this name the path is short enough for a socket, however long that of the folder is
+file=/proc/self/cwd/supervisor.sock
+chmod=0600
+[supervisord]
+logfile=../logs/supervisord.log
+logfile_maxbytes=5MB
+logfile_backups=1
+pidfile=supervisord.pid
+childlogdir=.
+{user}
+[rpcinterface:supervisor]
+supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
+"""
+        homes.write(self.directory / "supervisord.conf", "".join([text, *programs.values()]))
 
     def launch(self, programs: Mapping[str, str]) -> None:
         """Start supervisord; it knows these programs, and starts none of them yet."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        self.directory.chmod(0o700)
-        self._make_socket_directory()
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self._write(programs)  # else it would start what an earlier version left there with autostart
-        configuration = self.directory / "supervisord.conf"
-        # The include is relative to this file, because an absolute path may contain spaces.
-        configuration.write_text(f"""\
-[unix_http_server]
-file={quoted(self.socket)}
-chmod=0600
-[supervisord]
-logfile={quoted(self.logs / "supervisord.log")}
-logfile_maxbytes=5MB
-logfile_backups=1
-pidfile={quoted(self.directory / "supervisord.pid")}
-{"user=root" if os.geteuid() == 0 else ""}
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
-[include]
-files=programs/*.conf
-""")
+        self._write(programs)
+        # What supervisord expands, it takes literally, whatever is in it.
+        paths = {"TANDEM_HOME": str(self.home), "TANDEM_ROOT": str(ROOT), "TANDEM_PYTHON": shlex.quote(sys.executable)}
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "supervisor.supervisord", "-c", str(configuration)],
-            cwd=ROOT,
-            env=child({MARKER: str(self.home), "TANDEM_HOME": str(self.home)}),
+            [sys.executable, "-I", "-W", "ignore", "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
+            cwd=self.directory,
+            env=child(paths),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -123,6 +125,7 @@ files=programs/*.conf
                 log = self.logs / "supervisord.log"
                 raise StartError(f"supervisord does not answer {START_S} s after its start:\n{tail(log)}")
             time.sleep(0.05)
+        processes.record(self.home, NAME, self._call("getPID"))
 
     def statuses(self) -> dict[str, Status]:
         return {
@@ -142,22 +145,24 @@ files=programs/*.conf
 
     def stop(self, names: Collection[str]) -> None:
         """Stop programs side by side, and wait: supervisord kills each after its `stop_s`."""
+        processes.thaw([status.pid for status in self.statuses().values() if status.name in names and status.pid])
         for name in names:
             self._tolerating(Faults.NOT_RUNNING, "stopProcess", name, False)
-        while any(s.state not in STATES_ENDED for s in self.statuses().values() if s.name in names):
+        told = time.monotonic()
+        while left := [s.name for s in self.statuses().values() if s.name in names and s.state not in STATES_ENDED]:
+            if time.monotonic() - told > REPORT_EVERY_S:
+                told = time.monotonic()
+                print(f"waiting for {', '.join(left)} to end", flush=True)
             time.sleep(0.05)
 
     def shutdown(self) -> None:
-        """End supervisord itself, after all programs are stopped."""
+        """End supervisord itself, after all programs are stopped. Raises `Unanswered`."""
         process = psutil.Process(self._call("getPID"))
         self._call("shutdown")
-        process.wait()
-
-    def _make_socket_directory(self) -> None:
-        self.socket_directory.mkdir(mode=0o700, exist_ok=True)
-        status = self.socket_directory.lstat()
-        if status.st_uid != os.getuid() or status.st_mode & 0o077:
-            raise StartError(f"{self.socket_directory} is open to other users; remove it")
+        try:
+            process.wait(END_S)
+        except psutil.TimeoutExpired:
+            raise Unanswered(f"supervisord (pid {process.pid}) has not ended {END_S} s after it was told to") from None
 
     def _tolerating(self, fault: int, method: str, *arguments: Any) -> None:
         try:
@@ -167,17 +172,58 @@ files=programs/*.conf
                 raise
 
     def _call(self, method: str, *arguments: Any) -> Any:
-        transport = SupervisorTransport(None, None, f"unix://{self.socket}")
-        with ServerProxy("http://127.0.0.1", transport=transport) as proxy:
-            return getattr(proxy.supervisor, method)(*arguments)
+        """Raises `StackError` when it has ended, and `Fault`."""
+        try:
+            return self._ask(method, *arguments)
+        except (OSError, http.client.HTTPException) as error:
+            raise StackError(f"supervisord has ended ({error}); {LOST}") from error
+
+    def _ask(self, method: str, *arguments: Any) -> Any:
+        try:
+            with ServerProxy("http://supervisord/RPC2", _Transport(self.directory)) as proxy:
+                return getattr(proxy.supervisor, method)(*arguments)
+        except TimeoutError:
+            raise Unanswered(
+                f"supervisord does not answer within {ANSWER_S} s: it is frozen, or the machine is too busy; 'just ps' "
+                "tries again, 'just down' stops Tandem without it"
+            ) from None
+        except PermissionError as error:
+            raise Unanswered(f"supervisord in {self.home} belongs to another user ({error.strerror})") from None
 
 
-def program(server: Server, log: Path, *, priority: int, stop_s: int) -> str:
+class _Connection(http.client.HTTPConnection):
+    def __init__(self, directory: Path) -> None:
+        super().__init__(NAME, timeout=ANSWER_S)
+        self.directory = directory
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        # The path of a socket may have 107 bytes, and that of the folder has more, perhaps.
+        folder = os.open(self.directory, os.O_PATH | os.O_DIRECTORY)
+        try:
+            self.sock.connect(f"/proc/self/fd/{folder}/supervisor.sock")
+        finally:
+            os.close(folder)
+
+
+class _Transport(Transport):
+    def __init__(self, directory: Path) -> None:
+        super().__init__()
+        self.directory = directory
+
+    def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = _Connection(self.directory)
+        self._connection = host, connection  # to be closed with this
+        return connection
+
+
+def program(server: Server, *, priority: int, stop_s: int) -> str:
     """The configuration of a process that supervisord keeps up. Programs of higher priority are stopped first."""
     return f"""\
 [program:{server.name}]
-command="{quoted(sys.executable)}" -m dev run {server.name}
-directory={quoted(ROOT)}
+command=%(ENV_TANDEM_PYTHON)s -m dev run {server.name}
+directory=%(ENV_TANDEM_ROOT)s
 priority={priority}
 autostart=false
 autorestart=true
@@ -188,12 +234,7 @@ stopsignal={server.stop_signal.name.removeprefix("SIG")}
 stopwaitsecs={stop_s}
 killasgroup=true
 redirect_stderr=true
-stdout_logfile={quoted(log)}
+stdout_logfile=../logs/{server.name}.log
 stdout_logfile_maxbytes=20MB
 stdout_logfile_backups=2
 """
-
-
-def quoted(path: str | Path) -> str:
-    """A path for supervisord's configuration, where a percent sign begins an expansion."""
-    return str(path).replace("%", "%%")

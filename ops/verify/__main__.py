@@ -15,7 +15,6 @@ from common.errors import Fatal
 from ops import tool
 from ops.verify import proof, waiting
 from ops.verify import watch as watching
-from ops.verify.report import UNPROVEN
 from order.api.requests import order_id_in
 
 DEADLINE_S = 3_600
@@ -43,9 +42,11 @@ def parser() -> argparse.ArgumentParser:
 def accepted_ids(path: Path) -> list[str]:
     """The order ids in a client's list. Raises `Fatal` for a line that is not an order id."""
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise Fatal(f"verify: {error}") from error
+    except UnicodeDecodeError as error:
+        raise Fatal(f"verify: {path} is not UTF-8 text ({error}); write one order id a line") from error
     order_ids: list[str] = []
     for number, line in enumerate(lines, 1):
         if (order_id := order_id_in(line.strip())) is None:
@@ -83,4 +84,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    tool.run(main, failed=UNPROVEN)
+    tool.run(main)

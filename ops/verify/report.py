@@ -6,7 +6,8 @@ from typing import Any, Final
 
 import orjson
 
-from ops.tool import print_table, printable
+from common.terminal import printable
+from ops.tool import print_table
 from ops.verify.statements import TEXTS, Finding, Statement
 
 OFFENDERS_SHOWN: Final = 20

@@ -6,7 +6,7 @@ import pytest
 
 from common.errors import Fatal
 from ops import dead_letters
-from ops.dead_letters import RecordId, counted, record_id, shortened
+from ops.dead_letters import RecordId, counted, record_id
 
 
 @pytest.mark.parametrize("topic_id", [None, "v8T0wx7bRLakzx0z8//h9Q", "a+b/c", "bE1lwQ7ITZa9kXn2gU0v5A", "_-9"])
@@ -23,12 +23,6 @@ def test_text_that_names_no_record_is_refused(text: str) -> None:
 
 def test_a_count_of_one_is_singular() -> None:
     assert [counted(count, "event") for count in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
-
-
-def test_a_cut_error_says_so() -> None:
-    fits = "x" * dead_letters.ERROR_CHARS_SHOWN
-    assert shortened(fits) == fits
-    assert shortened(fits + "y") == fits[:-1] + "…"
 
 
 @pytest.mark.parametrize(

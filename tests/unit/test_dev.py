@@ -1,6 +1,7 @@
 """The parts of the stacks that decide something: settings, pins, waiting, logs."""
 
 import hashlib
+import json
 import os
 import socket
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 from common.http import protocol
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
-from dev.logs import LogFile, readable
+from dev.logs import LogFile, last_lines, readable
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack, tells_taken_port
 from dev.native.supervise import Status
@@ -103,23 +104,26 @@ def pinned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_a_truncated_jar_is_fetched_again(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_truncated_jar_is_fetched_again(pinned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "jars"
     monkeypatch.setattr("jgo.maven.MavenContext", Repository(GOOD[:3], GOOD))
-    jar = Path(jars.classpath(pinned))
+    jars.provide(pinned, link)
+    jar = tmp_path / jars.classpath("jars")
     assert jar.read_bytes() == GOOD
 
     monkeypatch.setattr("jgo.maven.MavenContext", Repository())
-    assert jars.classpath(pinned) == str(jar)  # warm: nothing is fetched
+    jars.provide(pinned, link)  # warm: nothing is fetched
 
     jar.write_bytes(GOOD[:3])
     monkeypatch.setattr("jgo.maven.MavenContext", Repository(GOOD))
-    assert Path(jars.classpath(pinned)).read_bytes() == GOOD
+    jars.provide(pinned, link)
+    assert jar.read_bytes() == GOOD
 
 
 def test_a_jar_that_is_not_the_pinned_one_is_refused(pinned: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jgo.maven.MavenContext", Repository(b"other", b"other", b"other"))
     with pytest.raises(jars.JarError, match=r"cannot fetch org\.example:thing:1\.0 after 3 attempts: its sha256 is"):
-        jars.classpath(pinned)
+        jars.provide(pinned, pinned / "link")
 
 
 @pytest.mark.parametrize(
@@ -258,11 +262,41 @@ def test_a_log_is_followed_through_its_rotation_in_whole_lines(tmp_path: Path) -
     assert log.new_lines() == ["five"]
 
 
+def test_lines_are_found_across_rotations_however_many_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "payment-1.log"
+    everything = [f"line {number} {'x' * (number % 97)}" for number in range(30_000)]
+    text = "".join(f"{line}\n" for line in everything)
+    for name, (start, end) in {".2": (0, 300_000), ".1": (300_000, 900_001), "": (900_001, len(text))}.items():
+        path.with_name(path.name + name).write_text(text[start:end])
+    for count in (0, 1, 1_000, 29_999, 10**9):
+        assert last_lines(path, count) == (everything[-count:] if count else [])
+    path.write_text("")
+    assert last_lines(path, 1_000)[-1], "the current file may have just been begun"
+
+
+def test_what_was_written_just_before_a_rotation_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "payment-1.log"
+    path.write_text("one\ntw")
+    log = LogFile(path, lines=5)
+    assert log.new_lines() == ["one"]
+    with path.open("a") as file:
+        file.write("o\nthr")
+    path.rename(tmp_path / "payment-1.log.1")
+    path.write_text("ee\n")
+    assert log.new_lines() == ["two", "three"]
+
+
 def test_a_record_is_readable_and_other_lines_stay() -> None:
     record = '{"time":"12:00","level":"INFO","message":"batch","service":"payment","events":3}'
-    assert readable(record) == "12:00 INFO     batch events=3"
-    assert readable("plain text") == "plain text"
-    assert readable("17") == "17"
+    assert readable(record) == ["12:00 INFO     batch events=3"]
+    assert readable("plain text") == ["plain text"]
+    assert readable("17") == ["17"]
+
+
+def test_a_log_does_not_steer_the_terminal() -> None:
+    record = {"level": "ERROR", "message": "key \x1b[2J\u202e", "key": "\x9b", "traceback": "Traceback:\n  x\x07"}
+    assert readable(json.dumps(record)) == [" ERROR    key \\x1b[2J\\u202e key=\\x9b", "Traceback:", "  x\\x07"]
+    assert readable("\tat kafka \x1b]0;") == ["    at kafka \\x1b]0;"]
 
 
 @pytest.mark.parametrize("written", [["--accepted", "{}"], ["--accepted={}"]])
@@ -273,14 +307,14 @@ def test_compose_lets_the_operators_tools_read_a_file_of_this_machine(
 
     def run(_: ComposeStack, *arguments: str) -> int:
         ran.extend(arguments)
-        return 2
+        return 66
 
     monkeypatch.setattr(ComposeStack, "_run", run)
     monkeypatch.setenv("LOGNAME", "olga")
     (tmp_path / "ids.txt").touch()
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        ComposeStack(Settings(home=tmp_path)).ops(["verify", "--json", *(word.format("ids.txt") for word in written)])
+        ComposeStack(Settings(home=tmp_path)).ops("verify", ["--json", *(word.format("ids.txt") for word in written)])
     assert ended.value.code == 2, "the tool's own"
     volume = f"{tmp_path}:/accepted:ro"
     assert ran[ran.index("-v") + 1] == volume
@@ -321,13 +355,13 @@ def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
     assert {words[2] for words in lines if words[:1] == ["server-template"]} == {str(ComposeStack.instances_max)}
 
 
-@pytest.mark.parametrize(("recipe", "code"), [("verify", 2), ("dead_letters", 1)])
+@pytest.mark.parametrize("recipe", ["verify", "dead_letters"])
 def test_a_stack_that_is_not_up_is_unproven_and_not_violated(
-    recipe: str, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["just", "ops", recipe])
     monkeypatch.setattr(Settings, "from_environment", lambda: Settings(home=tmp_path))
-    assert command_line() == code
+    assert command_line() == 2
     assert capsys.readouterr().err.startswith("dlq: " if recipe == "dead_letters" else "verify: ")
 
 
@@ -391,10 +425,3 @@ def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(t
         programs.matching(["payment-2"])
     with pytest.raises(StackError, match="services are postgres"):
         programs.matching(["payments-2"])
-
-
-def test_reset_leaves_no_socket_directory(tmp_path: Path) -> None:
-    stack = NativeStack(Settings(home=tmp_path))
-    stack.supervisor.socket_directory.mkdir()
-    stack.reset()
-    assert not stack.supervisor.socket_directory.exists()

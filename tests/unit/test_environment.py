@@ -3,6 +3,7 @@
 import http.server
 import os
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 from common.config import ignore_libpq
 from common.http import ready
 from dev.environment import child, raise_limits, tight_limits
-from dev.native.supervise import Supervisor
+from dev.native.supervise import Supervisor, Unanswered
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.settings import HOST, ROOT, SERVICES
@@ -126,14 +127,24 @@ def test_libpqs_own_variables_do_not_lead_a_connection_elsewhere(monkeypatch: py
         psycopg.connect(url)
 
 
-def test_every_shell_finds_the_supervisor_whatever_its_tmpdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    deep = tmp_path / ("x" * 100)
-    sockets = {home: Supervisor(home).socket for home in (Path("/srv/t"), deep)}
+def test_every_shell_finds_a_supervisor_and_none_waits_for_a_frozen_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the path of its home is, and wherever a shell's temporary files are."""
+    home = tmp_path / ("x" * 200)
+    folder = home / "supervisor"
+    folder.mkdir(parents=True)
     monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    assert {home: Supervisor(home).socket for home in sockets} == sockets
-    assert sockets[Path("/srv/t")].is_relative_to("/srv/t")
-    assert len(os.fsencode(sockets[deep])) < 90
+    monkeypatch.setattr("dev.native.supervise.ANSWER_S", 0.01)
+    assert not Supervisor(home).running()
+    with socket.socket(socket.AF_UNIX) as listener:
+        monkeypatch.chdir(folder)
+        listener.bind("supervisor.sock")
+        monkeypatch.chdir("/")
+        listener.listen()
+        with pytest.raises(Unanswered, match="it is frozen, or the machine is too busy"):
+            Supervisor(home).running()
+    assert not Supervisor(home).running(), "a socket that nobody listens at is left of an earlier run"
 
 
 def test_the_broker_needs_nothing_of_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

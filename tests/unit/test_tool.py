@@ -1,12 +1,22 @@
 """How the operator's tools end, and what they print to a terminal."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from common.errors import Fatal
-from ops.tool import print_table, printable, run
+from common.terminal import printable, width
+from dev.settings import ROOT
+from ops.tool import CELL_CHARS, print_table, run
+from ops.verify.__main__ import accepted_ids
+
+CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 60}
 
 
 @pytest.mark.parametrize(
@@ -25,7 +35,7 @@ def test_each_way_a_tool_ends_has_its_own_exit_code(
         raise error
 
     with pytest.raises(SystemExit) as ended:
-        run(main, failed=2)
+        run(main)
     assert ended.value.code == 2
     assert said in capsys.readouterr().err
 
@@ -44,3 +54,58 @@ def test_a_key_does_not_control_the_terminal(key: str, shown: str, capsys: pytes
     assert printable(key) == shown
     print_table(("customer",), [(key,)])
     assert capsys.readouterr().out == f"customer\n{shown}\n"
+
+
+def test_one_long_key_does_not_pad_every_row(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("customer", "state"), [("k" * 100_000, "parked"), ("cust-1", "parked")])
+    assert capsys.readouterr().out.splitlines()[1] == "k" * (CELL_CHARS - 1) + "…  parked"
+
+
+def test_columns_meet_below_wide_characters(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(("customer", "state"), [("客客", "parked"), ("Zoe\u0301", "parked")])
+    lines = capsys.readouterr().out.splitlines()
+    assert {width(line.partition("parked")[0]) for line in lines[1:]} == {len("customer  ")}
+
+
+@pytest.mark.parametrize(
+    ("redirection", "code", "said"),
+    [(">/dev/full", 2, "No space left on device"), (">&-", 0, ""), (">&- 2>&-", 0, ""), ("<&-", 0, "")],
+)
+def test_output_that_cannot_be_written_is_no_violation(redirection: str, code: int, said: str) -> None:
+    program = "from ops.tool import run; run(lambda _: print('proved') or 0)"
+    done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", program], **CAPTURED)
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1 if said else 0), done.stderr
+    assert said in done.stderr
+
+
+def test_a_reader_who_leaves_sees_no_traceback() -> None:
+    program = "from ops.tool import run; run(lambda _: print('x\\n' * 100_000) or 0)"
+    done = subprocess.run(["sh", "-c", f'{sys.executable} -c "{program}" | head -1'], **CAPTURED)
+    assert (done.stdout, done.stderr) == ("x\n", "")
+
+
+def test_every_character_is_printed_in_whatever_encoding() -> None:
+    program = "from ops.tool import run; run(lambda _: print('Zoë …') or 0)"
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], **CAPTURED, env=variables)
+    assert (done.returncode, done.stdout) == (0, "Zo\\xeb \\u2026\n")
+
+
+@pytest.mark.parametrize("text", ["0199aa\n".encode("utf-16"), b"\xff\xfe"])
+def test_a_list_that_is_not_utf_8_is_named(text: bytes, tmp_path: Path) -> None:
+    (tmp_path / "ids").write_bytes(text)
+    with pytest.raises(Fatal, match="ids is not UTF-8 text"):
+        accepted_ids(tmp_path / "ids")
+
+
+def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    order_id = "01a20698-5702-759d-bf21-11993ae5d7ab"
+    (tmp_path / "ids").write_text(f"{order_id}\n", encoding="utf-8-sig")
+    assert accepted_ids(tmp_path / "ids") == [order_id]
+
+
+def test_a_relative_path_begins_where_the_command_was_typed(tmp_path: Path) -> None:
+    program = "import os; from ops.tool import run; run(lambda _: print(os.getcwd()) or 0)"
+    variables = {**os.environ, "TANDEM_CALLER": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], **CAPTURED, env=variables)
+    assert done.stdout == f"{tmp_path}\n"

@@ -1,0 +1,160 @@
+"""The folder in which a stack keeps everything: whose it is, one command at a time, and files that are found whole.
+
+A file that a command has written is never made anew because it is missing or damaged: what stands in it is the only
+copy, and the databases and the broker go by it. The error names the file and the way out.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import msgspec
+
+from dev.settings import ROLES, new_passwords
+
+MARK = "tandem.mark"
+_MARK_TEXT = "This folder is Tandem's. 'just reset' deletes the data in it; without this file, it deletes nothing.\n"
+_MADE_EARLIER = frozenset({"bench", "cache", "lock", "lost+found"})
+"""What a home may have before its first `just up`: jars, and what the bench keeps."""
+DATA = ("run", "supervisor", "logs", "kafka", "postgres", "secrets.json", "stack.json.damaged", "stack.json")
+"""What `just reset` deletes, in this order: while the state remains, `just reset` can be repeated."""
+LOCK_WAIT_S = 600
+SEE_OPERATIONS = "see docs/OPERATIONS.md, 'Damaged files'"
+
+
+class HomeError(Exception):
+    """The folder, or a file in it, cannot be used; the message says what to do instead."""
+
+
+def claim(home: Path) -> None:
+    """Make the folder, and mark it as Tandem's. Raises `HomeError` if it holds something else already."""
+    with _naming(home):
+        home.mkdir(parents=True, exist_ok=True)
+        if is_marked(home):
+            return
+        foreign = sorted(set(os.listdir(home)) - _MADE_EARLIER)
+        if foreign and not _was_made_before_marks(home):
+            named = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
+            remedy = "set it to an empty folder or a new one"
+            raise HomeError(f"TANDEM_HOME={home} holds files that are not Tandem's ({named}); {remedy}")
+        write(home / MARK, _MARK_TEXT)
+
+
+def is_marked(home: Path) -> bool:
+    return (home / MARK).is_file()
+
+
+def _was_made_before_marks(home: Path) -> bool:
+    try:
+        state = json.loads((home / "stack.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(state, dict) and {"stack", "ports"} <= state.keys()
+
+
+def has_stack(home: Path) -> bool:
+    """Whether a stack was ever started there."""
+    return is_marked(home) or any((home / name).exists() for name in ("stack.json", "run"))
+
+
+def delete_data(home: Path) -> None:
+    """Delete everything but the jars. Raises `HomeError`, and then deletes nothing, if the folder is not Tandem's."""
+    if not is_marked(home) and not _was_made_before_marks(home):
+        raise HomeError(f"{home} has no {MARK}, so it is not Tandem's; nothing was deleted")
+    links = [str(home / name) for name in DATA if (home / name).is_symlink()]
+    if links:
+        raise HomeError(f"nothing was deleted, because these are symbolic links: {', '.join(links)}; delete them first")
+    for path in (home / name for name in DATA):
+        try:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise HomeError(
+                f"{path} could not be deleted: {error}; remove the cause, and 'just reset' again"
+            ) from error
+
+
+@contextlib.contextmanager
+def exclusive(home: Path) -> Iterator[None]:
+    """Let one command at a time change a stack. The next one waits for `LOCK_WAIT_S`. Raises `HomeError`."""
+    with _naming(home):
+        lock = (home / "lock").open("a+")
+    with lock:
+        _acquire(lock)
+        with contextlib.suppress(OSError):  # a full disk must not keep a stack from being stopped
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        yield
+
+
+def _acquire(lock: IO[str]) -> None:
+    until, told = time.monotonic() + LOCK_WAIT_S, False
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            other = f"another command (pid {lock.read() or 'unknown'})"
+        if time.monotonic() > until:
+            raise HomeError(f"{other} has not finished after {LOCK_WAIT_S} s; end it, and try again")
+        if not told:
+            print(f"waiting until {other} has finished, for {LOCK_WAIT_S} s at most", flush=True)
+            told = True
+        time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _naming(home: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        remedy = "set TANDEM_HOME to a folder that you can write to"
+        raise HomeError(f"TANDEM_HOME={home} cannot be used: {error.strerror or error}; {remedy}") from error
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file. It is found whole, as it was or as it is now, whatever ends this process or the machine.
+
+    Raises `OSError`, and then the file is as it was.
+    """
+    unfinished = path.with_name(f"{path.name}.new")
+    unfinished.unlink(missing_ok=True)
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def stored_passwords(home: Path) -> dict[str, str]:
+    """The stack's passwords by role, made on the first call and kept in a file that only its owner can read.
+
+    Raises `HomeError` when the file is damaged, or missing though the databases have its passwords.
+    """
+    path = home / "secrets.json"
+    if not path.exists():
+        if (home / "postgres/PG_VERSION").exists():
+            raise HomeError(f"{path} is missing, and the databases have the passwords that it held; {SEE_OPERATIONS}")
+        home.mkdir(parents=True, exist_ok=True)
+        write(path, json.dumps(new_passwords(), indent=1), 0o600)
+    try:
+        passwords = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise HomeError(f"{path} is damaged ({error}); {SEE_OPERATIONS}") from error
+    if lacking := [role for role in ROLES if not passwords.get(role)]:
+        raise HomeError(f"{path} is damaged (it has no password of {', '.join(lacking)}); {SEE_OPERATIONS}")
+    return passwords

@@ -1,0 +1,273 @@
+"""The folder of a stack: one identity, nothing in it that is somebody else's, and files that are whole or named."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from common.errors import Fatal
+from dev import home as homes
+from dev.__main__ import main
+from dev.compose import tools_code
+from dev.home import HomeError, stored_passwords
+from dev.native.stack import NativeStack
+from dev.servers import processes
+from dev.servers.kafka import Broker
+from dev.servers.server import StartError
+from dev.settings import ROOT, Settings, new_passwords
+from dev.state import State
+
+
+def home_of(text: str) -> Path:
+    return Settings.from_environment({"TANDEM_HOME": text}).home
+
+
+def just(monkeypatch: pytest.MonkeyPatch, home: Path, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["just", *arguments])
+    monkeypatch.setenv("TANDEM_HOME", str(home))
+    try:
+        return main()
+    except SystemExit as ended:  # by argparse
+        return int(ended.code or 0)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def streams() -> Iterator[None]:
+    """A command that changes a stack replaces them for good."""
+    before = sys.stdout, sys.stderr
+    yield
+    sys.stdout, sys.stderr = before
+
+
+def test_a_home_has_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    names = [str(tmp_path / "real"), str(tmp_path / "link"), f"{tmp_path}/real/../real/", "~/link"]
+    assert {home_of(name) for name in names} == {tmp_path / "real"}
+    assert Settings.from_environment({}).home == ROOT.resolve() / ".tandem"
+
+
+def test_a_relative_home_begins_at_the_checkout_wherever_the_caller_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert home_of("data") == ROOT.resolve() / "data"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("/srv/a\nb", "control character"),
+        ("/srv/a\x7fb", "control character"),
+        ("/srv/a\udcffb", "not UTF-8"),
+        ("/srv/" + "x/" * 450, "at most 900"),
+        ("/srv/" + "x" * 256, "more than 255"),
+        ("~nobody-of-this-name/t", "is no folder"),
+    ],
+)
+def test_a_home_that_no_file_can_name_is_refused_at_once(text: str, said: str) -> None:
+    with pytest.raises(Fatal, match=said) as refused:
+        home_of(text)
+    assert str(refused.value).startswith("TANDEM_HOME=")
+
+
+def test_a_loop_of_links_is_named(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises((Fatal, HomeError), match="TANDEM_HOME"):
+        homes.claim(home_of(str(tmp_path / "loop")))
+
+
+@pytest.mark.parametrize("command", [["down"], ["reset", "--yes"], ["stop", "payment"], ["up"], ["scale", "payment=2"]])
+def test_a_folder_of_somebody_else_stays_as_it_is(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("kafka", "postgres", "logs"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("precious")
+    (tmp_path / "secrets.json").write_text("mine too")
+    before = sorted(map(str, tmp_path.rglob("*")))
+    assert just(monkeypatch, tmp_path, *command) == (0 if command == ["down"] else 2)
+    assert sorted(map(str, tmp_path.rglob("*"))) == before
+
+
+def test_reset_deletes_what_is_tandems_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = tmp_path / "home"
+    homes.claim(home)
+    State.load(home).started("native", Settings(home=home))
+    for name in ("kafka/log", "postgres/base", "logs", "cache/jars"):
+        (home / name).mkdir(parents=True)
+    (home / "notes").write_text("mine")
+    assert just(monkeypatch, home, "reset", "--yes") == 0
+    assert {path.name for path in home.iterdir()} == {homes.MARK, "cache", "lock", "notes"}
+    assert just(monkeypatch, home, "reset", "--yes") == 0, "again"
+
+
+def test_what_reset_cannot_delete_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "disk"
+    homes.claim(home)
+    elsewhere.mkdir()
+    (home / "postgres").symlink_to(elsewhere)
+    with pytest.raises(HomeError, match=r"symbolic links: .*/home/postgres"):
+        homes.delete_data(home)
+
+
+def test_a_home_of_an_earlier_version_is_still_a_home(tmp_path: Path) -> None:
+    stored = {"stack": "native", "up": False, "ports": {"kafka_port": 9092}, "scale": {"payment": 2}}
+    (tmp_path / "stack.json").write_text(json.dumps(stored))
+    (tmp_path / "postgres").mkdir()
+    homes.claim(tmp_path)
+    assert State.load(tmp_path).instances()["payment"] == 2
+    assert homes.is_marked(tmp_path)
+
+
+def test_a_home_that_cannot_be_written_is_named_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(HomeError, match=r"TANDEM_HOME=.*/file/home cannot be used: Not a directory"):
+        homes.claim(tmp_path / "file/home")
+
+
+DAMAGED = ["", "{", "[]", "null", '{"scale": {"payment": -1}}', '{"ports": {"kafka_port": "x"}}', "\xff", '{"up": 1']
+
+
+@pytest.mark.parametrize("text", DAMAGED)
+def test_a_damaged_state_is_named_and_the_stack_can_be_stopped(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    homes.claim(tmp_path)
+    (tmp_path / "stack.json").write_text(text, encoding="latin-1")
+    for command in ("ps", "up", "logs"):
+        assert just(monkeypatch, tmp_path, command) == 2
+        assert "stack.json is damaged" in capfd.readouterr().err
+    assert (tmp_path / "stack.json").read_text(encoding="latin-1") == text, "never replaced without a word"
+    assert just(monkeypatch, tmp_path, "down") == 0
+    assert "is now" in capfd.readouterr().out
+    assert (tmp_path / "stack.json.damaged").read_text(encoding="latin-1") == text
+
+
+@pytest.mark.parametrize("text", [*DAMAGED, '{"order": 17}', json.dumps(new_passwords() | {"payment": ""})])
+def test_damaged_passwords_are_named(text: str, tmp_path: Path) -> None:
+    (tmp_path / "secrets.json").write_text(text, encoding="latin-1")
+    with pytest.raises(HomeError, match=r"secrets\.json is damaged .*Damaged files"):
+        stored_passwords(tmp_path)
+    assert (tmp_path / "secrets.json").read_text(encoding="latin-1") == text
+
+
+def test_deleted_passwords_are_not_made_anew_behind_a_database_that_has_them(tmp_path: Path) -> None:
+    passwords = stored_passwords(tmp_path)
+    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
+    assert stored_passwords(tmp_path) == passwords
+    (tmp_path / "secrets.json").unlink()
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres/PG_VERSION").write_text("18")
+    with pytest.raises(HomeError, match=r"secrets\.json is missing"):
+        stored_passwords(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "version=1\n", "version=1\nnode.id=1\ncluster.id=\n", None])
+def test_a_brokers_identity_is_never_made_anew_over_its_topics(
+    text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dev.servers.jars.provide", lambda cache, link: None)
+    monkeypatch.setattr(Broker, "_format", lambda broker: pytest.fail("formatted"))
+    broker = Broker(tmp_path / "kafka", 1, 2, cache=tmp_path)
+    (tmp_path / "kafka/log/orders-0").mkdir(parents=True)
+    if text is not None:
+        (tmp_path / "kafka/log/meta.properties").write_text(text)
+    with pytest.raises(StartError, match=r"meta\.properties is (damaged|missing).*Damaged files"):
+        broker.prepare()
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "stack.json"
+    homes.write(path, "before")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        homes.write(path, "after")
+    assert path.read_text() == "before"
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., "subprocess.Popen[bytes]"]]:
+    children = []
+
+    def start(**options: Any) -> "subprocess.Popen[bytes]":
+        children.append(subprocess.Popen(["sleep", "1000"], **options))
+        return children[-1]
+
+    yield start
+    for process in children:
+        process.kill()
+        process.wait()
+
+
+def test_only_what_was_recorded_is_stopped(tmp_path: Path, child: Callable[..., "subprocess.Popen[bytes]"]) -> None:
+    (tmp_path / "postgres").mkdir()
+    ours = child()
+    processes.record(tmp_path, "payment-1", ours.pid)
+    for folder in (tmp_path, tmp_path / "postgres"):  # an operator's shells
+        child(cwd=folder, env={**os.environ, "TANDEM_HOME": str(tmp_path), "TANDEM_STACK": str(tmp_path)})
+    assert [process.pid for process in processes.of_stack(tmp_path)] == [ours.pid]
+    NativeStack(Settings(home=tmp_path))._stop_left_over()
+    assert not psutil.pid_exists(ours.pid)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_pid_that_is_another_process_by_now_is_left_alone(
+    tmp_path: Path, child: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    stranger = child()
+    processes.record(tmp_path, "payment-1", stranger.pid)
+    record = tmp_path / "run/payment-1"
+    pid, boot, ticks = record.read_text().split()
+    for text in (f"{pid} {boot} {int(ticks) - 1}", f"{pid} other-boot {ticks}", f"{pid} ", pid, "", "x y z"):
+        record.write_text(text)
+        assert processes.of_stack(tmp_path) == []
+    assert psutil.Process(stranger.pid).is_running()
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (65, 1), (66, 2), (1, 2), (125, 2), (127, 2), (130, 130), (17, 2)])
+def test_what_compose_fails_at_is_no_violation(code: int, ends: int) -> None:
+    assert tools_code(code) == ends
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["scale", "payment=-1"],
+        ["scale", "payment=1e3"],
+        ["scale", "payment=٣"],
+        ["scale", "payment=1", "payment=2"],
+        ["scale", "payment=0"],
+        ["scale", "payment=100"],
+        ["scale", "nobody=1"],
+        ["start"],
+        ["start", "nobody"],
+        ["logs", "-n", "-1"],
+        ["logs", "nobody"],
+        ["psql", "nobody"],
+        ["nonsense"],
+        ["reset"],
+    ],
+)
+def test_what_cannot_be_done_ends_with_2_and_a_line(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    homes.claim(tmp_path)
+    assert just(monkeypatch, tmp_path, *arguments) == 2
+    assert "Traceback" not in capfd.readouterr().err
