@@ -53,6 +53,12 @@ class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=Tr
                 yield name, "is required unless there are items"
 
     @property
+    def names(self) -> int:
+        """How many names its JSON has, without repetitions. See `common.http.validation.decode_body`."""
+        count = 3 if self.items is UNSET else 2 + 2 * len(self.items)
+        return count if self.expected_amount is UNSET else count + 1
+
+    @property
     def lines(self) -> tuple[OrderLine, ...]:
         """The lines as given: two of the same product stay two."""
         if self.items is not UNSET:
@@ -72,6 +78,10 @@ class LineRequest(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields
     idempotency_key: (
         Annotated[str, Meta(description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters")] | UnsetType
     ) = UNSET
+
+    @property
+    def names(self) -> int:
+        return super().names + (self.idempotency_key is not UNSET)
 
 
 class PageRequest(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

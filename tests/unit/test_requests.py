@@ -11,7 +11,15 @@ from starlette.datastructures import QueryParams
 from common.http.problem import FieldError, ProblemError
 from common.http.validation import decode_body, decode_query
 from inventory.app import ProductsQuery, _product_decoder
-from order.api.requests import OrderLine, PageRequest, cursor_after, order_before, order_id_in, order_request_decoder
+from order.api.requests import (
+    OrderLine,
+    PageRequest,
+    cursor_after,
+    line_decoder,
+    order_before,
+    order_id_in,
+    order_request_decoder,
+)
 from payment.app import LedgerQuery, _deposit_decoder
 
 ORDER_ID = "01997c00-5a5a-7000-8000-00000000beef"
@@ -159,3 +167,33 @@ def test_only_money_that_there_is_can_be_named(decoder: "msgspec.json.Decoder[An
             decode_body(msgspec.json.encode({**body, "currency": code}), decoder)
         (error,) = caught.value.problem.errors
         assert (error.pointer, "ISO 4217 (List One, 2026-01-01)" in error.detail) == ("#/currency", True)
+
+
+ONE = '"customer_id":"c:1","product_id":"apple","quantity":1'
+TWO = '"customer_id":"c","items":[{"product_id":"a","quantity":1},{"product_id":"b","quantity":2}]'
+
+
+@pytest.mark.parametrize("more", ["", ',"expected_amount":5', ',"idempotency_key":"k:1"'])
+@pytest.mark.parametrize("body", [ONE, TWO])
+def test_a_request_knows_how_many_names_it_has(body: str, more: str) -> None:
+    text = f"{{{body}{more}}}"
+    request = decode_body(text.encode(), line_decoder)
+    assert request.names == text.count('":')
+
+
+REPEATED = (
+    ONE + ',"quantity":1000',
+    ONE + ', "quantity" : 1',
+    ONE + ',"quantit\\u0079":1000',
+    '"customer_id":"other",' + TWO,
+    TWO.replace("2}", '2,"quantity":9999}'),
+)
+
+
+@pytest.mark.parametrize("body", REPEATED)
+def test_a_name_that_is_given_twice_is_refused(body: str) -> None:
+    """Which of the two counts, every parser decides for itself."""
+    with pytest.raises(ProblemError) as caught:
+        decode_body(f"{{{body}}}".encode(), order_request_decoder)
+    assert caught.value.problem.status == 422
+    assert "is given twice" in caught.value.problem.errors[0].detail

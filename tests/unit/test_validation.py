@@ -158,6 +158,13 @@ def test_every_parameter_at_fault_is_named() -> None:
     }
 
 
+@pytest.mark.parametrize("mark", [b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff"])
+def test_a_byte_order_mark_is_named(mark: bytes) -> None:
+    with pytest.raises(ProblemError) as caught:
+        decode_body(mark + b"{}", DECODER)
+    assert (caught.value.problem.status, "byte order mark" in caught.value.problem.detail) == (400, True)
+
+
 @pytest.mark.parametrize("limit", ["", "x", "1.5", "१", "9" * 5_000])
 def test_a_parameter_that_is_not_a_number_is_named_alone(limit: str) -> None:
     with pytest.raises(ProblemError) as caught:
