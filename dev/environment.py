@@ -18,9 +18,12 @@ KEPT: Final = frozenset(
         *("HOME", "LD_LIBRARY_PATH", "LOGNAME", "PATH", "TMPDIR", "USER"),
         # Of a person's terminal, for psql and the operator's tools.
         *("COLORTERM", "COLUMNS", "EDITOR", "LESS", "LINES", "NO_COLOR", "PAGER", "TERM", "TERMINFO", "VISUAL"),
+        # The certificates that a company's proxy needs when the jars are fetched.
+        *("CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_DIR", "SSL_CERT_FILE"),
         *("PSQL_EDITOR", "PSQL_HISTORY", "PSQL_PAGER"),
     }
 )
+PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy", "no_proxy")
 STATED: Final = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
 GIB: Final = 1024**3
@@ -32,20 +35,20 @@ direct: Final[OpenerDirector] = build_opener(ProxyHandler({}))
 """Opens URLs of this machine, whatever http_proxy says."""
 
 
-def child(own: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The environment of a child: what is kept, what is stated, and what is the child's own."""
-    kept = {name: value for name, value in os.environ.items() if name in KEPT | OWN_SETTINGS or _is_internal(name)}
-    return kept | STATED | dict(own or {})
-
-
-def _is_internal(name: str) -> bool:
-    return name.startswith("TANDEM_")
+def child(own: Mapping[str, str] | None = None, *, downloads: bool = False) -> dict[str, str]:
+    """The environment of a child: what is kept, what is stated, and what is the child's own. One that may have to fetch
+    jars (`downloads`) keeps the proxy too."""
+    names = {name for name in os.environ if name in KEPT | OWN_SETTINGS or name.startswith("TANDEM_")}
+    if downloads:
+        names |= {name for name in os.environ if name.lower() in PROXIES}
+    return {name: os.environ[name] for name in names} | STATED | dict(own or {})
 
 
 def raise_limits() -> None:
     """Let this process and its children open more files than a shell usually allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft < (most := min(hard, OPEN_FILES_MAX)):
+    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
+    if 0 <= soft < most:
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 

@@ -91,7 +91,7 @@ class System:
             stdout=subprocess.PIPE,
             text=True,
             cwd=root,
-            env=child(settings),
+            env=child(settings, downloads=True),
             # A signal to the bench's process group must not end the stack's process before it has stopped what it
             # started. The end of its input tells it to stop.
             start_new_session=True,

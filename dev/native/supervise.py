@@ -112,7 +112,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         done = subprocess.run(
             [sys.executable, "-I", "-W", "ignore", "-m", "supervisor.supervisord", "-c", "supervisord.conf"],
             cwd=self.directory,
-            env=child(paths),
+            env=child(paths, downloads=True),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -58,6 +58,13 @@ def test_a_child_gets_nothing_of_other_programs() -> None:
 
 
 @pytest.mark.usefixtures("foreign")
+def test_only_a_child_that_fetches_jars_keeps_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/etc/company.pem")
+    assert child(downloads=True)["http_proxy"] == FOREIGN["http_proxy"]
+    assert child()["SSL_CERT_FILE"] == "/etc/company.pem"
+
+
+@pytest.mark.usefixtures("foreign")
 def test_an_instance_gets_the_settings_of_tandem_and_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ORDER_LINGER_MS", "5")
     monkeypatch.setenv("HTTP_PORT", "1")
