@@ -12,6 +12,7 @@ from pathlib import Path
 from common import log
 from common.config import Env, logs
 from common.errors import Fatal
+from common.http.heads import Hosts
 from ops import tool
 from ops.verify import proof, waiting
 from ops.verify import watch as watching
@@ -73,7 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     )
     if chosen.watch is not None:
         log.configure("verify", "verify", logs(env))
-        watching.watch(settings, every_s=chosen.watch, host=env.text("HTTP_HOST", "127.0.0.1"), port=chosen.port)
+        hosts = Hosts(env.text("HTTP_HOST", "127.0.0.1"), env.hosts("ALLOWED_HOSTS"))
+        watching.watch(settings, every_s=chosen.watch, hosts=hosts, port=chosen.port)
     accepted = accepted_ids(chosen.accepted) if chosen.accepted else []
     report = proof.prove(settings, accepted, notify)
     if chosen.json:

@@ -5,13 +5,18 @@ many millions of orders sets the rest to minutes.
 """
 
 import time
+from collections.abc import Iterable
 from functools import partial
 from typing import Final
+from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 from loguru import logger
-from prometheus_client import CollectorRegistry, Gauge, start_http_server
+from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app, start_http_server
 
 from common.errors import describe
+from common.http.heads import Hosts, refusal
+from common.http.problem import CONTENT_TYPE
+from common.http.responses import request_id
 from ops.verify.proof import prove
 from ops.verify.report import PROVED, Report
 from ops.verify.statements import Statement
@@ -50,12 +55,28 @@ class Metrics:
             self._proved_at = started
 
 
-def watch(settings: Settings, *, every_s: float, host: str, port: int) -> None:
-    """Prove for ever, and serve what was found at `http://host:port/metrics`. Whatever ends a proof, a full disk or a
-    worker process that was killed, the next one may succeed."""
+def guarded(app: WSGIApplication, hosts: Hosts) -> WSGIApplication:
+    """`app`, for requests whose head every process of Tandem would take (`common.http.heads`)."""
+
+    def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        named = ((b"host", "HTTP_HOST"), (b"origin", "HTTP_ORIGIN"))
+        headers = [(name, environ[variable].encode("latin-1")) for name, variable in named if variable in environ]
+        refused = refusal(environ["SERVER_PROTOCOL"].removeprefix("HTTP/"), headers, hosts)
+        if refused is None:
+            return app(environ, start_response)
+        start_response(f"{refused.status} {refused.title}", [("content-type", CONTENT_TYPE.decode())])
+        return [refused.body(request_id(None).decode())]
+
+    return respond
+
+
+def watch(settings: Settings, *, every_s: float, hosts: Hosts, port: int) -> None:
+    """Prove for ever, and serve what was found as /metrics on the address and port. Whatever ends a proof, a full disk
+    or a worker process that was killed, the next one may succeed."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    start_http_server(port, host, registry)
+    server, _ = start_http_server(port, hosts.bound, registry)
+    server.set_app(guarded(make_wsgi_app(registry), hosts))
     while True:
         started = time.monotonic()
         try:

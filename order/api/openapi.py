@@ -20,15 +20,20 @@ _TYPES: Final = (
     ProblemDocument,
 )  # fmt: skip
 _PROBLEMS: Final = {
-    400: "the body is not JSON, or the idempotency key is not valid",
+    400: "the request is malformed, its body is not JSON, or the idempotency key is not valid",
+    403: "the request comes from a page of another host",
     404: "there is no such order",
     409: "the price has changed, or the order can no longer be cancelled",
     413: f"the body is over {BODY_BYTES_MAX} bytes (many orders: {BYTES_MAX} bytes or {LINES_MAX} lines)",
-    415: "the content type is not one that is taken",
+    415: "the content type, its charset or the content coding is not supported",
+    417: "an expectation other than 100-continue",
+    421: "the process does not answer for this host",
     422: "fields are at fault, each named by a pointer; or the idempotency key came before with another order",
     503: "not now; Retry-After says when. With an order_id the outcome is unknown: ask for that order, or send the "
     "request again with its idempotency key",
 }
+_OF_ANY_REQUEST: Final = (400, 403, 415, 417, 421)
+"""See `common.http.heads`."""
 _RETRIES: Final = (
     "A client that gets no answer, or a 5xx, cannot know whether its order was accepted. With an Idempotency-Key it "
     "sends the request again until it is answered otherwise, and orders once. Without one it cannot retry safely."
@@ -76,7 +81,7 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Place an order; it is accepted when the log has it",
                     {202: _json(Accepted), 200: _json(OrderView)},
-                    (400, 409, 413, 415, 422, 503),
+                    (409, 413, 422, 503),
                     description=f"{_RETRIES} 200 instead of 202 comes only with Prefer: wait.",
                     parameters=[_IDEMPOTENCY_KEY, _PREFER],
                     requestBody={"required": True, "content": _content(OrderRequest)},
@@ -103,7 +108,7 @@ def document() -> dict[str, Any]:
                             ProblemDocument,
                         ),
                     },
-                    (400, 413, 415),
+                    (413,),
                     description=f"{_RETRIES} That holds for each line, which can have an idempotency_key.",
                     parameters=[_MANY_KEY],
                     requestBody={"required": True, "content": _content(LineRequest, _NDJSON)},
@@ -130,7 +135,7 @@ def document() -> dict[str, Any]:
                 "post": _operation(
                     "Ask for an order to be cancelled; a rejection under way wins",
                     {202: _json(CancelRequested)},
-                    (400, 404, 409, 503),
+                    (404, 409, 503),
                     parameters=[_ORDER_ID, _CANCEL_KEY],
                 )
             },
@@ -165,7 +170,7 @@ def _lines(description: str, *problem: type) -> dict[str, Any]:
 
 
 def _operation(summary: str, responses: dict[int, Any], problems: tuple[int, ...], **more: Any) -> dict[str, Any]:
-    for status in problems:
+    for status in sorted({*problems, *_OF_ANY_REQUEST}):
         content = _content(ProblemDocument, (CONTENT_TYPE.decode(),))
         responses[status] = {"description": _PROBLEMS[status], "content": content}
     return {"summary": summary, "responses": {str(status): answer for status, answer in responses.items()}, **more}

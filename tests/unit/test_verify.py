@@ -2,17 +2,19 @@
 yet."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, make_wsgi_app
 
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, AnyOrderEvent, type_of
+from common.http.heads import Hosts
 from common.kafka.broker import Partition
 from ops import log
 from ops.log import Log
@@ -647,12 +649,35 @@ def test_the_watch_goes_on_after_a_proof_that_failed(monkeypatch: pytest.MonkeyP
         return outcome
 
     monkeypatch.setattr(watch, "prove", prove)
-    monkeypatch.setattr(watch, "start_http_server", lambda *_: None)
+    monkeypatch.setattr(watch, "start_http_server", lambda *_: (SimpleNamespace(set_app=lambda _: None), None))
     monkeypatch.setattr(Metrics, "take", lambda _, report, __: taken.append(report))
     with pytest.raises(Ended):
-        watch.watch(SETTINGS, every_s=0, host="nowhere", port=1)
+        watch.watch(SETTINGS, every_s=0, hosts=Hosts("nowhere"), port=1)
     assert [report.exit_code for report in taken] == [2, 0]
     assert all("No space left" in taken[0].reasons[statement][0] for statement in Statement)
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"HTTP_HOST": "localhost:8085"}, "200 OK"),
+        ({"HTTP_HOST": "evil.example"}, "421 Misdirected request"),
+        ({"HTTP_HOST": "localhost:8085", "HTTP_ORIGIN": "https://evil.example"}, "403 Foreign origin"),
+        ({}, "400 Malformed request"),
+    ],
+)
+def test_the_metrics_of_a_watch_are_for_its_own_host_alone(asked: dict[str, str], status: str) -> None:
+    said: list[str] = []
+
+    def start_response(status: str, *_: object) -> Callable[[bytes], object]:
+        said.append(status)
+        return bytes
+
+    app = watch.guarded(make_wsgi_app(CollectorRegistry()), Hosts())
+    list(
+        app({"SERVER_PROTOCOL": "HTTP/1.1", "PATH_INFO": "/metrics", "REQUEST_METHOD": "GET", **asked}, start_response)
+    )
+    assert said == [status]
 
 
 def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
