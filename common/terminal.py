@@ -3,7 +3,10 @@
 import io
 import os
 import sys
+import traceback
 import unicodedata
+from contextlib import suppress
+from types import TracebackType
 
 
 def printable(text: str) -> str:
@@ -46,3 +49,16 @@ def flushed() -> bool:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return False
     return True
+
+
+def end_with_2_after_traceback() -> None:
+    """Let this process end with 2 instead of 1 when nothing catches an exception, not even one of an import."""
+
+    def end(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        traceback.print_exception(kind, error, trace)
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, AttributeError):
+                stream.flush()
+        os._exit(2)
+
+    sys.excepthook = end

@@ -126,6 +126,13 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
     Raises `OSError`, and then the file is as it was.
     """
+    try:
+        _replace(path, text, mode)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
     unfinished = path.with_name(f"{path.name}.new")
     unfinished.unlink(missing_ok=True)
     with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from common.terminal import printable
 from dev.logs import readable
 
 REPORT_EVERY_S = 2
@@ -108,7 +109,7 @@ class Waiting:
     def report(self) -> None:
         """Print what is missing: when it has changed, and otherwise less and less often."""
         waited_s = self.clock() - self.started
-        text = "; ".join(f"{name}: {why}" for name, why in self.missing.items())
+        text = printable("; ".join(f"{name}: {why}" for name, why in self.missing.items()))
         if not text or waited_s < self._report_after_s:
             return
         repeated = text == self._reported

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from xmlrpc.client import Fault
 
 from common.terminal import printable
 from dev import home as homes
@@ -14,7 +15,7 @@ from dev import logs
 from dev.environment import child, tight_limits
 from dev.home import stored_passwords
 from dev.native.programs import SERVERS, Programs
-from dev.native.supervise import STATES_ENDED, Status, Supervisor, Unanswered, program
+from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
@@ -206,20 +207,24 @@ class NativeStack(Stack):
                 self.supervisor.stop([name for name in names if name not in SERVERS])
                 self.supervisor.stop([name for name in names if name in SERVERS])
                 self.supervisor.shutdown()
-        except Unanswered as error:
-            print(error, flush=True)
+        except (StackError, Fault) as error:
+            print(error, flush=True)  # what runs is ended without supervisord
         self._stop_left_over()
         self.state.stopped()
 
     def _stop_left_over(self) -> None:
         if left := processes.of_stack(self.home):
             print(f"stopping {len(left)} processes that an earlier run left", flush=True)
-            processes.stop(left)
+            if remaining := processes.stop(left):
+                named = "; ".join(map(processes.describe, remaining))
+                raise StackError(f"{len(remaining)} processes could not be ended: {named}; end them as their user")
         shutil.rmtree(self.home / processes.RECORDS, ignore_errors=True)
 
     def _require_running(self) -> None:
         if not self.supervisor.running():
-            raise StackError("Tandem is not up; 'just up' starts it")
+            left = len(processes.of_stack(self.home))
+            remains = f"; {left} processes of an earlier run go on, and 'just down' ends them" if left else ""
+            raise StackError(f"Tandem is not up; 'just up' starts it{remains}")
         if not self.state.path.exists():
             raise StackError(f"{self.state.path} is missing, so the ports are unknown; 'just down' and 'just up' again")
 

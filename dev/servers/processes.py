@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 
+from common.terminal import printable
 from dev.servers.server import works_in
 from dev.settings import HOST
 
@@ -80,8 +81,9 @@ def thaw(pids: Sequence[int]) -> None:
                     member.send_signal(signal.SIGCONT)
 
 
-def stop(left: Sequence[psutil.Process]) -> None:
-    """Stop what an earlier run left, in the order of a normal stop: supervisord, services, Kafka, PostgreSQL."""
+def stop(left: Sequence[psutil.Process]) -> list[psutil.Process]:
+    """Stop what an earlier run left, in the order of a normal stop: supervisord, services, Kafka, PostgreSQL. Returns
+    what could not be stopped."""
     for kind, number, timeout_s in (
         ("supervisord", signal.SIGKILL, 5),
         ("service", signal.SIGTERM, SERVICES_STOP_S),
@@ -91,12 +93,13 @@ def stop(left: Sequence[psutil.Process]) -> None:
     ):
         chosen = [process for process in left if process.is_running() and kind in ("", _kind(process))]
         for process in chosen:
-            with suppress(psutil.NoSuchProcess):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 process.send_signal(signal.SIGCONT)  # a frozen process cannot end
                 # PostgreSQL's children end with their postmaster: alone, they must not be interrupted.
                 if kind != "postgres" or process.parent() not in chosen:
                     process.send_signal(number)
         psutil.wait_procs(chosen, timeout=timeout_s)
+    return [process for process in left if _lives(process)]
 
 
 def _kind(process: psutil.Process) -> str:
@@ -109,7 +112,7 @@ def _kind(process: psutil.Process) -> str:
 
 def describe(process: psutil.Process) -> str:
     try:
-        arguments = " ".join(" ".join(process.cmdline()).split())
+        arguments = printable(" ".join(" ".join(process.cmdline()).split()))
         return f"{process.name()} (pid {process.pid}): {arguments[:77] + '…' if len(arguments) > 78 else arguments}"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return f"pid {process.pid}"

@@ -5,3 +5,7 @@ alarms. `proof` has the steps, and why their order makes them sound; `sources` r
 `evidence` keeps what they say of each order, in bounded memory; `judge` judges it: an order without I/O
 (`judge.order`), buckets of orders from their files, balances and stock by SQL (`judge.audit`).
 """
+
+from common.terminal import end_with_2_after_traceback
+
+end_with_2_after_traceback()  # 1 means that `just verify` has found a violation

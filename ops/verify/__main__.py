@@ -4,13 +4,15 @@ Exit code: 0 when everything is proved, 1 for a violation, 2 when something coul
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common import log
-from common.config import Env, logs
+from common.config import PORT_MAX, Env, logs
 from common.errors import Fatal
 from common.http.heads import Hosts
 from ops import tool
@@ -26,18 +28,33 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument("--json", action="store_true", help="print the report as JSON")
     described.add_argument("--accepted", type=Path, metavar="FILE", help="ids of acknowledged orders, one a line")
     described.add_argument(
-        "--settle-within", type=float, default=waiting.SETTLE_S, metavar="S",
+        "--settle-within", type=seconds, default=waiting.SETTLE_S, metavar="S",
         help="how long accepted orders may take to settle (%(default)s s)",
     )  # fmt: skip
     described.add_argument(
-        "--patience", type=float, default=waiting.PATIENCE_S, metavar="S",
+        "--patience", type=seconds, default=waiting.PATIENCE_S, metavar="S",
         help="how long a reader may stand still before its unread records make a statement unproven (%(default)s s)",
     )  # fmt: skip
     described.add_argument(
-        "--watch", type=float, metavar="S", help="prove again and again, S seconds apart, and serve metrics"
+        "--watch", type=seconds, metavar="S", help="prove again and again, S seconds apart, and serve metrics"
     )
-    described.add_argument("--port", type=int, default=watching.PORT, help="where --watch serves metrics (%(default)s)")
+    described.add_argument(
+        "--port", type=port, default=watching.PORT, help="where --watch serves metrics (%(default)s)"
+    )
     return described
+
+
+def seconds(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= (value := float(text)) < math.inf:
+            return value
+    raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, such as 30")
+
+
+def port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text) <= PORT_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 1 to {PORT_MAX}")
 
 
 def accepted_ids(path: Path) -> list[str]:

@@ -23,6 +23,7 @@ from dev.servers import processes
 from dev.servers.kafka import Broker
 from dev.servers.server import StartError
 from dev.settings import ROOT, Settings, new_passwords
+from dev.stack import StackError
 from dev.state import State
 
 
@@ -271,3 +272,27 @@ def test_what_cannot_be_done_ends_with_2_and_a_line(
     homes.claim(tmp_path)
     assert just(monkeypatch, tmp_path, *arguments) == 2
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_process_of_another_user_is_named(
+    tmp_path: Path, child: Callable[..., "subprocess.Popen[bytes]"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = child()
+    processes.record(tmp_path, "payment-1", theirs.pid)
+
+    def denied(process: psutil.Process, number: int) -> None:
+        raise psutil.AccessDenied(process.pid)
+
+    monkeypatch.setattr(psutil.Process, "send_signal", denied)
+    monkeypatch.setattr(psutil, "wait_procs", lambda chosen, timeout: None)
+    with pytest.raises(StackError, match=rf"1 processes could not be ended: sleep \(pid {theirs.pid}\)"):
+        NativeStack(Settings(home=tmp_path))._stop_left_over()
+    assert processes.of_stack(tmp_path), "it is still known"
+
+
+def test_ps_tells_of_processes_that_go_on_without_their_supervisor(
+    tmp_path: Path, child: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    processes.record(tmp_path, "payment-1", child().pid)
+    with pytest.raises(StackError, match="1 processes of an earlier run go on, and 'just down' ends them"):
+        NativeStack(Settings(home=tmp_path)).ps()

@@ -14,7 +14,7 @@ from common.errors import Fatal
 from common.terminal import printable, width
 from dev.settings import ROOT
 from ops.tool import CELL_CHARS, print_table, run
-from ops.verify.__main__ import accepted_ids
+from ops.verify.__main__ import accepted_ids, parser
 
 CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 60}
 
@@ -109,3 +109,19 @@ def test_a_relative_path_begins_where_the_command_was_typed(tmp_path: Path) -> N
     variables = {**os.environ, "TANDEM_CALLER": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", program], **CAPTURED, env=variables)
     assert done.stdout == f"{tmp_path}\n"
+
+
+@pytest.mark.parametrize("package", ["dev", "ops.verify"])
+def test_what_nobody_catches_is_no_violation(package: str) -> None:
+    """Not even when a module that is needed cannot be imported."""
+    done = subprocess.run([sys.executable, "-c", f"import {package}; print('x'); import nonsense"], **CAPTURED)
+    assert (done.returncode, done.stdout) == (2, "x\n")
+    assert "No module named 'nonsense'" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--watch=-1", "--patience=nan", "--settle-within=inf", "--port=70000", "--port=x"])
+def test_an_option_that_makes_no_sense_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parser().parse_args([option])
+    assert ended.value.code == 2
+    assert "is not a" in capsys.readouterr().err
