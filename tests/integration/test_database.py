@@ -41,6 +41,9 @@ def test_those_who_wait_for_a_locked_row_keep_no_other_waiting(stack: Stack, ser
     else:
         stack.product(mine)
         stack.product(yours)
+        # Until it has marked both as published, the relay locks them together.
+        behind = "SELECT FROM products WHERE product_id = ANY(%s) AND published_version < version"
+        eventually(lambda: not stack.query("inventory", behind, ([mine, yours],)), "both products are published")
         table, column, path, change, body = "products", "product_id", "/products", "restocks", {"quantity": 5}
 
     def post(name: str) -> httpx.Response:
