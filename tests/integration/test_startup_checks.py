@@ -53,7 +53,7 @@ def test_an_api_whose_limits_contradict_one_another_says_so_and_ends(
 ) -> None:
     with started(stack, "order-api", settings) as api:
         assert api.process is not None
-        assert api.process.wait(30) == 1
+        assert api.process.wait(30) == 2
         said = tail(api.log)
         assert all(name in said for name in named), said
 
