@@ -12,7 +12,7 @@ import re
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
 from typing import Final, Literal, Self, cast, get_args
@@ -87,6 +87,8 @@ class Settings:
     order_saga_port: int = 8084
     admin_port_base: int = 18000
     topic_partitions: int = 6
+    told: Mapping[str, str] = field(default_factory=dict)
+    """The settings of processes that differ from their defaults, as their variables have them."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -95,7 +97,8 @@ class Settings:
         ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
         home = _home(env.text("TANDEM_HOME", ".tandem"))
-        settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), **ports)
+        told = {name: environ[name] for name in sorted(PROCESS_SETTINGS) if name in environ}
+        settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), told=told, **ports)
         settings.check_ports()
         return settings
 
@@ -130,7 +133,7 @@ class Settings:
 
 
 PORT_SETTINGS = tuple(f.name for f in fields(Settings) if "port" in f.name)
-STACK_SETTINGS = frozenset(f.name.upper() for f in fields(Settings)) - {"HOME"} | {"TANDEM_HOME"}
+STACK_SETTINGS = frozenset(f.name.upper() for f in fields(Settings)) - {"HOME", "TOLD"} | {"TANDEM_HOME"}
 HOME_BYTES_MAX = 900
 """PostgreSQL takes paths of up to 1,023 bytes, and makes some within the home."""
 NAME_BYTES_MAX = 255

@@ -1,9 +1,11 @@
 """What a stack remembers between commands: whether it is native or in Compose, its ports and its instances.
 
-A stack that was started on other ports than the defaults can be stopped and scaled without naming them again.
+A stack that was started on other ports than the defaults can be stopped and scaled without naming them again. And the
+operator's tools work with the settings of the stack, not with those of the shell that calls them.
 """
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,6 +25,8 @@ class _Stored(msgspec.Struct):
     stack: Kind = "native"
     up: bool = False  # as of the last `up` or `down`
     ports: dict[str, _Port] = {}
+    topic_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
+    told: dict[str, str] = {}
     scale: dict[str, _Count] = {}
 
 
@@ -32,6 +36,8 @@ class State:
     stack: Kind = "native"
     up: bool = False
     ports: dict[str, int] = field(default_factory=dict)
+    topic_partitions: int | None = None
+    told: dict[str, str] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
 
     @classmethod
@@ -58,12 +64,13 @@ class State:
             return cls(home / FILE)
 
     def save(self) -> None:
-        stored = _Stored(self.stack, self.up, self.ports, self.scale)
+        stored = _Stored(self.stack, self.up, self.ports, self.topic_partitions, self.told, self.scale)
         homes.write(self.path, msgspec.json.format(msgspec.json.encode(stored), indent=1).decode())
 
     def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
+        self.topic_partitions, self.told = settings.topic_partitions, dict(settings.told)
         self.save()
 
     def stopped(self) -> None:
@@ -72,9 +79,21 @@ class State:
             self.save()
 
     def remembered(self, settings: Settings) -> Settings:
-        """The settings with which the stack was started last."""
+        """The settings with which the stack was started last. They count for the operator's tools too, whatever is set
+        in the shell that calls one."""
         ports: dict[str, Any] = {name: self.ports[name] for name in PORT_SETTINGS if name in self.ports}
+        if self.topic_partitions is not None:
+            settings = dataclasses.replace(settings, topic_partitions=self.topic_partitions, told=self.told)
         return dataclasses.replace(settings, **ports)
+
+    def changed(self, settings: Settings) -> list[str]:
+        """What the environment asks for, and the stack was started without, such as `PAYMENT_PORT=9082`."""
+        names = (*PORT_SETTINGS, "topic_partitions")
+        started = {name: self.ports.get(name, self.topic_partitions) for name in names}
+        asked = {name: getattr(settings, name) for name in names if name.upper() in os.environ}
+        changed = {name.upper(): value for name, value in asked.items() if value != started[name]}
+        changed |= {name: value for name, value in settings.told.items() if value != self.told.get(name)}
+        return [f"{name}={value}" for name, value in changed.items()]
 
     def instances(self) -> dict[str, int]:
         return {service.name: self.scale.get(service.name, 1) for service in SERVICES}

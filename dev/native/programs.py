@@ -54,7 +54,7 @@ class Programs:
         return Instance(settings.home, service, number, ports[0], self.environment(), ports[1])
 
     def environment(self) -> dict[str, str]:
-        return environment(
+        return dict(self.settings.told) | environment(
             kafka_port=self.settings.kafka_port,
             postgres_port=self.settings.postgres_port,
             passwords=stored_passwords(self.settings.home),

@@ -19,7 +19,7 @@ from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
-from dev.settings import HOST, PORT_SETTINGS, ROOT, Settings
+from dev.settings import HOST, ROOT, Settings
 from dev.stack import DOWN, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
 
@@ -57,7 +57,7 @@ class NativeStack(Stack):
         started = time.monotonic()
         running = self.supervisor.running()
         if running and self._is_complete():
-            self._refuse_other_ports()
+            self._refuse_other_settings()
             print("Tandem is up already; nothing was changed\n")
             self.print_addresses()
             return
@@ -193,11 +193,9 @@ class NativeStack(Stack):
         running = all(name in statuses and statuses[name].state == "RUNNING" for name in programs.names)
         return running and not any(programs.server(name).unready() for name in programs.names)
 
-    def _refuse_other_ports(self) -> None:
-        asked = {n: getattr(self.asked, n) for n in PORT_SETTINGS if n.upper() in os.environ}
-        changed = [f"{name.upper()}={port}" for name, port in asked.items() if port != self.state.ports[name]]
-        if changed:
-            raise StackError(f"Tandem is up on other ports than {', '.join(changed)}; 'just down' first")
+    def _refuse_other_settings(self) -> None:
+        if changed := self.state.changed(self.asked):
+            raise StackError(f"Tandem is up with other settings than {', '.join(changed)}; 'just down' first")
 
     def _stop_all(self) -> None:
         try:
