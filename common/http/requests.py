@@ -45,6 +45,8 @@ async def receive_body(
         given = "is missing" if content_type is None else f"is {content_type.decode('latin-1')!r}"
         detail = f"content-type {given}, must be {b' or '.join(types).decode()}, in UTF-8"
         raise ProblemError(Problem(415, "unsupported-media-type", "Unsupported media type", detail))
+    if int(headers.get(b"content-length", b"0")) > bytes_max:  # before the client is told to go on and send it
+        raise ProblemError(problem.too_large(f"the body is over {bytes_max} bytes"))
     message = await receive()
     if message["type"] == "http.request" and not message.get("more_body", False):
         body: bytes = message.get("body", b"")

@@ -48,6 +48,8 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self.answers = 0
+        self.interim = 0
+        """Interim responses, such as `100 Continue`."""
 
     @classmethod
     async def open(cls, target: Target) -> "Connection":
@@ -77,6 +79,7 @@ class Connection:
                 break
             if headers:
                 raise NotHttp(f"{status} with headers {headers}")
+            self.interim += 1
         body = b"" if head_only or status in (204, 304) else await self._body(headers)
         self.answers += 1
         return Answer(status, headers, body)

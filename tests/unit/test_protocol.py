@@ -17,7 +17,7 @@ from common.http import protocol
 from common.http.app import application, nothing_missing
 from common.http.connections import ListenerState
 from common.http.protocol import Connection as ServedConnection
-from common.http.requests import read_body
+from common.http.requests import BODY_BYTES_MAX, read_body
 from common.http.responses import json_response
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
@@ -468,9 +468,12 @@ async def test_http_1_1_gets_chunks(served: Served) -> None:
 @on_a_server
 async def test_a_body_that_was_not_asked_for_ends_the_connection(served: Served) -> None:
     """Whether it is still sent cannot be known: what follows may be the body or the next request."""
-    connection = await served.connect()
-    connection.send(POSTED.replace(b"/echo", b"/nowhere") + b"expect: 100-continue\r\ncontent-length: 2\r\n\r\n")
-    await refused(connection, 404)
+    for path, length, status in ((b"/nowhere", 2, 404), (b"/echo", BODY_BYTES_MAX + 1, 413)):
+        connection = await served.connect()
+        head = POSTED.replace(b"/echo", path) + b"expect: 100-continue\r\ncontent-length: %d\r\n\r\n" % length
+        connection.send(head)
+        assert (await refused(connection, status)) in ("/problems/not-found", "/problems/too-large")
+        assert connection.interim == 0
 
 
 @on_a_server
