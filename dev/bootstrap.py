@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).resolve().parent.parent
 LOCK = ROOT / "requirements-dev.txt"
@@ -26,7 +27,7 @@ MISLEADING = re.compile(
 
 def main() -> int:
     with LOCK.open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        wait_for(lock)
         # A venv cannot be moved, as its scripts contain its path. So the stamp has the path too, and justw compares it.
         wanted = f"{ROOT} {lock.read()}"
         stamp = STAMP.read_text() if STAMP.exists() else ""
@@ -47,6 +48,15 @@ def main() -> int:
         STAMP.write_text(wanted)
         print(f"justw: .venv is ready after {time.monotonic() - started:.0f} s", flush=True)
     return 0
+
+
+def wait_for(lock: IO[str]) -> None:
+    """Wait until no other run holds the lock."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print("justw: another run is making .venv; waiting for it", flush=True)
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def works(venv: Path) -> bool:
@@ -91,5 +101,8 @@ def install(packages: int) -> bool:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        print("justw: interrupted; the same command starts anew", flush=True)
+        sys.exit(130)
     except OSError as error:
         sys.exit(f"justw: cannot make {VENV}: {error}")

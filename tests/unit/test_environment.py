@@ -1,8 +1,11 @@
 """The caller's shell does not reach the processes of a stack."""
 
+import fcntl
 import http.server
 import os
 import resource
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -182,3 +185,22 @@ def test_a_user_without_a_name_is_recorded_by_number(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("getpass.getuser", nameless)
     monkeypatch.setattr("os.getuid", lambda: 12345)
     assert tool.user() == "uid 12345"
+
+
+def test_a_checkout_has_unix_line_endings_however_git_is_configured() -> None:
+    listed = subprocess.run(["git", "ls-files", "--eol"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert [line for line in listed.stdout.splitlines() if "eol=lf" not in line] == []
+
+
+def test_a_first_run_can_be_interrupted(tmp_path: Path) -> None:
+    (tmp_path / "dev").mkdir()
+    script = shutil.copy(ROOT / "dev/bootstrap.py", tmp_path / "dev")
+    with (tmp_path / "requirements-dev.txt").open("w") as other_run:
+        fcntl.flock(other_run, fcntl.LOCK_EX)
+        command = [sys.executable, "-I", script]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
+            assert run.stdout is not None
+            assert "waiting" in run.stdout.readline()
+            run.send_signal(signal.SIGINT)
+            assert run.stdout.read() == "justw: interrupted; the same command starts anew\n"
+    assert run.returncode == 130
