@@ -1,16 +1,19 @@
-"""`python -m ops.dead_letters list|show|redrive|discard|resume`: shows parked events, and decides what becomes of them.
+"""`python -m ops.dead_letters list|show|redrive|discard|resume|skip`: shows parked events, and decides what
+becomes of them.
 
     list      show all parked events, oldest first
     show      show all that is known of an event, which is named topic/partition@offset, as `list` prints it
     redrive   process events again, in order: by record, by customer, or all; always with all events parked behind them
     discard   drop events for good: an order is then decided (declined, rejected) with the reason `discarded`
     resume    let a service continue that has stopped because too many events were parked
+    skip      park a record unread that a consumer cannot pass, or pass an offset at which the log has no record
 
 A topic that was created anew has the same offsets again. Events parked from the earlier topic are listed with its id:
 orders/3@17#bE1lwQ7ITZa9kXn2gU0v5A.
 
-An act marks rows; the service itself does the rest within a second, in its batch loop. Every act is recorded with who,
-when and why. `--dry-run` only shows what would be marked. When the tool is killed, an act is either done or not begun.
+An act marks rows; the service itself does the rest within a second, in its batch loop (a skip: when it starts to read).
+Every act is recorded with who, when and why. `--dry-run` only shows what would be marked. When the tool is killed, an
+act is either done or not begun.
 """
 
 import argparse
@@ -189,6 +192,31 @@ def resume(connection: Conn, chosen: argparse.Namespace) -> int:
     return resumed
 
 
+def skip(service: str, connection: Conn, chosen: argparse.Namespace) -> int:
+    """Record that the service is to skip these records. Returns how many. Raises `Fatal` for one that it has passed or
+    does not read."""
+    with transaction(connection):
+        rows = connection.execute(SQL["positions"]).fetchall()
+        standing = {(topic, partition): (topic_id, offset) for topic, partition, topic_id, offset in rows}
+        ids = []
+        for record in chosen.records:
+            if record[:2] not in standing:
+                raise Fatal(f"dlq: {service} does not read {record.topic}/{record.partition}")
+            topic_id, offset = standing[record[:2]]
+            if record.topic_id not in (None, topic_id):
+                raise Fatal(f"dlq: {record} is of an earlier topic, and {service} reads the one that is there now")
+            if record.offset < offset:
+                raise Fatal(
+                    f"dlq: {service} has passed {record}, it stands at offset {offset}; if the record was parked, "
+                    "'just dlq list' shows it"
+                )
+            ids.append(record._replace(topic_id=topic_id))
+        connection.execute(SQL["record"], {"act": "skip", "actor": chosen.actor, "why": chosen.why} | _columns(ids))
+        if chosen.dry_run:
+            connection.rollback()
+    return len(ids)
+
+
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="dlq", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -215,6 +243,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     redriving.add_argument("--all", action="store_true", help="all parked events")
     commands.add_parser("discard", parents=[required, naming, consent])
     commands.add_parser("resume", parents=[everywhere, consent])
+    commands.add_parser("skip", parents=[required, consent]).add_argument(
+        "records", type=record_id, nargs="+", metavar="record", help="topic/partition@offset, as the log line names it"
+    )
     return parser.parse_args(arguments)
 
 
@@ -231,7 +262,7 @@ def connected(service: str, env: Env) -> Conn:
 def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("dlq")
-    if chosen.service is None and (chosen.command == "discard" or getattr(chosen, "records", None)):
+    if chosen.service is None and (chosen.command in ("discard", "skip") or getattr(chosen, "records", None)):
         raise Fatal(f"dlq: the service is not named; add --service {'|'.join(tool.GROUP_OF)}")
     note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
     for service in [chosen.service] if chosen.service else tool.GROUP_OF:
@@ -249,6 +280,11 @@ def main(arguments: Sequence[str]) -> int:
                     count = resume(connection, chosen)
                     ended = f"{counted(count, 'stop')} ended" if count else "was not stopped"
                     print(f"{service}: {ended}{note}")
+                case "skip":
+                    count = skip(service, connection, chosen)
+                    print(f"{service}: {counted(count, 'record')} will be skipped when it starts to read{note}")
+                    if not chosen.dry_run:
+                        print(f"'just restart {tool.GROUP_OF[service]}' has it start now; it then parks what is there")
     return 0
 
 

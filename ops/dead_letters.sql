@@ -26,8 +26,7 @@ WHERE state = 'parked' AND (%(all)s OR key = convert_to(%(customer)s, 'UTF8'))
 ORDER BY row.record_time, topic, partition, "offset"
 
 -- name: show
-SELECT topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state, parked_at,
-  attempts
+SELECT topic, partition, "offset", topic_id, key, value, record_time, root, error, state, parked_at, attempts
 FROM parked_events WHERE topic = %s AND partition = %s AND "offset" = %s AND topic_id = %s
 
 -- name: acts
@@ -65,3 +64,6 @@ UPDATE stops SET resumed_at = now() WHERE resumed_at IS NULL
 
 -- name: record_resume
 INSERT INTO dead_letter_acts (act, actor, why) VALUES ('resume', %s, %s)
+
+-- name: positions
+SELECT topic, partition, topic_id, next_offset FROM positions

@@ -2,9 +2,12 @@
 inventory share stands at the end: each decides once about an order, and answers every event that concerns it."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
+
+from loguru import logger
 
 from common.consume.records import Arrival, Received
+from common.errors import Poison
 from common.events import CustomerId, Event, OrderId
 from common.kafka.broker import Partition
 from common.postgres import Conn
@@ -75,6 +78,33 @@ class Decided(Protocol):
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The events to publish, each with its partition number."""
+
+
+UNFORESEEN: Final = (
+    LookupError,
+    ArithmeticError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
+"""What a rule raises that meets something it was not written for: a bug, or a row that it needs is gone."""
+
+
+def decide(handler: Handler[Locked], locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Decided:
+    """What the handler decides. Raises `Poison` when a rule fails on a fresh record: that customer waits, not all.
+
+    A repeat cannot be parked, since it was decided before: there the failure is raised as it is.
+    """
+    try:
+        return handler.decide(locked, fresh, repeats)
+    except UNFORESEEN as error:
+        if not fresh:
+            raise
+        if len(fresh) == 1 and not repeats:
+            logger.opt(exception=error).error("a rule failed: {!r}", error)
+        raise Poison(f"a rule failed on it: {type(error).__name__}: {error}") from error
 
 
 class Decision(Protocol):

@@ -9,8 +9,7 @@ from typing import Final
 from common.errors import Fatal
 
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
-"""The largest record that can be parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB; its headers
-are kept as hex too, in a jsonb whose strings end at 256 MB."""
+"""The largest record that can be parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
 
 
 def check_partitions(configured: int, found: Mapping[str, int]) -> None:

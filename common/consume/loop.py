@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Final, Generic, TypeVar
 
 import psycopg
@@ -25,7 +26,7 @@ from common.backoff import delays_s
 from common.codec import encode
 from common.config import Process
 from common.consume import limits, parking, positions
-from common.consume.handler import Decided, Handler, Locked
+from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.inbox import Inbox
 from common.consume.parking import Breaker, Sorted
 from common.consume.positions import Start
@@ -37,6 +38,7 @@ from common.events import PUBLISHES, READS, type_of
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
+from common.kafka.holes import offsets_without_record
 from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import connect, terminate_stale_blockers, transaction
 from common.worker import Worker
@@ -102,6 +104,7 @@ class _Session(Generic[Locked]):
                 broker.all_partitions(topics[name] for name in self._reads),
                 self._report,
                 self._handler.arrivals(),
+                partial(offsets_without_record, self._admin),
             )
             try:
                 self._check_limits(topics)
@@ -212,7 +215,7 @@ class _Session(Generic[Locked]):
             if guards.stopped is not None:
                 raise Stopped(guards.stopped)
             outcome = parking.sort(batch, known, parking.blocked_customers(connection, guards, batch))
-            decided = self._handler.decide(locked, outcome.fresh, outcome.repeats)
+            decided = decide(self._handler, locked, outcome.fresh, outcome.repeats)
             moved = {partition: record for partition, record in last.items() if record.offset >= known[partition]}
             if moved:
                 decided.store(connection)

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import msgspec
 import psycopg
 
 from common.consume.records import Arrival, Received, Record
@@ -61,9 +60,10 @@ def sort(batch: Iterable[Arrival], positions: Mapping[Partition, int], blocked: 
         elif record.key is not None and record.key in blocked:
             parked.append(Parked(record, False, error or "behind a parked event", blocked[record.key]))
         elif received is None:
-            parked.append(Parked(record, True, error, "parked"))
-            if record.key is not None:
-                blocked[record.key] = "parked"
+            if error:  # otherwise it is a hole in the log
+                parked.append(Parked(record, True, error, "parked"))
+                if record.key is not None:
+                    blocked[record.key] = "parked"
         else:
             fresh.append(received)
     return Sorted(fresh, repeats, parked)
@@ -104,8 +104,8 @@ _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 # An operator may have moved a position back over events that were parked before: those that are done are parked anew.
 _PARK: Final = """
     INSERT INTO parked_events
-      (topic, partition, "offset", topic_id, key, value, headers, record_time, root, error, state)
-    SELECT * FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[], %s::bytea[], %s::bytea[], %s::jsonb[],
+      (topic, partition, "offset", topic_id, key, value, record_time, root, error, state)
+    SELECT * FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[], %s::bytea[], %s::bytea[],
                          %s::timestamptz[], %s::boolean[], %s::text[], %s::text[])
     ON CONFLICT (topic, partition, "offset", topic_id) DO UPDATE
     SET state = excluded.state, root = excluded.root, error = excluded.error, given_up = false, parked_at = now()
@@ -150,9 +150,8 @@ def park(connection: Conn, parked: Sequence[Parked], topic_ids: Mapping[str, str
 
 def _row(parked: Parked, topic_id: str) -> tuple[Any, ...]:
     record = parked.record
-    headers = msgspec.json.encode([[name, value.hex() if value else None] for name, value in record.headers]).decode()
     return (
-        *record.partition, record.offset, topic_id, record.key, record.value, headers, rfc3339(record.at),
+        *record.partition, record.offset, topic_id, record.key, record.value, rfc3339(record.at),
         str(parked.root), storable(parked.error), parked.state,
     )  # fmt: skip
 

@@ -5,7 +5,9 @@ anew under the old name is noticed. Every batch locks it first: when two instanc
 one waits and then finds the position moved.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Final, NamedTuple
 
 import psycopg
@@ -27,12 +29,14 @@ class Stored(NamedTuple):
 
 
 class Start(NamedTuple):
-    """Where to begin: read from `offset`; records below `position` are repeats."""
+    """Where to begin: read from `offset`; records below `position` are repeats. `skipped` are the offsets that an
+    operator has given up, each with who did and why."""
 
     topic: str
     partition: int
     offset: int
     position: int
+    skipped: Mapping[int, str] = MappingProxyType({})
 
 
 def start_offset(
@@ -73,6 +77,7 @@ def starts(
     """
     committed = broker.committed_offsets(consumer, wanted)
     stored = _load(connection, topics)
+    skipped = _skipped(connection, topics)
     bounds = broker.log_bounds(admin, wanted)
     return [
         Start(
@@ -81,9 +86,26 @@ def starts(
                 partition, topics[partition.topic].topic_id, stored[partition], committed.get(partition), first, end
             ),
             stored[partition].next_offset,
+            skipped.get(partition, MappingProxyType({})),
         )
         for partition, (first, end) in bounds.items()
     ]
+
+
+_SKIPPED: Final = """
+    SELECT topic, partition, "offset", format('%%s: %%s', actor, why) FROM dead_letter_acts
+    WHERE act = 'skip' AND (topic, topic_id) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+"""
+
+
+def _skipped(connection: Conn, topics: Mapping[str, Topic]) -> dict[Partition, dict[int, str]]:
+    """What an operator has had this service skip (`just dlq skip`), by partition and offset."""
+    parameters = (list(topics), [topic.topic_id for topic in topics.values()])
+    skipped: defaultdict[Partition, dict[int, str]] = defaultdict(dict)
+    with connection.transaction():
+        for topic, number, offset, why in connection.execute(_SKIPPED, parameters).fetchall():
+            skipped[Partition(topic, number)][offset] = why
+    return skipped
 
 
 _SEED: Final = """

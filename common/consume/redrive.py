@@ -13,7 +13,7 @@ from loguru import logger
 
 from common.codec import decoded
 from common.consume import positions
-from common.consume.handler import Decided, Handler, Locked
+from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.parking import storable
 from common.consume.records import Received, Record, decode
 from common.errors import Failure, Superseded, classify, describe
@@ -23,21 +23,26 @@ from common.postgres import Conn, columns, transaction
 
 ROWS_MAX: Final = 500
 
-# The turn of a marked row comes when no unmarked row of its customer lies before it in its partition. Rows are ordered
-# by time first: in a topic that was created anew offsets begin at 0 again.
-_MARKED: Final = """
-    SELECT topic, partition, "offset", topic_id, (extract(epoch FROM record_time) * 1000)::bigint, key, value, state,
-      given_up
-    FROM parked_events AS row
+# A row's turn in its partition. Offsets tell it within one topic; the broker's clock may have been set back. In a topic
+# that was created anew, offsets begin at 0 again: rows of earlier topics come first, in the order of time.
+_TURN: Final = """
+    CASE WHEN {row}.topic_id = current.topic_id THEN 'infinity' ELSE {row}.record_time END, {row}."offset"
+"""
+_CURRENT: Final = "LEFT JOIN positions AS current USING (topic, partition)"
+# The turn of a marked row comes when no unmarked row of its customer lies before it in its partition.
+_MARKED: Final = f"""
+    SELECT topic, partition, "offset", row.topic_id, (extract(epoch FROM row.record_time) * 1000)::bigint, key, value,
+      state, given_up
+    FROM parked_events AS row {_CURRENT}
     WHERE state IN ('redrive', 'discard', 'decided')
       AND (topic, partition) IN (SELECT * FROM unnest(%s::text[], %s::integer[]))
       AND NOT EXISTS (
         SELECT FROM parked_events AS earlier
         WHERE substring(earlier.key FOR 64) = substring(row.key FOR 64)
           AND earlier.topic = row.topic AND earlier.partition = row.partition AND earlier.state = 'parked'
-          AND (earlier.record_time, earlier."offset") < (row.record_time, row."offset"))
-    ORDER BY topic, partition, record_time, "offset" LIMIT %s
-"""
+          AND ({_TURN.format(row="earlier")}) < ({_TURN.format(row="row")}))
+    ORDER BY topic, partition, {_TURN.format(row="row")} LIMIT %s
+"""  # noqa: S608 - a statement of ours
 _SET_STATE: Final = """
     UPDATE parked_events AS row SET state = %s
     FROM unnest(%s::text[], %s::integer[], %s::bigint[], %s::text[]) AS named(topic, partition, "offset", topic_id)
@@ -45,25 +50,25 @@ _SET_STATE: Final = """
       = (named.topic, named.partition, named."offset", named.topic_id)
 """
 # Marked events behind the one that failed again are unmarked: they must not overtake it.
-_PARK_AGAIN: Final = """
+_PARK_AGAIN: Final = f"""
     WITH failed AS (
       SELECT * FROM parked_events WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s
         AND topic_id = %(topic_id)s
     ), again AS (
       SELECT row.topic, row.partition, row."offset", row.topic_id,
         (row."offset", row.topic_id) = (failed."offset", failed.topic_id) AS is_failed
-      FROM parked_events AS row JOIN failed USING (topic, partition)
+      FROM parked_events AS row JOIN failed USING (topic, partition) {_CURRENT}
       WHERE row.state IN ('redrive', 'discard', 'decided')
         AND ((row."offset", row.topic_id) = (failed."offset", failed.topic_id)
           OR substring(row.key FOR 64) = substring(failed.key FOR 64)
-            AND (row.record_time, row."offset") >= (failed.record_time, failed."offset"))
+            AND ({_TURN.format(row="row")}) >= ({_TURN.format(row="failed")}))
     )
     UPDATE parked_events AS row SET state = 'parked', given_up = false, root = row.root OR is_failed,
       error = CASE WHEN is_failed THEN %(error)s ELSE row.error END, attempts = row.attempts + is_failed::int
     FROM again
     WHERE (row.topic, row.partition, row."offset", row.topic_id)
       = (again.topic, again.partition, again."offset", again.topic_id)
-"""
+"""  # noqa: S608 - a statement of ours
 
 
 class Marked(NamedTuple):
@@ -86,7 +91,7 @@ def marked(connection: Conn, partitions: Iterable[Partition]) -> list[Marked]:
     parameters = ([p.topic for p in owned], [p.number for p in owned], ROWS_MAX)
     return [
         Marked(
-            Record(Partition(row[0], row[1]), row[2], row[4], row[5] and bytes(row[5]), bytes(row[6]), ()),
+            Record(Partition(row[0], row[1]), row[2], row[4], row[5] and bytes(row[5]), bytes(row[6])),
             row[3],
             *row[7:],
         )
@@ -128,7 +133,8 @@ class Redriver(Generic[Locked]):
                 locked_positions = positions.lock(connection, partitions)
                 locked = self._handler.lock(connection, [received for _, received in events])
             positions.check_not_superseded(known, positions.fetch(locked_positions), partitions)
-            decided = self._handler.decide(
+            decided = decide(
+                self._handler,
                 locked,
                 [received for state, received in events if state != "decided"],
                 [received for state, received in events if state == "decided"],

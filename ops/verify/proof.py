@@ -24,7 +24,7 @@ Why this order raises no false alarm:
 import gc
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from multiprocessing import get_context
@@ -37,6 +37,7 @@ from confluent_kafka import KafkaException
 from common.errors import Fatal, Transient, describe
 from common.events import ORDERS, READERS
 from common.kafka.broker import Partition, check_partition_counts
+from common.kafka.holes import offsets_without_record
 from ops.log import Log
 from ops.tool import chunks
 from ops.verify.evidence import buckets
@@ -45,7 +46,15 @@ from ops.verify.evidence.lines import Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Snapshot, about_order, mismatches, progress_of, snapshots, stored_positions
+from ops.verify.sources.databases import (
+    Snapshot,
+    about_order,
+    mismatches,
+    progress_of,
+    skipped_by_all,
+    snapshots,
+    stored_positions,
+)
 from ops.verify.sources.log import CLIENT_ID, Contents, read
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Finding, Unproven
 from ops.verify.waiting import IDS_AT_ONCE, Notify, Settings, await_readers, await_settled
@@ -153,11 +162,12 @@ class _Proof:
             ]
             for checked in judging:
                 self._report.checked += checked.result()
+        skipped = skipped_by_all(databases)
         for content in contents:
             self._report.records += content.records
             self._check_parked(databases, content)
-            for gap in content.gaps:
-                self._report.violate("log", Finding(DECIDED, gap))
+            for partition, missing in content.gaps:
+                self._check_gap(partition, missing, skipped)
         unlisted = [record for c in contents for record in c.unreadable if progress.unlisted(*record)]
         self._report.checked += trial.checked
         self._report.parked = trial.parked
@@ -199,6 +209,14 @@ class _Proof:
                     if contents.parked.get((partition, offset), row.digest) != row.digest:
                         what = f"what {snapshot.group} has parked from there is not what the log has"
                         self._report.violate(f"record {partition}@{offset}", Finding(WAITING, what))
+
+    def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:
+        """Offsets without a record are a loss, unless a transaction took them, or an operator had all readers skip
+        them."""
+        known = offsets_without_record(self._log.admin, partition, missing.start, missing.stop)
+        if any(offset not in known and (partition, offset) not in skipped for offset in missing):
+            what = f"{partition} has no records from offset {missing[0]} to {missing[-1]}"
+            self._report.violate("log", Finding(DECIDED, what))
 
     def _read_log(
         self,

@@ -9,12 +9,20 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
 
 from common.codec import encode
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
-from common.kafka.clients import producer_config
+from common.kafka.broker import topic_ends
+from common.kafka.clients import client_config, producer_config
 from tests.audit import assert_consistent
 from tests.stack import Stack
+from tests.stranger import Stranger
 from tests.waiting import eventually
 
 ORDER_ID = "01997c5e-0000-7000-8000-{:012d}"
@@ -129,6 +137,101 @@ def test_each_sort_is_parked_with_its_followers_and_other_customers_are_not_affe
         assert shop.await_settled(follower)["status"] == "confirmed", sort
         assert shop.await_settled(shop.place(customer_id, ("sku-a", 1)))["status"] == "confirmed", sort
     assert "nothing is parked" in dlq(shop, "list", "--service", "payment")
+
+
+def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Producer) -> None:
+    """Headers of any bytes and any number, tombstones, keys of any bytes, and transactions, which take offsets."""
+    servers = shop.variables["KAFKA_BOOTSTRAP_SERVERS"]
+    shop.account("headed", BALANCE)
+    stranger = Stranger(servers)
+    event = placed(500, "headed")
+    stranger.write(ORDERS, 2, b"headed", json.dumps(event).encode(), [(b"\xff\xfe", b"1"), (b"", b""), (b"\xc3", b"")])
+    stranger.write(ORDERS, 2, b"tombstone", None, [(b"n", b"v")] * 20_000)
+    stranger.write(ORDERS, 2, b"\xff\x1b[2J", b"\x00", [(b"\xed\xa0\x80", b"")])
+    stranger.close()
+    assert shop.await_settled(event["subject"])["status"] == "confirmed"
+    transacting = Producer({**client_config(servers, "test"), "transactional.id": "stranger", "log_level": 0})
+    transacting.init_transactions(30)
+    for end in (transacting.abort_transaction, transacting.commit_transaction):
+        transacting.begin_transaction()
+        transacting.produce(ORDERS, b"not an event", b"transacting", 2)
+        transacting.flush(30)
+        end()
+    rubbish = [b"tombstone", b"\xff\x1b[2J", b"transacting"]
+    roots = 'SELECT "offset" FROM parked_events WHERE key = ANY(%s) AND root ORDER BY 1'
+    for service in ("payment", "inventory", "order"):
+        rows = eventually(
+            lambda s=service: (found := shop.query(s, roots, (rubbish,)))[2:] and found,  # type: ignore[misc]
+            f"three are parked in {service}",
+        )
+        named = [f"orders/2@{offset}" for (offset,) in rows]
+        dlq(shop, "discard", *named, "--service", service, "--why", "a stranger's")
+    # The log ends in a marker, after which no record comes: it is passed all the same.
+    for service in ("payment", "inventory", "order"):
+        eventually(lambda s=service: behind(shop, s) == 0, f"{service} stands at the ends")  # type: ignore[misc]
+    shop.await_ready()
+
+
+def behind(shop: Stack, service: str) -> int:
+    """How many offsets of `orders` the service has yet to pass."""
+    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    positions = shop.query(service, "SELECT sum(next_offset)::int FROM positions WHERE topic = 'orders'")[0][0]
+    return sum(topic_ends(admin, [ORDERS]).values()) - int(positions)
+
+
+def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: Stack) -> None:
+    servers = shop.variables["KAFKA_BOOTSTRAP_SERVERS"]
+    shop.account("untimely", BALANCE)
+    alter(shop, ORDERS, "message.timestamp.type", "CreateTime")
+    order = shop.place("untimely", ("sku-a", 1))
+    stranger = Stranger(servers)
+    stranger.write(ORDERS, 4, b"ancient", b"not an event", at_ms=-1)
+    stranger.close()
+    for service in ("payment", "inventory", "order"):
+        eventually(lambda s=service: len(parked(shop, s, "untimely")) == 1, f"parked in {service}")  # type: ignore[misc]
+        eventually(lambda s=service: len(parked(shop, s, "ancient")) == 1, f"parked in {service}")  # type: ignore[misc]
+    assert "'just topics create' sets it again" in dlq(shop, "show", "--customer", "untimely", "--service", "payment")
+    shop.run_tool("ops.topics", "create")
+    dlq(shop, "redrive", "--customer", "untimely", "--why", "the topic has the broker's time again")
+    assert shop.await_settled(order)["status"] == "confirmed"
+    for service in ("payment", "inventory", "order"):
+        dlq(shop, "discard", "--customer", "ancient", "--service", service, "--why", "a stranger's")
+    assert shop.await_settled(shop.place("untimely", ("sku-a", 1)))["status"] == "confirmed"
+
+
+def alter(shop: Stack, topic: str, name: str, value: str) -> None:
+    """Set one setting of a topic."""
+    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+
+
+def test_an_operator_can_have_a_service_skip_a_record(shop: Stack) -> None:
+    shop.account("skipped", BALANCE)
+    shop["payment-1"].stop()
+    order = shop.place("skipped", ("sku-a", 1))
+    [(partition,)] = eventually(
+        lambda: shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order,)) or None,
+        "it is stored",
+    )
+    [(offset,)] = shop.query(
+        "payment", "SELECT next_offset FROM positions WHERE topic = 'orders' AND partition = %s", (partition,)
+    )
+    here = f"orders/{partition}@{offset}"
+    passed = shop.tool("ops.dead_letters", "skip", f"orders/{partition}@0", "--service", "payment", "--why", "typo")
+    assert passed.returncode != 0
+    assert "payment has passed orders/" in passed.stderr
+    dlq(shop, "skip", here, "--service", "payment", "--why", "it ends the consumer")
+    shop["payment-1"].launch()
+    eventually(lambda: parked(shop, "payment", "skipped") == [(True, "parked")], "it is parked unread")
+    shown = dlq(shop, "show", here, "--service", "payment")
+    assert "skipped by" in shown
+    assert "skip by" in shown
+    assert shop.balance("skipped") == BALANCE
+    dlq(shop, "redrive", here, "--service", "payment", "--why", "the consumer is mended")
+    assert shop.await_settled(order)["status"] == "confirmed"
 
 
 def test_an_event_without_a_key_is_parked_alone(shop: Stack, log: Producer) -> None:

@@ -108,7 +108,7 @@ def draw(seed: int, number: int) -> Record:
     key = drawn.choices((CUSTOMER_ID.encode(), None, b"", b"other", b"\xff\xfe", b"k" * 4_000), (20, 1, 1, 1, 1, 1))[0]
     if drawn.random() < 0.05:
         topic = drawn.choice((ORDERS, PAYMENTS, INVENTORY, PRODUCTS))
-    return Record(Partition(topic, 0), number, AT, key, value, [])
+    return Record(Partition(topic, 0), number, AT, key, value)
 
 
 def _of_another_name(drawn: random.Random, topic: str, number: int, valid: bytes) -> Record:
@@ -117,7 +117,7 @@ def _of_another_name(drawn: random.Random, topic: str, number: int, valid: bytes
     replaced = drawn.choice((CUSTOMER_ID, "sku-1"))
     value = valid.replace(f'"{replaced}"'.encode(), json.dumps(name).encode())
     key = name if replaced == CUSTOMER_ID else CUSTOMER_ID
-    return Record(Partition(topic, 0), number, AT, key.encode(), value, [])
+    return Record(Partition(topic, 0), number, AT, key.encode(), value)
 
 
 def mutated_event(drawn: random.Random, valid: bytes) -> bytes:

@@ -51,7 +51,7 @@ class Poisoned:
             event = drawn.choice(events.valid_events(new_order_id(), customer_id))
             value = events.mutated_event(drawn, encode(event))
             key = None if self._sent.total() < KEYLESS else customer_id.encode()
-            record = Record(Partition(event.topic, 0), 0, events.AT, key, value, [])
+            record = Record(Partition(event.topic, 0), 0, events.AT, key, value)
             if event.topic in READERS["order"] and _refused(record):
                 self._producer.produce(event.topic, value, key)
                 self._producer.poll(0)

@@ -280,8 +280,8 @@ BUGS: Final = (
         "published-before-stored",
         "a result is published although the database rolls back",
         "common/consume/loop.py",
-        "self._handler.decide(locked, outcome.fresh, outcome.repeats)",
-        "self._handler.decide(locked, outcome.fresh, outcome.repeats)\n            self._publish(decided)",
+        "decide(self._handler, locked, outcome.fresh, outcome.repeats)",
+        "decide(self._handler, locked, outcome.fresh, outcome.repeats)\n            self._publish(decided)",
         _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
@@ -364,8 +364,8 @@ BUGS: Final = (
         "redrive-loses-the-key",
         "a redriven event has lost its key, and with it its place in the sequence",
         "common/consume/redrive.py",
-        "row[5] and bytes(row[5]), bytes(row[6]), ())",
-        "None, bytes(row[6]), ())",
+        "row[5] and bytes(row[5]), bytes(row[6]))",
+        "None, bytes(row[6]))",
         _delivery("test_a_redriven_event_is_done_when_its_result_is_in_the_log"),
     ),
     # The services' consumers and their SQL

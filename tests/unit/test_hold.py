@@ -61,7 +61,7 @@ def cancel(order: int) -> Event:
 def arrived(event: Event | bytes, offset: int, *, number: int = 0, age_s: float = 0.0, topic: str = ORDERS) -> Arrival:
     value = event if isinstance(event, bytes) else encode(event)
     of = topic if isinstance(event, bytes) else event.topic
-    return arrival(Record(Partition(of, number), offset, AT, b"c", value, ()), NOW_S - age_s)
+    return arrival(Record(Partition(of, number), offset, AT, b"c", value), NOW_S - age_s)
 
 
 def holding(*records: Arrival) -> HeldOrders:
@@ -155,7 +155,7 @@ def test_the_limit_on_held_records_is_shared_evenly_by_all_partitions(monkeypatc
 
 def late(order: int, by_s: float, *, age_s: float = 0.0) -> Arrival:
     """A payment published `by_s` after its order was placed, which arrived `age_s` ago."""
-    record = Record(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)), ())
+    record = Record(Partition(PAYMENTS, 1), 0, Milliseconds(AT + int(by_s * 1_000)), b"c", encode(paid(order)))
     return arrival(record, NOW_S - age_s)
 
 
@@ -169,7 +169,7 @@ def test_orders_are_held_for_twice_as_long_as_results_take() -> None:
 @pytest.mark.parametrize("time", ["", "yesterday", "0001-01-01T00:00:00", "9999-12-31T23:59:59.999Z"])
 def test_a_result_may_bear_any_time(time: str) -> None:
     value = encode(msgspec.structs.replace(paid(2), time=time))
-    stranger = arrival(Record(Partition(PAYMENTS, 1), 0, AT, b"c", value, ()), NOW_S)
+    stranger = arrival(Record(Partition(PAYMENTS, 1), 0, AT, b"c", value), NOW_S)
     assert holding(stranger).hold_s(NOW_S) == HOLD_MIN_S
 
 

@@ -2,17 +2,32 @@ import threading
 from typing import Any
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import (
+    TIMESTAMP_CREATE_TIME,
+    TIMESTAMP_LOG_APPEND_TIME,
+    TIMESTAMP_NOT_AVAILABLE,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common import config
+from common.codec import encode
 from common.config import Env
 from common.consume import inbox
 from common.consume.handler import InOrderOfArrival
-from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, spacing_s
+from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, _Reading, spacing_s
+from common.consume.parking import sort
 from common.consume.positions import Start
+from common.consume.records import TIME_MAX, Arrival
+from common.errors import LossDetected
+from common.events import Milliseconds, rfc3339
 from common.kafka.broker import Partition
+from tests.unit.orders import placed
+
+PARTITION = Partition("orders", 0)
 
 
 def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:
@@ -56,8 +71,9 @@ def test_an_error_in_a_callback_is_raised_by_the_poll(monkeypatch: pytest.Monkey
 
     process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
     joined = Inbox(
-        process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival()
-    )
+        process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival(),
+        lambda *_: {},
+    )  # fmt: skip
     with pytest.raises(KafkaException):
         joined.next_batch()
 
@@ -90,8 +106,9 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 0.0)
     process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
     joined = Inbox(
-        process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival()
-    )
+        process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival(),
+        lambda *_: {},
+    )  # fmt: skip
     joined.positions = {Partition("orders", number): 100 for number in range(2)}
     client: Any = joined._consumer
     return joined, client
@@ -136,3 +153,91 @@ def test_giving_up_a_partition_waits_for_no_commit(
     joined.close()
     assert client.commits == [{0: 10}, {1: 20}]
     assert client.closed
+
+
+class Letter:
+    """Stands for a message of the client."""
+
+    def __init__(
+        self, offset: int, value: bytes | None = b"{}", *, kind: int = TIMESTAMP_LOG_APPEND_TIME, at: int = 5
+    ) -> None:
+        self._offset, self._value, self._time = offset, value, (kind, at)
+
+    def topic(self) -> str:
+        return "orders"
+
+    def partition(self) -> int:
+        return 0
+
+    def offset(self) -> int:
+        return self._offset
+
+    def error(self) -> None:
+        return None
+
+    def key(self) -> bytes | None:
+        return b"ann"
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def timestamp(self) -> tuple[int, int]:
+        return self._time
+
+    def headers(self) -> None:
+        raise SystemError("a header's name is not UTF-8")
+
+
+def received(slow: tuple[Inbox, SlowClient], *messages: Letter, skipped: dict[int, str] | None = None) -> list[Arrival]:
+    """What an inbox at offset 100 makes of these messages."""
+    joined, _ = slow
+    joined._reading = {("orders", 0): _Reading(PARTITION, 100, skipped or {})}
+    joined._has_skipped = bool(skipped)
+    joined._receive(messages)  # type: ignore[arg-type]
+    return joined._arrivals.due(0.0)
+
+
+def test_headers_are_not_read(slow: tuple[Inbox, SlowClient]) -> None:
+    [arrival] = received(slow, Letter(100))
+    assert "is not an event" in arrival.error
+
+
+@pytest.mark.parametrize(
+    ("kind", "at", "kept"),
+    [
+        (TIMESTAMP_CREATE_TIME, 7, 7),
+        (TIMESTAMP_CREATE_TIME, -(2**63), 0),
+        (TIMESTAMP_CREATE_TIME, 2**63 - 1, TIME_MAX),
+        (TIMESTAMP_NOT_AVAILABLE, -1, 0),
+        (TIMESTAMP_LOG_APPEND_TIME, 2**63 - 1, TIME_MAX),
+    ],
+)
+def test_a_record_without_the_brokers_time_is_poison(
+    slow: tuple[Inbox, SlowClient], kind: int, at: int, kept: int
+) -> None:
+    [arrival] = received(slow, Letter(100, kind=kind, at=at))
+    assert arrival.record.at == kept
+    assert rfc3339(arrival.record.at)
+    assert arrival.error.startswith("orders/0@100: has a client's time")
+    assert "'just topics create'" in arrival.error
+
+
+def test_missing_records_are_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
+    with pytest.raises(LossDetected, match=r"goes on at offset 103 where 100 was.*'just dlq skip orders/0@100'"):
+        received(slow, Letter(103))
+
+
+def test_offsets_of_a_transaction_or_given_up_are_passed(slow: tuple[Inbox, SlowClient]) -> None:
+    joined, _ = slow
+    joined._offsets_without_record = lambda *_: {100: Milliseconds(3), 101: Milliseconds(4)}
+    arrivals = received(slow, Letter(103), Letter(104), skipped={102: "ann: lost with its disk"})
+    assert [arrival.record.offset for arrival in arrivals] == [100, 101, 102, 103, 104]
+    outcome = sort(arrivals, {PARTITION: 100}, {})
+    assert [parked.record.offset for parked in outcome.parked] == [103, 104], "holes move the position and that is all"
+
+
+def test_a_record_that_an_operator_has_given_up_is_parked_unread(slow: tuple[Inbox, SlowClient]) -> None:
+    good = Letter(100, encode(placed()))
+    arrivals = received(slow, good, Letter(101), skipped={100: "ann: it ends the consumer"})
+    assert arrivals[0].error == "skipped by ann: it ends the consumer"
+    assert "is not an event" in arrivals[1].error

@@ -3,6 +3,7 @@ import json
 import pytest
 
 from common.codec import encode
+from common.consume.handler import Decided, decide
 from common.consume.parking import STOP_ROOTS_MIN, Breaker, Sorted, sort
 from common.consume.records import Record, arrival
 from common.consume.redrive import Marked, decode_again, discarded
@@ -21,7 +22,7 @@ WITHOUT_ITEMS = json.dumps(
 
 
 def record(offset: int, value: bytes = GOOD, key: bytes | None = CUSTOMER.encode(), topic: str = ORDERS) -> Record:
-    return Record(Partition(topic, 3), offset, Milliseconds(offset), key, value, ())
+    return Record(Partition(topic, 3), offset, Milliseconds(offset), key, value)
 
 
 def sorted_batch(*records: Record, position: int = 0, blocked: dict[bytes, str] | None = None) -> Sorted:
@@ -51,6 +52,21 @@ def test_poison_is_a_root_and_later_events_of_its_customer_are_followers() -> No
 def test_an_event_behind_marked_ones_is_parked_already_marked() -> None:
     outcome = sorted_batch(record(1), blocked={CUSTOMER.encode(): "redrive"})
     assert [(p.root, p.state) for p in outcome.parked] == [(False, "redrive")]
+
+
+class Failing:
+    """A handler with a rule that fails."""
+
+    def decide(self, *_: object) -> Decided:
+        raise KeyError("cust-000200")
+
+
+def test_a_rule_that_fails_makes_a_fresh_event_poison_and_never_drops_a_repeat() -> None:
+    [event] = sorted_batch(record(1)).fresh
+    with pytest.raises(Poison, match="a rule failed on it: KeyError: 'cust-000200'"):
+        decide(Failing(), None, [event], [])  # type: ignore[arg-type]
+    with pytest.raises(KeyError):
+        decide(Failing(), None, [], [event])  # type: ignore[arg-type]
 
 
 def test_an_event_without_a_key_is_parked_alone() -> None:

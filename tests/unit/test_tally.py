@@ -14,7 +14,7 @@ from common.kafka.broker import Partition
 
 PARTITION = Partition("orders", 0)
 RECEIVED = Received(PARTITION, 0, Milliseconds(0), None)
-PARKED = Parked(Record(PARTITION, 0, Milliseconds(0), b"c", b"", ()), True, "not an event", "parked")
+PARKED = Parked(Record(PARTITION, 0, Milliseconds(0), b"c", b""), True, "not an event", "parked")
 
 
 @pytest.fixture

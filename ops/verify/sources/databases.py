@@ -142,6 +142,10 @@ class Snapshot:
         """The operator's list: what is parked and not done."""
         return [{"service": self.database, **row} for row in self.query(SQL["parked_open"])]
 
+    def skipped(self) -> set[tuple[Partition, int]]:
+        """The offsets that an operator has had this service skip."""
+        return {(Partition(row["topic"], row["partition"]), row["offset"]) for row in self.query(SQL["skipped"])}
+
     def stops(self) -> list[str]:
         """Why the service waits for an operator, if it does."""
         return [row["reason"] for row in self.query("SELECT reason FROM stops WHERE resumed_at IS NULL")]
@@ -163,6 +167,16 @@ def progress_of(
             parked[reader] = {offset: row.fate for offset, row in rows.items()}
     positions = {reader: stored.next_offset for reader, stored in stored_positions(databases).items()}
     return Progress(starts, ends, positions, committed, parked)
+
+
+def skipped_by_all(databases: Sequence[Snapshot]) -> set[tuple[Partition, int]]:
+    """The offsets that every reader of their topic has been had skip."""
+    skipped = {snapshot.group: snapshot.skipped() for snapshot in databases}
+    return {
+        (partition, offset)
+        for partition, offset in set().union(*skipped.values())
+        if all((partition, offset) in skipped[group] for group in READERS[partition.topic])
+    }
 
 
 def mismatches(

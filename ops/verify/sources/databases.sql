@@ -62,3 +62,7 @@ FROM parked_events WHERE state <> 'done' ORDER BY parked_at, topic, partition, "
 -- name: parked_of
 SELECT topic, partition, "offset", root, error, state, attempts FROM parked_events
 WHERE key = convert_to(%(customer_id)s, 'UTF8') ORDER BY topic, partition, "offset"
+
+-- name: skipped
+SELECT topic, partition, "offset" FROM dead_letter_acts JOIN positions USING (topic, partition, topic_id)
+WHERE act = 'skip'

@@ -19,6 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from msgspec import Raw, Struct
 
 from common.codec import UNDECODABLE, decoded
+from common.consume.records import within_range
 from common.errors import describe
 from common.events import INVENTORY, ORDERS, PAYMENTS, StrictRef
 from common.kafka.broker import Partition
@@ -42,7 +43,8 @@ class Contents:
 
     records: int = 0
     unreadable: list[tuple[Partition, int]] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
+    gaps: list[tuple[Partition, range]] = field(default_factory=list)
+    """Offsets at which no record came."""
     parked: dict[tuple[Partition, int], str] = field(default_factory=dict)
     """The digest of key and value of each record that some reader has parked."""
 
@@ -194,10 +196,10 @@ class _Part(Tail):
         """The time of the last record read."""
         self.following = first
 
-    def gap_before(self, offset: int) -> list[str]:
+    def gap_before(self, offset: int) -> list[tuple[Partition, range]]:
         """Notes that everything below `offset` was read."""
         missing, self.following = range(self.following, offset), offset
-        return [f"{self.partition} has no records from offset {missing[0]} to {missing[-1]}"] if missing else []
+        return [(self.partition, missing)] if missing else []
 
 
 class _Reader:
@@ -233,7 +235,7 @@ class _Reader:
             part.following = offset + 1
             taken += 1
             value = message.value() or b""
-            at = part.at = message.timestamp()[1]
+            at = part.at = within_range(message.timestamp()[1])
             if offset in parked:
                 contents.parked[partition, offset] = digest((message.key() or b"") + value)
             event = event_of(kinds, value)
