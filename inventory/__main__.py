@@ -25,7 +25,9 @@ def serve() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
     database = Database(process, "inventory")
-    products = application(app.routes(database), lambda: [*consumer.missing(), *relay.missing()])
+    products = application(
+        app.routes(database), lambda: [*consumer.missing(), *relay.missing()], degraded=consumer.degraded
+    )
     server.run(
         server.serve(
             products,

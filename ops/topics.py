@@ -1,6 +1,6 @@
 """`python -m ops.topics create|list|trim|rewind`: makes, shows and trims the topics.
 
-create   make the topics that are missing; running it again changes nothing
+create   make the topics that are missing, and set again what has been changed in the others
 list     print topics and partitions; consumer groups with members and lag
 trim     delete the records that every group has passed; nothing else ever deletes one (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
@@ -16,7 +16,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from common.config import Env, topic_partitions
 from common.errors import Fatal
 from common.events import PRODUCTS, READERS, READS
-from common.kafka import broker
+from common.kafka import broker, settings
 from ops import tool
 from ops.log import ANSWER_S, Log
 
@@ -25,28 +25,14 @@ MISSING = "missing"
 TIMEOUT_S = 15.0
 START_S = 60.0
 """A broker that has just been started may need this long to answer."""
-# The broker's own time and no retention: a wrong clock must not delete orders that nobody has read.
-KEPT = {
-    "cleanup.policy": "delete",
-    "message.timestamp.type": "LogAppendTime",
-    "retention.ms": "-1",
-    "retention.bytes": "-1",
-}
-COMPACTED = {
-    "cleanup.policy": "compact",
-    "message.timestamp.type": "LogAppendTime",
-    "min.cleanable.dirty.ratio": "0.1",
-    "segment.ms": "3600000",
-}
 
 
 def create(admin: AdminClient, partitions: int, replicas: int) -> None:
-    """Make the missing topics. Raises `Fatal` when one exists with another partition count."""
-    # With acks=all, a record is acknowledged once this many copies have it: all but one, or the only one.
-    in_sync = {"min.insync.replicas": str(max(1, replicas - 1))}
-    wanted = [NewTopic(name, partitions, replicas, config={**KEPT, **in_sync}) for name in READERS]
+    """Make the missing topics, and set the others as they must be. Raises `Fatal` when one exists with another
+    partition count."""
     # The catalogue is small and each api reads all of it: one partition, one order.
-    wanted.append(NewTopic(PRODUCTS, 1, replicas, config={**COMPACTED, **in_sync}))
+    counts = {**dict.fromkeys(READERS, partitions), PRODUCTS: 1}
+    wanted = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
     for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).items():
         try:
             future.result()
@@ -55,6 +41,10 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     _await_leaders(admin, [topic.topic for topic in wanted])
+    drift = settings.fetch_drift(admin, counts)
+    settings.mend(admin, drift)
+    for mended in drift:
+        print(f"topics: {mended.topic}: {mended.setting} set to {mended.wanted}, it was {mended.value}")
     for topic in broker.describe(admin, READERS).values():
         if topic.partitions != partitions:
             raise Fatal(
@@ -92,6 +82,8 @@ def show(log: Log) -> None:
     )
     if missing := [topic for topic, of in sizes.items() if not of]:
         print(f"{', '.join(missing)}: missing; 'just topics create' makes it, and OPERATIONS says what was lost")
+    for drift in settings.fetch_drift(log.admin, [topic for topic in sizes if topic in existing]):
+        print(drift)
     print()
     members = _members(log.admin)
     rows = []

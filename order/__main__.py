@@ -23,7 +23,8 @@ def run_saga() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, SagaHandler())
     timer = DeadlineTimer(process, settings.deadline_ms)
-    server.run(server.serve(application([], consumer.missing, degraded=timer.missing), process, [consumer, timer]))
+    ready = application([], consumer.missing, degraded=lambda: timer.missing() + consumer.degraded())
+    server.run(server.serve(ready, process, [consumer, timer]))
 
 
 if __name__ == "__main__":

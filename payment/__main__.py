@@ -15,7 +15,7 @@ def serve() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, PaymentHandler())
     database = Database(process, "payment")
-    accounts = application(app.routes(database), consumer.missing)
+    accounts = application(app.routes(database), consumer.missing, degraded=consumer.degraded)
     server.run(
         server.serve(
             accounts, process, [consumer], open_=database.open, close=database.close, listen_when=database.undetermined

@@ -40,6 +40,7 @@ from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
 from common.kafka.holes import offsets_without_record
 from common.kafka.publisher import Outgoing, Publisher
+from common.kafka.settings import SettingsWatch
 from common.postgres import connect, terminate_stale_blockers, transaction
 from common.worker import Worker
 
@@ -60,6 +61,12 @@ class BatchConsumer(Worker, Generic[Locked]):
         super().__init__(f"{handler.group} consumer", self._run_session, group=handler.group)
         self._process = process
         self._handler = handler
+        self.settings: SettingsWatch | None = None
+        """Of the topics that it reads and publishes to, once the broker is known."""
+
+    def degraded(self) -> list[str]:
+        """Settings of its topics that are not as they must be: it works, but not for long."""
+        return [str(drift) for drift in self.settings.drift] if self.settings else []
 
     def _run_session(self) -> None:
         _lower_priority()
@@ -69,7 +76,7 @@ class BatchConsumer(Worker, Generic[Locked]):
 class _Session(Generic[Locked]):
     """One membership in the group, from joining to leaving. Only a transient failure of a batch does not end it."""
 
-    def __init__(self, process: Process, handler: Handler[Locked], worker: Worker) -> None:
+    def __init__(self, process: Process, handler: Handler[Locked], worker: BatchConsumer[Locked]) -> None:
         self._process = process
         self._handler = handler
         self._reads = READS[handler.group]
@@ -94,6 +101,7 @@ class _Session(Generic[Locked]):
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
+            self._settings = self._worker.settings = SettingsWatch(self._admin, topics)
             self._publisher = Publisher(process.bootstrap_servers, process.instance)
             self._inbox = Inbox(
                 process,
@@ -148,10 +156,13 @@ class _Session(Generic[Locked]):
             try:
                 self._process_batch(batch)
             except Exception as error:
+                if classify(error) is Failure.FATAL:
+                    self._log.error("this batch ends the consumer", records=_ranges(batch))
                 self._check_retryable(error)
                 self._report_retry(error)
                 self._recover(error)
                 self._topic_watch.check(time.monotonic())
+                self._settings.check(time.monotonic())
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag_when_due()
                 batch = self._inbox.owned(batch)
@@ -251,6 +262,7 @@ class _Session(Generic[Locked]):
             return
         self._operator_at_s = time.monotonic()
         self._topic_watch.check(self._operator_at_s)
+        self._settings.check(self._operator_at_s)
         self._worker.report_no_loss()
         try:
             self._wait_while_stopped()
@@ -273,6 +285,7 @@ class _Session(Generic[Locked]):
             self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
             self._topic_watch.check(time.monotonic())
+            self._settings.check(time.monotonic())
             self._report_lag_when_due()
         if waited:
             self._report("")
@@ -334,6 +347,13 @@ def _lower_priority() -> None:
     that it starts, such as its Kafka clients'; elsewhere the whole process."""
     with suppress(OSError):
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
+
+
+def _ranges(batch: Sequence[Arrival]) -> list[str]:
+    """The records of a batch: `orders/3@17-21`."""
+    first = {arrival.record.partition: arrival.record.offset for arrival in reversed(batch)}
+    last = {arrival.record.partition: arrival.record.offset for arrival in batch}
+    return [f"{partition}@{offset}-{last[partition]}" for partition, offset in sorted(first.items())]
 
 
 def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Record]) -> None:

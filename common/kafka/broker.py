@@ -33,6 +33,8 @@ class Topic(NamedTuple):
     name: str
     topic_id: str
     partitions: int
+    replicas: int = 0
+    """Copies of each partition; 0 when that is not known."""
 
 
 def all_partitions(topics: Iterable[Topic]) -> list[Partition]:
@@ -40,8 +42,8 @@ def all_partitions(topics: Iterable[Topic]) -> list[Partition]:
 
 
 @contextmanager
-def _query(failed: str) -> Iterator[None]:
-    """Say what has failed, in an error of the same class."""
+def query(failed: str) -> Iterator[None]:
+    """Say what has failed, in an error of the same class: `Transient` or `Fatal`."""
     try:
         yield
     except KafkaException as error:
@@ -59,9 +61,10 @@ def _describe(admin: AdminClient, names: Iterable[str]) -> dict[str, "Future[Any
 
 
 def _topic(name: str, future: "Future[Any]") -> Topic:
-    with _query(f"topic {name!r} cannot be described; try 'just topics'"):
+    with query(f"topic {name!r} cannot be described; try 'just topics'"):
         description = future.result()
-    return Topic(name, str(description.topic_id), len(description.partitions))
+    replicas = min((len(partition.replicas) for partition in description.partitions), default=0)
+    return Topic(name, str(description.topic_id), len(description.partitions), replicas)
 
 
 def log_ends(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, int]:
@@ -84,7 +87,7 @@ def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Part
 
 def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
     wanted = {TopicPartition(*partition): spec for partition in partitions}
-    with _query("the ends of the log cannot be read"):
+    with query("the ends of the log cannot be read"):
         futures = admin.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S) if wanted else {}
         return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
@@ -97,7 +100,7 @@ def committed_offsets(
     Not by `AdminClient.list_consumer_group_offsets`, which crashes the process (a null pointer, librdkafka 2.16) on a
     new broker that has no coordinator for the group yet.
     """
-    with _query("committed offsets cannot be read"):
+    with query("committed offsets cannot be read"):
         answer = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout_s)
         for tp in answer:
             if tp.error is not None:
@@ -109,7 +112,7 @@ def committed_offsets(
 def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:
     """The size of the largest message that each topic accepts."""
     wanted = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
-    with _query("max.message.bytes cannot be read"):
+    with query("max.message.bytes cannot be read"):
         futures = admin.describe_configs(wanted, request_timeout=REQUEST_TIMEOUT_S)
         return {topic.name: int(future.result()["max.message.bytes"].value) for topic, future in futures.items()}
 

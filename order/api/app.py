@@ -61,7 +61,8 @@ async def serve(settings: Api) -> None:
         return catalogue.missing() + log.missing()
 
     def degraded() -> list[str]:
-        return [f"{away}; orders are taken, but cannot be looked up" for away in database.away()]
+        away = [f"{away}; orders are taken, but cannot be looked up" for away in database.away()]
+        return away + [str(drift) for drift in log.settings.drift]
 
     async def open_() -> None:
         await database.open()

@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: 
 from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka.broker import Partition, log_bounds, log_ends
 from common.kafka.clients import client_config
-from ops.topics import KEPT
+from common.kafka.settings import KEPT
 from tests.stack import Stack
 from tests.waiting import eventually
 

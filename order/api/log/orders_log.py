@@ -6,6 +6,7 @@ refused at once instead of each waiting for its deadline.
 
 import asyncio
 import contextlib
+import time
 from collections import Counter
 from functools import partial
 from typing import Final
@@ -17,12 +18,13 @@ from prometheus_client import Gauge
 
 from common.codec import encode
 from common.errors import Transient
-from common.events import ORDERS, OrderCancelRequested, OrderId
+from common.events import ORDERS, PRODUCTS, OrderCancelRequested, OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
+from common.kafka.settings import SettingsWatch
 from common.worker import Worker
 from order.api.log.admission import linger_s
 from order.api.log.recent import RecentOrders
@@ -57,6 +59,7 @@ class OrdersLog(Worker):
         )
         in_flight.set_function(lambda: self._publisher.in_flight)
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
+        self.settings = SettingsWatch(self._admin, [ORDERS, PRODUCTS])
         # False until the broker has answered: before that, nothing shows that it is there.
         self._reachable = False
         # How often an order was sent that may still reach the log although its request has been answered.
@@ -162,6 +165,7 @@ class OrdersLog(Worker):
             acknowledged = self._publisher.acknowledged
             reachable = acknowledged > acknowledged_before or self._publisher.reachable(ORDERS, timeout_s)
             acknowledged_before = acknowledged
+            self.settings.check(time.monotonic())
             if reachable is not self._reachable:
                 self._reachable = reachable
                 if reachable:
