@@ -7,7 +7,6 @@ Offsets are checked one by one: a gap in the log is reported as a loss, not skip
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
@@ -16,9 +15,9 @@ from loguru import logger
 from common.config import Process
 from common.consume.handler import Arrivals
 from common.consume.positions import Start
-from common.consume.records import Arrival, arrival_of, hole, within_range
+from common.consume.reading import Reading, WithoutRecord
+from common.consume.records import Arrival, arrival_of
 from common.errors import LossDetected
-from common.events import Milliseconds, now
 from common.kafka.broker import Partition
 from common.kafka.clients import consumer_config
 
@@ -50,23 +49,12 @@ def spacing_s(busy_s: float) -> float:
     return min(SPACING_MAX_S, SPACING_OF_BUSY * busy_s)
 
 
-@dataclass(slots=True)
-class _Reading:
-    """A partition that this instance reads, and the offset that it expects next."""
-
-    partition: Partition
-    expected: int
-    skipped: Mapping[int, str]
-    """Offsets that an operator has given up, and why."""
-
-
 class Inbox:
     """One membership in a consumer group. Belongs to one thread; after an error a new one is made.
 
     `find_starts` returns where to begin in partitions just assigned. It is also called with `everything`, all
     partitions, before joining. `report` is called with the reason why no records come, or "". `arrivals` decides
-    which records are due. `offsets_without_record` says at which offsets of a partition there never was a record
-    (see `common.kafka.holes`).
+    which records are due.
     """
 
     def __init__(
@@ -79,7 +67,7 @@ class Inbox:
         everything: Sequence[Partition],
         report: Callable[[str], None],
         arrivals: Arrivals,
-        offsets_without_record: Callable[[Partition, int, int], Mapping[int, Milliseconds]],
+        without_record: WithoutRecord,
     ) -> None:
         self.positions: dict[Partition, int] = {}
         """The stored position of each assigned partition, as this instance knows it."""
@@ -88,10 +76,9 @@ class Inbox:
         self._find_starts = find_starts
         self._report = report
         self._log = logger.bind(group=group)
-        self._reading: dict[tuple[str | None, int | None], _Reading] = {}
+        self._reading: dict[tuple[str | None, int | None], Reading] = {}
         """By topic and number: a `Partition` made for every record would cost as much as decoding it."""
-        self._has_skipped = False
-        self._offsets_without_record = offsets_without_record
+        self._without_record = without_record
         self._holes_at = 0.0
         self._uncommitted: dict[Partition, int] = {}
         self._arrivals = arrivals
@@ -266,7 +253,6 @@ class Inbox:
 
     def _receive(self, messages: Iterable[Message]) -> None:
         add, arrived_s = self._arrivals.add, time.monotonic()
-        arrive = self._arrive_unless_skipped if self._has_skipped else arrival_of
         for message in messages:
             error = message.error()
             reading = self._reading.get((message.topic(), message.partition()))
@@ -283,30 +269,17 @@ class Inbox:
             offset = message.offset() or 0
             # Records missing below the position were decided once, or abandoned by an operator who moved it.
             if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):
-                self._pass_hole(reading, offset, arrived_s)
+                self._pass_holes(reading, offset, arrived_s)
             reading.expected = offset + 1
-            add(arrive(message, partition, offset, arrived_s))
+            if reading.skipped:
+                add(reading.arrival_of(message, offset, arrived_s))
+            else:
+                add(arrival_of(message, partition, offset, arrived_s))
 
-    def _arrive_unless_skipped(self, message: Message, partition: Partition, offset: int, arrived_s: float) -> Arrival:
-        """A record that an operator has given up is parked unread: discarding or redriving it is another act."""
-        arrived = arrival_of(message, partition, offset, arrived_s)
-        if (why := self._reading[partition].skipped.get(offset)) is None:
-            return arrived
-        return Arrival(arrived.record, None, f"skipped by {why}", arrived_s)
-
-    def _pass_hole(self, reading: _Reading, end: int, arrived_s: float) -> None:
-        """Pass the offsets before `end`, at which no record came. Raises `LossDetected` unless it is known of each why
-        it is missing."""
-        partition, missing = reading.partition, range(max(reading.expected, self.positions[reading.partition]), end)
-        times = self._offsets_without_record(partition, missing.start, end)
-        if unknown := [offset for offset in missing if offset not in times and offset not in reading.skipped]:
-            raise LossDetected(
-                f"{partition}: the log goes on at offset {end} where {reading.expected} was to come: records are "
-                f"missing, and there is no transaction; 'just dlq skip {partition}@{unknown[0]}' passes one of them"
-            )
-        for offset in missing:
-            self._arrivals.add(hole(partition, offset, within_range(times.get(offset, now())), arrived_s))
-        reading.expected = end
+    def _pass_holes(self, reading: Reading, end: int, arrived_s: float) -> None:
+        position = self.positions[reading.partition]
+        for hole in reading.holes_before(end, position, self._without_record, arrived_s):
+            self._arrivals.add(hole)
 
     def _pass_holes_at_the_ends(self) -> None:
         """A partition may end in markers of a transaction, after which no record comes for a long time."""
@@ -316,9 +289,9 @@ class Inbox:
         for reading in self._reading.values():
             _, end = self._consumer.get_watermark_offsets(TopicPartition(*reading.partition), cached=True)
             if reading.expected < end:
-                known = self._offsets_without_record(reading.partition, reading.expected, end)
+                known = self._without_record(reading.partition, reading.expected, end)
                 if len(known) == end - reading.expected:  # otherwise records are about to come
-                    self._pass_hole(reading, end, time.monotonic())
+                    self._pass_holes(reading, end, time.monotonic())
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:
         if added:
@@ -326,10 +299,9 @@ class Inbox:
             for start in starts:
                 partition = Partition(start.topic, start.partition)
                 self.positions[partition] = start.position
-                self._reading[partition] = _Reading(partition, start.offset, start.skipped)
+                self._reading[partition] = Reading(partition, start.offset, start.skipped)
             assigned = [TopicPartition(s.topic, s.partition, s.offset) for s in starts]
             consumer.incremental_assign(assigned)
-            self._has_skipped = any(reading.skipped for reading in self._reading.values())
             # librdkafka keeps a partition paused that was lost and is assigned again: it would never be read.
             consumer.resume(assigned)
             self._log.info("assigned", partitions=[f"{s.topic}/{s.partition}@{s.offset}" for s in starts])

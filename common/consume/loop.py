@@ -221,7 +221,7 @@ class _Session(Generic[Locked]):
                 queried_guards = parking.query_guards(connection)
                 locked = self._handler.lock(connection, [a.received for a in batch if a.received is not None])
             positions.check_not_superseded(known, positions.fetch(locked_positions), last)
-            _check_no_gap(known, first)
+            positions.check_no_gap(known, first)
             guards = parking.fetch_guards(queried_guards)
             if guards.stopped is not None:
                 raise Stopped(guards.stopped)
@@ -353,12 +353,4 @@ def _ranges(batch: Sequence[Arrival]) -> list[str]:
     """The records of a batch: `orders/3@17-21`."""
     first = {arrival.record.partition: arrival.record.offset for arrival in reversed(batch)}
     last = {arrival.record.partition: arrival.record.offset for arrival in batch}
-    return [f"{partition}@{offset}-{last[partition]}" for partition, offset in sorted(first.items())]
-
-
-def _check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Record]) -> None:
-    """Raises `Superseded` if the batch begins behind the position: its partition was lost and assigned again while the
-    batch waited, and the position is not where it was."""
-    for partition, record in first.items():
-        if record.offset > known[partition]:
-            raise Superseded(f"{partition}: the batch begins at {record.offset}, the position is {known[partition]}")
+    return [f"{partition}@{first[partition]}-{last[partition]}" for partition in sorted(first)]

@@ -14,6 +14,7 @@ import psycopg
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
+from common.consume.records import Record
 from common.errors import LossDetected, Superseded
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
@@ -163,6 +164,14 @@ def check_not_superseded(
             raise Superseded(
                 f"{partition}: the position is {stored.get(partition)}, not {known[partition]}: another instance has it"
             )
+
+
+def check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Record]) -> None:
+    """Raises `Superseded` if the batch begins behind the position: its partition was lost and assigned again while the
+    batch waited, and the position is not where it was. `first` is the batch's first record in each partition."""
+    for partition, record in first.items():
+        if record.offset > known[partition]:
+            raise Superseded(f"{partition}: the batch begins at {record.offset}, the position is {known[partition]}")
 
 
 def advance(connection: Conn, moved: Mapping[Partition, tuple[int, Milliseconds]]) -> None:

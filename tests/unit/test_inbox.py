@@ -18,9 +18,10 @@ from common.codec import encode
 from common.config import Env
 from common.consume import inbox
 from common.consume.handler import InOrderOfArrival
-from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, _Reading, spacing_s
+from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, spacing_s
 from common.consume.parking import sort
 from common.consume.positions import Start
+from common.consume.reading import Reading
 from common.consume.records import TIME_MAX, Arrival
 from common.errors import LossDetected
 from common.events import Milliseconds, rfc3339
@@ -191,8 +192,7 @@ class Letter:
 def received(slow: tuple[Inbox, SlowClient], *messages: Letter, skipped: dict[int, str] | None = None) -> list[Arrival]:
     """What an inbox at offset 100 makes of these messages."""
     joined, _ = slow
-    joined._reading = {("orders", 0): _Reading(PARTITION, 100, skipped or {})}
-    joined._has_skipped = bool(skipped)
+    joined._reading = {("orders", 0): Reading(PARTITION, 100, skipped or {})}
     joined._receive(messages)  # type: ignore[arg-type]
     return joined._arrivals.due(0.0)
 
@@ -227,9 +227,14 @@ def test_missing_records_are_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
         received(slow, Letter(103))
 
 
+def test_an_offset_that_was_read_already_is_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
+    with pytest.raises(LossDetected, match="goes on at offset 100 where 101 was to come"):
+        received(slow, Letter(100), Letter(100))
+
+
 def test_offsets_of_a_transaction_or_given_up_are_passed(slow: tuple[Inbox, SlowClient]) -> None:
     joined, _ = slow
-    joined._offsets_without_record = lambda *_: {100: Milliseconds(3), 101: Milliseconds(4)}
+    joined._without_record = lambda *_: {100: Milliseconds(3), 101: Milliseconds(4)}
     arrivals = received(slow, Letter(103), Letter(104), skipped={102: "ann: lost with its disk"})
     assert [arrival.record.offset for arrival in arrivals] == [100, 101, 102, 103, 104]
     outcome = sort(arrivals, {PARTITION: 100}, {})

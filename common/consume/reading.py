@@ -1,0 +1,46 @@
+"""A partition that an instance reads: the offset that comes next, and what stands for offsets without a record."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from confluent_kafka import Message
+
+from common.consume.records import Arrival, arrival_of, hole, within_range
+from common.errors import LossDetected
+from common.events import Milliseconds, now
+from common.kafka.broker import Partition
+
+WithoutRecord = Callable[[Partition, int, int], Mapping[int, Milliseconds]]
+"""Those of the offsets from one up to another at which there never was a record, with their times. See
+`common.kafka.holes`."""
+
+
+@dataclass(slots=True)
+class Reading:
+    partition: Partition
+    expected: int
+    """The offset that comes next."""
+    skipped: Mapping[int, str]
+    """Offsets that an operator has had this service skip: by whom, and why."""
+
+    def holes_before(self, end: int, position: int, without_record: WithoutRecord, arrived_s: float) -> list[Arrival]:
+        """What stands for the offsets up to `end`, at which no record came, from the stored `position` on. Reading then
+        goes on at `end`. Raises `LossDetected` unless it is known of each why there is none."""
+        missing = range(max(self.expected, position), end)
+        times = without_record(self.partition, missing.start, end) if missing else {}
+        unknown = [offset for offset in missing if offset not in times and offset not in self.skipped]
+        if unknown or end < self.expected:
+            pass_one = f"; 'just dlq skip {self.partition}@{unknown[0]}' passes one of them" if unknown else ""
+            raise LossDetected(
+                f"{self.partition}: the log goes on at offset {end} where {self.expected} was to come: records are "
+                f"missing, and no transaction explains it{pass_one}"
+            )
+        self.expected = end
+        return [hole(self.partition, n, within_range(times.get(n, now())), arrived_s) for n in missing]
+
+    def arrival_of(self, message: Message, offset: int, arrived_s: float) -> Arrival:
+        """A record, parked unread if an operator has had it skipped: to discard or redrive it is another act."""
+        arrived = arrival_of(message, self.partition, offset, arrived_s)
+        if (why := self.skipped.get(offset)) is None:
+            return arrived
+        return Arrival(arrived.record, None, f"skipped by {why}", arrived_s)
