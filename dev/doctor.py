@@ -5,15 +5,22 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import psutil
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
 
+from common.errors import TandemError
+from common.events import PRODUCTS, READERS
+from common.kafka.clients import client_config
+from common.kafka.settings import fetch_drift
 from dev.environment import tight_limits
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack
 from dev.servers import jars, processes
-from dev.settings import dotenv, unknown_settings
+from dev.settings import HOST, dotenv, unknown_settings
 
 GIB = 1024**3
 DISK_GIB_MIN = 2  # the databases, the topics and a gigabyte of WAL, with room for a day's trials
@@ -34,7 +41,7 @@ def examine(stack: NativeStack) -> bool:
     if stack.state.stack == "compose":
         findings.append(compose_engine())
     else:
-        findings += programs(stack) if running else before_start(stack)
+        findings += [*programs(stack), *topics(stack)] if running else before_start(stack)
     for finding in findings:
         print(f"{'ok  ' if finding.good else 'BAD '}{finding.text}")
         if not finding.good:
@@ -78,6 +85,16 @@ def programs(stack: NativeStack) -> Iterator[Finding]:
             continue
         missing = stack.programs.server(name).unready()
         yield Finding(missing is None, f"{name}: {missing or 'ready'}", f"'just logs {name}' may show why")
+
+
+def topics(stack: NativeStack) -> Iterator[Finding]:
+    """Settings of topics that someone has changed. A broker that does not answer is another finding."""
+    client = AdminClient(client_config(f"{HOST}:{stack.settings.kafka_port}", "doctor"))
+    with suppress(TandemError, KafkaException):
+        drift = fetch_drift(client, [*READERS, PRODUCTS])
+        yield Finding(
+            not drift, f"topics: {'; '.join(map(str, drift)) or 'set as they must be'}", "'just topics create'"
+        )
 
 
 def compose_engine() -> Finding:

@@ -1,6 +1,9 @@
 """The settings of all Kafka clients: the same partitioner everywhere, acknowledged by the log or not at all."""
 
+from enum import Enum
 from typing import Any, Final
+
+from confluent_kafka import KafkaError
 
 # Java's partitioner, so that any client of any language puts a customer into the same partition.
 PARTITIONER: Final = "murmur2_random"
@@ -70,3 +73,50 @@ def producer_config(bootstrap_servers: str, client_id: str, *, linger_ms: float)
         "queue.buffering.max.kbytes": PRODUCER_BUFFER_KIB,
         "queue.buffering.max.messages": PRODUCER_BUFFER_MESSAGES,
     }
+
+
+class Delivery(Enum):
+    """What a producer's error says about the record."""
+
+    REFUSED = "refused"
+    """The log does not have it, and will not take it until an operator changes something."""
+    NOT_TAKEN = "not taken"
+    """The log does not have it. It may take it in a moment."""
+    UNKNOWN = "unknown"
+    """The log may have it: an answer is missing."""
+
+
+_REFUSED: Final = frozenset(
+    {
+        KafkaError.MSG_SIZE_TOO_LARGE,
+        KafkaError.RECORD_LIST_TOO_LARGE,
+        KafkaError.INVALID_MSG_SIZE,
+        KafkaError.INVALID_RECORD,
+        KafkaError.INVALID_TIMESTAMP,
+        KafkaError.INVALID_REQUIRED_ACKS,
+        KafkaError.POLICY_VIOLATION,
+        KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
+        KafkaError.UNSUPPORTED_COMPRESSION_TYPE,
+        KafkaError.TOPIC_EXCEPTION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError._INVALID_ARG,
+    }
+)
+# The client says these of records that it has not sent. What it gives up after retries ends as a timeout: unknown.
+_NOT_TAKEN: Final = frozenset(
+    {
+        KafkaError._QUEUE_FULL,
+        KafkaError._UNKNOWN_TOPIC,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._PURGE_QUEUE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.NOT_ENOUGH_REPLICAS,
+    }
+)
+
+
+def delivery_of(error: KafkaError) -> Delivery:
+    """Whether the log may have a record whose delivery failed. An error not known here is `UNKNOWN`."""
+    code = error.code()
+    return Delivery.REFUSED if code in _REFUSED else Delivery.NOT_TAKEN if code in _NOT_TAKEN else Delivery.UNKNOWN

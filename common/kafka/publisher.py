@@ -8,7 +8,7 @@ from loguru import logger
 from msgspec import Struct
 
 from common.errors import Transient
-from common.kafka.clients import DELIVERY_TIMEOUT_MS, producer_config
+from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, delivery_of, producer_config
 
 FULL_QUEUE_POLL_S: Final = 0.1
 
@@ -32,14 +32,14 @@ class Publisher:
 
     def publish(self, records: Iterable[Outgoing]) -> None:
         """Raises `KafkaException` or `Transient` unless every record was acknowledged within the delivery timeout."""
-        failed: list[KafkaError] = []
+        failed: list[tuple[KafkaError, Message]] = []
         waiting = 0
 
-        def delivered(error: KafkaError | None, _: Message) -> None:
+        def delivered(error: KafkaError | None, message: Message) -> None:
             nonlocal waiting
             waiting -= 1
             if error is not None:
-                failed.append(error)
+                failed.append((error, message))
 
         # By partition: the partition of a single message is ignored (confluent-kafka 2.16), though documented.
         by_partition: dict[tuple[str, int], list[dict[str, Any]]] = {}
@@ -52,8 +52,14 @@ class Publisher:
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:
-            self._renew_if_fatal(failed[0])
-            raise KafkaException(failed[0])
+            error, record = failed[0]
+            self._renew_if_fatal(error)
+            if delivery_of(error) is Delivery.REFUSED:
+                raise Transient(
+                    f"topic {record.topic()!r} refuses a record of {len(record.value() or b'')} bytes: {error.str()}; "
+                    "'just topics' names settings that are not as they must be"
+                )
+            raise KafkaException(error)
         if waiting:
             raise Transient(f"{waiting} records were not acknowledged within {DELIVERY_TIMEOUT_MS} ms")
 

@@ -17,7 +17,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 )
 
 from common.codec import encode
-from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
+from common.events import ORDERS, PAYMENTS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.broker import topic_ends
 from common.kafka.clients import client_config, producer_config
 from tests.audit import assert_consistent
@@ -213,6 +213,22 @@ def alter(shop: Stack, topic: str, name: str, value: str) -> None:
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
+
+
+def test_what_the_log_refuses_is_said_to_be_refused(shop: Stack) -> None:
+    shop.account("refused", BALANCE)
+    alter(shop, ORDERS, "max.message.bytes", "100")
+    answer = shop.post({"customer_id": "refused", "product_id": "sku-a", "quantity": 1})
+    assert answer.status_code == 503
+    assert "the log refuses this: Broker: Message size too large; this request placed nothing" in answer.text
+    assert "order_id" not in answer.json()
+    alter(shop, ORDERS, "max.message.bytes", "1048588")
+    alter(shop, PAYMENTS, "max.message.bytes", "100")
+    order = shop.place("refused", ("sku-a", 1))
+    shop["payment-1"].await_unready("topic 'payments' refuses a record of", "Message size too large", "'just topics'")
+    shop.run_tool("ops.topics", "create")
+    assert shop.await_settled(order)["status"] == "confirmed"
+    shop.await_ready()
 
 
 def test_an_operator_can_have_a_service_skip_a_record(shop: Stack) -> None:

@@ -23,7 +23,7 @@ from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
-from common.kafka.clients import DELIVERY_TIMEOUT_MS, client_config
+from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, client_config, delivery_of
 from common.kafka.settings import SettingsWatch
 from common.worker import Worker
 from order.api.log.admission import linger_s
@@ -31,6 +31,7 @@ from order.api.log.recent import RecentOrders
 from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
+REFUSED_RETRY_AFTER_S: Final = 10
 PROBE_EVERY_S: Final = 1.0
 PROBE_TIMEOUT_S: Final = 2.0
 # Once the client has lost every connection, a broker that is there answers quickly.
@@ -134,8 +135,17 @@ class OrdersLog(Worker):
     def _not_acknowledged(self, order_id: OrderId, error: TimeoutError | KafkaException) -> Problem:
         if isinstance(error, KafkaException):
             logger.warning("an event was not acknowledged: {}", error.args[0].str(), order=order_id)
-            if error.args[0].code() == KafkaError._QUEUE_FULL:
-                return self._full
+            match delivery_of(error.args[0]):
+                case Delivery.REFUSED:
+                    return problem.unavailable(
+                        f"the log refuses this: {error.args[0].str()}; {PLACED_NOTHING} when an operator has mended "
+                        "that ('just topics' names settings that are not as they must be)",
+                        retry_after_s=REFUSED_RETRY_AFTER_S,
+                    )
+                case Delivery.NOT_TAKEN if error.args[0].code() == KafkaError._QUEUE_FULL:
+                    return self._full
+                case Delivery.NOT_TAKEN:
+                    return problem.unavailable(f"the log has not taken this: {error.args[0].str()}; {PLACED_NOTHING}")
         wait_s = -(-DELIVERY_TIMEOUT_MS // 1000)
         return problem.unavailable(
             f"the log has not acknowledged this in time and may still take it: ask for order {order_id} in {wait_s} s "
