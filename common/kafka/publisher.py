@@ -52,11 +52,11 @@ class Publisher:
         # Longer than the delivery timeout: by then every record has either arrived or failed.
         self._producer.flush(DELIVERY_TIMEOUT_MS / 1000 + 1)
         if failed:
-            error, record = failed[0]
+            error, unsent = failed[0]
             self._renew_if_fatal(error)
             if delivery_of(error) is Delivery.REFUSED:
                 raise Transient(
-                    f"topic {record.topic()!r} refuses a record of {len(record.value() or b'')} bytes: {error.str()}; "
+                    f"topic {unsent.topic()!r} refuses a record of {len(unsent.value() or b'')} bytes: {error.str()}; "
                     "'just topics' names settings that are not as they must be"
                 )
             raise KafkaException(error)

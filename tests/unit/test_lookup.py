@@ -29,6 +29,7 @@ def recent() -> Recent:
     return Recent(encode(make(OrderPlaced, data, at=Milliseconds(AT - 5), traceparent="00-trace")), PLACE)
 
 
+TOPIC_ID = "the topic that the saga reads"
 STORED = as_accepted(recent().placed, PLACE)
 
 
@@ -52,16 +53,24 @@ class FakeQueries(OrderQueries):
     async def parked(self, order_id: OrderId) -> Stored | None:
         return STORED if self.is_parked else None
 
-    async def positions(self) -> dict[int, int]:
+    async def positions(self) -> dict[tuple[str, int], int]:
         if not self.is_reachable:
             raise DatabaseUnavailable("away")
         self.queried += 1
         unread = self._behind or (self._stored_after is not None and self.queried < self._stored_after)
-        return {3: 17 if unread else 18}
+        return {(TOPIC_ID, 0): 0, (TOPIC_ID, 3): 17 if unread else 18}
 
 
 class FakeLog(OrdersLog):
-    def __init__(self, *, away: bool = False, refused: bool = False, undecided: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        away: bool = False,
+        refused: bool = False,
+        undecided: bool = False,
+        topic_id: str = TOPIC_ID,
+    ) -> None:
+        self._topic_id = topic_id
         self._broker_away = away
         self._is_refused = refused
         self._is_undecided = undecided
@@ -69,12 +78,12 @@ class FakeLog(OrdersLog):
     def undecided(self, order_id: OrderId) -> bool:
         return self._is_undecided
 
-    async def ends(self) -> dict[int, int]:
+    async def ends(self) -> dict[tuple[str, int], int]:
         if self._broker_away:
             raise Transient("Kafka is away")
         if self._is_refused:
             raise Fatal("Topic authorization failed")
-        return {0: 0, 3: 18}
+        return {(self._topic_id, 0): 0, (self._topic_id, 3): 18}
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +154,12 @@ def test_while_the_saga_is_behind_the_answer_is_503() -> None:
     found = refusal(FakeQueries(behind=True))
     assert (found.status, found.retry_after_s) == (503, 1)
     assert "behind" in found.detail
+
+
+def test_a_topic_that_the_saga_has_not_read_says_nothing_about_an_order() -> None:
+    """It was created anew under the old name: the saga's positions are of the old one."""
+    found = refusal(FakeQueries(), FakeLog(topic_id="another"))
+    assert found.status == 503
 
 
 def test_with_the_database_away_the_answer_is_503() -> None:

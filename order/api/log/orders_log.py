@@ -158,12 +158,17 @@ class OrdersLog(Worker):
         """Whether the log may still take this order although its request was answered with an unknown outcome."""
         return order_id in self._undecided
 
-    async def ends(self) -> dict[int, int]:
-        """For each partition, the offset its next record will get. Raises `Transient` when the broker does not say."""
+    async def ends(self) -> dict[tuple[str, int], int]:
+        """For each partition, by the topic's id and its number, the offset its next record will get. Raises `Transient`
+        when the broker does not say."""
         if not self._reachable:
             raise Transient("Kafka cannot be reached")
-        ends = await asyncio.to_thread(broker.topic_ends, self._admin, [ORDERS])
-        return {partition.number: end for partition, end in ends.items()}
+        return await asyncio.to_thread(self._fetch_ends)
+
+    def _fetch_ends(self) -> dict[tuple[str, int], int]:
+        topic = broker.describe(self._admin, [ORDERS])[ORDERS]
+        ends = broker.log_ends(self._admin, broker.all_partitions([topic]))
+        return {(topic.topic_id, partition.number): end for partition, end in ends.items()}
 
     def _watch_broker(self) -> None:
         """The thread's work: keep `_reachable` true to whether the broker answers."""

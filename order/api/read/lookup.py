@@ -67,13 +67,14 @@ class Lookup:
             raise ProblemError(problem.not_found("order", order_id))
         return order
 
-    async def _saga_passes(self, ends: dict[int, int]) -> bool:
+    async def _saga_passes(self, ends: dict[tuple[str, int], int]) -> bool:
         """Whether the saga has read everything before `ends`, or does so within `SAGA_WAIT_S`."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + SAGA_WAIT_S
         while True:
             positions = await self._positions()
-            if all(positions.get(partition, 0) >= end for partition, end in ends.items()):
+            # A topic created anew has offsets of its own, of which the saga has read none.
+            if all(positions.get(partition, -1) >= end for partition, end in ends.items()):
                 return True
             if loop.time() >= give_up_at:
                 return False

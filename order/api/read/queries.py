@@ -48,7 +48,7 @@ _PARKED: Final = """
       AND substring(encode(value, 'escape') FROM '"subject":"([0-9a-f-]{36})"') = %s
     ORDER BY "offset"
 """
-_POSITIONS: Final = "SELECT partition, next_offset FROM positions WHERE topic = %s"
+_POSITIONS: Final = "SELECT topic_id, partition, next_offset FROM positions WHERE topic = %s"
 
 
 class _Entry(msgspec.Struct):
@@ -128,9 +128,10 @@ class OrderQueries:
         orders = [_stored(row).view for row in rows[: request.limit]]
         return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > request.limit else None)
 
-    async def positions(self) -> dict[int, int]:
-        """How far the saga has read each partition of `orders`: the offset of its next record."""
-        return dict(await self._rows(_POSITIONS, ORDERS))
+    async def positions(self) -> dict[tuple[str, int], int]:
+        """How far the saga has read each partition of `orders`, by the topic's id and number: the offset of its next
+        record."""
+        return {(topic_id, number): offset for topic_id, number, offset in await self._rows(_POSITIONS, ORDERS)}
 
     async def _rows(self, query: str, *parameters: object) -> list[TupleRow]:
         async with self._pool.connection() as connection:
