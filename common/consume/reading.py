@@ -32,8 +32,8 @@ class Reading:
         if unknown or end < self.expected:
             pass_one = f"; 'just dlq skip {self.partition}@{unknown[0]}' passes one of them" if unknown else ""
             raise LossDetected(
-                f"{self.partition}: the log goes on at offset {end} where {self.expected} was to come: records are "
-                f"missing, and no transaction explains it{pass_one}"
+                f"{self.partition}: the log continues at offset {end} instead of {self.expected}: records are missing, "
+                f"and no transaction explains it{pass_one}"
             )
         self.expected = end
         return [hole(self.partition, n, within_range(times.get(n, now())), arrived_s) for n in missing]

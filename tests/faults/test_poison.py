@@ -161,7 +161,7 @@ def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Pr
     roots = 'SELECT "offset" FROM parked_events WHERE key = ANY(%s) AND root ORDER BY 1'
     for service in ("payment", "inventory", "order"):
         rows = eventually(
-            lambda s=service: (found := shop.query(s, roots, (rubbish,)))[2:] and found,  # type: ignore[misc]
+            lambda s=service: (len(found := shop.query(s, roots, (rubbish,))) == 3 and found) or None,  # type: ignore[misc]
             f"three are parked in {service}",
         )
         named = [f"orders/2@{offset}" for (offset,) in rows]
@@ -170,6 +170,9 @@ def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Pr
     for service in ("payment", "inventory", "order"):
         eventually(lambda s=service: behind(shop, s) == 0, f"{service} stands at the ends")  # type: ignore[misc]
     shop.await_ready()
+    proof = shop.tool("ops.verify")
+    assert proof.returncode != 1, proof.stdout
+    assert "no records from offset" not in proof.stdout
 
 
 def behind(shop: Stack, service: str) -> int:

@@ -223,12 +223,12 @@ def test_a_record_without_the_brokers_time_is_poison(
 
 
 def test_missing_records_are_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
-    with pytest.raises(LossDetected, match=r"goes on at offset 103 where 100 was.*'just dlq skip orders/0@100'"):
+    with pytest.raises(LossDetected, match=r"continues at offset 103 instead of 100.*'just dlq skip orders/0@100'"):
         received(slow, Letter(103))
 
 
 def test_an_offset_that_was_read_already_is_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
-    with pytest.raises(LossDetected, match="goes on at offset 100 where 101 was to come"):
+    with pytest.raises(LossDetected, match="continues at offset 100 instead of 101"):
         received(slow, Letter(100), Letter(100))
 
 
