@@ -77,7 +77,7 @@ topics *args='list':
 verify *args:
     python -E -m dev ops verify "$@"
 
-# List, show, redrive or discard parked events, or resume a stopped service: just dlq redrive --help
+# List, show, redrive or discard parked events, skip a record, or resume a stopped service: just dlq redrive --help
 [group('operate')]
 dlq *args='list':
     python -E -m dev ops dead_letters "$@"

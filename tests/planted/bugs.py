@@ -349,7 +349,7 @@ BUGS: Final = (
         "common/consume/inbox.py",
         "if offset != expected and not expected <= offset <= max(expected, self.positions[partition]):",
         "if offset < expected:",
-        ("tests/faults/test_loss.py::test_a_gap_in_the_offsets",),
+        ("tests/unit/test_inbox.py::test_missing_records_are_a_loss",),
     ),
     # Redriving
     Bug(
