@@ -82,7 +82,7 @@ def show(log: Log) -> None:
     )
     if missing := [topic for topic, of in sizes.items() if not of]:
         print(f"{', '.join(missing)}: missing; 'just topics create' makes it, and OPERATIONS says what was lost")
-    for drift in settings.fetch_drift(log.admin, [topic for topic in sizes if topic in existing]):
+    for drift in log.drift([topic for topic, of in sizes.items() if of]):
         print(drift)
     print()
     members = _members(log.admin)
