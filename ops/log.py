@@ -14,6 +14,7 @@ from common.errors import Fatal, Transient
 from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config, reader_config
+from common.kafka.settings import Drift, fetch_drift
 
 ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 15.0
@@ -46,6 +47,10 @@ class Log:
     def bounds(self, names: Sequence[str]) -> dict[Partition, tuple[int, int]]:
         """The first offset, and the one after the last, of every partition of these topics."""
         return log_bounds(self.admin, all_partitions(self.topics(names).values()))
+
+    def drift(self, names: Sequence[str]) -> list[Drift]:
+        """The settings of these topics that are not as they must be."""
+        return fetch_drift(self.admin, names)
 
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no

@@ -22,7 +22,15 @@ def log_with(*existing: str) -> Log:
         list_topics=lambda timeout: SimpleNamespace(topics=existing),
         describe_consumer_groups=lambda groups, request_timeout: {},
     )
-    return cast(Log, SimpleNamespace(admin=admin, bounds=bounds, committed=lambda group, partitions: {}))
+    return cast(
+        Log,
+        SimpleNamespace(
+            admin=admin,
+            bounds=bounds,
+            committed=lambda group, partitions: {},
+            drift=lambda names: [],
+        ),
+    )
 
 
 def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[str]) -> None:
