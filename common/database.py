@@ -7,7 +7,7 @@ about the database.
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -21,6 +21,8 @@ from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, 
 
 PING_EVERY_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.5
+RUN_TIMEOUT_S: Final = 10.0
+"""More than a request waits for a connection and for a lock together."""
 
 T = TypeVar("T")
 
@@ -122,6 +124,24 @@ class DatabasePool:
             if classify(error) is Failure.POISON:
                 raise
             raise _failed(self._probe.name, error) from error
+
+    async def run(self, work: Callable[[AsyncConn], Coroutine[Any, Any, T]]) -> T:
+        """What the work with a connection returns. Raises `DatabaseUnavailable` like `connection` and `answer`."""
+
+        async def connect_and_work() -> T:
+            async with self.connection() as connection:
+                return await work(connection)
+
+        return await self.answer(connect_and_work())
+
+    async def answer(self, work: Coroutine[Any, Any, T]) -> T:
+        """The work's result. Raises `DatabaseUnavailable` when there is none within `RUN_TIMEOUT_S`: a server that is
+        frozen never gives an answer."""
+        try:
+            return await in_time(work, RUN_TIMEOUT_S)
+        except TimeoutError as error:
+            reason = f"the {self._probe.name} database has not answered: {error}"
+            raise DatabaseUnavailable(reason, unchanged=False) from None
 
 
 def _failed(name: str, error: psycopg.Error) -> DatabaseUnavailable:

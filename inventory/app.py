@@ -59,17 +59,17 @@ def routes(database: Database) -> list[Route]:
 
     async def get_products(request: Request) -> Response:
         query = decode_query(request.query_params, ProductsQuery)
-        async with database.reads.connection() as connection:
-            # One product more than asked for shows whether there is a next page.
-            products = await store.products(connection, after=query.cursor, limit=query.limit + 1)
+        # One product more than asked for shows whether there is a next page.
+        products = await database.reads.run(
+            lambda connection: store.products(connection, after=query.cursor, limit=query.limit + 1)
+        )
         page = products[: query.limit]
         cursor = page[-1].product_id if len(products) > query.limit else None
         return json_response({"products": page, "next_cursor": cursor})
 
     async def get_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        async with database.reads.connection() as connection:
-            return json_response(await _existing(connection, product_id))
+        return json_response(await database.reads.run(lambda connection: _existing(connection, product_id)))
 
     async def put_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")

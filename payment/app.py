@@ -44,8 +44,7 @@ def routes(database: Database) -> list[Route]:
 
     async def get_account(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
-        async with database.reads.connection() as connection:
-            return json_response(await _existing(connection, customer_id))
+        return json_response(await database.reads.run(lambda connection: _existing(connection, customer_id)))
 
     async def post_deposit(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
@@ -67,10 +66,13 @@ def routes(database: Database) -> list[Route]:
     async def get_ledger(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
         query = decode_query(request.query_params, LedgerQuery)
-        async with database.reads.connection() as connection:
+
+        async def read(connection: AsyncConn) -> list[store.EntryView]:
             await _existing(connection, customer_id)
             # One entry more than asked for shows whether there is a next page.
-            entries = await store.entries(connection, customer_id, before=query.cursor, limit=query.limit + 1)
+            return await store.entries(connection, customer_id, before=query.cursor, limit=query.limit + 1)
+
+        entries = await database.reads.run(read)
         page = entries[: query.limit]
         cursor = str(page[-1].entry_id) if len(entries) > query.limit else None
         return json_response({"customer_id": customer_id, "entries": page, "next_cursor": cursor})

@@ -46,9 +46,13 @@ async def change_once(
     body = decode_body(await read_body(request), decoder)
     path = request.scope["path"]
     keyed = None if key is None else Keyed(f"{request.method} {path}", key, msgspec.json.encode(body))
-    try:
+
+    async def change() -> Answer:
         async with database.change(row) as connection:
-            answer = await keyed_answers.once(connection, keyed, lambda: act(connection, body, key))
+            return await keyed_answers.once(connection, keyed, lambda: act(connection, body, key))
+
+    try:
+        answer = await database.writes.answer(change())
     except KeyReused:
         raise ProblemError(idempotency_key_reused(str(key), f"another {request.method} to {path}")) from None
     return json_answer(answer)

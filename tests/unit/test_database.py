@@ -130,6 +130,24 @@ def test_those_who_change_one_row_take_turns_and_keep_nobody_else_waiting() -> N
     virtual_time.run(main())
 
 
+def test_a_server_that_is_frozen_keeps_no_request_for_ever() -> None:
+    async def main() -> None:
+        probe = DatabaseProbe(URL, "test", "order")
+        pool = DatabasePool(URL, "test", probe, size=1)
+        pool._pool = FakePool(None)  # type: ignore[assignment]
+
+        async def ask(_: Any) -> None:
+            await asyncio.Event().wait()
+
+        with pytest.raises(
+            DatabaseUnavailable, match="the order database has not answered: no answer in 10 s"
+        ) as caught:
+            await pool.run(ask)
+        assert not caught.value.unchanged
+
+    virtual_time.run(main())
+
+
 def test_the_probe_tries_a_new_connection_before_it_reports_the_database_away(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = FakeConnection(), FakeConnection()
     answers: list[Any] = [first, second, psycopg.OperationalError("refused")]

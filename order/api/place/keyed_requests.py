@@ -103,13 +103,11 @@ class KeyedRequests:
 
     async def find(self, keyed: Keyed) -> Answer | None:
         """The answer to an earlier request of another kind. Raises `DatabaseUnavailable` and `KeyReused`."""
-        async with self._pool.connection() as connection:
-            return await keyed_answers.find(connection, keyed)
+        return await self._pool.run(lambda connection: keyed_answers.find(connection, keyed))
 
     async def keep(self, keyed: Keyed, answer: Answer) -> Answer:
         """Store the answer; returns it, or that to an earlier request. Raises `DatabaseUnavailable` and `KeyReused`."""
-        async with self._pool.connection() as connection:
-            return await keyed_answers.keep(connection, keyed, answer)
+        return await self._pool.run(lambda connection: keyed_answers.keep(connection, keyed, answer))
 
     async def keep_forgetting(self) -> None:
         """Delete the keys that are older than `KEYS_KEPT_S`, every `FORGET_EVERY_S`, for ever."""

@@ -14,7 +14,7 @@ from common.codec import decoded, decoder_for
 from common.database import DatabasePool, DatabaseUnavailable
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
-from common.postgres import POOL_TIMEOUT_S, READS_SIZE
+from common.postgres import POOL_TIMEOUT_S, READS_SIZE, AsyncConn
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
 
@@ -134,10 +134,11 @@ class OrderQueries:
         return {(topic_id, number): offset for topic_id, number, offset in await self._rows(_POSITIONS, ORDERS)}
 
     async def _rows(self, query: str, *parameters: object) -> list[TupleRow]:
-        async with self._pool.connection() as connection:
-            cursor = await connection.execute(query, parameters)
-            rows: list[TupleRow] = await cursor.fetchall()
+        async def fetch(connection: AsyncConn) -> list[TupleRow]:
+            rows: list[TupleRow] = await (await connection.execute(query, parameters)).fetchall()
             return rows
+
+        return await self._pool.run(fetch)
 
 
 def as_accepted(placed: OrderPlaced, acknowledged: Acknowledged) -> Stored:
