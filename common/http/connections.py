@@ -21,14 +21,16 @@ from uvicorn.server import ServerState
 from common.errors import Fatal
 
 DESCRIPTORS_WANTED: Final = 16_384
-DESCRIPTORS_MIN: Final = 256
-DESCRIPTORS_RESERVED: Final = 128
-"""For databases, broker, log and listeners (about 60 in the order api), and for the admin port."""
-ADMIN_CONNECTIONS_MAX: Final = 32
+DESCRIPTORS_MIN: Final = 512
+DESCRIPTORS_RESERVED: Final = 256
+"""For databases, broker, log and listeners (about 70 in the order api), and for the admin port."""
+ADMIN_CONNECTIONS_MAX: Final = 128
 CONNECTIONS_MAX: Final = 10_000
 BACKLOG_MAX: Final = 2_048
 """Connections that wait to be accepted. All of them may be accepted in one go, before any is refused."""
 SHARE_OF_SOURCE: Final = 0.75
+NEW_S: Final = 1.0
+"""A connection is new for this long: its request may be on its way."""
 GIVE_WAY: Final = 0.02
 """This part of the limit gives way at once, so that not every new connection looks through all others."""
 REPORT_EVERY_S: Final = 10.0
@@ -85,7 +87,7 @@ class Guest(Protocol):
     @property
     def waits_since(self) -> tuple[bool, float] | None:
         """None while it is being answered. Otherwise whether it has been answered before, and since when (loop time) it
-        has no request: connections that were never answered give way first."""
+        has no request."""
 
     def give_way(self) -> None:
         """Close, since others need the room."""
@@ -106,14 +108,14 @@ class Gate:
         self._gave_way = self._refused = 0
         self._reported_at = -REPORT_EVERY_S
 
-    def admit(self, guest: Guest) -> None:
-        """`guest` has connected. Others may be closed for it, or it is refused."""
+    def admit(self, guest: Guest, now: float) -> None:
+        """`guest` has connected. Others may be closed for it, or it is refused. `now` is the loop's time in seconds."""
         self._guests.add(guest)
         self._by_source[guest.source] += 1
         if self._by_source[guest.source] > self._limit_of_source:
-            self._make_room(guest, [other for other in self._guests if other.source == guest.source])
+            self._make_room(guest, [other for other in self._guests if other.source == guest.source], now)
         elif len(self._guests) > self._limit:
-            self._make_room(guest, self._guests)
+            self._make_room(guest, self._guests, now)
 
     def leave(self, guest: Guest) -> None:
         """A connection has ended, or has been asked to end."""
@@ -123,12 +125,15 @@ class Gate:
             if not self._by_source[guest.source]:
                 del self._by_source[guest.source]
 
-    def _make_room(self, newest: Guest, guests: Iterable[Guest]) -> None:
-        waiting = [
-            (-self._by_source[guest.source], since, id(guest), guest)
-            for guest in guests
-            if guest is not newest and (since := guest.waits_since) is not None
-        ]
+    def _make_room(self, newest: Guest, guests: Iterable[Guest], now: float) -> None:
+        """Close first what the busiest source has, and of that first what was never answered, then what is idle, and
+        last what is new; of each the oldest first."""
+        waiting = []
+        for guest in guests:
+            if guest is not newest and (waits := guest.waits_since) is not None:
+                answered, since = waits
+                turn = 1 if answered else 2 if now - since < NEW_S else 0
+                waiting.append((-self._by_source[guest.source], turn, since, id(guest), guest))
         for *_, guest in nsmallest(self._give_way_at_once, waiting):
             self._gave_way += 1
             _gave_way.inc()

@@ -106,7 +106,7 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.source = source_of(self.client[0]) if self.client else ""
-        self._gate.admit(self)
+        self._gate.admit(self, self.loop.time())
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()

@@ -8,7 +8,7 @@ from loguru import logger
 
 from common.errors import Fatal
 from common.http import connections
-from common.http.connections import REPORT_EVERY_S, Gate, make_room, room_in, source_of
+from common.http.connections import NEW_S, REPORT_EVERY_S, Gate, make_room, room_in, source_of
 
 
 class Guest:
@@ -26,9 +26,12 @@ class Guest:
         self.end = "turned away"
 
 
-def let_in(gate: Gate, *guests: Guest) -> None:
+NOW = 5_000.0
+
+
+def let_in(gate: Gate, *guests: Guest, now: float = NOW) -> None:
     for guest in guests:
-        gate.admit(guest)
+        gate.admit(guest, now)
 
 
 def test_the_newest_connection_takes_the_place_of_the_longest_waiting_one() -> None:
@@ -43,6 +46,13 @@ def test_connections_that_never_sent_a_request_give_way_first() -> None:
     answered, silent = Guest("a", (True, 1.0)), Guest("b", (False, 9.0))
     let_in(gate, answered, silent, Guest("c"))
     assert (answered.end, silent.end) == ("", "gave way")
+
+
+def test_a_new_connection_gives_way_last_since_its_request_may_be_on_its_way() -> None:
+    gate = Gate(limit=2)
+    new, idle = Guest("a", (False, NOW - NEW_S / 2)), Guest("b", (True, NOW - NEW_S / 4))
+    let_in(gate, new, idle, Guest("c", (False, NOW)))
+    assert (new.end, idle.end) == ("", "gave way")
 
 
 def test_a_connection_that_is_being_answered_never_gives_way() -> None:
@@ -77,10 +87,10 @@ def test_a_flood_leaves_room_for_clients_that_send_requests() -> None:
     flood = [Guest("a", (False, float(n))) for n in range(1_100)]
     asking = []
     for number, guest in enumerate(flood):
-        gate.admit(guest)
+        gate.admit(guest, NOW)
         if number % 100 == 0:
             asking.append(Guest("a", None))
-            gate.admit(asking[-1])
+            gate.admit(asking[-1], NOW)
             assert asking[-1].end == ""
     assert sum(not guest.end for guest in flood) <= 75
     assert all(guest.end == "" for guest in asking)
@@ -92,9 +102,9 @@ def test_a_connection_that_has_ended_is_uncounted_once() -> None:
     let_in(gate, first, second)
     gate.leave(first)
     gate.leave(first)
-    gate.admit(third)
+    gate.admit(third, NOW)
     assert third.end == ""
-    gate.admit(Guest("d"))
+    gate.admit(Guest("d"), NOW)
     gate.leave(third)  # it gave way, and its connection is lost a moment later
     assert len(gate._guests) == 2
 
@@ -114,14 +124,14 @@ def test_closed_and_refused_connections_are_logged_now_and_then_with_their_numbe
     let_in(gate, Guest("a"), Guest("b", None), Guest("c"))
     gate.report(1.0)
     assert lines == ["too many connections: 1 that asked for nothing were closed, 1 refused"]
-    gate.admit(Guest("d"))
+    gate.admit(Guest("d"), NOW)
     gate.report(REPORT_EVERY_S)
     assert len(lines) == 1
     gate.report(1.0 + REPORT_EVERY_S)
     assert lines[1:] == ["too many connections: 0 that asked for nothing were closed, 1 refused"]
 
 
-@pytest.mark.parametrize("descriptors", [256, 1_024, 4_096, 20_000, 1_048_576])
+@pytest.mark.parametrize("descriptors", [512, 1_024, 4_096, 20_000, 1_048_576])
 def test_the_limits_fit_the_descriptors(descriptors: int) -> None:
     """Even when all waiting connections are accepted before any of them is refused."""
     room = room_in(descriptors)
@@ -131,8 +141,8 @@ def test_the_limits_fit_the_descriptors(descriptors: int) -> None:
 
 
 def test_too_few_descriptors_are_refused() -> None:
-    with pytest.raises(Fatal, match="limit of open files is 255, but at least 256 are needed"):
-        room_in(255)
+    with pytest.raises(Fatal, match="limit of open files is 511, but at least 512 are needed"):
+        room_in(511)
 
 
 @pytest.mark.parametrize(
