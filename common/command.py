@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 
-from common.config import ignore_libpq
+from common.config import ignore_foreign_variables
 from common.errors import Fatal
 
 
@@ -15,7 +15,7 @@ def run(service: str, commands: Mapping[str, Callable[[], None]]) -> None:
         if name not in commands:
             usage = f"[{'|'.join(filter(None, commands))}]" if "" in commands else "|".join(commands)
             raise Fatal(f"{service}: unknown arguments {name!r}; usage: python -m {service} {usage}")
-        ignore_libpq()
+        ignore_foreign_variables()
         commands[name]()
     except Fatal as error:
         print(error, file=sys.stderr)

@@ -102,10 +102,10 @@ class Env:
         return servers
 
 
-def ignore_libpq(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Forget libpq's own variables, such as PGHOSTADDR, PGSERVICE and PGOPTIONS. A connection URL is complete; these
-    variables would lead a process to another server, or change what its statements mean."""
-    for name in [name for name in environ if name.startswith("PG")]:
+def ignore_foreign_variables(environ: MutableMapping[str, str] = os.environ) -> None:
+    """Forget what libraries would read by themselves: libpq's PGHOSTADDR, PGSERVICE and PGOPTIONS lead a connection to
+    another server or change what its statements mean, and uvicorn wants a number in WEB_CONCURRENCY."""
+    for name in [name for name in environ if name.startswith("PG") or name == "WEB_CONCURRENCY"]:
         del environ[name]
 
 

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 from xmlrpc.client import Fault
 
-from common.config import ignore_libpq
+from common.config import ignore_foreign_variables
 from common.errors import Fatal
 from common.terminal import flushed, open_streams
 from dev import doctor
@@ -48,7 +48,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, terminate)
     open_streams()
     arguments = parser().parse_args()
-    ignore_libpq()
+    ignore_foreign_variables()
     raise_limits()
     if arguments.changes:
         outlive_reader()  # a stack must not be left half started

@@ -14,7 +14,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import psycopg
 from confluent_kafka import KafkaException
 
-from common.config import ignore_libpq
+from common.config import ignore_foreign_variables
 from common.errors import TandemError, describe
 from common.events import SAGA
 from common.terminal import flushed, open_streams, printable, shortened, width
@@ -33,7 +33,7 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
     """End the process with what `main` returns for the command line. When it raises, the exit code is 2 and the last
     line on stderr says why: 1 means that `verify` has found a violation, and nothing else."""
     try:
-        ignore_libpq()
+        ignore_foreign_variables()
         open_streams()
         os.chdir(os.environ.get("TANDEM_CALLER", "."))  # paths begin where the command was typed
         status = main(sys.argv[1:])

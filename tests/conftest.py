@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import dev.settings
-from common.config import ignore_libpq
+from common.config import ignore_foreign_variables
 from tests.servers import Servers
 from tests.stack import Stack
 
@@ -40,7 +40,7 @@ SHARING: Final = "stack"
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of the workers that run side by side ports of its own. Nothing of the shell may lead a test's own
     requests and connections elsewhere."""
-    ignore_libpq()
+    ignore_foreign_variables()
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         del os.environ[name]
     worker = os.environ.get("PYTEST_XDIST_WORKER")

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import uvicorn
 
-from common.config import ignore_libpq
+from common.config import ignore_foreign_variables
 from common.http import ready
 from dev.environment import child, raise_limits, tight_limits
 from dev.native.supervise import Supervisor, Unanswered
@@ -132,9 +133,17 @@ def test_libpqs_own_variables_do_not_lead_a_connection_elsewhere(monkeypatch: py
     url = "postgresql://u:p@127.0.0.1:1/d"
     with pytest.raises(psycopg.OperationalError, match="nowhere"):
         psycopg.connect(url)
-    ignore_libpq()
+    ignore_foreign_variables()
     with pytest.raises(psycopg.OperationalError, match="port 1"):
         psycopg.connect(url)
+
+
+def test_uvicorns_own_variable_is_no_setting_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "auto")
+    with pytest.raises(ValueError, match="auto"):
+        uvicorn.Config("app")
+    ignore_foreign_variables()
+    assert uvicorn.Config("app").workers == 1
 
 
 def test_every_shell_finds_a_supervisor_and_none_waits_for_a_frozen_one(
