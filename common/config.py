@@ -19,7 +19,7 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("json", "text")
 PORT_MAX: Final = 65_535
-_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]+")
+_WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
 _BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
@@ -40,7 +40,7 @@ class Env:
     def error(self, text: str) -> Fatal:
         return Fatal(f"{self.service}: {text}" if self.service else text)
 
-    def text(self, name: str, default: str | None = None) -> str:
+    def text(self, name: str, default: str | None = None, *, printable: bool = True) -> str:
         self.names.add(name)
         value = self._environ.get(name, default)
         if value is None:
@@ -48,6 +48,8 @@ class Env:
         if not value.strip():
             unset = f"; without it, {default} is used" if default else ""
             raise self.error(f"{name}={value!r} is empty: set a value or remove it{unset}")
+        if printable and not value.isprintable():
+            raise self.error(f"{name}={value!r} must be text in UTF-8 without control characters")
         return value
 
     def integer(self, name: str, default: int | None = None, *, least: int, most: int, unit: str = "") -> int:

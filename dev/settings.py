@@ -96,7 +96,7 @@ class Settings:
         env = Env("", environ)
         ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
-        home = _home(env.text("TANDEM_HOME", ".tandem"))
+        home = _home(env.text("TANDEM_HOME", ".tandem", printable=False))
         told = {name: environ[name] for name in sorted(PROCESS_SETTINGS) if name in environ}
         settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), told=told, **ports)
         settings.check_ports()
