@@ -80,8 +80,8 @@ def find(connection: Conn, chosen: argparse.Namespace) -> list[ParkedEvent]:
     if not (chosen.records or chosen.customer or everything):
         or_all = " or --all" if chosen.command == "redrive" else ""
         raise Fatal(f"dlq: no event is named; name records or --customer{or_all}")
-    wanted = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
-    rows = connection.execute(SQL["find"], wanted).fetchall()
+    selection = {**_columns(chosen.records), "customer": chosen.customer, "all": everything}
+    rows = connection.execute(SQL["find"], selection).fetchall()
     events = [ParkedEvent(RecordId(*row[:4]), bytes(row[4]), RecordId(row[0], row[1], row[2], row[5])) for row in rows]
     parked = {event.record[:3] for event in events}
     if missing := [str(record) for record in chosen.records if record[:3] not in parked]:

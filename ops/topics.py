@@ -32,15 +32,15 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
     partition count."""
     # The catalogue is small and each api reads all of it: one partition, one order.
     counts = {**dict.fromkeys(READERS, partitions), PRODUCTS: 1}
-    wanted = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
-    for name, future in admin.create_topics(wanted, request_timeout=TIMEOUT_S).items():
+    topics = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
+    for name, future in admin.create_topics(topics, request_timeout=TIMEOUT_S).items():
         try:
             future.result()
             print(f"topics: {name} created")
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
-    _await_leaders(admin, [topic.topic for topic in wanted])
+    _await_leaders(admin, [topic.topic for topic in topics])
     drift = settings.fetch_drift(admin, counts)
     settings.mend(admin, drift)
     for mended in drift:

@@ -47,8 +47,8 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
     catalogue = [astuple(product) for product in newest(events(log, PRODUCTS)).values()]
     entries = connection.execute(SQL["catalogue"], columns(catalogue)).rowcount if catalogue else 0
     published = lost(connection, events(log, INVENTORY), SQL["stored"])
-    wanted = {line.product_id for event in published.values() for line in event.data.items}
-    products, reservations = store.lock(connection, wanted, published.keys()).read()
+    product_ids = {line.product_id for event in published.values() for line in event.data.items}
+    products, reservations = store.lock(connection, product_ids, published.keys()).read()
     rebuilt, shortfalls = rebuild(published.values(), products, reservations)
     notes = cover_notes(shortfalls, "restocks", cover)
     if shortfalls:

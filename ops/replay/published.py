@@ -51,16 +51,16 @@ def events(log: Log, topic: str) -> Iterator[Any]:
 def lost(connection: Conn, published: Iterable[Decision], stored: LiteralString) -> dict[OrderId, Decision]:
     """The last decision published about each order that the database has not, or not yet so far. `stored` selects
     order id and state of the orders given."""
-    found: dict[OrderId, Decision] = {}
+    decisions: dict[OrderId, Decision] = {}
     for chunk in chunks(published, CHUNK_EVENTS):
         ids = list({event.subject for event in chunk})
         states: dict[str, str] = dict(connection.execute(stored, (ids,)).fetchall())
         for event in chunk:
             order_id = OrderId(event.subject)
-            before = found.get(order_id)
-            if (before is None or before.rank < event.rank) and RANKS[states.get(order_id)] < event.rank:
-                found[order_id] = event
-    return found
+            previous = decisions.get(order_id)
+            if (previous is None or previous.rank < event.rank) and RANKS[states.get(order_id)] < event.rank:
+                decisions[order_id] = event
+    return decisions
 
 
 def cover_notes(shortfalls: Sequence[object], missing: str, cover: str | None) -> list[str]:
@@ -71,13 +71,13 @@ def cover_notes(shortfalls: Sequence[object], missing: str, cover: str | None) -
     lines = [str(shortfall) for shortfall in shortfalls]
     if cover is not None:
         return [f"{missing} entered as {cover}:", *lines]
-    more = [f"… and {len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
+    rest = [f"… and {len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
     raise Fatal(
         "\n".join(
             [
                 f"replay: {missing} made after the backup are gone, and published decisions depend on them:",
                 *lines[:SHOWN_MAX],
-                *more,
+                *rest,
                 f"replay: nothing was changed; enter the {missing} again (the service takes them while it waits),",
                 "or run it with --cover, which enters the least that the published decisions prove",
             ]

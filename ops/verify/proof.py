@@ -188,9 +188,9 @@ class _Proof:
         """A line of each idempotency key, with the digest of the event stored under it. Reports what is wrong there."""
         for request in order.requests():
             yield f"{request.order_id}|{Tag.REQUEST}|{digest(request.event)}"
-            if what := audit.request_fault(request):
+            if fault := audit.request_fault(request):
                 subject = f"idempotency key {request.key!r} of {request.customer_id!r}"
-                self._report.violate(subject, Finding(ONCE, what))
+                self._report.violate(subject, Finding(ONCE, fault))
 
     def _write_claims(self, order: Snapshot, progress: Progress) -> None:
         """Where the log is trimmed, write the orders whose rows name a trimmed record. Such a row is all that is left
@@ -207,8 +207,8 @@ class _Proof:
                 partition = Partition(topic, number)
                 for offset, row in rows.items():
                     if contents.parked.get((partition, offset), row.digest) != row.digest:
-                        what = f"what {snapshot.group} has parked from there is not what the log has"
-                        self._report.violate(f"record {partition}@{offset}", Finding(WAITING, what))
+                        problem = f"what {snapshot.group} has parked from there is not what the log has"
+                        self._report.violate(f"record {partition}@{offset}", Finding(WAITING, problem))
 
     def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:
         """Offsets without a record are a loss, unless a transaction took them, or an operator had all readers skip
@@ -269,8 +269,8 @@ class _Proof:
             unread = self._judge_suspects(databases, first, second)
         for partition, offset in unlisted:
             if groups := second.unlisted(partition, offset):
-                what = f"it is not an event, and {', '.join(groups)} does not list it as parked"
-                self._report.violate(f"record {partition}@{offset}", Finding(WAITING, what))
+                problem = f"it is not an event, and {', '.join(groups)} does not list it as parked"
+                self._report.violate(f"record {partition}@{offset}", Finding(WAITING, problem))
         if behind:
             for reader in behind:
                 self._report.doubt(DECIDED, str(reader), 0)
@@ -286,10 +286,10 @@ class _Proof:
             for suspect in bucket.judge_suspects(self._directory, name, first, second):
                 unread += suspect.is_unread
                 for finding in suspect.findings:
-                    known = {}
+                    details = {}
                     if self._report.violations[finding.statement] < OFFENDERS_SHOWN:
-                        known = about_order(suspect.order_id, suspect.evidence, second, databases)
-                    self._report.violate(f"order {suspect.order_id}", finding, known)
+                        details = about_order(suspect.order_id, suspect.evidence, second, databases)
+                    self._report.violate(f"order {suspect.order_id}", finding, details)
         return unread
 
     def _conclude_audit(self, trial: Report, *, is_behind: bool) -> None:
@@ -297,9 +297,9 @@ class _Proof:
         self._keep_doubts(trial)
         for offender in trial.offenders:
             if offender.statement is WAITING and is_behind:
-                self._report.doubt(WAITING, f"{offender.subject}: {offender.what}; a reader is behind")
+                self._report.doubt(WAITING, f"{offender.subject}: {offender.problem}; a reader is behind")
             else:
-                self._report.violate(offender.subject, Finding(offender.statement, offender.what), offender.known)
+                self._report.violate(offender.subject, Finding(offender.statement, offender.problem), offender.details)
         for statement, count in trial.violations.items():
             if statement in self._report.violations:
                 self._report.violations[statement] = max(count, self._report.violations[statement])

@@ -25,8 +25,8 @@ class Offender:
     statement: Statement
     subject: str
     """`order 0199…`, `account cust-1`, `product sku-1`, `record orders/3@17`."""
-    what: str
-    known: dict[str, Any] = field(default_factory=dict)
+    problem: str
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass
@@ -51,17 +51,17 @@ class Report:
             return VIOLATED
         return UNPROVEN if self.unproven.total() else PROVED
 
-    def violate(self, subject: str, finding: Finding, known: dict[str, Any] | None = None) -> None:
+    def violate(self, subject: str, finding: Finding, details: dict[str, Any] | None = None) -> None:
         self.violations[finding.statement] += 1
         if sum(o.statement == finding.statement for o in self.offenders) < OFFENDERS_SHOWN:
-            self.offenders.append(Offender(finding.statement, subject, finding.what, known or {}))
+            self.offenders.append(Offender(finding.statement, subject, finding.problem, details or {}))
 
     def doubt(self, statement: Statement, reason: str, count: int = 1) -> None:
         """Something of a statement cannot be proved."""
         self.unproven[statement] += count
-        known = self.reasons.setdefault(statement, [])
-        if reason not in known:
-            known.append(reason)
+        reasons = self.reasons.setdefault(statement, [])
+        if reason not in reasons:
+            reasons.append(reason)
 
     def doubt_all(self, reason: str) -> None:
         """Nothing can be proved."""
@@ -111,9 +111,9 @@ class Report:
             statements = ", ".join(str(int(s)) for s in Statement if reason in self.reasons.get(s, []))
             print(printable(f"unproven {statements}: {reason}"))
         for offender in self.shown():
-            print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.what}"))
-            for name, known in offender.known.items():
-                for line in known if isinstance(known, list) else [known]:
+            print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.problem}"))
+            for name, detail in offender.details.items():
+                for line in detail if isinstance(detail, list) else [detail]:
                     text = line if isinstance(line, str) else orjson.dumps(line, default=str).decode()
                     print(f"  {name}: {printable(text)}")
         if self.parked:

@@ -31,7 +31,7 @@ class Finding(NamedTuple):
     """A breach: of which statement, and what is wrong."""
 
     statement: Statement
-    what: str
+    problem: str
 
 
 class Unproven(Exception):

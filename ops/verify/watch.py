@@ -87,7 +87,7 @@ def watch(settings: Settings, *, every_s: float, hosts: Hosts, port: int) -> Non
             report.doubt_all(f"the proof failed: {describe(error)}")
         metrics.take(report, started)
         for offender in report.shown():
-            logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.what)
+            logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.problem)
         for statement, reasons in report.reasons.items():
             logger.warning("unproven {}: {}", int(statement), "; ".join(reasons))
         logger.info("proof", exit_code=report.exit_code, took_s=round(report.took_s, 1), records=report.records)

@@ -74,16 +74,16 @@ class Whole(NamedTuple):
 
     def records(self) -> Iterator[Record]:
         """The records one by one. Raises `ValueError`, and `msgspec.DecodeError` for items that are none."""
-        what = ordered(self.items)
+        placed = ordered(self.items)
         paid = f"{self.customer_id}|{self.amount}|{self.currency}"
         for kind, offset in zip(self.kinds, self.offsets.split(","), strict=True):
             content = self.customer_id
             if kind == PLACED:
-                content = f"{paid}|{what.items}"
+                content = f"{paid}|{placed.items}"
             elif TOPIC_OF[kind] == PAYMENTS_TOPIC:
                 content = paid
             elif TOPIC_OF[kind] == INVENTORY_TOPIC:
-                content = f"{self.customer_id}|{what.lines if kind in MOVING else ''}"
+                content = f"{self.customer_id}|{placed.lines if kind in MOVING else ''}"
             yield Record(kind, int(self.number), int(offset), 0, content)
 
 
@@ -153,10 +153,10 @@ class Evidence(Struct):
 def gather(lines: Iterable[str]) -> dict[str, str]:
     """Put lines together by order: `tag|fields` for each, with line breaks between them."""
     texts: dict[str, str] = {}
-    known = texts.get
+    text_of = texts.get
     for line in lines:
         order_id = line[:ID_LENGTH]
-        before = known(order_id)
+        before = text_of(order_id)
         texts[order_id] = line[37:] if before is None else f"{before}\n{line[37:]}"
     return texts
 

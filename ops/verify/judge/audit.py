@@ -50,9 +50,9 @@ def request_fault(request: Request) -> str | None:
 def audit_claims(order: Snapshot, report: Report) -> None:
     """No two orders may say that the same record placed, decided or changed them."""
     for row in order.query(SQL["claimed_twice"], most=OFFENDERS_MAX):
-        what = f"its row and the row of {row['other']} name the same record of {row['source']}"
-        what += f": partition {row['partition']}, offset {row['offset']}"
-        report.violate(f"order {row['order_id']}", Finding(ONCE, what))
+        problem = f"its row and the row of {row['other']} name the same record of {row['source']}"
+        problem += f": partition {row['partition']}, offset {row['offset']}"
+        report.violate(f"order {row['order_id']}", Finding(ONCE, problem))
 
 
 def audit_money(payment: Snapshot, report: Report) -> None:
@@ -61,27 +61,27 @@ def audit_money(payment: Snapshot, report: Report) -> None:
         report.checked[MONEY] += total["accounts"]
         subject = f"ledger in {total['currency']}"
         if total["wrong"]:
-            what = f"{total['wrong']} entries have an amount or accounts that their kind does not allow"
-            report.violate(subject, Finding(MONEY, what))
+            problem = f"{total['wrong']} entries have an amount or accounts that their kind does not allow"
+            report.violate(subject, Finding(MONEY, problem))
         for name in ("sum_of_entries", "sum_of_accounts"):
             if total[name]:
-                what = f"customers, merchant and cash add up to {total[name]}, not zero, by {name.replace('_', ' ')}"
-                report.violate(subject, Finding(MONEY, what))
+                problem = f"customers, merchant and cash add up to {total[name]}, not zero, by {name.replace('_', ' ')}"
+                report.violate(subject, Finding(MONEY, problem))
     for row in payment.query(SQL["accounts"], most=OFFENDERS_MAX):
-        what = (
+        problem = (
             f"the balance is {row['balance']} {row['currency'] or ''}, the sum of its ledger is {row['entered'] or 0}"
         )
-        report.violate(f"account {row['customer_id']}", Finding(MONEY, what), {"row": row})
+        report.violate(f"account {row['customer_id']}", Finding(MONEY, problem), {"row": row})
 
 
 def audit_stock(inventory: Snapshot, report: Report) -> None:
     """Every stock is what its movements say."""
     report.checked[STOCK] += inventory.query(SQL["product_count"])[0]["products"]
     for row in inventory.query(SQL["products"], most=OFFENDERS_MAX):
-        what = f"{row['on_hand']} pieces are on hand, the sum of its movements is {row['moved'] or 0}"
+        problem = f"{row['on_hand']} pieces are on hand, the sum of its movements is {row['moved'] or 0}"
         if row["wrong"]:
-            what += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
-        report.violate(f"product {row['product_id']}", Finding(STOCK, what), {"row": row})
+            problem += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
+        report.violate(f"product {row['product_id']}", Finding(STOCK, problem), {"row": row})
 
 
 def audit_waiting(order: Snapshot, report: Report, deadline_s: float, parked: Sequence[Row]) -> None:
@@ -106,12 +106,12 @@ def audit_waiting(order: Snapshot, report: Report, deadline_s: float, parked: Se
             continue
         sides = f"payment {row['payment'] or 'open'}, inventory {row['inventory'] or 'open'}"
         waited = "no known time" if row["waited_s"] is None else f"{row['waited_s']:.0f} s"
-        what = f"it has been {row['status']} for {waited} ({sides}), at most {limit:.0f} s are allowed"
-        report.violate(f"order {row['order_id']}", Finding(WAITING, what), {"row": row})
+        problem = f"it has been {row['status']} for {waited} ({sides}), at most {limit:.0f} s are allowed"
+        report.violate(f"order {row['order_id']}", Finding(WAITING, problem), {"row": row})
     for row in behind_parked[:OFFENDERS_SHOWN]:
         report.doubt(WAITING, _behind_parked(row, first_parked[row["customer_id"]]))
-    if (more := len(behind_parked) - OFFENDERS_SHOWN) > 0:
-        report.doubt(WAITING, f"{more} more orders of customers with parked events have waited too long", more)
+    if (unshown := len(behind_parked) - OFFENDERS_SHOWN) > 0:
+        report.doubt(WAITING, f"{unshown} more orders of customers with parked events have waited too long", unshown)
 
 
 def _behind_parked(order: Row, parked: Row) -> str:

@@ -118,9 +118,9 @@ def _times(evidence: Evidence) -> Iterator[Finding]:
         placed = [r.at for r in evidence.records if r.kind == PLACED and r.at]
         if placed and row.placed_at and int(row.placed_at) not in placed:
             yield Finding(WAITING, f"its row has it placed at {row.placed_at} ms, the log at {placed[0]} ms")
-        told = [r.at for r in evidence.records if r.at and r.kind == OUTCOMES.get(row.status)]
-        if told and row.decided_at and int(row.decided_at) > max(told) + CLOCK_STEP_MS:
-            yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log at {max(told)} ms")
+        decided = [r.at for r in evidence.records if r.at and r.kind == OUTCOMES.get(row.status)]
+        if decided and row.decided_at and int(row.decided_at) > max(decided) + CLOCK_STEP_MS:
+            yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log at {max(decided)} ms")
 
 
 def _requests(evidence: Evidence, *, is_in_log: bool) -> Iterator[Finding]:
@@ -139,26 +139,26 @@ def _as_placed(
     due = ordered(items)
     if due.amount != amount:
         yield Finding(OUTCOME, f"its amount is {amount}, its items cost {due.amount}")
-    said = (customer_id, amount, currency)
+    charge = (customer_id, amount, currency)
     is_same_row = row is None or (
-        (row.customer_id, row.amount, row.currency) == said and ordered(row.items).items == items
+        (row.customer_id, row.amount, row.currency) == charge and ordered(row.items).items == items
     )
     if row is not None and not is_same_row and (row.amount or row.status != "awaiting_placed"):
         yield Finding(DECIDED, f"its row is not the order that was placed: {list(row)}, {list(placed)}")
     is_paid = payment is not None and (payment.amount or payment.state in (PAYMENT.good, PAYMENT.undone))
-    if payment is not None and is_paid and (payment.customer_id, payment.amount, payment.currency) != said:
-        yield Finding(OUTCOME, f"payment took {list(payment)} for an order of {list(said)}")
-    wanted = due.lines
+    if payment is not None and is_paid and (payment.customer_id, payment.amount, payment.currency) != charge:
+        yield Finding(OUTCOME, f"payment took {list(payment)} for an order of {list(charge)}")
+    pieces = due.lines
     if stock is not None and stock.state in (INVENTORY.good, INVENTORY.undone):
         reserved = reserved_lines(stock.items)
-        if (stock.customer_id, reserved) != (customer_id, wanted):
-            yield Finding(OUTCOME, f"inventory reserved {reserved} for an order of {wanted}")
+        if (stock.customer_id, reserved) != (customer_id, pieces):
+            yield Finding(OUTCOME, f"inventory reserved {reserved} for an order of {pieces}")
     for record in evidence.records:
         if record.kind in ("C", "R") and record.content != UNREADABLE:
-            if record.content.split("|")[:3] != list(said):
+            if record.content.split("|")[:3] != list(charge):
                 yield Finding(ONCE, f"{TYPES[record.kind]} says {record.content}, the order {[amount, currency]}")
-        elif record.kind in ("S", "L") and record.content.split("|")[1:2] != [wanted]:
-            yield Finding(ONCE, f"{TYPES[record.kind]} says {record.content}, the order {wanted}")
+        elif record.kind in ("S", "L") and record.content.split("|")[1:2] != [pieces]:
+            yield Finding(ONCE, f"{TYPES[record.kind]} says {record.content}, the order {pieces}")
 
 
 def _movements(stock: ReservationRow | None, evidence: Evidence) -> Iterator[Finding]:
@@ -168,14 +168,13 @@ def _movements(stock: ReservationRow | None, evidence: Evidence) -> Iterator[Fin
     if stock and not reserved and reserved_lines(stock.items):
         yield Finding(STOCK, f"inventory is {state}, and its row reserves {reserved_lines(stock.items)}")
     due = {"reserve": reserved, "release": reserved if state == INVENTORY.undone else ""}
-    for kind, wanted in due.items():
+    for kind, expected in due.items():
         moved = [(m.product_id, int(m.quantity)) for m in evidence.movements if m.kind == kind]
-        if lines(moved) == wanted:
+        if lines(moved) == expected:
             continue
         twice = [product for product, count in Counter(product for product, _ in moved).items() if count > 1]
         if twice:
             yield Finding(ONCE, f"several {kind}s of {', '.join(sorted(twice))} for it")
-        what = (
-            f"inventory is {state or 'undecided'}, and its {kind}s are {lines(moved) or 'none'}, not {wanted or 'none'}"
-        )
-        yield Finding(STOCK, what)
+        problem = f"inventory is {state or 'undecided'}, and its {kind}s are {lines(moved) or 'none'}"
+        problem += f", not {expected or 'none'}"
+        yield Finding(STOCK, problem)

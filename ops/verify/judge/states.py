@@ -98,14 +98,14 @@ def _log_alone(shape: Shape) -> Iterator[Finding]:
     if {"c", "j"} <= kinds:
         yield Finding(ONCE, "the log has it confirmed and rejected")
     for side, seen in ((PAYMENT, shape.payments), (INVENTORY, shape.inventory)):
-        said = {TYPES[kind] for kind, _ in seen}
+        published = {TYPES[kind] for kind, _ in seen}
         families = (
-            {f"{side.name}.{side.good}", f"{side.name}.{side.undone}"} & said,
-            {f"{side.name}.{side.bad}"} & said,
-            {f"{side.name}.{side.void}"} & said,
+            {f"{side.name}.{side.good}", f"{side.name}.{side.undone}"} & published,
+            {f"{side.name}.{side.bad}"} & published,
+            {f"{side.name}.{side.void}"} & published,
         )
         if sum(map(bool, families)) > 1:
-            yield Finding(ONCE, f"{side.name} decided twice: the log has {' and '.join(sorted(said))}")
+            yield Finding(ONCE, f"{side.name} decided twice: the log has {' and '.join(sorted(published))}")
 
 
 def possible_states(side: Side, seen: Iterable[Seen]) -> set[str | None]:
@@ -128,7 +128,7 @@ def possible_states(side: Side, seen: Iterable[Seen]) -> set[str | None]:
     return states
 
 
-def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], trimmed: bool) -> Iterator[Finding]:
+def _side(shape: Shape, side: Side, state: str | None, published: tuple[Seen, ...], trimmed: bool) -> Iterator[Finding]:
     """A side's row against the records it has read, and against what it has published."""
     name, reader = side.name, side.reader
     placed = [progress[reader] for kind, progress in shape.orders if kind == PLACED]
@@ -138,7 +138,7 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
         if state not in possible:
             yield _impossible(side, state, possible, any(p in APPLIED for p in revoked))
     # A side stores before it publishes, but perhaps after our snapshot: then the record that led to it is unread.
-    kinds = {kind for kind, _ in said}
+    kinds = {kind for kind, _ in published}
     has_read_all = all(p in APPLIED for p in placed) if placed else shape.trimmed.orders
     if state is not None:
         allowed = {side.kind(state)}
@@ -146,7 +146,7 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
             allowed |= {side.kind(side.good), side.kind(side.undone)}
         for kind in sorted(kinds - allowed):
             yield Finding(ONCE, f"{name} published {TYPES[kind]}, and its row says {state}")
-    elif said and (has_read_all or _only_parked(placed + revoked, said)):
+    elif published and (has_read_all or _only_parked(placed + revoked, published)):
         yield Finding(DECIDED, f"{name} published {', '.join(sorted(TYPES[k] for k in kinds))}, and has no row")
     if not trimmed:
         final = {side.kind(side.undone), side.kind(side.bad), side.kind(side.void)}
@@ -156,12 +156,12 @@ def _side(shape: Shape, side: Side, state: str | None, said: tuple[Seen, ...], t
             yield Finding(WAITING, f"{name} has passed the order, and the log has no answer to it")
 
 
-def _only_parked(fates: Collection[str], said: Collection[Seen]) -> bool:
+def _only_parked(fates: Collection[str], published: Collection[Seen]) -> bool:
     """Whether a side claims to have taken nothing of an order about which it has published. Events that were in the log
     when the saga's snapshot was taken were published before the side's snapshot, so a redrive between the two raises no
     alarm."""
     never_taken = bool(fates) and not any(fate in (*APPLIED, UNREAD, *GIVEN_UP) for fate in fates)
-    return never_taken and any(UNREAD not in progress for _, progress in said)
+    return never_taken and any(UNREAD not in progress for _, progress in published)
 
 
 def _impossible(side: Side, state: str | None, possible: set[str | None], revoked: bool) -> Finding:
@@ -169,14 +169,14 @@ def _impossible(side: Side, state: str | None, possible: set[str | None], revoke
     if state is None:
         return Finding(DECIDED, f"{name} has passed the order and has no row for it")
     if possible == {None}:
-        what = f"{name} has a row, {state}, for an order that is not in the part of the log it has read"
-        return Finding(DECIDED, what)
+        problem = f"{name} has a row, {state}, for an order that is not in the part of the log it has read"
+        return Finding(DECIDED, problem)
     if state == side.undone and not revoked:
         return Finding(OUTCOME, f"it is {state}, and nothing in the log revokes it")
     if state == side.good and revoked:
         return Finding(OUTCOME, f"it was revoked, and is still {state}")
-    wanted = " or ".join(sorted(str(p) for p in possible))
-    return Finding(OUTCOME, f"{name}'s row says {state} where what it has read leads to {wanted}")
+    expected = " or ".join(sorted(str(p) for p in possible))
+    return Finding(OUTCOME, f"{name}'s row says {state} where what it has read leads to {expected}")
 
 
 def _ledger(shape: Shape) -> Iterator[Finding]:
@@ -195,7 +195,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
     """The order's row against the records which the saga has passed."""
     placed = [progress[0] for kind, progress in shape.orders if kind == PLACED]
     applied = [kind for kind, progress in shape.orders if progress[0] in APPLIED]
-    said = {
+    decisions = {
         "payment": [kind for kind, progress in shape.payments if progress in APPLIED],
         "inventory": [kind for kind, progress in shape.inventory if progress in APPLIED],
     }
@@ -206,14 +206,14 @@ def _saga(shape: Shape) -> Iterator[Finding]:
     if shape.row is None:
         if PLACED in applied:
             yield Finding(DECIDED, "the saga has passed the order and has no row for it")
-        elif said["payment"] or said["inventory"]:
+        elif decisions["payment"] or decisions["inventory"]:
             yield Finding(DECIDED, "the saga has passed a decision about it and has no row for it")
         elif (
             placed and any(k in OUTCOMES.values() and p[0] != UNREAD for k, p in shape.orders) and UNREAD not in placed
         ):
             yield Finding(DECIDED, "the log has its outcome, and the saga claims that it never processed the order")
         return
-    if not any(shape.trimmed) and PLACED not in applied and not any(said.values()):
+    if not any(shape.trimmed) and PLACED not in applied and not any(decisions.values()):
         yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
         return
     status, payment, stock, _ = shape.row
@@ -221,14 +221,14 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         (PAYMENT, payment, shape.trimmed.payments),
         (INVENTORY, stock, shape.trimmed.inventory),
     ):
-        ranks = {kind: RANK[kind] for kind in said[side.name]}
+        ranks = {kind: RANK[kind] for kind in decisions[side.name]}
         most = max(ranks.values(), default=0)
         own = side.kind(state)
         if RANK[own] < most or (not trimmed and (RANK[own] > most or (own and own not in ranks))):
             read = ", ".join(sorted(TYPES[kind] for kind in ranks)) or "nothing"
             yield Finding(OUTCOME, f"the saga has read {read} from {side.topic}, and its row says {state or 'nothing'}")
-    if placed and (wrong := _status_is_wrong(status, payment, stock, applied)):
-        yield Finding(OUTCOME, wrong)
+    if placed and (problem := _status_problem(status, payment, stock, applied)):
+        yield Finding(OUTCOME, problem)
     if not placed and shape.trimmed.orders:
         if not shape.claims and status != "awaiting_placed":
             yield Finding(DECIDED, "there is a row for it, and it names no record that was trimmed from the log")
@@ -241,7 +241,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
             yield Finding(WAITING, f"the saga has decided {status}, and the log has no order.{status}")
 
 
-def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) -> str | None:
+def _status_problem(status: str, payment: str, stock: str, applied: list[str]) -> str | None:
     """The reason why the saga cannot have reached this status by the records it has read, if there is one."""
     if PLACED not in applied:
         return None if status == "awaiting_placed" else f"it is {status} before the saga has read order.placed"
@@ -250,13 +250,13 @@ def _status_is_wrong(status: str, payment: str, stock: str, applied: list[str]) 
         case "awaiting_placed":
             return "the saga has read order.placed, and its row still awaits it"
         case "pending":
-            if told := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *OUTCOMES.values()}):
-                return f"the saga has read {', '.join(told)}, and it is still pending"
+            if types := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *OUTCOMES.values()}):
+                return f"the saga has read {', '.join(types)}, and it is still pending"
             if payment == "declined" or stock == "rejected" or (payment, stock) == ("completed", "reserved"):
                 return f"payment is {payment or 'open'}, inventory {stock or 'open'}, and it is still pending"
         case "confirmed":
-            if told := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *REVOCATIONS}):
-                return f"the saga has read {', '.join(told)}, and it is confirmed"
+            if types := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *REVOCATIONS}):
+                return f"the saga has read {', '.join(types)}, and it is confirmed"
             if (payment, stock) != ("completed", "reserved") and "c" not in after:
                 return f"it is confirmed with payment {payment or 'open'} and inventory {stock or 'open'}"
         case "rejected":
@@ -288,18 +288,18 @@ def _outcome(shape: Shape) -> Iterator[Finding]:
         return
     status, *states, settled = shape.row
     if (settled == "t") != ((status, *states) in FINAL):
-        how = "settled" if settled == "t" else "not settled"
+        claim = "settled" if settled == "t" else "not settled"
         yield Finding(
-            OUTCOME, f"its row says {how}: {status}, payment {states[0] or 'open'}, inventory {states[1] or 'open'}"
+            OUTCOME, f"its row says {claim}: {status}, payment {states[0] or 'open'}, inventory {states[1] or 'open'}"
         )
-    for side, known, state in ((PAYMENT, states[0], shape.payment), (INVENTORY, states[1], shape.stock)):
-        if not known or state == known or (known, state) == (side.good, side.undone):
+    for side, stored, state in ((PAYMENT, states[0], shape.payment), (INVENTORY, states[1], shape.stock)):
+        if not stored or state == stored or (stored, state) == (side.good, side.undone):
             continue
         unread = any(progress[side.reader] not in APPLIED for _, progress in shape.orders)
         if state is None and unread:
             continue  # the side was restored and is reading again
         statement = DECIDED if state is None else OUTCOME
-        yield Finding(statement, f"the order's row has {side.name} {known}, and {side.name} says {state or 'nothing'}")
+        yield Finding(statement, f"the order's row has {side.name} {stored}, and {side.name} says {state or 'nothing'}")
 
 
 def _accepted(shape: Shape) -> Iterator[Finding]:
@@ -307,5 +307,5 @@ def _accepted(shape: Shape) -> Iterator[Finding]:
         if not shape.trimmed.orders:
             yield Finding(DECIDED, "it was acknowledged to a client, and the log does not have it")
         elif shape.row is None:
-            what = "it was acknowledged to a client, and neither the kept log nor the order database has it"
-            yield Finding(DECIDED, what)
+            problem = "it was acknowledged to a client, and neither the kept log nor the order database has it"
+            yield Finding(DECIDED, problem)

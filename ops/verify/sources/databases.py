@@ -207,7 +207,7 @@ def mismatches(
 
 def about_order(order_id: str, evidence: Evidence, progress: Progress, databases: Sequence[Snapshot]) -> dict[str, Any]:
     """Everything known of an order that breaks a statement, for the report."""
-    known: dict[str, Any] = {}
+    details: dict[str, Any] = {}
     customers = {order.customer_id for order in evidence.orders} | {p.customer_id for p in evidence.payments}
     customers |= {reservation.customer_id for reservation in evidence.reservations}
     customers |= {record.content.split(SEPARATOR)[0] for record in evidence.records if record.kind == PLACED}
@@ -215,13 +215,13 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
         table = TABLES[snapshot.database][0]
         if is_order_id(order_id):
             rows = snapshot.query(SQL["row"].format(table=table), order_id=order_id)
-            known[table.removesuffix("s")] = [row["row"] for row in rows] or "no row"
+            details[table.removesuffix("s")] = [row["row"] for row in rows] or "no row"
         for customer in sorted(customers):
             if parked := snapshot.query(SQL["parked_of"], customer_id=customer):
-                known[f"parked by {snapshot.group}"] = parked
-    known["ledger"] = [row._asdict() for row in evidence.entries] or "no entry"
-    known["movements"] = [row._asdict() for row in evidence.movements] or "no movement"
-    known["log"] = [
+                details[f"parked by {snapshot.group}"] = parked
+    details["ledger"] = [row._asdict() for row in evidence.entries] or "no entry"
+    details["movements"] = [row._asdict() for row in evidence.movements] or "no movement"
+    details["log"] = [
         {
             "event": TYPES[record.kind],
             "at": f"{record.partition}@{record.offset}",
@@ -232,4 +232,4 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
         }
         for record in evidence.records
     ] or "no record"
-    return known
+    return details

@@ -107,8 +107,8 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
     head = f"{digested}|" if kind == PLACED else ""
     try:
         line = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|{at}|{head}{_content(kind, data)}"
-        wanted = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
-        if line.count("|") == wanted and line.isprintable():
+        separators = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
+        if line.count("|") == separators and line.isprintable():
             return line
     except UNDECODABLE:
         pass
