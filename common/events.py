@@ -355,8 +355,8 @@ def rfc3339(at: Milliseconds) -> str:
     """`1700000000123` as `2023-11-14T22:13:20.123Z`. The text up to the second is cached: a batch shares it."""
     global _second
     second, milli = divmod(at, 1000)
-    known, prefix = _second
-    if known != second:
+    cached, prefix = _second
+    if cached != second:
         prefix = datetime.fromtimestamp(second, UTC).strftime("%Y-%m-%dT%H:%M:%S.")
         _second = (second, prefix)
     return f"{prefix}{milli:03d}Z"

@@ -29,10 +29,10 @@ def main() -> int:
     with LOCK.open() as lock:
         wait_for(lock)
         # A venv cannot be moved, as its scripts contain its path. So the stamp has the path too, and justw compares it.
-        wanted = f"{ROOT} {lock.read()}"
+        expected = f"{ROOT} {lock.read()}"
         stamp = STAMP.read_text() if STAMP.exists() else ""
         usable = stamp.startswith(f"{ROOT} ") and works(VENV)
-        if usable and stamp == wanted:
+        if usable and stamp == expected:
             return 0
         started = time.monotonic()
         if usable:
@@ -43,9 +43,9 @@ def main() -> int:
             if subprocess.run([sys.executable, "-I", "-m", "venv", VENV]).returncode:
                 print(f"justw: cannot make {VENV}; see above", flush=True)
                 return 2
-        if not install(len(re.findall(r"^\S+==", wanted, re.MULTILINE))):
+        if not install(len(re.findall(r"^\S+==", expected, re.MULTILINE))):
             return 2
-        STAMP.write_text(wanted)
+        STAMP.write_text(expected)
         print(f"justw: .venv is ready after {time.monotonic() - started:.0f} s", flush=True)
     return 0
 

@@ -97,7 +97,7 @@ def exclusive(home: Path) -> Iterator[None]:
 
 
 def _acquire(lock: IO[str]) -> None:
-    until, told = time.monotonic() + LOCK_WAIT_S, False
+    until, reported = time.monotonic() + LOCK_WAIT_S, False
     while True:
         try:
             return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -106,9 +106,9 @@ def _acquire(lock: IO[str]) -> None:
             other = f"another command (pid {lock.read() or 'unknown'})"
         if time.monotonic() > until:
             raise HomeError(f"{other} has not finished after {LOCK_WAIT_S} s; end it, and try again")
-        if not told:
+        if not reported:
             print(f"waiting until {other} has finished, for {LOCK_WAIT_S} s at most", flush=True)
-            told = True
+            reported = True
         time.sleep(0.1)
 
 

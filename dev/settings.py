@@ -105,9 +105,9 @@ class Settings:
     def check_ports(self) -> None:
         """Raises `Fatal` when two ports are the same, or will be when a service is scaled."""
         ports = {name.upper(): getattr(self, name) for name in PORT_SETTINGS if name != "admin_port_base"}
-        for (one, port), (other, same) in combinations(ports.items(), 2):
-            if port == same:
-                raise Fatal(f"{one}={port} and {other}={same} are the same; each needs a port of its own")
+        for (name, port), (other_name, other_port) in combinations(ports.items(), 2):
+            if port == other_port:
+                raise Fatal(f"{name}={port} and {other_name}={other_port} are the same; each needs a port of its own")
         first, last = (self.admin_port_base + offset for offset in (ADMIN_PORTS[0], ADMIN_PORTS[-1]))
         for name, port in ports.items():
             if first <= port <= last:
@@ -258,7 +258,7 @@ _NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_CALLER", "TANDEM_TEST_")
 
 free_port_range = range(20_000, 32_000)
 """Below the ports of outgoing connections. Tests that run side by side share it out."""
-_given: set[int] = set()
+_handed_out: set[int] = set()
 """Ports given out by this process: a server may not listen yet on what it was given."""
 
 
@@ -269,12 +269,12 @@ def free_ports(count: int) -> list[int]:
         while len(sockets) < count:
             candidate = socket.socket()
             try:
-                candidate.bind((HOST, random.choice([port for port in free_port_range if port not in _given])))
+                candidate.bind((HOST, random.choice([port for port in free_port_range if port not in _handed_out])))
             except OSError:
                 candidate.close()
             else:
                 sockets.append(candidate)
-                _given.add(candidate.getsockname()[1])
+                _handed_out.add(candidate.getsockname()[1])
         return [s.getsockname()[1] for s in sockets]
     finally:
         for s in sockets:

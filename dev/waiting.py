@@ -146,7 +146,7 @@ def cause(log: Sequence[str]) -> str:
     }
     complaints = [line for line in lines if remedies[line] or _COMPLAINT.search(line)] or lines
     last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES][::-1]
-    known = dict.fromkeys(remedy for line in last for remedy in remedies[line])
+    advice = dict.fromkeys(remedy for line in last for remedy in remedies[line])
     return "\n".join(
-        [*(f"    {line}" for line in last or ["(it has logged nothing)"]), *(f"    -> {remedy}" for remedy in known)]
+        [*(f"    {line}" for line in last or ["(it has logged nothing)"]), *(f"    -> {remedy}" for remedy in advice)]
     )

@@ -92,10 +92,10 @@ class Service:
         """The body of the answer; None if the service refuses."""
         return b"{}" if await self.write(_decode(body)) else None
 
-    async def write(self, job: Job, **more: str) -> bool:
+    async def write(self, job: Job, **columns: str) -> bool:
         """Run the transaction. Returns whether it wrote its row."""
         async with self._pool.connection() as connection:
-            cursor = await connection.execute(self._statement, msgspec.structs.asdict(job) | more)
+            cursor = await connection.execute(self._statement, msgspec.structs.asdict(job) | columns)
             return await cursor.fetchone() == (1,)
 
 

@@ -26,8 +26,8 @@ def next_rate(rate: float, settled_per_s: float, backlog: float, *, rising: bool
     """
     if rising and backlog <= TARGET_S * rate:
         return min(RATE_MAX, rate * STEP_MAX), True
-    wanted = settled_per_s + (TARGET_S * settled_per_s - backlog) / PULL_S
-    return min(RATE_MAX, max(RATE_MIN, rate / STEP_MAX, min(wanted, rate * STEP_MAX))), False
+    target = settled_per_s + (TARGET_S * settled_per_s - backlog) / PULL_S
+    return min(RATE_MAX, max(RATE_MIN, rate / STEP_MAX, min(target, rate * STEP_MAX))), False
 
 
 def why_not_held(rate: float, times_s: Sequence[float], backlog: Sequence[float]) -> str:

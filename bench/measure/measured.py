@@ -137,12 +137,12 @@ def evaluate(name: str, mode: Mode, records: Records, outcomes: dict[str, Outcom
     start_ms = records.started_wall_ns // 1_000_000
     load_s = min(records.elapsed_s, spec.duration_s) if mode == "closed" else spec.duration_s
     end_ms = start_ms + load_s * 1_000
-    known = [(number, outcomes[order_id]) for number, order_id in records.ids if order_id in outcomes]
-    statuses = Counter(outcome.status for _, outcome in known)
-    in_time = sum(1 for _, outcome in known if outcome.status == "confirmed" and outcome.decided_ms <= end_ms)
+    decided = [(number, outcomes[order_id]) for number, order_id in records.ids if order_id in outcomes]
+    statuses = Counter(outcome.status for _, outcome in decided)
+    in_time = sum(1 for _, outcome in decided if outcome.status == "confirmed" and outcome.decided_ms <= end_ms)
     answered_in_time = sum(1 for number, _ in records.ids if records.done_ns[number] <= load_s * 1e9)
-    settled_us = [settle_us(records, number, outcome) for number, outcome in known if outcome.decided_ms]
-    last_ms = max((outcome.decided_ms for _, outcome in known), default=0)
+    settled_us = [settle_us(records, number, outcome) for number, outcome in decided if outcome.decided_ms]
+    last_ms = max((outcome.decided_ms for _, outcome in decided), default=0)
     warnings = []
     if (refused := records.requests * spec.lines - orders) > 0:
         warnings.append(f"{refused} of the orders sent many to a request were not accepted")

@@ -174,12 +174,12 @@ class Inbox:
             return
         self._committed_at = time.monotonic()
         self._sent.update(self._uncommitted)
-        wanted = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
+        offsets = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
         self._uncommitted = {}
         try:
-            self._consumer.commit(offsets=wanted, asynchronous=True)
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            self._on_commit(error.args[0], wanted)
+            self._on_commit(error.args[0], offsets)
 
     def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
         """Retry the offsets that were refused, unless the partition is lost or a later offset has been sent."""

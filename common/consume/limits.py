@@ -12,9 +12,9 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """The largest record that can be parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
 
 
-def check_partitions(configured: int, found: Mapping[str, int]) -> None:
-    """The configured partition count is the broker's. `found` is by topic."""
-    for topic, partitions in found.items():
+def check_partitions(configured: int, counts: Mapping[str, int]) -> None:
+    """The configured partition count is the broker's. `counts` is by topic."""
+    for topic, partitions in counts.items():
         if partitions != configured:
             raise Fatal(
                 f"TOPIC_PARTITIONS={configured}, but topic {topic!r} has {partitions} partitions; set it to the count "
@@ -22,9 +22,9 @@ def check_partitions(configured: int, found: Mapping[str, int]) -> None:
             )
 
 
-def check_message_size(found: Mapping[str, int]) -> None:
-    """Every record that a topic accepts can be parked. `found` is each topic's max.message.bytes."""
-    for topic, size in found.items():
+def check_message_size(sizes: Mapping[str, int]) -> None:
+    """Every record that a topic accepts can be parked. `sizes` is each topic's max.message.bytes."""
+    for topic, size in sizes.items():
         if size > MESSAGE_BYTES_MAX:
             raise Fatal(
                 f"topic {topic!r} accepts messages of max.message.bytes={size}, but an event of over "

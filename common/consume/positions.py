@@ -70,16 +70,20 @@ def start_offset(
 
 
 def starts(
-    connection: Conn, admin: AdminClient, consumer: Consumer, topics: Mapping[str, Topic], wanted: Sequence[Partition]
+    connection: Conn,
+    admin: AdminClient,
+    consumer: Consumer,
+    topics: Mapping[str, Topic],
+    partitions: Sequence[Partition],
 ) -> list[Start]:
     """Where to begin in these partitions. Raises `LossDetected`, or `Transient` when it cannot be known now.
 
     The committed offsets are read before the positions: another instance may be at work, and both only rise.
     """
-    committed = broker.committed_offsets(consumer, wanted)
+    committed = broker.committed_offsets(consumer, partitions)
     stored = _load(connection, topics)
     skipped = _skipped(connection, topics)
-    bounds = broker.log_bounds(admin, wanted)
+    bounds = broker.log_bounds(admin, partitions)
     return [
         Start(
             *partition,
@@ -125,8 +129,8 @@ def _load(connection: Conn, topics: Mapping[str, Topic]) -> dict[Partition, Stor
         rows = connection.execute("SELECT topic, partition, topic_id, next_offset FROM positions").fetchall()
     stored = {Partition(topic, number): Stored(topic_id, offset) for topic, number, topic_id, offset in rows}
     for topic in topics.values():
-        known = sum(partition.topic == topic.name for partition in stored)
-        broker.check_partitions_known(topic.name, topic.partitions, known)
+        stored_count = sum(partition.topic == topic.name for partition in stored)
+        broker.check_partitions_known(topic.name, topic.partitions, stored_count)
     return stored
 
 
@@ -146,8 +150,8 @@ _ADVANCE: Final = """
 
 def lock(connection: Conn, partitions: Iterable[Partition]) -> "psycopg.Cursor[Any]":
     """Lock the positions for the rest of the transaction. `fetch` reads them after the pipeline has ended."""
-    wanted = list(partitions)
-    return connection.execute(_LOCK, ([p.topic for p in wanted], [p.number for p in wanted]))
+    partitions = list(partitions)
+    return connection.execute(_LOCK, ([p.topic for p in partitions], [p.number for p in partitions]))
 
 
 def fetch(cursor: "psycopg.Cursor[Any]") -> dict[Partition, int]:

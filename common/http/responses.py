@@ -21,10 +21,10 @@ def header(scope: Scope, name: bytes) -> str:
     return b", ".join(value for key, value in scope["headers"] if key == name).decode("latin-1")
 
 
-def request_id(given: bytes | None) -> bytes:
+def request_id(supplied: bytes | None) -> bytes:
     """The caller's id if it can be repeated in a header, else a new one."""
-    if given is not None and _REQUEST_ID.fullmatch(given):
-        return given
+    if supplied is not None and _REQUEST_ID.fullmatch(supplied):
+        return supplied
     return b"%016x" % random.getrandbits(64)
 
 
@@ -33,8 +33,8 @@ def request_id_of(scope: Scope) -> bytes:
     state: dict[str, Any] = scope.setdefault("state", {})
     kept: bytes | None = state.get("request_id")
     if kept is None:
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        kept = state["request_id"] = request_id(given)
+        supplied = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        kept = state["request_id"] = request_id(supplied)
     return kept
 
 

@@ -79,16 +79,16 @@ def topic_ends(admin: AdminClient, names: Iterable[str]) -> dict[Partition, int]
 
 def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
     """The first offset of each partition, and its end: two requests for all of them."""
-    wanted = list(partitions)
-    starts = _log_offsets(admin, wanted, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-    ends = log_ends(admin, wanted)
+    partitions = list(partitions)
+    starts = _log_offsets(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    ends = log_ends(admin, partitions)
     return {partition: (start, ends[partition]) for partition, start in starts.items()}
 
 
 def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
-    wanted = {TopicPartition(*partition): spec for partition in partitions}
+    specs = {TopicPartition(*partition): spec for partition in partitions}
     with query("the ends of the log cannot be read"):
-        futures = admin.list_offsets(wanted, request_timeout=REQUEST_TIMEOUT_S) if wanted else {}
+        futures = admin.list_offsets(specs, request_timeout=REQUEST_TIMEOUT_S) if specs else {}
         return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
 
@@ -111,9 +111,9 @@ def committed_offsets(
 
 def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:
     """The size of the largest message that each topic accepts."""
-    wanted = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
+    resources = [ConfigResource(ConfigResource.Type.TOPIC, topic) for topic in topics]
     with query("max.message.bytes cannot be read"):
-        futures = admin.describe_configs(wanted, request_timeout=REQUEST_TIMEOUT_S)
+        futures = admin.describe_configs(resources, request_timeout=REQUEST_TIMEOUT_S)
         return {topic.name: int(future.result()["max.message.bytes"].value) for topic, future in futures.items()}
 
 

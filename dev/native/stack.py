@@ -237,8 +237,8 @@ class NativeStack(Stack):
                     stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                 )  # fmt: skip
             except subprocess.TimeoutExpired as late:
-                said = cause((late.stdout or b"").decode(errors="replace").splitlines())
-                raise StackError(f"python -m {command} has not ended after {SET_UP_S} s:\n{said}") from None
+                complaint = cause((late.stdout or b"").decode(errors="replace").splitlines())
+                raise StackError(f"python -m {command} has not ended after {SET_UP_S} s:\n{complaint}") from None
             if done.returncode != 0:
                 raise StackError(f"python -m {command} failed:\n{cause(done.stdout.splitlines())}")
             print(done.stdout, end="", flush=True)

@@ -148,10 +148,10 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         processes.thaw([status.pid for status in self.statuses().values() if status.name in names and status.pid])
         for name in names:
             self._tolerating(Faults.NOT_RUNNING, "stopProcess", name, False)
-        told = time.monotonic()
+        reported_at = time.monotonic()
         while left := [s.name for s in self.statuses().values() if s.name in names and s.state not in STATES_ENDED]:
-            if time.monotonic() - told > REPORT_EVERY_S:
-                told = time.monotonic()
+            if time.monotonic() - reported_at > REPORT_EVERY_S:
+                reported_at = time.monotonic()
                 print(f"waiting for {', '.join(left)} to end", flush=True)
             time.sleep(0.05)
 

@@ -165,6 +165,6 @@ class Broker(Server):
 def check_meta(path: Path) -> None:
     """Raises `StartError` when the broker could not know its data by this file."""
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    known = {name: value for name, _, value in (line.partition("=") for line in lines)}
-    if lacking := [name for name in ("version", "cluster.id", "node.id") if not known.get(name)]:
+    properties = {name: value for name, _, value in (line.partition("=") for line in lines)}
+    if lacking := [name for name in ("version", "cluster.id", "node.id") if not properties.get(name)]:
         raise StartError(f"kafka: {path} is damaged (it has no {', '.join(lacking)}); {SEE_OPERATIONS}")

@@ -169,11 +169,11 @@ def _lines(description: str, *problem: type) -> dict[str, Any]:
     return {"description": description, "content": content}
 
 
-def _operation(summary: str, responses: dict[int, Any], problems: tuple[int, ...], **more: Any) -> dict[str, Any]:
+def _operation(summary: str, responses: dict[int, Any], problems: tuple[int, ...], **members: Any) -> dict[str, Any]:
     for status in sorted({*problems, *_OF_ANY_REQUEST}):
         content = _content(ProblemDocument, (CONTENT_TYPE.decode(),))
         responses[status] = {"description": _PROBLEMS[status], "content": content}
-    return {"summary": summary, "responses": {str(status): answer for status, answer in responses.items()}, **more}
+    return {"summary": summary, "responses": {str(status): answer for status, answer in responses.items()}, **members}
 
 
 def _page_parameters() -> list[dict[str, Any]]:

@@ -30,8 +30,8 @@ class Batch:
             store.insert_orders(connection, new)
 
     def update(self, connection: Conn) -> None:
-        if known := [row for row in self.changed if row.stored]:
-            store.update_orders(connection, known)
+        if stored := [row for row in self.changed if row.stored]:
+            store.update_orders(connection, stored)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The outcomes. They are stored by now, so reading them back changes nothing."""

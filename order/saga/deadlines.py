@@ -71,8 +71,8 @@ def walk_end(due_until: Mapping[int, Milliseconds]) -> Milliseconds:
 def to_watch(pending: Iterable[Pending]) -> set[str]:
     """The orders to read again at the next sweep, at most `WATCHED_MAX`: first those not due yet, then the newest of
     the others, which a wrong clock may have made due too early."""
-    wanted = sorted(pending, key=lambda order: (order.due, -order.placed_at))
-    return {order.order_id for order in wanted[:WATCHED_MAX]}
+    ranked = sorted(pending, key=lambda order: (order.due, -order.placed_at))
+    return {order.order_id for order in ranked[:WATCHED_MAX]}
 
 
 class DeadlineTimer(Worker):

@@ -69,19 +69,19 @@ EVERYTHING: Final = Admission()
 def admission(samples: Sequence[Sample], settle_within_s: float, backlog_max: int) -> Admission:
     """What to admit, from the last samples, the latest last. `backlog_max` is in orders."""
     latest = samples[-1]
-    found = EVERYTHING
+    admitted = EVERYTHING
     for feed, waiting in latest.waiting.items():
         settled_per_s = speed(feed, samples)
         limit = min(backlog_max - latest.waiting_most[feed] + waiting, settle_within_s * settled_per_s)
-        if limit - waiting < found.singles:
-            found = found._replace(
+        if limit - waiting < admitted.singles:
+            admitted = admitted._replace(
                 singles=max(0.0, limit - waiting),
                 many=max(0.0, MANY_SHARE * limit - waiting),
                 reason=f"{waiting:,.0f} orders wait for {feed}, which is behind or away",
                 retry_after_s=1 if settled_per_s == inf else 1 + ceil(max(0.0, waiting - limit) / settled_per_s),
             )
-        found = found._replace(wait_s=max(found.wait_s, waiting / settled_per_s))
-    return found
+        admitted = admitted._replace(wait_s=max(admitted.wait_s, waiting / settled_per_s))
+    return admitted
 
 
 def speed(feed: Feed, samples: Sequence[Sample]) -> float:
