@@ -42,8 +42,8 @@ async def receive_body(
     """
     content_type = headers.get(b"content-type")
     if content_type not in types and not is_of_type(content_type, types):
-        problem = "is missing" if content_type is None else f"is {content_type.decode('latin-1')!r}"
-        detail = f"content-type {problem}, must be {b' or '.join(types).decode()}, in UTF-8"
+        stated = "is missing" if content_type is None else f"is {content_type.decode('latin-1')!r}"
+        detail = f"content-type {stated}, must be {b' or '.join(types).decode()}, in UTF-8"
         raise ProblemError(Problem(415, "unsupported-media-type", "Unsupported media type", detail))
     if int(headers.get(b"content-length", b"0")) > bytes_max:  # before the client is told to go on and send it
         raise ProblemError(problem.too_large(f"the body is over {bytes_max} bytes"))
