@@ -123,7 +123,8 @@ def logs(env: Env) -> Logs:
     level = env.text("LOG_LEVEL", "INFO")
     if level.upper() not in LOG_LEVELS:
         raise env.error(f"LOG_LEVEL={level!r} must be one of {', '.join(LOG_LEVELS)}")
-    return Logs(level.upper(), env.choice("LOG_FORMAT", "text" if sys.stdout.isatty() else "json", LOG_FORMATS))
+    for_people = sys.stdout is not None and sys.stdout.isatty()  # a closed one is None
+    return Logs(level.upper(), env.choice("LOG_FORMAT", "text" if for_people else "json", LOG_FORMATS))
 
 
 @dataclass(frozen=True, slots=True)

@@ -296,3 +296,11 @@ def test_ps_tells_of_processes_that_go_on_without_their_supervisor(
     processes.record(tmp_path, "payment-1", child().pid)
     with pytest.raises(StackError, match="1 processes of an earlier run go on, and 'just down' ends them"):
         NativeStack(Settings(home=tmp_path)).ps()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_command_whose_streams_are_closed_does_its_work(closed: str, tmp_path: Path) -> None:
+    variables = {**os.environ, "TANDEM_HOME": str(tmp_path)}
+    command = ["sh", "-c", f'exec "$0" -m dev down {closed}', sys.executable]
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
