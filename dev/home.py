@@ -86,14 +86,23 @@ def delete_data(home: Path) -> None:
 def exclusive(home: Path) -> Iterator[None]:
     """Let one command at a time change a stack. The next one waits for `LOCK_WAIT_S`. Raises `HomeError`."""
     with _naming(home):
-        lock = (home / "lock").open("a+")
+        lock = _open_lock(home / "lock")
     with lock:
         _acquire(lock)
-        with contextlib.suppress(OSError):  # a full disk must not keep a stack from being stopped
+        with contextlib.suppress(OSError):  # a disk that is full or read-only must not keep a stack from being stopped
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
         yield
+
+
+def _open_lock(path: Path) -> IO[str]:
+    try:
+        return path.open("a+")
+    except OSError:
+        if not path.exists():
+            raise
+        return path.open()  # it can be locked all the same
 
 
 def _acquire(lock: IO[str]) -> None:

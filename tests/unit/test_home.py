@@ -1,5 +1,6 @@
 """The folder of a stack: one identity, nothing in it that is somebody else's, and files that are whole or named."""
 
+import argparse
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import pytest
 
 from common.errors import Fatal
 from dev import home as homes
-from dev.__main__ import main
+from dev.__main__ import main, natural
 from dev.compose import tools_code
 from dev.home import HomeError, stored_passwords
 from dev.native.stack import NativeStack
@@ -304,3 +305,35 @@ def test_a_command_whose_streams_are_closed_does_its_work(closed: str, tmp_path:
     command = ["sh", "-c", f'exec "$0" -m dev down {closed}', sys.executable]
     done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_stack_can_be_stopped_on_a_disk_that_became_read_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: Callable[..., "subprocess.Popen[bytes]"]
+) -> None:
+    homes.claim(tmp_path)
+    with homes.exclusive(tmp_path):
+        State.load(tmp_path).started("native", Settings(home=tmp_path))
+        processes.record(tmp_path, "payment-1", child().pid)
+    opened, opened_path = os.open, Path.open
+
+    def read_only(path: Any, flags: int, *arguments: Any, **options: Any) -> int:
+        if flags & (os.O_WRONLY | os.O_RDWR) and str(path).startswith(str(tmp_path)):
+            raise OSError(30, "Read-only file system", str(path))
+        return opened(path, flags, *arguments, **options)
+
+    def read_only_path(path: Path, mode: str = "r", *arguments: Any, **options: Any) -> Any:
+        if mode[:1] in "wax" and path.is_relative_to(tmp_path):
+            raise OSError(30, "Read-only file system", str(path))
+        return opened_path(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", read_only)
+    monkeypatch.setattr(Path, "open", read_only_path)
+    assert just(monkeypatch, tmp_path, "down") == 2, "it could not note that"
+    monkeypatch.undo()
+    assert processes.of_stack(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["-1", "1e3", "٣", "", "ten"])
+def test_what_is_no_number_of_lines_is_refused(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a number of lines"):
+        natural(text)

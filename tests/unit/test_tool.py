@@ -16,7 +16,9 @@ from dev.settings import ROOT
 from ops.tool import CELL_CHARS, print_table, run
 from ops.verify.__main__ import accepted_ids, parser
 
-CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 60}
+# With this variable of the caller, output that cannot be written would fail at once, and not at the end.
+BUFFERED: Final = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": ROOT, "timeout": 60, "env": BUFFERED}
 
 
 @pytest.mark.parametrize(
@@ -86,8 +88,8 @@ def test_a_reader_who_leaves_sees_no_traceback() -> None:
 
 def test_every_character_is_printed_in_whatever_encoding() -> None:
     program = "from ops.tool import run; run(lambda _: print('Zoë …') or 0)"
-    variables = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    done = subprocess.run([sys.executable, "-c", program], **CAPTURED, env=variables)
+    variables = {**BUFFERED, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", program], **{**CAPTURED, "env": variables})
     assert (done.returncode, done.stdout) == (0, "Zo\\xeb \\u2026\n")
 
 
@@ -106,8 +108,8 @@ def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
 
 def test_a_relative_path_begins_where_the_command_was_typed(tmp_path: Path) -> None:
     program = "import os; from ops.tool import run; run(lambda _: print(os.getcwd()) or 0)"
-    variables = {**os.environ, "TANDEM_CALLER": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", program], **CAPTURED, env=variables)
+    variables = {**BUFFERED, "TANDEM_CALLER": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], **{**CAPTURED, "env": variables})
     assert done.stdout == f"{tmp_path}\n"
 
 
