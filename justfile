@@ -42,7 +42,7 @@ start *services:
 stop *services:
     python -E -m dev stop "$@"
 
-# Restart a service or an instance
+# Restart a service, one instance after the other, or an instance
 [group('run')]
 restart *services:
     python -E -m dev restart "$@"

@@ -42,6 +42,13 @@ class Programs:
             chosen += [program for program in programs if program not in chosen]
         return chosen
 
+    def turns(self, chosen: Iterable[str]) -> list[list[str]]:
+        """In which turns to restart these programs: a service's instances one after the other, the servers first."""
+        turns: dict[int, list[str]] = {}
+        for name in chosen:
+            turns.setdefault(self.instances[name][1] if name in self.instances else 0, []).append(name)
+        return [turns[number] for number in sorted(turns)]
+
     def server(self, name: str) -> Server:
         settings = self.settings
         if name == "postgres":

@@ -92,6 +92,15 @@ class NativeStack(Stack):
         self.supervisor.stop(chosen)
         print(f"stopped: {', '.join(chosen)}")
 
+    def restart(self, names: list[str]) -> None:
+        """While one instance of a service is away, the others serve."""
+        chosen = self.programs.matching(names)
+        self._require_running()
+        for turn in self.programs.turns(chosen):
+            self.supervisor.stop(turn)
+            self._start(turn)
+        print(f"restarted: {', '.join(chosen)}")
+
     def apply_scale(self, services: Collection[str]) -> None:
         if not self.supervisor.running():
             print("remembered; 'just up' starts that many")

@@ -342,6 +342,19 @@ def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
     assert fake.started == ["inventory-2", "inventory-3"]
 
 
+def test_instances_of_a_service_restart_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    stack.state.scale = {"order-api": 2, "payment": 3}
+    acts: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(stack, "_require_running", lambda: None)
+    monkeypatch.setattr(stack.supervisor, "stop", lambda names: acts.append(("stop", names)))
+    monkeypatch.setattr(stack.supervisor, "start", lambda names: acts.append(("start", names)))
+    monkeypatch.setattr(stack, "_wait_ready", lambda names, _: acts.append(("ready", names)))
+    stack.restart(["payment", "order-api", "kafka"])
+    turns = [["kafka"], ["payment-1", "order-api-1"], ["payment-2", "order-api-2"], ["payment-3"]]
+    assert acts == [(act, turn) for turn in turns for act in ("stop", "start", "ready")]
+
+
 def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(tmp_path: Path) -> None:
     programs = Programs(Settings(home=tmp_path), {service.name: 1 for service in SERVICES})
     with pytest.raises(StackError, match=r"there is no 'payment-2'; 'just scale payment=2' adds it"):
