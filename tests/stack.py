@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 # Made once: a client costs 50 ms of CPU, and readiness is queried every 50 ms. Connections are not kept, since
 # processes are killed and started again at the same port.
-_http: Final = httpx.Client(timeout=10, limits=httpx.Limits(max_keepalive_connections=0))
+_http: Final = httpx.Client(timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 class Instance(Child):

@@ -213,3 +213,26 @@ def test_a_first_run_can_be_interrupted(tmp_path: Path) -> None:
             run.send_signal(signal.SIGINT)
             assert run.stdout.read() == "justw: interrupted; the same command starts anew\n"
     assert run.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("dotenv", "code", "said"),
+    [
+        (b"A=1\n# a comment\n\n  export B = 2\r\nC=\n", 0, "just"),
+        (b"A=1\nORDER_API_PORT\n", 2, "justw: .env has a line that is not NAME=VALUE: 2:ORDER_API_PORT\n"),
+    ],
+    ids=["good", "bad"],
+)
+def test_a_line_of_dotenv_that_just_cannot_read_is_no_violation(
+    dotenv: bytes, code: int, said: str, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_bytes(dotenv)
+    (tmp_path / "justw").write_text((ROOT / "justw").read_text())
+    (tmp_path / "requirements-dev.txt").touch()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/installed").write_text(f"{tmp_path.resolve()} ")
+    for program in ("python", "just"):
+        (tmp_path / ".venv/bin" / program).write_text("#!/bin/sh\necho just")
+        (tmp_path / ".venv/bin" / program).chmod(0o755)
+    done = subprocess.run(["sh", tmp_path / "justw", "verify"], stdout=-1, stderr=subprocess.STDOUT, text=True)
+    assert (done.returncode, done.stdout.strip()) == (code, said.strip())
