@@ -108,17 +108,20 @@ def application(
 
     async def on_http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
+        path = request.scope["path"]
+        if request.method == "OPTIONS" and (methods := methods_of(path)):
+            return Response(status_code=204, headers={"allow": ", ".join(sorted({*methods, "OPTIONS"}))})
         code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
         response = problem_response(request, Problem(error.status_code, code, error.detail))
         if error.status_code == 405:
-            response.headers["allow"] = ", ".join(sorted(methods_of(request.scope["path"])))
+            response.headers["allow"] = ", ".join(sorted({*methods_of(path), "OPTIONS"}))
         return response
 
     def methods_of(path: str) -> set[str]:
-        """All methods that a path takes; Starlette would name those of one route."""
-        methods = {method for method, direct_path in direct if direct_path == path}
+        """All methods that a path takes, or any path (`*`); Starlette would name those of one route."""
+        methods = {method for method, direct_path in direct if path in (direct_path, "*")}
         for route in app.routes:
-            if isinstance(route, Route) and route.path_regex.match(path):
+            if isinstance(route, Route) and (path == "*" or route.path_regex.match(path)):
                 methods |= route.methods or set()
         return methods
 

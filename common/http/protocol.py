@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
             return head + rest
         except httptools.HttpParserError as error:
             cause = error.__context__
-            refusal = cause.problem if isinstance(cause, ProblemError) else _malformed(cause or error)
+            refusal = cause.problem if isinstance(cause, ProblemError) else framing.unreadable(cause or error, data)
             self._refuse(refusal)
             return b""
         if self.arriving:
@@ -292,10 +292,6 @@ class Connection(HttpToolsProtocol):
         metrics.http_requests.labels("", "malformed", refusal.status).inc()
         head, body = raw_problem(refusal, request_id(None))
         self.transport.write(b"%b%bconnection: close\r\n\r\n%b" % (head, self.server_state.header_lines, body))
-
-
-def _malformed(reason: BaseException) -> Problem:
-    return problem.malformed(f"this is not an HTTP/1.1 request: {str(reason)[:100]}")
 
 
 def raw_problem(refusal: Problem, id_: bytes) -> tuple[bytes, bytes]:

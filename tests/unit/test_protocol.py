@@ -395,10 +395,15 @@ REFUSED = {
         POSTED + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"CONNECT / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
+        b"get /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"FROB /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ),
     505: (
         b"GET /livez HTTP/2.0\r\nhost: localhost\r\n\r\n",
         b"GET /livez HTTP/0.9\r\nhost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.2\r\nhost: localhost\r\n\r\n",
+        b"GET /livez\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     ),
     400: (
         POSTED.replace(b"/1.1", b"/1.0") + b"transfer-encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
@@ -408,7 +413,8 @@ REFUSED = {
         POSTED + b"x: a\r\n b\r\ncontent-length: 2\r\n\r\n{}",
         b"GET ftp://localhost/livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /livez#x HTTP/1.1\r\nhost: localhost\r\n\r\n",
-        b"get /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"GET /livez HTTP/1.1\nhost: localhost\n\n",
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ),
 }
 
@@ -437,6 +443,15 @@ async def test_a_target_with_a_host_counts_instead_of_the_header(served: Served)
     ):
         connection.send(b"GET %b HTTP/1.1\r\nhost: %b\r\n\r\n" % (target, host))
         assert (await connection.answer()).status == status, target
+
+
+@on_a_server
+async def test_options_of_the_whole_server_says_what_it_can_do(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(b"OPTIONS * HTTP/1.1\r\nhost: localhost\r\n\r\n" + get("/livez", "next"))
+    options = await connection.answer()
+    assert (options.status, options.headers[b"allow"]) == (204, b"GET, HEAD, OPTIONS, POST")
+    await answered(connection, "next")
 
 
 @on_a_server

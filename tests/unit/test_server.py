@@ -40,15 +40,28 @@ def answer(method: str, path: str, app: Frame = APP) -> httpx.Response:
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [
-        ("DELETE", "/things", "GET, HEAD, POST, PUT"),
-        ("POST", "/things/7", "GET, HEAD"),
-        ("POST", "/livez", "GET, HEAD"),
+        ("DELETE", "/things", "GET, HEAD, OPTIONS, POST, PUT"),
+        ("POST", "/things/7", "GET, HEAD, OPTIONS"),
+        ("POST", "/livez", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_a_refused_method_is_answered_with_the_allowed_ones(method: str, path: str, allow: str) -> None:
     response = answer(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allow)
     assert response.json()["type"] == "/problems/method-not-allowed"
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "allow"),
+    [
+        ("/things", 204, "GET, HEAD, OPTIONS, POST, PUT"),
+        ("/things/7", 204, "GET, HEAD, OPTIONS"),
+        ("/nowhere", 404, None),
+    ],
+)
+def test_options_says_which_methods_a_path_takes(path: str, status: int, allow: str | None) -> None:
+    given = answer("OPTIONS", path)
+    assert (given.status_code, given.headers.get("allow")) == (status, allow)
 
 
 @pytest.mark.parametrize("path", ["/things/", "/things//", "//things", "/livez/", "/nowhere"])
