@@ -4,12 +4,9 @@ Each check raises `Fatal` with a message that names both values. The order api's
 """
 
 from collections.abc import Mapping
-from typing import Final
 
 from common.errors import Fatal
-
-MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
-"""The largest record that can be parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
+from common.kafka.clients import MESSAGE_BYTES_MAX
 
 
 def check_partitions(configured: int, counts: Mapping[str, int]) -> None:

@@ -54,8 +54,8 @@ def start_offset(
     if committed is not None and committed > stored.next_offset:
         raise LossDetected(
             f"{partition}: offset {committed} is committed, but the database's position is {stored.next_offset}: it "
-            "has lost transactions, as when it is restored from a backup; 'just replay' brings back what was published "
-            "and lets it read the log again"
+            "has lost transactions, as when it is restored from a backup, or someone set the group's offsets forward; "
+            "'just replay' brings back what was published and lets it read the log again"
         )
     if log_start > stored.next_offset:
         raise LossDetected(

@@ -13,6 +13,10 @@ PRODUCER_BUFFER_MESSAGES: Final = 200_000
 MAX_POLL_INTERVAL_MS: Final = 300_000
 SOCKET_TIMEOUT_MS: Final = 60_000
 CONSUMER_BUFFER_KIB: Final = 16 * 1024
+MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
+"""The largest record that can be read and parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
+RECEIVE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
+"""An answer of the broker has at least one batch, whatever its size; a client that refuses it reads no further."""
 
 
 def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
@@ -23,6 +27,7 @@ def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
+        "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "log_level": 2,  # at 3 it writes a line every 25 ms while the broker is away; our own log reports it once
     }
 

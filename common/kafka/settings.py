@@ -15,6 +15,7 @@ from loguru import logger
 from common.events import PRODUCTS
 from common.kafka import broker
 from common.kafka.broker import REQUEST_TIMEOUT_S
+from common.kafka.clients import MESSAGE_BYTES_MAX
 
 CHECK_EVERY_S: Final = 5.0
 MESSAGE_BYTES: Final = "max.message.bytes"
@@ -47,7 +48,7 @@ class Drift(NamedTuple):
     wanted: str
 
     def __str__(self) -> str:
-        least = "at least " if self.setting == MESSAGE_BYTES else ""
+        least = f"at most {MESSAGE_BYTES_MAX} and at least " if self.setting == MESSAGE_BYTES else ""
         return (
             f"topic {self.topic!r}: {self.setting} is {self.value}, must be {least}{self.wanted}; "
             "'just topics create' sets it again"
@@ -69,9 +70,12 @@ def drift_of(topic: str, found: Mapping[str, str], replicas: int = 0) -> list[Dr
     return [
         Drift(topic, setting, found[setting], value)
         for setting, value in wanted(topic, replicas).items()
-        if setting in found
-        and (int(found[setting]) < int(value) if setting == MESSAGE_BYTES else found[setting] != value)
+        if setting in found and not _is_good(setting, found[setting], value)
     ]
+
+
+def _is_good(setting: str, found: str, wanted: str) -> bool:
+    return int(wanted) <= int(found) <= MESSAGE_BYTES_MAX if setting == MESSAGE_BYTES else found == wanted
 
 
 def fetch_drift(admin: AdminClient, names: Iterable[str]) -> list[Drift]:

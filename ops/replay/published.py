@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any, Final, LiteralString, TypeVar
 
 from common.codec import decoded, decoder_for
-from common.consume.records import Received
+from common.consume.records import Received, within_range
 from common.errors import Fatal
 from common.events import PAYMENT_EVENTS, STOCK_EVENTS, Event, Milliseconds, OrderId, PaymentEvent, StockEvent
 from common.kafka.broker import Partition
@@ -86,5 +86,8 @@ def cover_notes(shortfalls: Sequence[object], missing: str, cover: str | None) -
 
 
 def time_of(event: Event) -> Milliseconds:
-    """When the event says that it happened."""
-    return Milliseconds(round(datetime.fromisoformat(event.time).timestamp() * 1000))
+    """When the event says that it happened; 0 for a text that is no time, which only a stranger writes."""
+    try:
+        return within_range(round(datetime.fromisoformat(event.time).timestamp() * 1000))
+    except (ValueError, OverflowError):
+        return Milliseconds(0)

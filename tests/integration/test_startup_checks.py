@@ -12,10 +12,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,
 )
 
-from common.consume.limits import MESSAGE_BYTES_MAX
 from common.errors import Fatal
 from common.events import ORDERS
-from common.kafka.clients import client_config
+from common.kafka.clients import MESSAGE_BYTES_MAX, client_config
 from dev.logs import tail
 from ops.migrate import ensure_database
 from tests.stack import Instance, Stack

@@ -5,6 +5,7 @@ from common.consume import limits
 from common.consume.inbox import POLL_AT_LEAST_EVERY_S
 from common.errors import Fatal
 from common.kafka import clients
+from common.kafka.clients import MESSAGE_BYTES_MAX
 
 STATEMENTS_MAX = 13
 """In the longest batch's transaction, which is payment's: BEGIN, lock positions, read the guards, lock accounts, read
@@ -31,9 +32,9 @@ def test_another_partition_count_than_the_brokers_is_refused_naming_both() -> No
 
 
 def test_a_topic_that_accepts_records_too_large_to_park_is_refused_naming_both() -> None:
-    limits.check_message_size({"orders": limits.MESSAGE_BYTES_MAX})
+    limits.check_message_size({"orders": MESSAGE_BYTES_MAX})
     with pytest.raises(Fatal, match=r"'orders' accepts .* max.message.bytes=134217729, .* 134217728 bytes"):
-        limits.check_message_size({"orders": limits.MESSAGE_BYTES_MAX + 1})
+        limits.check_message_size({"orders": MESSAGE_BYTES_MAX + 1})
 
 
 def test_a_process_that_needs_more_connections_than_there_are_is_refused_naming_both() -> None:

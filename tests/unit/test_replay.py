@@ -2,6 +2,7 @@
 
 from typing import get_args
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -29,7 +30,7 @@ from inventory import decide as stock_rules
 from inventory.consumer import answer as stock_answer
 from inventory.decide import Product
 from ops.replay import inventory, payment
-from ops.replay.published import RANKS
+from ops.replay.published import RANKS, time_of
 from payment import decide as payment_rules
 from payment.consumer import answer as payment_answer
 from payment.decide import Account, Transfer
@@ -152,3 +153,10 @@ def test_everything_published_comes_back(said: list[tuple[int, bool]], cut: int,
     assert new_money.balances.get(CustomerId(CUSTOMER), balance) == money_end.balances.get(
         CustomerId(CUSTOMER), opening_balance
     )
+
+
+@pytest.mark.parametrize("time", ["", "yesterday", "0001-01-01T00:00:00Z"])
+def test_a_strangers_time_does_not_end_a_replay(time: str) -> None:
+    paid = make(PAYMENT_EVENTS["completed"], PaymentData(order_id=order_id(1), customer_id=ANN), at=AT, traceparent="")
+    assert time_of(msgspec.structs.replace(paid, time=time)) == 0
+    assert time_of(paid) == AT

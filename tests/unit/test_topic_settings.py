@@ -21,6 +21,7 @@ def test_a_topic_as_it_is_made_has_no_drift() -> None:
         ("retention.bytes", "0"),
         ("message.timestamp.type", "CreateTime"),
         ("max.message.bytes", "100"),
+        ("max.message.bytes", "209715200"),
         ("min.insync.replicas", "3"),
     ],
 )
