@@ -70,6 +70,7 @@ _TRANSIENT_STATES = frozenset(
     }
 )
 _POISON_STATES = frozenset({"23502", "23503", "23514"})  # NOT NULL, foreign key, CHECK
+_SEQUENCE_EXHAUSTED = "2200H"  # of the class of wrong values, and the fault of no event
 
 _FATAL_KAFKA = frozenset(
     {
@@ -117,7 +118,7 @@ def _classify_postgres(error: psycopg.Error) -> Failure:
         return Failure.FATAL
     if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
         return Failure.TRANSIENT
-    if state[:2] == "22" or state in _POISON_STATES:
+    if (state[:2] == "22" and state != _SEQUENCE_EXHAUSTED) or state in _POISON_STATES:
         return Failure.POISON
     return Failure.FATAL
 
@@ -129,4 +130,7 @@ def describe(error: BaseException) -> str:
             return f"Kafka: {error.args[0].str()}"
         case psycopg.Error():
             return f"PostgreSQL: {(str(error).strip() or type(error).__name__).splitlines()[0]}"
-    return str(error) or type(error).__name__
+        case TandemError() | Contradiction() | msgspec.DecodeError() | OSError() if str(error):
+            return str(error)
+    # Nobody expected it, and its text may be no more than a key.
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

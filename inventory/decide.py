@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from common.events import (
+    Contradiction,
     CustomerId,
     Item,
     Line,
@@ -76,7 +77,8 @@ def decide(
 ) -> Decisions:
     """Apply the events in order, each with its time in the log. Returns only what changed.
 
-    Raises `Contradiction` for an event that names another customer than the reservation's.
+    Raises `Contradiction` for an event that names another customer than the reservation's, and for a release of
+    pieces whose product is gone.
     """
     changed: dict[OrderId, Reservation] = {}
     on_hand: dict[ProductId, int] = {}
@@ -120,6 +122,7 @@ def decide(
                     continue
                 changed[order_id] = after
                 if after.state == "released":
+                    _check_releasable(after, products)
                     # Exactly what was reserved comes back, even if the product is no longer sold.
                     for line in after.lines:
                         product_id = ProductId(line.product_id)
@@ -155,6 +158,16 @@ def refusal(
 def level(product_id: ProductId, products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]) -> int:
     """The pieces on hand after the events of the batch so far."""
     return on_hand[product_id] if product_id in on_hand else products[product_id].on_hand
+
+
+def _check_releasable(reservation: Reservation, products: Mapping[ProductId, Product]) -> None:
+    """Raises `Contradiction` when someone has deleted the row of a product that was reserved."""
+    for line in reservation.lines:
+        if line.product_id not in products:
+            raise Contradiction(
+                f"{line.quantity} pieces of product {line.product_id!r}, reserved for order {reservation.order_id}, "
+                "cannot come back: the product's row is gone; see docs/OPERATIONS.md, 'Rows that are gone'"
+            )
 
 
 def revoke(reservation: Reservation | None, event: Revocation, at: Milliseconds) -> Reservation:

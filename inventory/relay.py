@@ -1,7 +1,8 @@
 """Publishes the catalogue: each change of a product becomes a `product.changed` in the topic `products`.
 
 A row whose `version` is ahead of its `published_version` is published, and marked when the log has it. After a crash in
-between it is published again, with the same version and event id.
+between it is published again, with the same version and event id. The mark is not believed for ever: the relay reads
+the topic when it begins, when the topic has been made anew, and now and then, and publishes again what is not there.
 
 The topic is compacted, so the last record of a product must be the one with its highest version, or compaction would
 throw the newer price away and keep the older one. Two relays must therefore never write out of turn:
@@ -13,26 +14,34 @@ throw the newer price away and keep the older one. Two relays must therefore nev
   The order is lock, fence, read, publish: what the old relay read, it can no longer write. See decision 4.
 """
 
+import time
 from collections.abc import Sequence
 from typing import Final
 
 from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka.admin import AdminClient
 
 from common import metrics
 from common.codec import encode
 from common.config import Process
-from common.errors import Transient
+from common.errors import LossDetected, Transient
 from common.events import PRODUCTS, product_changed
-from common.kafka.clients import producer_config
+from common.kafka import broker
+from common.kafka.broker import Topic, TopicWatch
+from common.kafka.clients import client_config, producer_config
 from common.postgres import Conn, connect, lead
 from common.worker import Worker
-from inventory import store
+from inventory import catalogue, store
 from inventory.store import Change
 
 NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
 """A product can be ordered within a second of its PUT."""
-BATCH_ROWS_MAX: Final = 1_000
+BATCH_ROWS_MAX: Final = 50_000
+"""A transaction: a catalogue up to this size becomes visible to a reader of a new topic as a whole."""
+COMPARE_EVERY_S: Final = 60.0
+COMPARE_SHARE_MAX: Final = 0.005
+"""A large catalogue is compared less often: the relay spends at most this share of its time on it."""
 # The session is idle for POLL_S between two queries, and while Kafka answers.
 KAFKA_TIMEOUT_S: Final = 4.0
 IDLE_SESSION_TIMEOUT_S: Final = 10
@@ -60,9 +69,42 @@ class Relay(Worker):
             if self.stopping.wait(POLL_S):
                 return
         producer = fence(self._process)
-        self.report("")
+        admin = AdminClient(client_config(self._process.bootstrap_servers, self._process.instance))
         self._log.info("relaying the catalogue")
         while not self.stopping.is_set():
+            began_s = time.monotonic()
+            topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
+            self._compare(connection, topic)
+            now_s = time.monotonic()
+            until_s = now_s + max(COMPARE_EVERY_S, (now_s - began_s) / COMPARE_SHARE_MAX)
+            self._publish_changes(connection, producer, TopicWatch(admin, {PRODUCTS: topic}), until_s)
+
+    def _compare(self, connection: Conn, topic: Topic) -> None:
+        """Have published again what the topic lacks. Raises `LossDetected` when the database lacks something."""
+        if self.missing():
+            self.report(f"comparing topic {PRODUCTS!r} with the database")
+        published = catalogue.Published()
+        for records in catalogue.read(self._process.bootstrap_servers, f"{self._process.instance}-relay", topic):
+            for key, product in records:
+                published.apply(key, product)
+            store.keep_alive(connection)
+            if self.stopping.is_set():
+                return
+        difference = catalogue.compare(published, store.entries(connection))
+        catalogue.check_not_behind(difference)
+        if difference.unpublished:
+            self._log.warning(
+                "topic {!r} lacks products that were published: publishing them again",
+                PRODUCTS,
+                products=len(difference.unpublished),
+            )
+            store.publish_again(connection, difference.unpublished)
+        self.report_no_loss()
+        self.report("")
+
+    def _publish_changes(self, connection: Conn, producer: Producer, watch: TopicWatch, until_s: float) -> None:
+        """Publish what changes, until that time or until the topic has been made anew."""
+        while not self.stopping.is_set() and time.monotonic() < until_s:
             changes = store.changes(connection, limit=BATCH_ROWS_MAX)
             if changes:
                 publish(producer, changes)
@@ -71,6 +113,11 @@ class Relay(Worker):
                 self._log.info("catalogue published", products=len(changes))
             if len(changes) < BATCH_ROWS_MAX:
                 self.stopping.wait(POLL_S)
+            try:
+                watch.check(time.monotonic())
+            except LossDetected:
+                self._log.warning("topic {!r} is another one now: publishing the catalogue to it", PRODUCTS)
+                return
 
 
 def fence(process: Process) -> Producer:

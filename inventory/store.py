@@ -15,6 +15,7 @@ from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
 from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
+from inventory.catalogue import Entry
 from inventory.decide import Movement, Product, Reservation
 
 ON_HAND_MAX: Final = 2**53
@@ -97,6 +98,30 @@ def update_stock(connection: Conn, on_hand: dict[ProductId, int]) -> None:
 
 
 # For the relay: single statements in autocommit, in the session that has the relay's lock.
+
+_ENTRIES = "SELECT product_id, name, unit_price, currency, active, version, published_version FROM products"
+_PUBLISH_AGAIN = """
+    WITH locked AS (
+      SELECT product_id FROM products WHERE product_id = ANY(%s) ORDER BY product_id FOR UPDATE
+    )
+    UPDATE products SET published_version = 0 FROM locked WHERE products.product_id = locked.product_id
+"""
+
+
+def entries(connection: Conn) -> dict[str, Entry]:
+    """The whole catalogue, by product id."""
+    rows = connection.cursor(row_factory=dict_row).execute(_ENTRIES)
+    return {row["product_id"]: Entry(row.pop("published_version"), ProductData(**row)) for row in rows}
+
+
+def keep_alive(connection: Conn) -> None:
+    """Keep the session, and with it the relay's lock, while the relay is busy with Kafka."""
+    connection.execute("SELECT 1")
+
+
+def publish_again(connection: Conn, product_ids: Sequence[str]) -> None:
+    """Let the relay publish these products as they are."""
+    connection.execute(_PUBLISH_AGAIN, (list(product_ids),))
 
 
 class Change(NamedTuple):

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from msgspec import Struct
 
 from common.events import (
+    Contradiction,
     CustomerId,
     Milliseconds,
     OrderCancelled,
@@ -76,7 +77,8 @@ def decide(
 ) -> Decisions:
     """Apply the events in order, each with its time in the log. Returns only what changed.
 
-    Raises `Contradiction` for an event that names another customer than the payment's.
+    Raises `Contradiction` for an event that names another customer than the payment's, and for a refund to an account
+    that is gone or is kept in another currency now.
     """
     changed: dict[OrderId, Payment] = {}
     balances: dict[CustomerId, int] = {}
@@ -120,8 +122,8 @@ def decide(
                     continue
                 changed[order_id] = after
                 if after.state == "refunded" and after.amount and after.currency:
-                    # The refund is exactly what was captured. It was captured from this account, so the account exists.
-                    balance = balances.get(customer_id, accounts[customer_id].balance)
+                    # The refund is exactly what was captured.
+                    balance = balances.get(customer_id, _refundable(after, accounts.get(customer_id)).balance)
                     balances[customer_id] = balance + after.amount
                     transfers.append(Transfer("refund", order_id, customer_id, after.amount, after.currency, at))
     return Decisions(changed, balances, transfers)
@@ -136,6 +138,17 @@ def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason 
     if balance < order.amount:
         return "insufficient_funds"
     return None
+
+
+def _refundable(payment: Payment, account: Account | None) -> Account:
+    """The account that was charged. Someone may have deleted or changed its row since."""
+    if account is None or account.currency != payment.currency:
+        what = "is gone" if account is None else f"is in {account.currency} now"
+        raise Contradiction(
+            f"{payment.amount} {payment.currency} of order {payment.order_id} cannot be refunded: the row of account "
+            f"{payment.customer_id!r} {what}; see docs/OPERATIONS.md, 'Rows that are gone'"
+        )
+    return account
 
 
 def revoke(payment: Payment | None, event: Revocation, at: Milliseconds) -> Payment:

@@ -41,6 +41,7 @@ from common.postgres import Conn, connect, transaction
 from ops import tool
 from ops.log import Log
 from ops.replay import inventory, order, payment
+from ops.replay.published import Restored
 from ops.topics import set_committed
 
 RESTORE: Final = {"payment": payment.restore, "inventory": inventory.restore, "order": order.restore}
@@ -65,21 +66,27 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     service, group = chosen.service, tool.GROUP_OF[chosen.service]
     with transaction(connection):
         connection.execute(_NO_TIMEOUTS)
+        notes = inventory.restore_catalogue(connection, log) if service == "inventory" else []
         behind = positions_behind(connection, log, group)
-        if not behind:
-            print(f"{service}: no committed offset is ahead of the database: nothing to replay")
-            return
-        check_empty(log.admin, group)
         for partition, (position, committed) in behind.items():
             print(f"{service}: {partition}: the position is {position}, offset {committed} is committed")
         [number] = connection.execute(_NUMBER).fetchone() or [1]
-        restored = RESTORE[service](connection, log, cover=f"replay-{number}" if chosen.cover else None)
-        connection.execute(_RECORD, (number, chosen.actor, chosen.why, restored.decisions))
+        restored = Restored(0)
+        if behind:
+            check_empty(log.admin, group)
+            restored = RESTORE[service](connection, log, cover=f"replay-{number}" if chosen.cover else None)
+            notes = [f"{restored.decisions} published decisions brought back", *restored.notes, *notes]
+        if notes:
+            connection.execute(_RECORD, (number, chosen.actor, chosen.why, restored.decisions))
         if chosen.dry_run:
             connection.rollback()
-    print("\n".join([f"{service}: {restored.decisions} published decisions brought back", *restored.notes]))
+    for note in notes:
+        print(note if note.startswith(" ") else f"{service}: {note}")
+    if not behind:
+        print(f"{service}: no committed offset is ahead of the database: nothing to replay")
     if chosen.dry_run:
         print(f"{service}: dry run: nothing was changed")
+    if chosen.dry_run or not behind:
         return
     set_committed(log.admin, group, [TopicPartition(*p, position) for p, (position, _) in behind.items()])
     records = sum(committed - position for position, committed in behind.values())

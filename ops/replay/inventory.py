@@ -1,6 +1,6 @@
 """Inventory's decisions, brought back from the topic `inventory`, and the catalogue, from the topic `products`."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from msgspec.structs import astuple
@@ -11,18 +11,16 @@ from common.events import (
     PRODUCTS,
     CustomerId,
     OrderId,
-    ProductChanged,
-    ProductData,
     ProductId,
     StockEvent,
     check_customer,
 )
 from common.postgres import Conn, columns
-from inventory import store
+from inventory import catalogue, store
 from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
 from ops.log import Log
-from ops.replay.published import Restored, cover_notes, events, lost, time_of
+from ops.replay.published import SHOWN_MAX, Restored, cover_notes, events, lost, time_of
 from ops.tool import statements
 
 SQL: Final = statements(__file__)
@@ -38,14 +36,49 @@ class Shortfall(NamedTuple):
         return f"  product {self.product_id}: at least {self.quantity} pieces"
 
 
+def restore_catalogue(connection: Conn, log: Log) -> list[str]:
+    """Within a transaction: write the catalogue's entries that were published and are not in the database, and have the
+    relay publish again what the topic lacks. Returns what was done, line by line."""
+    published = catalogue.Published()
+    for records in catalogue.read(log.servers, "replay", log.topics([PRODUCTS])[PRODUCTS]):
+        for key, product in records:
+            published.apply(key, product)
+    difference = catalogue.compare(published, store.entries(connection))
+    return [*_bring_back(connection, difference), *_publish_again(connection, difference.unpublished)]
+
+
+def _bring_back(connection: Conn, difference: catalogue.Difference) -> list[str]:
+    if not difference.behind:
+        return []
+    newest = [astuple(published) for published, _ in difference.behind.values()]
+    connection.execute(SQL["catalogue"], columns(newest))
+    lines = [
+        f"  product {published.product_id}: version {published.version}, {published.unit_price} {published.currency}; "
+        + ("the database had no row" if product is None else f"the database had {product.unit_price}")
+        for published, product in difference.behind.values()
+    ]
+    return [f"{len(lines)} entries of the catalogue brought back from topic {PRODUCTS!r}:", *_shortened(lines)]
+
+
+def _publish_again(connection: Conn, unpublished: Sequence[str]) -> list[str]:
+    if not unpublished:
+        return []
+    store.publish_again(connection, unpublished)
+    lines = [f"  product {product_id}" for product_id in unpublished]
+    return [f"topic {PRODUCTS!r} lacks {len(lines)} products; inventory publishes them again:", *_shortened(lines)]
+
+
+def _shortened(lines: Sequence[str]) -> list[str]:
+    more = [f"  … and {len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
+    return [*lines[:SHOWN_MAX], *more]
+
+
 def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
-    """Within a transaction: write the catalogue's entries and the reservations that were published and are not in the
-    database.
+    """Within a transaction: write the reservations that were published and are not in the database. The catalogue comes
+    before.
 
     `cover` is the idempotency key under which missing restocks are entered; without one they raise `Fatal`.
     """
-    catalogue = [astuple(product) for product in newest(events(log, PRODUCTS)).values()]
-    entries = connection.execute(SQL["catalogue"], columns(catalogue)).rowcount if catalogue else 0
     published = lost(connection, events(log, INVENTORY), SQL["stored"])
     product_ids = {line.product_id for event in published.values() for line in event.data.items}
     products, reservations = store.lock(connection, product_ids, published.keys()).read()
@@ -58,19 +91,7 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
     batch = Batch(rebuilt, reservations, ())
     batch.store(connection)
     batch.update(connection)
-    if entries:
-        notes.insert(0, f"{entries} entries of the catalogue brought back")
     return Restored(len(published), notes)
-
-
-def newest(published: Iterable[ProductChanged]) -> dict[str, ProductData]:
-    """Each product as it was last published."""
-    products: dict[str, ProductData] = {}
-    for event in published:
-        before = products.get(event.data.product_id)
-        if before is None or before.version < event.data.version:
-            products[event.data.product_id] = event.data
-    return products
 
 
 def rebuild(

@@ -10,14 +10,20 @@ FROM unnest(%s::text[], %s::bigint[]) AS missing(product_id, quantity)
 
 -- name: catalogue
 -- One version above what the log has: the relay publishes it once more, so that the newest entry is also the last one.
-INSERT INTO products (product_id, name, unit_price, currency, active, version)
-SELECT product_id, name, unit_price, currency, active, version + 1
-FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::boolean[], %s::bigint[])
-  AS published(product_id, name, unit_price, currency, active, version)
+-- A row that someone has deleted gets the stock that its movements come to.
+WITH published AS (
+  SELECT * FROM unnest(%s::text[], %s::text[], %s::bigint[], %s::text[], %s::boolean[], %s::bigint[])
+    AS published(product_id, name, unit_price, currency, active, version)
+), moved AS (
+  SELECT product_id, sum(CASE kind WHEN 'reserve' THEN -quantity ELSE quantity END) AS on_hand
+  FROM movements
+  WHERE product_id IN (SELECT product_id FROM published EXCEPT SELECT product_id FROM products)
+  GROUP BY product_id
+)
+INSERT INTO products (product_id, name, unit_price, currency, active, version, on_hand)
+SELECT product_id, name, unit_price, currency, active, version + 1, coalesce(on_hand, 0)
+FROM published LEFT JOIN moved USING (product_id) ORDER BY product_id
 ON CONFLICT (product_id) DO UPDATE
   SET name = excluded.name, unit_price = excluded.unit_price, currency = excluded.currency,
     active = excluded.active, version = excluded.version, changed_at = now()
-  WHERE products.version < excluded.version - 1
-    OR (products.version = excluded.version - 1
-      AND (products.name, products.unit_price, products.currency, products.active)
-        IS DISTINCT FROM (excluded.name, excluded.unit_price, excluded.currency, excluded.active))
+  WHERE products.version < excluded.version

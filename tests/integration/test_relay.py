@@ -1,16 +1,19 @@
 """The catalogue's relay on a real log: when two processes both believe to be the relay, only the later one's records
-count."""
+count; what the topic has lost is published again, and what the database has lost is not overwritten."""
 
 import pytest
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
 
 from common.codec import decoder_for, encode
 from common.config import Env, Process
 from common.events import PRODUCTS, Milliseconds, ProductData, product_changed
+from common.kafka import broker
 from common.kafka.clients import client_config
 from inventory import config
 from inventory.relay import fence, publish
 from inventory.store import Change
+from tests.servers import topic_names
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -36,7 +39,7 @@ def versions(stack: Stack, product_id: str) -> list[int]:
     """The versions of the product, in the sequence of the log."""
     servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
     consumer = Consumer({**client_config(servers, "test"), "group.id": "test", "enable.partition.eof": True})
-    consumer.assign([TopicPartition(PRODUCTS, 0, 0)])
+    consumer.assign([TopicPartition(PRODUCTS, 0, OFFSET_BEGINNING)])
     published = []
     while (message := consumer.consume(1, 10)[0]).error() is None:
         product = decoder_for[PRODUCTS].decode(message.value() or b"").data
@@ -70,3 +73,61 @@ def test_the_open_transaction_of_an_overtaken_relay_does_not_count(stack: Stack)
     with pytest.raises(KafkaException, match="fenced"):
         zombie.commit_transaction(10)
     assert versions(stack, "overtaken-2") == [1, 2]
+
+
+def admin_of(stack: Stack) -> AdminClient:
+    return AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+
+
+def test_products_whose_records_were_deleted_are_published_again_on_demand(stack: Stack) -> None:
+    stack.product("deleted", price=100)
+    await_published(stack, "deleted", 1)
+    admin = admin_of(stack)
+    [end] = broker.topic_ends(admin, [PRODUCTS]).values()
+    for future in admin.delete_records([TopicPartition(PRODUCTS, 0, end)]).values():
+        future.result()
+    assert versions(stack, "deleted") == []
+    [(products,)] = stack.query("inventory", "SELECT count(*) FROM products")
+    printed = stack.run_tool("ops.replay", "inventory", "--why", "records deleted by hand", "--actor", "ann")
+    assert f"topic 'products' lacks {products} products; inventory publishes them again" in printed
+    eventually(lambda: versions(stack, "deleted") == [1], "the product is published again")
+
+
+def test_the_catalogue_is_published_to_a_topic_that_was_made_anew(stack: Stack) -> None:
+    stack.product("anew", price=100)
+    stack.product("anew", price=200)
+    await_published(stack, "anew", 2)
+    for future in admin_of(stack).delete_topics([PRODUCTS]).values():
+        future.result()
+    eventually(lambda: PRODUCTS not in topic_names(admin_of(stack)), "the topic is deleted")
+    stack.run_tool("ops.topics", "create")
+    eventually(lambda: versions(stack, "anew") == [2], "the product is published to the new topic")
+    second = stack.launch("order-api", 2)
+    second.await_ready()
+    assert stack.post({"customer_id": "nobody", "product_id": "anew", "quantity": 1}).status_code == 202
+    second.stop()
+    del stack.instances[second.name]
+
+
+def test_a_restored_database_does_not_publish_old_prices_after_the_new_ones(stack: Stack) -> None:
+    stack.product("restored", price=300)
+    stack.product("restored", price=400)
+    await_published(stack, "restored", 2)
+    stack["inventory-1"].stop()
+    with stack.postgres.connect("inventory") as owner:  # as a backup from before the change has it
+        owner.execute(
+            "UPDATE products SET unit_price = 300, version = 1, published_version = 0 WHERE product_id = 'restored'"
+        )
+        owner.execute("DELETE FROM products WHERE product_id = 'overtaken-1'")
+    stack["inventory-1"].launch()
+    stack["inventory-1"].await_unready("entries of 2 products", "'just replay inventory'")
+    assert versions(stack, "restored") == [1, 2]
+    dry = stack.run_tool("ops.replay", "inventory", "--why", "restored", "--dry-run")
+    assert "product restored: version 2, 400 EUR; the database had 300" in dry
+    assert "product overtaken-1: version 2, 200 EUR; the database had no row" in dry
+    assert stack.run_tool("ops.replay", "inventory", "--why", "restored", "--actor", "ann").startswith("inventory: 2 ")
+    stack["inventory-1"].await_ready()
+    await_published(stack, "restored", 3)
+    expected = {"customer_id": "nobody", "product_id": "restored", "quantity": 1, "expected_amount": 400}
+    eventually(lambda: stack.post(expected).status_code == 202, "the published price is charged")
+    assert "nothing to replay" in stack.run_tool("ops.replay", "inventory", "--why", "once more")

@@ -13,36 +13,31 @@ def product(version: int, product_id: str = "p") -> ProductData:
 
 @given(st.lists(st.integers(1, 9), min_size=1))
 def test_the_highest_version_counts_in_any_order_of_arrival(versions: list[int]) -> None:
-    edition = Edition({0: len(versions)})
+    edition = Edition(1)
     for version in versions:
         edition.apply(product(version))
     assert edition.products["p"].version == max(versions)
 
 
-def test_it_is_complete_when_every_partition_is_read_to_where_it_ended() -> None:
-    edition = Edition({0: 2, 1: 1, 2: 0})
+def test_it_is_complete_when_every_partition_is_read_to_its_end() -> None:
+    edition = Edition(3)
+    edition.set_at_end(2, True)
     edition.apply(product(1))
+    edition.set_at_end(0, True)
     assert not edition.complete
-    edition.read_to(0, 1)
-    edition.read_to(1, 1)
-    assert not edition.complete
-    edition.read_to(0, 2)
+    edition.set_at_end(1, True)
     assert edition.complete
 
 
-def test_it_stays_complete_while_reading_goes_on() -> None:
-    edition = Edition({0: 1})
-    edition.apply(product(1))
-    for offset in (1, 2, 3):
-        edition.read_to(0, offset)
-        edition.read_to(7, offset)
-    assert edition.complete
-
-
-def test_without_a_product_it_is_not_complete() -> None:
-    edition = Edition({0: 0})
+def test_a_part_of_a_catalogue_that_is_published_anew_is_not_taken_for_the_whole() -> None:
+    """The topic was deleted and made again. An api that reads it is at its end before the relay publishes."""
+    edition = Edition(1)
+    edition.set_at_end(0, True)
+    assert not edition.complete, "there is nothing to order"
+    edition.apply(product(1, "first of a thousand"))
+    edition.set_at_end(0, False)
     assert not edition.complete
-    edition.apply(product(1))
+    edition.set_at_end(0, True)
     assert edition.complete
 
 

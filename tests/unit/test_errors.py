@@ -4,7 +4,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from psycopg import errors
 
-from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Transient, classify
+from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Transient, classify, describe
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,8 @@ def test_errors_of_the_data_itself_are_poison(error: Exception) -> None:
     "error",
     [
         errors.UndefinedTable(),
+        errors.SequenceGeneratorLimitExceeded(),
+        errors.DataCorrupted(),
         errors.InsufficientPrivilege(),
         KafkaException(KafkaError(KafkaError._AUTO_OFFSET_RESET)),
         KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)),
@@ -69,3 +71,10 @@ def test_errors_of_the_data_itself_are_poison(error: Exception) -> None:
 )
 def test_all_other_errors_are_fatal(error: Exception) -> None:
     assert classify(error) is Failure.FATAL
+
+
+def test_an_error_that_nobody_expected_is_described_with_its_kind() -> None:
+    """`str(KeyError("cust-1"))` is only the key."""
+    assert describe(KeyError("cust-000200")) == "KeyError: 'cust-000200'"
+    assert describe(AssertionError()) == "AssertionError"
+    assert describe(Transient("as it is")) == "as it is"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.events import ITEMS_MAX, QUANTITY_MAX, Line, Milliseconds, OrderId, OrderPlaced, ProductId
+from common.events import ITEMS_MAX, QUANTITY_MAX, Contradiction, Line, Milliseconds, OrderId, OrderPlaced, ProductId
 from inventory.decide import Decisions, Movement, Product, Relevant, Reservation, decide
 from tests.unit.orders import as_read, cancelled, cut, order_id, placed, rejected
 
@@ -267,3 +267,11 @@ def test_an_order_is_reserved_exactly_when_the_stock_at_its_turn_suffices(
         else:
             assert warehouse.reason(number) == ("inactive" if "withdrawn" in wanted else "out_of_stock")
     assert (warehouse.on_hand("tea"), warehouse.on_hand("pot")) == (left["tea"], left["pot"])
+
+
+def test_pieces_of_a_product_that_is_gone_cannot_come_back_and_the_contradiction_says_so() -> None:
+    warehouse = Warehouse(tea=10)
+    warehouse.take(order(tea=4))
+    del warehouse.products[ProductId("tea")]
+    with pytest.raises(Contradiction, match=r"4 pieces of product 'tea'.*row is gone.*'Rows that are gone'"):
+        warehouse.take(cancelled())

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.events import CustomerId, Milliseconds, OrderId, OrderPlaced
+from common.events import Contradiction, CustomerId, Milliseconds, OrderId, OrderPlaced
 from payment.decide import Account, Decisions, Payment, Relevant, Transfer, decide
 from tests.unit.orders import as_read, cancelled, cut, order_id, placed, rejected
 
@@ -216,3 +216,19 @@ def test_an_order_is_paid_exactly_when_the_balance_at_its_turn_suffices(amounts:
         assert bank.state(number) == ("completed" if amount <= left else "declined")
         left -= amount if amount <= left else 0
     assert bank.balance() == left
+
+
+def test_a_refund_to_an_account_that_is_gone_is_a_contradiction_that_says_so() -> None:
+    bank = Bank(ann=1000)
+    bank.take(order(amount=300))
+    del bank.accounts[ANN]
+    with pytest.raises(Contradiction, match=r"300 EUR .* account 'ann' is gone.*'Rows that are gone'"):
+        bank.take(cancelled(customer=ANN))
+
+
+def test_a_refund_in_another_currency_than_the_accounts_is_a_contradiction() -> None:
+    bank = Bank(ann=1000)
+    bank.take(order(amount=300))
+    bank.accounts[ANN] = Account(700, "USD")
+    with pytest.raises(Contradiction, match=r"300 EUR .* account 'ann' is in USD"):
+        bank.take(cancelled(customer=ANN))

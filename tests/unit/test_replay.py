@@ -17,14 +17,11 @@ from common.events import (
     PaymentData,
     PaymentEvent,
     PaymentState,
-    ProductChanged,
-    ProductData,
     ProductId,
     StockData,
     StockEvent,
     StockState,
     make,
-    product_changed,
 )
 from inventory import decide as stock_rules
 from inventory.consumer import answer as stock_answer
@@ -101,14 +98,6 @@ def test_a_piece_that_was_released_and_reserved_again_is_there_once() -> None:
 def test_stock_that_is_too_low_names_the_missing_restock() -> None:
     _, shortfalls = inventory.rebuild([stocked("reserved", 1, 5)], {TEA: Product(2, True)}, {})
     assert shortfalls == [inventory.Shortfall(TEA, 3)]
-
-
-def test_the_catalogue_comes_back_as_it_was_last_published() -> None:
-    def entry(version: int) -> ProductChanged:
-        data = ProductData(product_id=TEA, name="tea", unit_price=version, currency="EUR", active=True, version=version)
-        return product_changed(data, at=AT)
-
-    assert inventory.newest([entry(1), entry(3), entry(2)])[TEA].unit_price == 3
 
 
 # A whole season: a part of it is in the backup, all of it is published. Its orders are read again in any sequence.

@@ -35,24 +35,26 @@ _undecodable = Counter("tandem_catalogue_undecodable_total", "Records of the pro
 class Edition:
     """The products of one topic as far as it has been read. The highest version of each product counts."""
 
-    def __init__(self, ends: Mapping[int, int]) -> None:
-        """`ends`: for each partition, the offset of its next record when reading began."""
+    def __init__(self, partitions: int) -> None:
         self.products: dict[str, ProductData] = {}
-        self._unread = {partition: end for partition, end in ends.items() if end > 0}
+        self._unread = set(range(partitions))
 
     def apply(self, product: ProductData) -> None:
         earlier = self.products.get(product.product_id)
         if earlier is None or product.version > earlier.version:
             self.products[product.product_id] = product
 
-    def read_to(self, partition: int, offset: int) -> None:
-        """Everything below `offset` has been read."""
-        if offset >= self._unread.get(partition, offset + 1):
-            del self._unread[partition]
+    def set_at_end(self, partition: int, at_end: bool) -> None:
+        """Note whether the partition has no further record now."""
+        if at_end:
+            self._unread.discard(partition)
+        else:
+            self._unread.add(partition)
 
     @property
     def complete(self) -> bool:
-        """Whether every partition has been read to where it ended at first, and there is something to order."""
+        """Whether all partitions have been read to their ends, and there is something to order. The relay publishes a
+        whole catalogue in one transaction: between the first of its products and the last there is no end."""
         return not self._unread and bool(self.products)
 
 
@@ -77,8 +79,7 @@ class Catalogue(Worker):
         """Read the topic as it is now until it is another one, or the process ends."""
         admin = AdminClient(client_config(self._bootstrap_servers, self._client_id))
         topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
-        ends = broker.log_ends(admin, broker.all_partitions([topic]))
-        edition = self._reading = Edition({partition.number: end for partition, end in ends.items()})
+        edition = self._reading = Edition(topic.partitions)
         config = reader_config(self._bootstrap_servers, self._client_id)
         consumer = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100})
         try:
@@ -94,18 +95,13 @@ class Catalogue(Worker):
 
     def _take_in(self, edition: Edition, messages: Iterable[Message]) -> None:
         for message in messages:
-            partition, offset, error = message.partition(), message.offset(), message.error()
+            partition, error = message.partition(), message.error()
             assert partition is not None
-            assert offset is not None
-            if error is None:
-                if (product := product_in(message)) is not None:
-                    edition.apply(product)
-                edition.read_to(partition, offset + 1)
-            elif error.code() == KafkaError._PARTITION_EOF:
-                # The end of a partition whose last records were compacted away, or that was always empty.
-                edition.read_to(partition, offset)
-            else:
+            if error is not None and error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
+            if error is None and (product := product_in(message)) is not None:
+                edition.apply(product)
+            edition.set_at_end(partition, error is not None)
         if edition.complete and self.products is not edition.products:
             self.products = edition.products
             logger.info("the catalogue is read", products=len(self.products))
