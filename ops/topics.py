@@ -2,7 +2,8 @@
 
 create   make the topics that are missing, and set again what has been changed in the others
 list     print topics and partitions; consumer groups with members and lag
-trim     delete the records that every group has passed; nothing else ever deletes one (--dry-run: only print)
+trim     delete the records that every group has passed, and say what that has freed; nothing else ever deletes one
+         (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
 """
 
@@ -17,7 +18,7 @@ from common.config import Env, topic_partitions
 from common.errors import Fatal
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
-from ops import tool
+from ops import log_dirs, tool
 from ops.log import ANSWER_S, Log
 
 GROUPS = sorted(READS)
@@ -25,6 +26,8 @@ MISSING = "missing"
 TIMEOUT_S = 15.0
 START_S = 60.0
 """A broker that has just been started may need this long to answer."""
+FREED_WITHIN_S = 15.0
+"""The broker looks for segments to delete every 10 s, and from 30 s after its start."""
 
 
 def create(admin: AdminClient, partitions: int, replicas: int) -> None:
@@ -118,10 +121,37 @@ def trim(log: Log, *, dry_run: bool) -> None:
         if keep_from > first:
             until.append(TopicPartition(*partition, keep_from))
             records += keep_from - first
+    print(f"topics: {records} records {'would be' if dry_run else 'are'} deleted from {len(until)} partitions")
     if until and not dry_run:
+        before = log_dirs.bytes_of(log.admin, READERS)
         for future in log.admin.delete_records(until, request_timeout=TIMEOUT_S).values():
             future.result()
-    print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
+        freed, left = _await_freed(log.admin, before)
+        print(f"topics: {mebibytes(freed)} of {mebibytes(before)} are freed, {mebibytes(left)} are in use")
+        if freed < before / 2:
+            print(
+                "topics: the newest segment of each partition stays until it is closed, at 16 MiB or after a day; a "
+                "later trim frees it"
+            )
+
+
+def _await_freed(admin: AdminClient, before: int) -> tuple[int, int]:
+    """Wait until the broker has deleted the segments; returns how many bytes are freed, and how many are in use. New
+    records come all the time, so what is freed is the sum of what the size has dropped by."""
+    until = time.monotonic() + FREED_WITHIN_S
+    freed, size = 0, before
+    while time.monotonic() < until:
+        time.sleep(1)
+        now = log_dirs.bytes_of(admin, READERS)
+        dropped, size = max(0, size - now), now
+        if freed and not dropped:
+            break
+        freed += dropped
+    return freed, size
+
+
+def mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
 
 
 def rewind(admin: AdminClient, topic: str) -> None:

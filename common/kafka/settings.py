@@ -26,6 +26,11 @@ KEPT: Final = {
     "message.timestamp.type": "LogAppendTime",
     "retention.ms": "-1",
     "retention.bytes": "-1",
+    # Trimming frees closed segments only. Smaller ones, or closed more often, would be too many maps for the broker
+    # when years of orders are kept (two a segment; Linux allows 65,530).
+    "segment.bytes": str(16 * 1024 * 1024),
+    "segment.ms": str(24 * 60 * 60 * 1000),
+    "file.delete.delay.ms": "1000",
     MESSAGE_BYTES: "1048588",
     "unclean.leader.election.enable": "false",
 }

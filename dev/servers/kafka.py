@@ -42,6 +42,8 @@ CONFIGURATION: Mapping[str, str] = {
     "log.message.timestamp.type": "LogAppendTime",
     "log.retention.ms": "-1",
     "log.retention.bytes": "-1",
+    # What was trimmed is freed within this time.
+    "log.retention.check.interval.ms": "10000",
     "offsets.retention.minutes": str(INT32_MAX),
     # Clients cannot set these with group.protocol=consumer. A member killed with -9 is replaced after 6 s, not 45.
     "group.consumer.session.timeout.ms": "6000",
