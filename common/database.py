@@ -16,7 +16,7 @@ from loguru import logger
 from psycopg_pool import PoolTimeout
 
 from common.config import Process
-from common.errors import Failure, Transient, classify, describe
+from common.errors import Failure, Transient, classify, describe, is_session_stale
 from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, connect_async, pool
 
 PING_EVERY_S: Final = 1.0
@@ -114,7 +114,12 @@ class DatabasePool:
         self.check_reachable()
         try:
             async with self._pool.connection() as connection:
-                yield connection
+                try:
+                    yield connection
+                except psycopg.Error as error:
+                    if is_session_stale(error):
+                        await connection.close()  # the pool then replaces it
+                    raise
         except PoolTimeout:
             self.check_reachable()
             raise DatabaseUnavailable(

@@ -116,11 +116,22 @@ def _classify_postgres(error: psycopg.Error) -> Failure:
             case psycopg.DataError():
                 return Failure.POISON
         return Failure.FATAL
-    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:
+    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES or is_session_stale(error):
         return Failure.TRANSIENT
     if (state[:2] == "22" and state != _SEQUENCE_EXHAUSTED) or state in _POISON_STATES:
         return Failure.POISON
     return Failure.FATAL
+
+
+def is_session_stale(error: BaseException) -> bool:
+    """Whether a statement that the session has prepared no longer fits its tables, as after an ALTER TABLE, or is no
+    longer known. It works in a new session."""
+    match error:
+        case psycopg.errors.FeatureNotSupported():
+            return "cached plan" in str(error)
+        case psycopg.errors.InvalidSqlStatementName():
+            return True
+    return False
 
 
 def describe(error: BaseException) -> str:

@@ -246,9 +246,9 @@ BUGS: Final = (
         "unique-violation-as-poison",
         "an order that another instance stored first is parked as poison",
         "common/errors.py",
-        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:",
+        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES or is_session_stale(error):",
         '    if state[:2] == "23":\n        return Failure.POISON\n'
-        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES:",
+        "    if state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES or is_session_stale(error):",
         ("tests/unit/test_errors.py",),
     ),
     Bug(

@@ -19,6 +19,8 @@ from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Tran
         errors.DiskFull(),
         errors.IdleInTransactionSessionTimeout(),
         errors.UniqueViolation(),
+        errors.FeatureNotSupported("cached plan must not change result type"),
+        errors.InvalidSqlStatementName(),
         psycopg.OperationalError("connection refused"),
         psycopg.InterfaceError("the connection is closed"),
         KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)),
@@ -57,6 +59,7 @@ def test_errors_of_the_data_itself_are_poison(error: Exception) -> None:
     "error",
     [
         errors.UndefinedTable(),
+        errors.FeatureNotSupported("another one"),
         errors.SequenceGeneratorLimitExceeded(),
         errors.DataCorrupted(),
         errors.InsufficientPrivilege(),

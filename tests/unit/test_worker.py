@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from common import worker
-from common.errors import LOSS_HELP, Fatal, LossDetected, Transient
+from common.errors import LOSS_HELP, Fatal, LossDetected, Transient, describe
 from common.worker import Worker
 
 
@@ -49,10 +49,10 @@ def test_a_fatal_failure_ends_it_unless_it_is_to_be_retried(error: Exception) ->
     ended = Script(error)
     ended.run()
     assert ended.reported == [["test: not started"]]
-    assert ended.worker.missing() == ["test: no such table"]
+    assert ended.worker.missing() == [f"test: {describe(error)}"]
     retried = Script(error, retries_fatal=True)
     retried.run()
-    assert retried.reported == [["test: not started"], ["test: no such table"]]
+    assert retried.reported == [["test: not started"], [f"test: {describe(error)}"]]
 
 
 def test_a_loss_is_retried_and_reported_until_it_is_over() -> None:
