@@ -16,3 +16,6 @@ stage_seconds = Histogram(
 failures = Counter("tandem_failures_total", "Failures of a batch or of a thread, by class.", ["group", "failure"])
 lag = Gauge("tandem_lag_records", "Records in the log that this instance has yet to process.", ["group", "topic"])
 http_requests = Counter("tandem_http_requests_total", "Responses, by route and status.", ["method", "route", "status"])
+oldest_snapshot_s = Gauge(
+    "tandem_database_oldest_transaction_seconds", "Age of the oldest open transaction in the database.", ["group"]
+)

@@ -45,6 +45,10 @@ _GRANTS = (
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO {service}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {auditor}",
     "ALTER ROLE {auditor} SET default_transaction_read_only = on",
+    # Whoever leaves a transaction open in psql makes the tables grow that change all the time. Dumps lift the limit for
+    # themselves; a proof waits with its snapshot of one database while it reads another.
+    "ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '1min'",
+    "ALTER ROLE {auditor} SET idle_in_transaction_session_timeout = '30min'",
 )
 # Here and not in `common/migrations`, whose SQL cannot name the role. A service's own migrations can.
 _ADD_ONLY = (

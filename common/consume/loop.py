@@ -33,7 +33,8 @@ from common.consume.positions import Start
 from common.consume.records import Arrival, Received, Record
 from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
-from common.errors import Failure, Stopped, Superseded, classify, describe
+from common.consume.vacuum import VacuumWatch
+from common.errors import Failure, Stopped, Superseded, classify, describe, is_session_stale
 from common.events import PUBLISHES, READS, type_of
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
@@ -87,6 +88,7 @@ class _Session(Generic[Locked]):
         self._breaker = Breaker()
         self._tally = Tally(handler.group)
         self._redriver = Redriver(handler, self._publish)
+        self._vacuum_watch = VacuumWatch(handler.group)
         self._operator_at_s = time.monotonic()
         self._operator_failed = False
         self._lag_at_s = 0.0
@@ -257,7 +259,8 @@ class _Session(Generic[Locked]):
     # Once a second
 
     def _attend_when_due(self) -> None:
-        """Check that the topics are still the same; stop or redrive, if an operator has asked for it."""
+        """Check that the topics are still the same, and now and then the database; stop or redrive, if an operator has
+        asked for it."""
         if time.monotonic() - self._operator_at_s < OPERATOR_EVERY_S:
             return
         self._operator_at_s = time.monotonic()
@@ -269,6 +272,7 @@ class _Session(Generic[Locked]):
             if self._operator_failed:
                 self._operator_failed = False
                 self._report("")
+            self._vacuum_watch.check_when_due(self._connection, self._operator_at_s)
             while rows := self._query(lambda: marked(self._connection, self._inbox.positions)):
                 self._redriver.redrive(self._connection, self._inbox.positions, rows)
                 self._inbox.poll_when_due()
@@ -307,9 +311,11 @@ class _Session(Generic[Locked]):
         self._log.warning("retrying: {}", describe(error))
 
     def _recover(self, error: Exception) -> None:
-        """Connect again, or end a frozen instance's session that keeps rows locked."""
+        """Connect again if need be, or end a frozen instance's session that keeps rows locked."""
         if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
             self._connection.close()  # a session can stay read-only after the cause is gone
+        if is_session_stale(error):
+            self._connection.close()
         if self._connection.closed:
             try:
                 self._connection = connect(self._process.database_url, self._process.instance)

@@ -47,6 +47,7 @@ from ops.verify.evidence.progress import Answered, GroupPartition, Progress
 from ops.verify.judge import audit, bucket
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import (
+    Parked,
     Snapshot,
     about_order,
     mismatches,
@@ -137,8 +138,9 @@ class _Proof:
     def _first_pass(
         self, databases: Sequence[Snapshot], progress: Progress, accepted: Sequence[str]
     ) -> tuple[list[tuple[Partition, int]], bool]:
-        """Judge everything. Returns the records that are no events and not listed as parked, and whether anything has
-        to be judged again: an order, balances, stock or what waits."""
+        """Judge everything, and end the snapshots as soon as they are read: while one is open, tables grow. Returns the
+        records that are no events and not listed as parked, and whether anything has to be judged again: an order,
+        balances, stock or what waits."""
         self._has_requests = bool(databases[0].query("SELECT FROM requests LIMIT 1"))
         records = sum(end - progress.starts[p] for p, end in progress.ends.items())
         self._digits = buckets.digits_for(records)
@@ -153,6 +155,10 @@ class _Proof:
                         writer.write_lines(name, lines)
             trial = Report()
             self._audit(databases, trial)
+            parked = [(snapshot.group, snapshot.parked()) for snapshot in databases]
+            skipped = skipped_by_all(databases)
+            for snapshot in databases:
+                snapshot.close()
             contents = [future.result() for future in reading]
             names, shares = buckets.bucket_names(self._digits), 4 * self._settings.workers
             judging = [
@@ -162,10 +168,9 @@ class _Proof:
             ]
             for checked in judging:
                 self._report.checked += checked.result()
-        skipped = skipped_by_all(databases)
         for content in contents:
             self._report.records += content.records
-            self._check_parked(databases, content)
+            self._check_parked(parked, content)
             for partition, missing in content.gaps:
                 self._check_gap(partition, missing, skipped)
         unlisted = [record for c in contents for record in c.unreadable if progress.unlisted(*record)]
@@ -200,14 +205,16 @@ class _Proof:
             self._write("t0", (f"{order_id}|{Tag.CLAIM}" for order_id in order.claims(trimmed)))
             audit.audit_claims(order, self._report)
 
-    def _check_parked(self, databases: Sequence[Snapshot], contents: Contents) -> None:
-        """A parked event must be what the log has at its offset."""
-        for snapshot in databases:
-            for (_, topic, number), rows in snapshot.parked().items():
+    def _check_parked(
+        self, databases: Iterable[tuple[str, Mapping[GroupPartition, Mapping[int, Parked]]]], contents: Contents
+    ) -> None:
+        """A parked event must be what the log has at its offset. Given what each group has parked."""
+        for group, parked in databases:
+            for (_, topic, number), rows in parked.items():
                 partition = Partition(topic, number)
                 for offset, row in rows.items():
                     if contents.parked.get((partition, offset), row.digest) != row.digest:
-                        problem = f"what {snapshot.group} has parked from there is not what the log has"
+                        problem = f"what {group} has parked from there is not what the log has"
                         self._report.violate(f"record {partition}@{offset}", Finding(WAITING, problem))
 
     def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:

@@ -86,6 +86,10 @@ class Snapshot:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the transaction: nothing more is read of this snapshot."""
         self._connection.close()
 
     def query(self, statement: str, **parameters: Any) -> list[Row]:
