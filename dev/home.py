@@ -169,7 +169,7 @@ def stored_passwords(home: Path) -> dict[str, str]:
         write(path, json.dumps(new_passwords(), indent=1), 0o600)
     try:
         passwords = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise HomeError(f"{path} is damaged ({error}); {SEE_OPERATIONS}") from error
     if lacking := [role for role in ROLES if not passwords.get(role)]:
         raise HomeError(f"{path} is damaged (it has no password of {', '.join(lacking)}); {SEE_OPERATIONS}")

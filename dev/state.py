@@ -48,7 +48,7 @@ class State:
             stored = msgspec.json.decode(path.read_bytes(), type=_Stored)
         except (FileNotFoundError, NotADirectoryError):
             return cls(path)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
             remedy = f"'just down' stops what runs and sets the file aside, or {SEE_OPERATIONS}"
             raise HomeError(f"{path} is damaged ({error}); {remedy}") from error
         return cls(path, **msgspec.structs.asdict(stored))

@@ -26,11 +26,12 @@ class JarError(Exception):
 def provide(cache: Path, link: Path) -> None:
     """Let `link` lead to the folder of the pinned jars. Fetches those that are missing or have another hash."""
     jars = cache / "jars"
-    jars.mkdir(parents=True, exist_ok=True)
-    with (jars / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if pins := missing(cache):
-            fetch_all(pins, jars, cache / "downloads")
+    if missing(cache):  # else it may be a folder that nobody can write to
+        jars.mkdir(parents=True, exist_ok=True)
+        with (jars / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if pins := missing(cache):
+                fetch_all(pins, jars, cache / "downloads")
     if not (link.is_symlink() and link.readlink() == jars):
         link.unlink(missing_ok=True)
         link.symlink_to(jars)

@@ -57,10 +57,7 @@ def of_stack(home: Path) -> list[psutil.Process]:
     for process in tuple(started):
         with suppress(psutil.NoSuchProcess):
             started += process.children(recursive=True)
-    for process in psutil.process_iter():
-        with suppress(psutil.NoSuchProcess):
-            if process.name() == "postgres" and works_in(process, home / "postgres"):
-                started.append(process)
+    started += [process for process in psutil.process_iter() if works_in(process, home / "postgres")]
     return [process for process in dict.fromkeys(started) if process.pid not in own and _lives(process)]
 
 

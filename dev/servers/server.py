@@ -118,8 +118,8 @@ class Server(ABC):
 
 
 def works_in(process: psutil.Process, directory: Path) -> bool:
-    """Whether a process belongs to the cluster in this directory: all PostgreSQL processes of a cluster work there."""
+    """Whether a process is one of the PostgreSQL cluster in this directory: all of them work there."""
     try:
-        return Path(process.cwd()) == directory.resolve()
+        return process.name() == "postgres" and Path(process.cwd()) == directory.resolve()
     except (psutil.Error, OSError):
         return False

@@ -6,12 +6,13 @@ from typing import Any, Final
 
 import orjson
 
-from common.terminal import printable
-from ops.tool import print_table
+from common.terminal import printable, shortened
+from ops.tool import CELL_CHARS, print_table
 from ops.verify.statements import TEXTS, Finding, Statement
 
 OFFENDERS_SHOWN: Final = 20
 PARKED_SHOWN: Final = 20
+LINE_CHARS: Final = 2_000
 
 PROVED: Final = 0
 VIOLATED: Final = 1
@@ -111,17 +112,19 @@ class Report:
             statements = ", ".join(str(int(s)) for s in Statement if reason in self.reasons.get(s, []))
             print(printable(f"unproven {statements}: {reason}"))
         for offender in self.shown():
-            print(printable(f"violation of {int(offender.statement)}: {offender.subject}: {offender.problem}"))
+            text = f"violation of {int(offender.statement)}: {offender.subject}: {offender.problem}"
+            print(shortened(printable(text), LINE_CHARS))
             for name, detail in offender.details.items():
                 for line in detail if isinstance(detail, list) else [detail]:
                     text = line if isinstance(line, str) else orjson.dumps(line, default=str).decode()
-                    print(f"  {name}: {printable(text)}")
+                    print(f"  {name}: {shortened(printable(text), LINE_CHARS)}")
         if self.parked:
             print(f"\nparked events that are not done: {len(self.parked)}; 'just dlq list' has them all")
         for row in self.parked[:PARKED_SHOWN]:
             record = f"{row['topic']}/{row['partition']}@{row['offset']}"
-            text = f"{row['service']}: {record} customer {row['customer']} {row['state']}: {row['error']}"
-            print(f"  {printable(text)}")
+            customer = shortened(str(row["customer"]), CELL_CHARS)
+            text = f"{row['service']}: {record} customer {customer} {row['state']}: {row['error']}"
+            print(f"  {shortened(printable(text), LINE_CHARS)}")
         for note in self.notes:
             print(f"note: {note}")
         could = "not everything could" if self.checked.total() else "nothing could"

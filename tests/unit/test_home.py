@@ -337,3 +337,11 @@ def test_a_stack_can_be_stopped_on_a_disk_that_became_read_only(
 def test_what_is_no_number_of_lines_is_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match="is not a number of lines"):
         natural(text)
+
+
+def test_a_state_that_cannot_be_read_is_set_aside_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    homes.claim(tmp_path)
+    (tmp_path / "stack.json").mkdir()
+    assert just(monkeypatch, tmp_path, "ps") == 2
+    assert just(monkeypatch, tmp_path, "down") == 0
+    assert (tmp_path / "stack.json.damaged").is_dir()

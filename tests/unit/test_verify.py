@@ -27,7 +27,7 @@ from ops.verify.judge import audit
 from ops.verify.judge.audit import audit_waiting
 from ops.verify.judge.order import is_right, judge
 from ops.verify.judge.states import Verdict
-from ops.verify.report import Report
+from ops.verify.report import LINE_CHARS, Report
 from ops.verify.sources.databases import Row, Snapshot, mismatches
 from ops.verify.sources.log import event_of, record_line, salvaged, whole_line
 from ops.verify.statements import Finding, Statement
@@ -548,6 +548,19 @@ def test_a_reason_for_several_statements_is_printed_once(capsys: pytest.CaptureF
         "unproven 1, 2, 3, 4, 5, 6: Kafka is away",
         "unproven 5: payment is behind",
     ]
+
+
+def test_a_long_key_does_not_fill_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    report, key = Report(), "k\x1b" * 100_000
+    report.violate(f"account {key}", Finding(Statement.MONEY, "below zero"), {"rows": [{"customer_id": key}]})
+    place = {"service": "payment", "topic": "orders", "partition": 3, "offset": 17}
+    report.parked.append({**place, "customer": key, "state": "parked", "error": "not an event"})
+    report.show()
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= LINE_CHARS + len("  rows: ")
+    assert not any("\x1b" in line for line in lines)
+    [parked] = [line for line in lines if line.startswith("  payment: orders/3@17 ")]
+    assert parked.endswith("… parked: not an event")
 
 
 @pytest.mark.parametrize(("checked", "said"), [(0, "but nothing could"), (1, "but not everything could")])
