@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from heapq import nsmallest
 from ipaddress import IPv6Address
+from math import ceil
 from typing import Final, NamedTuple, Protocol
 
 from loguru import logger
@@ -162,6 +163,33 @@ class Gate:
         )
         self._gave_way = self._refused = 0
         self._reported_at = now
+
+
+class Places:
+    """Places that clients occupy for long: a limit for all of them, and a share of it for each source."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._limit_of_source = ceil(limit * SHARE_OF_SOURCE)
+        self._by_source: Counter[str] = Counter()
+
+    @property
+    def taken(self) -> int:
+        return self._by_source.total()
+
+    def take(self, source: str) -> int | None:
+        """Take a place. Returns the limit that leaves none, if so."""
+        if self.taken >= self._limit:
+            return self._limit
+        if self._by_source[source] >= self._limit_of_source:
+            return self._limit_of_source
+        self._by_source[source] += 1
+        return None
+
+    def give_back(self, source: str) -> None:
+        self._by_source[source] -= 1
+        if not self._by_source[source]:
+            del self._by_source[source]
 
 
 class ListenerState(ServerState):

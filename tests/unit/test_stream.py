@@ -91,7 +91,7 @@ def read(
     async def main() -> Client:
         endpoint = OrderEvents(FakeLookup(order), Outcomes(FakeQueries(*answers), lambda: stopping))
         client = await Client(leaves_after=leaves_after).read(endpoint, last)
-        assert endpoint._open == 0
+        assert endpoint._open.taken == 0
         return client
 
     return asyncio.run(main())
@@ -197,7 +197,7 @@ def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room()
         await third.read(endpoint)
         clients[1]._left.set()
         await reading[1]
-        assert endpoint._open == 0
+        assert endpoint._open.taken == 0
 
     asyncio.run(main())
 
@@ -218,7 +218,7 @@ def test_refused_streams_are_logged_now_and_then_with_their_number() -> None:
     try:
         endpoint = OrderEvents(FakeLookup(None), Outcomes(FakeQueries(), lambda: False), streams_max=0)
         for now in (1.0, 2.0, 3.0, 1.0 + REPORT_EVERY_S):
-            assert endpoint._no_room(now).status == 503
+            assert endpoint._no_room(0, "192.0.2.1", now).status == 503
     finally:
         logger.remove(sink)
     assert lines == ["too many event streams: 1 refused", "too many event streams: 3 refused"]

@@ -20,7 +20,7 @@ from starlette.types import Receive, Scope, Send
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.connections import REPORT_EVERY_S
+from common.http.connections import REPORT_EVERY_S, Places, source_of
 from common.http.problem import Problem, ProblemError
 from common.http.responses import header
 from order.api.read.lookup import Lookup
@@ -43,28 +43,31 @@ class OrderEvents:
     def __init__(self, lookup: Lookup, outcomes: Outcomes, streams_max: int = STREAMS_MAX) -> None:
         self._lookup = lookup
         self._outcomes = outcomes
-        self._streams_max = streams_max
-        self._open = 0
+        self._open = Places(streams_max)
         self._refused = 0
         self._reported_at = -REPORT_EVERY_S
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._open >= self._streams_max:
-            raise ProblemError(self._no_room(time.monotonic()))
-        self._open += 1
+        client = scope.get("client")
+        source = source_of(client[0]) if client else ""
+        limit = self._open.take(source)
+        if limit is not None:
+            raise ProblemError(self._no_room(limit, source, time.monotonic()))
         try:
             response = await self._response(scope)
             await response(scope, receive, send)
         finally:
-            self._open -= 1
+            self._open.give_back(source)
 
-    def _no_room(self, now: float) -> Problem:
+    def _no_room(self, limit: int, source: str, now: float) -> Problem:
         """The refusal of a stream, logged now and then with the number of them. `now` is in seconds."""
         self._refused += 1
         if now - self._reported_at >= REPORT_EVERY_S:
-            logger.warning("too many event streams: {} refused", self._refused, limit=self._streams_max)
+            logger.warning("too many event streams: {} refused", self._refused, limit=limit, source=source)
             self._refused, self._reported_at = 0, now
-        return problem.unavailable(f"{self._streams_max} streams are open at this process already; ask for the order")
+        return problem.unavailable(
+            f"{limit} streams are open at this process already, in all or from this address; ask for the order"
+        )
 
     async def _response(self, scope: Scope) -> Response:
         order = await self._lookup.find(scope["path_params"]["order_id"])
