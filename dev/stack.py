@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
+from urllib.request import getproxies, proxy_bypass
 
 from dev.settings import HOST, SERVICES, Settings
 from dev.state import State
@@ -36,7 +37,9 @@ class Stack(ABC):
             print(f"  {service.name:<10}  http://{HOST}:{self.settings.port(service):<5}  {service.serves}")
         print(f"  kafka       {HOST}:{self.settings.kafka_port}")
         print("  databases   just psql order, just psql payment, just psql inventory")
-        print(f"\nPlace an order:\n\n  curl -i http://{HOST}:{self.settings.order_api_port}/api/v1/orders \\")
+        # curl would send it to the proxy of this shell.
+        curl = "curl --noproxy '*' -i" if "http" in getproxies() and not proxy_bypass(HOST) else "curl -i"
+        print(f"\nPlace an order:\n\n  {curl} http://{HOST}:{self.settings.order_api_port}/api/v1/orders \\")
         body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
         print(f"    -H 'content-type: application/json' -d '{body}'\n")
 

@@ -20,10 +20,11 @@ import uvicorn
 from common.config import ignore_foreign_variables
 from common.http import ready
 from dev.environment import child, raise_limits, tight_limits
+from dev.native.stack import NativeStack
 from dev.native.supervise import Supervisor, Unanswered
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
-from dev.settings import HOST, ROOT, SERVICES
+from dev.settings import HOST, ROOT, SERVICES, Settings
 from ops import tool
 
 FOREIGN = {
@@ -136,6 +137,28 @@ def test_libpqs_own_variables_do_not_lead_a_connection_elsewhere(monkeypatch: py
     ignore_foreign_variables()
     with pytest.raises(psycopg.OperationalError, match="port 1"):
         psycopg.connect(url)
+
+
+@pytest.mark.parametrize(
+    ("variables", "shown"),
+    [
+        ({}, "curl -i "),
+        ({"http_proxy": "http://p:1"}, "curl --noproxy '*' -i "),
+        ({"http_proxy": "http://p:1", "no_proxy": "127.0.0.1"}, "curl -i "),
+    ],
+    ids=["no proxy", "proxy", "not for this machine"],
+)
+def test_the_first_order_goes_past_the_proxy_of_the_shell(
+    variables: dict[str, str],
+    shown: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    NativeStack(Settings(home=tmp_path)).print_addresses()
+    assert f"  {shown}http://127.0.0.1:8081/" in capsys.readouterr().out
 
 
 def test_uvicorns_own_variable_is_no_setting_of_a_service(monkeypatch: pytest.MonkeyPatch) -> None:
