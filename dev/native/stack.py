@@ -204,7 +204,7 @@ class NativeStack(Stack):
 
     def _refuse_other_settings(self) -> None:
         if changed := self.state.changed(self.asked):
-            raise StackError(f"Tandem is up with other settings than {', '.join(changed)}; 'just down' first")
+            raise StackError(f"Tandem is up without {', '.join(changed)}; 'just down' first")
 
     def _stop_all(self) -> None:
         try:

@@ -16,6 +16,7 @@ from dev.home import SEE_OPERATIONS
 from dev.servers import jars
 from dev.servers.server import Server, StartError
 from dev.settings import HOST, Settings
+from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
 PROPERTIES = "server.properties"
@@ -161,7 +162,8 @@ class Broker(Server):
             text=True,
         )
         if done.returncode != 0:
-            raise StartError(f"kafka: formatting {self.directory} failed:\n{done.stdout}{done.stderr}")
+            said = cause((done.stdout + done.stderr).splitlines())
+            raise StartError(f"kafka: formatting {self.directory} failed:\n{said}")
 
 
 def check_meta(path: Path) -> None:

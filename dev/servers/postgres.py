@@ -19,6 +19,7 @@ from dev.environment import child
 from dev.servers.server import Server, StartError, works_in
 from dev.servers.unprivileged import as_ordinary_user
 from dev.settings import HOST
+from dev.waiting import cause
 
 # Nothing acknowledged may be lost: hence fsync and synchronous_commit, which are the defaults. WAL and checkpoints are
 # sized so that a load of thousands of orders a second does not checkpoint all the time.
@@ -111,7 +112,8 @@ class Cluster(Server):
                 env=child(),
             )
             if done.returncode != 0:
-                raise StartError(f"postgres: initdb failed for {self.directory}:\n{done.stdout}{done.stderr}")
+                said = cause((done.stdout + done.stderr).splitlines())
+                raise StartError(f"postgres: initdb failed for {self.directory}:\n{said}")
             try:
                 data.rename(self.directory)  # replaces an empty directory, and nothing else
             except OSError as error:
