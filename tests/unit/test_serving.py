@@ -1,13 +1,16 @@
 """How a server begins and ends: no established connection is lost."""
 
 import asyncio
+import errno
 import re
+import select
 import socket
 from collections.abc import Callable, Coroutine
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+import pytest
 import uvicorn
 import uvloop
 
@@ -15,7 +18,7 @@ from common.http import protocol
 from common.http.app import application
 from common.http.connections import Gate
 from common.http.protocol import Connection
-from common.http.server import _bind, _Server
+from common.http.server import _bind, _Server, drop_handshakes
 
 HOST = "127.0.0.1"
 REQUEST = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -69,6 +72,24 @@ def test_connections_that_wait_to_be_accepted_are_answered_when_the_server_ends(
             assert (await answer(client)).startswith(b"HTTP/1.1 200 ")
 
     with_a_server(act)
+
+
+def test_no_connection_begins_at_a_listener_that_is_about_to_close() -> None:
+    with _bind(HOST, 0) as listener:
+        listener.listen(8)
+        before = connect(listener)
+        drop_handshakes(listener)
+        with socket.socket() as late:
+            late.setblocking(False)
+            assert late.connect_ex(listener.getsockname()) == errno.EINPROGRESS
+            assert select.select([], [late], [], 0)[1] == []  # over the loopback, a handshake takes no time
+        accepted, _ = listener.accept()
+        accepted.send(b"x")
+        assert before.recv(1) == b"x"
+        with pytest.raises(BlockingIOError):
+            listener.accept()
+        for connection in (accepted, before):
+            connection.close()
 
 
 def test_a_connection_that_was_idle_when_the_server_ends_has_its_next_request_answered() -> None:
