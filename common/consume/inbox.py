@@ -18,7 +18,7 @@ from common.consume.positions import Start
 from common.consume.reading import Reading, WithoutRecord
 from common.consume.records import Arrival, arrival_of
 from common.errors import LossDetected
-from common.kafka.broker import Partition
+from common.kafka.broker import Partition, query
 from common.kafka.clients import consumer_config
 
 BATCH_RECORDS_MAX: Final = 2_000
@@ -257,7 +257,8 @@ class Inbox:
             error = message.error()
             reading = self._reading.get((message.topic(), message.partition()))
             if error is not None and error.code() not in _LOG_BROKEN:
-                raise KafkaException(error)
+                with query(f"topic {message.topic()!r} cannot be read"):
+                    raise KafkaException(error)
             if reading is None:
                 continue  # a poll may still return records of a partition that has just been revoked
             partition, expected = reading.partition, reading.expected

@@ -40,7 +40,7 @@ def received(log: Log, bounds: Mapping[Partition, tuple[int, int]]) -> Iterator[
         partition = Partition(str(message.topic()), int(message.partition() or 0))
         event: Event | None = decoded(decoder_for[partition.topic].decode, message.value())
         if event is not None:
-            yield Received(partition, int(message.offset() or 0), Milliseconds(message.timestamp()[1]), event)
+            yield Received(partition, int(message.offset() or 0), within_range(message.timestamp()[1]), event)
 
 
 def events(log: Log, topic: str) -> Iterator[Any]:

@@ -10,10 +10,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from common.http import protocol
+from common.kafka.settings import Drift
+from dev import doctor
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, last_lines, readable
@@ -363,3 +367,13 @@ def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(t
         programs.matching(["payment-2"])
     with pytest.raises(StackError, match="services are postgres"):
         programs.matching(["payments-2"])
+
+
+def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drift = Drift("orders", "retention.ms", "1000", "-1")
+    stack: Any = SimpleNamespace(settings=SimpleNamespace(kafka_port=1))
+    for found, good in (([], True), ([drift], False)):
+        monkeypatch.setattr(doctor, "fetch_drift", lambda *_, found=found: found)
+        [finding] = doctor.topics(stack)
+        assert finding.good is good
+    assert "topic 'orders': retention.ms is 1000, must be -1" in finding.text

@@ -23,7 +23,7 @@ from common.consume.parking import sort
 from common.consume.positions import Start
 from common.consume.reading import Reading
 from common.consume.records import TIME_MAX, Arrival
-from common.errors import LossDetected
+from common.errors import Failure, LossDetected, TandemError, classify
 from common.events import Milliseconds, rfc3339
 from common.kafka.broker import Partition
 from tests.unit.orders import placed
@@ -160,9 +160,15 @@ class Letter:
     """Stands for a message of the client."""
 
     def __init__(
-        self, offset: int, value: bytes | None = b"{}", *, kind: int = TIMESTAMP_LOG_APPEND_TIME, at: int = 5
+        self,
+        offset: int,
+        value: bytes | None = b"{}",
+        *,
+        kind: int = TIMESTAMP_LOG_APPEND_TIME,
+        at: int = 5,
+        error: KafkaError | None = None,
     ) -> None:
-        self._offset, self._value, self._time = offset, value, (kind, at)
+        self._offset, self._value, self._time, self._error = offset, value, (kind, at), error
 
     def topic(self) -> str:
         return "orders"
@@ -173,8 +179,8 @@ class Letter:
     def offset(self) -> int:
         return self._offset
 
-    def error(self) -> None:
-        return None
+    def error(self) -> KafkaError | None:
+        return self._error
 
     def key(self) -> bytes | None:
         return b"ann"
@@ -246,3 +252,13 @@ def test_a_record_that_an_operator_has_given_up_is_parked_unread(slow: tuple[Inb
     arrivals = received(slow, good, Letter(101), skipped={100: "ann: it ends the consumer"})
     assert arrivals[0].error == "skipped by ann: it ends the consumer"
     assert "is not an event" in arrivals[1].error
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [(KafkaError.TOPIC_AUTHORIZATION_FAILED, Failure.FATAL), (KafkaError._TRANSPORT, Failure.TRANSIENT)],
+)
+def test_an_error_of_the_client_names_the_topic(slow: tuple[Inbox, SlowClient], code: int, failure: Failure) -> None:
+    with pytest.raises(TandemError, match="topic 'orders' cannot be read: ") as raised:
+        received(slow, Letter(100, error=KafkaError(code)))
+    assert classify(raised.value) is failure
