@@ -372,8 +372,9 @@ def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(t
 def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     drift = Drift("orders", "retention.ms", "1000", "-1")
     stack: Any = SimpleNamespace(settings=SimpleNamespace(kafka_port=1))
-    for found, good in (([], True), ([drift], False)):
-        monkeypatch.setattr(doctor, "fetch_drift", lambda *_, found=found: found)
-        [finding] = doctor.topics(stack)
-        assert finding.good is good
+    monkeypatch.setattr(doctor, "fetch_drift", lambda *_: [])
+    assert [finding.good for finding in doctor.topics(stack)] == [True]
+    monkeypatch.setattr(doctor, "fetch_drift", lambda *_: [drift])
+    [finding] = doctor.topics(stack)
+    assert not finding.good
     assert "topic 'orders': retention.ms is 1000, must be -1" in finding.text
