@@ -290,8 +290,8 @@ class Inbox:
         for reading in self._reading.values():
             _, end = self._consumer.get_watermark_offsets(TopicPartition(*reading.partition), cached=True)
             if reading.expected < end:
-                known = self._without_record(reading.partition, reading.expected, end)
-                if len(known) == end - reading.expected:  # otherwise records are about to come
+                empty = self._without_record(reading.partition, reading.expected, end)
+                if len(empty) == end - reading.expected:  # otherwise records are about to come
                     self._pass_holes(reading, end, time.monotonic())
 
     def _assigned(self, consumer: Consumer, added: list[TopicPartition]) -> None:

@@ -39,7 +39,7 @@ def offsets_without_record(admin: AdminClient, partition: Partition, first: int,
     """
     if end - first > HOLE_OFFSETS_MAX:
         return {}
-    found: dict[int, Milliseconds] = {}
+    times: dict[int, Milliseconds] = {}
     try:
         with _connect(admin, partition) as connection:
             offset = first
@@ -47,13 +47,13 @@ def offsets_without_record(admin: AdminClient, partition: Partition, first: int,
                 batches = _batches(_fetch(connection, partition, offset))
                 for base, last, attributes, at in batches:
                     if attributes & (_CONTROL | _TRANSACTIONAL):
-                        found |= dict.fromkeys(range(max(first, base), min(end, last + 1)), Milliseconds(at))
+                        times |= dict.fromkeys(range(max(first, base), min(end, last + 1)), Milliseconds(at))
                 if not batches or batches[-1][1] + 1 >= end:
                     break
                 offset = batches[-1][1] + 1
     except (OSError, struct.error, KafkaException) as error:
         logger.warning("cannot find out why offsets are missing: {!r}", error, partition=str(partition), first=first)
-    return found
+    return times
 
 
 def _connect(admin: AdminClient, partition: Partition) -> socket.socket:

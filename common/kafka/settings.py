@@ -70,12 +70,12 @@ def wanted(topic: str, replicas: int) -> dict[str, str]:
     return {**(COMPACTED if topic == PRODUCTS else KEPT), **in_sync}
 
 
-def drift_of(topic: str, found: Mapping[str, str], replicas: int = 0) -> list[Drift]:
+def drift_of(topic: str, current: Mapping[str, str], replicas: int = 0) -> list[Drift]:
     """The settings, among those that `found` has, which are not as they must be."""
     return [
-        Drift(topic, setting, found[setting], value)
+        Drift(topic, setting, current[setting], value)
         for setting, value in wanted(topic, replicas).items()
-        if setting in found and not _is_good(setting, found[setting], value)
+        if setting in current and not _is_good(setting, current[setting], value)
     ]
 
 
@@ -96,9 +96,9 @@ def fetch_drift(admin: AdminClient, names: Iterable[str]) -> list[Drift]:
 def mend(admin: AdminClient, drift: Iterable[Drift]) -> None:
     """Set these settings as they must be. Raises `Transient` or `Fatal` when the broker refuses."""
     by_topic: dict[str, list[Any]] = {}
-    for one in drift:
-        entry = ConfigEntry(one.setting, one.wanted, incremental_operation=AlterConfigOpType.SET)
-        by_topic.setdefault(one.topic, []).append(entry)
+    for change in drift:
+        entry = ConfigEntry(change.setting, change.wanted, incremental_operation=AlterConfigOpType.SET)
+        by_topic.setdefault(change.topic, []).append(entry)
     resources = [
         ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
         for topic, entries in by_topic.items()

@@ -220,10 +220,10 @@ class _Proof:
     def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:
         """Offsets without a record are a loss, unless a transaction took them, or an operator had all readers skip
         them."""
-        known = offsets_without_record(self._log.admin, partition, missing.start, missing.stop)
-        if any(offset not in known and (partition, offset) not in skipped for offset in missing):
-            what = f"{partition} has no records from offset {missing[0]} to {missing[-1]}"
-            self._report.violate("log", Finding(DECIDED, what))
+        empty = offsets_without_record(self._log.admin, partition, missing.start, missing.stop)
+        if any(offset not in empty and (partition, offset) not in skipped for offset in missing):
+            problem = f"{partition} has no records from offset {missing[0]} to {missing[-1]}"
+            self._report.violate("log", Finding(DECIDED, problem))
 
     def _read_log(
         self,
