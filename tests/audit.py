@@ -54,14 +54,14 @@ def await_rest(stack: Stack, accepted: Collection[str], within_s: float = PATIEN
     """Wait until all accepted orders are stored and every stored order is settled."""
 
     def at_rest() -> bool:
-        found = stack.query(
+        rows = stack.query(
             "order",
             """SELECT count(*) FILTER (WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL),
                  count(*) FILTER (WHERE settled_at IS NULL)
                FROM orders""",
             (list(accepted),),
         )
-        return found == [(len(accepted), 0)]
+        return rows == [(len(accepted), 0)]
 
     eventually(at_rest, f"{len(accepted)} orders are settled", within_s)
 

@@ -99,8 +99,8 @@ class Book:
     def check(self, stack: Stack) -> None:
         """Fails unless every promise was kept."""
         assert not self.faults, self.faults[:5]
-        for what, order_ids in self.broken(stack).items():
-            assert not order_ids, f"{what}: {len(order_ids)} orders, as {order_ids[:5]}"
+        for promise, order_ids in self.broken(stack).items():
+            assert not order_ids, f"{promise}: {len(order_ids)} orders, as {order_ids[:5]}"
         assert _entered(stack, "payment", "ledger", "deposit", "customer_id", SAVER) == self.deposits
         assert _entered(stack, "inventory", "movements", "restock", "product_id", SCARCE) == self.restocks
 
@@ -209,19 +209,19 @@ class Client(threading.Thread):
 
 def orders(sort: str) -> Iterator[Body]:
     """The orders of a client, in turn. Some have two lines, some a customer who cannot pay, some a scarce product."""
-    one = [{"product_id": PLENTY[0], "quantity": 1}]
-    two = [{"product_id": product, "quantity": 2} for product in PLENTY]
+    one_piece = [{"product_id": PLENTY[0], "quantity": 1}]
+    two_pieces = [{"product_id": product, "quantity": 2} for product in PLENTY]
     for n in itertools.count():
         customer = f"{sort}-{n % CUSTOMERS}"
         match n % 13:
             case 4:
-                yield {"customer_id": customer, "items": two}
+                yield {"customer_id": customer, "items": two_pieces}
             case 7:
-                yield {"customer_id": f"{sort}-poor", "items": one}
+                yield {"customer_id": f"{sort}-poor", "items": one_piece}
             case 11:
-                yield {"customer_id": customer, "items": [*one, {"product_id": SCARCE, "quantity": 3}]}
+                yield {"customer_id": customer, "items": [*one_piece, {"product_id": SCARCE, "quantity": 3}]}
             case _:
-                yield {"customer_id": customer, "items": one}
+                yield {"customer_id": customer, "items": one_piece}
 
 
 class Buyer(Client):

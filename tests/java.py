@@ -62,10 +62,10 @@ class _Class:
     def field(self, owner: str, name: str, kind: str) -> None:
         self.code += _GET_STATIC + self._ref(_FIELD_REF, owner, name, kind)
 
-    def call(self, how: bytes, owner: str, name: str, kind: str, operands: int = 0) -> None:
+    def call(self, opcode: bytes, owner: str, name: str, kind: str, operands: int = 0) -> None:
         """`operands` counts the object and its arguments; only interfaces need to know."""
-        interface = how == _INTERFACE
-        self.code += how + self._ref(_INTERFACE_REF if interface else _METHOD_REF, owner, name, kind)
+        interface = opcode == _INTERFACE
+        self.code += opcode + self._ref(_INTERFACE_REF if interface else _METHOD_REF, owner, name, kind)
         self.code += bytes((operands, 0)) if interface else b""
 
     def file(self) -> bytes:

@@ -52,9 +52,9 @@ class Instance(Child):
         """What it says on /readyz, and the end of its log."""
         return f"{self.name} says on /readyz: {self.unready() or 'ready'}\n{tail(self.log)}"
 
-    def await_answer(self, ask: Callable[[], T | None], what: str) -> T:
+    def await_answer(self, ask: Callable[[], T | None], condition: str) -> T:
         """Wait for something that this process does. Fails at once when it ends instead."""
-        return eventually(ask, f"{self.name} {what}", ended=self.ended, last_words=self.last_words)
+        return eventually(ask, f"{self.name} {condition}", ended=self.ended, last_words=self.last_words)
 
     def await_ready(self) -> None:
         self.await_answer(lambda: self.unready() is None, "is ready")
@@ -170,7 +170,7 @@ class Stack:
     def logs(self) -> str:
         """How each process stands, and the last lines of its log."""
         standing = ((i.ended() or f"{i.name}: {i.unready() or 'ready'}", i.log) for i in self.instances.values())
-        return "\n".join(f"{how}\n{tail(log)}" for how, log in standing)
+        return "\n".join(f"{standing_of}\n{tail(log)}" for standing_of, log in standing)
 
     def threads(self) -> str:
         """What each thread of each process does just now, by py-spy."""
@@ -197,8 +197,8 @@ class Stack:
 
     def product(self, product_id: str, *, price: int = 100, pieces: int = 0, active: bool = True) -> None:
         """Make a product, with pieces in stock. Waits for nothing: see `await_orderable`."""
-        wanted = {"name": product_id, "unit_price": price, "currency": "EUR", "active": active}
-        self.http.put(self.url("inventory", f"/products/{product_id}"), json=wanted).raise_for_status()
+        attributes = {"name": product_id, "unit_price": price, "currency": "EUR", "active": active}
+        self.http.put(self.url("inventory", f"/products/{product_id}"), json=attributes).raise_for_status()
         if pieces:
             url = self.url("inventory", f"/products/{product_id}/restocks")
             self.http.post(url, json={"quantity": pieces}).raise_for_status()
@@ -231,8 +231,8 @@ class Stack:
     def order(self, order_id: str) -> dict[str, Any]:
         answer = self.http.get(self.url("order-api", f"/orders/{order_id}"))
         assert answer.status_code == 200, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+        document: dict[str, Any] = answer.json()
+        return document
 
     def await_settled(self, order_id: str) -> dict[str, Any]:
         def settled() -> dict[str, Any] | None:

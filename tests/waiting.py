@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 def eventually(
     ask: Callable[[], T | None],
-    what: str,
+    condition: str,
     within_s: float = PATIENCE_S,
     every_s: float = 0.05,
     *,
@@ -22,8 +22,8 @@ def eventually(
 ) -> T:
     """The first answer of `ask` that is not None or False.
 
-    Fails with `what` after `within_s` seconds, or at once when `ended` says why there can be none any more. The message
-    ends with `last_words`, the state instead.
+    Fails with `condition` after `within_s` seconds, or at once when `ended` says why there can be none any more. The
+    message ends with `last_words`, the state instead.
     """
     until = time.monotonic() + within_s
     while True:
@@ -34,6 +34,6 @@ def eventually(
         if why is None and time.monotonic() > until:
             why = f"not within {within_s:.0f} s"
         if why is not None:
-            known = last_words()
-            raise AssertionError(f"{why}: {what}" + ("" if known is None else f"\n{known}"))
+            state = last_words()
+            raise AssertionError(f"{why}: {condition}" + ("" if state is None else f"\n{state}"))
         time.sleep(every_s)

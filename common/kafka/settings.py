@@ -71,7 +71,7 @@ def wanted(topic: str, replicas: int) -> dict[str, str]:
 
 
 def drift_of(topic: str, current: Mapping[str, str], replicas: int = 0) -> list[Drift]:
-    """The settings, among those that `found` has, which are not as they must be."""
+    """The settings, among those that `current` has, which are not as they must be."""
     return [
         Drift(topic, setting, current[setting], value)
         for setting, value in wanted(topic, replicas).items()

@@ -74,19 +74,19 @@ def truncated(directory: Path) -> str:
         admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos"))
         where = read_to_its_end(shop, before[0])
         shop["payment-1"].stop()
-        known = position(shop, "payment", where)
+        position_before = position(shop, "payment", where)
         lost = [shop.place("cust-0", ("sku-a", 1)) for _ in range(3)]
         for database in ("inventory", "order"):
-            eventually(lambda d=database: position(shop, d, where) == known + 3, f"{database} has read them")  # type: ignore[misc]
-        delete_records(admin, where, known + 3)
+            eventually(lambda d=database: position(shop, d, where) == position_before + 3, f"{database} has read them")  # type: ignore[misc]
+        delete_records(admin, where, position_before + 3)
         after = _order(shop)
         shop["payment-1"].launch()
         problem = shop["payment-1"].await_unready(str(where), "3 records were deleted unread")
         assert "loss detected" in shop["payment-1"].log.read_text()
-        assert position(shop, "payment", where) == known, "nothing was skipped"
+        assert position(shop, "payment", where) == position_before, "nothing was skipped"
         # As docs/OPERATIONS.md says: accept it, then cancel what this side will never answer.
         shop["payment-1"].stop()
-        move(shop, "payment", where, known + 3)
+        move(shop, "payment", where, position_before + 3)
         shop["payment-1"].launch()
         _settled(shop, after)
         for order_id in lost:

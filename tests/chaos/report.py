@@ -47,7 +47,7 @@ class Report:
     @property
     def failures(self) -> list[str]:
         messages = [f"{row.kind} {row.target}: {row.verdict}" for row in self.rows if row.failed]
-        messages += [f"{count} {what}" for what, count in self.totals.items() if count]
+        messages += [f"{count} {label}" for label, count in self.totals.items() if count]
         messages += self.wrong[:WRONG_SHOWN]
         if len(self.wrong) > WRONG_SHOWN:
             messages.append(f"… and {len(self.wrong) - WRONG_SHOWN} more wrong answers")
@@ -56,7 +56,7 @@ class Report:
     def show(self) -> None:
         show_rows(self.rows)
         print(self.verified.rstrip())
-        print("clients: " + ", ".join(f"{count} {what}" for what, count in self.answers.items()))
+        print("clients: " + ", ".join(f"{count} {label}" for label, count in self.answers.items()))
         times = sorted(row.recovered_s for row in self.rows if row.recovered_s is not None)
         if times:
             kinds = len({row.kind for row in self.rows})
@@ -64,7 +64,7 @@ class Report:
                 f"{len(self.rows)} faults of {kinds} kinds; time to recover: median {times[len(times) // 2]:.1f} s, "
                 f"longest {times[-1]:.1f} s"
             )
-        print(", ".join(f"{count} {what}" for what, count in self.totals.items()), flush=True)
+        print(", ".join(f"{count} {label}" for label, count in self.totals.items()), flush=True)
 
 
 def show_rows(rows: Iterable[Row]) -> None:

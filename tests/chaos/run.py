@@ -135,7 +135,7 @@ class Run:
         report.proved = done.returncode == 0
         [(unsettled,)] = arena.query("order", _UNSETTLED)
         [(too_early,)] = arena.query("order", _TOO_EARLY, (DEADLINE_S,))
-        report.totals = {what: len(order_ids) for what, order_ids in book.broken(arena).items()} | {
+        report.totals = {promise: len(order_ids) for promise, order_ids in book.broken(arena).items()} | {
             "oversold": len(arena.query("inventory", "SELECT FROM products WHERE on_hand < 0")),
             "unsettled": unsettled,
             "cancelled before their time": too_early,

@@ -72,8 +72,8 @@ class Sweeper:
         """Sweep until the end. Returns the orders it named, in turn, each once."""
         named: dict[str, None] = {}
         for _ in range(100):
-            at_the_end, more = self.sweep()
-            named |= dict.fromkeys(more)
+            at_the_end, slice_named = self.sweep()
+            named |= dict.fromkeys(slice_named)
             if at_the_end:
                 return list(named)
         raise AssertionError(f"no end after 100 slices, {len(named)} orders named")
@@ -113,8 +113,8 @@ def test_a_saga_that_was_away_past_the_deadline_confirms_orders_decided_meanwhil
     counted = "SELECT count(*) FROM {} WHERE order_id = ANY(%s::uuid[])"
 
     def await_count(service: str, table: str) -> None:
-        known = counted.format(table)
-        eventually(lambda: shop.query(service, known, (ids,)) == [(20,)], f"{service} knows all orders")
+        query = counted.format(table)
+        eventually(lambda: shop.query(service, query, (ids,)) == [(20,)], f"{service} knows all orders")
 
     await_count("order", "orders")
     placed = time.monotonic()
@@ -241,7 +241,7 @@ def test_no_deadline_passes_while_a_result_is_parked(shop: Stack) -> None:
     eventually(lambda: time.monotonic() - placed > 1.5 * DEADLINE_S, "the deadline has passed")
     assert shop.order(held)["status"] == "pending"
     [(offset,)] = shop.query("order", "SELECT \"offset\" FROM parked_events WHERE key = 'bob' AND root")
-    what, service, why = "ops.dead_letters", ("--service", "order"), ("--why", "a stranger wrote it")
-    shop.run_tool(what, "discard", f"{PAYMENTS}/{number}@{offset}", *service, *why)
-    shop.run_tool(what, "redrive", "--customer", "bob", *service, *why)
+    tool, service, why = "ops.dead_letters", ("--service", "order"), ("--why", "a stranger wrote it")
+    shop.run_tool(tool, "discard", f"{PAYMENTS}/{number}@{offset}", *service, *why)
+    shop.run_tool(tool, "redrive", "--customer", "bob", *service, *why)
     assert shop.await_settled(held)["status"] == "confirmed"

@@ -77,8 +77,8 @@ def partitions(shop: Stack, topic: str) -> list[Partition]:
 
 
 def ends(shop: Stack, *topics: str) -> dict[Partition, int]:
-    wanted = [partition for topic in topics for partition in partitions(shop, topic)]
-    return {partition: end for partition, (_, end) in log_bounds(AdminClient(client(shop)), wanted).items()}
+    wanted_partitions = [partition for topic in topics for partition in partitions(shop, topic)]
+    return {partition: end for partition, (_, end) in log_bounds(AdminClient(client(shop)), wanted_partitions).items()}
 
 
 def records(shop: Stack, topic: str, order_id: str) -> list[tuple[int, bytes | None, bytes]]:
@@ -158,13 +158,13 @@ def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:
 def test_a_batch_that_the_database_refuses_leaves_no_trace(shop: Stack) -> None:
     """Effect and position are one transaction; no result is published and no offset committed before it."""
     await_read(shop)
-    said = ends(shop, PAYMENTS)
+    published = ends(shop, PAYMENTS)
     with refusing(shop, "payment", "positions"):
         order_id = shop.place(new_customer(shop), (SKU, 1))
         shop["payment-1"].await_unready("retrying")
         shop["payment-1"].stop()  # so that it has committed everything it was going to commit
         assert count_of(shop, "payment", "payments", order_id) == 0, "the effect is stored without its position"
-        assert ends(shop, PAYMENTS) == said, "a result is published before it is stored"
+        assert ends(shop, PAYMENTS) == published, "a result is published before it is stored"
         stored = positions(shop, "payment")
         ahead = {p: offset for p, offset in committed(shop, "payment").items() if offset > stored[p]}
         assert not ahead, "an offset is committed before its record is stored"
@@ -371,7 +371,7 @@ def test_one_order_of_each_outcome_is_proved(shop: Stack) -> None:
     customer_id, poor = new_customer(shop), CustomerId("poor")
     shop.account(poor, 1)
     orders = [(customer_id, SKU), (customer_id, SOLD_OUT), (poor, SKU), (poor, SOLD_OUT), (customer_id, SKU)]
-    ids = [shop.place(who, (what, 2)) for who, what in orders]
+    ids = [shop.place(who, (product, 2)) for who, product in orders]
     assert [shop.await_settled(order_id)["status"] for order_id in ids] == [
         "confirmed", "rejected", "rejected", "rejected", "confirmed",
     ]  # fmt: skip

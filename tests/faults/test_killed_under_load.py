@@ -62,11 +62,11 @@ class Load:
 def settled_since(stack: Stack, first: int, accepted: list[str]) -> bool:
     """Whether the next `CUSTOMERS` orders after the first ones are accepted and settled: enough to be in all
     partitions."""
-    wanted = accepted[first : first + CUSTOMERS]
-    if len(wanted) < CUSTOMERS:
+    following = accepted[first : first + CUSTOMERS]
+    if len(following) < CUSTOMERS:
         return False
     [(count,)] = stack.query(
-        "order", "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL", (wanted,)
+        "order", "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL", (following,)
     )
     return bool(count == CUSTOMERS)
 

@@ -81,24 +81,26 @@ def delete_records(admin: AdminClient, where: Partition, before: int) -> None:
 
 def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, partition: Partition) -> None:
     shop["payment-1"].stop()
-    known = position(shop, "payment", partition)
+    position_before = position(shop, "payment", partition)
     lost = [shop.place(CUSTOMER, ("sku-a", 1)) for _ in range(3)]
     for service in ("inventory", "order"):
-        eventually(lambda s=service: position(shop, s, partition) == known + 3, f"{service} has read them")  # type: ignore[misc]
-    delete_records(admin, partition, known + 3)
+        eventually(lambda s=service: position(shop, s, partition) == position_before + 3, f"{service} has read them")  # type: ignore[misc]
+    delete_records(admin, partition, position_before + 3)
     kept = shop.place(CUSTOMER, ("sku-a", 1))
     shop["payment-1"].launch()
-    said = shop["payment-1"].await_unready(str(partition), f"starts at offset {known + 3}", "3 records were deleted")
+    reason = shop["payment-1"].await_unready(
+        str(partition), f"starts at offset {position_before + 3}", "3 records were deleted"
+    )
     assert shop["payment-1"].get("/livez").status_code == 200
-    assert position(shop, "payment", partition) == known, "nothing was skipped"
+    assert position(shop, "payment", partition) == position_before, "nothing was skipped"
     assert shop.query("payment", "SELECT FROM payments WHERE order_id = %s", (kept,)) == []
 
     # The loss is logged once, however often it is found; and the repair takes effect without a restart.
     eventually(lambda: shop["payment-1"].log.read_text().count("loss detected") > 0, "the log names it")
-    move(shop, "payment", partition, known + 3)
+    move(shop, "payment", partition, position_before + 3)
     shop.await_ready("payment-1")
     assert shop.await_settled(kept)["status"] == "confirmed"
-    assert times_logged(shop, "payment-1", "starts at offset") == 1, said
+    assert times_logged(shop, "payment-1", "starts at offset") == 1, reason
     assert {shop.order(order_id)["status"] for order_id in lost} == {"pending"}, "they stay for all to see"
 
 
@@ -125,12 +127,14 @@ def test_records_deleted_above_the_position_of_a_running_consumer(
 
 def test_a_log_that_ends_before_the_position(shop: Stack, admin: AdminClient, partition: Partition) -> None:
     shop["inventory-1"].stop()
-    known = position(shop, "inventory", partition)
-    move(shop, "inventory", partition, known + 5)
+    position_before = position(shop, "inventory", partition)
+    move(shop, "inventory", partition, position_before + 5)
     shop["inventory-1"].launch()
-    shop["inventory-1"].await_unready(str(partition), f"ends at offset {known}", f"position {known + 5}")
+    shop["inventory-1"].await_unready(
+        str(partition), f"ends at offset {position_before}", f"position {position_before + 5}"
+    )
     placed = shop.place(CUSTOMER, ("sku-a", 1))
-    move(shop, "inventory", partition, known)
+    move(shop, "inventory", partition, position_before)
     shop.await_ready("inventory-1")
     assert shop.await_settled(placed)["status"] == "confirmed"
 

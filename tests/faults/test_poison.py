@@ -431,8 +431,8 @@ def test_all_parked_events_of_a_customer_are_discarded_at_once(shop: Stack, log:
     order = shop.await_settled(follower)
     assert (order["status"], order["reason"]) == ("rejected", "discarded")
     assert shop.balance("hopeless") == BALANCE
-    places = shop.query("payment", "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'hopeless'")
-    named = [f"{topic}/{partition}@{offset}" for topic, partition, offset in places]
+    rows = shop.query("payment", "SELECT topic, partition, \"offset\" FROM parked_events WHERE key = 'hopeless'")
+    named = [f"{topic}/{partition}@{offset}" for topic, partition, offset in rows]
     assert dlq(shop, "show", *named, "--service", "payment").count("discard by ") == 2
 
 

@@ -139,7 +139,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
         shop.product(season.restocked, price=PRICE, pieces=RESTOCK)
         season.place(season.customer(), season.restocked, RESTOCK)
     season.rest()
-    said, balances, pieces = all_published(shop), shop.query("payment", BALANCES), shop.query("inventory", PIECES)
+    published, balances, pieces = all_published(shop), shop.query("payment", BALANCES), shop.query("inventory", PIECES)
     catalogue = shop.query("inventory", CATALOGUE)
 
     restore(shop, service)
@@ -161,7 +161,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
     if meanwhile:
         assert shop.await_settled(meanwhile)["reason"] == "out_of_stock"
     for side, rows in all_published(shop).items():
-        assert said[side] - rows == set(), f"{side} does not have what it had published"
+        assert published[side] - rows == set(), f"{side} does not have what it had published"
     assert set(balances) - set(shop.query("payment", BALANCES)) == set()
     assert set(pieces) - set(shop.query("inventory", PIECES)) == set()
     assert set(catalogue) - set(shop.query("inventory", CATALOGUE)) == set()
@@ -176,8 +176,8 @@ def enter_what_is_lost(shop: Stack, service: str, late: str, balances: dict[str,
     if service == "payment":
         with pytest.raises(AssertionError, match=f"account {late}: at least"):
             replay(shop, service)
-        known = dict(shop.query("payment", BALANCES))
-        for customer_id in balances.keys() - known.keys():
+        restored = dict(shop.query("payment", BALANCES))
+        for customer_id in balances.keys() - restored.keys():
             shop.account(customer_id, DEPOSIT if customer_id == late else 10**6)
     if service == "inventory":
         with pytest.raises(AssertionError, match=f"product {service}-restocked: at least {RESTOCK} pieces"):
@@ -218,13 +218,13 @@ def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(s
 
 def publish(shop: Stack, *events: Event) -> TopicPartition:
     """Write events of one customer into the log; returns the offset after them."""
-    places: list[TopicPartition] = []
+    ends: list[TopicPartition] = []
 
     def delivered(_: object, message: Message) -> None:
-        places.append(TopicPartition(ORDERS, message.partition() or 0, (message.offset() or 0) + 1))
+        ends.append(TopicPartition(ORDERS, message.partition() or 0, (message.offset() or 0) + 1))
 
     producer = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
     for event in events:
         producer.produce(ORDERS, encode(event), event.partitionkey.encode(), on_delivery=delivered)
     producer.flush(30)
-    return places[-1]
+    return ends[-1]

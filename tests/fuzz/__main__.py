@@ -62,8 +62,8 @@ def main() -> int:
         wrong = attacked(chosen.seed, numbers)
     else:
         wrong = decoded(chosen.seed, numbers) + attacked(chosen.seed, numbers, whole=True)
-    for what in wrong[:SHOWN]:
-        print(f"WRONG  {what}")
+    for problem in wrong[:SHOWN]:
+        print(f"WRONG  {problem}")
     print(f"{len(wrong)} wrong")
     return 1 if wrong else 0
 
@@ -71,24 +71,24 @@ def main() -> int:
 def decoded(seed: int, numbers: Sequence[int]) -> list[str]:
     """Mutated events against the decoders."""
     began = time.monotonic()
-    came = events.run(seed, numbers)
+    outcome = events.run(seed, numbers)
     took_s = time.monotonic() - began
     print(f"{len(numbers):,} mutated events of seed {seed}, in {took_s:.0f} s, by what a decoder said:\n")
-    topics = sorted({topic for topic, _ in came.counts})
+    topics = sorted({topic for topic, _ in outcome.counts})
     print("| topic | accepted | refused |\n|---|--:|--:|")
     for topic in topics:
-        print(f"| {topic} | {came.counts[topic, 'accepted']:,} | {came.counts[topic, 'refused']:,} |")
+        print(f"| {topic} | {outcome.counts[topic, 'accepted']:,} | {outcome.counts[topic, 'refused']:,} |")
     print()
-    return [f"event {number}: {what}" for number, what in came.wrong.items()]
+    return [f"event {number}: {problem}" for number, problem in outcome.wrong.items()]
 
 
 def attacked(seed: int, numbers: Iterable[int], *, whole: bool = False) -> list[str]:
     """Hostile requests; if it is the `whole` of it, their leaks and then mutated events in the topics."""
     with running() as stack:
-        known = campaign.stock(stack)
-        came = uvloop.run(campaign.run(stack, known, seed, numbers, _print))
-        wrong = judged(stack, came, leaks=whole)
-        show(came, seed)
+        order_ids = campaign.stock(stack)
+        outcome = uvloop.run(campaign.run(stack, order_ids, seed, numbers, _print))
+        wrong = judged(stack, outcome, leaks=whole)
+        show(outcome, seed)
         if whole:
             wrong += poisoned(stack, seed)
     return wrong
@@ -101,8 +101,8 @@ def differences(seed: int, numbers: Iterable[int], settings: dict[str, str]) -> 
         other = stack.launch("order-api", 2)
         stack.await_ready(other.name)
         left, right = ({"order-api": Target(HOST, i.admin_port)} for i in (stack["order-api-1"], other))
-        found = uvloop.run(compare(seed, numbers, left, right))
-    return [f"{f.kind} {f.number}: {f.what}\n       sent {f.sent[:2_000]!r}" for f in found]
+        findings = uvloop.run(compare(seed, numbers, left, right))
+    return [f"{f.kind} {f.number}: {f.problem}\n       sent {f.sent[:2_000]!r}" for f in findings]
 
 
 @contextmanager
@@ -117,9 +117,9 @@ def running() -> Iterator[Stack]:
             stack.stop()
 
 
-def judged(stack: Stack, came: Campaign, *, leaks: bool) -> list[str]:
+def judged(stack: Stack, outcome: Campaign, *, leaks: bool) -> list[str]:
     """All that is wrong after a campaign."""
-    wrong = [f"{f.kind} {f.number}: {f.what}\n       sent {f.sent[:2_000]!r}" for f in came.findings]
+    wrong = [f"{f.kind} {f.number}: {f.problem}\n       sent {f.sent[:2_000]!r}" for f in outcome.findings]
     wrong += (f"{name} is not well: {missing}" for name, i in stack.instances.items() if (missing := i.unready()))
     began = time.monotonic()
     order_id = stack.place(CUSTOMERS[1], (PRODUCTS[0], 1))
@@ -129,13 +129,13 @@ def judged(stack: Stack, came: Campaign, *, leaks: bool) -> list[str]:
         wrong.append(f"a valid order afterwards is {order['status']} after {took_s:.2f} s")
     unsettled = "SELECT count(*) FROM orders WHERE settled_at IS NULL"
     eventually(lambda: stack.query("order", unsettled) == [(0,)], "every order is settled", 120)
-    came.accepted.add(order_id)
-    wrong += stored.wrongs(stack, came.accepted, came.cut)
+    outcome.accepted.add(order_id)
+    wrong += stored.wrongs(stack, outcome.accepted, outcome.cut)
     try:
-        print(stored.prove(stack, came.accepted))
+        print(stored.prove(stack, outcome.accepted))
     except AssertionError as error:
         wrong.append(f"verify: {error}")
-    return wrong + (list(leaked(came.held)) if leaks else [])
+    return wrong + (list(leaked(outcome.held)) if leaks else [])
 
 
 def leaked(by_instance: Mapping[str, Mapping[str, Held]]) -> Iterator[str]:
@@ -161,31 +161,31 @@ def poisoned(stack: Stack, seed: int) -> list[str]:
     return wrong
 
 
-def show(came: Campaign, seed: int) -> None:
+def show(run: Campaign, seed: int) -> None:
     """The figures."""
-    statuses = sorted({status for _, status in came.counts})
+    statuses = sorted({status for _, status in run.counts})
     print(f"| kind | {' | '.join(statuses)} |\n|---|{'--:|' * len(statuses)}")
     total: Counter[str] = Counter()
-    for kind in sorted({kind for kind, _ in came.counts}):
-        row = [came.counts.get((kind, status), 0) for status in statuses]
+    for kind in sorted({kind for kind, _ in run.counts}):
+        row = [run.counts.get((kind, status), 0) for status in statuses]
         total.update(dict(zip(statuses, row, strict=True)))
         print(f"| {kind} | {' | '.join(f'{count:,}' if count else '' for count in row)} |")
     print(f"| all | {' | '.join(f'{total[status]:,}' for status in statuses)} |\n")
     print("| process | PSS before, warm, after, MiB | descriptors | connections |\n|---|---|---|---|")
-    for name, held in came.held.items():
+    for name, held in run.held.items():
         row_held = [held[when] for when in ("before", "warm", "after")]
         sizes = ", ".join(f"{h.pss_bytes / 2**20:.1f}" for h in row_held)
         descriptors = ", ".join(str(h.descriptors) for h in row_held)
         print(f"| {name} | {sizes} | {descriptors} | {', '.join(str(h.connections) for h in row_held)} |")
-    print(f"\nseed {seed}: {came.requests:,} requests in {came.seconds:.0f} s; {len(came.accepted):,} orders accepted")
-    if len(came.polite_ms) > 1:
-        cuts = statistics.quantiles(came.polite_ms, n=100)
+    print(f"\nseed {seed}: {run.requests:,} requests in {run.seconds:.0f} s; {len(run.accepted):,} orders accepted")
+    if len(run.polite_ms) > 1:
+        cuts = statistics.quantiles(run.polite_ms, n=100)
         print(
-            f"a polite client meanwhile, {len(came.polite_ms):,} orders: p50 {cuts[49]:.1f} ms, p95 {cuts[94]:.1f} ms, "
-            f"p99 {cuts[98]:.1f} ms, at most {max(came.polite_ms):.1f} ms; {came.polite_refused} refused with 503"
+            f"a polite client meanwhile, {len(run.polite_ms):,} orders: p50 {cuts[49]:.1f} ms, p95 {cuts[94]:.1f} ms, "
+            f"p99 {cuts[98]:.1f} ms, at most {max(run.polite_ms):.1f} ms; {run.polite_refused} refused with 503"
         )
-    if came.slow_s:
-        print(f"{len(came.slow_s)} slow clients were cut off after {min(came.slow_s):.1f} to {max(came.slow_s):.1f} s")
+    if run.slow_s:
+        print(f"{len(run.slow_s)} slow clients were cut off after {min(run.slow_s):.1f} to {max(run.slow_s):.1f} s")
 
 
 def _print(text: str) -> None:

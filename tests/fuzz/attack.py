@@ -53,8 +53,8 @@ def framed(request: Request, number: int, *, comparable: bool = True) -> Attack:
     )
 
 
-def raw(service: str, *parts: bytes, ending: Ending = "close", **more: Any) -> Attack:
-    return Attack("", service, parts, ending=ending, **more)
+def raw(service: str, *parts: bytes, ending: Ending = "close", **fields: Any) -> Attack:
+    return Attack("", service, parts, ending=ending, **fields)
 
 
 def post(body: Any, number: int, *headers: tuple[str, str]) -> Attack:

@@ -27,8 +27,8 @@ def _whole(drawn: random.Random, number: int) -> bytes:
 
 def mutated_whole(drawn: random.Random, number: int) -> Attack:
     others = [_whole(drawn, number) for _ in range(2)]
-    found = mutated(drawn, _whole(drawn, number), others)
-    return raw(drawn.choice(("order-api", "order-api", "payment", "inventory")), found)
+    request = mutated(drawn, _whole(drawn, number), others)
+    return raw(drawn.choice(("order-api", "order-api", "payment", "inventory")), request)
 
 
 def truncated(drawn: random.Random, number: int) -> Attack:

@@ -151,8 +151,8 @@ def inventory(drawn: random.Random, number: int) -> Attack:
                 method="PUT"
             )
         case _:
-            wanted = {"quantity": drawn.randint(1, 9)}
-            request = _spoiled_post(drawn, "inventory", f"/products/{product_id}/restocks", wanted)
+            body = {"quantity": drawn.randint(1, 9)}
+            request = _spoiled_post(drawn, "inventory", f"/products/{product_id}/restocks", body)
     return framed(request, number, comparable=False)
 
 

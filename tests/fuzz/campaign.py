@@ -68,8 +68,8 @@ def stock(stack: Stack) -> list[str]:
         stack.product(product_id, price=100, pieces=PIECES)
     stack.product(INACTIVE, active=False)
     url = stack.url("inventory", f"/products/{DOLLARS}")
-    wanted = {"name": DOLLARS, "unit_price": 5, "currency": "USD", "active": True}
-    stack.http.put(url, json=wanted).raise_for_status()
+    product = {"name": DOLLARS, "unit_price": 5, "currency": "USD", "active": True}
+    stack.http.put(url, json=product).raise_for_status()
     for customer_id in CUSTOMERS:
         stack.account(customer_id, BALANCE)
     for product_id in (*PRODUCTS, DOLLARS):
@@ -78,29 +78,29 @@ def stock(stack: Stack) -> list[str]:
 
 
 def held(stack: Stack) -> dict[str, Held]:
-    found = {}
+    by_name = {}
     for name, instance in stack.instances.items():
         assert instance.process is not None
         process = psutil.Process(instance.process.pid)
         open_ = [c for c in process.net_connections("tcp") if c.status == psutil.CONN_ESTABLISHED]
-        found[name] = Held(pss_bytes([process]), process.num_fds(), len(open_))
-    return found
+        by_name[name] = Held(pss_bytes([process]), process.num_fds(), len(open_))
+    return by_name
 
 
 async def run(
-    stack: Stack, known: list[str], seed: int, numbers: Iterable[int], say: Callable[[str], None] = lambda _: None
+    stack: Stack, order_ids: list[str], seed: int, numbers: Iterable[int], say: Callable[[str], None] = lambda _: None
 ) -> Campaign:
     """Run these attacks of the seed."""
-    runner = Runner(targets(stack), known, say)
+    runner = Runner(targets(stack), order_ids, say)
     numbers = list(numbers)
-    found = {"before": held(stack)}
+    held_at = {"before": held(stack)}
     began = time.monotonic()
     warm = int(len(numbers) * WARM_SHARE)
     polite = Polite(targets(stack)["order-api"], runner)
     ordering = asyncio.create_task(polite.order_until_stopped())
     try:
         await _all(runner, seed, numbers[:warm], say)
-        found["warm"] = await _at_rest(stack)
+        held_at["warm"] = await _at_rest(stack)
         await _all(runner, seed, numbers[warm:], say)
     finally:
         polite.stop()
@@ -108,15 +108,15 @@ async def run(
     seconds = time.monotonic() - began
     least = [await runner.minimised(seed, finding) for finding in runner.findings[:MINIMISED_MAX]]
     findings = least + runner.findings[MINIMISED_MAX:]
-    found["after"] = await _at_rest(stack)
+    held_at["after"] = await _at_rest(stack)
     return Campaign(
         requests=sum(runner.counts.values()),
         seconds=seconds,
         counts=dict(runner.counts),
         findings=findings,
-        accepted=runner.accepted | set(known),
+        accepted=runner.accepted | set(order_ids),
         cut=runner.cut,
-        held={name: {when: found[when][name] for when in found} for name in stack.instances},
+        held={name: {when: held_at[when][name] for when in held_at} for name in stack.instances},
         polite_ms=polite.took_ms,
         polite_refused=polite.refused,
         slow_s=runner.slow_s,
@@ -161,14 +161,14 @@ async def _all(runner: Runner, seed: int, numbers: list[int], say: Callable[[str
 
 async def _at_rest(stack: Stack) -> dict[str, Held]:
     """What the processes hold once unused connections have been closed and nothing has changed for a while."""
-    found, same = held(stack), 0
+    current, same = held(stack), 0
     for _ in range(LOOKS_MAX):
         await asyncio.sleep(LOOK_EVERY_S)
-        before, found = found, held(stack)
-        same = same + 1 if all(found[n].descriptors == before[n].descriptors for n in found) else 0
+        previous, current = current, held(stack)
+        same = same + 1 if all(current[n].descriptors == previous[n].descriptors for n in current) else 0
         if same == LOOKS_SAME:
             break
-    return found
+    return current
 
 
 class Polite:
@@ -194,7 +194,7 @@ class Polite:
             try:
                 answer = await connection.answer()
             except Gone:
-                self._runner.found(Finding(-1, "polite client", "closed without an answer", sent))
+                self._runner.report(Finding(-1, "polite client", "closed without an answer", sent))
                 connection = await Connection.open(self._target)
                 continue
             if answer.status == 503:  # a client more than there is room for
@@ -203,7 +203,7 @@ class Polite:
                 self.took_ms.append((time.perf_counter() - began) * 1000)
                 self._runner.accepted.update(oracle.accepted(answer))
             else:
-                self._runner.found(Finding(-1, "polite client", f"status {answer.status}: {answer.body!r}", sent))
+                self._runner.report(Finding(-1, "polite client", f"status {answer.status}: {answer.body!r}", sent))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._enough.wait(), PACE_S)
         connection.close()

@@ -39,8 +39,8 @@ async def compare(
                 if seen[0] == seen[1]:
                     break
             else:
-                what = f"one answers {seen[0]}, the other {seen[1]}"
-                differences.append(Finding(number, attack.kind, what, b"".join(attack.parts)))
+                problem = f"one answers {seen[0]}, the other {seen[1]}"
+                differences.append(Finding(number, attack.kind, problem, b"".join(attack.parts)))
         for connections in kept:
             for connection in connections.values():
                 connection.close()

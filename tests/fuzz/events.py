@@ -142,15 +142,15 @@ class Wrong(Exception):
     """A reader of events did what it must not do."""
 
 
-class Came(NamedTuple):
+class Outcome(NamedTuple):
     """The results for many records: how many were accepted and refused, by topic; and what was wrong, by number."""
 
     counts: Counter[tuple[str, str]]
     wrong: dict[int, str]
 
 
-def run(seed: int, numbers: Iterable[int]) -> Came:
-    came = Came(Counter(), {})
+def run(seed: int, numbers: Iterable[int]) -> Outcome:
+    outcome = Outcome(Counter(), {})
     for number in numbers:
         record = draw(seed, number)
         began = time.process_time()
@@ -159,10 +159,10 @@ def run(seed: int, numbers: Iterable[int]) -> Came:
             if time.process_time() - began > SLOW_S:
                 raise Wrong(f"took {time.process_time() - began:.1f} s")
         except Wrong as wrong:
-            came.wrong[number] = f"{wrong}: {record.key!r} {record.value[:1_000]!r}"
+            outcome.wrong[number] = f"{wrong}: {record.key!r} {record.value[:1_000]!r}"
         else:
-            came.counts[record.partition.topic, verdict] += 1
-    return came
+            outcome.counts[record.partition.topic, verdict] += 1
+    return outcome
 
 
 def judge(record: Record) -> str:
@@ -205,10 +205,10 @@ def _audited(record: Record) -> str:
     """The line that the proof makes of a record; `UNREADABLE` if it can make none."""
     topic, number = record.partition
     salvaged(topic, number, record.offset, record.key, record.value)
-    found = event_of(KINDS_OF[topic], record.value)
-    if found is None:
+    decoded = event_of(KINDS_OF[topic], record.value)
+    if decoded is None:
         return UNREADABLE
-    kind, data = found
+    kind, data = decoded
     return record_line(data.order_id, number, (0, kind, record.offset, record.at, data, "")) or UNREADABLE
 
 

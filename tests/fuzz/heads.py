@@ -95,7 +95,7 @@ _CONTENT_TYPES: Final = (
 def odd_headers(drawn: random.Random, number: int) -> Attack:
     body = json.dumps(order(drawn)).encode()
     kind = drawn.choice(_CONTENT_TYPES)
-    more: list[tuple[str, str]] = drawn.choice(
+    headers: list[tuple[str, str]] = drawn.choice(
         (
             [("content-type", kind)],
             [("content-type", kind), ("content-type", "application/json")],
@@ -114,7 +114,7 @@ def odd_headers(drawn: random.Random, number: int) -> Attack:
             [JSON, ("x", "\xe9" * 30)],
         )
     )
-    return framed(Request("order-api", "POST", f"{API}/orders", body, tuple(more)), number)
+    return framed(Request("order-api", "POST", f"{API}/orders", body, tuple(headers)), number)
 
 
 def request_id(drawn: random.Random, number: int) -> Attack:

@@ -188,41 +188,41 @@ TOKENS: Final = (
 
 def mutated(drawn: random.Random, raw: bytes, others: Sequence[bytes] = (), times: int | None = None) -> bytes:
     """The bytes after a few mutations: flips, cuts, repeats, insertions, and splices with one of `others`."""
-    found = bytearray(raw)
+    mutant = bytearray(raw)
     for _ in range(times or drawn.choice((1, 1, 1, 2, 3, 8))):
-        at = drawn.randrange(len(found) + 1)
-        end = min(len(found), at + drawn.choice((1, 1, 2, 4, 16, 64)))
+        at = drawn.randrange(len(mutant) + 1)
+        end = min(len(mutant), at + drawn.choice((1, 1, 2, 4, 16, 64)))
         match drawn.randrange(9):
-            case 0 if found:
-                found[at % len(found)] ^= 1 << drawn.randrange(8)
-            case 1 if found:
-                found[at % len(found)] = drawn.randrange(256)
+            case 0 if mutant:
+                mutant[at % len(mutant)] ^= 1 << drawn.randrange(8)
+            case 1 if mutant:
+                mutant[at % len(mutant)] = drawn.randrange(256)
             case 2:
-                del found[at:end]
+                del mutant[at:end]
             case 3:
-                found[at:at] = found[at:end] * drawn.choice((1, 2, 50))
+                mutant[at:at] = mutant[at:end] * drawn.choice((1, 2, 50))
             case 4:
-                found[at:at] = drawn.choice(TOKENS)
+                mutant[at:at] = drawn.choice(TOKENS)
             case 5:
-                found[at:end] = drawn.choice(TOKENS)
+                mutant[at:end] = drawn.choice(TOKENS)
             case 6:
-                found[at:at] = drawn.randbytes(drawn.choice((1, 3, 40)))
+                mutant[at:at] = drawn.randbytes(drawn.choice((1, 3, 40)))
             case 7 if others:
                 other = drawn.choice(others)
-                found[at:] = other[drawn.randrange(len(other) + 1) :]
+                mutant[at:] = other[drawn.randrange(len(other) + 1) :]
             case _:
-                del found[at:]
-    return bytes(found)
+                del mutant[at:]
+    return bytes(mutant)
 
 
 def spoiled(drawn: random.Random, document: Any) -> Any:
     """The document with one or two values, names or entries replaced, added, taken out or wrapped."""
     document = json.loads(json.dumps(document))
     for _ in range(drawn.choice((1, 1, 1, 2))):
-        places = list(_places(document))
-        if not places:
+        slots = list(_slots(document))
+        if not slots:
             return drawn.choice(NUMBERS)
-        holder, name = drawn.choice(places)
+        holder, name = drawn.choice(slots)
         value = holder[name]
         match drawn.randrange(8):
             case 0:
@@ -243,7 +243,7 @@ def spoiled(drawn: random.Random, document: Any) -> Any:
     return document
 
 
-def _places(value: Any) -> Sequence[tuple[Any, Any]]:
+def _slots(value: Any) -> Sequence[tuple[Any, Any]]:
     """Every place in a document where something stands."""
     if isinstance(value, dict):
         inner: Any = list(value.items())
@@ -251,7 +251,7 @@ def _places(value: Any) -> Sequence[tuple[Any, Any]]:
         inner = list(enumerate(value))
     else:
         return []
-    return [(value, name) for name, _ in inner] + [place for _, below in inner for place in _places(below)]
+    return [(value, name) for name, _ in inner] + [slot for _, below in inner for slot in _slots(below)]
 
 
 def odd_json(drawn: random.Random, document: dict[str, Any]) -> bytes:

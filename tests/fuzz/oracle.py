@@ -102,19 +102,19 @@ def _judge_refused_lines(answer: Answer) -> None:
 
 def _judge_document(body: bytes, status: int, request_id: str) -> None:
     try:
-        found = msgspec.json.decode(body, type=Document)
+        document = msgspec.json.decode(body, type=Document)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Wrong(f"not a problem document: {error}: {body[:300]!r}") from None
-    if not found.type.startswith("/problems/") or not found.title:
-        raise Wrong(f"type {found.type!r}, title {found.title!r}")
-    if found.status != status:
-        raise Wrong(f"status {status} in the head, {found.status} in the document")
-    if found.request_id != request_id:
-        raise Wrong(f"request id {request_id!r} in the head, {found.request_id!r} in the document")
-    if status == 422 and found.type == "/problems/validation":
-        if not found.errors:
+    if not document.type.startswith("/problems/") or not document.title:
+        raise Wrong(f"type {document.type!r}, title {document.title!r}")
+    if document.status != status:
+        raise Wrong(f"status {status} in the head, {document.status} in the document")
+    if document.request_id != request_id:
+        raise Wrong(f"request id {request_id!r} in the head, {document.request_id!r} in the document")
+    if status == 422 and document.type == "/problems/validation":
+        if not document.errors:
             raise Wrong("422 without errors")
-        for fault in found.errors:
+        for fault in document.errors:
             if not _POINTER.fullmatch(fault.pointer) or not fault.detail:
                 raise Wrong(f"not a fault: {fault}")
 

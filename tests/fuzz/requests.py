@@ -28,14 +28,14 @@ class Request(NamedTuple):
     body: bytes | None = None
     headers: Headers = ()
 
-    def rendered(self, *more: tuple[str, str], version: str = "1.1") -> bytes:
+    def rendered(self, *headers: tuple[str, str], version: str = "1.1") -> bytes:
         """As bytes. Values may hold any character up to U+00FF."""
         lines = [
             f"{self.method} {self.target} HTTP/{version}",
             "host: localhost",
             *(f"{n}: {v}" for n, v in self.headers),
         ]
-        lines += [f"{name}: {value}" for name, value in more]
+        lines += [f"{name}: {value}" for name, value in headers]
         if self.body is not None:
             lines.append(f"content-length: {len(self.body)}")
         return "\r\n".join(lines).encode("latin-1") + b"\r\n\r\n" + (self.body or b"")
@@ -53,11 +53,11 @@ def nobody_elses(number: int) -> str:
 
 def order(drawn: random.Random, customer_id: str | None = None) -> dict[str, Any]:
     """An order that is accepted."""
-    found: dict[str, Any] = {"customer_id": customer_id or drawn.choice(CUSTOMERS)}
+    body: dict[str, Any] = {"customer_id": customer_id or drawn.choice(CUSTOMERS)}
     if drawn.random() < 0.5:
-        return found | {"product_id": drawn.choice(PRODUCTS), "quantity": drawn.randint(1, 3)}
+        return body | {"product_id": drawn.choice(PRODUCTS), "quantity": drawn.randint(1, 3)}
     lines = [{"product_id": drawn.choice(PRODUCTS), "quantity": 1} for _ in range(drawn.choice((1, 2, 5)))]
-    return found | {"items": lines}
+    return body | {"items": lines}
 
 
 def placed(drawn: random.Random, customer_id: str | None = None) -> Request:

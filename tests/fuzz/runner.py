@@ -31,7 +31,7 @@ class Finding(NamedTuple):
 
     number: int
     kind: str
-    what: str
+    problem: str
     sent: bytes
 
 
@@ -49,18 +49,18 @@ class Runner:
     def __init__(
         self,
         targets: Mapping[str, Target],
-        known: Sequence[str] = (),
+        order_ids: Sequence[str] = (),
         say: Callable[[str], None] = lambda _: None,
         *,
         in_pieces: bool = False,
     ) -> None:
-        """`known` are ids of orders that exist. Findings are printed at once, and kept. `in_pieces` sends the first
-        byte of everything by itself.
+        """`order_ids` are those of orders that exist. Findings are printed at once, and kept. `in_pieces` sends the
+        first byte of everything by itself.
         """
         self._say = say
         self._in_pieces = in_pieces
         self._targets = targets
-        self._known = list(known)
+        self._order_ids = list(order_ids)
         self.counts: Counter[tuple[str, str]] = Counter()
         """Answers by kind of attack and status; "none" for what was not answered."""
         self.findings: list[Finding] = []
@@ -72,7 +72,7 @@ class Runner:
 
     def parts(self, attack: Attack) -> list[bytes]:
         """The parts of an attack as this stack gets them, with ids of its own orders."""
-        order_id = self._known[attack.number % len(self._known)] if self._known else ORDER_ID
+        order_id = self._order_ids[attack.number % len(self._order_ids)] if self._order_ids else ORDER_ID
         parts = [part.replace(ORDER_ID.encode(), order_id.encode()) for part in attack.parts]
         return [parts[0][:1], parts[0][1:], *parts[1:]] if self._in_pieces else parts
 
@@ -102,7 +102,7 @@ class Runner:
                 reply = await self._once(attack, [sent], AGAIN_S)
             except (NotHttp, oracle.Wrong) as error:
                 reply = Reply(wrong=str(error))
-            return _sort(reply.wrong) == _sort(finding.what)
+            return _sort(reply.wrong) == _sort(finding.problem)
 
         if attack.head_only or not finding.sent or not await still(finding.sent):
             return finding
@@ -118,10 +118,10 @@ class Runner:
             name = f'"{nobody_elses(attack.number)}"'.encode()
             self.cut.append(name + sent if b"customer" in sent else name)
         if reply.wrong:
-            self.found(Finding(attack.number, attack.kind, reply.wrong, sent))
+            self.report(Finding(attack.number, attack.kind, reply.wrong, sent))
 
-    def found(self, finding: Finding) -> None:
-        self._say(f"{finding.kind} {finding.number}: {finding.what}")
+    def report(self, finding: Finding) -> None:
+        self._say(f"{finding.kind} {finding.number}: {finding.problem}")
         self.findings.append(finding)
 
     async def _keeping(self, attack: Attack, parts: Sequence[bytes], kept: dict[str, Connection]) -> Reply:
@@ -212,9 +212,9 @@ class Runner:
         return _judged(attack, answers)
 
 
-def _sort(what: str) -> str:
+def _sort(problem: str) -> str:
     """What a finding has in common with others of its sort."""
-    return re.split(r"[:'\"{]", what)[0]
+    return re.split(r"[:'\"{]", problem)[0]
 
 
 async def _send(connection: Connection, parts: Sequence[bytes]) -> None:

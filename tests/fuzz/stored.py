@@ -26,7 +26,7 @@ def wrongs(stack: Stack, accepted: Collection[str], cut: Sequence[bytes]) -> Ite
     answered.
     """
     products = stack.query("inventory", "SELECT product_id, name, unit_price, currency, on_hand FROM products")
-    known = {row[0] for row in products}
+    product_ids = {row[0] for row in products}
     sent = b"\0".join(cut)
     rows = stack.query(
         "order",
@@ -42,7 +42,7 @@ def wrongs(stack: Stack, accepted: Collection[str], cut: Sequence[bytes]) -> Ite
         good = (
             1 <= len(lines) <= ITEMS_MAX
             and all(
-                line["product_id"] in known
+                line["product_id"] in product_ids
                 and 1 <= line["quantity"] <= QUANTITY_MAX
                 and 0 <= line["unit_price"] <= UNIT_PRICE_MAX
                 for line in lines

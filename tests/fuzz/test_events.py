@@ -12,9 +12,9 @@ RECORDS = 20_000
 
 
 def test_mutated_events_are_refused_or_read_back_unchanged() -> None:
-    came = events.run(1, range(RECORDS))
-    assert not came.wrong
-    accepted = sum(count for (_, verdict), count in came.counts.items() if verdict == "accepted")
+    outcome = events.run(1, range(RECORDS))
+    assert not outcome.wrong
+    accepted = sum(count for (_, verdict), count in outcome.counts.items() if verdict == "accepted")
     assert RECORDS * 0.05 < accepted < RECORDS * 0.5, "mutations should break most events, and not all"
 
 

@@ -28,40 +28,40 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def known(own_stack: Stack) -> list[str]:
+def order_ids(own_stack: Stack) -> list[str]:
     own_stack.launch_all()
     return campaign.stock(own_stack)
 
 
-def test_hostile_requests_are_refused_and_leave_nothing_behind(own_stack: Stack, known: list[str]) -> None:
-    came = asyncio.run(campaign.run(own_stack, known, SEED, quick(ATTACKS), print))
-    assert judged(own_stack, came, leaks=False) == []
-    assert {kind for kind, _ in came.counts} >= {attacks.draw(SEED, number).kind for number in quick(ATTACKS)}
-    assert len(came.accepted) > ATTACKS * 0.1, "some of what is hostile is an order all the same"
+def test_hostile_requests_are_refused_and_leave_nothing_behind(own_stack: Stack, order_ids: list[str]) -> None:
+    outcome = asyncio.run(campaign.run(own_stack, order_ids, SEED, quick(ATTACKS), print))
+    assert judged(own_stack, outcome, leaks=False) == []
+    assert {kind for kind, _ in outcome.counts} >= {attacks.draw(SEED, number).kind for number in quick(ATTACKS)}
+    assert len(outcome.accepted) > ATTACKS * 0.1, "some of what is hostile is an order all the same"
 
 
-def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, known: list[str]) -> None:
+def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, order_ids: list[str]) -> None:
     def wrongs() -> list[str]:
-        rows = own_stack.query("order", "SELECT order_id::text FROM orders WHERE order_id <> %s", (known[0],))
+        rows = own_stack.query("order", "SELECT order_id::text FROM orders WHERE order_id <> %s", (order_ids[0],))
         return list(stored.wrongs(own_stack, [row[0] for row in rows], ()))
 
-    own_stack.await_settled(known[0])
-    assert wrongs() == [f"order {known[0]} of 'fuzz-00' is stored, but no client was told so or cut off"]
+    own_stack.await_settled(order_ids[0])
+    assert wrongs() == [f"order {order_ids[0]} of 'fuzz-00' is stored, but no client was told so or cut off"]
     with own_stack.postgres.connect("order") as owner:
         for customer_id, wrong in (("a b", 2), ("fuzz-00", 1)):
-            owner.execute("UPDATE orders SET customer_id = %s WHERE order_id = %s", (customer_id, known[0]))
+            owner.execute("UPDATE orders SET customer_id = %s WHERE order_id = %s", (customer_id, order_ids[0]))
             owner.commit()
             assert len(wrongs()) == wrong
 
 
-def test_both_ways_give_the_same_answer(own_stack: Stack, known: list[str]) -> None:
+def test_both_ways_give_the_same_answer(own_stack: Stack, order_ids: list[str]) -> None:
     """In one piece, which may take the fast lane, and in two, which does not."""
     target = campaign.targets(own_stack)
     assert asyncio.run(compare(SEED, quick(COMPARED), target, target)) == []
 
 
 def test_poison_in_the_real_topics_is_parked_and_other_customers_are_not_affected(
-    own_stack: Stack, known: list[str]
+    own_stack: Stack, order_ids: list[str]
 ) -> None:
     poisoned = Poisoned(own_stack, SEED)
     poisoned.send(POISON)
@@ -82,9 +82,9 @@ def quick(count: int) -> list[int]:
 
 
 def problem(
-    status: int = 404, *, request_id: bytes, told: bytes = b"", kind: bytes = b"application/problem+json"
+    status: int = 404, *, request_id: bytes, document_id: bytes = b"", kind: bytes = b"application/problem+json"
 ) -> bytes:
-    body = b'{"type":"/problems/x","title":"X","status":%d,"request_id":"%b"}' % (status, told or request_id)
+    body = b'{"type":"/problems/x","title":"X","status":%d,"request_id":"%b"}' % (status, document_id or request_id)
     head = b"HTTP/1.1 %d X\r\ncontent-type: %b\r\ncontent-length: %d\r\nx-request-id: %b\r\n\r\n"
     return head % (status, kind, len(body), request_id) + body
 
@@ -94,7 +94,7 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "status 404 in the head": lambda i: problem(request_id=i).replace(b'"status":404', b'"status":405'),
     "x-request-id is None": lambda i: problem(request_id=i).replace(b"x-request-id", b"x-other-id00"),
     "the answer to another request": lambda i: problem(request_id=b"another"),
-    "request id": lambda i: problem(request_id=i, told=b"another"),
+    "request id": lambda i: problem(request_id=i, document_id=b"another"),
     "a 404 of b'text/plain'": lambda i: problem(request_id=i, kind=b"text/plain"),
     "not a problem document": lambda i: problem(request_id=i).replace(b'"title"', b'"titel"'),
     "with retry-after None": lambda i: problem(503, request_id=i),
@@ -140,14 +140,14 @@ async def findings_of(write: Callable[[bytes], bytes]) -> list[str]:
             await runner.attack(attacks.draw(SEED, number), kept)
         for connection in kept.values():
             connection.close()
-    return [finding.what for finding in runner.findings]
+    return [finding.problem for finding in runner.findings]
 
 
-@pytest.mark.parametrize("what", BAD)
-def test_a_server_that_answers_wrongly_is_found(what: str) -> None:
-    findings = asyncio.run(findings_of(BAD[what]))
+@pytest.mark.parametrize("fault", BAD)
+def test_a_server_that_answers_wrongly_is_found(fault: str) -> None:
+    findings = asyncio.run(findings_of(BAD[fault]))
     assert len(findings) == 20
-    assert all(what in found for found in findings)
+    assert all(fault in finding for finding in findings)
 
 
 def test_a_server_that_answers_well_has_no_findings() -> None:
@@ -160,8 +160,8 @@ def test_servers_that_differ_are_found() -> None:
             answering(lambda i: problem(404, request_id=i)) as left,
             answering(lambda i: problem(409, request_id=i)) as right,
         ):
-            found = await compare(SEED, framed(5), {"order-api": left}, {"order-api": right})
-        return [finding.what for finding in found]
+            findings = await compare(SEED, framed(5), {"order-api": left}, {"order-api": right})
+        return [finding.problem for finding in findings]
 
     assert asyncio.run(differing()) == ["one answers [(404, '/problems/x')], the other [(409, '/problems/x')]"] * 5
 

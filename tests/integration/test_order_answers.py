@@ -50,8 +50,8 @@ def second(stack: Stack) -> Iterator[Instance]:
     del stack.instances[instance.name]
 
 
-def body(customer_id: str, product_id: str, **more: Any) -> dict[str, Any]:
-    return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **more}
+def body(customer_id: str, product_id: str, **fields: Any) -> dict[str, Any]:
+    return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **fields}
 
 
 def at(instance: Instance, path: str) -> str:

@@ -58,8 +58,8 @@ def at(instance: Instance, path: str) -> str:
     return f"http://{HOST}:{instance.admin_port}{API}{path}"
 
 
-def body(customer_id: str, product_id: str, **more: Any) -> dict[str, Any]:
-    return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **more}
+def body(customer_id: str, product_id: str, **fields: Any) -> dict[str, Any]:
+    return {"customer_id": customer_id, "product_id": product_id, "quantity": 1, **fields}
 
 
 def test_an_accepted_order_is_found_at_once_by_any_process(

@@ -53,8 +53,8 @@ def test_an_api_whose_limits_contradict_one_another_says_so_and_ends(
     with started(stack, "order-api", settings) as api:
         assert api.process is not None
         assert api.process.wait(30) == 2
-        said = tail(api.log)
-        assert all(name in said for name in named), said
+        log = tail(api.log)
+        assert all(name in log for name in named), log
 
 
 def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: Stack) -> None:

@@ -530,14 +530,14 @@ def test_under_a_trimmed_log_the_rows_are_witnesses(trimmed: Stack) -> None:
 
 
 @pytest.mark.parametrize(
-    ("timeline", "what"),
+    ("timeline", "problem"),
     [
         ("timeline", "name the same record of"),
         ('\'[{{"event": "order.placed", "at": 0, "partition": 0, "offset": 1000000}}]\'::jsonb', "names no record"),
     ],
 )
 def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
-    trimmed: Stack, example: dict[str, str], timeline: str, what: str
+    trimmed: Stack, example: dict[str, str], timeline: str, problem: str
 ) -> None:
     """The rows of an order that never was, which balance in every table."""
     names = {"order": example["confirmed"], "unknown": UNKNOWN, "timeline": timeline.format()}
@@ -557,9 +557,9 @@ def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
             "UPDATE products SET on_hand = on_hand - 2 WHERE product_id = 'sku-a'"),
     ]  # fmt: skip
     with ExitStack() as stack:
-        for database, table, columns, more, values in forged:
+        for database, table, columns, added, values in forged:
             copied = columns.removeprefix("order_id, ")
-            change = f"INSERT INTO {table} ({columns}{more}) SELECT '{{unknown}}', {copied}{values} FROM {table} "
+            change = f"INSERT INTO {table} ({columns}{added}) SELECT '{{unknown}}', {copied}{values} FROM {table} "
             change += "WHERE order_id = '{order}'"
             where = f"order_id = '{UNKNOWN}'"
             stack.enter_context(planted(trimmed, database, table, where, change.format(**names)))
@@ -569,4 +569,4 @@ def test_an_order_forged_under_a_trimmed_log_has_no_record_in_it(
     assert proof.exit_code == 1, proof.summary()
     offenders = orjson.dumps(proof.report["offenders"]).decode()
     assert UNKNOWN in offenders, proof.summary()
-    assert what in offenders, proof.summary()
+    assert problem in offenders, proof.summary()

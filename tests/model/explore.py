@@ -159,8 +159,8 @@ class _Search:
         self._events = Events()
         self._slots: list[_Slot] = []
         self._numbers: list[tuple[int, ...]] = []
-        for partition in range(1 + max(wanted.partition for wanted in scenario.orders)):
-            numbers = tuple(n for n, wanted in enumerate(scenario.orders) if wanted.partition == partition)
+        for partition in range(1 + max(order.partition for order in scenario.orders)):
+            numbers = tuple(n for n, order in enumerate(scenario.orders) if order.partition == partition)
             self._numbers.append(numbers)
             parts: list[Part] = [
                 SagaPart(scenario, rules, numbers, protocol.saga_answers_everything, protocol.saga_answers_no_repeats),
@@ -408,8 +408,8 @@ class _Search:
                 if order is None or not settled_only:
                     continue
                 status, settled = order
-                wanted = self._scenario.orders[number].pieces if status == "confirmed" else 0
-                if settled and (paid, taken) != (wanted * PRICE, wanted):
+                expected = self._scenario.orders[number].pieces if status == "confirmed" else 0
+                if settled and (paid, taken) != (expected * PRICE, expected):
                     return (
                         f"4: order {order_name(number)} is settled, {status}: {paid} net is paid, {taken} net is taken"
                     )

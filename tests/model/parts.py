@@ -68,12 +68,12 @@ def order_id(number: int) -> OrderId:
 
 
 def placed(scenario: Scenario, number: int) -> OrderPlaced:
-    wanted = scenario.orders[number]
+    order = scenario.orders[number]
     data = PlacedData(
         order_id=order_id(number),
         customer_id=customer_id(scenario, number),
-        items=(Item(PRODUCT, wanted.pieces, PRICE),),
-        amount=wanted.pieces * PRICE,
+        items=(Item(PRODUCT, order.pieces, PRICE),),
+        amount=order.pieces * PRICE,
         currency=CURRENCY,
     )
     return make(OrderPlaced, data, at=AT, traceparent="")
@@ -98,8 +98,8 @@ def discarded(event: OrderPlaced) -> OrderDiscarded:
 
 
 def customer_id(scenario: Scenario, number: int) -> CustomerId:
-    wanted = scenario.orders[number]
-    return CustomerId(f"cust-{wanted.partition}-{wanted.customer}")
+    order = scenario.orders[number]
+    return CustomerId(f"cust-{order.partition}-{order.customer}")
 
 
 def name_of(event: Event) -> str:
@@ -279,14 +279,14 @@ class PaymentPart:
 
     def decide(self, tables: PaymentTables, on_hand: int, fresh: Sequence[Event], repeats: Sequence[Event]) -> Decided:
         customers = self._customers()
-        known = {row.order_id: row for row in tables.rows if row is not None}
+        stored = {row.order_id: row for row in tables.rows if row is not None}
         accounts = {
             customer: payment_rules.Account(balance, CURRENCY)
             for customer, balance in zip(customers, tables.balances, strict=True)
         }
-        changed = self.rules.decide_payment(accounts, known, [(event, AT) for event in fresh])
+        changed = self.rules.decide_payment(accounts, stored, [(event, AT) for event in fresh])
         for order, payment in changed.payments.items():
-            before = known.get(order)
+            before = stored.get(order)
             if (before and before.state, payment.state) not in _PAYMENT_MOVES:
                 raise Broken(f"5: payment {_name(order)} goes from {before and before.state} to {payment.state}")
         ledger = {order_id(number): money for number, money in zip(self.numbers, tables.ledger, strict=True)}
@@ -297,7 +297,7 @@ class PaymentPart:
             else:
                 money = money._replace(refunds=money.refunds + 1, refunded=money.refunded + transfer.amount)
             ledger[transfer.order_id] = money
-        rows = known | changed.payments
+        rows = stored | changed.payments
         balances = tuple(changed.balances.get(c, accounts[c].balance) for c in customers)
         after = PaymentTables(tuple(rows.get(o) for o in ledger), balances, tuple(ledger.values()))
         return Decided(
@@ -379,11 +379,11 @@ class StockPart:
         return type(event) in inventory_consumer.RELEVANT
 
     def decide(self, tables: StockTables, on_hand: int, fresh: Sequence[Event], repeats: Sequence[Event]) -> Decided:
-        known = {row.order_id: row for row in tables.rows if row is not None}
+        stored = {row.order_id: row for row in tables.rows if row is not None}
         products = {PRODUCT: inventory_rules.Product(on_hand, active=True)}
-        changed = self.rules.decide_stock(products, known, [(event, AT) for event in fresh])
+        changed = self.rules.decide_stock(products, stored, [(event, AT) for event in fresh])
         for order, reservation in changed.reservations.items():
-            before = known.get(order)
+            before = stored.get(order)
             if (before and before.state, reservation.state) not in _STOCK_MOVES:
                 raise Broken(
                     f"5: reservation {_name(order)} goes from {before and before.state} to {reservation.state}"
@@ -396,7 +396,7 @@ class StockPart:
             else:
                 pieces = pieces._replace(releases=pieces.releases + 1, released=pieces.released + moved.quantity)
             movements[moved.order_id] = pieces
-        rows = known | changed.reservations
+        rows = stored | changed.reservations
         after = StockTables(tuple(rows.get(o) for o in movements), tuple(movements.values()))
         return Decided(
             after,

@@ -641,12 +641,12 @@ class Stepper:
 
     def _marked(self, service: Service, rows: Sequence[Parked]) -> Service:
         """With these rows in place of what they were, even if they were done."""
-        places = {row.place for row in rows}
-        return service._replace(parked=_in_order([*(r for r in service.parked if r.place not in places), *rows]))
+        replaced = {row.place for row in rows}
+        return service._replace(parked=_in_order([*(r for r in service.parked if r.place not in replaced), *rows]))
 
     def _done(self, service: Service, rows: Sequence[Parked]) -> Service:
-        places = {row.place for row in rows}
-        return service._replace(parked=tuple(row for row in service.parked if row.place not in places))
+        replaced = {row.place for row in rows}
+        return service._replace(parked=tuple(row for row in service.parked if row.place not in replaced))
 
     def _check_in_order(self, parked: Sequence[Parked], topic: int, offset: int, event: int) -> None:
         """Parking keeps the sequence: no event of a customer is decided before an earlier one in the same topic."""

@@ -118,11 +118,11 @@ def refunds_too_little(accounts: Any, payments: Any, events: PaymentEvents) -> p
 
 def refunds_twice(accounts: Any, payments: Any, events: PaymentEvents) -> payment_rules.Decisions:
     """A revocation that is published again refunds again."""
-    known = {
+    stored = {
         k: msgspec.structs.replace(p, state="completed", revoked_at=None) if p.state == "refunded" else p
         for k, p in payments.items()
     }
-    return payment_rules.decide(accounts, known, events)
+    return payment_rules.decide(accounts, stored, events)
 
 
 def never_refunds(accounts: Any, payments: Any, events: PaymentEvents) -> payment_rules.Decisions:
@@ -155,8 +155,8 @@ def releases_nothing(products: Any, reservations: Any, events: StockEvents) -> i
 def releases_another_quantity(products: Any, reservations: Any, events: StockEvents) -> inventory_rules.Decisions:
     decided = inventory_rules.decide(products, reservations, events)
     movements = [m._replace(quantity=m.quantity + 1) if m.kind == "release" else m for m in decided.movements]
-    more = sum(b.quantity - a.quantity for a, b in zip(decided.movements, movements, strict=True))
-    return decided._replace(movements=movements, on_hand={p: n + more for p, n in decided.on_hand.items()})
+    surplus = sum(b.quantity - a.quantity for a, b in zip(decided.movements, movements, strict=True))
+    return decided._replace(movements=movements, on_hand={p: n + surplus for p, n in decided.on_hand.items()})
 
 
 ONE = Scenario(name="one order")

@@ -150,8 +150,8 @@ class Answer:
 
     @property
     def body(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.content)
-        return found
+        document: dict[str, Any] = json.loads(self.content)
+        return document
 
 
 class Api:
@@ -202,8 +202,8 @@ async def call(
         sent.append(dict(message))
 
     named = headers.items() if isinstance(headers, Mapping) else headers
-    given = [(name.encode(), value.encode()) for name, value in named]
+    encoded = [(name.encode(), value.encode()) for name, value in named]
     parameters = {"order_id": order_id}
-    scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": given, "path_params": parameters}
+    scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": encoded, "path_params": parameters}
     await endpoint(scope, receive, send)
     return Answer(sent) if sent else None

@@ -63,7 +63,7 @@ def as_read(events: Iterable[T]) -> list[tuple[T, At]]:
     return [(event, At(n)) for n, event in enumerate(events)]
 
 
-def cut(events: list[T], places: Iterable[int]) -> list[list[T]]:
+def cut(events: list[T], cut_at: Iterable[int]) -> list[list[T]]:
     """The events in batches, cut at these places."""
-    cuts = sorted({min(place, len(events)) for place in places})
+    cuts = sorted({min(offset, len(events)) for offset in cut_at})
     return [events[start:end] for start, end in zip([0, *cuts], [*cuts, len(events)], strict=True)]

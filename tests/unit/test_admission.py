@@ -88,8 +88,8 @@ def test_without_a_backlog_orders_are_admitted_up_to_the_limit_of_the_log() -> N
 
 
 @given(st.floats(0, MAX), st.floats(0, MAX), st.floats(1, 1e5))
-def test_a_longer_backlog_admits_fewer_orders(one: float, other: float, per_s: float) -> None:
-    less, more = (admission(steady(waiting, per_s), WITHIN_S, MAX) for waiting in sorted((one, other)))
+def test_a_longer_backlog_admits_fewer_orders(first: float, second: float, per_s: float) -> None:
+    less, more = (admission(steady(waiting, per_s), WITHIN_S, MAX) for waiting in sorted((first, second)))
     assert less.singles >= more.singles >= 0
     assert less.many >= more.many >= 0
 

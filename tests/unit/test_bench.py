@@ -22,8 +22,8 @@ ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-le
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
 
 
-def spec(port: int = 1, **given: object) -> Spec:
-    fields = {"mode": "open", "rate": 100.0, "duration_s": 1.0, "connections": 10, **given}
+def spec(port: int = 1, **changed: object) -> Spec:
+    fields = {"mode": "open", "rate": 100.0, "duration_s": 1.0, "connections": 10, **changed}
     return Spec(port=port, population=Population(bodies=100), **fields)  # type: ignore[arg-type]
 
 

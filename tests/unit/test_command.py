@@ -22,7 +22,7 @@ def test_a_command_runs_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("commands", "said"),
+    ("commands", "message"),
     [
         ({"": fail, "load-demo": fail}, "unknown arguments 'nonsense'; usage: python -m order [load-demo]"),
         ({"api": fail, "saga": fail}, "unknown arguments 'nonsense'; usage: python -m order api|saga"),
@@ -32,7 +32,7 @@ def test_a_command_runs_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_a_mistake_ends_with_one_line(
     commands: dict[str, Callable[[], None]],
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -40,4 +40,4 @@ def test_a_mistake_ends_with_one_line(
     with pytest.raises(SystemExit) as ended:
         command.run("order", commands)
     assert ended.value.code == 2
-    assert capsys.readouterr().err.endswith(f"{said}\n")
+    assert capsys.readouterr().err.endswith(f"{message}\n")

@@ -27,8 +27,8 @@ def test_other_addresses_than_loopback_are_refused_unless_wanted() -> None:
     public = {**REQUIRED, "HTTP_HOST": "192.0.2.1"}
     with pytest.raises(Fatal, match="no authentication"):
         config.process(Env("payment", public), database="DB", port=8082)
-    wanted = {**public, "ALLOW_UNAUTHENTICATED": "1"}
-    assert config.process(Env("payment", wanted), database="DB", port=8082).host == "192.0.2.1"
+    allowed = {**public, "ALLOW_UNAUTHENTICATED": "1"}
+    assert config.process(Env("payment", allowed), database="DB", port=8082).host == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_the_two_ports_of_a_process_differ() -> None:
 
 
 def test_hosts_are_names_and_addresses_without_ports() -> None:
-    given = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example, 192.0.2.1,2001:db8::1,,"}
-    process = config.process(Env("payment", given), database="DB", port=8082)
+    variables = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example, 192.0.2.1,2001:db8::1,,"}
+    process = config.process(Env("payment", variables), database="DB", port=8082)
     assert process.allowed_hosts == {"shop.example", "192.0.2.1", "2001:db8::1"}
     for wrong in ("http://shop", "shop:80", "*", "a b", "[::1]", "shop/"):
         with pytest.raises(Fatal, match=r"payment: ALLOWED_HOSTS: .* must be a host name or an IP address"):
@@ -84,5 +84,5 @@ def test_hosts_are_names_and_addresses_without_ports() -> None:
 
 def test_an_idle_connection_is_kept_for_75_s_unless_set() -> None:
     assert config.process(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
-    given = {**REQUIRED, "KEEP_ALIVE_S": "5"}
-    assert config.process(Env("payment", given), database="DB", port=8082).keep_alive_s == 5
+    variables = {**REQUIRED, "KEEP_ALIVE_S": "5"}
+    assert config.process(Env("payment", variables), database="DB", port=8082).keep_alive_s == 5

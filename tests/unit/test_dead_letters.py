@@ -26,15 +26,15 @@ def test_a_count_of_one_is_singular() -> None:
 
 
 @pytest.mark.parametrize(
-    ("command", "said"), [("list", "default: all)"), ("show", "records are named"), ("discard", "(required)")]
+    ("command", "message"), [("list", "default: all)"), ("show", "records are named"), ("discard", "(required)")]
 )
 def test_help_says_when_the_service_must_be_named(
-    command: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    command: str, message: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
         dead_letters.parse([command, "--help"])
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
 
 
 def test_a_database_that_is_away_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

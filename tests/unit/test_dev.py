@@ -88,8 +88,8 @@ def test_the_tools_get_the_settings_with_which_the_stack_was_started(
     monkeypatch.delenv("ORDER_SETTLE_DEADLINE_S")
     monkeypatch.delenv("TOPIC_PARTITIONS")
     stack = NativeStack(replace(Settings.from_environment(), home=tmp_path))
-    told = stack.programs.environment()
-    assert (told["ORDER_SETTLE_DEADLINE_S"], told["TOPIC_PARTITIONS"]) == ("60", "12")
+    variables = stack.programs.environment()
+    assert (variables["ORDER_SETTLE_DEADLINE_S"], variables["TOPIC_PARTITIONS"]) == ("60", "12")
     assert stack.state.changed(stack.asked) == []
 
 

@@ -107,9 +107,9 @@ def test_every_name_is_in_the_file_that_a_page_gives_for_it(page: str) -> None:
 
 def test_architecture_names_only_what_the_code_has() -> None:
     code = [path for path in tracked() if path.endswith((".py", ".sql", ".yml")) and not path.startswith("tests/")]
-    known = frozenset().union(*(words(path) for path in code))
+    code_words = frozenset().union(*(words(path) for path in code))
     names = [name for name in quoted("docs/ARCHITECTURE.md") if NAME.fullmatch(name) and not PATH.fullmatch(name)]
-    assert [name for name in names if not set(name.split(".")) <= known] == []
+    assert [name for name in names if not set(name.split(".")) <= code_words] == []
 
 
 LOGGED: Final = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}

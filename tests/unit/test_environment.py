@@ -112,9 +112,9 @@ def ready_port() -> Iterator[int]:
 
 
 def test_readiness_checks_bypass_a_proxy(ready_port: int) -> None:
-    asked = f"from dev.servers.instance import unready_at; print(unready_at({ready_port}))"
+    check = f"from dev.servers.instance import unready_at; print(unready_at({ready_port}))"
     environment = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
-    answer = subprocess.run([sys.executable, "-c", asked], cwd=ROOT, env=environment, capture_output=True, check=True)
+    answer = subprocess.run([sys.executable, "-c", check], cwd=ROOT, env=environment, capture_output=True, check=True)
     assert answer.stdout == b"None\n"
 
 

@@ -32,8 +32,8 @@ WAIT_S = 5.0
 
 def request(*headers: bytes, body: bytes = BODY, line: bytes = b"POST /api/v1/orders HTTP/1.1") -> bytes:
     typed = any(header.lower().startswith(b"content-type:") for header in headers)
-    given = headers if typed else (*headers, b"content-type: application/json")
-    return b"\r\n".join([line, b"host: localhost", *given, b"content-length: %d" % len(body), b"", body])
+    sent = headers if typed else (*headers, b"content-type: application/json")
+    return b"\r\n".join([line, b"host: localhost", *sent, b"content-length: %d" % len(body), b"", body])
 
 
 class SlowLog(FakeLog):
@@ -97,9 +97,9 @@ async def answer(reader: asyncio.StreamReader) -> bytes:
     return head + await asyncio.wait_for(reader.readexactly(int(length[1])), WAIT_S)
 
 
-def alike(given: bytes) -> bytes:
+def alike(answer: bytes) -> bytes:
     """An answer without its random ids."""
-    without_ids = re.sub(rb"[0-9a-f]{8}-[0-9a-f-]{27}", b"ORDER", given)
+    without_ids = re.sub(rb"[0-9a-f]{8}-[0-9a-f-]{27}", b"ORDER", answer)
     drawn = re.sub(rb'(x-request-id: |"request_id":")[0-9a-f]{16}\b', rb"\1DRAWN", without_ids)
     head, _, body = drawn.partition(b"\r\n\r\n")
     return b"\r\n".join(sorted(head.split(b"\r\n"))) + b"\r\n\r\n" + body
@@ -126,9 +126,9 @@ def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, S
 
     async def run() -> tuple[bytes, Served, Served]:
         fast, ordinary = Served(api(), fast=True), Served(api(), fast=False)
-        one, other = await exchange(fast, *pieces), await exchange(ordinary, *pieces)
-        assert alike(one) == alike(other)
-        return one, fast, ordinary
+        fast_answer, ordinary_answer = await exchange(fast, *pieces), await exchange(ordinary, *pieces)
+        assert alike(fast_answer) == alike(ordinary_answer)
+        return fast_answer, fast, ordinary
 
     return asyncio.run(run())
 
@@ -163,10 +163,10 @@ USUAL = {
 def test_the_lane_answers_usual_requests_as_the_ordinary_way_does(name: str) -> None:
     _, fast, ordinary = both(USUAL[name])
     assert (fast.ordinary, ordinary.ordinary) == (0, 1)
-    for one, other in zip(fast.api.log.placed, ordinary.api.log.placed, strict=True):
-        assert one.data.items == other.data.items
+    for event, other in zip(fast.api.log.placed, ordinary.api.log.placed, strict=True):
+        assert event.data.items == other.data.items
         if b"traceparent" in USUAL[name]:
-            assert one.traceparent == other.traceparent
+            assert event.traceparent == other.traceparent
 
 
 UNUSUAL = {
@@ -223,19 +223,21 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_both_ways_answer_a_failure_alike(name: str) -> None:
-    given, fast, _ = both(request(), api=REFUSED[name])
+    answer, fast, _ = both(request(), api=REFUSED[name])
     assert fast.ordinary == 0
-    assert given.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
+    assert answer.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
 
 
 def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
-    one = read_head(b"Host: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS)
+    head = read_head(
+        b"Host: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS
+    )
     other = read_head(
         b"x-request-id:r\r\ncontent-length: \t5 \r\nhost: localhost\r\ncontent-type: application/json", HOSTS
     )
-    assert one == other
-    assert one is not None
-    assert (one.length, one.request_id) == (5, b"r")
+    assert head == other
+    assert head is not None
+    assert (head.length, head.request_id) == (5, b"r")
 
 
 def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:

@@ -80,9 +80,9 @@ def test_only_pages_of_the_host_itself_may_send_requests(origin: bytes, due: int
 
 
 def test_pages_of_configured_hosts_may_send_requests_behind_a_proxy_too() -> None:
-    given = (b"host", b"10.0.0.1:8081")
-    assert status(given, (b"origin", b"https://shop.example"), hosts=ANYWHERE) is None
-    assert status(given, (b"origin", b"https://evil.example"), hosts=ANYWHERE) == 403
+    own_host = (b"host", b"10.0.0.1:8081")
+    assert status(own_host, (b"origin", b"https://shop.example"), hosts=ANYWHERE) is None
+    assert status(own_host, (b"origin", b"https://evil.example"), hosts=ANYWHERE) == 403
     assert status((b"host", b"shop.example"), (b"origin", b"https://shop.example:443"), hosts=ANYWHERE) is None
 
 

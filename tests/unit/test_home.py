@@ -68,7 +68,7 @@ def test_a_relative_home_begins_at_the_checkout_wherever_the_caller_is(
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("/srv/a\nb", "control character"),
         ("/srv/a\x7fb", "control character"),
@@ -78,8 +78,8 @@ def test_a_relative_home_begins_at_the_checkout_wherever_the_caller_is(
         ("~nobody-of-this-name/t", "is no folder"),
     ],
 )
-def test_a_home_that_no_file_can_name_is_refused_at_once(text: str, said: str) -> None:
-    with pytest.raises(Fatal, match=said) as refused:
+def test_a_home_that_no_file_can_name_is_refused_at_once(text: str, message: str) -> None:
+    with pytest.raises(Fatal, match=message) as refused:
         home_of(text)
     assert str(refused.value).startswith("TANDEM_HOME=")
 

@@ -25,8 +25,8 @@ def post(api: Api, key: str = "key-1", order: Mapping[str, Any] = ORDER, body: b
 
 def restarted(stored: Stored, log: FakeLog, **products: int) -> Api:
     """Another process on the same database and log, with these prices."""
-    known = {**PRODUCTS, **{name: product(name, unit_price) for name, unit_price in products.items()}}
-    return Api(log, products=known, requests=FakeRequests(stored))
+    catalogue = {**PRODUCTS, **{name: product(name, unit_price) for name, unit_price in products.items()}}
+    return Api(log, products=catalogue, requests=FakeRequests(stored))
 
 
 def test_the_same_request_is_the_same_order_and_says_so() -> None:

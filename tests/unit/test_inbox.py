@@ -40,8 +40,8 @@ def test_the_rest_after_a_long_batch_is_bounded() -> None:
 
 
 @given(st.floats(0, 1e3), st.floats(0, 1e3))
-def test_the_spacing_rises_with_the_work(one: float, other: float) -> None:
-    assert spacing_s(min(one, other)) <= spacing_s(max(one, other))
+def test_the_spacing_rises_with_the_work(first: float, second: float) -> None:
+    assert spacing_s(min(first, second)) <= spacing_s(max(first, second))
 
 
 class Client:

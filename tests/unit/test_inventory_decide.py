@@ -178,18 +178,18 @@ cuts = st.lists(st.integers(0, 16), max_size=4)
 OPENING = {"tea": 8, "pot": 5, "withdrawn": 9}
 
 
-def warehouse_after(history: list[tuple[Relevant, Milliseconds]], places: Iterable[int] = ()) -> Warehouse:
+def warehouse_after(history: list[tuple[Relevant, Milliseconds]], cut_at: Iterable[int] = ()) -> Warehouse:
     warehouse = Warehouse(**OPENING)
     warehouse.withdraw("withdrawn")
-    for batch in cut(history, places):
+    for batch in cut(history, cut_at):
         warehouse.take_read(batch)
         assert min(p.on_hand for p in warehouse.products.values()) >= 0
     return warehouse
 
 
 @given(histories(), cuts)
-def test_every_piece_is_accounted_for(history: list[tuple[Relevant, Milliseconds]], places: list[int]) -> None:
-    warehouse = warehouse_after(history, places)
+def test_every_piece_is_accounted_for(history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]) -> None:
+    warehouse = warehouse_after(history, cut_at)
     for name, opening in OPENING.items():
         moved = sum(
             m.quantity * (1 if m.kind == "release" else -1) for m in warehouse.movements if m.product_id == name
@@ -199,9 +199,9 @@ def test_every_piece_is_accounted_for(history: list[tuple[Relevant, Milliseconds
 
 @given(histories(), cuts)
 def test_an_order_has_all_that_it_asked_for_or_nothing(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    warehouse = warehouse_after(history, places)
+    warehouse = warehouse_after(history, cut_at)
     ordered: dict[str, Counter[str]] = {}
     for event, _ in history:
         if isinstance(event, OrderPlaced):
@@ -222,9 +222,9 @@ def test_an_order_has_all_that_it_asked_for_or_nothing(
 
 @given(histories(), cuts)
 def test_it_does_not_matter_how_the_log_is_cut_into_batches(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    whole, in_parts = warehouse_after(history), warehouse_after(history, places)
+    whole, in_parts = warehouse_after(history), warehouse_after(history, cut_at)
     assert whole.reservations == in_parts.reservations
     assert (whole.products, whole.movements) == (in_parts.products, in_parts.movements)
 
@@ -237,9 +237,9 @@ def test_reading_the_log_again_changes_nothing(history: list[tuple[Relevant, Mil
 
 @given(histories(), cuts)
 def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    warehouse = warehouse_after(history, places)
+    warehouse = warehouse_after(history, cut_at)
     for reservation in warehouse.reservations.values():
         events = [event for event, _ in history if event.data.order_id == reservation.order_id]
         revoked = any(not isinstance(event, OrderPlaced) for event in events)
@@ -258,14 +258,14 @@ def test_an_order_is_reserved_exactly_when_the_stock_at_its_turn_suffices(
     warehouse.take(*(placed(number, items=items) for number, items in enumerate(orders)))
     left = Counter(tea=pieces, pot=pieces)
     for number, items in enumerate(orders):
-        wanted = Counter[str]()
+        ordered = Counter[str]()
         for name, quantity in items:
-            wanted[name] += quantity
-        if wanted <= left:
-            left -= wanted
+            ordered[name] += quantity
+        if ordered <= left:
+            left -= ordered
             assert warehouse.state(number) == "reserved"
         else:
-            assert warehouse.reason(number) == ("inactive" if "withdrawn" in wanted else "out_of_stock")
+            assert warehouse.reason(number) == ("inactive" if "withdrawn" in ordered else "out_of_stock")
     assert (warehouse.on_hand("tea"), warehouse.on_hand("pot")) == (left["tea"], left["pot"])
 
 

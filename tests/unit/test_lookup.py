@@ -92,10 +92,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup, "SAGA_CHECK_EVERY_S", 0.001)
 
 
-def find(queries: FakeQueries, log: FakeLog | None = None, *, known: bool = False, order_id: str = ORDER_ID) -> Stored:
+def find(
+    queries: FakeQueries, log: FakeLog | None = None, *, accepted_here: bool = False, order_id: str = ORDER_ID
+) -> Stored:
     async def main() -> Stored:
         orders = RecentOrders()
-        if known:
+        if accepted_here:
             orders.remember(ORDER_ID, *recent())
         return await Lookup(queries, orders, log or FakeLog()).find(order_id)
 
@@ -113,18 +115,18 @@ def test_a_stored_order_is_found() -> None:
 
 
 def test_an_order_just_accepted_here_is_pending_with_its_partition_and_offset() -> None:
-    view = find(FakeQueries(), known=True).view
+    view = find(FakeQueries(), accepted_here=True).view
     assert (view.status, view.payment, view.inventory, view.settled) == ("pending", "pending", "pending", False)
     [entry] = view.timeline
     assert (entry.event, entry.partition, entry.offset, entry.at) == ("order.placed", 3, 17, view.placed_at)
 
 
 def test_a_stored_order_counts_more_than_its_acceptance() -> None:
-    assert find(FakeQueries(stored_after=0), known=True) is STORED
+    assert find(FakeQueries(stored_after=0), accepted_here=True) is STORED
 
 
 def test_an_order_just_accepted_here_needs_no_database() -> None:
-    assert find(FakeQueries(away=True), known=True).view.order_id == ORDER_ID
+    assert find(FakeQueries(away=True), accepted_here=True).view.order_id == ORDER_ID
 
 
 def test_an_order_accepted_elsewhere_is_found_once_the_saga_has_read_so_far() -> None:
@@ -151,9 +153,9 @@ def test_an_order_that_comes_out_of_parking_at_this_moment_is_found() -> None:
 
 
 def test_while_the_saga_is_behind_the_answer_is_503() -> None:
-    found = refusal(FakeQueries(behind=True))
-    assert (found.status, found.retry_after_s) == (503, 1)
-    assert "behind" in found.detail
+    problem = refusal(FakeQueries(behind=True))
+    assert (problem.status, problem.retry_after_s) == (503, 1)
+    assert "behind" in problem.detail
 
 
 def test_a_topic_that_the_saga_has_not_read_says_nothing_about_an_order() -> None:
@@ -177,9 +179,9 @@ def test_an_order_the_log_may_still_take_is_not_denied() -> None:
 
 @pytest.mark.parametrize("order_id", ["x", ORDER_ID.upper() + "X", "a" * 5_000])
 def test_an_invalid_id_is_not_looked_up(order_id: str) -> None:
-    found = refusal(FakeQueries(away=True), order_id=order_id)
-    assert found.status == 404
-    assert len(found.detail) < 100
+    problem = refusal(FakeQueries(away=True), order_id=order_id)
+    assert problem.status == 404
+    assert len(problem.detail) < 100
 
 
 def test_a_parked_record_that_is_nested_too_deeply_is_no_order() -> None:
@@ -189,6 +191,6 @@ def test_a_parked_record_that_is_nested_too_deeply_is_no_order() -> None:
         async def _rows(self, query: str, *parameters: object) -> list[tuple[Any, ...]]:
             return [(3, 17, AT, b'{"type":"order.placed","x":' + b"[" * 100_000), (3, 18, AT, recent().value)]
 
-    found = asyncio.run(Rows().parked(ORDER_ID))
-    assert found is not None
-    assert found.view.order_id == ORDER_ID
+    parked = asyncio.run(Rows().parked(ORDER_ID))
+    assert parked is not None
+    assert parked.view.order_id == ORDER_ID

@@ -28,8 +28,8 @@ GOOD = {"customer_id": "cust-1", "product_id": "apple", "quantity": 2}
 IN_FLIGHT_MAX = 2_000
 
 
-def line(**more: Any) -> bytes:
-    return json.dumps({**GOOD, **more}).encode()
+def line(**fields: Any) -> bytes:
+    return json.dumps({**GOOD, **fields}).encode()
 
 
 def send(api: Api, *lines: bytes, key: str | None = None) -> Answer:
@@ -157,8 +157,8 @@ def test_without_the_database_only_keyed_lines_get_503() -> None:
 
 def test_lines_go_into_the_log_in_their_order_with_keys_and_without() -> None:
     api = Api()
-    more: list[dict[str, Any]] = [{"idempotency_key": f"k{n}"} if n % 3 else {} for n in range(250)]
-    results = post(api, *(line(**keyed) for keyed in more))
+    keys: list[dict[str, Any]] = [{"idempotency_key": f"k{n}"} if n % 3 else {} for n in range(250)]
+    results = post(api, *(line(**keyed) for keyed in keys))
     assert [event.subject for event in api.log.placed] == [result["order_id"] for result in results]
 
 
@@ -250,19 +250,19 @@ class SlowLog(FakeLog):
         super().__init__()
         self.waiting: list[asyncio.Future[Acknowledged]] = []
         self.most = 0
-        self.more = asyncio.Event()
+        self.arrived = asyncio.Event()
 
     def send(self, order_id: Any, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
         super().send(order_id, customer_id, value)
         self.waiting.append(asyncio.get_running_loop().create_future())
-        self.more.set()
+        self.arrived.set()
         self.most = max(self.most, len(self.waiting))
         return self.waiting[-1]
 
     async def sent(self, count: int) -> None:
         while len(self.placed) < count:
-            self.more.clear()
-            await self.more.wait()
+            self.arrived.clear()
+            await self.arrived.wait()
 
     def acknowledge_all(self) -> None:
         for future in self.waiting:

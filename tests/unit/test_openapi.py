@@ -16,7 +16,7 @@ AT = Milliseconds(int(datetime(2026, 11, 23, tzinfo=UTC).timestamp() * 1000))
 
 
 def types_of(schema: dict[str, Any]) -> set[str]:
-    return {one["type"] for one in schema.get("anyOf", [schema])}
+    return {member["type"] for member in schema.get("anyOf", [schema])}
 
 
 def test_an_order_discarded_unread_has_no_amount() -> None:

@@ -27,11 +27,11 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def stored(status: Status = "pending", *events: str, number: int = 1) -> Stored:
     """The order of this number after these events of its timeline."""
-    known = as_accepted(placed(number), PLACE)
-    entries = [TimelineEntry(event, known.view.placed_at, 0, 3, None) for event in ("order.placed", *events)]
-    decided_at = None if status == "pending" else known.view.placed_at
-    view = msgspec.structs.replace(known.view, status=status, decided_at=decided_at, timeline=entries)
-    return msgspec.structs.replace(known, view=view)
+    accepted = as_accepted(placed(number), PLACE)
+    entries = [TimelineEntry(event, accepted.view.placed_at, 0, 3, None) for event in ("order.placed", *events)]
+    decided_at = None if status == "pending" else accepted.view.placed_at
+    view = msgspec.structs.replace(accepted.view, status=status, decided_at=decided_at, timeline=entries)
+    return msgspec.structs.replace(accepted, view=view)
 
 
 @pytest.mark.parametrize(
@@ -121,8 +121,8 @@ def test_draining_ends_every_wait() -> None:
     virtual_time.run(main())
 
 
-def prefer(queries: FakeQueries, value: str = "wait=1", **more: Any) -> Any:
-    return Api(queries=queries, **more).post(ORDER, headers={**JSON, "prefer": value})
+def prefer(queries: FakeQueries, value: str = "wait=1", **options: Any) -> Any:
+    return Api(queries=queries, **options).post(ORDER, headers={**JSON, "prefer": value})
 
 
 class Decides(FakeQueries):
@@ -130,7 +130,7 @@ class Decides(FakeQueries):
 
     async def news(self, watched: Any) -> list[Stored]:
         confirmed = stored("confirmed")
-        views = [msgspec.structs.replace(confirmed.view, order_id=OrderId(one.order_id)) for one in watched]
+        views = [msgspec.structs.replace(confirmed.view, order_id=OrderId(order.order_id)) for order in watched]
         return [msgspec.structs.replace(confirmed, view=view) for view in views]
 
 

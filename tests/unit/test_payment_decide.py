@@ -146,17 +146,17 @@ def histories(draw: st.DrawFn) -> list[tuple[Relevant, Milliseconds]]:
 cuts = st.lists(st.integers(0, 16), max_size=4)
 
 
-def bank_after(history: list[tuple[Relevant, Milliseconds]], places: Iterable[int] = ()) -> Bank:
+def bank_after(history: list[tuple[Relevant, Milliseconds]], cut_at: Iterable[int] = ()) -> Bank:
     bank = Bank(ann=800, bob=300)
-    for batch in cut(history, places):
+    for batch in cut(history, cut_at):
         bank.take_read(batch)
         assert min(account.balance for account in bank.accounts.values()) >= 0
     return bank
 
 
 @given(histories(), cuts)
-def test_the_books_balance(history: list[tuple[Relevant, Milliseconds]], places: list[int]) -> None:
-    bank = bank_after(history, places)
+def test_the_books_balance(history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]) -> None:
+    bank = bank_after(history, cut_at)
     for customer_id, opening in ((ANN, 800), (BOB, 300)):
         own = [t for t in bank.transfers if t.customer_id == customer_id]
         captured = sum(t.amount for t in own if t.kind == "capture")
@@ -166,9 +166,9 @@ def test_the_books_balance(history: list[tuple[Relevant, Milliseconds]], places:
 
 @given(histories(), cuts)
 def test_an_order_is_charged_once_at_most_and_gets_back_what_it_paid(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    bank = bank_after(history, places)
+    bank = bank_after(history, cut_at)
     entries = {"completed": ["capture"], "refunded": ["capture", "refund"], "declined": [], "void": []}
     for payment in bank.payments.values():
         own = [t for t in bank.transfers if t.order_id == payment.order_id]
@@ -180,9 +180,9 @@ def test_an_order_is_charged_once_at_most_and_gets_back_what_it_paid(
 
 @given(histories(), cuts)
 def test_it_does_not_matter_how_the_log_is_cut_into_batches(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    whole, in_parts = bank_after(history), bank_after(history, places)
+    whole, in_parts = bank_after(history), bank_after(history, cut_at)
     assert (whole.payments, whole.accounts, whole.transfers) == (
         in_parts.payments, in_parts.accounts, in_parts.transfers,
     )  # fmt: skip
@@ -196,9 +196,9 @@ def test_reading_the_log_again_changes_nothing(history: list[tuple[Relevant, Mil
 
 @given(histories(), cuts)
 def test_the_first_event_about_an_order_decides_and_a_later_one_can_only_revoke(
-    history: list[tuple[Relevant, Milliseconds]], places: list[int]
+    history: list[tuple[Relevant, Milliseconds]], cut_at: list[int]
 ) -> None:
-    bank = bank_after(history, places)
+    bank = bank_after(history, cut_at)
     for payment in bank.payments.values():
         events = [event for event, _ in history if event.data.order_id == payment.order_id]
         revoked = any(not isinstance(event, OrderPlaced) for event in events)

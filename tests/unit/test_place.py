@@ -52,31 +52,31 @@ def test_every_order_that_is_priced_is_an_event_that_consumers_accept(lines: lis
 
 
 def test_every_line_that_cannot_be_ordered_is_named() -> None:
-    found = refusal(order(("none", 1), ("apple", 1), ("old", 1)))
-    assert found.status == 422
-    assert {fault.pointer: fault.detail for fault in found.errors} == {
+    problem = refusal(order(("none", 1), ("apple", 1), ("old", 1)))
+    assert problem.status == 422
+    assert {fault.pointer: fault.detail for fault in problem.errors} == {
         "#/items/0/product_id": "there is no product 'none'",
         "#/items/2/product_id": "'old' is not for sale now",
     }
 
 
 def test_the_product_of_the_short_form_is_pointed_at_where_it_stands() -> None:
-    found = refusal(OrderRequest(customer_id="cust-1", product_id="none", quantity=1))
-    assert [fault.pointer for fault in found.errors] == ["#/product_id"]
+    problem = refusal(OrderRequest(customer_id="cust-1", product_id="none", quantity=1))
+    assert [fault.pointer for fault in problem.errors] == ["#/product_id"]
 
 
 def test_an_order_has_one_currency() -> None:
-    found = refusal(order(("apple", 1), ("dollar", 1), ("pear", 1)))
-    assert [(fault.pointer, fault.detail) for fault in found.errors] == [
+    problem = refusal(order(("apple", 1), ("dollar", 1), ("pear", 1)))
+    assert [(fault.pointer, fault.detail) for fault in problem.errors] == [
         ("#/items/1/product_id", "costs USD, must be EUR like the first line")
     ]
 
 
 def test_an_unexpected_price_is_refused_with_both_figures() -> None:
-    found = refusal(order(("apple", 2), expected=299))
-    assert (found.status, found.code) == (409, "price-changed")
-    assert "300" in found.detail
-    assert "299" in found.detail
+    problem = refusal(order(("apple", 2), expected=299))
+    assert (problem.status, problem.code) == (409, "price-changed")
+    assert "300" in problem.detail
+    assert "299" in problem.detail
     assert price(order(("apple", 2), expected=300), PRODUCTS, ORDER_ID).amount == 300
 
 

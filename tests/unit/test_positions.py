@@ -53,9 +53,9 @@ def test_a_result_goes_to_its_orders_partition_number_so_counts_must_be_equal() 
 
 
 def test_a_topic_is_the_same_while_its_id_and_its_partition_count_are() -> None:
-    known = Topic("orders", "a", 12)
-    check_same(known, Topic("orders", "a", 12))
+    described = Topic("orders", "a", 12)
+    check_same(described, Topic("orders", "a", 12))
     with pytest.raises(LossDetected, match="created anew"):
-        check_same(known, Topic("orders", "b", 12))
+        check_same(described, Topic("orders", "b", 12))
     with pytest.raises(LossDetected, match="has 13 partitions, positions are known for 12"):
-        check_same(known, Topic("orders", "a", 13))
+        check_same(described, Topic("orders", "a", 13))

@@ -15,18 +15,18 @@ def test_the_last_orders_are_known_and_the_number_kept_is_bounded(half: int, cou
     recent = RecentOrders(2 * half)
     for n in range(count):
         recent.remember(OrderId(f"order-{n}"), b"", place(n))
-    known = [n for n in range(count) if recent.get(OrderId(f"order-{n}"))]
-    assert known[-half:] == list(range(count))[-half:]
-    assert len(known) <= 2 * half
+    kept = [n for n in range(count) if recent.get(OrderId(f"order-{n}"))]
+    assert kept[-half:] == list(range(count))[-half:]
+    assert len(kept) <= 2 * half
 
 
 def test_large_orders_are_bounded_by_their_bytes() -> None:
     recent = RecentOrders(1_000, bytes_max=10_000)
     for n in range(200):
         recent.remember(OrderId(f"order-{n}"), b"x" * 1_000, place(n))
-    known = [n for n in range(200) if recent.get(OrderId(f"order-{n}"))]
-    assert 5 <= len(known) <= 10
-    assert known == list(range(200))[-len(known) :]
+    kept = [n for n in range(200) if recent.get(OrderId(f"order-{n}"))]
+    assert 5 <= len(kept) <= 10
+    assert kept == list(range(200))[-len(kept) :]
 
 
 def test_an_order_is_remembered_with_its_partition_and_offset() -> None:

@@ -65,8 +65,8 @@ def test_a_published_payment_is_captured_at_its_time() -> None:
 
 def test_a_refund_of_what_the_database_has_captured_is_only_a_refund() -> None:
     accounts = {ANN: Account(700, "EUR")}
-    known = payment_rules.decide({ANN: Account(1000, "EUR")}, {}, as_read([placed(unit_price=300, customer=ANN)]))
-    decisions, _ = payment.rebuild([paid("refunded")], accounts, known.payments)
+    captured = payment_rules.decide({ANN: Account(1000, "EUR")}, {}, as_read([placed(unit_price=300, customer=ANN)]))
+    decisions, _ = payment.rebuild([paid("refunded")], accounts, captured.payments)
     assert (decisions.balances, [t.kind for t in decisions.transfers]) == ({ANN: 1000}, ["refund"])
 
 
@@ -88,10 +88,10 @@ def test_an_account_kept_in_another_currency_is_refused() -> None:
 
 
 def test_a_piece_that_was_released_and_reserved_again_is_there_once() -> None:
-    known = stock_rules.decide({TEA: Product(1, True)}, {}, as_read([placed(1)])).reservations
+    reserved = stock_rules.decide({TEA: Product(1, True)}, {}, as_read([placed(1)])).reservations
     published = [stocked("reserved", 2, 1), stocked("released", 1, 1)]
     for events in (published, published[::-1]):
-        decisions, shortfalls = inventory.rebuild(events, {TEA: Product(0, True)}, known)
+        decisions, shortfalls = inventory.rebuild(events, {TEA: Product(0, True)}, reserved)
         assert (decisions.on_hand, shortfalls) == ({TEA: 0}, [])
 
 
@@ -105,8 +105,8 @@ histories = st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=12)
 
 
 @given(histories, st.integers(0, 12), st.randoms())
-def test_everything_published_comes_back(said: list[tuple[int, bool]], cut: int, chance: object) -> None:
-    events = as_read([cancelled(n) if revoked else placed(n, unit_price=100) for n, revoked in said])
+def test_everything_published_comes_back(season: list[tuple[int, bool]], cut: int, chance: object) -> None:
+    events = as_read([cancelled(n) if revoked else placed(n, unit_price=100) for n, revoked in season])
     opening_stock, opening_balance = 2, 250
     stock, money = {TEA: Product(opening_stock, True)}, {CustomerId(CUSTOMER): Account(opening_balance, "EUR")}
     stock_then = stock_rules.decide(stock, {}, events[:cut])

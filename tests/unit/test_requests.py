@@ -173,10 +173,10 @@ ONE = '"customer_id":"c:1","product_id":"apple","quantity":1'
 TWO = '"customer_id":"c","items":[{"product_id":"a","quantity":1},{"product_id":"b","quantity":2}]'
 
 
-@pytest.mark.parametrize("more", ["", ',"expected_amount":5', ',"idempotency_key":"k:1"'])
+@pytest.mark.parametrize("rest", ["", ',"expected_amount":5', ',"idempotency_key":"k:1"'])
 @pytest.mark.parametrize("body", [ONE, TWO])
-def test_a_request_knows_how_many_names_it_has(body: str, more: str) -> None:
-    text = f"{{{body}{more}}}"
+def test_a_request_knows_how_many_names_it_has(body: str, rest: str) -> None:
+    text = f"{{{body}{rest}}}"
     request = decode_body(text.encode(), line_decoder)
     assert request.names == text.count('":')
 

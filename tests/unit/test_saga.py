@@ -66,7 +66,7 @@ class Saga:
     """One order in the saga, and the outcomes published for it. The n-th event comes at time n."""
 
     def __init__(self) -> None:
-        self.known: Order | None = None
+        self.current: Order | None = None
         self.published: list[Outcome] = []
         self.advanced = 0
 
@@ -75,14 +75,14 @@ class Saga:
         outcomes: list[Outcome] = []
         for event in events:
             self.advanced += 1
-            self.known, outcomes = advance(self.known, event, Milliseconds(self.advanced))
+            self.current, outcomes = advance(self.current, event, Milliseconds(self.advanced))
             self.published += outcomes
         return outcomes
 
     @property
     def order(self) -> Order:
-        assert self.known is not None
-        return self.known
+        assert self.current is not None
+        return self.current
 
     def published_types(self) -> list[str]:
         return [type_of(event) for event in self.published]
@@ -244,7 +244,7 @@ NEXT: dict[str, set[str]] = {
 def test_an_order_only_moves_forward(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
-        before = saga.known
+        before = saga.current
         saga.advance(event)
         if before is None:
             continue
@@ -261,9 +261,9 @@ def test_a_side_stands_where_its_furthest_result_put_it(events: list[AnyOrderEve
     saga.advance(*events)
     payments = [event.state for event in events if isinstance(event, OnPayments)]
     stocks = [event.state for event in events if isinstance(event, OnInventory)]
-    if saga.known is not None:
-        assert PROGRESS[saga.known.payment] == max((PROGRESS[state] for state in payments), default=0)
-        assert PROGRESS[saga.known.inventory] == max((PROGRESS[state] for state in stocks), default=0)
+    if saga.current is not None:
+        assert PROGRESS[saga.current.payment] == max((PROGRESS[state] for state in payments), default=0)
+        assert PROGRESS[saga.current.inventory] == max((PROGRESS[state] for state in stocks), default=0)
     else:
         assert payments == stocks == []
 
@@ -272,9 +272,9 @@ def test_a_side_stands_where_its_furthest_result_put_it(events: list[AnyOrderEve
 def test_an_outcome_is_published_once_when_it_is_reached(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
-        before = saga.known
+        before = saga.current
         outcomes = saga.advance(event)
-        reached = saga.known is not None and saga.known.status != (before.status if before else "awaiting_placed")
+        reached = saga.current is not None and saga.current.status != (before.status if before else "awaiting_placed")
         if reached and saga.order.status != "pending" and not isinstance(event, Outcome):
             assert outcomes == outcome_of(saga.order)
             assert [type_of(outcome) for outcome in outcomes] == [f"order.{saga.order.status}"]
@@ -288,16 +288,16 @@ def test_a_repeated_event_counts_once(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         saga.advance(event)
-        once = saga.known
+        once = saga.current
         assert saga.advance(event) == []
-        assert saga.known is once
+        assert saga.current is once
 
 
 @given(anything)
 def test_an_order_was_settled_when_it_first_was(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
-        before = saga.known
+        before = saga.current
         saga.advance(event)
         if before is not None and before.settled_at is not None:
             reopened = before.status == "confirmed" and saga.order.status != "confirmed"
@@ -309,7 +309,7 @@ def test_a_row_says_when_and_why(events: list[AnyOrderEvent]) -> None:
     saga = Saga()
     for event in events:
         saga.advance(event)
-        if (order := saga.known) is not None:
+        if (order := saga.current) is not None:
             assert (order.status == "awaiting_placed") == (order.placed_at is None)
             assert (order.status in ("awaiting_placed", "pending")) == (order.decided_at is None)
             assert (order.status in ("rejected", "cancelled")) == (order.reason is not None)

@@ -22,7 +22,7 @@ def test_a_caller_that_does_not_fit_waits_and_is_not_overtaken() -> None:
                 await leave[name].wait()
             inside.remove(name)
 
-        tasks = [asyncio.create_task(stay(*one)) for one in (("large", 8), ("larger", 10), ("small", 1))]
+        tasks = [asyncio.create_task(stay(*waiter)) for waiter in (("large", 8), ("larger", 10), ("small", 1))]
         await settle()
         assert inside == ["large"]
         leave["large"].set()
@@ -54,9 +54,9 @@ def test_a_caller_that_gives_up_waiting_takes_nothing_with_it() -> None:
             gone.cancel()
             await settle()
             assert small.done()
-            given = asyncio.create_task(pass_through(2))
+            admitted = asyncio.create_task(pass_through(2))
             await settle()
-        given.cancel()  # in the moment in which it has been let in
+        admitted.cancel()  # in the moment in which it has been let in
         await settle()
         async with semaphore.acquire(2):
             pass

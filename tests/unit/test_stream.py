@@ -28,8 +28,8 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def settled(*events: str) -> Stored:
-    known = stored("confirmed", *events)
-    return msgspec.structs.replace(known, view=msgspec.structs.replace(known.view, settled=True))
+    unsettled = stored("confirmed", *events)
+    return msgspec.structs.replace(unsettled, view=msgspec.structs.replace(unsettled.view, settled=True))
 
 
 class FakeLookup(Lookup):

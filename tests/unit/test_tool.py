@@ -22,7 +22,7 @@ CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": 
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (Fatal("dlq: nothing was ever parked from orders/0@1"), "dlq: nothing was ever parked from orders/0@1\n"),
         (KafkaException(KafkaError(KafkaError._TRANSPORT, "broker down")), "Kafka: "),
@@ -31,7 +31,7 @@ CAPTURED: Final[dict[str, Any]] = {"capture_output": True, "text": True, "cwd": 
     ],
 )
 def test_each_way_a_tool_ends_has_its_own_exit_code(
-    error: Exception, said: str, capsys: pytest.CaptureFixture[str]
+    error: Exception, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def main(_: Sequence[str]) -> int:
         raise error
@@ -39,7 +39,7 @@ def test_each_way_a_tool_ends_has_its_own_exit_code(
     with pytest.raises(SystemExit) as ended:
         run(main)
     assert ended.value.code == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_columns_meet_below_wide_characters(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize(
-    ("redirection", "code", "said"),
+    ("redirection", "code", "message"),
     [(">/dev/full", 2, "No space left on device"), (">&-", 0, ""), (">&- 2>&-", 0, ""), ("<&-", 0, "")],
 )
-def test_output_that_cannot_be_written_is_no_violation(redirection: str, code: int, said: str) -> None:
+def test_output_that_cannot_be_written_is_no_violation(redirection: str, code: int, message: str) -> None:
     program = "from ops.tool import run; run(lambda _: print('proved') or 0)"
     done = subprocess.run(["sh", "-c", f'exec "$0" "$@" {redirection}', sys.executable, "-c", program], **CAPTURED)
-    assert (done.returncode, done.stderr.count("\n")) == (code, 1 if said else 0), done.stderr
-    assert said in done.stderr
+    assert (done.returncode, done.stderr.count("\n")) == (code, 1 if message else 0), done.stderr
+    assert message in done.stderr
 
 
 def test_a_reader_who_leaves_sees_no_traceback() -> None:

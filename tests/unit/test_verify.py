@@ -50,12 +50,12 @@ def line_of(topic: str, number: int, offset: int, value: bytes) -> str | None:
 
 def progress(behind: Mapping[GroupPartition, int] | None = None, **changed: Any) -> Progress:
     """All readers have read and answered all of partition 0, except those in `behind`."""
-    places = {(group, topic, 0): END for topic, groups in READERS.items() for group in groups}
+    ends = {(group, topic, 0): END for topic, groups in READERS.items() for group in groups}
     defaults: dict[str, Any] = {
         "starts": {Partition(topic, 0): 0 for topic in TOPICS},
         "ends": {Partition(topic, 0): END for topic in TOPICS},
-        "positions": places | dict(behind or {}),
-        "committed": places,
+        "positions": ends | dict(behind or {}),
+        "committed": ends,
     }
     return Progress(**(defaults | changed))
 
@@ -248,8 +248,8 @@ def test_an_answer_is_due_only_once_the_offset_is_committed() -> None:
 
 
 def test_a_parked_order_has_no_effect_and_is_no_breach() -> None:
-    places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    parked = progress(parked={place: {10: "p"} for place in places})
+    group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
+    parked = progress(parked={reader: {10: "p"} for reader in group_partitions})
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert verdict(placed, parked) == Verdict((), False)
     assert statements(placed) == {1, 6}, "silently deleted from the list"
@@ -264,8 +264,8 @@ def test_a_foreign_event_about_no_order_is_no_breach_while_it_is_parked(line: st
 
 
 def test_a_discarded_order_is_declined() -> None:
-    places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    discarded = progress(parked={place: {10: "d"} for place in places})
+    group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
+    discarded = progress(parked={reader: {10: "d"} for reader in group_partitions})
     history = "L|p|0|10|0||!\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|\nP|cust-1|declined||\nR|cust-1|rejected|[]"
     assert verdict(history, discarded) == Verdict((), False)
 
@@ -282,7 +282,7 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
     """A forged parked event in each database, of an order whose rows were deleted."""
     parked = progress(parked={(group, "orders", 0): {10: "p"} for group in READERS["orders"]})
     log = "\n".join(line for line in CONFIRMED.strip().splitlines() if line.startswith("L|"))
-    assert [what for of, what in verdict(log, parked).findings if of == Statement.DECIDED] == [
+    assert [problem for of, problem in verdict(log, parked).findings if of == Statement.DECIDED] == [
         "payment published payment.completed, and has no row",
         "inventory published inventory.reserved, and has no row",
         "the saga has passed a decision about it and has no row for it",
@@ -295,18 +295,18 @@ def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
 
 def test_a_redrive_under_way_is_no_forgery() -> None:
     """Parked in the snapshots, decided and published before the ends were read."""
-    places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    half_read = progress({("order-saga", "payments", 0): 10}, parked={place: {10: "p"} for place in places})
+    group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
+    half_read = progress({("order-saga", "payments", 0): 10}, parked={reader: {10: "p"} for reader in group_partitions})
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert verdict(f"{placed}\nL|C|0|10|0|cust-1|300|EUR", half_read).findings == ()
 
 
 def test_a_discarded_order_has_a_published_refusal() -> None:
-    places: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
+    group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     rows = "P|cust-1|declined||\nR|cust-1|rejected|[]"
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
-    assert statements(f"{placed}\n{rows}", progress(parked={place: {10: "d"} for place in places})) == {6}
-    assert statements(f"{placed}\n{rows}", progress(parked={place: {10: "g"} for place in places})) == set()
+    assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "d"} for reader in group_partitions})) == {6}
+    assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "g"} for reader in group_partitions})) == set()
 
 
 PENDING = """
@@ -401,8 +401,8 @@ G|refund|cust-1|300|EUR""",
 def whole(outcome: str, altered: int = -1, old: str = "", new: str = "") -> str | None:
     """The line of an order's log, with something altered in one of its records."""
     seen = []
-    for place, (topic, kind, says) in enumerate(RECORDS[outcome]):
-        value = f'{{"type":"{kind}","data":{{"order_id":"{ORDER}","customer_id":"cust-1",{says}}}}}'
+    for place, (topic, kind, members) in enumerate(RECORDS[outcome]):
+        value = f'{{"type":"{kind}","data":{{"order_id":"{ORDER}","customer_id":"cust-1",{members}}}}}'
         if place == altered:
             assert old in value
             value = value.replace(old, new)
@@ -461,8 +461,8 @@ def test_a_log_that_contradicts_itself_is_not_usual(place: int, old: str, new: s
 
 def test_every_event_about_an_order_is_known_on_its_topic() -> None:
     """`verify` would otherwise take a correct event for one that cannot be read."""
-    known = {(topic, name) for topic, kinds in KINDS_OF.items() for name in kinds}
-    assert known == {(event.topic, type_of(event)) for event in get_args(AnyOrderEvent)}
+    listed = {(topic, name) for topic, kinds in KINDS_OF.items() for name in kinds}
+    assert listed == {(event.topic, type_of(event)) for event in get_args(AnyOrderEvent)}
     assert len(set(KINDS.values())) == len(KINDS)  # each type has a letter of its own
 
 
@@ -563,13 +563,13 @@ def test_a_long_key_does_not_fill_the_terminal(capsys: pytest.CaptureFixture[str
     assert parked.endswith("… parked: not an event")
 
 
-@pytest.mark.parametrize(("checked", "said"), [(0, "but nothing could"), (1, "but not everything could")])
-def test_an_unproven_verdict_says_how_much(checked: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("checked", "extent"), [(0, "but nothing could"), (1, "but not everything could")])
+def test_an_unproven_verdict_says_how_much(checked: int, extent: str, capsys: pytest.CaptureFixture[str]) -> None:
     report = Report()
     report.checked[Statement.MONEY] += checked
     report.doubt_all("Kafka is away")
     report.show()
-    assert f"{said} be checked" in capsys.readouterr().out.splitlines()[-1]
+    assert f"{extent} be checked" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:

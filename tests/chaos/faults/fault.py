@@ -31,12 +31,12 @@ def meanwhile(act: Callable[[threading.Event], None]) -> Iterator[None]:
         thread.join(THREAD_ENDS_S)
 
 
-def rises(count: Callable[[], int], what: str) -> Witness:
+def rises(count: Callable[[], int], label: str) -> Witness:
     """Reports how much a count has risen since now."""
     before = count()
 
     def witness() -> str:
         by = count() - before
-        return f"{by} {what}" if by > 0 else ""
+        return f"{by} {label}" if by > 0 else ""
 
     return witness

@@ -80,8 +80,8 @@ def _read(arena: Arena, topic: str, *, newest: bool) -> list[Message]:
         bounds = _bounds(arena, topic)
         each = AGAIN // len(bounds)
         consumer.assign([TopicPartition(*p, max(0, end - each) if newest else 0) for p, (_, end) in bounds.items()])
-        wanted = sum(min(each, end) for _, end in bounds.values())
-        return [m for m in consumer.consume(wanted, READ_S) if m.error() is None]
+        count = sum(min(each, end) for _, end in bounds.values())
+        return [m for m in consumer.consume(count, READ_S) if m.error() is None]
     finally:
         consumer.close()
 
@@ -108,11 +108,11 @@ def offsets_rewound(arena: Arena, fault: Fault) -> Injected:
 
 def _rewind(arena: Arena, group: str, offsets: list[TopicPartition]) -> None:
     admin = AdminClient(_config(arena))
-    wanted = ConsumerGroupTopicPartitions(group, offsets)
+    rewound_offsets = ConsumerGroupTopicPartitions(group, offsets)
 
     def rewound() -> bool:
         """Not before the broker has seen the last member leave."""
-        [future] = admin.alter_consumer_group_offsets([wanted]).values()
+        [future] = admin.alter_consumer_group_offsets([rewound_offsets]).values()
         return future.exception() is None
 
     eventually(rewound, f"the offsets of {group} are set back")
