@@ -141,7 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
         NativeStack(settings).become(arguments.program)
     if arguments.command == "up":
         check_processes(os.environ)
-        for warning in unknown_settings(os.environ, dotenv(), kind=settings.stack or State.load(settings.home).stack):
+        kind = settings.stack or State.load(settings.home).stack
+        for warning in (*unknown_settings(os.environ, dotenv(), kind=kind), *settings.risky_ports()):
             print(f"up: {warning}", file=sys.stderr)
     if arguments.command == "doctor":
         return 0 if doctor.examine(NativeStack(settings)) else FAILED

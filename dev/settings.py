@@ -116,6 +116,17 @@ class Settings:
                     f"(ADMIN_PORT_BASE={self.admin_port_base}); change one of the two"
                 )
 
+    def risky_ports(self, outgoing: range | None = None) -> Iterator[str]:
+        """A sentence about each chosen port that the system may give to an outgoing connection (`outgoing`)."""
+        outgoing = outgoing_ports() if outgoing is None else outgoing
+        bounds = f"{outgoing.start} to {outgoing.stop - 1}"
+        for name in PORT_SETTINGS:
+            port = getattr(self, name)
+            last = port + ADMIN_PORTS[-1] if name == "admin_port_base" else port
+            if port != getattr(Settings, name) and (port in outgoing or last in outgoing):
+                chosen = f"{name.upper()}={port}"
+                yield f"{chosen} is among the ports of outgoing connections ({bounds}): a restart may find it taken"
+
     @property
     def logs(self) -> Path:
         return self.home / "logs"
@@ -165,6 +176,15 @@ def _home(text: str) -> Path:
 
 def _port_max(name: str) -> int:
     return PORT_MAX - ADMIN_PORTS[-1] if name == "admin_port_base" else PORT_MAX
+
+
+def outgoing_ports() -> range:
+    """The ports from which Linux takes those of outgoing connections; none on other systems."""
+    try:
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    except OSError:
+        return range(0)
+    return range(int(first), int(last) + 1)
 
 
 def check_processes(environ: Mapping[str, str]) -> None:

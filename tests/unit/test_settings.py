@@ -77,6 +77,16 @@ def test_every_setting_is_in_operations() -> None:
     assert [name for name in sorted(OWN_SETTINGS) if f"`{name}`" not in section] == []
 
 
+def test_a_port_of_outgoing_connections_is_reported() -> None:
+    outgoing = range(32_768, 61_000)
+    settings = Settings.from_environment({"PAYMENT_PORT": "40000", "ADMIN_PORT_BASE": "32400"})
+    assert [text.partition(" is among")[0] for text in settings.risky_ports(outgoing)] == [
+        "PAYMENT_PORT=40000",
+        "ADMIN_PORT_BASE=32400",
+    ]
+    assert list(Settings.from_environment({}).risky_ports(outgoing)) == []
+
+
 def test_default_ports_are_below_those_of_outgoing_connections() -> None:
     settings = Settings.from_environment({})
     assert max(settings.postgres_port, settings.kafka_port, settings.admin_port_base + 500) < 32_768
