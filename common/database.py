@@ -126,8 +126,11 @@ class DatabasePool:
                 f"the {self._probe.name} database is busy: no connection was free within {POOL_TIMEOUT_S:g} s"
             ) from None
         except psycopg.Error as error:
-            if classify(error) is Failure.POISON:
+            failure = classify(error)
+            if failure is Failure.POISON:
                 raise
+            if failure is Failure.FATAL:
+                logger.error("the {} database cannot do what a request needs: {}", self._probe.name, describe(error))
             raise _failed(self._probe.name, error) from error
 
     async def run(self, work: Callable[[AsyncConn], Coroutine[Any, Any, T]]) -> T:

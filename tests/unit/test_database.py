@@ -7,6 +7,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from loguru import logger
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
@@ -92,6 +93,22 @@ def test_a_pool_in_use_is_busy_and_a_database_that_does_not_answer_is_away() -> 
 )
 def test_only_what_certainly_changed_nothing_is_said_to(error: Exception, unchanged: bool) -> None:
     assert refusal(error).unchanged is unchanged
+
+
+@pytest.mark.parametrize(
+    ("error", "logged"),
+    [(errors.UndefinedTable("no orders"), 1), (errors.InsufficientPrivilege(), 1), (errors.DeadlockDetected(), 0)],
+    ids=lambda value: type(value).__name__,
+)
+def test_only_what_an_operator_has_to_repair_is_logged_as_an_error(error: psycopg.Error, logged: int) -> None:
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="ERROR")
+    try:
+        refusal(error)
+    finally:
+        logger.remove(sink)
+    assert len(lines) == logged
+    assert all("the order database cannot do what a request needs: PostgreSQL: " in line for line in lines)
 
 
 @pytest.mark.parametrize("error", [errors.CheckViolation(), errors.NumericValueOutOfRange(), psycopg.DataError("NUL")])
