@@ -29,6 +29,8 @@ from ops import tool
 
 AUDITOR: Final = "auditor"
 CONNECT_WITHIN_S: Final = 60.0
+LOCK_TIMEOUT_MS: Final = 5_000
+"""While ALTER TABLE waits for a lock, every other statement on that table waits behind it: rather give up."""
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 # By default every role may connect to every database, and a role for each service would mean nothing.
@@ -55,6 +57,13 @@ _ADD_ONLY = (
     "REVOKE UPDATE, DELETE, TRUNCATE ON dead_letter_acts, replays FROM {service}",
     "REVOKE UPDATE, TRUNCATE ON keyed_answers FROM {service}",
 )
+
+
+_DATABASE = """
+    SELECT pg_encoding_to_char(encoding), coalesce(datcollversion, ''),
+      coalesce(pg_database_collation_actual_version(oid), '')
+    FROM pg_database WHERE datname = %s
+"""
 
 
 class Login(NamedTuple):
@@ -97,15 +106,23 @@ def ensure_role(connection: Conn, role: str, password: str) -> None:
 
 def ensure_database(connection: Conn, database: str) -> None:
     """Create the database, closed to other services. Raises `Fatal` when it exists in another encoding than UTF8:
-    text would come out of it as bytes."""
-    query = "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = %s"
-    row = connection.execute(query, (database,)).fetchone()
+    text would come out of it as bytes. Also when texts were sorted by another version of its collation: an index would
+    not find what it holds. Databases made here sort by code points, which never changes."""
+    row = connection.execute(_DATABASE, (database,)).fetchone()
     if row is None:
-        create = sql.SQL("CREATE DATABASE {} ENCODING 'UTF8' TEMPLATE template0")
+        create = sql.SQL(
+            "CREATE DATABASE {} ENCODING 'UTF8' LOCALE_PROVIDER builtin BUILTIN_LOCALE 'C.UTF-8' LOCALE 'C' "
+            "TEMPLATE template0"
+        )
         connection.execute(create.format(sql.Identifier(database)))
     elif row[0] != "UTF8":
         raise Fatal(
             f"migrate: database {database!r} is encoded as {row[0]}, must be UTF8: drop it, and it is made anew"
+        )
+    elif row[1] != row[2]:
+        raise Fatal(
+            f"migrate: database {database!r} was made with version {row[1]} of its collation, the server has {row[2]}: "
+            f"stop the service, then REINDEX DATABASE {database}, ALTER DATABASE {database} REFRESH COLLATION VERSION"
         )
     execute(connection, _REVOKE_FROM_PUBLIC, database=database)
 
@@ -118,13 +135,15 @@ def execute(connection: Conn, statements: Sequence[str], **names: str) -> None:
 
 
 def run_migrations(url: str, *directories: Path) -> None:
-    """Run the SQL files that are new, oldest first, and print their names. Raises `Fatal` with what dbmate says."""
+    """Run the SQL files that are new, oldest first, and print their names. Raises `Fatal` with what dbmate says. A file
+    that cannot lock its table within `LOCK_TIMEOUT_MS` is not run, and neither are those after it."""
     dbmate = Path(sysconfig.get_path("scripts")) / "dbmate"
     options = [option for directory in directories for option in ("--migrations-dir", str(directory))]
     done = subprocess.run(
         # Neither the caller's DBMATE_… variables nor those of .env, which dbmate reads itself, may steer it.
         [str(dbmate), "--env-file", os.devnull, *options, "--no-dump-schema", "migrate"],
-        env={n: value for n, value in os.environ.items() if not n.startswith("DBMATE_")} | {"DATABASE_URL": url},
+        env={n: value for n, value in os.environ.items() if not n.startswith("DBMATE_")}
+        | {"DATABASE_URL": f"{url}{'&' if '?' in url else '?'}lock_timeout={LOCK_TIMEOUT_MS}"},
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -132,7 +151,11 @@ def run_migrations(url: str, *directories: Path) -> None:
     )
     database = urlsplit(url).path.lstrip("/")
     if done.returncode != 0:
-        raise Fatal(f"migrate: {database}: {(done.stderr or done.stdout).strip()}")
+        said = (done.stderr or done.stdout).strip()
+        if "lock timeout" in said:
+            said += "; another session has the table locked, or has a transaction open: end it ('Tables grow' in "
+            said += "docs/OPERATIONS.md), then run it again"
+        raise Fatal(f"migrate: {database}: {said}")
     for line in filter(None, done.stdout.splitlines()):
         print(f"migrate: {database}: {line}")
 

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from common.config import Env
+from common.errors import Fatal
 from ops import migrate, tool
 from tests.stack import Stack
 
@@ -98,3 +99,31 @@ def test_an_upgraded_database_has_the_schema_of_a_new_one_and_keeps_its_rows(
 
         assert schema(new) == before
         assert "Applied:" not in capsys.readouterr().out
+
+
+def test_a_migration_that_has_to_wait_for_a_lock_gives_up_and_runs_later(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it waits, everything else on the table waits behind it."""
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT_MS", 100)
+    (tmp_path / "20300101000000_lock.sql").write_text("-- migrate:up\nLOCK TABLE ledger;\n-- migrate:down\n")
+    url = stack.variables["PAYMENT_ADMIN_URL"].replace("/postgres?", "/payment?")
+    with stack.postgres.connect("payment") as reader:
+        with reader.transaction():
+            reader.execute("SELECT FROM ledger LIMIT 1")
+            with pytest.raises(Fatal, match=r"(?s)lock timeout.*another session .* has a transaction open"):
+                migrate.run_migrations(url, tmp_path)
+        migrate.run_migrations(url, tmp_path)
+        reader.execute("DELETE FROM schema_migrations WHERE version = '20300101000000'")
+
+
+def test_a_database_whose_texts_were_sorted_by_another_collation_is_refused(stack: Stack) -> None:
+    with stack.postgres.connect() as owner:
+        try:
+            migrate.ensure_database(owner, "sorted")
+            migrate.ensure_database(owner, "sorted")
+            owner.execute("UPDATE pg_database SET datcollversion = '0' WHERE datname = 'sorted'")
+            with pytest.raises(Fatal, match=r"version 0 of its collation, the server has 1: .*REINDEX DATABASE sorted"):
+                migrate.ensure_database(owner, "sorted")
+        finally:
+            owner.execute("DROP DATABASE IF EXISTS sorted")

@@ -45,3 +45,16 @@ def test_before_it_is_read_the_catalogue_is_empty_and_says_so() -> None:
     catalogue = Catalogue("127.0.0.1:1", "order-api-1")
     assert catalogue.products == {}
     assert "not been read to its end" in catalogue.missing()[0]
+
+
+def test_an_empty_topic_is_said_and_so_is_one_that_cannot_be_read() -> None:
+    catalogue = Catalogue("127.0.0.1:1", "order-api-1")
+    edition = Edition(1)
+    edition.set_at_end(0, True)
+    catalogue._take_in(edition, [])
+    assert catalogue.missing() == ["catalogue: no product in topic 'products'; does inventory run?"]
+    catalogue.report("topic 'products' cannot be described")  # as its thread does when it is gone
+    assert catalogue.missing() == ["catalogue: topic 'products' cannot be described"]
+    edition.apply(product(1))
+    catalogue._take_in(edition, [])
+    assert catalogue.missing() == []

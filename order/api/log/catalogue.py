@@ -25,6 +25,7 @@ from common.kafka.broker import TopicWatch
 from common.kafka.clients import client_config, reader_config
 from common.worker import Worker
 
+_UNREAD: Final = f"topic {PRODUCTS!r} has not been read to its end"
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 1_000
 STOP_TIMEOUT_S: Final = 10.0
@@ -52,10 +53,15 @@ class Edition:
             self._unread.add(partition)
 
     @property
+    def at_end(self) -> bool:
+        """Whether all partitions have been read to their ends."""
+        return not self._unread
+
+    @property
     def complete(self) -> bool:
-        """Whether all partitions have been read to their ends, and there is something to order. The relay publishes a
-        whole catalogue in one transaction: between the first of its products and the last there is no end."""
-        return not self._unread and bool(self.products)
+        """Whether it is at the end, and there is something to order. The relay publishes a whole catalogue in one
+        transaction: between the first of its products and the last there is no end."""
+        return self.at_end and bool(self.products)
 
 
 class Catalogue(Worker):
@@ -66,20 +72,17 @@ class Catalogue(Worker):
         self._bootstrap_servers = bootstrap_servers
         self._client_id = f"{instance}-catalogue"
         self.products: Mapping[str, ProductData] = {}
-        self._reading: Edition | None = None
+        self.report(_UNREAD)
 
     def missing(self) -> list[str]:
-        if self.products:
-            return []
-        if self._reading is None or self._reading.products:
-            return [f"catalogue: topic {PRODUCTS!r} has not been read to its end"]
-        return [f"catalogue: no product in topic {PRODUCTS!r}; does inventory run?"]
+        return [] if self.products else super().missing()
 
     def _read(self) -> None:
         """Read the topic as it is now until it is another one, or the process ends."""
         admin = AdminClient(client_config(self._bootstrap_servers, self._client_id))
         topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
-        edition = self._reading = Edition(topic.partitions)
+        edition = Edition(topic.partitions)
+        self.report(_UNREAD)
         config = reader_config(self._bootstrap_servers, self._client_id)
         consumer = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100})
         try:
@@ -102,6 +105,8 @@ class Catalogue(Worker):
             if error is None and (product := product_in(message)) is not None:
                 edition.apply(product)
             edition.set_at_end(partition, error is not None)
+        if edition.at_end and not edition.products:
+            self.report(f"no product in topic {PRODUCTS!r}; does inventory run?")
         if edition.complete and self.products is not edition.products:
             self.products = edition.products
             logger.info("the catalogue is read", products=len(self.products))
