@@ -8,14 +8,15 @@ rewind   after a topic was created anew: set the committed offsets of its stoppe
 """
 
 import argparse
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from common.config import Env, topic_partitions
-from common.errors import Fatal
+from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
 from ops import log_dirs, tool
@@ -121,33 +122,48 @@ def trim(log: Log, *, dry_run: bool) -> None:
         if keep_from > first:
             until.append(TopicPartition(*partition, keep_from))
             records += keep_from - first
-    print(f"topics: {records} records {'would be' if dry_run else 'are'} deleted from {len(until)} partitions")
-    if until and not dry_run:
-        before = log_dirs.bytes_of(log.admin, READERS)
-        for future in log.admin.delete_records(until, request_timeout=TIMEOUT_S).values():
-            future.result()
-        freed, left = _await_freed(log.admin, before)
-        print(f"topics: {mebibytes(freed)} of {mebibytes(before)} are freed, {mebibytes(left)} are in use")
-        if freed < before / 2:
-            print(
-                "topics: the newest segment of each partition stays until it is closed, at 16 MiB or after a day; a "
-                "later trim frees it"
-            )
+    if dry_run or not until:
+        print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
+        return
+    sizes = _sizes(log.admin)
+    before = next(sizes)
+    for future in log.admin.delete_records(until, request_timeout=TIMEOUT_S).values():
+        future.result()
+    print(f"topics: {records} records were deleted from {len(until)} partitions", flush=True)
+    _report_freed(before, sizes)
 
 
-def _await_freed(admin: AdminClient, before: int) -> tuple[int, int]:
-    """Wait until the broker has deleted the segments; returns how many bytes are freed, and how many are in use. New
-    records come all the time, so what is freed is the sum of what the size has dropped by."""
+def _sizes(admin: AdminClient) -> Iterator[int | None]:
+    """The bytes that the topics take: now, and then once a second for `FREED_WITHIN_S`; None when the broker does not
+    say, which does not keep records from being deleted."""
     until = time.monotonic() + FREED_WITHIN_S
-    freed, size = 0, before
     while time.monotonic() < until:
+        try:
+            yield log_dirs.bytes_of(admin, READERS)
+        except Transient as error:
+            print(f"topics: {error}", file=sys.stderr)
+            yield None
         time.sleep(1)
-        now = log_dirs.bytes_of(admin, READERS)
+
+
+def _report_freed(before: int | None, sizes: Iterable[int | None]) -> None:
+    """Wait until the broker has deleted the segments, and print what that has freed. New records come all the time, so
+    it is the sum of what the size has dropped by."""
+    freed, size = 0, before
+    for now in sizes:
+        if now is None or size is None:
+            return
         dropped, size = max(0, size - now), now
         if freed and not dropped:
             break
         freed += dropped
-    return freed, size
+    if before is not None and size is not None:
+        print(f"topics: {mebibytes(freed)} of {mebibytes(before)} are freed, {mebibytes(size)} are in use")
+        if freed < before / 2:
+            print(
+                "topics: the broker frees the newest segment of each partition when it is closed: at 16 MiB or after a "
+                "day, when another record comes"
+            )
 
 
 def mebibytes(size: int) -> str:
