@@ -36,11 +36,11 @@ from inventory.store import Change
 
 NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
-"""A product can be ordered within a second of its PUT."""
+"""A product can be ordered within a second of its PUT, or two while the catalogue is compared."""
 BATCH_ROWS_MAX: Final = 50_000
 """A transaction: a catalogue up to this size becomes visible to a reader of a new topic as a whole."""
 COMPARE_EVERY_S: Final = 60.0
-COMPARE_SHARE_MAX: Final = 0.005
+COMPARE_SHARE_MAX: Final = 0.01
 """A large catalogue is compared less often: the relay spends at most this share of its time on it."""
 # The session is idle for POLL_S between two queries, and while Kafka answers.
 KAFKA_TIMEOUT_S: Final = 4.0
