@@ -9,10 +9,12 @@ import psycopg
 import pytest
 from psycopg import errors
 
+from common.config import Env
 from common.consume import positions
 from common.kafka.broker import Partition
 from common.postgres import Conn, connect
 from inventory import store as stock
+from ops import migrate
 from payment import store as money
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -22,10 +24,27 @@ NAMES = ("lock-a", "lock-b", "lock-c")
 SCAN = "SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off"
 
 
+@pytest.fixture(scope="module")
+def apart(stack: Stack) -> Iterator[Callable[[str], str]]:
+    """The address, by service, of a database that no process uses: inventory's relay would publish the products."""
+
+    def address(service: str) -> str:
+        return stack.variables[f"{service.upper()}_DATABASE_URL"].replace(f"/{service}?", f"/locks_{service}?")
+
+    services = ("payment", "inventory")
+    for service in services:
+        variables = {name: url.replace(f"/{service}?", f"/locks_{service}?") for name, url in stack.variables.items()}
+        migrate.migrate(service, Env("test", variables))
+    yield address
+    with stack.postgres.connect() as admin:
+        for service in services:
+            admin.execute(f"DROP DATABASE locks_{service} WITH (FORCE)")
+
+
 @contextmanager
 def backwards(stack: Stack, database: str, insert: str, table: str, column: str) -> Iterator[psycopg.Connection]:
     """The superuser's connection, with rows of these names, the last one first."""
-    with stack.postgres.connect(database) as owner:
+    with stack.postgres.connect(f"locks_{database}") as owner:
         for name in reversed(NAMES):
             owner.execute(insert, (name,))
         try:
@@ -58,8 +77,7 @@ def lock_positions(connection: Conn) -> None:
         ),
         (
             "inventory",
-            """INSERT INTO products (product_id, name, unit_price, currency, active, published_version)
-               VALUES (%s, '', 0, 'EUR', false, 1)""",
+            "INSERT INTO products (product_id, name, unit_price, currency, active) VALUES (%s, '', 0, 'EUR', false)",
             "products",
             "product_id",
             lock_products,
@@ -75,13 +93,19 @@ def lock_positions(connection: Conn) -> None:
     ids=["accounts", "products", "positions"],
 )
 def test_rows_are_locked_in_one_order(
-    stack: Stack, database: str, insert: str, table: str, column: str, lock: Callable[[Conn], None]
+    stack: Stack,
+    apart: Callable[[str], str],
+    database: str,
+    insert: str,
+    table: str,
+    column: str,
+    lock: Callable[[Conn], None],
 ) -> None:
     lock_row = f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE NOWAIT"
     with (
         backwards(stack, database, insert, table, column) as owner,
-        stack.postgres.connect(database) as holder,
-        connect(stack.variables[f"{database.upper()}_DATABASE_URL"], "locks") as batch,
+        stack.postgres.connect(f"locks_{database}") as holder,
+        connect(apart(database), "locks") as batch,
     ):
         batch.execute(SCAN)
         batch.commit()
