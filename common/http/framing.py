@@ -9,16 +9,12 @@ import re
 from collections.abc import Iterable
 from typing import Any, Final
 
-import httptools
 from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 
-_UNKNOWN_METHOD: Final = re.compile(
-    rb"(?!(?:CONNECT|DELETE|GET|HEAD|OPTIONS|PATCH|POST|PUT|TRACE) )[!#$%&'*+.^_`|~0-9A-Za-z-]+ \S+ HTTP/1\.[01]\r\n"
-)
 _ABSOLUTE: Final = re.compile(rb"(?i:https?)://(?P<host>[^/?#]*)(?P<rest>[^#]*)")
 
 _NO_CHUNKS: Final = problem.malformed("HTTP/1.0 has no transfer-encoding; send a content-length (RFC 9112 §6.1)")
@@ -26,7 +22,6 @@ _CODED: Final = Problem(
     501, "not-implemented", "Not implemented", "no transfer-encoding but chunked can be decoded; send the body as it is"
 )
 _TUNNEL: Final = Problem(501, "not-implemented", "Not implemented", "this is no proxy: CONNECT is not supported")
-_METHOD: Final = Problem(501, "not-implemented", "Not implemented", "the method is unknown; methods are case-sensitive")
 _VERSION: Final = Problem(505, "http-version", "HTTP version not supported", "use HTTP/1.1 or HTTP/1.0")
 _FRAGMENT: Final = problem.malformed("the request target has a fragment, which is for the client alone")
 _TARGET: Final = problem.malformed("the request target is not a path or an http URI")
@@ -48,10 +43,8 @@ def refusal(method: bytes, version: str, headers: Iterable[tuple[bytes, bytes]])
     return None
 
 
-def unreadable(reason: BaseException, data: bytes) -> Problem:
-    """Why the parser could not read what begins with `data`."""
-    if isinstance(reason, httptools.HttpParserInvalidMethodError) and _UNKNOWN_METHOD.match(data):
-        return _METHOD
+def unreadable(reason: BaseException) -> Problem:
+    """Why the parser could not read a request. It must not depend on the pieces in which that arrived."""
     if str(reason) in ("Invalid HTTP version", "Pause on PRI/Upgrade"):
         return _VERSION
     return problem.malformed(f"this is not an HTTP/1.1 request: {str(reason)[:100]}")

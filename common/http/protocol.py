@@ -128,7 +128,7 @@ class Connection(HttpToolsProtocol):
             return head + rest
         except httptools.HttpParserError as error:
             cause = error.__context__
-            refusal = cause.problem if isinstance(cause, ProblemError) else framing.unreadable(cause or error, data)
+            refusal = cause.problem if isinstance(cause, ProblemError) else framing.unreadable(cause or error)
             self._refuse(refusal)
             return b""
         if self.arriving:

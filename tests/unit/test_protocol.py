@@ -395,8 +395,6 @@ REFUSED = {
         POSTED + b"transfer-encoding: gzip, chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
         b"CONNECT localhost:80 HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"CONNECT / HTTP/1.1\r\nhost: localhost\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n",
-        b"get /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
-        b"FROB /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
     ),
     505: (
         b"GET /livez HTTP/2.0\r\nhost: localhost\r\n\r\n",
@@ -414,6 +412,8 @@ REFUSED = {
         b"GET ftp://localhost/livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /livez#x HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"GET /livez HTTP/1.1\nhost: localhost\n\n",
+        b"get /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
+        b"FROB /livez HTTP/1.1\r\nhost: localhost\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ),
 }
@@ -423,9 +423,14 @@ REFUSED = {
 def test_a_request_in_another_framing_or_version_is_refused(status: int, sent: bytes) -> None:
     @on_a_server
     async def test(served: Served) -> None:
-        connection = await served.connect()
-        connection.send(sent)
-        await refused(connection, status)
+        for pieces in (1, 2, len(sent)):
+            connection = await served.connect()
+            size = -(-len(sent) // pieces)
+            for at in range(0, len(sent), size):
+                connection.send(sent[at : at + size])
+                await connection.drained()
+                await asyncio.sleep(0)
+            await refused(connection, status)
 
     test()
 
