@@ -76,7 +76,7 @@ class AsyncPublisher:
         self.acknowledged = 0
         """Records that the log has taken, ever: as long as this rises, the broker is there."""
         self.all_brokers_down = threading.Event()
-        """Set when the client has lost its last connection; the caller of `reachable` clears it."""
+        """Set when the client has lost its last connection; the caller of `unreachable` clears it."""
 
     def send(
         self, topic: str, key: bytes, value: bytes, partition: int = -1, *, on_delivery: OnDelivery | None = None
@@ -157,13 +157,18 @@ class AsyncPublisher:
             logger.warning("renewing the producer after a fatal error: {}", error.str())
             self._retired, self._producer = self._producer, Producer(self._config)
 
-    def reachable(self, topic: str, timeout_s: float) -> bool:
-        """Whether the broker answers and has the topic. Blocks; call it in a thread."""
+    def unreachable(self, topic: str, timeout_s: float) -> str:
+        """Why nothing can be sent to the topic: empty when the broker answers and has it. Blocks; call it in a
+        thread."""
         try:
             metadata = self._producer.list_topics(topic, timeout_s).topics[topic]
         except KafkaException:
-            return False
-        return metadata.error is None
+            return "Kafka cannot be reached"
+        if metadata.error is None:
+            return ""
+        if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+            return f"Kafka has no topic {topic!r}: 'just topics create' makes it"
+        return f"Kafka does not give access to topic {topic!r}: {metadata.error.str()}"
 
     async def close(self) -> None:
         """Wait for what is in flight: at most the delivery timeout, by which each record has arrived or failed."""

@@ -61,11 +61,12 @@ class OrdersLog(Worker):
         in_flight.set_function(lambda: self._publisher.in_flight)
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
         self.settings = SettingsWatch(self._admin, [ORDERS, PRODUCTS])
-        # False until the broker has answered: before that, nothing shows that it is there.
-        self._reachable = False
         # How often an order was sent that may still reach the log although its request has been answered.
         self._undecided: Counter[OrderId] = Counter()
-        self._away = problem.unavailable(f"Kafka cannot be reached; {PLACED_NOTHING}")
+        # Until the broker has answered, nothing shows that it is there.
+        self._unreachable = ""
+        self._away: Problem | None = None
+        self._set_reachable("Kafka has not answered yet")
         self._full = problem.unavailable(
             f"{settings.in_flight_max} orders are waiting for the log already (ORDERS_IN_FLIGHT_MAX); {PLACED_NOTHING}"
         )
@@ -82,11 +83,11 @@ class OrdersLog(Worker):
 
     def missing(self) -> list[str]:
         servers = self._settings.process.bootstrap_servers
-        return [] if self._reachable else [f"kafka: no answer from {servers}, or no topic {ORDERS!r} there"]
+        return [f"kafka at {servers}: {self._unreachable}"] if self._unreachable else []
 
     def refusal(self) -> Problem | None:
         """Why no order can be taken now. Nearly free, so that refusing does not cost what serving needs."""
-        if not self._reachable:
+        if self._away is not None:
             return self._away
         if self._publisher.in_flight >= self._settings.in_flight_max:
             return self._full
@@ -161,8 +162,8 @@ class OrdersLog(Worker):
     async def ends(self) -> dict[tuple[str, int], int]:
         """For each partition, by the topic's id and its number, the offset its next record will get. Raises `Transient`
         when the broker does not say."""
-        if not self._reachable:
-            raise Transient("Kafka cannot be reached")
+        if self._unreachable:
+            raise Transient(self._unreachable)
         return await asyncio.to_thread(self._fetch_ends)
 
     def _fetch_ends(self) -> dict[tuple[str, int], int]:
@@ -171,23 +172,29 @@ class OrdersLog(Worker):
         return {(topic.topic_id, partition.number): end for partition, end in ends.items()}
 
     def _watch_broker(self) -> None:
-        """The thread's work: keep `_reachable` true to whether the broker answers."""
+        """The thread's work: know whether the broker answers and has the topic."""
         lost = self._publisher.all_brokers_down
         acknowledged_before = 0
         while not self.stopping.is_set():
             timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
             lost.clear()
             acknowledged = self._publisher.acknowledged
-            reachable = acknowledged > acknowledged_before or self._publisher.reachable(ORDERS, timeout_s)
+            sent = acknowledged > acknowledged_before
+            unreachable = "" if sent else self._publisher.unreachable(ORDERS, timeout_s)
             acknowledged_before = acknowledged
             self.settings.check(time.monotonic())
-            if reachable is not self._reachable:
-                self._reachable = reachable
-                if reachable:
-                    logger.info("Kafka answers")
+            if unreachable != self._unreachable:
+                self._set_reachable(unreachable)
+                if unreachable:
+                    logger.warning("refusing orders: {}", unreachable)
                 else:
-                    logger.warning("Kafka does not answer; refusing orders")
+                    logger.info("Kafka answers")
             lost.wait(PROBE_EVERY_S)
+
+    def _set_reachable(self, unreachable: str) -> None:
+        """Refuse orders for this reason; with none, take them."""
+        self._unreachable = unreachable
+        self._away = problem.unavailable(f"{unreachable}; {PLACED_NOTHING}") if unreachable else None
 
     async def close(self) -> None:
         """Wait until what is in flight is acknowledged or has failed."""
