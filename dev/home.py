@@ -38,8 +38,9 @@ def claim(home: Path) -> None:
         home.mkdir(parents=True, exist_ok=True)
         if is_marked(home):
             return
-        foreign = sorted(set(os.listdir(home)) - _MADE_EARLIER)
-        if foreign and not _was_made_before_marks(home):
+        foreign = sorted(n for n in os.listdir(home) if n not in _MADE_EARLIER and not n.startswith(MARK))
+        # Another `just up` may have marked it meanwhile.
+        if foreign and not is_marked(home) and not _was_made_before_marks(home):
             named = ", ".join(foreign[:3]) + (", …" if len(foreign) > 3 else "")
             remedy = "set it to an empty folder or a new one"
             raise HomeError(f"TANDEM_HOME={home} holds files that are not Tandem's ({named}); {remedy}")
@@ -142,13 +143,17 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def _replace(path: Path, text: str, mode: int) -> None:
-    unfinished = path.with_name(f"{path.name}.new")
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # two commands may write at once
     unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
     descriptor = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(descriptor)

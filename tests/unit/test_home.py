@@ -200,7 +200,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         homes.write(path, "after")
-    assert path.read_text() == "before"
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("stack.json", "before")]
 
 
 @pytest.fixture
@@ -345,3 +345,10 @@ def test_a_state_that_cannot_be_read_is_set_aside_too(tmp_path: Path, monkeypatc
     assert just(monkeypatch, tmp_path, "ps") == 2
     assert just(monkeypatch, tmp_path, "down") == 0
     assert (tmp_path / "stack.json.damaged").is_dir()
+
+
+def test_two_commands_may_claim_a_new_home_at_once(tmp_path: Path) -> None:
+    program = f"from pathlib import Path; from dev.home import claim; claim(Path({str(tmp_path / 'home')!r}))"
+    both = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
+    assert [(process.communicate()[1], process.returncode) for process in both] == [(b"", 0)] * 4
+    assert {path.name for path in (tmp_path / "home").iterdir()} == {homes.MARK}
