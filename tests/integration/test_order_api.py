@@ -260,7 +260,7 @@ def test_instances_come_and_go_and_no_request_fails(stack: Stack, product: str, 
 
         names = ("order-api", "payment", "inventory")
         try:
-            for _ in range(3):
+            for _ in range(2):
                 leaving = [stack.launch(name, 5) for name in names]
                 for instance in leaving:
                     instance.await_ready()
