@@ -56,8 +56,9 @@ class NativeStack(Stack):
     def up(self) -> None:
         started = time.monotonic()
         running = self.supervisor.running()
-        if running and self._is_complete():
+        if running:
             self._refuse_other_settings()
+        if running and self._is_complete():
             print("Tandem is up already; nothing was changed\n")
             self.print_addresses()
             return

@@ -334,6 +334,15 @@ class FakeSupervisor:
         self.started += names
 
 
+def test_other_settings_are_refused_while_anything_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    State.load(tmp_path).started("native", Settings(home=tmp_path))
+    monkeypatch.setenv("KAFKA_PORT", "9095")
+    stack = NativeStack(replace(Settings.from_environment(), home=tmp_path))
+    monkeypatch.setattr(stack, "supervisor", FakeSupervisor({"postgres": "RUNNING", "kafka": "BACKOFF"}))
+    with pytest.raises(StackError, match="Tandem is up without KAFKA_PORT=9095; 'just down' first"):
+        stack.up()
+
+
 def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
