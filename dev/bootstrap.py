@@ -56,7 +56,12 @@ def wait_for(lock: IO[str]) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         print("justw: another run is making .venv; waiting for it", flush=True)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        # A blocking flock would not see an interrupt that comes just before it.
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.2)
 
 
 def works(venv: Path) -> bool:

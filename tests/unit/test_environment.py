@@ -229,7 +229,8 @@ def test_a_first_run_can_be_interrupted(tmp_path: Path) -> None:
     script = shutil.copy(ROOT / "dev/bootstrap.py", tmp_path / "dev")
     with (tmp_path / "requirements-dev.txt").open("w") as other_run:
         fcntl.flock(other_run, fcntl.LOCK_EX)
-        command = [sys.executable, "-I", script]
+        # A shell's background job ignores SIGINT, and its children inherit that.
+        command = ["env", "--default-signal=INT", sys.executable, "-I", script]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as run:
             assert run.stdout is not None
             assert "waiting" in run.stdout.readline()
