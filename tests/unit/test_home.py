@@ -352,3 +352,22 @@ def test_two_commands_may_claim_a_new_home_at_once(tmp_path: Path) -> None:
     both = [subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     assert [(process.communicate()[1], process.returncode) for process in both] == [(b"", 0)] * 4
     assert {path.name for path in (tmp_path / "home").iterdir()} == {homes.MARK}
+
+
+def test_a_script_of_statements_is_the_same_for_everybody_and_ends_at_a_mistake(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    monkeypatch.setattr(stack, "_require_running", lambda: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scripts").mkdir()
+    monkeypatch.setenv("TANDEM_CALLER", str(tmp_path / "scripts"))
+    became: list[tuple[list[str], dict[str, str], str]] = []
+    monkeypatch.setattr(
+        os, "execve", lambda _, arguments, variables: became.append((arguments, variables, os.getcwd()))
+    )
+    stack.psql("payment", ["-f", "repair.sql"])
+    [(arguments, variables, folder)] = became
+    assert {"--no-psqlrc", "--set=ON_ERROR_STOP=1"} < set(arguments)
+    assert arguments[-2:] == ["-f", "repair.sql"]
+    assert (int(variables["PGCONNECT_TIMEOUT"]), folder) == (10, str(tmp_path / "scripts"))
