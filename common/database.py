@@ -41,7 +41,7 @@ class DatabaseUnavailable(Transient):
 
 
 class DatabaseProbe:
-    """Keeps `reachable` true to whether the database answers; None until that is known."""
+    """Keeps `reachable` up to date: whether the database answers; None until that is known."""
 
     def __init__(self, url: str, instance: str, name: str) -> None:
         """`name` is the service's, such as `order`."""
@@ -184,7 +184,7 @@ class Database:
         self._watch: asyncio.Task[None] | None = None
 
     def undetermined(self) -> list[str]:
-        """Names the database until it is known whether it answers: a process that served before would call it away."""
+        """Names the database until it is known whether it answers. A process that served earlier would report it away."""
         return [] if self.probe.reachable is not None else [f"{self.probe.name} database: not asked yet"]
 
     def away(self) -> list[str]:

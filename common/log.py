@@ -27,7 +27,7 @@ TEXT_FORMAT = (
 )
 READER_PATIENCE_S: Final = 1.0
 CHUNK_BYTES: Final = 4096
-"""A pipe that has any room takes so much without blocking (PIPE_BUF)."""
+"""A pipe with any room takes this many bytes without blocking (PIPE_BUF)."""
 
 
 class Output:

@@ -15,7 +15,7 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, characters: int) -> str:
-    """At most so many characters of the text."""
+    """The text, cut to this many characters; an ellipsis shows the cut."""
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 

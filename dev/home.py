@@ -1,7 +1,7 @@
-"""The folder in which a stack keeps everything: whose it is, one command at a time, and files that are found whole.
+"""The folder in which a stack keeps everything. It belongs to one stack, and one command at a time may change it.
 
-A file that a command has written is never made anew because it is missing or damaged: what stands in it is the only
-copy, and the databases and the broker go by it. The error names the file and the way out.
+A file is always replaced as a whole. One that is missing or damaged is never made anew: it held the only copy of what
+the databases and the broker depend on. The error names the file and the way out.
 """
 
 import contextlib
@@ -132,9 +132,9 @@ def _naming(home: Path) -> Iterator[None]:
 
 
 def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file. It is found whole, as it was or as it is now, whatever ends this process or the machine.
+    """Replace a file atomically: after a crash of this process or the machine it has the old contents or the new.
 
-    Raises `OSError`, and then the file is as it was.
+    Raises `OSError`; the file then keeps its old contents.
     """
     try:
         _replace(path, text, mode)

@@ -90,13 +90,13 @@ def decoded(lines: list[bytes]) -> list[str]:
 
 
 def _last(path: Path, count: int, end: int) -> tuple[bytes, ...]:
-    """What stands behind the last newline before `end`, and so many lines before it, the oldest first."""
+    """The unfinished line at `end`, then the last `count` lines before it, the oldest first."""
     unfinished, *newest_first = islice(_lines_backwards(path, end), count + 1)
     return unfinished, *reversed(newest_first)
 
 
 def _lines_backwards(path: Path, end: int) -> Iterator[bytes]:
-    """What stands behind the last newline, then the lines before it, the newest first. A rotation may divide a line."""
+    """The unfinished line at `end`, then the lines before it, the newest first. A rotation may divide a line."""
     rest = b""
     for chunk in _chunks_backwards(path, end):
         rest, *lines = (chunk + rest).split(b"\n")
@@ -105,7 +105,7 @@ def _lines_backwards(path: Path, end: int) -> Iterator[bytes]:
 
 
 def _chunks_backwards(path: Path, end: int) -> Iterator[bytes]:
-    """The contents of a log before `end` and of its rotated files, from behind."""
+    """The contents of a log before `end` and of its rotated files, read backwards."""
     file_path = path
     for number in count_from(1):
         if not file_path.exists():

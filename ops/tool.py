@@ -91,7 +91,7 @@ def statements(module: str) -> dict[str, str]:
 
 
 def chunks(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The items, at most so many at a time."""
+    """The items in lists of `size`; the last may be shorter."""
     iterator = iter(items)
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -12,7 +12,7 @@ SHAPES: Final[dict[str, tuple[tuple[float, int, int], ...]]] = {
     "spike": ((10, 1, 1), (30, 50, 50), (40, 1, 1), (55, 50, 50), (70, 500, 500), (85, 50, 50), (95, 1, 1)),
     "soak": ((math.inf, 10, 10),),
 }
-"""Steps: until so many seconds after the start, from so many users to so many, evenly."""
+"""Steps: the second at which a step ends, and the users at its beginning and at its end; they change evenly."""
 
 
 def users_at(shape: str, at_s: float) -> tuple[int, float] | None:

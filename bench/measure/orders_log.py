@@ -57,7 +57,7 @@ class OrdersLog:
         return sum(self.ends().values())
 
     def await_records(self, count: int) -> tuple[int, float]:
-        """Wait until the log has so many records, or has not grown for `NO_PROGRESS_S`.
+        """Wait until the log has `count` records, or has not grown for `NO_PROGRESS_S`.
 
         Returns how many it has, and since when by the monotonic clock.
         """

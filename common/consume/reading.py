@@ -1,4 +1,4 @@
-"""A partition that an instance reads: the offset that comes next, and what stands for offsets without a record."""
+"""A partition that an instance reads: the next offset, and arrivals for offsets without a record."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from common.events import Milliseconds, now
 from common.kafka.broker import Partition
 
 WithoutRecord = Callable[[Partition, int, int], Mapping[int, Milliseconds]]
-"""Those of the offsets from one up to another at which there never was a record, with their times. See
-`common.kafka.holes`."""
+"""Given a partition, a first offset and an end: the offsets between them at which there never was a record, with their
+times. See `common.kafka.holes`."""
 
 
 @dataclass(slots=True)
@@ -24,8 +24,8 @@ class Reading:
     """Offsets that an operator has had this service skip: by whom, and why."""
 
     def holes_before(self, end: int, position: int, without_record: WithoutRecord, arrived_s: float) -> list[Arrival]:
-        """What stands for the offsets up to `end`, at which no record came, from the stored `position` on. Reading then
-        goes on at `end`. Raises `LossDetected` unless it is known of each why there is none."""
+        """Arrivals for the offsets before `end` at which no record came, from the stored `position` on. Reading goes on
+        at `end`. Raises `LossDetected` if an offset has no record for an unknown reason."""
         missing = range(max(self.expected, position), end)
         times = without_record(self.partition, missing.start, end) if missing else {}
         unknown = [offset for offset in missing if offset not in times and offset not in self.skipped]
@@ -39,7 +39,7 @@ class Reading:
         return [hole(self.partition, n, within_range(times.get(n, now())), arrived_s) for n in missing]
 
     def arrival_of(self, message: Message, offset: int, arrived_s: float) -> Arrival:
-        """A record, parked unread if an operator has had it skipped: to discard or redrive it is another act."""
+        """The record's arrival. One that an operator has skipped arrives without an event, to be parked."""
         arrived = arrival_of(message, self.partition, offset, arrived_s)
         if (why := self.skipped.get(offset)) is None:
             return arrived

@@ -21,8 +21,8 @@ _STATE: Final = "SELECT oldest_snapshot_s, oldest_snapshot, autovacuum, transact
 
 
 class VacuumState(NamedTuple):
-    """One database: the age of its oldest open transaction in seconds, whose it is, whether autovacuum is on, and how
-    many transactions ago the oldest row was written."""
+    """One database: the age of its oldest open transaction in seconds, the session that has it, whether autovacuum is
+    on, and how many transactions ago the oldest row was written."""
 
     oldest_snapshot_s: float
     oldest_snapshot: str | None

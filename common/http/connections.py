@@ -127,8 +127,8 @@ class Gate:
                 del self._by_source[guest.source]
 
     def _make_room(self, newest: Guest, guests: Iterable[Guest], now: float) -> None:
-        """Close first what the busiest source has, and of that first what was never answered, then what is idle, and
-        last what is new; of each the oldest first."""
+        """Close connections of the busiest source first: those never answered, then idle ones, then new ones, each the
+        oldest first."""
         waiting = []
         for guest in guests:
             if guest is not newest and (waits := guest.waits_since) is not None:
@@ -166,7 +166,7 @@ class Gate:
 
 
 class Places:
-    """Places that clients occupy for long: a limit for all of them, and a share of it for each source."""
+    """Limits long-lived requests: for all clients together, and for each source to a share of that."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit

@@ -43,7 +43,8 @@ class Programs:
         return chosen
 
     def turns(self, chosen: Iterable[str]) -> list[list[str]]:
-        """In which turns to restart these programs: a service's instances one after the other, the servers first."""
+        """These programs in groups, to restart one group after the other: the servers, then the first instance of each
+        service, then the second ones, and so on."""
         turns: dict[int, list[str]] = {}
         for name in chosen:
             turns.setdefault(self.instances[name][1] if name in self.instances else 0, []).append(name)

@@ -3,8 +3,8 @@
 Every instance is a program of its own. To scale, programs are added or removed and supervisord reloads its file, which
 leaves the other instances alone; changing `numprocs` would restart all of them (supervisor #826).
 
-No path stands in that file, since not every path can: supervisord works in its own folder and finds the logs from
-there, and what lies elsewhere comes by its environment.
+That file contains no paths, since supervisord cannot read every path from it: it works in its own folder, finds the
+logs relative to it, and gets other paths from its environment.
 """
 
 import http.client

@@ -12,7 +12,7 @@ from typing import Final, Self
 from ops.verify.evidence.lines import ID_LENGTH
 
 BUCKET_RECORDS: Final = 30_000
-"""About so many records of the log to a bucket: some 10 MB in memory, with all that belongs to them."""
+"""About how many records of the log a bucket holds: some 10 MB in memory, with the rows of their orders."""
 DIGITS_MAX: Final = 3
 BUFFERED_CHARS_MAX: Final = 16_000_000
 

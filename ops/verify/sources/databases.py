@@ -97,7 +97,7 @@ class Snapshot:
         return cursor.execute(statement.encode(), parameters or None).fetchall()
 
     def blocks(self, digits: int) -> Iterator[tuple[str, str]]:
-        """The rows that name an order: the name of a bucket, with so many `digits`, and lines of it in one text."""
+        """The rows that name an order, by bucket: its name, which has `digits` digits, and its lines in one text."""
         for table in TABLES[self.database]:
             query = sql.SQL(SQL["blocks"]).format(line=sql.SQL(SQL[f"line_of_{table}"]), table=sql.Identifier(table))
             yield from self._by_parts(table, query, digits=digits)
