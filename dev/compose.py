@@ -24,7 +24,7 @@ class ComposeStack(Stack):
 
     def up(self) -> None:
         started = time.monotonic()
-        self.settings = self.asked
+        self.settings = self.requested
         self.state.started("compose", self.settings)
         self._compose("up", "--detach", "--build", *self._scales())
         self._wait_ready(service.name for service in SERVICES)

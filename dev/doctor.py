@@ -72,7 +72,7 @@ def before_start(stack: NativeStack) -> Iterator[Finding]:
     yield Finding(True, f"jars: {f'{missing} are missing; just up fetches them' if missing else 'all are as pinned'}")
     left = "; ".join(processes.describe(process) for process in processes.of_stack(stack.home))
     yield Finding(not left, f"left by an earlier run: {left or 'nothing'}", "'just up' or 'just down' stops them")
-    programs = Programs(stack.asked, stack.state.instances())
+    programs = Programs(stack.requested, stack.state.instances())
     for port, setting, listener in programs.listeners(programs.names):
         state = f"taken by {listener}" if listener else "free"
         remedy = f"stop that process, or change {setting} in .env"

@@ -28,7 +28,7 @@ class Stack(ABC):
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
         self.state = State.load(self.home)
-        self.asked = settings
+        self.requested = settings
         """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)
 

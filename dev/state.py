@@ -90,8 +90,8 @@ class State:
         """What the environment asks for, and the stack was started without, such as `PAYMENT_PORT=9082`."""
         names = (*PORT_SETTINGS, "topic_partitions")
         started = {name: self.ports.get(name, self.topic_partitions) for name in names}
-        asked = {name: getattr(settings, name) for name in names if name.upper() in os.environ}
-        changed = {name.upper(): value for name, value in asked.items() if value != started[name]}
+        requested = {name: getattr(settings, name) for name in names if name.upper() in os.environ}
+        changed = {name.upper(): value for name, value in requested.items() if value != started[name]}
         changed |= {name: value for name, value in settings.told.items() if value != self.told.get(name)}
         return [f"{name}={value}" for name, value in changed.items()]
 

@@ -176,7 +176,7 @@ class NativeStack(Stack):
 
     def _launch(self) -> None:
         self._stop_left_over()
-        self.settings = self.asked
+        self.settings = self.requested
         if taken := self._taken_ports(self.programs.names):
             remedy = "stop those processes, or set other ports, in the environment or in .env"
             raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
@@ -204,7 +204,7 @@ class NativeStack(Stack):
         return running and not any(programs.server(name).unready() for name in programs.names)
 
     def _refuse_other_settings(self) -> None:
-        if changed := self.state.changed(self.asked):
+        if changed := self.state.changed(self.requested):
             raise StackError(f"Tandem is up without {', '.join(changed)}; 'just down' first")
 
     def _stop_all(self) -> None:

@@ -90,7 +90,7 @@ def test_the_tools_get_the_settings_with_which_the_stack_was_started(
     stack = NativeStack(replace(Settings.from_environment(), home=tmp_path))
     variables = stack.programs.environment()
     assert (variables["ORDER_SETTLE_DEADLINE_S"], variables["TOPIC_PARTITIONS"]) == ("60", "12")
-    assert stack.state.changed(stack.asked) == []
+    assert stack.state.changed(stack.requested) == []
 
 
 def test_settings_other_than_those_of_a_running_stack_are_named(
