@@ -184,7 +184,7 @@ class Database:
         self._watch: asyncio.Task[None] | None = None
 
     def undetermined(self) -> list[str]:
-        """Names the database until it is known whether it answers. A process that served earlier would report it away."""
+        """Names the database until it is known whether it answers: serving earlier would report it as away."""
         return [] if self.probe.reachable is not None else [f"{self.probe.name} database: not asked yet"]
 
     def away(self) -> list[str]:
