@@ -60,7 +60,7 @@ def machine(stack: NativeStack, running: bool) -> Iterator[Finding]:
         yield Finding(False, limit, "raise it, in this shell or for this user")
     for setting in unknown_settings(os.environ, dotenv()):
         yield Finding(False, f"setting: {setting}", "remove it, in the environment or in .env")
-    for port in stack.asked.risky_ports():
+    for port in stack.requested.risky_ports():
         yield Finding(False, port, "set another port, in the environment or in .env")
     remedy = f"end other programs; {MEMORY_GIB_MIN} GB are needed"
     yield Finding(running or memory >= MEMORY_GIB_MIN, f"memory: {memory:.1f} GB available", remedy)
