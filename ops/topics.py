@@ -96,14 +96,28 @@ def show(log: Log) -> None:
         for topic in READS[group]:
             lags = [end - max(first, committed.get(p, 0)) for p, (first, end) in bounds.items() if p.topic == topic]
             lag = (sum(lags), max(lags)) if lags else (MISSING, MISSING)
-            rows.append((group, members.get(group, 0), topic, *lag))
+            rows.append((group, len(members[group]), topic, *lag))
     tool.print_table(("group", "members", "topic", "lag", "largest lag of a partition"), rows)
+    for group, clients in members.items():
+        for stranger in strangers(group, clients):
+            print(
+                f"{group}: client {stranger!r} is in this group, and is not named like an instance of {group}. End it: "
+                "it takes partitions away, and what it commits passes for lag 0 and for lost transactions"
+            )
 
 
-def _members(admin: AdminClient) -> dict[str, int]:
-    # A group that the broker has never seen is an error: nobody is in it.
+def _members(admin: AdminClient) -> dict[str, list[str]]:
+    """The client ids of each group's members. A group that the broker has never seen has none."""
     groups = admin.describe_consumer_groups(GROUPS, request_timeout=TIMEOUT_S)
-    return {group: 0 if future.exception() else len(future.result().members) for group, future in groups.items()}
+    return {
+        group: [] if future.exception() else [member.client_id for member in future.result().members]
+        for group, future in groups.items()
+    }
+
+
+def strangers(group: str, clients: Sequence[str]) -> list[str]:
+    """The members that another program has put into the group: an instance is named after its service."""
+    return [client for client in clients if not client.startswith(f"{group}-")]
 
 
 def trim(log: Log, *, dry_run: bool) -> None:

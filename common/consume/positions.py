@@ -47,15 +47,16 @@ def start_offset(
     the log's start, since it is unknown which results were published.
 
     Raises `LossDetected` when the log is not the one of the stored position. Also when the database is behind the
-    committed offset: it commits first, so it has lost transactions.
+    committed offset: it commits first, so it has lost transactions, unless a stranger has committed for the group.
     """
     if stored.topic_id != topic_id:
         raise LossDetected(f"{partition}: the topic was created anew (id {topic_id}, known as {stored.topic_id})")
     if committed is not None and committed > stored.next_offset:
         raise LossDetected(
             f"{partition}: offset {committed} is committed, but the database's position is {stored.next_offset}: it "
-            "has lost transactions, as when it is restored from a backup, or someone set the group's offsets forward; "
-            "'just replay' brings back what was published and lets it read the log again"
+            "has lost transactions, as when it is restored from a backup, or someone set the group's offsets forward, "
+            "or another program is in the group ('just topics' names it); 'just replay' brings back what was published "
+            "and lets it read the log again"
         )
     if log_start > stored.next_offset:
         raise LossDetected(

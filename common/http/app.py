@@ -1,5 +1,6 @@
 """The ASGI application of every process: its routes, /livez, /readyz and /metrics, and each error as a problem."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
@@ -18,6 +19,7 @@ from common.database import DatabaseUnavailable
 from common.http import heads, problem
 from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
+from common.http.repeats import Repeats
 from common.http.requests import ClientGone
 from common.http.responses import json_response, problem_response, request_id_of, send_problem
 
@@ -26,6 +28,7 @@ UNKNOWN: Final = (
 )
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
+_not_served: Final = Repeats()
 
 Readiness = Callable[[], list[str]]
 """Names what this process lacks to do its work: empty when it is ready."""
@@ -145,7 +148,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
         case ClientGone():
             return Response(status_code=400)  # for the count; nobody reads it
         case DatabaseUnavailable():
-            logger.warning("not served: {}", error, path=path)
+            if times := _not_served.count(time.monotonic()):
+                logger.warning("not served: {}", error, path=path, times=times)
             outcome = "; nothing was changed" if error.unchanged else f"; {UNKNOWN}"
             detail = str(error) if request.method in ("GET", "HEAD") else f"{error}{outcome}"
             return problem_response(request, problem.unavailable(detail))

@@ -20,6 +20,7 @@ from prometheus_client import Gauge
 from uvicorn.server import ServerState
 
 from common.errors import Fatal
+from common.http.repeats import REPORT_EVERY_S
 
 DESCRIPTORS_WANTED: Final = 16_384
 DESCRIPTORS_MIN: Final = 512
@@ -34,7 +35,6 @@ NEW_S: Final = 1.0
 """A connection is new for this long: its request may be on its way."""
 GIVE_WAY: Final = 0.02
 """This part of the limit gives way at once, so that not every new connection looks through all others."""
-REPORT_EVERY_S: Final = 10.0
 
 _shed: Final = Count(
     "tandem_http_connections_shed_total", "Connections closed for lack of room, by reason.", ["reason"]

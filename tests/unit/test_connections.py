@@ -8,7 +8,8 @@ from loguru import logger
 
 from common.errors import Fatal
 from common.http import connections
-from common.http.connections import NEW_S, REPORT_EVERY_S, Gate, Places, make_room, room_in, source_of
+from common.http.connections import NEW_S, Gate, Places, make_room, room_in, source_of
+from common.http.repeats import REPORT_EVERY_S
 
 
 class Guest:

@@ -4,6 +4,7 @@ import asyncio
 
 import httpx
 import pytest
+from loguru import logger
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -11,6 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from common.database import DatabaseUnavailable
 from common.http.app import UNKNOWN, Frame, application, nothing_missing
+from common.http.repeats import REPORT_EVERY_S, Repeats
 from common.http.responses import json_response
 
 
@@ -110,3 +112,26 @@ def test_a_request_without_exactly_one_host_is_refused_under_its_own_id(
     asyncio.run(APP(scope, receive, send))
     assert sent[0]["status"] == 400
     assert (b"x-request-id", b"mine") in sent[0]["headers"]
+
+
+def test_requests_that_are_not_served_are_logged_now_and_then_with_their_number() -> None:
+    repeats = Repeats()
+    assert [repeats.count(now) for now in (1.0, 1.1, 1.2, 1.0 + REPORT_EVERY_S, 2.0 + REPORT_EVERY_S)] == [
+        1,
+        0,
+        0,
+        3,
+        0,
+    ]
+
+    async def away(_: Request) -> Response:
+        raise DatabaseUnavailable("away")
+
+    app = application([Route("/away", away)], nothing_missing)
+    lines: list[str] = []
+    sink = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
+    try:
+        assert {answer("GET", "/away", app).status_code for _ in range(50)} == {503}
+    finally:
+        logger.remove(sink)
+    assert len(lines) <= 1

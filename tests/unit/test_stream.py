@@ -10,8 +10,8 @@ import pytest
 from loguru import logger
 
 from common.http import problem
-from common.http.connections import REPORT_EVERY_S
 from common.http.problem import ProblemError
+from common.http.repeats import REPORT_EVERY_S
 from order.api.read import outcomes, stream
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes

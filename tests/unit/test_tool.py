@@ -14,6 +14,7 @@ from common.errors import Fatal
 from common.terminal import printable, width
 from dev.settings import ROOT
 from ops.tool import CELL_CHARS, print_table, run
+from ops.topics import strangers
 from ops.verify.__main__ import accepted_ids, parser
 
 # With this variable of the caller, output that cannot be written would fail at once, and not at the end.
@@ -127,3 +128,11 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, capsys: pytest.Ca
         parser().parse_args([option])
     assert ended.value.code == 2
     assert "is not a" in capsys.readouterr().err
+
+
+def test_a_member_that_another_program_has_put_into_a_group_is_found() -> None:
+    assert strangers("payment", ["payment-1", "payment-12", "rdkafka", "console-consumer", ""]) == [
+        "rdkafka",
+        "console-consumer",
+        "",
+    ]

@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.connections import REPORT_EVERY_S, Places, source_of
+from common.http.connections import Places, source_of
 from common.http.problem import Problem, ProblemError
+from common.http.repeats import Repeats
 from common.http.responses import header
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
@@ -44,8 +45,7 @@ class OrderEvents:
         self._lookup = lookup
         self._outcomes = outcomes
         self._open = Places(streams_max)
-        self._refused = 0
-        self._reported_at = -REPORT_EVERY_S
+        self._refused = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = scope.get("client")
@@ -61,10 +61,8 @@ class OrderEvents:
 
     def _no_room(self, limit: int, source: str, now: float) -> Problem:
         """The refusal of a stream, logged now and then with the number of them. `now` is in seconds."""
-        self._refused += 1
-        if now - self._reported_at >= REPORT_EVERY_S:
-            logger.warning("too many event streams: {} refused", self._refused, limit=limit, source=source)
-            self._refused, self._reported_at = 0, now
+        if times := self._refused.count(now):
+            logger.warning("too many event streams: {} refused", times, limit=limit, source=source)
         return problem.unavailable(
             f"{limit} streams are open at this process already, in all or from this address; ask for the order"
         )
