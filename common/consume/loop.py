@@ -9,6 +9,7 @@ never depends on the group protocol or on a rebalance callback.
 The loop runs in its own thread, with its own consumer, publisher and connection.
 """
 
+import gc
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -71,6 +72,9 @@ class BatchConsumer(Worker, Generic[Locked]):
 
     def _run_session(self) -> None:
         _lower_priority()
+        # The session before, if any, is in reference cycles with Kafka clients, of which each has threads and
+        # connections (confluent-kafka-python #975). By itself the collector runs seldom (common.http.server).
+        gc.collect()
         _Session(self._process, self._handler, self).run()
 
 

@@ -1,0 +1,43 @@
+"""What a consumer keeps of its sessions."""
+
+import gc
+import weakref
+from typing import Any
+
+import pytest
+
+from common import worker
+from common.config import Env, process
+from common.consume import loop
+from common.errors import LossDetected
+from payment.consumer import PaymentHandler
+
+
+def test_a_session_that_has_ended_is_freed_before_the_next_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its Kafka clients have threads and connections, and a consumer that has detected a loss tries every 10 s."""
+    sessions: list[weakref.ref[Any]] = []
+    alive: list[int] = []
+
+    class Session:
+        def __init__(self, *_: Any) -> None:
+            self.callback = self.run  # a cycle, as that of the inbox with its client
+            sessions.append(weakref.ref(self))
+
+        def run(self) -> None:
+            alive.append(sum(session() is not None for session in sessions))
+            if len(sessions) == 5:
+                consumer.stopping.set()
+            raise LossDetected("a gap")
+
+    monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
+    monkeypatch.setattr(loop, "_Session", Session)
+    consumer = loop.BatchConsumer(
+        process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082), PaymentHandler()
+    )
+    gc.disable()
+    try:
+        consumer.start()
+        consumer._thread.join()
+    finally:
+        gc.enable()
+    assert alive == [1] * 5
