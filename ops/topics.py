@@ -96,7 +96,7 @@ def show(log: Log) -> None:
         for topic in READS[group]:
             lags = [end - max(first, committed.get(p, 0)) for p, (first, end) in bounds.items() if p.topic == topic]
             lag = (sum(lags), max(lags)) if lags else (MISSING, MISSING)
-            rows.append((group, len(members[group]), topic, *lag))
+            rows.append((group, len(members.get(group, ())), topic, *lag))
     tool.print_table(("group", "members", "topic", "lag", "largest lag of a partition"), rows)
     for group, clients in members.items():
         for stranger in strangers(group, clients):
