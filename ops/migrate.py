@@ -31,6 +31,7 @@ AUDITOR: Final = "auditor"
 CONNECT_WITHIN_S: Final = 60.0
 LOCK_TIMEOUT_MS: Final = 5_000
 """While ALTER TABLE waits for a lock, every other statement on that table waits behind it: rather give up."""
+TURN_WITHIN_S: Final = 60
 ROOT: Final = Path(__file__).resolve().parent.parent
 
 # By default every role may connect to every database, and a role for each service would mean nothing.
@@ -160,20 +161,31 @@ def run_migrations(url: str, *directories: Path) -> None:
         print(f"migrate: {database}: {line}")
 
 
+def take_turn(connection: Conn) -> None:
+    """Wait until no other run is at this server, for as long as the connection is open: dbmate has no lock of its own
+    (dbmate #101), and roles belong to the whole server. Raises `Fatal` after `TURN_WITHIN_S`."""
+    connection.execute(f"SET lock_timeout = '{TURN_WITHIN_S}s'")
+    try:
+        connection.execute("SELECT pg_advisory_lock(hashtext('tandem migrations'))")
+    except psycopg.errors.LockNotAvailable as error:
+        raise Fatal(f"migrate: another run has been at this server for {TURN_WITHIN_S} s; end it first") from error
+
+
 def migrate(service: str, env: Env) -> None:
     """Make one service's database what the code expects. Raises `Fatal`."""
     admin_url = env.database_url(f"{service.upper()}_ADMIN_URL")
     login = read_login(env, f"{service.upper()}_DATABASE_URL")
     auditor = read_login(env, f"{service.upper()}_AUDITOR_URL")
-    with connect(admin_url) as connection:
-        ensure_role(connection, login.role, login.password)
-        ensure_role(connection, AUDITOR, auditor.password)
-        ensure_database(connection, login.database)
     database_url = urlunsplit(urlsplit(admin_url)._replace(path=f"/{login.database}"))
-    with connect(database_url) as connection:
-        execute(connection, _GRANTS, database=login.database, service=login.role, auditor=AUDITOR)
-        run_migrations(database_url, ROOT / "common" / "migrations", ROOT / service / "migrations")
-        execute(connection, _ADD_ONLY, service=login.role)
+    with connect(admin_url) as admin:
+        take_turn(admin)
+        ensure_role(admin, login.role, login.password)
+        ensure_role(admin, AUDITOR, auditor.password)
+        ensure_database(admin, login.database)
+        with connect(database_url) as connection:
+            execute(connection, _GRANTS, database=login.database, service=login.role, auditor=AUDITOR)
+            run_migrations(database_url, ROOT / "common" / "migrations", ROOT / service / "migrations")
+            execute(connection, _ADD_ONLY, service=login.role)
 
 
 def main(_: Sequence[str]) -> int:

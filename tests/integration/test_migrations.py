@@ -2,6 +2,7 @@
 ends in the same schema as a new one. Nothing that ran runs again."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -99,6 +100,22 @@ def test_an_upgraded_database_has_the_schema_of_a_new_one_and_keeps_its_rows(
 
         assert schema(new) == before
         assert "Applied:" not in capsys.readouterr().out
+
+
+def test_runs_at_once_take_turns(stack: Stack, service: str) -> None:
+    """As when two instances of a deployment both begin with the migrations."""
+    env = settings(stack, service, f"new_{service}")
+    with ThreadPoolExecutor(4) as pool:
+        for run in [pool.submit(migrate.migrate, service, env) for _ in range(4)]:
+            run.result()
+
+
+def test_a_run_does_not_wait_for_another_one_for_ever(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(migrate, "TURN_WITHIN_S", 1)
+    with stack.postgres.connect() as other:
+        migrate.take_turn(other)
+        with pytest.raises(Fatal, match="another run has been at this server for 1 s"):
+            migrate.migrate("payment", settings(stack, "payment", "new_payment"))
 
 
 def test_a_migration_that_has_to_wait_for_a_lock_gives_up_and_runs_later(
