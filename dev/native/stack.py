@@ -140,7 +140,10 @@ class NativeStack(Stack):
         chosen = self.programs.matching(names or self.programs.names)
         paths = [self.programs.log(name) for name in chosen]
         if not any(path.exists() for path in paths):
-            raise StackError(f"there is no log in {self.settings.logs} yet; 'just up' starts Tandem")
+            raise StackError(
+                f"there is no log in {self.settings.logs}; 'just up' starts Tandem. If it runs and someone removed the "
+                "files, 'just down' comes first: until then the lines go nowhere"
+            )
         logs.show(paths, lines=lines, follow=follow)
 
     def psql(self, database: str, arguments: list[str]) -> None:
