@@ -7,19 +7,21 @@ protocol (Fetch, version 4, which brokers know from 0.11 on). It happens only wh
 References: Kafka's protocol guide, "Fetch API" and "Record Batch".
 """
 
-import socket
 import struct
 from typing import Final
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
-from loguru import logger
 
+from common.errors import Transient
 from common.events import Milliseconds
+from common.kafka import broker, wire
 from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 
 HOLE_OFFSETS_MAX: Final = 10_000
 """More missing offsets in one place are not looked into: they are reported as a loss."""
+_FETCH: Final = 1
+_FETCH_VERSION: Final = 4
 _FETCH_BYTES: Final = 1024 * 1024
 _FETCHES_MAX: Final = 64
 
@@ -35,63 +37,55 @@ def offsets_without_record(admin: AdminClient, partition: Partition, first: int,
     """Those of the offsets from `first` up to but not including `end` that hold a marker or belong to a transaction
     which the client has passed over, each with its time. Call it only for offsets that the client did not give out.
 
-    Offsets that cannot be judged are left out: too many, or the broker does not answer in plain text.
+    More than `HOLE_OFFSETS_MAX` are left out. Raises `Transient` when the broker does not answer, and `Fatal`.
     """
     if end - first > HOLE_OFFSETS_MAX:
         return {}
     times: dict[int, Milliseconds] = {}
-    try:
-        with _connect(admin, partition) as connection:
-            offset = first
-            for _ in range(_FETCHES_MAX):
-                batches = _batches(_fetch(connection, partition, offset))
-                for base, last, attributes, at in batches:
-                    if attributes & (_CONTROL | _TRANSACTIONAL):
-                        times |= dict.fromkeys(range(max(first, base), min(end, last + 1)), Milliseconds(at))
-                if not batches or batches[-1][1] + 1 >= end:
-                    break
-                offset = batches[-1][1] + 1
-    except (OSError, struct.error, KafkaException) as error:
-        logger.warning("cannot find out why offsets are missing: {!r}", error, partition=str(partition), first=first)
+    host, port = _leader(admin, partition)
+    offset = first
+    for _ in range(_FETCHES_MAX):
+        batches = _batches(_fetch(host, port, partition, offset))
+        for base, last, attributes, at in batches:
+            if attributes & (_CONTROL | _TRANSACTIONAL):
+                times |= dict.fromkeys(range(max(first, base), min(end, last + 1)), Milliseconds(at))
+        if not batches or batches[-1][1] + 1 >= end:
+            break
+        offset = batches[-1][1] + 1
     return times
 
 
-def _connect(admin: AdminClient, partition: Partition) -> socket.socket:
-    """A connection to the partition's leader."""
-    metadata = admin.list_topics(partition.topic, timeout=REQUEST_TIMEOUT_S)
-    leader = metadata.topics[partition.topic].partitions[partition.number].leader
-    broker = metadata.brokers[leader]
-    return socket.create_connection((broker.host, broker.port), timeout=REQUEST_TIMEOUT_S)
+def _leader(admin: AdminClient, partition: Partition) -> tuple[str, int]:
+    """The address of the broker that leads the partition."""
+    with broker.query(f"the leader of {partition} cannot be found"):
+        metadata = admin.list_topics(partition.topic, timeout=REQUEST_TIMEOUT_S)
+    described = metadata.topics[partition.topic].partitions.get(partition.number)
+    leader = metadata.brokers.get(described.leader) if described else None
+    if leader is None:
+        raise Transient(f"{partition} has no leader now")
+    return str(leader.host), int(leader.port or 0)
 
 
-def _fetch(connection: socket.socket, partition: Partition, offset: int) -> bytes:
-    """The batches from the one that holds `offset` on. Raises `OSError`, also for an answer with an error."""
+def _fetch(host: str, port: int, partition: Partition, offset: int) -> bytes:
+    """The batches from the one that holds `offset` on; none if the log does not have that offset."""
     topic = partition.topic.encode()
-    # API 1, version 4, correlation 0, no client id; a consumer (-1), at once, uncommitted records too.
-    request = struct.pack(">hhih", 1, 4, 0, -1) + struct.pack(">iiiib", -1, 0, 0, _FETCH_BYTES, 0)
-    request += struct.pack(">ih", 1, len(topic)) + topic
-    request += struct.pack(">iiqi", 1, partition.number, offset, _FETCH_BYTES)
-    connection.sendall(struct.pack(">i", len(request)) + request)
-    (size,) = struct.unpack(">i", _receive(connection, 4))
-    answer = _receive(connection, size)
-    # Correlation and throttling, one topic and its name, one partition; its number, error, ends, no aborted ones.
-    at = 4 + 4 + 4 + 2 + len(topic) + 4
-    _, error, _, _, aborted, length = struct.unpack_from(">ihqqii", answer, at)
+    # A consumer (-1), at once, uncommitted records too.
+    body = struct.pack(">iiiib", -1, 0, 0, _FETCH_BYTES, 0)
+    body += struct.pack(">ih", 1, len(topic)) + topic
+    body += struct.pack(">iiqi", 1, partition.number, offset, _FETCH_BYTES)
+    answer = wire.request(host, port, _FETCH, _FETCH_VERSION, body)
+    # Throttling, one topic and its name, one partition; its number, error, ends, no aborted ones.
+    at = 4 + 4 + 2 + len(topic) + 4
+    try:
+        _, error, _, _, aborted, length = struct.unpack_from(">ihqqii", answer, at)
+    except struct.error as cause:
+        raise Transient(f"the batches of {partition} cannot be read: {cause}") from cause
+    if error == KafkaError.OFFSET_OUT_OF_RANGE:
+        return b""
     if error or aborted > 0:
-        raise OSError(f"the broker answers with error {error}")
+        raise Transient(f"the batches of {partition} cannot be read: error {error} of Kafka's protocol")
     start = at + struct.calcsize(">ihqqii")
     return answer[start : start + max(0, length)]
-
-
-def _receive(connection: socket.socket, size: int) -> bytes:
-    parts: list[bytes] = []
-    while size:
-        part = connection.recv(min(size, _FETCH_BYTES))
-        if not part:
-            raise OSError("the broker has closed the connection")
-        parts.append(part)
-        size -= len(part)
-    return b"".join(parts)
 
 
 def _batches(records: bytes) -> list[tuple[int, int, int, int]]:

@@ -20,7 +20,7 @@ def directory(error: int = 0, **topics: tuple[int, ...]) -> bytes:
 
 
 def answer(*directories: bytes) -> bytes:
-    return struct.pack(">iii", 0, 0, len(directories)) + b"".join(directories)
+    return struct.pack(">ii", 0, len(directories)) + b"".join(directories)
 
 
 def test_the_sizes_of_the_wanted_topics_are_added_up() -> None:
