@@ -41,6 +41,12 @@ def open_streams() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def complain(text: str) -> None:
+    """Print a line on stderr, if it can be written."""
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
 def flushed() -> bool:
     """Whether all that was printed could be written. If not, the rest is dropped: else Python would end with 120."""
     try:

@@ -10,14 +10,13 @@ import signal
 import sys
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from types import FrameType
 from typing import Any, Final, NoReturn
 from xmlrpc.client import Fault
 
 from common.config import ignore_foreign_variables
 from common.errors import Fatal
-from common.terminal import flushed, open_streams
+from common.terminal import complain, flushed, open_streams
 from dev import doctor
 from dev import home as homes
 from dev.compose import ComposeStack
@@ -57,13 +56,10 @@ def main() -> int:
     try:
         status = run(arguments)
         sys.stdout.flush()
-    except (Fatal, HomeError, JarError, StackError, StartError) as error:
+    except BrokenPipeError:  # such as `just logs | head`
+        status = 0
+    except (EOFError, Fatal, Fault, HomeError, JarError, OSError, StackError, StartError) as error:
         complain(f"{name}: {error}")
-    except (EOFError, Fault, OSError) as error:
-        if isinstance(error, BrokenPipeError):  # such as `just logs | head`
-            status = 0
-        else:
-            complain(f"{name}: {error}")
     except (KeyboardInterrupt, Terminated) as error:
         if arguments.changes:
             complain(f"{name}: interrupted; 'just ps' shows what runs, 'just {name}' again completes it")
@@ -77,11 +73,6 @@ def main() -> int:
 
 def terminate(_number: int, _frame: FrameType | None) -> NoReturn:
     raise Terminated
-
-
-def complain(text: str) -> None:
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -141,9 +141,7 @@ def _remedies(line: str) -> list[str]:
 def cause(log: Sequence[str]) -> str:
     """What a program complained about last, a line each, and what to do if that is known."""
     lines = [readable(line)[0].strip()[:CAUSE_CHARACTERS] for line in log if line.strip() and not _NOISE.search(line)]
-    remedies = {
-        line: [remedy for words, remedy in _REMEDIES.items() if re.search(words, line, re.IGNORECASE)] for line in lines
-    }
+    remedies = {line: _remedies(line) for line in lines}
     complaints = [line for line in lines if remedies[line] or _COMPLAINT.search(line)] or lines
     last = list(dict.fromkeys(reversed(complaints)))[:CAUSE_LINES][::-1]
     advice = dict.fromkeys(remedy for line in last for remedy in remedies[line])

@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -17,7 +16,7 @@ from confluent_kafka import KafkaException
 from common.config import ignore_foreign_variables
 from common.errors import TandemError, describe
 from common.events import SAGA
-from common.terminal import flushed, open_streams, printable, shortened, width
+from common.terminal import complain, flushed, open_streams, printable, shortened, width
 
 GROUP_OF: Final = {"order": SAGA, "payment": "payment", "inventory": "inventory"}
 """The consumer group of each service."""
@@ -50,11 +49,6 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         complain(f"this is a bug of Tandem, and what was asked for is not done: {type(error).__name__}: {error}")
         status = FAILED
     sys.exit(status if flushed() else status or FAILED)
-
-
-def complain(text: str) -> None:
-    with suppress(OSError):
-        print(text, file=sys.stderr, flush=True)
 
 
 def user() -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from common.terminal import printable
+from common.terminal import printable, shortened
 from dev.servers.server import works_in
 from dev.settings import HOST
 
@@ -110,7 +110,7 @@ def _kind(process: psutil.Process) -> str:
 def describe(process: psutil.Process) -> str:
     try:
         arguments = printable(" ".join(" ".join(process.cmdline()).split()))
-        return f"{process.name()} (pid {process.pid}): {arguments[:77] + '…' if len(arguments) > 78 else arguments}"
+        return f"{process.name()} (pid {process.pid}): {shortened(arguments, 78)}"
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return f"pid {process.pid}"
 
