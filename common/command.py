@@ -5,12 +5,14 @@ from collections.abc import Callable, Mapping
 
 from common.config import ignore_foreign_variables
 from common.errors import Fatal
+from common.terminal import complain, open_streams
 
 
 def run(service: str, commands: Mapping[str, Callable[[], None]]) -> None:
     """Run the command that the arguments name; without arguments, the one named "". A `Fatal` ends the process
     with one line and exit code 2."""
     name = " ".join(sys.argv[1:])
+    open_streams()
     try:
         if name not in commands:
             usage = f"[{'|'.join(filter(None, commands))}]" if "" in commands else "|".join(commands)
@@ -18,5 +20,5 @@ def run(service: str, commands: Mapping[str, Callable[[], None]]) -> None:
         ignore_foreign_variables()
         commands[name]()
     except Fatal as error:
-        print(error, file=sys.stderr)
+        complain(str(error))
         sys.exit(2)

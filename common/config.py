@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from typing import Final
 
 import psycopg
@@ -22,6 +23,14 @@ PORT_MAX: Final = 65_535
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
 _BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
+
+
+def _canonical(host: str) -> str:
+    """A host as `common.http.heads` compares it: an address in its short form, a name without the dot of the root."""
+    try:
+        return str(ip_address(host))
+    except ValueError:
+        return host.removesuffix(".")
 
 
 class Env:
@@ -76,7 +85,7 @@ class Env:
         if name not in self._environ:
             self.names.add(name)
             return frozenset()
-        hosts = frozenset(host.strip().lower() for host in self.text(name).split(",")) - {""}
+        hosts = frozenset(_canonical(host.strip().lower()) for host in self.text(name).split(",")) - {""}
         for host in hosts:
             if not _HOST.fullmatch(host):
                 raise self.error(f"{name}: {host!r} must be a host name or an IP address, without a port")

@@ -1,5 +1,7 @@
 """The command line of a service: a command runs, and every mistake ends in one line."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -41,3 +43,13 @@ def test_a_mistake_ends_with_one_line(
         command.run("order", commands)
     assert ended.value.code == 2
     assert capsys.readouterr().err.endswith(f"{message}\n")
+
+
+def test_a_service_whose_stdout_is_closed_serves_without_a_log() -> None:
+    code = (
+        "from common import command, log; from common.config import Logs; "
+        "command.run('payment', {'': lambda: log.configure('payment', 'payment-1', Logs('INFO', 'json'))})"
+    )
+    command = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

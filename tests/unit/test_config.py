@@ -74,7 +74,7 @@ def test_the_two_ports_of_a_process_differ() -> None:
 
 
 def test_hosts_are_names_and_addresses_without_ports() -> None:
-    variables = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example, 192.0.2.1,2001:db8::1,,"}
+    variables = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example., 192.0.2.1,2001:DB8:0::1,,"}
     process = config.process(Env("payment", variables), database="DB", port=8082)
     assert process.allowed_hosts == {"shop.example", "192.0.2.1", "2001:db8::1"}
     for wrong in ("http://shop", "shop:80", "*", "a b", "[::1]", "shop/"):
