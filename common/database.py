@@ -211,25 +211,30 @@ class Database:
         the other, so that all of them together wait for its lock with one connection. Raises `DatabaseUnavailable`.
         """
         self.writes.check_reachable()
-        turn = self._turns.setdefault(row, asyncio.Lock())
+        lock = self._turns.setdefault(row, asyncio.Lock())
         self._in_line[row] += 1
         try:
-            try:
-                async with asyncio.timeout(POOL_TIMEOUT_S):
-                    await turn.acquire()
-            except TimeoutError:
-                raise DatabaseUnavailable(
-                    f"{row} is busy: other requests to change it have not ended within {POOL_TIMEOUT_S:g} s"
-                ) from None
-            try:
-                async with self.writes.connection() as connection:
-                    yield connection
-            finally:
-                turn.release()
+            busy = f"{row} is busy: other requests to change it have not ended"
+            async with turn(lock, busy), self.writes.connection() as connection:
+                yield connection
         finally:
             self._in_line[row] -= 1
             if not self._in_line[row]:
                 del self._in_line[row], self._turns[row]
+
+
+@asynccontextmanager
+async def turn(lock: asyncio.Lock | asyncio.Semaphore, busy: str) -> AsyncIterator[None]:
+    """Take the lock. Raises `DatabaseUnavailable` with this reason if it is not free within `POOL_TIMEOUT_S`."""
+    try:
+        async with asyncio.timeout(POOL_TIMEOUT_S):
+            await lock.acquire()
+    except TimeoutError:
+        raise DatabaseUnavailable(f"{busy} within {POOL_TIMEOUT_S:g} s") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 async def in_time(work: Coroutine[Any, Any, T], timeout_s: float = ANSWER_TIMEOUT_S) -> T:

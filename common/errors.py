@@ -66,7 +66,6 @@ _TRANSIENT_STATES = frozenset(
         "55P03",  # lock_not_available: lock_timeout passed
         "25P03",  # idle_in_transaction_session_timeout: this process was frozen, the server gave up on it
         "23505",  # unique_violation on our own keys: another instance stored it first, the retry will read it
-        "25006",  # read_only_sql_transaction: connected to a standby in the middle of a failover
     }
 )
 _POISON_STATES = frozenset({"23502", "23503", "23514"})  # NOT NULL, foreign key, CHECK
@@ -124,13 +123,13 @@ def _classify_postgres(error: psycopg.Error) -> Failure:
 
 
 def is_session_stale(error: BaseException) -> bool:
-    """Whether a statement that the session has prepared no longer fits its tables, as after an ALTER TABLE, or is no
-    longer known. It works in a new session."""
+    """Whether the statement may work in a new session: this one stays read-only after a failover, or what it has
+    prepared no longer fits its tables, as after an ALTER TABLE, or is no longer known."""
     match error:
+        case psycopg.errors.ReadOnlySqlTransaction() | psycopg.errors.InvalidSqlStatementName():
+            return True
         case psycopg.errors.FeatureNotSupported():
             return "cached plan" in str(error)
-        case psycopg.errors.InvalidSqlStatementName():
-            return True
     return False
 
 

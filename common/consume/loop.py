@@ -316,8 +316,6 @@ class _Session(Generic[Locked]):
 
     def _recover(self, error: Exception) -> None:
         """Connect again if need be, or end a frozen instance's session that keeps rows locked."""
-        if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
-            self._connection.close()  # a session can stay read-only after the cause is gone
         if is_session_stale(error):
             self._connection.close()
         if self._connection.closed:

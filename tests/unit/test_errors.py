@@ -21,6 +21,7 @@ from common.errors import Failure, Fatal, LossDetected, Poison, Superseded, Tran
         errors.UniqueViolation(),
         errors.FeatureNotSupported("cached plan must not change result type"),
         errors.InvalidSqlStatementName(),
+        errors.ReadOnlySqlTransaction(),
         psycopg.OperationalError("connection refused"),
         psycopg.InterfaceError("the connection is closed"),
         KafkaException(KafkaError(KafkaError._ALL_BROKERS_DOWN)),

@@ -11,10 +11,10 @@ import msgspec
 from psycopg.rows import TupleRow
 
 from common.codec import decoded, decoder_for
-from common.database import DatabasePool, DatabaseUnavailable
+from common.database import DatabasePool, turn
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
 from common.kafka.async_publisher import Acknowledged
-from common.postgres import POOL_TIMEOUT_S, READS_SIZE, AsyncConn
+from common.postgres import READS_SIZE, AsyncConn
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry
 
@@ -113,18 +113,9 @@ class OrderQueries:
         before = BEYOND_ALL_ORDERS if request.cursor is None else order_before(request.cursor)
         statuses = VISIBLE if request.status is None else [request.status]
         self._pool.check_reachable()
-        try:
-            async with asyncio.timeout(POOL_TIMEOUT_S):
-                await self._pages.acquire()
-        except TimeoutError:
-            raise DatabaseUnavailable(
-                f"{PAGES_AT_ONCE} lists are being read, and none ended within {POOL_TIMEOUT_S:g} s: the api is busy"
-            ) from None
-        try:
+        async with turn(self._pages, f"the api is busy: {PAGES_AT_ONCE} lists are being read, and none has ended"):
             # One row more than asked for shows whether there is a next page.
             rows = await self._rows(_PAGE, request.customer_id, before, statuses, request.limit + 1)
-        finally:
-            self._pages.release()
         orders = [_stored(row).view for row in rows[: request.limit]]
         return OrderPage(orders, cursor_after(orders[-1].order_id) if len(rows) > request.limit else None)
 
