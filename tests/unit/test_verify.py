@@ -266,8 +266,95 @@ def test_a_foreign_event_about_no_order_is_no_breach_while_it_is_parked(line: st
 def test_a_discarded_order_is_declined() -> None:
     group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     discarded = progress(parked={reader: {10: "d"} for reader in group_partitions})
-    history = "L|p|0|10|0||!\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|\nP|cust-1|declined||\nR|cust-1|rejected|[]"
-    assert verdict(history, discarded) == Verdict((), False)
+    log = "L|p|0|10|0||!\nL|j|0|11|0|cust-1\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|"
+    rows = "O|cust-1|0|rejected|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    assert verdict(f"{log}\n{rows}", discarded) == Verdict((), False)
+
+
+DISCARDED_BY_SAGA = """
+L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
+L|C|0|10|0|cust-1|300|EUR
+L|S|0|10|0|cust-1|sku-1:3
+L|j|0|13|0|cust-1
+L|R|0|11|0|cust-1|300|EUR
+L|L|0|11|0|cust-1|sku-1:3
+O|cust-1|0|rejected|refunded|released|t|||||[]
+P|cust-1|refunded|300|EUR
+G|capture|cust-1|300|EUR
+G|refund|cust-1|300|EUR
+R|cust-1|released|[{"product_id":"sku-1","quantity":3}]
+M|reserve|sku-1|3
+M|release|sku-1|3
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "breached"),
+    [
+        ("O|cust-1|0|rejected|refunded|released|t|||||[]\n", "", {1}),
+        ("O|cust-1|0|rejected", "O|cust-1|0|cancelled", {4, 6}),
+        ("O|cust-1|0|rejected|refunded|released|t", "O|cust-1|0|pending|refunded|released|f", {4}),
+        ("O|cust-1|0|rejected|refunded|released|t", "O|cust-1|0|rejected|completed|released|f", {4}),
+        ("O|cust-1", "O|cust-2", {4}),
+        ("L|j|0|13|0|cust-1\n", "", {4, 6}),
+        ("P|cust-1|refunded|300|EUR\nG|capture|cust-1|300", "P|cust-1|refunded|999|EUR\nG|capture|cust-1|999", {2, 4}),
+        ('"sku-1","quantity":3}]\n', '"sku-2","quantity":3}]\n', {3, 4}),
+    ],
+)
+def test_an_order_that_the_saga_discarded_keeps_its_row_and_is_undone(old: str, new: str, breached: set[int]) -> None:
+    discarded = progress(parked={("order-saga", "orders", 0): {10: "d"}})
+    assert verdict(DISCARDED_BY_SAGA, discarded) == Verdict((), False)
+    assert old in DISCARDED_BY_SAGA
+    before, rows = DISCARDED_BY_SAGA.rsplit("L|L", 1)
+    altered = f"{before}L|L{rows.replace(old, new)}" if old in rows else DISCARDED_BY_SAGA.replace(old, new)
+    assert statements(altered, discarded) >= breached
+
+
+def test_an_order_that_one_reader_has_parked_is_charged_as_it_was_placed() -> None:
+    saga = {("order-saga", topic, 0): 5 for topic in ("payments", "inventory")}
+    parked = progress(saga, parked={("order-saga", "orders", 0): {10: "p"}})
+    history = without(CONFIRMED, "L|c", "O|")
+    assert verdict(history, parked).findings == ()
+    assert 4 in statements(history.replace("cust-1|completed|300", "cust-1|completed|999"), parked)
+    assert 4 in statements(history.replace("R|cust-1|reserved", "R|cust-2|reserved"), parked)
+
+
+def test_an_order_that_came_again_after_it_was_discarded_stays_discarded() -> None:
+    fates = {reader: {10: "d", 12: "r"} for reader in [(group, "orders", 0) for group in READERS["orders"]]}
+    placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
+    log = f"{placed}\n{placed.replace('|10|', '|12|')}\nL|j|0|11|0|cust-1\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|"
+    rows = "O|cust-1|0|rejected|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    assert verdict(f"{log}\n{rows}", progress(parked=fates)) == Verdict((), False)
+
+
+def test_an_order_is_cancelled_only_by_a_request_or_a_deadline() -> None:
+    """Its own outcome in the log is no reason for it."""
+    assert statements(without(CANCELLED, "L|q")) == {4}
+    assert statements(CANCELLED.replace("L|q", "L|t")) == set()
+
+
+@pytest.mark.parametrize(("record", "group"), [("L|C|0|20|0|!", "order-saga"), ("L|c|0|20|0|!", "payment")])
+def test_a_broken_event_about_an_order_must_be_parked_by_all_that_passed_it(record: str, group: str) -> None:
+    history, topic = f"{CONFIRMED.strip()}\n{record}", {"C": "payments", "c": "orders"}[record[2]]
+    everybody = {(reader, topic, 0): {20: "p"} for reader in READERS[topic]}
+    assert statements(history, progress(parked=everybody)) == set()
+    assert statements(history, progress(parked=everybody | {(group, topic, 0): {20: "r"}})) == {6}
+    del everybody[group, topic, 0]
+    [finding] = verdict(history, progress(parked=everybody)).findings
+    assert finding == Finding(
+        Statement.WAITING, f"{topic}/0@20 is not an event, and {group} does not list it as parked"
+    )
+
+
+@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
+def test_an_order_that_came_again_after_the_log_was_trimmed_is_no_breach(history: str) -> None:
+    """A client may send it again, under its key, long after it was settled: the api may publish it once more."""
+    trimmed = progress(starts={Partition(topic, 0): 20 for topic in TOPICS})
+    [placed] = [line for line in history.splitlines() if line.startswith("L|p")]
+    again = f"{without(history, 'L|')}\n{placed.replace('|0|10|', '|0|50|')}\nT"
+    answers = "L|C|0|60|0|cust-1|300|EUR" if history is CONFIRMED else "L|R|0|60|0|cust-1|300|EUR"
+    answers += "\nL|S|0|60|0|cust-1|sku-1:2,sku-2:1" if history is CONFIRMED else "\nL|L|0|60|0|cust-1|sku-1:3"
+    assert verdict(f"{again}\n{answers}", trimmed) == Verdict((), False)
 
 
 def test_a_trimmed_log_is_no_breach() -> None:
@@ -303,7 +390,7 @@ def test_a_redrive_under_way_is_no_forgery() -> None:
 
 def test_a_discarded_order_has_a_published_refusal() -> None:
     group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    rows = "P|cust-1|declined||\nR|cust-1|rejected|[]"
+    rows = "O|cust-1|0|rejected|||f|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "d"} for reader in group_partitions})) == {6}
     assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "g"} for reader in group_partitions})) == set()
@@ -378,6 +465,7 @@ RECORDS = {
 }
 RECORDS["cancelled"] = [
     *RECORDS["confirmed"],
+    ("orders", "order.cancel_requested", '"reason":"customer"'),
     ("orders", "order.cancelled", '"reason":"customer"'),
     ("payments", "payment.refunded", '"amount":300,"currency":"EUR","reason":"customer"'),
     ("inventory", "inventory.released", '"items":[{"product_id":"sku-1","quantity":3}],"reason":"customer"'),
@@ -498,6 +586,12 @@ def test_databases_of_another_stack_are_recognised() -> None:
 )  # fmt: skip
 def test_a_record_that_is_no_event_of_its_topic_has_no_line(value: bytes) -> None:
     assert line_of("orders", 0, 1, value) is None
+
+
+def test_an_order_of_no_customer_has_no_line() -> None:
+    """Its readers park it, and discard it without a decision."""
+    value = f'{{"type":"order.placed","data":{{"order_id":"{ORDER}","customer_id":"a b","items":[],"amount":0}}}}'
+    assert line_of("orders", 0, 10, value.encode()) is None
 
 
 @pytest.mark.parametrize("customer", ["b", "a|b"])

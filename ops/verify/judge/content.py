@@ -1,11 +1,12 @@
 """The judgement of an order's content: customer, amount, currency and items must be the same wherever they are said."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
 
+from common.events import READERS
 from ops.verify.evidence.kinds import INVENTORY, OUTCOMES, PAYMENT, PLACED, TYPES
 from ops.verify.evidence.lines import (
     SEPARATOR,
@@ -19,7 +20,7 @@ from ops.verify.evidence.lines import (
     ordered,
     reserved_lines,
 )
-from ops.verify.evidence.progress import ANSWERED, PASSED, UNREAD
+from ops.verify.evidence.progress import ANSWERED, APPLIED, GIVEN_UP, PASSED, UNREAD
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, WAITING, Finding
 
 CLOCK_STEP_MS = 60_000
@@ -52,6 +53,7 @@ def judge_content(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]
 
 def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
     taken = _taken(evidence.records, fates)
+    yield from _unlisted(evidence, fates)
     yield from _repeats(taken)
     yield from _foreign(evidence, taken)
     yield from _times(evidence)
@@ -59,12 +61,20 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
     row = evidence.orders[0] if evidence.orders else None
     payment = evidence.payments[0] if evidence.payments else None
     stock = evidence.reservations[0] if evidence.reservations else None
+    yield from _of_customer(evidence, fates)
+    if row is not None and not row.amount and _placed_for(0, evidence, fates, GIVEN_UP):
+        row = None  # the saga has discarded the order, perhaps before it came again: the row has no content
     if placed is not None:
         yield from _as_placed(placed, row, payment, stock, evidence)
     elif row is not None and row.amount:
         # The log is trimmed: the order's row takes its place.
         stored = Placed(row.customer_id, row.amount, row.currency, ordered(row.items).items)
         yield from _as_placed(stored, None, payment, stock, evidence)
+    if placed is None:
+        # Some reader has parked the order. Each of the others is held to what it took itself.
+        for reader, rows in enumerate(((row, None, None), (None, payment, None), (None, None, stock))):
+            if taken_by_it := _placed_for(reader, evidence, fates, APPLIED):
+                yield from _as_placed(taken_by_it[0], *rows, evidence)
     yield from _requests(evidence, is_in_log=placed is not None)
     if payment is not None and evidence.entries:
         captured = (payment.customer_id, payment.amount, payment.currency)
@@ -81,6 +91,41 @@ def _taken(records: list[Record], fates: Sequence[str]) -> list[Record]:
         for record, fate in zip(records, fates, strict=True)
         if not fate.strip(NOT_PARKED) and record.content != UNREADABLE
     ]
+
+
+def _placed_for(reader: int, evidence: Evidence, fates: Sequence[str], letters: Collection[str]) -> list[Placed]:
+    """The orders of this id with which a reader of `orders` has come as far as one of `letters`."""
+    return [
+        Placed(*record.content.split(SEPARATOR, 3))
+        for record, fate in zip(evidence.records, fates, strict=True)
+        if record.kind == PLACED and record.content != UNREADABLE and fate[reader] in letters
+    ]
+
+
+def _of_customer(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
+    """A discarded order leaves a row that says whose it was."""
+    for reader, name in enumerate(("orders", "payments", "reservations")):
+        discarded = {placed.customer_id for placed in _placed_for(reader, evidence, fates, GIVEN_UP)}
+        if not discarded or evidence.claims or _placed_for(reader, evidence, fates, APPLIED):
+            continue
+        for row in getattr(evidence, name):
+            if row.customer_id not in discarded:
+                problem = (
+                    f"it was discarded, and {name} has it of {row.customer_id}, not {', '.join(sorted(discarded))}"
+                )
+                yield Finding(OUTCOME, problem)
+
+
+def _unlisted(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
+    """What names an order and is otherwise no event must be parked by every reader that has passed it."""
+    for record, fate in zip(evidence.records, fates, strict=True):
+        if record.content == UNREADABLE:
+            groups = [
+                group for group, letter in zip(READERS[record.partition.topic], fate, strict=True) if letter in APPLIED
+            ]
+            if groups:
+                where = f"{record.partition}@{record.offset}"
+                yield Finding(WAITING, f"{where} is not an event, and {', '.join(groups)} does not list it as parked")
 
 
 def _repeats(records: list[Record]) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ def judge(evidence: Evidence, progress: Progress) -> Verdict:
     """Judge an order by all that is known of it."""
     fates = [progress.of(TOPIC_OF[r.kind], r.number, r.offset) for r in evidence.records]
     verdict = judge_states(_shape_of(evidence, fates, progress))
-    differing = tuple(judge_content(evidence, fates))
+    differing = tuple(dict.fromkeys(judge_content(evidence, fates)))
     return Verdict((*verdict.findings, *differing), verdict.is_waiting) if differing else verdict
 
 

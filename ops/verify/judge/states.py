@@ -59,6 +59,11 @@ class Shape(NamedTuple):
     claims: bool = False
     """Whether its row says that it was placed by a record that was trimmed."""
 
+    @property
+    def is_repeated(self) -> bool:
+        """Whether the kept log has the order only as it came again. What followed the first one may be trimmed."""
+        return self.claims and self.trimmed.orders
+
 
 def by_topic(seen: Iterable[Seen]) -> tuple[tuple[Seen, ...], tuple[Seen, ...], tuple[Seen, ...]]:
     """The records of `orders`, those of `payments`, and those of `inventory`."""
@@ -133,7 +138,7 @@ def _side(shape: Shape, side: Side, state: str | None, published: tuple[Seen, ..
     name, reader = side.name, side.reader
     placed = [progress[reader] for kind, progress in shape.orders if kind == PLACED]
     revoked = [progress[reader] for kind, progress in shape.orders if kind in REVOCATIONS]
-    if placed or not shape.trimmed.orders:
+    if (placed and not shape.is_repeated) or not shape.trimmed.orders:
         possible = possible_states(side, shape.orders)
         if state not in possible:
             yield _impossible(side, state, possible, any(p in APPLIED for p in revoked))
@@ -199,12 +204,13 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         "payment": [kind for kind, progress in shape.payments if progress in APPLIED],
         "inventory": [kind for kind, progress in shape.inventory if progress in APPLIED],
     }
-    if GIVEN_UP & set(placed):
-        if set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
-            yield Finding(OUTCOME, "the saga discarded it without processing it, and the log has it confirmed")
-        return  # an operator decided what its row says
+    is_given_up = bool(GIVEN_UP & set(placed))
+    if is_given_up and set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
+        yield Finding(OUTCOME, "the saga discarded it without processing it, and the log has it confirmed")
     if shape.row is None:
-        if PLACED in applied:
+        if is_given_up:
+            yield Finding(DECIDED, "the saga has discarded the order and has no row for it")
+        elif PLACED in applied:
             yield Finding(DECIDED, "the saga has passed the order and has no row for it")
         elif decisions["payment"] or decisions["inventory"]:
             yield Finding(DECIDED, "the saga has passed a decision about it and has no row for it")
@@ -213,7 +219,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         ):
             yield Finding(DECIDED, "the log has its outcome, and the saga claims that it never processed the order")
         return
-    if not any(shape.trimmed) and PLACED not in applied and not any(decisions.values()):
+    if not any(shape.trimmed) and PLACED not in applied and not is_given_up and not any(decisions.values()):
         yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
         return
     status, payment, stock, _ = shape.row
@@ -227,7 +233,11 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         if RANK[own] < most or (not trimmed and (RANK[own] > most or (own and own not in ranks))):
             read = ", ".join(sorted(TYPES[kind] for kind in ranks)) or "nothing"
             yield Finding(OUTCOME, f"the saga has read {read} from {side.topic}, and its row says {state or 'nothing'}")
-    if placed and (problem := _status_problem(status, payment, stock, applied)):
+    if is_given_up:
+        is_published = any(kind == OUTCOMES.get(status) for kind, _ in shape.orders)
+        if set(placed) <= GIVEN_UP and status != "rejected" and not is_published and not shape.is_repeated:
+            yield Finding(OUTCOME, f"the saga has discarded it, and its row says {status}")
+    elif placed and not shape.is_repeated and (problem := _status_problem(status, payment, stock, applied)):
         yield Finding(OUTCOME, problem)
     if not placed and shape.trimmed.orders:
         if not shape.claims and status != "awaiting_placed":
@@ -237,7 +247,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
     if status in OUTCOMES and not shape.trimmed.orders:
         kinds = {kind for kind, _ in shape.orders}
         reads = [progress[0] for _, progress in everything]
-        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, *GIVEN_UP) for p in reads):
+        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, DISCARDED) for p in reads):
             yield Finding(WAITING, f"the saga has decided {status}, and the log has no order.{status}")
 
 
@@ -264,7 +274,7 @@ def _status_problem(status: str, payment: str, stock: str, applied: list[str]) -
                 sides = f"payment {payment or 'open'}, inventory {stock or 'open'}"
                 return f"it is rejected, and neither side refused it: {sides}"
         case "cancelled":
-            if not after & {CANCEL_REQUESTED, DEADLINE_PASSED, "x"}:
+            if not after & {CANCEL_REQUESTED, DEADLINE_PASSED}:
                 return "it is cancelled without a request or a deadline"
         case _:
             return f"its status is {status!r}"

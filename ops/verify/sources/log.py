@@ -8,6 +8,7 @@ A record is decoded as far as the judgement needs it. One that cannot be decoded
 reader must have parked it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -21,7 +22,7 @@ from msgspec import Raw, Struct
 from common.codec import UNDECODABLE, decoded
 from common.consume.records import within_range
 from common.errors import describe
-from common.events import INVENTORY, ORDERS, PAYMENTS, StrictRef
+from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, StrictRef
 from common.kafka.broker import Partition
 from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
@@ -65,6 +66,7 @@ class _Event(Struct, gc=False):
 
 
 _decode: Final = msgspec.json.Decoder(_Event).decode
+_IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 
 _Seen = tuple[int, str, int, int, _Data, str]
 """A record in the window: its topic's rank, kind, offset, time, data, digest. A bare tuple: there are millions."""
@@ -100,9 +102,10 @@ def whole_line(order_id: str, number: int, seen: list[_Seen]) -> str | None:
 
 
 def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
-    """The line of one record (`lines.Record`). None when its order cannot be named in a line."""
+    """The line of one record (`lines.Record`). None when it names no order or no customer: its readers have parked it,
+    and if they discard it, they have nothing to decide."""
     _, kind, offset, at, data, digested = seen
-    if not is_order_id(order_id):
+    if not is_order_id(order_id) or _IDENTIFIER.match(data.customer_id) is None:
         return None
     head = f"{digested}|" if kind == PLACED else ""
     try:
