@@ -88,7 +88,7 @@ def test_many_keys_racing_over_two_processes_are_an_order_each(
 ) -> None:
     keys = [f"race-{n}" for n in range(60)]
     body = order_of(customer, product)
-    with ThreadPoolExecutor(20) as clients:  # an admin port takes 24 connections of a client
+    with ThreadPoolExecutor(40) as clients:
         forth = [clients.submit(post, stack, stack["order-api-1"], key, body) for key in keys]
         back = [clients.submit(post, stack, second, key, body) for key in reversed(keys)]
         first = [answer.result() for answer in forth]
