@@ -32,20 +32,20 @@ class VacuumState(NamedTuple):
 
 def warnings(state: VacuumState) -> list[str]:
     """What an operator should look at."""
-    found = []
+    problems = []
     if state.oldest_snapshot_s > SNAPSHOT_OLD_S:
-        found.append(
+        problems.append(
             f"{state.oldest_snapshot} has had a transaction open for {state.oldest_snapshot_s:.0f} s: tables grow and "
             "become slow until it ends"
         )
     if not state.autovacuum:
-        found.append("autovacuum is off: tables grow and become slow until it is on again")
+        problems.append("autovacuum is off: tables grow and become slow until it is on again")
     if state.transactions_age > TRANSACTIONS_AGE_MAX:
-        found.append(
+        problems.append(
             f"the oldest row was written {state.transactions_age} transactions ago, and at 2^31 the database refuses "
             "to write: vacuum does not get through; look for a prepared transaction or a replication slot"
         )
-    return found
+    return problems
 
 
 class VacuumWatch:
