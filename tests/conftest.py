@@ -41,7 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Give each of the workers that run side by side ports of its own. Nothing of the shell may lead a test's own
     requests and connections elsewhere."""
     ignore_foreign_variables()
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+    for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "TANDEM_CALLER"]:
         del os.environ[name]
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
