@@ -333,6 +333,16 @@ def test_an_order_is_cancelled_only_by_a_request_or_a_deadline() -> None:
     assert statements(CANCELLED.replace("L|q", "L|t")) == set()
 
 
+def test_an_order_is_rejected_only_if_a_side_refused_it_or_it_was_discarded() -> None:
+    """Its own outcome in the log is no reason for it."""
+    rejected = (
+        without(CANCELLED, "L|q", "L|c").replace("L|x", "L|j").replace("O|cust-1|0|cancelled", "O|cust-1|0|rejected")
+    )
+    assert statements(rejected) == {4}
+    restored = rejected.replace("O|cust-1|0|rejected", "O|cust-1|0|discarded")
+    assert statements(restored) == set(), "the operator's act was lost with the database, the outcome is in the log"
+
+
 @pytest.mark.parametrize(("record", "group"), [("L|C|0|20|0|!", "order-saga"), ("L|c|0|20|0|!", "payment")])
 def test_a_broken_event_about_an_order_must_be_parked_by_all_that_passed_it(record: str, group: str) -> None:
     history, topic = f"{CONFIRMED.strip()}\n{record}", {"C": "payments", "c": "orders"}[record[2]]

@@ -87,6 +87,10 @@ class Whole(NamedTuple):
             yield Record(kind, int(self.number), int(offset), 0, content)
 
 
+DISCARDED: Final = "discarded"
+"""In a line: the status of an order that was rejected because it was discarded."""
+
+
 class OrderRow(NamedTuple):
     """`placed_at` and `decided_at` are in milliseconds, and given only while the order is not settled."""
 
@@ -101,6 +105,7 @@ class OrderRow(NamedTuple):
     amount: str
     currency: str
     items: str
+    discarded: str = ""
 
 
 class PaymentRow(NamedTuple):
@@ -188,8 +193,9 @@ def _read_line(evidence: Evidence, tag: str, fields: str) -> None:
         return
     match tag:
         case Tag.ORDER:
-            customer, number, *rest = fields.split(SEPARATOR, 10)
-            evidence.orders.append(OrderRow(customer, int(number), *rest))
+            customer, number, status, *rest = fields.split(SEPARATOR, 10)
+            order = OrderRow(customer, int(number), status, *rest)
+            evidence.orders.append(order._replace(status="rejected", discarded="t") if status == DISCARDED else order)
         case Tag.RECORD:
             kind, number, offset, at, content = fields.split(SEPARATOR, 4)
             event_digest, content = content.split(SEPARATOR, 1) if kind == PLACED else ("", content)

@@ -99,4 +99,5 @@ def _shape_of(evidence: Evidence, fates: list[str], progress: Progress) -> Shape
         trimmed=progress.trimmed(number),
         accepted=evidence.accepted,
         claims=evidence.claims,
+        is_discarded=row is not None and row.discarded == "t",
     )

@@ -58,6 +58,15 @@ class Shape(NamedTuple):
     accepted: bool
     claims: bool = False
     """Whether its row says that it was placed by a record that was trimmed."""
+    is_discarded: bool = False
+    """Whether its row says that it was rejected because an operator discarded it."""
+
+    @property
+    def may_be_rejected(self) -> bool:
+        """Whether the log has a refusal, or may have had one. An operator's decision is in no record, and a saga that
+        was restored has it from its own outcome."""
+        refused = any(kind in "DJ" for kind, _ in (*self.payments, *self.inventory))
+        return refused or self.is_discarded or self.trimmed.payments or self.trimmed.inventory
 
     @property
     def is_repeated(self) -> bool:
@@ -239,6 +248,8 @@ def _saga(shape: Shape) -> Iterator[Finding]:
             yield Finding(OUTCOME, f"the saga has discarded it, and its row says {status}")
     elif placed and not shape.is_repeated and (problem := _status_problem(status, payment, stock, applied)):
         yield Finding(OUTCOME, problem)
+    elif placed and status == "rejected" and not shape.is_repeated and not shape.may_be_rejected:
+        yield Finding(OUTCOME, "it is rejected, and the log has no refusal of either side")
     if not placed and shape.trimmed.orders:
         if not shape.claims and status != "awaiting_placed":
             yield Finding(DECIDED, "there is a row for it, and it names no record that was trimmed from the log")

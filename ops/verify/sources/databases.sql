@@ -4,7 +4,8 @@
 -- while it is not settled. `concat`, because it drops nothing for being null.
 
 -- name: line_of_orders
-concat(order_id, '|O|', customer_id, '|', partition, '|', status, '|', payment, '|', inventory, '|',
+concat(order_id, '|O|', customer_id, '|', partition, '|',
+  CASE WHEN status = 'rejected' AND reason = 'discarded' THEN reason ELSE status END, '|', payment, '|', inventory, '|',
   settled_at IS NOT NULL, '|',
   CASE WHEN settled_at IS NULL THEN (extract(epoch FROM placed_at) * 1000)::bigint END, '|',
   CASE WHEN settled_at IS NULL THEN (extract(epoch FROM decided_at) * 1000)::bigint END, '|',
