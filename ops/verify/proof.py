@@ -219,11 +219,17 @@ class _Proof:
 
     def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:
         """Offsets without a record are a loss, unless a transaction took them, or an operator had all readers skip
-        them."""
+        them: then the report says so."""
         empty = offsets_without_record(self._log.admin, partition, missing.start, missing.stop)
-        if any(offset not in empty and (partition, offset) not in skipped for offset in missing):
+        lost = [offset for offset in missing if offset not in empty]
+        if any((partition, offset) not in skipped for offset in lost):
             problem = f"{partition} has no records from offset {missing[0]} to {missing[-1]}"
             self._report.violate("log", Finding(DECIDED, problem))
+        elif lost:
+            self._report.notes.append(
+                f"{len(lost)} records of {partition}, from offset {lost[0]} to {lost[-1]}, are gone, and all readers "
+                "were told to skip them: nothing is proved of what they were"
+            )
 
     def _read_log(
         self,

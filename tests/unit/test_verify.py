@@ -3,6 +3,7 @@ yet."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
@@ -18,7 +19,7 @@ from common.http.heads import Hosts
 from common.kafka.broker import Partition
 from ops import log
 from ops.log import Log
-from ops.verify import watch
+from ops.verify import proof, watch
 from ops.verify.evidence.buckets import digits_for
 from ops.verify.evidence.kinds import KINDS, KINDS_OF, TOPICS
 from ops.verify.evidence.lines import Evidence, ordered, read
@@ -674,6 +675,20 @@ def test_an_unproven_verdict_says_how_much(checked: int, extent: str, capsys: py
     report.doubt_all("Kafka is away")
     report.show()
     assert f"{extent} be checked" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_records_that_every_reader_skipped_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Offset 7 is a marker, 8 and 9 are gone."""
+    monkeypatch.setattr(proof, "offsets_without_record", lambda *_: {7: 0})
+    partition, report = Partition("orders", 3), Report()
+    under_way = proof._Proof(Settings("127.0.0.1:9", {}, deadline_s=1), report, tmp_path, lambda _: None)
+    under_way._check_gap(partition, range(7, 8), set())
+    assert (report.exit_code, report.notes) == (0, [])
+    under_way._check_gap(partition, range(7, 10), {(partition, 8), (partition, 9)})
+    assert report.exit_code == 0
+    assert "2 records of orders/3, from offset 8 to 9, are gone" in report.notes[0]
+    under_way._check_gap(partition, range(7, 10), {(partition, 8)})
+    assert report.exit_code == 1
 
 
 def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:
