@@ -268,7 +268,7 @@ def test_a_discarded_order_is_declined() -> None:
     group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
     discarded = progress(parked={reader: {10: "d"} for reader in group_partitions})
     log = "L|p|0|10|0||!\nL|j|0|11|0|cust-1\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|"
-    rows = "O|cust-1|0|rejected|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    rows = "O|cust-1|0|discarded|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
     assert verdict(f"{log}\n{rows}", discarded) == Verdict((), False)
 
 
@@ -279,7 +279,7 @@ L|S|0|10|0|cust-1|sku-1:3
 L|j|0|13|0|cust-1
 L|R|0|11|0|cust-1|300|EUR
 L|L|0|11|0|cust-1|sku-1:3
-O|cust-1|0|rejected|refunded|released|t|||||[]
+O|cust-1|0|discarded|refunded|released|t|||||[]
 P|cust-1|refunded|300|EUR
 G|capture|cust-1|300|EUR
 G|refund|cust-1|300|EUR
@@ -292,10 +292,10 @@ M|release|sku-1|3
 @pytest.mark.parametrize(
     ("old", "new", "breached"),
     [
-        ("O|cust-1|0|rejected|refunded|released|t|||||[]\n", "", {1}),
-        ("O|cust-1|0|rejected", "O|cust-1|0|cancelled", {4, 6}),
-        ("O|cust-1|0|rejected|refunded|released|t", "O|cust-1|0|pending|refunded|released|f", {4}),
-        ("O|cust-1|0|rejected|refunded|released|t", "O|cust-1|0|rejected|completed|released|f", {4}),
+        ("O|cust-1|0|discarded|refunded|released|t|||||[]\n", "", {1}),
+        ("O|cust-1|0|discarded", "O|cust-1|0|cancelled", {4, 6}),
+        ("O|cust-1|0|discarded|refunded|released|t", "O|cust-1|0|pending|refunded|released|f", {4}),
+        ("O|cust-1|0|discarded|refunded|released|t", "O|cust-1|0|rejected|completed|released|f", {4}),
         ("O|cust-1", "O|cust-2", {4}),
         ("L|j|0|13|0|cust-1\n", "", {4, 6}),
         ("P|cust-1|refunded|300|EUR\nG|capture|cust-1|300", "P|cust-1|refunded|999|EUR\nG|capture|cust-1|999", {2, 4}),
@@ -324,7 +324,7 @@ def test_an_order_that_came_again_after_it_was_discarded_stays_discarded() -> No
     fates = {reader: {10: "d", 12: "r"} for reader in [(group, "orders", 0) for group in READERS["orders"]]}
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     log = f"{placed}\n{placed.replace('|10|', '|12|')}\nL|j|0|11|0|cust-1\nL|D|0|10|0|cust-1||\nL|J|0|10|0|cust-1|"
-    rows = "O|cust-1|0|rejected|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    rows = "O|cust-1|0|discarded|declined|rejected|t|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
     assert verdict(f"{log}\n{rows}", progress(parked=fates)) == Verdict((), False)
 
 
@@ -374,6 +374,7 @@ def test_a_trimmed_log_is_no_breach() -> None:
     assert verdict(rows, trimmed) == Verdict((), False)
     assert statements(without(rows, "P|"), trimmed) == {1, 2}
     assert statements(without(rows, "T"), trimmed) == {1}, "its row must name a record that was trimmed"
+    assert 1 in statements(rows.replace("|t|||300|EUR|", "|t|||||"), trimmed), "its row is all that says what it cost"
 
 
 def test_an_order_parked_everywhere_cannot_have_been_decided() -> None:
@@ -401,7 +402,7 @@ def test_a_redrive_under_way_is_no_forgery() -> None:
 
 def test_a_discarded_order_has_a_published_refusal() -> None:
     group_partitions: list[GroupPartition] = [(group, "orders", 0) for group in READERS["orders"]]
-    rows = "O|cust-1|0|rejected|||f|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
+    rows = "O|cust-1|0|discarded|||f|||||[]\nP|cust-1|declined||\nR|cust-1|rejected|[]"
     placed = 'L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]'
     assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "d"} for reader in group_partitions})) == {6}
     assert statements(f"{placed}\n{rows}", progress(parked={reader: {10: "g"} for reader in group_partitions})) == set()

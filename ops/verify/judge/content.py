@@ -70,6 +70,8 @@ def _compare(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
         # The log is trimmed: the order's row takes its place.
         stored = Placed(row.customer_id, row.amount, row.currency, ordered(row.items).items)
         yield from _as_placed(stored, None, payment, stock, evidence)
+    elif row is not None and row.status != "awaiting_placed" and not row.discarded:
+        yield Finding(DECIDED, f"its row is {row.status}, and does not say what was ordered")
     if placed is None:
         # Some reader has parked the order. Each of the others is held to what it took itself.
         for reader, rows in enumerate(((row, None, None), (None, payment, None), (None, None, stock))):
