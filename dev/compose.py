@@ -3,14 +3,15 @@
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from dev.servers.instance import unready_at
-from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, SERVICES
+from dev.settings import DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
 from dev.stack import DOWN, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
@@ -49,6 +50,22 @@ class ComposeStack(Stack):
     def stop(self, names: list[str]) -> None:
         self._compose("stop", *self._matching(names))
 
+    def restart(self, names: list[str]) -> None:
+        """While one instance of a service is away, the others serve."""
+        chosen = self._matching(names)
+        for name in chosen:
+            containers = self._process("ps", "--all", "--quiet", name, stdout=subprocess.PIPE).stdout.split()
+            if not containers:
+                raise StackError(f"{name} has no container; 'just up' makes it")
+            for container in containers:
+                self._restart(name, container)
+        self._wait_ready(service.name for service in SERVICES if service.name in chosen)
+        print(f"restarted: {', '.join(chosen)}")
+
+    def _restart(self, service: str, container: str) -> None:
+        docker("restart", container)
+        self._wait(lambda _: unhealthy(container), [service])
+
     def apply_scale(self, services: Collection[str]) -> None:
         self._compose("up", "--detach", "--no-recreate", *self._scales())
         self._wait_ready(service.name for service in SERVICES)
@@ -63,7 +80,7 @@ class ComposeStack(Stack):
         terminal = [] if sys.stdin.isatty() else ["-T"]
         password = f"PGPASSWORD={database}"  # as docker-compose.yml has it
         client = ["psql", "-U", database, "-h", HOST, database, *arguments]
-        self._compose("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client)
+        raise SystemExit(self._run("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client))
 
     def ops(self, module: str, arguments: list[str]) -> None:
         terminal = [] if sys.stdout.isatty() else ["-T"]
@@ -91,24 +108,39 @@ class ComposeStack(Stack):
         return [part for name, count in self.state.instances().items() for part in ("--scale", f"{name}={count}")]
 
     def _compose(self, *arguments: str) -> None:
-        if code := self._run(*arguments):
+        code = self._run(*arguments)
+        if code == -signal.SIGPIPE:
+            raise BrokenPipeError
+        if code:
             raise StackError(f"docker compose {' '.join(arguments)} failed with exit code {code}; see above")
 
     def _run(self, *arguments: str) -> int:
-        ports = {name.upper(): str(getattr(self.settings, name)) for name in PORT_SETTINGS}
-        project = {"COMPOSE_PROJECT_NAME": os.environ.get("COMPOSE_PROJECT_NAME", "tandem")}
+        return self._process(*arguments).returncode
+
+    def _process(self, *arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+        command = [*compose_command(), *arguments]
+        return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, text=True)
+
+    def environment(self) -> dict[str, str]:
+        """What docker-compose.yml is filled in from: the settings of the stack, not those of this shell or of .env."""
+        settings = self.settings
+        ports = {name.upper(): str(getattr(settings, name)) for name in PORT_SETTINGS}
+        remembered = {PROJECT: "tandem", "TOPIC_PARTITIONS": str(settings.topic_partitions), **ports}
         # Docker needs the caller's environment, but nothing in it may lead to another project's files.
         others = ("COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE")
-        environment = {name: value for name, value in os.environ.items() if name not in others}
-        command = [*compose_command(), *arguments]
-        return subprocess.run(command, cwd=ROOT, env={**environment, **ports, **project}).returncode
+        caller = {name: value for name, value in os.environ.items() if name not in others}
+        # Compose takes its own default for what is empty, and asks .env for what is missing.
+        return caller | dict.fromkeys(compose_settings(), "") | remembered | dict(settings.told)
 
     def _wait_ready(self, services: Iterable[str]) -> None:
         """Return when the gateway reaches a ready instance of every service."""
         ports = {service.name: self.settings.port(service) for service in SERVICES}
-        if late := Waiting(services, READY_S).until_ready(lambda name: Progress(unready_at(ports[name]))):
+        self._wait(lambda name: unready_at(ports[name]), services)
+
+    def _wait(self, missing: Callable[[str], str | None], services: Iterable[str]) -> None:
+        if late := Waiting(services, READY_S).until_ready(lambda name: Progress(missing(name))):
             self.logs(list(late), lines=20, follow=False)
-            reasons = [f"{name} is not ready after {READY_S} s: {missing}" for name, missing in late.items()]
+            reasons = [f"{name} is not ready after {READY_S} s: {lacks}" for name, lacks in late.items()]
             raise StackError("\n".join([*reasons, "see the logs above"]))
 
 
@@ -122,6 +154,20 @@ def tools_code(code: int) -> int:
     if TOOLS_CODES < code <= TOOLS_CODES + 2:
         return code - TOOLS_CODES
     return code if code in (0, 130) else 2
+
+
+def unhealthy(container: str) -> str | None:
+    """What the health check of a container says, unless it is healthy."""
+    status = docker("inspect", "--format={{.State.Health.Status}}", container)
+    return None if status == "healthy" else f"its health check says {status!r}"
+
+
+def docker(*arguments: str) -> str:
+    """The output of a command of Docker's own, which knows the containers of a service apart. Raises `StackError`."""
+    ran = subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, text=True)
+    if ran.returncode:
+        raise StackError(f"docker {' '.join(arguments)} failed with exit code {ran.returncode}; see above")
+    return ran.stdout.strip()
 
 
 def acting_user() -> list[str]:

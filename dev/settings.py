@@ -88,7 +88,7 @@ class Settings:
     admin_port_base: int = 18000
     topic_partitions: int = 6
     told: Mapping[str, str] = field(default_factory=dict)
-    """The settings of processes that differ from their defaults, as their variables have them."""
+    """The settings of processes and Compose's project, as their variables have them, when they are not the defaults."""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Self:
@@ -97,7 +97,7 @@ class Settings:
         ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
         home = _home(env.text("TANDEM_HOME", ".tandem", printable=False))
-        told = {name: environ[name] for name in sorted(PROCESS_SETTINGS) if name in environ}
+        told = {name: environ[name] for name in sorted(PROCESS_SETTINGS | {PROJECT}) if name in environ}
         settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), told=told, **ports)
         settings.check_ports()
         return settings
@@ -226,7 +226,7 @@ def unknown_settings(environ: Iterable[str], dotenv: str = "", *, kind: Kind = "
 def compose_settings() -> frozenset[str]:
     """The settings that have an effect in Compose."""
     passed_on = re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())
-    return frozenset({"STACK", "TANDEM_HOME", "COMPOSE_PROJECT_NAME", *passed_on})
+    return frozenset({"STACK", "TANDEM_HOME", PROJECT, *passed_on})
 
 
 def new_passwords() -> dict[str, str]:
@@ -271,7 +271,8 @@ _EXAMPLE: Final = {
 """The variables that the stack sets for each process, and that nothing else can set."""
 PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - frozenset(_EXAMPLE)
 """What a process reads and the stack passes on from the caller's environment."""
-OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {"COMPOSE_PROJECT_NAME", "TOPIC_REPLICAS"}
+PROJECT: Final = "COMPOSE_PROJECT_NAME"
+OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {PROJECT, "TOPIC_REPLICAS"}
 _LIKE_OURS: Final = ("INVENTORY_", "ORDER_", "ORDERS_", "PAYMENT_", "TANDEM_", "TOPIC_")
 _NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_CALLER", "TANDEM_TEST_")
 

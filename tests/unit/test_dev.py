@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -256,6 +257,63 @@ def test_the_tool_itself_names_a_missing_file() -> None:
     assert mounted(["verify", "--accepted", "none.txt"]) == ([], ["verify", "--accepted", "none.txt"])
 
 
+DOCKER = """#!/bin/sh
+echo "$*" >> {log}
+case "$*" in
+    "compose ps "*) echo first second ;;
+    inspect*) echo healthy ;;
+    "compose exec "*) exit 3 ;;
+    "compose logs "*) kill -PIPE $$ ;;
+esac
+"""
+
+
+@pytest.fixture
+def docker_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What was asked of a Docker that stands in for the real one."""
+    program, log = tmp_path / "docker", tmp_path / "docker.log"
+    program.write_text(DOCKER.format(log=log))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return log
+
+
+def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, tmp_path: Path) -> None:
+    ComposeStack(Settings(home=tmp_path)).restart(["order-db"])
+    healthy = "inspect --format={{.State.Health.Status}}"
+    asked = [line for line in docker_log.read_text().splitlines() if not line.startswith("compose")]
+    assert asked == ["restart first", f"{healthy} first", "restart second", f"{healthy} second"]
+
+
+def test_compose_works_with_the_settings_that_the_stack_was_started_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = {"ALLOWED_HOSTS": "shop.example", "TOPIC_PARTITIONS": "12", "COMPOSE_PROJECT_NAME": "shop"}
+    settings = Settings.from_environment({"TANDEM_HOME": str(tmp_path), "KAFKA_PORT": "9999", **started})
+    ComposeStack(settings).state.started("compose", settings)
+    for name in ("ALLOWED_HOSTS", "LOG_LEVEL", "COMPOSE_PROJECT_NAME"):
+        monkeypatch.setenv(name, "of-this-shell")
+    environment = ComposeStack(Settings(home=tmp_path)).environment()
+    assert {name: environment[name] for name in started} == started
+    assert environment["KAFKA_PORT"] == "9999"
+    assert environment["LOG_LEVEL"] == environment["KEEP_ALIVE_S"] == "", "the default of docker-compose.yml"
+    references = re.findall(r"\$\{(.*?)}", (ROOT / "docker-compose.yml").read_text())
+    assert all(":-" in reference for reference in references), "which counts for an empty value too"
+
+
+@pytest.mark.usefixtures("docker_log")
+def test_psql_in_compose_ends_as_psql_does(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as ended:
+        ComposeStack(Settings(home=tmp_path)).psql("order", ["-c", "SELECT nothing"])
+    assert ended.value.code == 3
+
+
+@pytest.mark.usefixtures("docker_log")
+def test_logs_in_compose_whose_reader_has_gone_are_no_failure(tmp_path: Path) -> None:
+    with pytest.raises(BrokenPipeError):
+        ComposeStack(Settings(home=tmp_path)).logs([], lines=1, follow=False)
+
+
 def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_does() -> None:
     compose = (ROOT / "docker-compose.yml").read_text()
     different = {"listener.security.protocol.map"}  # one listener more, for clients outside the containers
@@ -281,6 +339,8 @@ def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
     assert min(seconds["client"], seconds["server"]) > max(stream.HEARTBEAT_S, outcomes.WAIT_S_MAX)
     [buffer] = [int(words[1]) for words in lines if words[:1] == ["tune.bufsize"]]
     assert buffer >= 2 * protocol.HEAD_BYTES_MAX
+    text = (ROOT / "dev/gateway.cfg").read_text()
+    assert text.count('"request_id":"%[unique-id]"') == text.count("hdr x-request-id %[unique-id]") == 4
     assert {words[2] for words in lines if words[:1] == ["server-template"]} == {str(ComposeStack.instances_max)}
 
 
