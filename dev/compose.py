@@ -27,10 +27,16 @@ class ComposeStack(Stack):
         started = time.monotonic()
         self.settings = self.requested
         self.state.started("compose", self.settings)
-        self._compose("up", "--detach", "--build", *self._scales())
+        self._up("--build")
         self._wait_ready(service.name for service in SERVICES)
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
+
+    def _up(self, option: str) -> None:
+        if code := self._run("up", "--detach", option, *self._scales()):
+            # Compose says no more than that it ended.
+            self._run("logs", "--tail", "5", "setup")
+            raise StackError(f"docker compose up failed with exit code {code}; see above")
 
     def down(self) -> None:
         self._compose("down", "--remove-orphans")
@@ -67,7 +73,7 @@ class ComposeStack(Stack):
         self._wait(lambda _: unhealthy(container), [service])
 
     def apply_scale(self, services: Collection[str]) -> None:
-        self._compose("up", "--detach", "--no-recreate", *self._scales())
+        self._up("--no-recreate")
         self._wait_ready(service.name for service in SERVICES)
 
     def ps(self) -> None:

@@ -263,6 +263,7 @@ case "$*" in
     "compose ps "*) echo first second ;;
     inspect*) echo healthy ;;
     "compose exec "*) exit 3 ;;
+    "compose up "*) exit 4 ;;
     "compose logs "*) kill -PIPE $$ ;;
 esac
 """
@@ -283,6 +284,12 @@ def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, t
     healthy = "inspect --format={{.State.Health.Status}}"
     asked = [line for line in docker_log.read_text().splitlines() if not line.startswith("compose")]
     assert asked == ["restart first", f"{healthy} first", "restart second", f"{healthy} second"]
+
+
+def test_compose_shows_why_the_setup_failed(docker_log: Path, tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="docker compose up failed with exit code 4; see above"):
+        ComposeStack(Settings(home=tmp_path)).up()
+    assert docker_log.read_text().splitlines()[-1] == "compose logs --tail 5 setup"
 
 
 def test_compose_works_with_the_settings_that_the_stack_was_started_with(
