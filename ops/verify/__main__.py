@@ -93,7 +93,10 @@ def main(arguments: Sequence[str]) -> int:
         log.configure("verify", "verify", logs(env))
         hosts = Hosts(env.text("HTTP_HOST", "127.0.0.1"), env.hosts("ALLOWED_HOSTS"))
         watching.watch(settings, every_s=chosen.watch, hosts=hosts, port=chosen.port)
-    accepted = accepted_ids(chosen.accepted) if chosen.accepted else []
+    accepted: list[str] = []
+    if chosen.accepted:
+        accepted = accepted_ids(chosen.accepted)
+        notify(f"{len(accepted)} accepted orders are in {chosen.accepted}")
     report = proof.prove(settings, accepted, notify)
     if chosen.json:
         sys.stdout.buffer.write(report.as_json())

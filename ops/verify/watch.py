@@ -13,7 +13,7 @@ from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 from loguru import logger
 from prometheus_client import CollectorRegistry, Gauge, make_wsgi_app, start_http_server
 
-from common.errors import describe
+from common.errors import Fatal, describe
 from common.http.heads import Hosts, refusal
 from common.http.problem import CONTENT_TYPE
 from common.http.responses import request_id
@@ -75,7 +75,10 @@ def watch(settings: Settings, *, every_s: float, hosts: Hosts, port: int) -> Non
     or a worker process that was killed, the next one may succeed."""
     registry = CollectorRegistry()
     metrics = Metrics(registry)
-    server, _ = start_http_server(port, hosts.bound, registry)
+    try:
+        server, _ = start_http_server(port, hosts.bound, registry)
+    except OSError as error:
+        raise Fatal(f"verify: cannot listen on {hosts.bound}:{port} (--port): {error.strerror or error}") from error
     server.set_app(guarded(make_wsgi_app(registry), hosts))
     while True:
         started = time.monotonic()

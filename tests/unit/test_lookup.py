@@ -125,8 +125,17 @@ def test_a_stored_order_counts_more_than_its_acceptance() -> None:
     assert find(FakeQueries(stored_after=0), accepted_here=True) is STORED
 
 
-def test_an_order_just_accepted_here_needs_no_database() -> None:
+def test_an_order_just_accepted_here_needs_no_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup, "now", lambda: Milliseconds(AT + lookup.JUST_ACCEPTED_MS))
     assert find(FakeQueries(away=True), accepted_here=True).view.order_id == ORDER_ID
+
+
+def test_an_older_order_is_not_called_pending_while_the_database_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have been settled since."""
+    monkeypatch.setattr(lookup, "now", lambda: Milliseconds(AT + lookup.JUST_ACCEPTED_MS + 1))
+    with pytest.raises(ProblemError) as caught:
+        find(FakeQueries(away=True), accepted_here=True)
+    assert caught.value.problem.status == 503
 
 
 def test_an_order_accepted_elsewhere_is_found_once_the_saga_has_read_so_far() -> None:

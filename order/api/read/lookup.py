@@ -10,7 +10,7 @@ from typing import Final
 
 from common.database import DatabaseUnavailable
 from common.errors import Fatal, Transient
-from common.events import OrderId
+from common.events import OrderId, now
 from common.http import problem
 from common.http.problem import ProblemError
 from order.api.grouped import shared
@@ -21,6 +21,8 @@ from order.api.requests import order_id_in
 
 SAGA_WAIT_S: Final = 1.0
 SAGA_CHECK_EVERY_S: Final = 0.025
+JUST_ACCEPTED_MS: Final = 5_000
+"""Without the database, an order this young is called pending; an older one may have been settled."""
 
 
 class Lookup:
@@ -47,7 +49,7 @@ class Lookup:
         try:
             stored = await self._queries.by_id(order_id)
         except DatabaseUnavailable:
-            if recent is None:
+            if recent is None or now() - recent.acknowledged.at > JUST_ACCEPTED_MS:
                 raise
             stored = None
         if stored is not None or recent is None:
