@@ -12,7 +12,7 @@ from pathlib import Path
 
 from dev.servers.instance import unready_at
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
-from dev.stack import DOWN, Stack, StackError, caller
+from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
 READY_S = 180
@@ -73,6 +73,9 @@ class ComposeStack(Stack):
         self._wait(lambda _: unhealthy(container), [service])
 
     def apply_scale(self, services: Collection[str]) -> None:
+        if not self.state.up:
+            print(REMEMBERED)
+            return
         self._up("--no-recreate")
         self._wait_ready(service.name for service in SERVICES)
 

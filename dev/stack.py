@@ -10,6 +10,7 @@ from dev.settings import HOST, SERVICES, Settings
 from dev.state import State
 
 DOWN = "Tandem is down; its data stays, and 'just up' brings it back"
+REMEMBERED = "remembered; 'just up' starts that many"
 
 
 class StackError(Exception):

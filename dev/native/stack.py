@@ -20,7 +20,7 @@ from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
 from dev.settings import HOST, ROOT, Settings
-from dev.stack import DOWN, Stack, StackError, caller
+from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
@@ -104,7 +104,7 @@ class NativeStack(Stack):
 
     def apply_scale(self, services: Collection[str]) -> None:
         if not self.supervisor.running():
-            print("remembered; 'just up' starts that many")
+            print(REMEMBERED)
             return
         before = self.supervisor.statuses()
         self.supervisor.set_programs(self._configured())

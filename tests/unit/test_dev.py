@@ -286,6 +286,15 @@ def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, t
     assert asked == ["restart first", f"{healthy} first", "restart second", f"{healthy} second"]
 
 
+def test_to_scale_a_compose_stack_that_is_down_does_not_start_it(
+    docker_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ComposeStack(Settings(home=tmp_path)).scale({"payment": 2})
+    assert not docker_log.exists()
+    assert capsys.readouterr().out == "remembered; 'just up' starts that many\n"
+    assert ComposeStack(Settings(home=tmp_path)).state.instances()["payment"] == 2
+
+
 def test_compose_shows_why_the_setup_failed(docker_log: Path, tmp_path: Path) -> None:
     with pytest.raises(StackError, match="docker compose up failed with exit code 4; see above"):
         ComposeStack(Settings(home=tmp_path)).up()
