@@ -1,6 +1,8 @@
 # Every command of Tandem. Settings (ports, paths, STACK) come from the environment or from .env.
 
+# Only the .env of this checkout counts: without one, just would search the parent folders for the second name.
 set dotenv-path := ".env"
+set dotenv-filename := "/nonexistent/.env"
 set positional-arguments
 set quiet
 set no-exit-message

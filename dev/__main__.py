@@ -54,8 +54,9 @@ def main() -> int:
     name = RECIPES.get(arguments.module, arguments.module) if arguments.command == "ops" else arguments.command
     status = FAILED
     try:
-        status = run(arguments)
-        sys.stdout.flush()
+        done = run(arguments)
+        sys.stdout.flush()  # what was printed may not fit on a disk
+        status = done
     except BrokenPipeError:  # such as `just logs | head`
         status = 0
     except (EOFError, Fatal, Fault, HomeError, JarError, OSError, StackError, StartError) as error:
@@ -100,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
     databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
     psql = command("psql", lambda stack, chosen: stack.psql(databases[chosen.service], chosen.arguments))
     psql.add_argument("service", choices=databases)
-    psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
+    options = psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
+    options.required = False  # else the message without a service asks for them too
     ops = command("ops", lambda stack, chosen: stack.ops(chosen.module, chosen.arguments))
     ops.add_argument("module", help="a module of `ops`, to be run on the stack")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)

@@ -25,6 +25,7 @@ class ComposeStack(Stack):
 
     def up(self) -> None:
         started = time.monotonic()
+        self._require_engine()
         self.settings = self.requested
         self.state.started("compose", self.settings)
         self._up("--build")
@@ -39,11 +40,13 @@ class ComposeStack(Stack):
             raise StackError(f"docker compose up failed with exit code {code}; see above")
 
     def down(self) -> None:
+        self._require_engine()
         self._compose("down", "--remove-orphans")
         self.state.stopped()
         print(DOWN)
 
     def reset(self) -> None:
+        self._require_engine()
         self._compose("down", "--remove-orphans", "--volumes")
         self.state.path.unlink(missing_ok=True)
         print("Tandem is down and its data is deleted; 'STACK=compose just up' starts afresh")
@@ -100,6 +103,15 @@ class ComposeStack(Stack):
 
     def locust(self, arguments: list[str]) -> None:
         self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
+
+    def _require_engine(self) -> None:
+        """Raises `StackError`: the tool that is missing, or what Docker says when it does not answer."""
+        compose_command()
+        if problem := engine_problem():
+            remedy = "start Docker, or use the native stack: 'STACK=native just up'"
+            if self.state.up and self.state.stack == "compose":
+                remedy = f"start Docker; if it is gone for good, and its containers with it, delete {self.state.path}"
+            raise StackError(f"Docker: {problem}; {remedy}")
 
     def _matching(self, names: list[str]) -> list[str]:
         services = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES)]
@@ -203,6 +215,14 @@ def mounted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             translated.append(argument)
     return volumes, translated
+
+
+def engine_problem() -> str | None:
+    """Why containers cannot run on this machine, or None if Docker answers."""
+    if not shutil.which("docker"):
+        return "there is no docker on PATH"
+    info = subprocess.run(["docker", "info"], capture_output=True, text=True)
+    return (info.stderr.strip().splitlines() or ["it does not answer"])[-1] if info.returncode else None
 
 
 def compose_command() -> list[str]:

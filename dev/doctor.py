@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,6 +15,7 @@ from common.errors import TandemError
 from common.events import PRODUCTS, READERS
 from common.kafka.clients import client_config
 from common.kafka.settings import fetch_drift
+from dev.compose import engine_problem
 from dev.environment import tight_limits
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack
@@ -38,7 +38,7 @@ def examine(stack: NativeStack) -> bool:
     """Prints every finding. Returns whether all are good."""
     running = stack.supervisor.running()
     findings = list(machine(stack, running))
-    if stack.state.stack == "compose":
+    if (stack.requested.stack or stack.state.stack) == "compose":
         findings.append(compose_engine())
     else:
         findings += [*programs(stack), *topics(stack)] if running else before_start(stack)
@@ -100,9 +100,6 @@ def topics(stack: NativeStack) -> Iterator[Finding]:
 
 
 def compose_engine() -> Finding:
+    problem = engine_problem()
     remedy = "start Docker, or use the native stack: 'STACK=native just up'"
-    if not shutil.which("docker"):
-        return Finding(False, "Docker: there is no docker on PATH", remedy)
-    info = subprocess.run(["docker", "info"], capture_output=True, text=True)
-    problem = (info.stderr.strip().splitlines() or ["it does not answer"])[-1]
-    return Finding(info.returncode == 0, f"Docker: {problem if info.returncode else 'it answers'}", remedy)
+    return Finding(problem is None, f"Docker: {problem or 'it answers'}", remedy)

@@ -239,24 +239,60 @@ def test_a_first_run_can_be_interrupted(tmp_path: Path) -> None:
     assert run.returncode == 130
 
 
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """One in which Python says where the command was typed, and what LOG_LEVEL is."""
+    folder = tmp_path / "checkout"
+    programs = folder / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name in ("justw", "justfile"):
+        shutil.copy(ROOT / name, folder)
+    (folder / "requirements-dev.txt").touch()
+    (folder / ".venv/installed").write_text(f"{folder.resolve()} ")
+    (programs / "just").symlink_to(Path(sys.executable).parent / "just")
+    (programs / "python").write_text('#!/bin/sh\necho "$TANDEM_CALLER ${LOG_LEVEL-unset}"')
+    (programs / "python").chmod(0o755)
+    return folder
+
+
+def justw(script: Path, cwd: Path) -> tuple[int, str]:
+    """The exit code of `just ps` and what it says."""
+    environment = {name: value for name, value in os.environ.items() if name != "LOG_LEVEL"}
+    done = subprocess.run([script, "ps"], cwd=cwd, env=environment, stdout=-1, stderr=subprocess.STDOUT, text=True)
+    return done.returncode, done.stdout.strip()
+
+
 @pytest.mark.parametrize(
     ("dotenv", "code", "said"),
     [
-        (b"A=1\n# a comment\n\n  export B = 2\r\nC=\n", 0, "just"),
-        (b"A=1\nORDER_API_PORT\n", 2, "justw: .env has a line that is not NAME=VALUE: 2:ORDER_API_PORT\n"),
+        (b'A=1\n# a comment\n\n  export LOG_LEVEL = "a b"\r\nC=\n', 0, "a b"),
+        (b"A=1\nORDER_API_PORT\n", 2, "justw: .env has a line that is not NAME=VALUE: 2:ORDER_API_PORT"),
+        (b"LOG_LEVEL=INFO INFO\n", 2, "Error parsing line: 'INFO INFO'"),
+        (b'LOG_LEVEL="INFO\n', 2, "Error parsing line: 'LOG_LEVEL=\"INFO '"),
+        (b"\xef\xbb\xbfLOG_LEVEL=INFO\n", 2, "justw: .env begins with a byte order mark"),
+        (b"LOG_LEVEL=\xff\n", 2, "stream did not contain valid UTF-8"),
     ],
-    ids=["good", "bad"],
+    ids=["good", "no value", "spaces", "open quote", "byte order mark", "not UTF-8"],
 )
 def test_a_line_of_dotenv_that_just_cannot_read_is_no_violation(
-    dotenv: bytes, code: int, said: str, tmp_path: Path
+    dotenv: bytes, code: int, said: str, checkout: Path
 ) -> None:
-    (tmp_path / ".env").write_bytes(dotenv)
-    (tmp_path / "justw").write_text((ROOT / "justw").read_text())
-    (tmp_path / "requirements-dev.txt").touch()
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/installed").write_text(f"{tmp_path.resolve()} ")
-    for program in ("python", "just"):
-        (tmp_path / ".venv/bin" / program).write_text("#!/bin/sh\necho just")
-        (tmp_path / ".venv/bin" / program).chmod(0o755)
-    done = subprocess.run(["sh", tmp_path / "justw", "verify"], stdout=-1, stderr=subprocess.STDOUT, text=True)
-    assert (done.returncode, done.stdout.strip()) == (code, said.strip())
+    (checkout / ".env").write_bytes(dotenv)
+    ended, output = justw(checkout / "justw", checkout)
+    assert ended == code
+    assert said in output
+    assert "\n" not in output
+
+
+def test_the_dotenv_of_a_parent_folder_does_not_count(checkout: Path) -> None:
+    (checkout.parent / ".env").write_text("LOG_LEVEL=of-a-stranger")
+    assert justw(checkout / "justw", checkout) == (0, f"{checkout.resolve()} unset")
+
+
+def test_paths_begin_where_the_command_was_typed(checkout: Path) -> None:
+    """Through a link to justw too."""
+    docs = checkout / "docs"
+    docs.mkdir()
+    (docs / "tandem").symlink_to("../justw")
+    for script in (checkout / "justw", docs / "tandem"):
+        assert justw(script, docs) == (0, f"{docs.resolve()} unset")

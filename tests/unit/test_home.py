@@ -307,6 +307,42 @@ def test_a_command_whose_streams_are_closed_does_its_work(closed: str, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_output_that_cannot_be_written_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs/payment-1.log").write_text("a line\n")
+    variables = {**os.environ, "TANDEM_HOME": str(tmp_path)}
+    command = ["sh", "-c", 'exec "$0" -m dev logs --no-follow >/dev/full', sys.executable]
+    done = subprocess.run(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (2, "logs: [Errno 28] No space left on device\n")
+
+
+def test_psql_asks_only_for_the_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert just(monkeypatch, tmp_path, "psql") == 2
+    assert capfd.readouterr().err.endswith("the following arguments are required: service\n")
+
+
+def test_compose_without_docker_says_the_way_out_and_saves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    home, docker = tmp_path / "home", tmp_path / "docker"
+    docker.write_text("#!/bin/sh\n[ \"$1\" != info ] || { echo 'no daemon' >&2; exit 1; }\n")
+    docker.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("STACK", "compose")
+    assert just(monkeypatch, home, "up") == 2
+    assert (
+        capfd.readouterr().err
+        == "up: Docker: no daemon; start Docker, or use the native stack: 'STACK=native just up'\n"
+    )
+    assert not State.load(home).path.exists()
+    State.load(home).started("compose", Settings(home=home))
+    for command in (["down"], ["reset", "--yes"]):
+        assert just(monkeypatch, home, *command) == 2
+        assert capfd.readouterr().err.endswith(f"and its containers with it, delete {home}/stack.json\n")
+
+
 def test_a_stack_can_be_stopped_on_a_disk_that_became_read_only(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, child: Callable[..., "subprocess.Popen[bytes]"]
 ) -> None:
