@@ -158,7 +158,7 @@ def without_stack(settings: Settings, command: str) -> int:
         raise StackError(f"{nothing}; 'just up' starts one")
     if command == "reset" and settings.home.exists():
         homes.delete_data(settings.home)  # which says that it is not Tandem's
-    print(nothing)
+    print(f"{nothing}; 'just doctor' names what listens on its ports")
     return 0
 
 

@@ -10,7 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +26,11 @@ MISLEADING = re.compile(
     "PIP_(TARGET|PREFIX|ROOT|USER|DRY_RUN|NO_DEPS|CONSTRAINT|REQUIREMENT|NO_BINARY|PYTHON|REPORT|QUIET)"
 )
 """Variables by which pip would install elsewhere, or something else. Those that name an index or a proxy stay."""
+REPORT_S = 10
+UNREACHABLE = re.compile(
+    "ProxyError|NewConnectionError|NameResolutionError|ConnectTimeoutError|ReadTimeoutError|SSLError"
+)
+"""The errors of pip's HTTP client that mean that the index, or the proxy on the way to it, does not answer."""
 
 
 def main() -> int:
@@ -40,14 +48,36 @@ def main() -> int:
         else:
             print(f"justw: making {VENV} with Python {sys.version.split()[0]}", flush=True)
             shutil.rmtree(VENV, ignore_errors=True)
-            if subprocess.run([sys.executable, "-I", "-m", "venv", VENV]).returncode:
-                print(f"justw: cannot make {VENV}; see above", flush=True)
+            # Its output is kept back: an interrupt would show its traceback.
+            venv = [sys.executable, "-I", "-m", "venv", str(VENV)]
+            with reporting():
+                made = subprocess.run(venv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+            if made.returncode:
+                print(f"{made.stdout}justw: cannot make {VENV}; see above", flush=True)
                 return 2
-        if not install(len(re.findall(r"^\S+==", expected, re.MULTILINE))):
+        with reporting():
+            installed = install(len(re.findall(r"^\S+==", expected, re.MULTILINE)))
+        if not installed:
             return 2
         STAMP.write_text(expected)
         print(f"justw: .venv is ready after {time.monotonic() - started:.0f} s", flush=True)
     return 0
+
+
+@contextmanager
+def reporting() -> Iterator[None]:
+    """Print every `REPORT_S` seconds that the work goes on."""
+    started, done = time.monotonic(), threading.Event()
+
+    def report() -> None:
+        while not done.wait(REPORT_S):
+            print(f"justw: still working after {time.monotonic() - started:.0f} s", flush=True)
+
+    threading.Thread(target=report, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def wait_for(lock: IO[str]) -> None:
@@ -98,9 +128,18 @@ def install(packages: int) -> bool:
             print("justw: installing them", flush=True)
     if pip.wait() == 0:
         return True
+    if kind := unreachable(log):
+        remedy = "check the network, the proxy (https_proxy) and pip's settings, and run the same command again"
+        print(f"justw: the package index cannot be reached ({kind}); {remedy}", flush=True)
+        return False
     print("".join(log[-20:]), end="")
     print(f"justw: pip could not install {LOCK.name}; see above, and run the same command again", flush=True)
     return False
+
+
+def unreachable(log: Sequence[str]) -> str | None:
+    """The kind of network error that the last lines of pip's output tell of, or None."""
+    return next((found[0] for line in reversed(log[-20:]) if (found := UNREACHABLE.search(line))), None)
 
 
 if __name__ == "__main__":

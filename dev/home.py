@@ -9,6 +9,7 @@ import fcntl
 import json
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def exclusive(home: Path) -> Iterator[None]:
         _acquire(lock)
         with contextlib.suppress(OSError):  # a disk that is full or read-only must not keep a stack from being stopped
             lock.truncate(0)
-            lock.write(str(os.getpid()))
+            lock.write(f"{os.getpid()}, just {' '.join(sys.argv[1:2])}")
             lock.flush()
         yield
 

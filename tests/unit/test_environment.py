@@ -239,6 +239,24 @@ def test_a_first_run_can_be_interrupted(tmp_path: Path) -> None:
     assert run.returncode == 130
 
 
+def test_a_package_index_that_cannot_be_reached_is_said_in_a_sentence(tmp_path: Path) -> None:
+    """Not by what pip prints about each attempt."""
+    (tmp_path / "dev").mkdir()
+    script = shutil.copy(ROOT / "dev/bootstrap.py", tmp_path / "dev")
+    (tmp_path / "requirements-dev.txt").write_text(f"nothing==1 --hash=sha256:{'0' * 64}\n")
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/installed").write_text(f"{tmp_path.resolve()} ")
+    pip = tmp_path / ".venv/bin/python"
+    error = "connection broken by 'ProxyError(refused)': /simple/nothing/"
+    failing = f'echo "WARNING: {error}"; echo "ERROR: No matching distribution found for nothing==1"; exit 1'
+    pip.write_text(f'#!/bin/sh\ncase "$*" in *--version*) exit 0 ;; esac\n{failing}\n')
+    pip.chmod(0o755)
+    done = subprocess.run([sys.executable, "-I", script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (2, "")
+    assert done.stdout.startswith("justw: the package index cannot be reached (ProxyError); check the network")
+    assert done.stdout.count("\n") == 1
+
+
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
     """One in which Python says where the command was typed, and what LOG_LEVEL is."""

@@ -307,13 +307,20 @@ def test_a_command_whose_streams_are_closed_does_its_work(closed: str, tmp_path:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+BUFFERED_PS = """
+import sys
+from dev.__main__ import main
+from dev.native.stack import NativeStack
+NativeStack.ps = lambda _: print("payment-1")
+sys.exit(main())
+"""
+
+
 def test_output_that_cannot_be_written_is_not_done(tmp_path: Path) -> None:
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs/payment-1.log").write_text("a line\n")
     variables = {**os.environ, "TANDEM_HOME": str(tmp_path)}
-    command = ["sh", "-c", 'exec "$0" -m dev logs --no-follow >/dev/full', sys.executable]
+    command = ["sh", "-c", 'exec "$0" -c "$1" ps >/dev/full', sys.executable, BUFFERED_PS]
     done = subprocess.run(command, cwd=ROOT, env=variables, stderr=subprocess.PIPE, text=True)
-    assert (done.returncode, done.stderr) == (2, "logs: [Errno 28] No space left on device\n")
+    assert (done.returncode, done.stderr) == (2, "ps: [Errno 28] No space left on device\n")
 
 
 def test_psql_asks_only_for_the_service(
