@@ -168,6 +168,6 @@ def stored_bytes(system: System) -> tuple[int, int, int]:
             ).fetchone()
             tables += row[0]
             wal = int(row[1])
-    logs = (system.directory / "kafka/log").glob("*/*.log")
     ours = f"{broker.TOPIC}-"
-    return tables, wal, sum(path.stat().st_size for path in logs if not path.parent.name.startswith(ours))
+    partitions = [path for path in (system.directory / "kafka/log").iterdir() if not path.name.startswith(ours)]
+    return tables, wal, sum(path.stat().st_size for folder in partitions for path in folder.glob("*.log"))

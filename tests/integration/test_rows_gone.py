@@ -18,7 +18,8 @@ def parked(stack: Stack, service: str, customer_id: str) -> list[str]:
 def test_a_deleted_account_and_a_deleted_product_stop_nobody_else(stack: Stack) -> None:
     stack.product("gone", price=300, pieces=10)
     stack.product("kept", price=100, pieces=10)
-    stack.await_orderable("gone")
+    for product_id in ("gone", "kept"):
+        stack.await_orderable(product_id)
     for customer_id in ("gone-account", "gone-product", "kept"):
         stack.account(customer_id, 10_000)
     for_account = stack.place("gone-account", ("kept", 1))
