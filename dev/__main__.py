@@ -16,11 +16,12 @@ from xmlrpc.client import Fault
 
 from common.config import ignore_foreign_variables
 from common.errors import Fatal
+from common.open_files import raise_limit
 from common.terminal import complain, flushed, open_streams
 from dev import doctor
 from dev import home as homes
 from dev.compose import ComposeStack
-from dev.environment import raise_limits
+from dev.environment import OPEN_FILES_MAX
 from dev.home import HomeError
 from dev.native.stack import NativeStack
 from dev.output import outlive_reader
@@ -48,7 +49,7 @@ def main() -> int:
     open_streams()
     arguments = parser().parse_args()
     ignore_foreign_variables()
-    raise_limits()
+    raise_limit(OPEN_FILES_MAX)
     if arguments.changes:
         outlive_reader()  # a stack must not be left half started
     name = RECIPES.get(arguments.module, arguments.module) if arguments.command == "ops" else arguments.command

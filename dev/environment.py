@@ -29,7 +29,7 @@ STATED: Final = {"LC_ALL": "C.UTF-8", "TZ": "UTC"}
 GIB: Final = 1024**3
 OPEN_FILES_MIN: Final = 1_024
 OPEN_FILES_MAX: Final = 65_536
-"""More helps nobody, and some systems allow a thousand million."""
+"""What the servers get where a shell allows less. More helps nobody, and some systems allow a thousand million."""
 
 direct: Final[OpenerDirector] = build_opener(ProxyHandler({}))
 """Opens URLs of this machine, whatever http_proxy says."""
@@ -42,14 +42,6 @@ def child(own: Mapping[str, str] | None = None, *, downloads: bool = False) -> d
     if downloads:
         names |= {name for name in os.environ if name.lower() in PROXIES}
     return {name: os.environ[name] for name in names} | STATED | dict(own or {})
-
-
-def raise_limits() -> None:
-    """Let this process and its children open more files than a shell usually allows."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    most = OPEN_FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES_MAX)
-    if 0 <= soft < most:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def tight_limits() -> Iterator[str]:

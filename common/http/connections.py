@@ -6,7 +6,6 @@ connection takes the place of those that ask for nothing: half-sent requests and
 being answered, the new one is refused.
 """
 
-import resource
 from collections import Counter
 from collections.abc import Iterable
 from heapq import nsmallest
@@ -21,6 +20,7 @@ from uvicorn.server import ServerState
 
 from common.errors import Fatal
 from common.http.repeats import REPORT_EVERY_S
+from common.open_files import raise_limit
 
 DESCRIPTORS_WANTED: Final = 16_384
 DESCRIPTORS_MIN: Final = 512
@@ -72,12 +72,7 @@ def room_in(descriptors: int) -> Room:
 
 def make_room() -> Room:
     """Raise this process's soft limit of open files as far as useful and allowed. Raises `Fatal` if it is too low."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    target = DESCRIPTORS_WANTED if hard == resource.RLIM_INFINITY else min(DESCRIPTORS_WANTED, hard)
-    if soft != resource.RLIM_INFINITY and soft < target:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
-        soft = target
-    return room_in(DESCRIPTORS_WANTED if soft == resource.RLIM_INFINITY else soft)
+    return room_in(raise_limit(DESCRIPTORS_WANTED))
 
 
 class Guest(Protocol):

@@ -19,7 +19,8 @@ import uvicorn
 
 from common.config import ignore_foreign_variables
 from common.http import ready
-from dev.environment import child, raise_limits, tight_limits
+from common.open_files import raise_limit
+from dev.environment import OPEN_FILES_MAX, child, tight_limits
 from dev.native.stack import NativeStack
 from dev.native.supervise import Supervisor, Unanswered
 from dev.servers.instance import Instance
@@ -206,7 +207,7 @@ def test_the_limit_of_open_files_is_raised(monkeypatch: pytest.MonkeyPatch) -> N
     limits_set: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (256, 10**9))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: limits_set.append(limits))
-    raise_limits()
+    raise_limit(OPEN_FILES_MAX)
     assert limits_set == [(65_536, 10**9)]
 
 
