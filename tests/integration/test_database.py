@@ -1,6 +1,5 @@
 """A database that is there, and yet cannot do what a request wants: locked rows, and a server that is read-only."""
 
-import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,14 +9,11 @@ import httpx
 import pytest
 
 from common.postgres import HTTP_LOCK_TIMEOUT_MS, POOL_TIMEOUT_S
+from tests.integration.conftest import draw
 from tests.stack import Stack
 from tests.waiting import eventually
 
 EURO = {"amount": 5, "currency": "EUR"}
-
-
-def draw(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Idempotency keys on the real log, database and saga: over two processes, restarts, a crash and a price change."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,30 +10,9 @@ import psycopg
 import pytest
 
 from dev.settings import HOST
+from tests.integration.conftest import BALANCE, PRICE, draw
 from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
-
-BALANCE = 10**6
-PRICE = 100
-
-
-def draw(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture(scope="module")
-def product(stack: Stack) -> str:
-    product_id = draw("key")
-    stack.product(product_id, price=PRICE, pieces=10**6)
-    stack.await_orderable(product_id)
-    return product_id
-
-
-@pytest.fixture
-def customer(stack: Stack) -> str:
-    customer_id = draw("cust")
-    stack.account(customer_id, BALANCE)
-    return customer_id
 
 
 @pytest.fixture(scope="module")

@@ -13,31 +13,11 @@ import psycopg
 import pytest
 
 from dev.settings import HOST
+from tests.integration.conftest import BALANCE, PRICE
 from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
-BALANCE = 10**6
-PRICE = 100
 NDJSON = {"content-type": "application/x-ndjson"}
-
-
-def draw(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture(scope="module")
-def product(stack: Stack) -> str:
-    product_id = draw("ans")
-    stack.product(product_id, price=PRICE, pieces=10**6)
-    stack.await_orderable(product_id)
-    return product_id
-
-
-@pytest.fixture
-def customer(stack: Stack) -> str:
-    customer_id = draw("cust")
-    stack.account(customer_id, BALANCE)
-    return customer_id
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import re
 import threading
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 
 from dev.settings import HOST
+from tests.integration.conftest import draw
 from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
@@ -23,25 +23,6 @@ NOBODYS = "01997c00-5a5a-7000-8000-00000000beef"
 PAUSE_S = 0.005
 """A client's pause between two orders: eight of them are far from an overload."""
 SERVED = re.compile(r'tandem_http_requests_total{method="GET",route="/api/v1/[^"]*_id}",status="200"} [1-9]')
-
-
-def draw(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture(scope="module")
-def product(stack: Stack) -> str:
-    product_id = draw("api")
-    stack.product(product_id, price=100, pieces=10**6)
-    stack.await_orderable(product_id)
-    return product_id
-
-
-@pytest.fixture
-def customer(stack: Stack) -> str:
-    customer_id = draw("cust")
-    stack.account(customer_id, 10**6)
-    return customer_id
 
 
 @pytest.fixture(scope="module")

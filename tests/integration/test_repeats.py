@@ -1,7 +1,6 @@
 """Requests that change something, sent again under their key: they happen once and get the first answer."""
 
 import json
-import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NamedTuple
@@ -10,31 +9,12 @@ import httpx
 import pytest
 
 from dev.settings import HOST
+from tests.integration.conftest import BALANCE, draw
 from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
-BALANCE: Final = 10**6
 NDJSON: Final = [(b"content-type", b"application/x-ndjson")]
 CUP: Final = {"name": "Cup", "unit_price": 100, "currency": "EUR", "active": True}
-
-
-def draw(prefix: str) -> str:
-    return f"{prefix}-{uuid.uuid4().hex[:12]}"
-
-
-@pytest.fixture(scope="module")
-def product(stack: Stack) -> str:
-    product_id = draw("rep")
-    stack.product(product_id, price=100, pieces=10**6)
-    stack.await_orderable(product_id)
-    return product_id
-
-
-@pytest.fixture
-def customer(stack: Stack) -> str:
-    customer_id = draw("cust")
-    stack.account(customer_id, BALANCE)
-    return customer_id
 
 
 @pytest.fixture(scope="module", params=["payment", "inventory"])
