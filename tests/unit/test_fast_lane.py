@@ -240,14 +240,22 @@ def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
     assert (head.length, head.request_id) == (5, b"r")
 
 
+@asynccontextmanager
+async def order_on_its_way(
+    *headers: bytes,
+) -> AsyncIterator[tuple[Served, SlowLog, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """An order that the log has not acknowledged yet: the server, its log, and the client's connection."""
+    log = SlowLog()
+    served = Served(Api(log), fast=True)
+    async with served.client() as (reader, writer):
+        writer.write(request(*headers))
+        await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        yield served, log, reader, writer
+
+
 def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:
     async def run() -> None:
-        served = Served(Api(SlowLog()), fast=True)
-        log = served.api.log
-        assert isinstance(log, SlowLog)
-        async with served.client() as (reader, writer):
-            writer.write(request(b"x-request-id: first"))
-            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        async with order_on_its_way(b"x-request-id: first") as (_, log, reader, writer):
             writer.write(request(b"x-request-id: second") + request(b"x-request-id: third"))
             await writer.drain()
             for name in (b"first", b"second", b"third"):
@@ -263,12 +271,7 @@ def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:
 
 def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
     async def run() -> None:
-        served = Served(Api(SlowLog()), fast=True)
-        log = served.api.log
-        assert isinstance(log, SlowLog)
-        async with served.client() as (reader, writer):
-            writer.write(request())
-            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        async with order_on_its_way() as (served, log, reader, _):
             [connection] = served.connections
             connection.shutdown()
             log.sent.pop().set_result(PLACE)
@@ -282,12 +285,7 @@ def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
 
 def test_a_client_that_closes_its_sending_side_gets_its_answer() -> None:
     async def run() -> None:
-        served = Served(Api(SlowLog()), fast=True)
-        log = served.api.log
-        assert isinstance(log, SlowLog)
-        async with served.client() as (reader, writer):
-            writer.write(request())
-            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        async with order_on_its_way() as (served, log, reader, writer):
             writer.write_eof()
             await until(lambda: all(connection._closing for connection in served.connections))
             log.sent.pop().set_result(PLACE)
@@ -299,12 +297,7 @@ def test_a_client_that_closes_its_sending_side_gets_its_answer() -> None:
 
 def test_an_order_stands_although_its_client_has_gone() -> None:
     async def run() -> None:
-        served = Served(Api(SlowLog()), fast=True)
-        log = served.api.log
-        assert isinstance(log, SlowLog)
-        async with served.client() as (_, writer):
-            writer.write(request())
-            await asyncio.wait_for(log.arrived.wait(), WAIT_S)
+        async with order_on_its_way() as (served, log, _, writer):
             end: socket.socket = writer.get_extra_info("socket")
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
