@@ -12,6 +12,7 @@ microseconds, which epoll_wait cannot.
 import contextlib
 import errno
 import gc
+import math
 import resource
 import select
 import socket
@@ -205,7 +206,7 @@ class Generator:
         while True:
             now_ns = time.monotonic_ns()
             interval_ns = 1e12 / board.rate_milli
-            while due_ns <= now_ns and due_ns < end_ns and not board.stopped:
+            while due_ns <= now_ns and due_ns < end_ns:
                 if not idle:
                     if len(connections) >= spec.connections:
                         blocked_ns = now_ns
@@ -223,7 +224,7 @@ class Generator:
                 self.send(connection, int(due_ns), now_ns)
                 due_ns += interval_ns
                 now_ns = time.monotonic_ns()
-            sending = due_ns < end_ns and not board.stopped
+            sending = due_ns < end_ns
             if not sending and not self.outstanding:
                 return
             can_send = sending and (idle or len(connections) < spec.connections)
@@ -245,12 +246,13 @@ class Generator:
                 self.idle.append(connection)
 
     def run_closed(self, start_ns: int) -> None:
-        spec, board, idle, connections = self.spec, self.board, self.idle, self.connections
+        spec, idle, connections = self.spec, self.idle, self.connections
+        requests_max = spec.requests_max or math.inf
         end_ns = start_ns + int(spec.duration_s * NS)
         sweep_ns = start_ns
         now_ns = start_ns
         while True:
-            while idle and now_ns < end_ns and not board.stopped:
+            while idle and now_ns < end_ns and len(self.due_ns) < requests_max:
                 self.send(idle.popleft(), now_ns, now_ns)
                 now_ns = time.monotonic_ns()
             if not self.outstanding:

@@ -23,6 +23,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     rate: float = 0
     """Requests a second in an open loop. The board may change it during the load."""
     duration_s: float
+    requests_max: int = 0
+    """A closed loop ends after this many requests, unless `duration_s` is over before; 0 sets no limit."""
     connections: int
     """The limit in an open loop; the number in a closed loop."""
     population: Population = Population()
@@ -96,11 +98,7 @@ class Board(ctypes.Structure):
     """Orders that failed in any other way."""
     rate_milli: int
     """Requests per 1,000 s in an open loop. Set by the parent."""
-    stopped: int
-    """1 when the parent wants no more requests sent. Answers still outstanding are awaited."""
     started_ns: int
     """Wall clock when the schedule began; 0 before."""
 
-    _fields_ = tuple(
-        (name, ctypes.c_int64) for name in ("accepted", "refused", "failed", "rate_milli", "stopped", "started_ns")
-    )
+    _fields_ = tuple((name, ctypes.c_int64) for name in ("accepted", "refused", "failed", "rate_milli", "started_ns"))

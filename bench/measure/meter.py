@@ -1,5 +1,6 @@
 """Measures loads on one stack: runs each, waits until every order is decided, accounts for the CPU."""
 
+import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -54,10 +55,18 @@ class Meter:
         spec = self._spec("open", duration_s, rate=rate, connections=CONNECTIONS_MAX, **options)
         return self._measure(name, spec, "open", meanwhile)
 
-    def closed(self, name: str, duration_s: float, meanwhile: Tick | None = None) -> Measured:
-        """A closed-loop load, whose orders need not be decided at its end."""
-        spec = self._spec("closed", duration_s, connections=CONNECTIONS_CLOSED)
-        return self._measure(name, spec, "closed", meanwhile)
+    def closed(
+        self,
+        name: str,
+        duration_s: float,
+        *,
+        settle: bool,
+        connections: int = CONNECTIONS_CLOSED,
+        requests_max: int = 0,
+    ) -> Measured:
+        """A closed-loop load. Its orders need not be decided at its end, unless it is to `settle` them."""
+        spec = self._spec("closed", duration_s, connections=connections, requests_max=requests_max)
+        return self._measure(name, spec, "closed", settle=settle)
 
     def governed(self, name: str, first_rate: float, duration_s: float, **options: Any) -> Measured:
         """An open-loop load whose rate follows the rate of settling. See `bench.load.governor`."""
@@ -90,8 +99,10 @@ class Meter:
             options |= {"path": MANY_PATH, "accepted": 200}
         return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, **options)
 
-    def _measure(self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None) -> Measured:
-        starts, settle = self.log.ends(), mode != "closed"
+    def _measure(
+        self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None = None, *, settle: bool = True
+    ) -> Measured:
+        starts = self.log.ends()
         window = Window(self.system.layout.pids)
         records = runner.run(spec, meanwhile)
         if settle:
@@ -135,6 +146,8 @@ def private_meter(directory: Path, say: Say, **options: Any) -> Iterator[Meter]:
     directory.mkdir(exist_ok=True)
     with System(directory / "stack", **options) as system:
         yield Meter(system, directory, say)
+    # Its data need not be written to disk while the next stack is measured.
+    shutil.rmtree(directory / "stack", ignore_errors=True)
 
 
 class _Governing:

@@ -36,11 +36,7 @@ def drains(meter: Meter, plan: Plan) -> list[Drain]:
     for service in _ANSWERS:
         system.stop(service)
     before = meter.log.records()
-
-    def enough(board: Board, _: float) -> None:
-        board.stopped = int(board.accepted >= plan.drain_orders)
-
-    accepted = meter.closed("backlog", ACCEPT_S_MAX, enough)
+    accepted = meter.closed("backlog", ACCEPT_S_MAX, settle=False, requests_max=plan.drain_orders)
     drains = []
     for service, topic in _ANSWERS.items():
         drains.append(drain(system, service, topic, accepted.orders))

@@ -110,7 +110,7 @@ def accept_alone(meter: Meter, plan: Plan) -> Measured:
     for service in CONSUMERS:
         meter.system.stop(service)
     before = meter.log.records()
-    accept = meter.closed("accept, consumers stopped", plan.accept_s)
+    accept = meter.closed("accept, consumers stopped", plan.accept_s, settle=False)
     for service in CONSUMERS:
         meter.system.start(service)
     decided = before + 2 * accept.orders

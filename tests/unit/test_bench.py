@@ -137,6 +137,13 @@ class TestGenerator:
         assert gaps == {20}
         assert len(result.due_ns) == 50
 
+    def test_a_closed_loop_ends_after_its_number_of_requests(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            threading.Thread(target=serve_with_a_stall, args=(listener, 0), daemon=True).start()
+            port = listener.getsockname()[1]
+            result = runner.run(spec(port, mode="closed", connections=1, duration_s=60.0, requests_max=30))
+        assert result.by_status == {202: 30}
+
     def test_refused_lines_are_refused_orders(self) -> None:
         """A refused line says so in an answer of 200. A governed load must not wait for it."""
         line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
