@@ -137,7 +137,7 @@ planted-bugs *args:
 fuzz *args:
     python -E -m tests.fuzz "$@"
 
-# Measure speed and cost on a stack of its own, in about 5 minutes (--quick: 1, --full: 30, --against REV)
+# Measure speed and cost on a stack of its own, in about 7 minutes (--quick: 2, --full: 35, --against REV)
 [group('measure')]
 bench *args:
     python -E -m bench "$@"

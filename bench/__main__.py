@@ -8,13 +8,14 @@ from typing import Final
 import msgspec
 
 from bench import planted
-from bench.command import out_directory, parser, run, say
+from bench.command import out_directory, parser, run, say, shown
 from bench.measure.result import Run
 from bench.report.tables import markdown, page, tables_of
 from bench.run import against, scenarios
 from bench.run.plan import DEFAULT, FULL, QUICK
 
 HISTORY_SHOWN: Final = 30
+PRINTED: Final = ("headline", "cold", "by_rate")
 
 
 def main(arguments: list[str]) -> int:
@@ -26,20 +27,23 @@ def main(arguments: list[str]) -> int:
         dest="plan",
         const=QUICK,
         default=DEFAULT,
-        help="about a minute instead of five",
+        help="about two minutes instead of seven",
     )
     how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about half an hour")
     options.add_argument(
         "--against", metavar="REV", help="compare this checkout with a revision, both measured in turn"
     )
     options.add_argument("--planted", choices=planted.FAULTS, help="plant a fault in this checkout, to see it caught")
-    options.add_argument("--out", type=Path, default=out_directory(), help="where the report goes (%(default)s)")
+    options.add_argument(
+        "--out", type=Path, default=out_directory(), help="where the report goes (bench in TANDEM_HOME)"
+    )
     chosen = options.parse_args(arguments)
     settings = planted.settings(chosen.planted)
 
     def measure(directory: Path) -> None:
         result = scenarios.run(chosen.plan, directory, say, settings)
-        print(markdown([tables_of(result)["headline"]]))
+        tables = tables_of(result)
+        print(markdown(tables[name] for name in PRINTED))
         if chosen.planted:
             say(f"no report: these are the figures with a {chosen.planted} planted")
         else:
@@ -61,7 +65,7 @@ def write(result: Run, out: Path) -> None:
         history.write(msgspec.json.encode(result) + b"\n")
     (out / "summary.md").write_text(markdown(tables_of(result, before[-1] if before else None).values()))
     (out / "report.html").write_text(page(result, before))
-    say(f"written to {out}: report.html, summary.md, and a line in history.jsonl")
+    say(f"written to {shown(out)}: report.html, summary.md, and a line in history.jsonl")
 
 
 def runs_before(path: Path, plan: str) -> list[Run]:

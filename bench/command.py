@@ -14,7 +14,7 @@ from bench.load.runner import GeneratorFailed
 from bench.measure.measured import NoResult
 from bench.stack.private import StackFailed
 from common.errors import TandemError
-from dev.settings import Settings
+from dev.settings import ROOT, Settings
 
 _began = time.monotonic()
 
@@ -32,6 +32,11 @@ def parser(name: str, doc: str | None) -> argparse.ArgumentParser:
 def out_directory() -> Path:
     """Where the bench leaves its reports."""
     return Settings.from_environment().home / "bench"
+
+
+def shown(path: Path) -> Path:
+    """A path as it is printed: without the directory of the checkout."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
 
 
 def run(command: Callable[[Path], int | None], out: Path | None = None) -> int:

@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from bench.command import out_directory, parser, run, say
+from bench.command import out_directory, parser, run, say, shown
 from bench.measure.meter import private_meter
 
 RATE: Final = 2_000.0
@@ -53,7 +53,7 @@ def show(name: str, stacks: Path) -> None:
         for function in set(functions):
             below[function] += int(count)
     total = max(1, running.total())
-    print(f"\n{name}: {total} samples of a running thread, in {stacks}")
+    print(f"\n{name}: {total} samples of a running thread, in {shown(stacks)}")
     for (function, own), (caller, all_of_it) in zip(running.most_common(SHOWN), below.most_common(SHOWN), strict=False):
         print(f"  {own / total:6.1%}  {function:<58.58}{all_of_it / total:6.1%} and below  {caller:.58}")
 

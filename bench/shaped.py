@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bench.command import out_directory, parser, run, say
+from bench.command import out_directory, parser, run, say, shown
 from bench.load.shapes import SHAPES
 from bench.measure import broker
 from bench.stack.private import System
@@ -46,7 +46,7 @@ def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> in
             command += ["--run-time", run_time]
         environment = {**variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
         locust = subprocess.run(command, cwd=ROOT, env=environment)
-        say(f"Locust's report: {report}")
+        say(f"Locust's report: {shown(report)}")
         began = time.monotonic()
         command = [sys.executable, "-m", *verify, "--accepted", str(accepted)]
         verified = subprocess.run(command, cwd=ROOT, env=variables)

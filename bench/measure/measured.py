@@ -78,9 +78,28 @@ class Measured(Struct, frozen=True, kw_only=True):
         return sum(us for group, us in self.cpu_us.items() if group != "generator")
 
     @property
+    def cores(self) -> float:
+        """How many cores everything but the generator kept busy, until the last order was decided."""
+        return self.total_cpu_us * self.orders / 1e6 / (self.duration_s + self.drain_s)
+
+    @property
+    def requests(self) -> int:
+        return sum(self.by_status.values())
+
+    @property
+    def refused(self) -> int:
+        """Requests refused with 503."""
+        return self.by_status.get("503", 0)
+
+    @property
     def errors(self) -> int:
         """Requests that were neither accepted nor refused with 503."""
         return sum(n for status, n in self.by_status.items() if status not in ("200", "202", "503"))
+
+    @property
+    def settled_per_s(self) -> float:
+        """Orders a second from the start of the load until the last was decided."""
+        return self.orders / (self.duration_s + self.drain_s)
 
     @property
     def settled_late_per_s(self) -> float:

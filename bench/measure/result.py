@@ -76,6 +76,10 @@ class Run(Struct, frozen=True, kw_only=True):
     seconds: float
     machine: Machine
     ceilings: Ceilings
+    first_burst: Measured
+    """A closed loop on a stack of its own that had just started."""
+    first_minute: Measured
+    """A fixed rate on the main stack when it had just started."""
     warmth: Warmth
     accept: Measured
     """Accepting orders while the consumers are stopped."""

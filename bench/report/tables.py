@@ -45,7 +45,13 @@ def page(run: Run, history: Sequence[Run]) -> str:
         "previous": previous,
         "tables": tables_of(run, previous),
         "history": [
-            {"cpu_to_echo": r.cpu_to_echo, "confirmed_per_s": r.confirmed.confirmed_per_s} for r in (*history, run)
+            {
+                "cpu_to_echo": r.cpu_to_echo,
+                "confirmed_per_s": r.confirmed.confirmed_per_s,
+                "cpu_us_at_700": at_700(r),
+                "burst_confirmed_per_s": r.first_burst.confirmed_per_s,
+            }
+            for r in (*history, run)
         ],
         "groups": GROUPS,
     }
@@ -73,8 +79,10 @@ def tables_of(run: Run, previous: Run | None = None) -> dict[str, Table]:
     tables = {
         "summary": summary(run),
         "headline": headline(run, previous),
+        "cold": cold(run),
+        "by_rate": costs("by rate", run.ladder),
         "latency": latency(run),
-        "costs": costs(run),
+        "costs": costs("in other loads", (run.confirmed, run.keyed, run.many, run.first_burst, run.first_minute)),
         "footprint": footprint(run),
         "drains": drains(run),
         "growth": rates("Growth: orders stored before", run.growth),
@@ -109,8 +117,9 @@ def headline(run: Run, previous: Run | None) -> Table:
 
     rows: list[Sequence[str]] = []
 
-    def add(name: str, measured: str, in_relation: str, figure: Callable[[Run], float] | None = None) -> None:
-        change = f"{figure(run) / figure(previous) - 1:+.0%}" if figure and previous else ""
+    def add(name: str, measured: str, in_relation: str, figure: Callable[[Run], float | None] | None = None) -> None:
+        now, before = (figure(r) if figure and r else None for r in (run, previous))
+        change = f"{now / before - 1:+.0%}" if now and before else ""
         rows.append((name, measured, in_relation, change))
 
     def to_echo(per_s: float) -> str:
@@ -119,8 +128,8 @@ def headline(run: Run, previous: Run | None) -> Table:
     def rate_and_cost(load: Measured) -> str:
         return f"{number(load.confirmed_per_s)}/s, {number(load.total_cpu_us)} µs"
 
-    cpu_us, ratio, accepted_per_s = number(c.total_cpu_us), f"{run.cpu_to_echo:.1f} x echo", run.accept.accepted_per_s
-    add("CPU of a confirmed order", f"{cpu_us} µs", ratio, lambda run: run.confirmed.total_cpu_us)
+    ratio, accepted_per_s = f"{run.cpu_to_echo:.1f} x echo", run.accept.accepted_per_s
+    add("CPU of a confirmed order", f"{number(c.total_cpu_us)} µs", ratio, lambda run: run.confirmed.total_cpu_us)
     name, ratio = f"confirmed, held for {c.duration_s:.0f} s", to_echo(c.confirmed_per_s)
     add(name, f"{number(c.confirmed_per_s)}/s", ratio, lambda run: run.confirmed.confirmed_per_s)
     name, ratio = "accepted, consumers stopped", to_echo(accepted_per_s)
@@ -129,6 +138,14 @@ def headline(run: Run, previous: Run | None) -> Table:
         if step:
             add(f"{name} p50 at half of that rate", ms(step.p50), f"p99 {ms(step.p99)}")
     add("memory of the services", f"{services} MiB", f"{everything} MiB with broker and PostgreSQL")
+    if us := at_700(run):
+        add("CPU of an order at 700/s", f"{number(us)} µs", f"{us / echo.cpu_us:.1f} x echo", at_700)
+    burst, minute = run.first_burst, run.first_minute
+    per_s, cpu_us = number(burst.confirmed_per_s), number(burst.total_cpu_us)
+    ratio = f"{cpu_us} µs; {number(burst.refused)} of {number(burst.requests)} refused"
+    add("confirmed in the first burst", f"{per_s}/s", ratio, lambda run: run.first_burst.confirmed_per_s)
+    if settle := minute.settle:
+        add("settle p95 in the first minute", ms(settle.p95), f"accept p95 {ms(minute.accept.p95)}")
     if k := run.keyed:
         ratio = f"api's CPU {k.cpu_us['api'] / c.cpu_us['api']:.2f} x unkeyed"
         add("confirmed, each with an idempotency key", rate_and_cost(k), ratio)
@@ -147,6 +164,29 @@ def headline(run: Run, previous: Run | None) -> Table:
     return Table("The figures that matter most", text, header, rows)
 
 
+def at_700(run: Run) -> float | None:
+    """CPU of an order at that rate."""
+    step = run.step("700/s")
+    return step.total_cpu_us if step else None
+
+
+def cold(run: Run) -> Table:
+    burst, minute = run.first_burst, run.first_minute
+    text = (
+        "Nothing warms these two stacks, which have just become ready. First burst: a closed loop over "
+        f"{burst.connections} connections. First minute: {number(minute.offered_per_s)} orders/s at fixed times. "
+        "Refused: answered with 503. Drain: from the last answer until the last order was decided. Latencies in ms."
+    )
+    columns = ("sent", "accepted", "refused", "errors", "accepted/s", "confirmed/s", "drain, s")
+    header = ("", *columns, "accept p50", "p95", "p99", "settle p50", "p95", "p99", "CPU µs")
+    rows = []
+    for m in (burst, minute):
+        counts = map(number, (m.requests, m.orders, m.refused, m.errors, m.accepted_per_s, m.confirmed_per_s))
+        latencies = (*percentiles(m.accept)[:3], *percentiles(m.settle)[:3])
+        rows.append((m.name, *counts, number(m.drain_s, 1), *latencies, number(m.total_cpu_us)))
+    return Table("On a stack just started", text, header, rows)
+
+
 def latency(run: Run) -> Table:
     text = (
         "Open loop: requests are due at fixed times whatever the answers do, and every latency counts from when its "
@@ -158,20 +198,25 @@ def latency(run: Run) -> Table:
     header = ("offered", "/s", *columns, "confirmed/s", "refused", "errors")
     rows = []
     for m in run.ladder:
-        counts = (number(count) for count in (m.confirmed_per_s, m.by_status.get("503", 0), m.errors))
+        counts = map(number, (m.confirmed_per_s, m.refused, m.errors))
         rows.append((m.name, number(m.offered_per_s), *percentiles(m.accept), *percentiles(m.settle), *counts))
     return Table("Latency by offered rate, ms", text, header, rows)
 
 
-def costs(run: Run) -> Table:
-    text = "By process, from the start of a load until its last order was decided. The generator is not in the sum."
-    header = ("load", *GROUPS, "all", "generator")
+def costs(loads: str, measured: Iterable[Measured | None]) -> Table:
+    text = (
+        "By process, from the start of a load until its last order was decided. The generator is not in the sum, nor "
+        "in the number of cores that were busy."
+    )
+    header = ("", "accepted/s", *GROUPS, "all", "cores", "generator", "accept p50", "p99", "settle p50", "p99")
     rows = []
-    for m in (run.confirmed, run.keyed, run.many, *run.ladder):
+    for m in measured:
         if m:
-            groups = (number(m.cpu_us[group], 1) for group in GROUPS)
-            rows.append((m.name, *groups, number(m.total_cpu_us), number(m.cpu_us["generator"], 1)))
-    return Table("What an order costs, µs of CPU", text, header, rows)
+            groups = (number(m.cpu_us[group]) for group in GROUPS)
+            cpu = (*groups, number(m.total_cpu_us), number(m.cores, 2), number(m.cpu_us["generator"]))
+            latency = (p for of in (m.accept, m.settle) for p in percentiles(of)[0:3:2])
+            rows.append((m.name, number(m.accepted_per_s), *cpu, *latency))
+    return Table(f"What an order costs {loads}: µs of CPU, latency in ms", text, header, rows)
 
 
 def footprint(run: Run) -> Table:

@@ -1,4 +1,4 @@
-"""The parts of a run on one private stack, in order, and the proof at its end that nothing was lost."""
+"""The parts of a run, in order, and the proof at the end of each stack that nothing was lost."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +15,7 @@ from bench.measure import broker, ceilings
 from bench.measure.measured import Measured, NoResult
 from bench.measure.meter import FIRST_RATE, Meter, private_meter
 from bench.measure.result import Ceilings, Disk, Run
-from bench.run import full
+from bench.run import cold, full
 from bench.run.plan import REFERENCE_PER_S, Plan
 from bench.stack import machine, processes
 from bench.stack.private import System
@@ -34,8 +34,9 @@ CONSUMERS: Final = ("payment", "inventory", "order-saga")
 def run(plan: Plan, directory: Path, say: Callable[[str], None], settings: Mapping[str, str]) -> Run:
     """All parts of a plan, one stack at a time. Raises `NoResult`."""
     began = time.monotonic()
+    first_burst = cold.first_burst(directory / "burst", plan.burst_orders, say, settings=settings)
     with private_meter(directory / "main", say, settings=settings) as meter:
-        result = run_main(plan, meter)
+        result = run_main(plan, meter, first_burst)
     if plan.chain_s:
         with private_meter(directory / "growth", say, settings=settings) as meter:
             growth = full.growth(meter, plan, result.confirmed.confirmed_per_s)
@@ -45,12 +46,13 @@ def run(plan: Plan, directory: Path, say: Callable[[str], None], settings: Mappi
     return replace(result, seconds=time.monotonic() - began)
 
 
-def run_main(plan: Plan, meter: Meter) -> Run:
+def run_main(plan: Plan, meter: Meter, first_burst: Measured) -> Run:
     """The parts that share a stack."""
     system, say = meter.system, meter.say
     say("the stack is up")
-    warmth = meter.warm_broker(plan.warm_s_max)
     stored_before = stored_bytes(system)
+    first_minute = cold.first_minute(meter, plan.first_minute_orders)
+    warmth = meter.warm_broker(plan.warm_s_max)
     warm_up = meter.governed("warm-up", FIRST_RATE, plan.warm_up_s)
     echoes = [ceilings.echo(plan.echo_s)]
     copied = ceilings.copy(system)
@@ -89,6 +91,8 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         seconds=0,
         machine=machine.describe(),
         ceilings=Ceilings(echo=echo, echo_per_s=[e.per_s for e in echoes], copy=copied, log=log),
+        first_burst=first_burst,
+        first_minute=first_minute,
         warmth=warmth,
         accept=accept,
         confirmed=confirmed,
@@ -98,11 +102,11 @@ def run_main(plan: Plan, meter: Meter) -> Run:
         memory_bytes=memory,
         idle_cpu_share=idle,
         disk=Disk(tables=tables, wal=wal, log=log_bytes),
-        orders_verified=meter.orders,
+        orders_verified=first_burst.orders + meter.orders,
         warnings=[],
         **extra,
     )
-    return replace(result, warnings=warnings_of(result, meter.measured))
+    return replace(result, warnings=warnings_of(result, [first_burst, *meter.measured]))
 
 
 def accept_alone(meter: Meter, plan: Plan) -> Measured:

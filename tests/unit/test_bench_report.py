@@ -1,0 +1,118 @@
+"""What the bench reports of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec.structs import replace
+
+from bench.__main__ import runs_before, write
+from bench.command import shown
+from bench.load.latency import Latency
+from bench.measure.broker import Rates, Warmth
+from bench.measure.ceilings import Copy, Echo
+from bench.measure.measured import Measured, Series
+from bench.measure.result import Ceilings, Disk, Run
+from bench.report.tables import markdown, page, tables_of
+from bench.stack.machine import Machine
+from bench.stack.processes import GROUPS
+from dev.settings import ROOT
+
+
+def latency(p50: float) -> Latency:
+    return Latency(samples=1_000, p50=p50, p95=p50 * 2, p99=p50 * 3, p999=None, most=p50 * 4)
+
+
+def load(name: str, per_s: float = 0, **changed: Any) -> Measured:
+    """A load of 10 s at this rate, at 600 µs an order."""
+    orders = int(per_s * 10) or 10_000
+    series = Series(
+        bucket_s=0.5, accepted=[], decided=[orders] * 20, backlog=[], accept_p50=[], accept_p99=[], settle_p50=[],
+        settle_p99=[],
+    )  # fmt: skip
+    measured = Measured(
+        name=name, offered_per_s=per_s, started_at_s=0, duration_s=10, orders_a_request=1, connections=64,
+        by_status={"202": orders}, orders=orders, confirmed=orders, rejected=0, accepted_per_s=orders / 10,
+        confirmed_per_s=orders / 10, drain_s=0, accept=latency(5), settle=latency(50),
+        cpu_us=dict.fromkeys(GROUPS, 100.0) | {"generator": 20.0}, http_bytes=0, late_share=0, others_share=0,
+        series=series, warnings=[],
+    )  # fmt: skip
+    return replace(measured, **changed)
+
+
+@pytest.fixture
+def run() -> Run:
+    echo = Echo(per_s=30_000, cpu_us=30, generator_cpu_us=10)
+    statuses = {"0": 1, "202": 9_000, "503": 999}
+    return Run(
+        at="2026-11-28T00:00:00+00:00",
+        plan="quick",
+        seconds=120,
+        machine=Machine(
+            cpu="a", cores=2, memory_bytes=2**34, kernel="6", python="3", versions={}, revision="1", changed=False
+        ),
+        ceilings=Ceilings(
+            echo=echo,
+            echo_per_s=[30_000.0],
+            copy=Copy(orders_per_s=30_000, postgres_cpu_us=26),
+            log=Rates(record_bytes=546, produced_per_s=1, produce_cpu_us=1, consumed_per_s=1, consume_cpu_us=1),
+        ),
+        first_burst=load("first burst", by_status=statuses, orders=9_000, accepted_per_s=900, drain_s=5),
+        first_minute=load("first minute", 200),
+        warmth=Warmth(seconds=1, cpu_us=[200.0], warm=True),
+        accept=load("accept"),
+        confirmed=load("confirmed, 5000/s", 5_000),
+        keyed=None,
+        many=None,
+        ladder=[load("10/s", 10), load("700/s", 700), load("50%", 2_500)],
+        memory_bytes=dict.fromkeys(GROUPS, 2**20),
+        idle_cpu_share=dict.fromkeys(GROUPS, 0.01),
+        disk=Disk(tables=1, wal=1, log=1),
+        orders_verified=60_000,
+        warnings=[],
+    )
+
+
+class TestReport:
+    def test_a_stack_just_started_has_its_refusals_and_its_drain(self, run: Run) -> None:
+        table = tables_of(run)["cold"]
+        burst, minute = (dict(zip(table.header, row, strict=True)) for row in table.rows)
+        assert [burst[name] for name in ("sent", "accepted", "refused", "errors")] == ["10,000", "9,000", "999", "1"]
+        assert [burst[name] for name in ("accepted/s", "drain, s", "CPU µs")] == ["900", "5.0", "600"]
+        assert minute[""] == "first minute"
+        assert "64 connections" in table.text
+        assert "200 orders/s" in table.text
+
+    def test_cost_by_rate_has_a_row_for_each_rate_and_a_column_for_each_process(self, run: Run) -> None:
+        table = tables_of(run)["by_rate"]
+        assert [row[0] for row in table.rows] == ["10/s", "700/s", "50%"]
+        assert table.rows[1] == ("700/s", "700", *["100"] * 6, "600", "0.42", "20", "5.0", "15.0", "50.0", "150.0")
+        assert all(len(row) == len(table.header) for row in table.rows)
+
+    def test_busy_cores_count_the_drain(self) -> None:
+        assert load("burst", 1_000, drain_s=5).cores == pytest.approx(10_000 * 600e-6 / 15)
+
+    def test_the_summary_and_the_page_show_every_section(self, run: Run) -> None:
+        text, html = markdown(tables_of(run).values()), page(run, [])
+        for table in tables_of(run).values():
+            assert f"## {table.title}" in text
+            assert msgspec.json.encode(table.title).decode()[1:-1].replace("</", "<\\/") in html
+        for name in ("cold", "by_rate"):
+            assert f'section("{name}"' in html
+
+    def test_the_headline_compares_with_the_run_before(self, run: Run) -> None:
+        before = replace(run, first_burst=load("first burst", confirmed_per_s=500.0), ladder=[])
+        changes = {row[0]: row[-1] for row in tables_of(run, before)["headline"].rows}
+        assert changes["confirmed in the first burst"] == "+100%"
+        assert changes["CPU of an order at 700/s"] == "", "the run before has no such load"
+
+    def test_a_run_is_read_back_from_the_history(self, run: Run, tmp_path: Path) -> None:
+        (tmp_path / "history.jsonl").write_text('{"plan": "quick", "at": "before the first burst was measured"}\n')
+        write(run, tmp_path)
+        assert runs_before(tmp_path / "history.jsonl", "quick") == [run]
+        assert "first burst" in (tmp_path / "summary.md").read_text()
+
+    def test_paths_are_printed_without_the_directory_of_the_checkout(self) -> None:
+        assert shown(ROOT / ".tandem" / "bench") == Path(".tandem/bench")
+        assert shown(Path("/elsewhere")) == Path("/elsewhere")
