@@ -1,7 +1,7 @@
 """Whether a difference is real: a confidence interval on the ratio of paired measurements.
 
 A and B are measured in turn, so that what the machine does to one it does to its neighbour. The logarithms of the
-ratios B / A are averaged, with Student's t for their spread. 99 %, because a dozen figures are compared at once.
+ratios B / A are averaged, with Student's t for their spread. 99 %, because some thirty figures are compared at once.
 """
 
 import math

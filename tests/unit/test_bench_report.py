@@ -1,4 +1,4 @@
-"""What the bench reports of a run."""
+"""What the bench reports of a run, and of two revisions measured in turn."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from bench.measure.ceilings import Copy, Echo
 from bench.measure.measured import Measured, Series
 from bench.measure.result import Ceilings, Disk, Run
 from bench.report.tables import markdown, page, tables_of
+from bench.run import against
+from bench.run.plan import QUICK
 from bench.stack.machine import Machine
 from bench.stack.processes import GROUPS
 from dev.settings import ROOT
@@ -116,3 +118,57 @@ class TestReport:
     def test_paths_are_printed_without_the_directory_of_the_checkout(self) -> None:
         assert shown(ROOT / ".tandem" / "bench") == Path(".tandem/bench")
         assert shown(Path("/elsewhere")) == Path("/elsewhere")
+
+
+class Meter:
+    """Notes the loads, and makes each as good as the one before."""
+
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def warm_broker(self, seconds_max: float) -> None: ...
+
+    def open(self, name: str, rate: float, duration_s: float) -> Measured:
+        self.rates.append(rate)
+        return load(name, rate)
+
+    def governed(self, name: str, first_rate: float, duration_s: float) -> Measured:
+        return load(name)
+
+
+class TestAgainst:
+    def test_fixed_rates_are_compared_beside_half_of_the_highest(self) -> None:
+        meters: Any = [Meter(), Meter()]
+        measured = list(against.measure_pairs(meters, QUICK))
+        highest = load("governed").settled_late_per_s
+        assert meters[0].rates == meters[1].rates == [700, 1_500, highest / 2] * QUICK.pairs_a_start
+        changed = against.changes(measured)
+        for rate in ("700/s", "1500/s", "half rate"):
+            assert {f"{rate}: CPU µs an order", f"{rate}: accept p99 ms", f"{rate}: settle p99 ms"} <= set(changed)
+        assert changed["700/s: settle p50 ms"].pairs == QUICK.pairs_a_start
+
+    def test_a_burst_that_is_refused_in_part_has_a_smaller_share(self) -> None:
+        refusing = load("first burst", by_status={"202": 5_000, "503": 5_000}, orders=5_000)
+        pair = against.burst_figures(refusing), against.burst_figures(load("first burst"))
+        change = against.changes([pair, pair])["first burst: accepted, % of the orders sent"]
+        assert [change.before, change.after] == pytest.approx([50, 100])
+
+    def test_a_figure_that_one_side_lacks_leaves_out_its_pair(self) -> None:
+        """Left out of one side only, the others would be compared with figures of another pair."""
+        measured: list[against.Pair] = [
+            ({"a": 1.0}, {"a": 2.0}),
+            ({"a": None}, {"a": 9.0}),
+            ({"a": 10.0}, {"a": 20.0}),
+            ({"a": 3.0}, {"a": None}),
+        ]
+        change = against.changes(measured)["a"]
+        assert [change.ratio, change.pairs] == pytest.approx([2, 2])
+
+    def test_one_pair_shows_nothing(self) -> None:
+        assert against.changes([({"a": 1.0}, {"a": 2.0})]) == {}
+
+    def test_every_row_has_its_pairs(self, run: Run) -> None:
+        pair = against.burst_figures(run.first_burst), against.burst_figures(run.first_burst)
+        table = against.table("HEAD", against.changes([pair] * 3))
+        assert {row[5] for row in table.rows} == {"3"}
+        assert all(len(row) == len(table.header) for row in table.rows)
