@@ -31,7 +31,10 @@ def main(arguments: list[str]) -> int:
     )
     how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about half an hour")
     options.add_argument(
-        "--against", metavar="REV", help="compare this checkout with a revision, both measured in turn"
+        "--against",
+        metavar="REV",
+        type=against.revision,
+        help="compare this checkout with a revision, both measured in turn",
     )
     options.add_argument("--planted", choices=planted.FAULTS, help="plant a fault in this checkout, to see it caught")
     options.add_argument(

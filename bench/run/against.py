@@ -6,6 +6,7 @@ in short slices; the one that waits costs a few percent of a core, the same for 
 since some differences belong to one start only. This checkout's load generator drives both.
 """
 
+import argparse
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -29,6 +30,14 @@ FIXED_SHARE: Final = 0.5
 
 Figures = Mapping[str, float | None]
 Pair = tuple[Figures, Figures]
+
+
+def revision(name: str) -> str:
+    """A revision of this repository, by its name. Raises `ArgumentTypeError` if there is none."""
+    command = ["git", "rev-parse", "--quiet", "--verify", "--end-of-options", f"{name}^{{commit}}"]
+    if subprocess.run(command, cwd=ROOT, capture_output=True).returncode:
+        raise argparse.ArgumentTypeError(f"{name!r} is no revision of this repository")
+    return name
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from bench.__main__ import runs_before, write
+from bench.__main__ import main, runs_before, write
 from bench.command import shown
 from bench.load.latency import Latency
 from bench.measure.broker import Rates, Warmth
@@ -163,6 +163,13 @@ class TestAgainst:
         ]
         change = against.changes(measured)["a"]
         assert [change.ratio, change.pairs] == pytest.approx([2, 2])
+
+    def test_a_revision_that_is_none_is_named_before_anything_starts(self, capsys: pytest.CaptureFixture[str]) -> None:
+        with pytest.raises(SystemExit) as ended:
+            main(["--against", "no-such-branch"])
+        assert ended.value.code == 2
+        assert "'no-such-branch' is no revision of this repository" in capsys.readouterr().err
+        assert against.revision("HEAD") == "HEAD"
 
     def test_one_pair_shows_nothing(self) -> None:
         assert against.changes([({"a": 1.0}, {"a": 2.0})]) == {}
