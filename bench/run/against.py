@@ -27,6 +27,8 @@ from dev.settings import ROOT, Settings
 STARTS: Final = 2
 FIXED_PER_S: Final = (700.0, 1_500.0)
 FIXED_SHARE: Final = 0.5
+RATIO_MAX: Final = 100
+"""An interval that reaches further says nothing, and is left out."""
 
 Figures = Mapping[str, float | None]
 Pair = tuple[Figures, Figures]
@@ -140,7 +142,7 @@ def table(revision: str, changes: Mapping[str, Change]) -> Table:
     rows = []
     for name, c in changes.items():
         verdict = ("more" if c.ratio > 1 else "less") if c.real else "not shown"
-        interval = f"{c.low:.3f} to {c.high:.3f}"
+        interval = f"{c.low:.3f} to {c.high:.3f}" if c.high < RATIO_MAX else "-"
         rows.append((name, f"{c.before:,.1f}", f"{c.after:,.1f}", f"{c.ratio:.3f}", interval, str(c.pairs), verdict))
     text = (
         f"Pairs were measured in turn. An interval holds the true ratio with {pairs.CONFIDENCE:.0%} confidence, so one "

@@ -174,6 +174,13 @@ class TestAgainst:
     def test_one_pair_shows_nothing(self) -> None:
         assert against.changes([({"a": 1.0}, {"a": 2.0})]) == {}
 
+    def test_an_interval_without_an_end_is_left_out(self) -> None:
+        one, nine = {"a": 1.0, "b": 1.0}, {"a": 9.0, "b": 1.0}
+        changed = against.changes([(one, nine), (nine, one)])
+        a, b = against.table("HEAD", changed).rows
+        assert (a[4], a[6]) == ("-", "not shown")
+        assert b[4] == "1.000 to 1.000"
+
     def test_every_row_has_its_pairs(self, run: Run) -> None:
         pair = against.burst_figures(run.first_burst), against.burst_figures(run.first_burst)
         table = against.table("HEAD", against.changes([pair] * 3))
