@@ -1,14 +1,19 @@
-"""Connections to a service's own database, with the limits that keep a frozen process from freezing the others."""
+"""Connections to a service's own database, with the limits that keep a frozen process from freezing the others.
 
+All are in autocommit: a transaction is begun explicitly.
+"""
+
+import socket
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
-from psycopg import Connection, sql
+from psycopg import Connection
 from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import make_conninfo
+from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -119,7 +124,7 @@ def connect(
     """Open a connection for a thread, or for a one-shot, whose statements may take as long as they need
     (`statement_timeout_ms=0`). PostgreSQL ends the session, and frees its locks, after `idle_timeout_s` without a
     statement. Raises `psycopg.OperationalError` when it cannot."""
-    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms, idle_timeout_s))
+    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms, idle_timeout_s), autocommit=True)
     _adapt(connection)
     return connection
 
@@ -188,7 +193,15 @@ def connections(connection: Conn) -> dict[str, int]:
 
 @contextmanager
 def transaction(connection: Conn) -> Iterator[None]:
-    """Commit at the end, or roll back. Unlike `Connection.transaction`, it lets the first pipeline carry the BEGIN."""
+    """Begin; commit at the end, or roll back."""
+    with transaction_of_pipeline(connection):
+        connection.execute("BEGIN", prepare=False)
+        yield
+
+
+@contextmanager
+def transaction_of_pipeline(connection: Conn) -> Iterator[None]:
+    """Commit at the end, or roll back, the transaction that the first `pipeline` in it begins."""
     try:
         yield
         connection.commit()
@@ -198,20 +211,63 @@ def transaction(connection: Conn) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def pipeline(connection: Conn) -> Iterator[None]:
+    """A pipeline whose statements reach the server together. Begins a transaction if none is open.
+
+    psycopg sends every statement by itself, and waits for the answer to its own BEGIN. For a small batch, that wakes
+    the server's process so often that it costs both sides as much as the statements.
+    """
+    with connection.pipeline(), _corked(connection.fileno()):
+        if connection.info.transaction_status is TransactionStatus.IDLE:
+            connection.execute("BEGIN", prepare=False)
+        yield
+
+
+@contextmanager
+def _corked(descriptor: int) -> Iterator[None]:
+    """Keep what is sent until the end."""
+    _set_cork(descriptor, on=True)
+    try:
+        yield
+    finally:
+        _set_cork(descriptor, on=False)
+
+
+def _set_cork(descriptor: int, *, on: bool) -> None:
+    """Set TCP_CORK, see tcp(7). Does nothing for a Unix socket, or a connection that is lost."""
+    with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connected:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
+
+
 def queue_commit(connection: Conn) -> None:
     """Commit by the pipeline's last statement: `Connection.commit` would wait for an answer of its own. An earlier
     statement that fails raises at the end of the pipeline, and nothing is committed."""
     connection.execute("COMMIT", prepare=False)
 
 
-def copy_in(connection: Conn, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Insert rows by COPY within the current transaction. psycopg escapes the values; nothing is joined by hand."""
-    statement = sql.SQL("COPY {} ({}) FROM STDIN").format(
-        sql.Identifier(table), sql.SQL(", ").join(map(sql.Identifier, columns))
-    )
-    with connection.cursor().copy(statement) as copy:
-        for row in rows:
-            copy.write_row(row)
+class Table:
+    """A table to insert rows into. The rows have values for the columns given, in that order."""
+
+    def __init__(self, name: str, **types: str) -> None:
+        """`types` are the columns with their PostgreSQL types."""
+        names = ", ".join(f'"{column}"' for column in types)
+        arrays = ", ".join(f"%s::{type_}[]" for type_ in types.values())
+        self._copy = f'COPY "{name}" ({names}) FROM STDIN'.encode()
+        self._insert = f'INSERT INTO "{name}" ({names}) SELECT * FROM unnest({arrays})'.encode()  # noqa: S608 - constants of ours
+
+    def insert(self, connection: Conn, rows: Iterable[Sequence[Any]]) -> None:
+        """Insert rows, at least one, within the current transaction; values are escaped.
+
+        By COPY, which costs least a row, but two round trips, and cannot be in a pipeline. In a pipeline by one INSERT
+        that goes along with the other statements.
+        """
+        if connection.info.pipeline_status is not PipelineStatus.OFF:
+            connection.execute(self._insert, columns(rows))
+            return
+        with connection.cursor().copy(self._copy) as copy:
+            for row in rows:
+                copy.write_row(row)
 
 
 def columns(rows: Iterable[Iterable[Any]]) -> list[list[Any]]:

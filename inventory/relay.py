@@ -63,7 +63,6 @@ class Relay(Worker):
 
     def _serve_term(self, connection: Conn) -> None:
         """Wait for the lock, then relay until told to stop. Raises whatever ends the session."""
-        connection.autocommit = True
         while not lead(connection, "inventory relay"):
             self.report("")  # another instance does the work
             if self.stopping.wait(POLL_S):

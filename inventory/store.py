@@ -14,7 +14,7 @@ from psycopg.rows import DictRow, class_row, dict_row
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
 from common.keyed_answers import KeyReused
-from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
+from common.postgres import AsyncConn, Conn, Table, columns, timestamp
 from inventory.catalogue import Entry
 from inventory.decide import Movement, Product, Reservation
 
@@ -50,8 +50,13 @@ _UPDATE_STOCK = """
     FROM unnest(%s::text[], %s::bigint[]) AS changed(product_id, on_hand)
     WHERE products.product_id = changed.product_id
 """
-_RESERVATION_COLUMNS = ("order_id", "customer_id", "state", "reason", "items", "decided_at", "revoked_at")
-_MOVEMENT_COLUMNS = ("kind", "order_id", "product_id", "quantity", "recorded_at")
+_RESERVATIONS = Table(
+    "reservations", order_id="uuid", customer_id="text", state="text", reason="text", items="json",
+    decided_at="timestamptz", revoked_at="timestamptz",
+)  # fmt: skip
+_MOVEMENTS = Table(
+    "movements", kind="text", order_id="uuid", product_id="text", quantity="bigint", recorded_at="timestamptz"
+)
 
 _lines = msgspec.json.Decoder(tuple[Line, ...])
 
@@ -81,11 +86,11 @@ def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -
          timestamp(r.revoked_at))
         for r in reservations
     )  # fmt: skip
-    copy_in(connection, "reservations", _RESERVATION_COLUMNS, rows)
+    _RESERVATIONS.insert(connection, rows)
 
 
 def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
-    copy_in(connection, "movements", _MOVEMENT_COLUMNS, ((*m[:-1], rfc3339(m.at)) for m in movements))
+    _MOVEMENTS.insert(connection, ((*m[:-1], rfc3339(m.at)) for m in movements))
 
 
 def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -> None:

@@ -44,6 +44,7 @@ class PaymentHandler:
     """Payment's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "payment"
+    phase_s = 0.0
     arrivals = InOrderOfArrival
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:

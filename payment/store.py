@@ -9,7 +9,7 @@ from psycopg.rows import class_row
 
 from common.events import CustomerId, OrderId, rfc3339
 from common.keyed_answers import KeyReused
-from common.postgres import AsyncConn, Conn, columns, copy_in, timestamp
+from common.postgres import AsyncConn, Conn, Table, columns, timestamp
 from payment.decide import Account, Payment, Transfer
 
 # Runs before the payments are read: an instance that waited for this lock then reads what the other one decided.
@@ -33,7 +33,15 @@ _UPDATE_BALANCES = """
     FROM unnest(%s::text[], %s::bigint[]) AS changed(customer_id, balance)
     WHERE accounts.customer_id = changed.customer_id
 """
-_TRANSFER_COLUMNS = ("kind", "order_id", "customer_id", "amount", "currency", "recorded_at")
+# The fields of `Payment`, in their order.
+_PAYMENTS = Table(
+    "payments", order_id="uuid", customer_id="text", state="text", reason="text", amount="bigint", currency="text",
+    decided_at="timestamptz", revoked_at="timestamptz",
+)  # fmt: skip
+_TRANSFERS = Table(
+    "ledger", kind="text", order_id="uuid", customer_id="text", amount="bigint", currency="text",
+    recorded_at="timestamptz",
+)  # fmt: skip
 
 
 class Locked(NamedTuple):
@@ -60,11 +68,11 @@ def insert_payments(connection: Conn, payments: Iterable[Payment]) -> None:
          timestamp(p.revoked_at))
         for p in payments
     )  # fmt: skip
-    copy_in(connection, "payments", Payment.__struct_fields__, rows)
+    _PAYMENTS.insert(connection, rows)
 
 
 def insert_transfers(connection: Conn, transfers: Iterable[Transfer]) -> None:
-    copy_in(connection, "ledger", _TRANSFER_COLUMNS, ((*t[:-1], rfc3339(t.at)) for t in transfers))
+    _TRANSFERS.insert(connection, ((*t[:-1], rfc3339(t.at)) for t in transfers))
 
 
 def update_payments(connection: Conn, payments: Sequence[Payment]) -> None:

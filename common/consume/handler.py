@@ -57,6 +57,10 @@ class Handler(Protocol[Locked]):
     def group(self) -> str:
         """The consumer group. `READS` and `PUBLISHES` of `common.events` name its topics."""
 
+    @property
+    def phase_s(self) -> float:
+        """How long after the start of a slot its batches begin. See `common.consume.inbox`."""
+
     def arrivals(self) -> Arrivals:
         """Make the place where records wait until they are due."""
 
@@ -71,7 +75,7 @@ class Decided(Protocol):
     """The outcome of a batch: what to store and what to publish."""
 
     def store(self, connection: Conn) -> None:
-        """Write new rows, by COPY."""
+        """Write new rows: before the pipeline, or in it (`postgres.Table`)."""
 
     def update(self, connection: Conn) -> None:
         """Queue (the connection is in pipeline mode) the updates of existing rows."""

@@ -31,12 +31,15 @@ POLL_AT_LEAST_EVERY_S: Final = 10.0
 HOLES_EVERY_S: Final = 2.0
 """While no record comes: how often the ends of partitions are checked for offsets without a record."""
 
-# A batch costs nearly the same whatever its size. So a consumer pauses for half the time that its last batch took. At
-# low load that is a few milliseconds; the higher the load, and the slower the machine, the larger batches become.
-SPACING_OF_BUSY: Final = 1.5
-SPACING_MAX_S: Final = 0.1
-FRESH_S: Final = 0.01
+# A batch costs nearly the same whatever its size. So time is divided into slots, and a consumer begins one batch in
+# each: a record that comes after an idle slot is processed at once, and the more come, the larger the batches are. The
+# slots of all consumers begin at the same moments by the clock, so that the saga, a phase later, finds the results of
+# both sides. Where clocks differ, orders settle later, by a slot at most.
+SLOT_S: Final = 0.045
+FETCH_S: Final = 0.004
 """Time for one more fetch by the client, which takes some milliseconds."""
+ARRIVE_S: Final = 0.002
+"""Time for the partitions of a fetch to arrive one after the other."""
 
 _LOG_BROKEN: Final = frozenset(
     {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE, KafkaError._LOG_TRUNCATION}
@@ -44,9 +47,9 @@ _LOG_BROKEN: Final = frozenset(
 """The client's errors, under `auto.offset.reset=error`, when the log no longer has the offset to read."""
 
 
-def spacing_s(busy_s: float) -> float:
-    """The least time from the start of one batch to the start of the next, given how long the first took."""
-    return min(SPACING_MAX_S, SPACING_OF_BUSY * busy_s)
+def until_next_slot_s(at_s: float, phase_s: float) -> float:
+    """Seconds until the next slot begins, at `at_s` by the clock."""
+    return SLOT_S - (at_s - phase_s) % SLOT_S
 
 
 class Inbox:
@@ -54,7 +57,7 @@ class Inbox:
 
     `find_starts` returns where to begin in partitions just assigned. It is also called with `everything`, all
     partitions, before joining. `report` is called with the reason why no records come, or "". `arrivals` decides
-    which records are due.
+    which records are due, and `phase_s` when in a slot a batch begins.
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class Inbox:
         everything: Sequence[Partition],
         report: Callable[[str], None],
         arrivals: Arrivals,
+        phase_s: float,
         without_record: WithoutRecord,
     ) -> None:
         self.positions: dict[Partition, int] = {}
@@ -84,9 +88,8 @@ class Inbox:
         self._arrivals = arrivals
         self._due: list[Arrival] = []
         self._broker_away = False
-        self._begun_at = 0.0
-        self._busy_s = 0.0
-        self._settling = False
+        self._phase_s = phase_s
+        self._next_slot_at = 0.0
         self._full = False
         self._committed_at = 0.0
         self._sent: dict[Partition, int] = {}
@@ -117,9 +120,6 @@ class Inbox:
 
     def next_batch(self) -> list[Arrival]:
         """The records to process next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
-        if self._settling:
-            self._settling = False
-            self._busy_s = time.monotonic() - self._begun_at
         if len(self._due) < BATCH_RECORDS_MAX:
             self._fill()
         self._due += self._arrivals.due(time.monotonic())
@@ -132,8 +132,7 @@ class Inbox:
         batch, self._due = self._due[:count], self._due[count:]
         self._full = count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX
         if batch:
-            self._settling = True
-            self._begun_at = time.monotonic()
+            self._next_slot_at = time.monotonic() + until_next_slot_s(time.time(), self._phase_s)
         return batch
 
     def wait(self, delay_s: float) -> None:
@@ -218,16 +217,17 @@ class Inbox:
         self._receive(first)
         if self._broker_away:  # the client may report it when the broker has long been back
             self._report_broker_back()
-        # The last batch's own time counts, since records have arrived meanwhile. After a full batch there is no pause:
-        # it would not make the next one larger.
-        wait = 0.0 if self._full else self._begun_at + spacing_s(self._busy_s) - time.monotonic()
+        # After a full batch there is no wait: it would not make the next one larger.
+        wait = 0.0 if self._full else self._next_slot_at - time.monotonic()
         if wait > 0:
             self._stopping.wait(wait)
             # With `queued.min.messages` 1 the client has fetched once, when the wait began. It fetches what came since
             # when its queue is empty.
             self._receive(self._poll(BATCH_RECORDS_MAX - 1, 0))
-            self._receive(self._poll(1, FRESH_S))
-        self._receive(self._poll(BATCH_RECORDS_MAX - 1, 0))
+            self._receive(self._poll(1, FETCH_S))
+            self._receive(self._poll(BATCH_RECORDS_MAX - 1, ARRIVE_S))
+        else:
+            self._receive(self._poll(BATCH_RECORDS_MAX - 1, 0))
 
     def _poll(self, records: int, timeout_s: float) -> list[Message]:
         self._polled_at = time.monotonic()

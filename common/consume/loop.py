@@ -43,12 +43,14 @@ from common.kafka.clients import client_config
 from common.kafka.holes import offsets_without_record
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
-from common.postgres import connect, terminate_stale_blockers, transaction
+from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline
 from common.worker import Worker
 
 LAG_EVERY_S: Final = 1.0
 OPERATOR_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
+SMALL_BATCH_RECORDS: Final = 150
+"""The rows of batches up to this size go along with the other statements. Larger ones are copied (`postgres.Table`)."""
 NICE: Final = 5
 """A consumer gets a third of the api's share of a busy processor (`nice(1)`)."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
@@ -118,6 +120,7 @@ class _Session(Generic[Locked]):
                 broker.all_partitions(topics[name] for name in self._reads),
                 self._report,
                 self._handler.arrivals(),
+                self._handler.phase_s,
                 partial(offsets_without_record, self._admin),
             )
             try:
@@ -221,8 +224,8 @@ class _Session(Generic[Locked]):
         """Decide and store in one transaction. Raises `Superseded` when another instance has moved a position,
         `Stopped` when an operator has to resume this consumer."""
         connection, known = self._connection, self._inbox.positions
-        with transaction(connection):
-            with connection.pipeline():
+        with transaction_of_pipeline(connection):
+            with pipeline(connection):
                 locked_positions = positions.lock(connection, last)
                 queried_guards = parking.query_guards(connection)
                 locked = self._handler.lock(connection, [a.received for a in batch if a.received is not None])
@@ -235,10 +238,14 @@ class _Session(Generic[Locked]):
             decided = decide(self._handler, locked, outcome.fresh, outcome.repeats)
             moved = {partition: record for partition, record in last.items() if record.offset >= known[partition]}
             if moved:
-                decided.store(connection)
+                is_small = len(batch) <= SMALL_BATCH_RECORDS
+                if not is_small:
+                    decided.store(connection)
                 if outcome.parked:
                     parking.park(connection, outcome.parked, self._topic_ids)
-                with connection.pipeline():
+                with pipeline(connection):
+                    if is_small:
+                        decided.store(connection)
                     decided.update(connection)
                     positions.advance(connection, {p: (record.offset + 1, record.at) for p, record in moved.items()})
                     postgres.queue_commit(connection)

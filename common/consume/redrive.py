@@ -19,7 +19,7 @@ from common.consume.records import Received, Record, decode
 from common.errors import Failure, Superseded, classify, describe
 from common.events import ORDERS, OrderDiscarded, StrictRef, make
 from common.kafka.broker import Partition
-from common.postgres import Conn, columns, transaction
+from common.postgres import Conn, columns, pipeline, transaction, transaction_of_pipeline
 
 ROWS_MAX: Final = 500
 
@@ -127,9 +127,9 @@ class Redriver(Generic[Locked]):
 
     def _decide(self, connection: Conn, known: Mapping[Partition, int], rows: Sequence[Marked]) -> Decided:
         partitions = {row.record.partition for row in rows}
-        with transaction(connection):
+        with transaction_of_pipeline(connection):
             events = [(row.state, received) for row in rows if (received := decode_again(row)) is not None]
-            with connection.pipeline():
+            with pipeline(connection):
                 locked_positions = positions.lock(connection, partitions)
                 locked = self._handler.lock(connection, [received for _, received in events])
             positions.check_not_superseded(known, positions.fetch(locked_positions), partitions)
@@ -140,7 +140,7 @@ class Redriver(Generic[Locked]):
                 [received for state, received in events if state == "decided"],
             )
             decided.store(connection)
-            with connection.pipeline():
+            with pipeline(connection):
                 decided.update(connection)
                 set_state(connection, rows, "decided")
         return decided

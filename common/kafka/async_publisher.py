@@ -14,8 +14,6 @@ from common.events import Milliseconds
 from common.kafka.clients import producer_config
 
 REPORTS_EVERY_S: Final = 0.001
-# Otherwise the client's thread sends the first of several records before it has the others.
-CLIENT_LINGER_MS: Final = 0.3
 # With nothing in flight no report comes, but an error may: a lost broker is noticed before the next request.
 ERRORS_EVERY_S: Final = 0.1
 
@@ -57,7 +55,7 @@ class AsyncPublisher:
 
     def __init__(self, bootstrap_servers: str, client_id: str, *, linger_s: float, deadline_s: float) -> None:
         """Call it in the loop. A future that has not ended after `deadline_s` ends with `TimeoutError`."""
-        self._config = producer_config(bootstrap_servers, client_id, linger_ms=CLIENT_LINGER_MS)
+        self._config = producer_config(bootstrap_servers, client_id, linger_ms=0)
         self._config["error_cb"] = self._on_error
         self.linger_s = linger_s
         """May be changed at any time, by any thread."""

@@ -27,6 +27,7 @@ def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
+        "socket.nagle.disable": True,  # the requests of several partitions follow one another: none waits for an ACK
         "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "log_level": 2,  # at 3 it writes a line every 25 ms while the broker is away; our own log reports it once
     }

@@ -43,6 +43,8 @@ class SagaHandler:
     """The saga's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = SAGA
+    phase_s = 0.02
+    """By then payment and inventory have published what they decided in this slot."""
     arrivals = HeldOrders
 
     def __init__(self) -> None:

@@ -9,7 +9,7 @@ import psycopg
 from common.codec import encode
 from common.events import Milliseconds, OrderId, PlacedData, rfc3339
 from common.kafka.broker import Partition
-from common.postgres import Conn, columns, copy_in, timestamp
+from common.postgres import Conn, Table, columns, timestamp
 from order.saga.decide import Order
 
 # After the partition, the fields of `Order` in their order.
@@ -20,10 +20,10 @@ _LOCK_ORDERS = """
     FROM orders WHERE order_id = ANY(%s::uuid[]) ORDER BY order_id FOR UPDATE
 """
 # `_UPDATE_ORDERS` takes the columns in this order too.
-_COLUMNS = (
-    "order_id", "customer_id", "partition", "status", "reason", "payment", "inventory", "payment_reason",
-    "inventory_reason", "amount", "currency", "items", "placed_at", "decided_at", "settled_at", "traceparent",
-    "timeline",
+_ORDERS = Table(
+    "orders", order_id="uuid", customer_id="text", partition="integer", status="text", reason="text", payment="text",
+    inventory="text", payment_reason="text", inventory_reason="text", amount="bigint", currency="text", items="json",
+    placed_at="timestamptz", decided_at="timestamptz", settled_at="timestamptz", traceparent="text", timeline="jsonb",
 )  # fmt: skip
 # The placed event brings what was ordered, and nothing changes it later.
 _UPDATE_ORDERS = """
@@ -74,7 +74,7 @@ def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
 
 
 def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    copy_in(connection, "orders", _COLUMNS, map(_values, rows))
+    _ORDERS.insert(connection, map(_values, rows))
 
 
 def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
@@ -82,7 +82,7 @@ def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
 
 
 def _values(row: Row) -> tuple[Any, ...]:
-    """The values of `_COLUMNS`."""
+    """The values of `_ORDERS`."""
     order, placed = row.order, row.placed
     return (
         order.order_id, order.customer_id, row.partition, order.status, order.reason, order.payment, order.inventory,

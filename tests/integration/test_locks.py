@@ -12,7 +12,7 @@ from psycopg import errors
 from common.config import Env
 from common.consume import positions
 from common.kafka.broker import Partition
-from common.postgres import Conn, connect
+from common.postgres import Conn, connect, pipeline
 from inventory import store as stock
 from ops import migrate
 from payment import store as money
@@ -108,10 +108,9 @@ def test_rows_are_locked_in_one_order(
         connect(apart(database), "locks") as batch,
     ):
         batch.execute(SCAN)
-        batch.commit()
 
         def take_all() -> None:
-            with batch.pipeline():
+            with pipeline(batch):
                 lock(batch)
 
         waiting = threading.Thread(target=take_all)

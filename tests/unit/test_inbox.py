@@ -18,7 +18,7 @@ from common.codec import encode
 from common.config import Env
 from common.consume import inbox
 from common.consume.handler import InOrderOfArrival
-from common.consume.inbox import SPACING_MAX_S, SPACING_OF_BUSY, Inbox, spacing_s
+from common.consume.inbox import SLOT_S, Inbox, until_next_slot_s
 from common.consume.parking import sort
 from common.consume.positions import Start
 from common.consume.reading import Reading
@@ -31,17 +31,12 @@ from tests.unit.orders import placed
 PARTITION = Partition("orders", 0)
 
 
-def test_a_consumer_rests_for_a_share_of_the_time_that_its_last_batch_took() -> None:
-    assert spacing_s(0.004) == SPACING_OF_BUSY * 0.004
-
-
-def test_the_rest_after_a_long_batch_is_bounded() -> None:
-    assert spacing_s(60.0) == SPACING_MAX_S
-
-
-@given(st.floats(0, 1e3), st.floats(0, 1e3))
-def test_the_spacing_rises_with_the_work(first: float, second: float) -> None:
-    assert spacing_s(min(first, second)) <= spacing_s(max(first, second))
+@given(st.floats(0, 1e10), st.sampled_from([0.0, 0.02]))
+def test_the_next_slot_begins_within_a_slot_and_at_the_same_moment_for_all(at_s: float, phase_s: float) -> None:
+    until_s = until_next_slot_s(at_s, phase_s)
+    assert 0 < until_s <= SLOT_S
+    slots = (at_s + until_s - phase_s) / SLOT_S
+    assert slots == pytest.approx(round(slots), abs=1e-3)
 
 
 class Client:
@@ -73,7 +68,7 @@ def test_an_error_in_a_callback_is_raised_by_the_poll(monkeypatch: pytest.Monkey
     process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival(),
-        lambda *_: {},
+        0.0, lambda *_: {},
     )  # fmt: skip
     with pytest.raises(KafkaException):
         joined.next_batch()
@@ -108,7 +103,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     process = config.process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival(),
-        lambda *_: {},
+        0.0, lambda *_: {},
     )  # fmt: skip
     joined.positions = {Partition("orders", number): 100 for number in range(2)}
     client: Any = joined._consumer

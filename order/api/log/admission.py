@@ -24,7 +24,7 @@ STANDSTILL_SAMPLES: Final = 12
 orders until their results are there."""
 MANY_SHARE: Final = 0.5
 """Requests with many orders are refused at this share of the limit: single orders come first."""
-LINGER_MAX_S: Final = 0.02
+LINGER_MAX_S: Final = 0.01
 LINGER_SHARE: Final = 0.08
 """The share of the wait beyond `UNSEEN_S` that orders linger."""
 UNSEEN_S: Final = 0.3
