@@ -34,6 +34,7 @@ from dev.state import State
 RECIPES = {"dead_letters": "dlq"}
 """The recipes whose name is not that of their module in `ops`."""
 FAILED: Final = 2
+SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}
 STARTING = ("up", "scale")
 """The commands that may make a home."""
 
@@ -92,6 +93,8 @@ def parser() -> argparse.ArgumentParser:
     command("reset", reset, changes=True).add_argument("--yes", action="store_true", help="do not ask")
     for name in ("start", "stop", "restart"):
         command(name, act_on_services, changes=True).add_argument("services", nargs="+", metavar="service")
+    for name in SIGNALS:
+        command(name, signal_services, changes=True).add_argument("services", nargs="+", metavar="service")
     scale = command("scale", scale_services, changes=True)
     scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
     command("ps", lambda stack, _: stack.ps())
@@ -175,6 +178,11 @@ def chosen_stack(settings: Settings, *, ending: bool = False) -> Stack:
 def act_on_services(stack: Stack, arguments: argparse.Namespace) -> None:
     """Start, stop or restart them, as the command's name says."""
     getattr(stack, arguments.command)(arguments.services)
+
+
+def signal_services(stack: Stack, arguments: argparse.Namespace) -> None:
+    """Kill, freeze or thaw them, as the command's name says."""
+    stack.send_signal(arguments.services, SIGNALS[arguments.command])
 
 
 def scale_services(stack: Stack, arguments: argparse.Namespace) -> None:

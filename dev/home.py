@@ -23,7 +23,17 @@ MARK = "tandem.mark"
 _MARK_TEXT = "This folder is Tandem's. 'just reset' deletes the data in it; without this file, it deletes nothing.\n"
 _MADE_EARLIER = frozenset({"bench", "cache", "lock", "lost+found"})
 """What a home may have before its first `just up`: jars, and what the bench keeps."""
-DATA = ("run", "supervisor", "logs", "kafka", "postgres", "secrets.json", "stack.json.damaged", "stack.json")
+DATA = (
+    "run",
+    "supervisor",
+    "logs",
+    "kafka",
+    "postgres",
+    "secrets.json",
+    "targets.json",
+    "stack.json.damaged",
+    "stack.json",
+)
 """What `just reset` deletes, in this order: while the state remains, `just reset` can be repeated."""
 LOCK_WAIT_S = 600
 SEE_OPERATIONS = "see docs/OPERATIONS.md, 'Damaged files'"

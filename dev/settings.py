@@ -28,6 +28,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 DATABASES = ("order", "payment", "inventory")
 ROLES = ("postgres", "auditor", *DATABASES)
+CONSOLE = "console"
+CONSOLE_ADMIN_OFFSET = 500
 INSTANCES_MAX = 99
 """The limit of a native service, whose admin ports are a block of a hundred."""
 
@@ -61,9 +63,9 @@ SERVICES = (
 )
 ADMIN_PORTS = range(
     min(service.admin_port_offset for service in SERVICES) + 1,
-    max(service.admin_port_offset for service in SERVICES) + INSTANCES_MAX + 1,
+    CONSOLE_ADMIN_OFFSET + 1,
 )
-"""The admin ports of all instances, from ADMIN_PORT_BASE on."""
+"""The admin ports of all instances and of the console, from ADMIN_PORT_BASE on."""
 Kind = Literal["native", "compose"]
 """How a stack runs."""
 
@@ -85,6 +87,7 @@ class Settings:
     payment_port: int = 8082
     inventory_port: int = 8083
     order_saga_port: int = 8084
+    console_port: int = 8080
     admin_port_base: int = 18000
     topic_partitions: int = 6
     told: Mapping[str, str] = field(default_factory=dict)
@@ -138,6 +141,10 @@ class Settings:
     def port(self, service: Service) -> int:
         port: int = getattr(self, service.port_setting)
         return port
+
+    @property
+    def console_admin_port(self) -> int:
+        return self.admin_port_base + CONSOLE_ADMIN_OFFSET
 
     def admin_port(self, service: Service, number: int) -> int:
         return self.admin_port_base + service.admin_port_offset + number

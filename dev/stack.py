@@ -1,6 +1,7 @@
 """The commands of a stack, whichever way it runs: natively (`dev.native`) or in Docker Compose (`dev.compose`)."""
 
 import os
+import signal
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
@@ -36,6 +37,9 @@ class Stack(ABC):
     def print_addresses(self) -> None:
         for service in SERVICES:
             print(f"  {service.name:<10}  http://{HOST}:{self.settings.port(service):<5}  {service.serves}")
+        print(
+            f"  console     http://{HOST}:{self.settings.console_port:<5}  all of it, live: orders, proof, dead letters"
+        )
         print(f"  kafka       {HOST}:{self.settings.kafka_port}")
         print("  databases   just psql order, just psql payment, just psql inventory")
         # curl would send it to the proxy of this shell.
@@ -74,6 +78,10 @@ class Stack(ABC):
         self.state.scale |= counts
         self.state.save()
         self.apply_scale(counts)
+
+    def send_signal(self, names: list[str], number: signal.Signals) -> None:
+        """Kill, freeze or thaw services or instances. Raises `StackError`."""
+        raise StackError(f"{', '.join(names)}: only the native stack can do that; in Compose use 'docker kill'")
 
     @abstractmethod
     def apply_scale(self, services: Collection[str]) -> None:

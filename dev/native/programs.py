@@ -2,17 +2,20 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dev.home import stored_passwords
+from dev.servers.console import Console
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.processes import listener
 from dev.servers.server import Server
-from dev.settings import SERVICES, Settings, environment
+from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment
 from dev.stack import StackError
 
 SERVERS = ("postgres", "kafka")
+TARGETS = "targets.json"
 
 
 class Programs:
@@ -24,7 +27,7 @@ class Programs:
             for service in SERVICES
             for number in range(1, counts[service.name] + 1)
         }
-        self.names = [*SERVERS, *self.instances]
+        self.names = [*SERVERS, *self.instances, CONSOLE]
 
     def matching(self, names: Iterable[str]) -> list[str]:
         """The programs of these names. The name of a service means all its instances."""
@@ -35,7 +38,7 @@ class Programs:
                 service, _, number = name.rpartition("-")
                 if service in {s.name for s in SERVICES} and number.isdecimal() and int(number):
                     raise StackError(f"there is no {name!r}; 'just scale {service}={number}' adds it")
-                services = ", ".join([*SERVERS, *(service.name for service in SERVICES)])
+                services = ", ".join([*SERVERS, *(service.name for service in SERVICES), CONSOLE])
                 raise StackError(
                     f"there is no {name!r}; services are {services}, instances are {', '.join(self.instances)}"
                 )
@@ -57,9 +60,26 @@ class Programs:
         if name == "kafka":
             ports = (settings.kafka_port, settings.kafka_controller_port)
             return Broker(settings.home / name, *ports, cache=settings.cache)
+        if name == CONSOLE:
+            addresses = (settings.console_port, settings.console_admin_port, settings.order_api_port)
+            return Console(settings.home, *addresses, self.targets_path, self.environment())
         service, number = self.instances[name]
         ports = (settings.port(service), settings.admin_port(service, number))
         return Instance(settings.home, service, number, ports[0], self.environment(), ports[1])
+
+    @property
+    def targets_path(self) -> Path:
+        return self.settings.home / TARGETS
+
+    def targets(self) -> list[dict[str, Any]]:
+        """The admin ports of all instances, in the format of Prometheus' `file_sd_configs`."""
+        return [
+            {
+                "targets": [f"{HOST}:{self.settings.admin_port(service, number)}"],
+                "labels": {"service": service.name, "instance": name},
+            }
+            for name, (service, number) in self.instances.items()
+        ]
 
     def environment(self) -> dict[str, str]:
         return dict(self.settings.told) | environment(
@@ -76,6 +96,8 @@ class Programs:
             return {"POSTGRES_PORT": settings.postgres_port}
         if name == "kafka":
             return {"KAFKA_PORT": settings.kafka_port, "KAFKA_CONTROLLER_PORT": settings.kafka_controller_port}
+        if name == CONSOLE:
+            return {"CONSOLE_PORT": settings.console_port, "ADMIN_PORT_BASE": settings.console_admin_port}
         service, number = self.instances[name]
         port, admin_port = settings.port(service), settings.admin_port(service, number)
         return {service.port_setting.upper(): port, "ADMIN_PORT_BASE": admin_port}

@@ -1,7 +1,9 @@
 """The native stack: PostgreSQL, Kafka and the services as processes of this machine, kept up by supervisord."""
 
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -19,7 +21,7 @@ from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
-from dev.settings import HOST, ROOT, Settings
+from dev.settings import CONSOLE, HOST, ROOT, Settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
 
@@ -35,6 +37,7 @@ ends at the first statement that fails, with 3."""
 SERVICE_STOP_S = 20
 SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
 
+SIGNALLED = {signal.SIGKILL: "killed", signal.SIGSTOP: "frozen", signal.SIGCONT: "thawed"}
 SET_UP = {
     "postgres": ("ops.migrate", "payment load-demo", "inventory load-demo"),
     "kafka": ("ops.topics create",),
@@ -69,7 +72,7 @@ class NativeStack(Stack):
         self.supervisor.start(SERVERS)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._set_up, SERVERS))
-        self._start(self.programs.instances)
+        self._start([*self.programs.instances, CONSOLE])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
 
@@ -102,6 +105,15 @@ class NativeStack(Stack):
             self._start(turn)
         print(f"restarted: {', '.join(chosen)}")
 
+    def send_signal(self, names: list[str], number: signal.Signals) -> None:
+        chosen = self.programs.matching(names)
+        self._require_running()
+        statuses = self.supervisor.statuses()
+        if idle := [name for name in chosen if not statuses[name].pid]:
+            raise StackError(f"{', '.join(idle)} does not run; 'just start' starts it")
+        processes.send([statuses[name].pid for name in chosen], number)
+        print(f"{SIGNALLED[number]}: {', '.join(chosen)}")
+
     def apply_scale(self, services: Collection[str]) -> None:
         if not self.supervisor.running():
             print(REMEMBERED)
@@ -127,7 +139,7 @@ class NativeStack(Stack):
             running = status.state == "RUNNING"
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
             port, *others = programs.ports(name).values()
-            admin_port = others[0] if name in programs.instances else "-"
+            admin_port = "-" if name in SERVERS else others[0]
             ready = f"no: {printable(missing)}" if missing else "yes" if running else "no"
             print(row.format(name, status.state.lower(), status.pid or "-", uptime, port, admin_port, ready))
 
@@ -195,6 +207,7 @@ class NativeStack(Stack):
     def _configured(self) -> dict[str, str]:
         """The configuration of each program for supervisord."""
         programs = self.programs
+        homes.write(programs.targets_path, json.dumps(programs.targets(), indent=1))
         texts = {}
         for name in programs.names:
             priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)

@@ -70,12 +70,17 @@ def _lives(process: psutil.Process) -> bool:
 
 def thaw(pids: Sequence[int]) -> None:
     """Let frozen processes, and their children, go on: frozen, they could not end."""
+    send(pids, signal.SIGCONT)
+
+
+def send(pids: Sequence[int], number: signal.Signals) -> None:
+    """Send a signal to processes and all their children."""
     for pid in pids:
         with suppress(psutil.Error):
             process = psutil.Process(pid)
             for member in (process, *process.children(recursive=True)):
                 with suppress(psutil.NoSuchProcess):
-                    member.send_signal(signal.SIGCONT)
+                    member.send_signal(number)
 
 
 def stop(left: Sequence[psutil.Process]) -> list[psutil.Process]:

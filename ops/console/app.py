@@ -1,0 +1,252 @@
+"""The console's HTTP: its page, its stream, and what the page asks for."""
+
+import asyncio
+import http.client
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+from confluent_kafka import KafkaException
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common.config import Env
+from common.errors import Transient, describe
+from common.events import now
+from common.http import problem, server
+from common.http.app import application
+from common.http.problem import ProblemError
+from common.http.requests import read_body
+from common.http.responses import json_response
+from common.http.validation import decode_body, decode_query
+from ops.console import drill, orders, parked
+from ops.console.drill import Drill, Load
+from ops.console.hub import Hub
+from ops.console.jobs import Job, Jobs
+from ops.console.parked import Act, Listing
+from ops.console.poller import Poller
+from ops.console.proof import StandingProof
+from ops.console.settings import Address, Settings
+from ops.console.sources import SERVICES, Instances, Kafka, Targets
+from ops.console.store import databases
+from ops.log import Log
+from ops.tool import user
+from ops.verify.statements import TEXTS
+
+STATIC: Final = Path(__file__).parent / "static"
+PASS_ON_S: Final = 35.0
+"""More than the order api takes for any answer."""
+TYPES: Final = {
+    ".html": "text/html; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml", ".png": "image/png", ".json": "application/json", ".md": "text/plain; charset=utf-8",
+}  # fmt: skip
+PLAIN: Final = "text/plain; charset=utf-8"
+HEADERS: Final = {
+    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+"""Of the page and its files: nothing from elsewhere, nothing inline, no eval."""
+
+T = TypeVar("T")
+_act: Final = msgspec.json.Decoder(Act)
+_drill: Final = msgspec.json.Decoder(Drill)
+_load: Final = msgspec.json.Decoder(Load)
+
+
+class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
+    pass
+
+
+_nothing: Final = msgspec.json.Decoder(_Nothing)
+
+
+def files(folder: Path = STATIC) -> dict[str, tuple[bytes, str]]:
+    """The page and its files with their types, by their path within the folder."""
+    return {
+        path.relative_to(folder).as_posix(): (path.read_bytes(), TYPES.get(path.suffix, PLAIN))
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
+    """What `work` returns, in a thread. What cannot be read becomes a `ProblemError` 503."""
+    try:
+        return await run_in_threadpool(work, *arguments)
+    except (Transient, KafkaException) as error:
+        raise ProblemError(problem.unavailable(describe(error))) from error
+
+
+async def serve(settings: Settings) -> None:
+    """Run the console until it is told to stop."""
+    process = settings.process
+    actor = f"{user()} (console)"
+    env = Env("console")
+    reading = databases(settings.auditor_urls, "console")
+    asking = databases(settings.auditor_urls, "console-http")
+
+    def first() -> Iterator[tuple[str, object]]:
+        poller.wake()
+        yield "hello", hello(settings, actor)
+        yield "history", poller.history()
+
+    hub = Hub(first, lambda: frame.stopping)
+    jobs = Jobs(
+        lambda job: hub.publish("job", job.shown(), key=f"job {job.id}"), lambda job: hub.forget(f"job {job.id}")
+    )
+    instances = Instances(Targets(settings.targets))
+    poller = Poller(Kafka(process.bootstrap_servers), reading, instances, hub)
+    proof = StandingProof(
+        *(process.bootstrap_servers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
+        *(settings.deadline_s, lambda document: hub.publish("proof", document)),
+    )
+    events = orders.Events(Log(process.bootstrap_servers, "console-events"))
+
+    async def search(request: Request) -> Response:
+        wanted = decode_query(request.query_params, orders.Search)
+        return json_response(await unblocked(orders.search, asking, wanted))
+
+    async def place(request: Request) -> Response:
+        body = await read_body(request)
+        key = request.headers.get("idempotency-key")
+        return await unblocked(pass_on, settings.order_api, body, key)
+
+    async def story(request: Request) -> Response:
+        return json_response(await unblocked(orders.story, asking, request.path_params["order_id"]))
+
+    async def order_events(request: Request) -> Response:
+        told = await unblocked(orders.story, asking, request.path_params["order_id"])
+        return json_response(await unblocked(events.of, told))
+
+    async def listing(request: Request) -> Response:
+        return json_response(await unblocked(parked.page, asking, decode_query(request.query_params, Listing)))
+
+    async def parked_event(request: Request) -> Response:
+        named = request.path_params["service"], request.path_params["record"]
+        return json_response(await unblocked(parked.one, asking, *named))
+
+    async def act(request: Request) -> Response:
+        wanted = decode_body(await read_body(request), _act)
+        names = await unblocked(parked.named_by, asking, wanted)
+        if wanted.dry_run:
+            return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, actor))
+        return accepted(parked.start(jobs, env, wanted, names, actor))
+
+    async def verify(request: Request) -> Response:
+        decode_body(await read_body(request), _nothing)
+        return accepted(proof.prove(jobs))
+
+    async def all_jobs(_: Request) -> Response:
+        return json_response({"jobs": [job.shown() for job in jobs.all()]})
+
+    def named_job(request: Request) -> Job:
+        job = jobs.find(request.path_params["job_id"])
+        if job is None:
+            raise ProblemError(problem.not_found("job", request.path_params["job_id"][:64]))
+        return job
+
+    async def one_job(request: Request) -> Response:
+        return json_response(named_job(request).shown(results=True))
+
+    async def stop_job(request: Request) -> Response:
+        decode_body(await read_body(request), _nothing)
+        job = named_job(request)
+        jobs.stop(job)
+        return accepted(job)
+
+    async def break_it(request: Request) -> Response:
+        body = await read_body(request)
+        drill.check_allowed(settings)
+        return accepted(drill.start(jobs, decode_body(body, _drill)))
+
+    async def load(request: Request) -> Response:
+        body = await read_body(request)
+        drill.check_allowed(settings)
+        return accepted(drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api))
+
+    routes = [
+        *pages(files()),
+        Route("/api/stream", hub, methods=["GET"]),
+        Route("/api/orders", search, methods=["GET"]),
+        Route("/api/orders", place, methods=["POST"]),
+        Route("/api/orders/{order_id}", story, methods=["GET"]),
+        Route("/api/orders/{order_id}/events", order_events, methods=["GET"]),
+        Route("/api/dead-letters", listing, methods=["GET"]),
+        Route("/api/dead-letters/acts", act, methods=["POST"]),
+        Route("/api/dead-letters/{service}/{record:path}", parked_event, methods=["GET"]),
+        Route("/api/verify", verify, methods=["POST"]),
+        Route("/api/jobs", all_jobs, methods=["GET"]),
+        Route("/api/jobs/{job_id}", one_job, methods=["GET"]),
+        Route("/api/jobs/{job_id}/stop", stop_job, methods=["POST"]),
+        Route("/api/break", break_it, methods=["POST"]),
+        Route("/api/load", load, methods=["POST"]),
+    ]
+    frame = application(routes, lambda: poller.missing() + proof.missing())
+
+    async def open_() -> None:
+        hub.open()
+
+    async def close() -> None:
+        await asyncio.to_thread(jobs.close)
+
+    await server.serve(frame, process, [poller, proof], open_=open_, close=close)
+
+
+def pages(content: Mapping[str, tuple[bytes, str]]) -> list[Route]:
+    """The routes of the page and its files."""
+
+    async def file(request: Request) -> Response:
+        path = request.path_params.get("path", "index.html")
+        if path not in content:
+            raise ProblemError(problem.not_found("file", path[:200]))
+        body, media_type = content[path]
+        return Response(body, headers={**HEADERS, "content-type": media_type})
+
+    return [Route("/", file, methods=["GET"]), Route("/static/{path:path}", file, methods=["GET"])]
+
+
+def hello(settings: Settings, actor: str) -> dict[str, Any]:
+    """What a tab has to know first."""
+    can_break = settings.stack == "native"
+    return {
+        "stack": settings.stack,
+        "can_break": can_break,
+        "actor": actor,
+        "services": SERVICES,
+        "targets": (*SERVICES, *drill.SERVERS) if can_break else (),
+        "instances_max": drill.SCALED_MAX,
+        "shapes": drill.SHAPES,
+        "statuses": orders.STATUSES,
+        "reasons": orders.REASONS,
+        "statements": [{"statement": int(s), "text": text, "counted": counted} for s, (text, counted) in TEXTS.items()],
+        "at": now(),
+    }
+
+
+def accepted(job: Job) -> Response:
+    """202 with the job."""
+    return json_response(job.shown(), 202, {"location": f"/api/jobs/{job.id}"})
+
+
+def pass_on(order_api: Address, body: bytes, key: str | None) -> Response:
+    """The order api's answer to an order, as it is. Raises `ProblemError` 503 when there is none."""
+    connection = http.client.HTTPConnection(order_api.host, order_api.port, timeout=PASS_ON_S)
+    headers = {"content-type": "application/json"} | ({"idempotency-key": key} if key else {})
+    try:
+        connection.request("POST", "/api/v1/orders", body, headers)
+        answer = connection.getresponse()
+        content = answer.read()
+    except (OSError, http.client.HTTPException) as error:
+        detail = f"the order api at {order_api.host}:{order_api.port} does not answer: {error}"
+        raise ProblemError(problem.unavailable(detail)) from error
+    finally:
+        connection.close()
+    kept = {name: value for name in ("content-type", "retry-after") if (value := answer.headers.get(name))}
+    return Response(content, answer.status, kept)

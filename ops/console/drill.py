@@ -1,0 +1,74 @@
+"""Break it: which command of the stack an act stands for. Only on the native stack of a developer; `python -m dev` does
+what is asked, under the same lock as `just`."""
+
+from collections.abc import Callable
+from typing import Annotated, Final, Literal
+
+from msgspec import Meta, Struct
+
+from common.http import problem
+from common.http.problem import FieldError, Problem, ProblemError
+from ops.console.jobs import Job, Jobs
+from ops.console.settings import Address, Settings
+from ops.console.sources import SERVICES
+
+SERVERS: Final = ("kafka", "postgres")
+SCALED_MAX: Final = 9
+"""More instances than anybody wants to see; the stack itself allows 99."""
+SHAPES: Final = ("load", "stress", "spike")
+
+Act = Literal["stop", "start", "restart", "kill", "freeze", "thaw", "scale"]
+
+
+class Drill(Struct, frozen=True, forbid_unknown_fields=True):
+    """What to do to which service or instance."""
+
+    act: Act
+    target: Annotated[str, Meta(pattern=r"^[a-z]+(-[a-z]+)?(-[1-9][0-9]?)?\Z")]
+    count: Annotated[int, Meta(ge=1, le=SCALED_MAX)] | None = None
+
+
+class Load(Struct, frozen=True, forbid_unknown_fields=True):
+    """A shape of load."""
+
+    shape: Literal["load", "stress", "spike"]
+
+
+def command(drill: Drill) -> list[str]:
+    """The arguments of Python. Raises `ProblemError` 422."""
+    service, _, number = drill.target.rpartition("-")
+    name = service if number.isdecimal() else drill.target
+    if name not in (*SERVICES, *SERVERS) or (number.isdecimal() and name in SERVERS):
+        known = ", ".join((*SERVICES, *SERVERS))
+        raise ProblemError(problem.validation(FieldError("#/target", f"must be one of {known}, or payment-1")))
+    if (drill.act == "scale") is not (drill.count is not None):
+        raise ProblemError(problem.validation(FieldError("#/count", "is required to scale, and for nothing else")))
+    if drill.act == "scale" and drill.target not in SERVICES:
+        raise ProblemError(problem.validation(FieldError("#/target", f"must be one of {', '.join(SERVICES)}")))
+    target = f"{drill.target}={drill.count}" if drill.act == "scale" else drill.target
+    return ["-m", "dev", drill.act, target]
+
+
+def check_allowed(settings: Settings) -> None:
+    """Raises `ProblemError` 403 unless this is the native stack."""
+    if settings.stack != "native":
+        detail = "Break it works on the native stack that 'just up' starts, and nowhere else"
+        raise ProblemError(Problem(403, "not-allowed", "Not allowed here", detail))
+
+
+def start(jobs: Jobs, drill: Drill) -> Job:
+    """Do it in the background. Raises `ProblemError`."""
+    arguments = command(drill)
+    return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {}))
+
+
+def start_load(jobs: Jobs, shape: str, order_api: Address) -> Job:
+    """Run Locust with this shape against the order api. Raises `ProblemError`."""
+    arguments = ["-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary"]
+    arguments += ["--host", f"http://{order_api.host}:{order_api.port}"]
+    work = _running(jobs, arguments, {"TANDEM_SHAPE": shape})
+    return jobs.start("load", f"just {shape}", work, can_stop=True)
+
+
+def _running(jobs: Jobs, arguments: list[str], variables: dict[str, str]) -> Callable[[Job], bool]:
+    return lambda job: jobs.run_command(job, arguments, variables) == 0

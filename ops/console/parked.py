@@ -1,0 +1,269 @@
+"""Dead letters: lists parked events with filters, shows one, and redrives or discards them through `ops.dead_letters`.
+
+Acts go on in the background, event by event, each in a transaction of its own: when the tab closes, or the console
+ends, every event is either marked or as it was.
+"""
+
+import argparse
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from common.config import Env
+from common.errors import Fatal, describe
+from common.http import problem
+from common.http.problem import FieldError, ProblemError
+from common.terminal import printable
+from ops import dead_letters
+from ops.console.jobs import Job, Jobs
+from ops.console.store import Databases, Unreadable
+from ops.dead_letters import RecordId, record_id
+
+EVENTS_MAX: Final = 1_000
+"""Events in one act."""
+VALUE_BYTES_MAX: Final = 64 * 1024
+BEGINNING: Final = (0, "", -1, -1, "")
+
+Service = Literal["order", "payment", "inventory"]
+Moment = Annotated[int, Meta(ge=0, le=2**43)]
+_Text = Annotated[str, Meta(min_length=1, max_length=500)]
+
+
+class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which parked events. Times are those of parking, in milliseconds."""
+
+    service: Service | None = None
+    customer: _Text | None = None
+    topic: Literal["orders", "payments", "inventory"] | None = None
+    error: _Text | None = None
+    root: bool | None = None
+    since: Moment | None = None
+    until: Moment | None = None
+
+
+class Listing(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A page of them; by default of those that are not done."""
+
+    state: Literal["open", "parked", "redrive", "discard", "decided", "done"] = "open"
+    after: Annotated[str, Meta(max_length=1_000)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=500)] = 100
+
+
+class Named(Struct, frozen=True, forbid_unknown_fields=True):
+    """A parked event of a service, by its record: `orders/3@17`."""
+
+    service: Service
+    record: Annotated[str, Meta(max_length=200)]
+
+
+class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to do to which events, and why: to those named, or to all that are parked and match the filter."""
+
+    act: Literal["redrive", "discard"]
+    why: Annotated[str, Meta(max_length=500)] = ""
+    dry_run: bool = False
+    events: Annotated[list[Named], Meta(min_length=1, max_length=EVENTS_MAX)] | None = None
+    filter: Filter | None = None
+
+
+class Cursor(Struct, frozen=True, array_like=True):
+    """The last event of a page."""
+
+    service: Service
+    place: tuple[int, str, int, int, str]
+
+
+def escaped(value: bytes) -> str:
+    """Bytes of anybody as text: what is not printable is escaped, and no more than `VALUE_BYTES_MAX` are shown."""
+    return printable(value[:VALUE_BYTES_MAX].decode(errors="backslashreplace"))
+
+
+def cursor_text(cursor: Cursor) -> str:
+    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
+
+
+def cursor_in(text: str) -> Cursor:
+    """Raises `ProblemError` 422 for a text that `cursor_text` never makes."""
+    try:
+        return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Cursor)
+    except (ValueError, msgspec.DecodeError):
+        error = FieldError("#/after", "must be the next of the page before")
+        raise ProblemError(problem.validation(error)) from None
+
+
+def shown(service: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row as the page shows it."""
+    record = RecordId(row["topic"], row["partition"], row["offset"], row["earlier_topic"])
+    names = (
+        "topic", "partition", "offset", "topic_id", "customer", "root", "state", "attempts", "parked_at", "record_at",
+        "type", "bytes", "error",
+    )  # fmt: skip
+    return {"service": service, "record": str(record), **{name: row[name] for name in names}}
+
+
+def page(databases: Databases, wanted: Listing) -> dict[str, Any]:
+    """A page of parked events: service by service, in the order of the log. Raises `ProblemError`."""
+    cursor = None if wanted.after is None else cursor_in(wanted.after)
+    filters = {name: getattr(wanted, name) for name in Filter.__struct_fields__ if name != "service"}
+    filters["state"] = wanted.state
+    events: list[dict[str, Any]] = []
+    problems: dict[str, str] = {}
+    stops: list[dict[str, Any]] = []
+    total, following = 0, None
+    services = [name for name in databases if wanted.service in (None, name)]
+    for service in services:
+        try:
+            total += databases[service].rows("parked_count", **filters)[0]["total"]
+            stops += [{"service": service, **row} for row in databases[service].rows("stops")]
+            if following is not None or (cursor and services.index(service) < services.index(cursor.service)):
+                continue
+            place = cursor.place if cursor and cursor.service == service else BEGINNING
+            after = dict(zip(("at", "after_topic", "after_partition", "after_offset", "after_id"), place, strict=True))
+            rows = databases[service].rows("parked", **filters, **after, limit=wanted.limit - len(events) + 1)
+        except Unreadable as error:
+            problems[service] = str(error)
+            continue
+        room = wanted.limit - len(events)
+        events += [shown(service, row) for row in rows[:room]]
+        if len(rows) > room:
+            last = rows[room - 1] if room else None
+            at = _place(last) if last else place
+            following = cursor_text(Cursor(service, at))  # type: ignore[arg-type]
+    return {"events": events, "next": following, "total": total, "stops": stops, "problems": problems}
+
+
+def _place(row: Mapping[str, Any]) -> tuple[int, str, int, int, str]:
+    return row["sort_at"], row["topic"], row["partition"], row["offset"], row["topic_id"]
+
+
+def one(databases: Databases, service: str, text: str) -> dict[str, Any]:
+    """A parked event with its bytes, escaped and of limited length, and what operators did to it. Raises `ProblemError`
+    404, and `Unreadable`."""
+    try:
+        record = record_id(text)
+    except argparse.ArgumentTypeError:
+        record = None
+    if record is None or service not in databases:
+        raise ProblemError(problem.not_found("parked event", f"{service} {text}"[:200]))
+    named = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
+    rows = databases[service].rows("parked_event", **named, topic_id=record.topic_id, most=VALUE_BYTES_MAX)
+    if not rows:
+        raise ProblemError(problem.not_found(f"parked event of {service}", text[:200]))
+    row = rows[0]
+    return {
+        **shown(service, row),
+        "key": row["customer"],
+        "text": escaped(bytes(row["value"])),
+        "truncated": row["bytes"] > VALUE_BYTES_MAX,
+        "acts": databases[service].rows("acts", **named, topic_id=row["topic_id"]),
+    }
+
+
+def named_by(databases: Databases, act: Act) -> list[Named]:
+    """The events of an act. Raises `ProblemError` 422 when it names none or both ways, has no reason, or would be of
+    too many."""
+    if (act.events is None) is (act.filter is None):
+        raise ProblemError(problem.validation(FieldError("", "must have either events or filter")))
+    if not act.why.strip() and not act.dry_run:
+        raise ProblemError(problem.validation(FieldError("#/why", "must say why; it is recorded with the act")))
+    for number, named in enumerate(act.events or ()):
+        try:
+            record_id(named.record)
+        except argparse.ArgumentTypeError as error:
+            raise ProblemError(problem.validation(FieldError(f"#/events/{number}/record", str(error)))) from None
+    if act.filter is None:
+        return list(act.events or ())
+    wanted = Listing(**msgspec.structs.asdict(act.filter), state="parked", limit=500)
+    names: list[Named] = []
+    while len(names) <= EVENTS_MAX:
+        found = page(databases, wanted)
+        if found["problems"]:
+            raise ProblemError(problem.unavailable("; ".join(found["problems"].values())))
+        names += [Named(event["service"], event["record"]) for event in found["events"]]
+        if found["next"] is None:
+            return names
+        wanted = msgspec.structs.replace(wanted, after=found["next"])
+    detail = f"it matches more than {EVENTS_MAX} events; narrow it, or use 'just dlq'"
+    raise ProblemError(problem.validation(FieldError("#/filter", detail)))
+
+
+Key = tuple[str, str | None]
+
+
+def customers(databases: Databases, names: Iterable[Named]) -> dict[Named, Key]:
+    """Whose events these are: a redrive of one takes along all that are parked of the same customer."""
+    keys: dict[Named, Key] = {}
+    for named in names:
+        event = one(databases, named.service, named.record)
+        keys[named] = named.service, event["key"]
+    return keys
+
+
+def attempt(env: Env, act: Act, named: Named, actor: str, *, dry_run: bool) -> dict[str, Any]:
+    """Mark one event, or say what marking it would do."""
+    chosen = argparse.Namespace(
+        command=act.act, records=[record_id(named.record)], customer=None, all=False,
+        actor=actor, why=act.why.strip() or "dry run", dry_run=dry_run,
+    )  # fmt: skip
+    try:
+        with dead_letters.connected(named.service, env) as connection:
+            count = dead_letters.mark(connection, chosen)
+    except Fatal as error:
+        refused = {"result": "refused", "count": 0, "detail": str(error).removeprefix("dlq: ")}
+        return {"service": named.service, "record": named.record, **refused}
+    except Exception as error:
+        failed = {"result": "failed", "count": 0, "detail": describe(error)}
+        return {"service": named.service, "record": named.record, **failed}
+    result = ("marked", "") if count else ("unchanged", "it is not parked any more, or was marked already")
+    return {
+        "service": named.service,
+        "record": named.record,
+        "result": result[0],
+        "count": count,
+        "detail": result[1],
+    }
+
+
+def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], actor: str) -> dict[str, Any]:
+    """What the act would change, event by event."""
+    keys: dict[Named, Key] = {}
+    taken: dict[Key, str] = {}
+    results = []
+    for named in dict.fromkeys(names):
+        result = attempt(env, act, named, actor, dry_run=True)
+        if act.act == "redrive" and result["result"] == "marked":
+            keys |= customers(databases, [named])
+            first = taken.setdefault(keys[named], named.record)
+            if keys[named][1] is not None and first != named.record:
+                result |= {"result": "unchanged", "count": 0, "detail": f"goes along with {first}"}
+        results.append(result)
+    refused = sum(result["result"] in ("refused", "failed") for result in results)
+    return {
+        "act": act.act,
+        "results": results,
+        "would_change": sum(result["count"] for result in results),
+        "refused": refused,
+    }
+
+
+def start(jobs: Jobs, env: Env, act: Act, names: Sequence[Named], actor: str) -> Job:
+    """Do it in the background. Raises `ProblemError` 409 while another act is under way."""
+
+    def work(job: Job) -> bool:
+        names_once = list(dict.fromkeys(names))
+        job.total = len(names_once)
+        for named in names_once:
+            result = attempt(env, act, named, actor, dry_run=False)
+            job.results.append(result)
+            job.done += 1
+            job.note = f"{named.service} {named.record}: {result['result']}"
+            jobs.report(job)
+        marked = sum(result["count"] for result in job.results)
+        wrong = sum(result["result"] in ("refused", "failed") for result in job.results)
+        job.note = f"{dead_letters.counted(marked, 'event')} marked" + (f", {wrong} refused or failed" if wrong else "")
+        return not wrong
+
+    return jobs.start("act", f"{act.act} {dead_letters.counted(len(names), 'event')}", work)

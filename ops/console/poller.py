@@ -1,0 +1,218 @@
+"""The one poller of all tabs: reads every source each second, and publishes what it found.
+
+Each source is read in a thread of its own, and one that does not answer in time keeps no other waiting: the page then
+says so. Without a tab, it reads every five seconds, so that the last 15 minutes are there when one comes.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from typing import Any, Final
+
+from common.errors import describe
+from common.events import now
+from common.kafka.broker import Partition
+from common.worker import Worker
+from ops.console.flow import Flow, Position, Reading, Scrape
+from ops.console.hub import Hub
+from ops.console.metrics import POINT_S, POINTS, Latency, buckets, increments, of_values
+from ops.console.sources import Instances, Kafka
+from ops.console.store import Databases
+from ops.tool import GROUP_OF
+
+EVERY_S: Final = 1.0
+IDLE_EVERY_S: Final = 5.0
+ANSWER_S: Final = 0.8
+"""How long a round waits for its sources."""
+SCRAPE_EVERY_S: Final = 2.0
+ASSIGNED_EVERY_S: Final = 5.0
+OUTCOMES_EVERY_S: Final = 2.0
+OUTCOMES_S: Final = 60
+OUTCOMES_MAX: Final = 500
+SETTLE_OLDEST_S: Final = 20.0
+SETTLE_NEWEST_S: Final = 10.0
+"""Settle times are measured on orders of this age: most have settled, and one that has not is late."""
+SETTLE_MAX: Final = 1_000
+SETTLE_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+ACCEPT: Final = "order_accept_seconds"
+
+
+class Source:
+    """Something that is read again and again, with no more than one read under way."""
+
+    def __init__(self, name: str, fetch: Callable[[], Any], every_s: float, pool: ThreadPoolExecutor) -> None:
+        self.name = name
+        self.problem = ""
+        self._fetch = fetch
+        self._every_s = every_s
+        self._pool = pool
+        self._under_way: Future[Any] | None = None
+        self._began_s = -every_s
+        self._last: Any = None
+
+    def begin(self, clock_s: float) -> "Future[Any] | None":
+        """Begin a read if one is due; returns the one under way."""
+        if self._under_way is None and clock_s - self._began_s >= self._every_s - ANSWER_S / 2:
+            self._began_s = clock_s
+            self._under_way = self._pool.submit(self._fetch)
+        return self._under_way
+
+    def answer(self, clock_s: float) -> Any:
+        """What was read last; None when it cannot be read now, and `problem` says why."""
+        if self._under_way is None:
+            return self._last
+        if not self._under_way.done():
+            if clock_s - self._began_s > self._every_s + 1:
+                self.problem = f"no answer for {clock_s - self._began_s:.0f} s"
+                self._last = None
+            return self._last
+        under_way, self._under_way = self._under_way, None
+        try:
+            self._last, self.problem = under_way.result(), ""
+        except Exception as error:
+            self._last, self.problem = None, describe(error)
+        return self._last
+
+
+class Poller:
+    """A task of the process. `newest` is the last `flow` message."""
+
+    def __init__(self, kafka: Kafka, databases: Databases, instances: Instances, hub: Hub) -> None:
+        self._kafka = kafka
+        self._databases = databases
+        self._instances = instances
+        self._hub = hub
+        self._flow = Flow()
+        self._accept, self._settle = Latency(), Latency()
+        self._accept_before: dict[str, dict[float, float]] = {}
+        self._points: deque[dict[str, Any]] = deque(maxlen=POINTS)
+        self._point_at_s = 0.0
+        self._scraped: Sequence[Scrape] | None = None
+        self._shown: list[dict[str, Any]] = []
+        self._api: dict[str, float | None] = self._flow.api([])
+        self._wake = threading.Event()
+        self._pool = ThreadPoolExecutor(8, "poll")
+        self._worker = Worker("poller", self._run, retries_fatal=True)
+        self._sources = {
+            "kafka": Source("kafka", kafka.ends, EVERY_S, self._pool),
+            "instances": Source("instances", instances.scrape, SCRAPE_EVERY_S, self._pool),
+            "assigned": Source("assigned", kafka.assigned, ASSIGNED_EVERY_S, self._pool),
+            "outcomes": Source("outcomes", self._outcomes, OUTCOMES_EVERY_S, self._pool),
+        } | {service: Source(service, self._reader(service), EVERY_S, self._pool) for service in GROUP_OF}
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def stop(self) -> None:
+        self._wake.set()
+        self._worker.stop()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._instances.close()
+
+    def missing(self) -> list[str]:
+        return self._worker.missing()
+
+    def history(self) -> dict[str, Any]:
+        """The points of the last 15 minutes, for a tab that comes."""
+        return {"every_s": POINT_S, "points": list(self._points)}
+
+    def wake(self) -> None:
+        """A tab has come: go on at once."""
+        self._wake.set()
+
+    def _reader(self, service: str) -> Callable[[], tuple[dict[Partition, Position], dict[str, Any]]]:
+        database = self._databases[service]
+
+        def read() -> tuple[dict[Partition, Position], dict[str, Any]]:
+            positions = {
+                Partition(row["topic"], row["partition"]): Position(row["next_offset"], row["record_time"])
+                for row in database.rows("positions")
+            }
+            return positions, database.rows("waiting")[0]
+
+        return read
+
+    def _outcomes(self) -> list[dict[str, Any]]:
+        return self._databases["order"].rows("outcomes", window_s=OUTCOMES_S, most=OUTCOMES_MAX)
+
+    def _run(self) -> None:
+        self._worker.report("")
+        while not self._worker.stopping.is_set():
+            began_s = time.monotonic()
+            self._round(began_s)
+            every_s = EVERY_S if self._hub.clients else IDLE_EVERY_S
+            if self._wake.wait(max(0.05, began_s + every_s - time.monotonic())):
+                self._wake.clear()
+
+    def _round(self, clock_s: float) -> None:
+        under_way = [future for source in self._sources.values() if (future := source.begin(clock_s)) is not None]
+        wait(under_way, timeout=ANSWER_S)
+        clock_s = time.monotonic()
+        answers = {name: source.answer(clock_s) for name, source in self._sources.items()}
+        scrapes = answers["instances"]
+        if scrapes is not None and scrapes is not self._scraped:
+            self._scraped = scrapes
+            self._shown = self._flow.instances(scrapes, answers["assigned"] or {})
+            self._api = self._flow.api(scrapes)
+            self._observe(scrapes)
+        document = self._document(answers, clock_s)
+        self._hub.publish("flow", document)
+        if clock_s - self._point_at_s >= POINT_S:
+            self._point_at_s = clock_s
+            self._end_interval(document)
+
+    def _document(self, answers: Mapping[str, Any], clock_s: float) -> dict[str, Any]:
+        stored = {service: answers[service] for service in GROUP_OF if answers[service] is not None}
+        reading = Reading(
+            now(),
+            clock_s,
+            answers["kafka"] or {},
+            {GROUP_OF[service]: positions for service, (positions, _) in stored.items()},
+            {name: self._sources[name].problem for name in ("kafka", *GROUP_OF) if self._sources[name].problem},
+        )
+        return {
+            **self._flow.topics_and_arrows(reading),
+            "api": self._api,
+            "outcomes": {"window_s": OUTCOMES_S, **outcomes(answers["outcomes"] or [])},
+            "parked": {service: stored[service][1]["parked"] if service in stored else None for service in GROUP_OF},
+            "stopped": {s: waiting["stopped"] for s, (_, waiting) in stored.items() if waiting["stopped"]},
+            "instances": self._shown,
+            "latency": {"accept": self._accept.window(), "settle": self._settle.window()},
+        }
+
+    def _observe(self, scrapes: Sequence[Scrape]) -> None:
+        """Add what the apis have measured since the last scrape."""
+        cumulative = {scrape.name: buckets(scrape.values, ACCEPT) for scrape in scrapes if scrape.values}
+        for name, after in cumulative.items():
+            if after and name in self._accept_before:
+                self._accept.add(increments(self._accept_before[name], after))
+        self._accept_before = {name: after for name, after in cumulative.items() if after}
+
+    def _end_interval(self, document: Mapping[str, Any]) -> None:
+        if not self._sources["order"].problem:
+            times = self._databases["order"].rows(
+                "settle_times", oldest_s=SETTLE_OLDEST_S, newest_s=SETTLE_NEWEST_S, most=SETTLE_MAX
+            )
+            self._settle.add(of_values((row["seconds"] for row in times), SETTLE_BOUNDS_S))
+        known = [arrow for arrow in document["arrows"] if arrow["lag_records"] is not None]
+        point = {
+            "at": document["at"],
+            "accept": self._accept.end_interval(),
+            "settle": self._settle.end_interval(),
+            "lag_records": sum(arrow["lag_records"] for arrow in known) if known else None,
+            "lag_s": max(arrow["lag_s"] for arrow in known) if known else None,
+            "accepted_s": document["api"]["accepted_s"],
+        }
+        self._points.append(point)
+        self._hub.publish("point", point, keep=False)
+
+
+def outcomes(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many of the newest orders have which outcome, such as `rejected: out_of_stock`."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        name = f"{row['status']}: {row['reason']}" if row["reason"] else row["status"]
+        counts[name] = counts.get(name, 0) + row["orders"]
+    return {"orders": sum(counts.values()), "counts": counts}

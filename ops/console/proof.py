@@ -1,0 +1,368 @@
+"""The six statements as a standing panel: a light form of `ops.verify` that never ends, and the full one on demand.
+
+Each round takes the newest orders of each partition that all three readers have passed, and compares their rows
+(statements 1, 4 and 5). An order that looks wrong is judged again in the next round: databases are read one after the
+other, the order database first, so a cancellation in between can look like a fault once, but not twice. Balances, stock
+and what waits (2, 3 and 6) are sums over whole tables, so they are audited at long rests, by `ops.verify`'s own SQL.
+"""
+
+import tempfile
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import orjson
+
+from common.codec import decoded, decoder_for
+from common.errors import describe
+from common.events import ORDERS, Milliseconds, OrderPlaced, now
+from common.kafka.broker import Partition, log_bounds
+from common.worker import Worker
+from ops.console.jobs import Job, Jobs
+from ops.console.store import Databases
+from ops.log import Log, Tail
+from ops.verify.judge import audit
+from ops.verify.report import OFFENDERS_SHOWN, Report
+from ops.verify.sources.databases import Snapshot
+from ops.verify.statements import (
+    DECIDED,
+    MONEY,
+    ONCE,
+    OUTCOME,
+    STOCK,
+    TEXTS,
+    WAITING,
+    Finding,
+    Statement,
+)
+
+EVERY_S: Final = 5.0
+NEWEST: Final = 50
+"""Records of each partition in a round: a sample when more arrive."""
+OPEN_MAX: Final = 1_000
+"""Orders that are judged again when they have settled."""
+AUDIT_EVERY_S: Final = 30.0
+REST: Final = 100
+"""A round, and an audit, rest this many times as long as they took: a hundredth of a core at most."""
+WRONG_MAX: Final = 1_000
+SAMPLED: Final = (DECIDED, OUTCOME, ONCE)
+AUDITED: Final = (MONEY, STOCK, WAITING)
+UNDONE_PAYMENT: Final = frozenset({"declined", "refunded", "void"})
+UNDONE_STOCK: Final = frozenset({"rejected", "released", "void"})
+
+Row = Mapping[str, Any]
+
+
+class Placed(NamedTuple):
+    """An order as the log has it."""
+
+    order_id: str
+    customer_id: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the databases say of an order. `parked_by` are the services that have parked its first event."""
+
+    order: Row | None
+    payment: Row | None
+    entries: Mapping[str, Row]
+    """The entries of the ledger, by kind."""
+    reservation: Row | None
+    parked_by: frozenset[str] = frozenset()
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.order and self.order["settled"])
+
+
+def judge(placed: Placed, evidence: Evidence) -> list[Finding]:
+    """What is wrong with an order that all readers have passed."""
+    sides = {"order": evidence.order, "payment": evidence.payment, "inventory": evidence.reservation}
+    findings = [
+        Finding(DECIDED, f"the log has it, and the {service} database has no row of it")
+        for service, row in sides.items()
+        if row is None and service not in evidence.parked_by
+    ]
+    findings += [
+        Finding(DECIDED, f"it belongs to {placed.customer_id}, the {service} database says {row['customer_id']}")
+        for service, row in sides.items()
+        if row is not None and row["customer_id"] != placed.customer_id
+    ]
+    findings += [
+        Finding(ONCE, f"the ledger has {row['entries']} entries of kind {kind} for it")
+        for kind, row in evidence.entries.items()
+        if row["entries"] > 1
+    ]
+    if evidence.settled and evidence.order and evidence.payment and evidence.reservation:
+        findings += _outcome(evidence.order, evidence.payment, evidence.entries, evidence.reservation)
+    return findings
+
+
+def _outcome(order: Row, payment: Row, entries: Mapping[str, Row], reservation: Row) -> Iterable[Finding]:
+    """What is wrong with the outcome of a settled order: confirmed means captured and reserved, all else neither."""
+    status, paid, stock = order["status"], payment["state"], reservation["state"]
+    net = sum(entries[kind]["amount"] * sign for kind, sign in (("capture", 1), ("refund", -1)) if kind in entries)
+    if status == "confirmed":
+        if (paid, stock) != ("completed", "reserved"):
+            yield Finding(OUTCOME, f"it is confirmed, with payment {paid} and inventory {stock}")
+        elif net != order["amount"]:
+            yield Finding(OUTCOME, f"it is confirmed at {order['amount']}, and the ledger took {net}")
+    else:
+        if paid not in UNDONE_PAYMENT or stock not in UNDONE_STOCK:
+            yield Finding(OUTCOME, f"it is {status} and settled, with payment {paid} and inventory {stock}")
+        if net:
+            yield Finding(OUTCOME, f"it is {status} and settled, and the ledger still has {net} of it")
+
+
+@dataclass
+class Standing:
+    """How each statement stands. Sampled statements count all that was ever checked, audited ones the last audit."""
+
+    checked: Counter[Statement] = field(default_factory=Counter)
+    proved_at: dict[Statement, Milliseconds] = field(default_factory=dict)
+    reasons: dict[Statement, list[str]] = field(default_factory=dict)
+    audited: Report = field(default_factory=Report)
+    wrong: dict[str, list[Finding]] = field(default_factory=dict)
+    """Orders that were found wrong twice."""
+    suspects: dict[str, list[Finding]] = field(default_factory=dict)
+    """Orders that were found wrong once."""
+
+    def take(self, judged: Mapping[str, Sequence[Finding]]) -> None:
+        """The findings of a round, by order. What is found a second time is a violation, until it is right again."""
+        for order_id, findings in judged.items():
+            known = self.wrong.pop(order_id, None) or self.suspects.pop(order_id, None)
+            if findings and known and len(self.wrong) < WRONG_MAX:
+                self.wrong[order_id] = list(findings)
+            elif findings:
+                self.suspects[order_id] = list(findings)
+
+    def violations(self, statement: Statement) -> int:
+        if statement in AUDITED:
+            return self.audited.violations[statement]
+        return sum(finding.statement is statement for findings in self.wrong.values() for finding in findings)
+
+    def hold(self, statements: Iterable[Statement], at: Milliseconds) -> None:
+        """These statements could be checked; those without a violation are proved as of now."""
+        for statement in statements:
+            self.reasons.pop(statement, None)
+            if reasons := self.audited.reasons.get(statement):
+                self.reasons[statement] = list(reasons)
+            elif not self.violations(statement):
+                self.proved_at[statement] = at
+
+    def doubt(self, statements: Iterable[Statement], reason: str) -> None:
+        for statement in statements:
+            self.reasons[statement] = [reason]
+
+    def shown(self) -> dict[str, Any]:
+        statements = [
+            {
+                "statement": int(statement),
+                "text": text,
+                "counted": counted,
+                "checked": (self.audited.checked if statement in AUDITED else self.checked)[statement],
+                "violations": self.violations(statement),
+                "unproven": len(self.reasons.get(statement, [])),
+                "proved_at": self.proved_at.get(statement),
+                "reasons": self.reasons.get(statement, []),
+            }
+            for statement, (text, counted) in TEXTS.items()
+        ]
+        offenders = [
+            {"statement": int(f.statement), "subject": f"order {order_id}", "problem": f.problem}
+            for order_id, findings in self.wrong.items()
+            for f in findings
+        ] + [
+            {"statement": int(o.statement), "subject": o.subject, "problem": o.problem} for o in self.audited.offenders
+        ]
+        unproven = self.reasons or len(self.proved_at) < len(TEXTS)
+        verdict = "violated" if offenders else "unproven" if unproven else "proved"
+        return {"verdict": verdict, "statements": statements, "offenders": offenders[:OFFENDERS_SHOWN]}
+
+
+class StandingProof:
+    """A task of the process: one round after the other."""
+
+    def __init__(
+        self,
+        servers: str,
+        databases: Databases,
+        auditor_urls: Mapping[str, str],
+        deadline_s: int,
+        publish: Callable[[dict[str, Any]], None],
+    ) -> None:
+        self._log = Log(servers, "console-proof")
+        self._databases = databases
+        self._urls = auditor_urls
+        self._deadline_s = deadline_s
+        self._publish = publish
+        self._standing = Standing()
+        self._seen: dict[Partition, int] = {}
+        self._open: OrderedDict[str, Placed] = OrderedDict()
+        self._audit_at_s = 0.0
+        self._rounds = 0
+        self._took_s = 0.0
+        self._full: dict[str, Any] | None = None
+        self._worker = Worker("proof", self._run, retries_fatal=True)
+
+    def start(self) -> None:
+        self._worker.start()
+
+    def stop(self) -> None:
+        self._worker.stop()
+
+    def missing(self) -> list[str]:
+        return self._worker.missing()
+
+    def _run(self) -> None:
+        consumer = self._log.consumer()
+        self._worker.report("")
+        try:
+            while not self._worker.stopping.is_set():
+                began_s = time.monotonic()
+                self._attempt(SAMPLED, lambda: self._sample(consumer))
+                self._took_s = time.monotonic() - began_s
+                if began_s >= self._audit_at_s:
+                    self._attempt(AUDITED, self._audit)
+                    audit_s = time.monotonic() - began_s
+                    self._audit_at_s = time.monotonic() + max(AUDIT_EVERY_S, REST * audit_s)
+                self._rounds += 1
+                self._show()
+                self._worker.stopping.wait(max(EVERY_S, REST * self._took_s))
+        finally:
+            consumer.close()
+
+    def _attempt(self, statements: Sequence[Statement], check: Callable[[], None]) -> None:
+        """Check, and say of these statements that they hold, or why that is not known."""
+        try:
+            check()
+        except Exception as error:
+            self._standing.doubt(statements, describe(error))
+        else:
+            self._standing.hold(statements, now())
+
+    def _sample(self, consumer: Any) -> None:
+        """Judge the newest orders, those that have settled since, and those that looked wrong."""
+        for placed in self._newest(consumer):
+            self._open[placed.order_id] = placed
+            self._standing.checked[DECIDED] += 1
+        while len(self._open) > OPEN_MAX:
+            self._open.popitem(last=False)
+        if not self._open:
+            return
+        evidence = self._evidence(list(self._open.values()))
+        judged = {order_id: judge(self._open[order_id], found) for order_id, found in evidence.items()}
+        self._standing.take(judged)
+        for order_id, found in evidence.items():
+            if found.settled or (found.order is None and not judged[order_id]):
+                self._standing.checked[OUTCOME] += found.settled
+                self._standing.checked[ONCE] += (found.payment is not None) + (found.reservation is not None)
+                if not judged[order_id]:
+                    del self._open[order_id]
+
+    def _newest(self, consumer: Any) -> list[Placed]:
+        """The newest orders that every reader has passed and that were not judged before."""
+        passed: dict[int, int] = {}
+        for database in self._databases.values():
+            for row in database.rows("positions"):
+                if row["topic"] == ORDERS:
+                    number, offset = row["partition"], row["next_offset"]
+                    passed[number] = min(offset, passed.get(number, offset))
+        ends = {Partition(ORDERS, number): end for number, end in passed.items()}
+        moved = {partition: end for partition, end in ends.items() if end > self._seen.get(partition, 0)}
+        if not moved:
+            return []
+        bounds = log_bounds(self._log.admin, moved)
+        placed = []
+        for partition, end in moved.items():
+            first = max(self._seen.get(partition, 0), end - NEWEST, bounds[partition][0])
+            tail = Tail(consumer, partition, first, min(end, bounds[partition][1]))
+            while tail.is_open:
+                for message in tail.fetch():
+                    event = decoded(decoder_for[ORDERS].decode, message.value())
+                    if isinstance(event, OrderPlaced):
+                        data = event.data
+                        placed.append(Placed(data.order_id, data.customer_id, partition.number, message.offset() or 0))
+            self._seen[partition] = end
+        return placed
+
+    def _evidence(self, placed: Sequence[Placed]) -> dict[str, Evidence]:
+        """What the databases say of these orders, the order database first."""
+        named = {"orders": [order.order_id for order in placed]}
+        customers = sorted({order.customer_id for order in placed})
+        order, payment, inventory = (self._databases[name] for name in ("order", "payment", "inventory"))
+        orders = {row["order_id"]: row for row in order.rows("proof_orders", **named)}
+        payments = {row["order_id"]: row for row in payment.rows("proof_payments", **named)}
+        entries: dict[str, dict[str, Row]] = {}
+        for row in payment.rows("proof_entries", **named, customers=customers):
+            entries.setdefault(row["order_id"], {})[row["kind"]] = row
+        reservations = {row["order_id"]: row for row in inventory.rows("proof_reservations", **named)}
+        places = {"partitions": [p.partition for p in placed], "offsets": [p.offset for p in placed]}
+        parked = {
+            name: {(row["partition"], row["offset"]) for row in database.rows("proof_parked", **places)}
+            for name, database in self._databases.items()
+        }
+        return {
+            order_id: Evidence(
+                orders.get(order_id),
+                payments.get(order_id),
+                entries.get(order_id, {}),
+                reservations.get(order_id),
+                frozenset(name for name, rows in parked.items() if (partition, offset) in rows),
+            )
+            for order_id, _, partition, offset in placed
+        }
+
+    def _audit(self) -> None:
+        """Audit what concerns one database alone."""
+        report = Report()
+        parked: list[dict[str, Any]] = []
+        for name, url in self._urls.items():
+            with Snapshot(name, url) as snapshot:
+                parked += snapshot.parked_open()
+                for reason in snapshot.stops():
+                    report.doubt(WAITING, f"{snapshot.group} is stopped until 'just dlq resume': {reason}")
+                if name == "payment":
+                    audit.audit_money(snapshot, report)
+                elif name == "inventory":
+                    audit.audit_stock(snapshot, report)
+        with Snapshot("order", self._urls["order"]) as order:
+            audit.audit_waiting(order, report, self._deadline_s, parked)
+        report.checked[WAITING] += len(parked)
+        self._standing.audited = report
+
+    def _show(self) -> None:
+        self._publish(
+            {
+                "at": now(),
+                "rounds": self._rounds,
+                "took_s": round(self._took_s, 3),
+                **self._standing.shown(),
+                "full": self._full,
+            }
+        )
+
+    def prove(self, jobs: Jobs) -> Job:
+        """Run `ops.verify` in the background. Raises `ProblemError` 409 while one runs."""
+
+        def work(job: Job) -> bool:
+            job.note = "reading the databases and the log"
+            with tempfile.TemporaryFile() as answer:
+                jobs.run_command(job, ["-m", "ops.verify", "--json"], {}, answer)
+                if job.stopping:
+                    return False
+                answer.seek(0)
+                report = orjson.loads(answer.read())
+            names = ("verdict", "took_s", "records", "statements", "notes")
+            offenders = [{n: o[n] for n in ("statement", "subject", "problem")} for o in report["offenders"]]
+            self._full = {"at": now(), **{n: report[n] for n in names}, "offenders": offenders[:OFFENDERS_SHOWN]}
+            job.note = f"{report['verdict']}: {report['records']} records of the log, {report['took_s']:.1f} s"
+            self._show()
+            return bool(report["verdict"] == "proved")
+
+        return jobs.start("verify", "full proof", work, can_stop=True)
