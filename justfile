@@ -49,6 +49,21 @@ stop *services:
 restart *services:
     python -E -m dev restart "$@"
 
+# Kill a service or an instance with SIGKILL (natively); supervisord starts it again
+[group('run')]
+kill *services:
+    python -E -m dev kill "$@"
+
+# Freeze a service or an instance with SIGSTOP (natively): its connections stay open, and nothing answers
+[group('run')]
+freeze *services:
+    python -E -m dev freeze "$@"
+
+# Let what was frozen go on
+[group('run')]
+thaw *services:
+    python -E -m dev thaw "$@"
+
 # Change how many instances run: just scale payment=3 (order-api, order-saga, payment, inventory)
 [group('run')]
 scale *counts:

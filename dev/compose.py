@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from dev.servers.instance import unready_at
-from dev.settings import DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
+from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
@@ -29,7 +29,7 @@ class ComposeStack(Stack):
         self.settings = self.requested
         self.state.started("compose", self.settings)
         self._up("--build")
-        self._wait_ready(service.name for service in SERVICES)
+        self._wait_ready([*(service.name for service in SERVICES), CONSOLE])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
 
@@ -114,7 +114,7 @@ class ComposeStack(Stack):
             raise StackError(f"Docker: {problem}; {remedy}")
 
     def _matching(self, names: list[str]) -> list[str]:
-        services = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES)]
+        services = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES), CONSOLE]
         chosen: list[str] = []
         for name in names:
             if name == "postgres":
@@ -154,8 +154,9 @@ class ComposeStack(Stack):
         return caller | dict.fromkeys(compose_settings(), "") | remembered | dict(settings.told)
 
     def _wait_ready(self, services: Iterable[str]) -> None:
-        """Return when the gateway reaches a ready instance of every service."""
+        """Return when the gateway reaches a ready instance of every service, and the console is ready."""
         ports = {service.name: self.settings.port(service) for service in SERVICES}
+        ports[CONSOLE] = self.settings.console_port
         self._wait(lambda name: unready_at(ports[name]), services)
 
     def _wait(self, missing: Callable[[str], str | None], services: Iterable[str]) -> None:

@@ -135,9 +135,9 @@ class Jobs:
         """Run a module of Tandem as a process of its own to its end. What it prints becomes the job's output; with
         `answer`, only stderr does, and stdout goes there. Returns its exit code."""
         process = subprocess.Popen(
-            [sys.executable, "-E", *arguments],
+            [sys.executable, "-Eu", *arguments],
             cwd=ROOT,
-            env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, **variables},
             stdin=subprocess.DEVNULL,
             stdout=answer or subprocess.PIPE,
             stderr=subprocess.PIPE if answer else subprocess.STDOUT,

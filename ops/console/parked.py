@@ -114,6 +114,8 @@ def page(databases: Databases, wanted: Listing) -> dict[str, Any]:
     stops: list[dict[str, Any]] = []
     total, following = 0, None
     services = [name for name in databases if wanted.service in (None, name)]
+    if cursor and cursor.service not in services:
+        raise ProblemError(problem.validation(FieldError("#/after", f"is of {cursor.service}, which is filtered out")))
     for service in services:
         try:
             total += databases[service].rows("parked_count", **filters)[0]["total"]

@@ -24,6 +24,7 @@ from ops.tool import GROUP_OF
 
 EVERY_S: Final = 1.0
 IDLE_EVERY_S: Final = 5.0
+STOP_S: Final = 5.0
 ANSWER_S: Final = 0.8
 """How long a round waits for its sources."""
 SCRAPE_EVERY_S: Final = 2.0
@@ -90,22 +91,25 @@ class Poller:
         self._points: deque[dict[str, Any]] = deque(maxlen=POINTS)
         self._point_at_s = 0.0
         self._scraped: Sequence[Scrape] | None = None
+        self._settled: list[float] | None = None
         self._shown: list[dict[str, Any]] = []
         self._api: dict[str, float | None] = self._flow.api([])
         self._wake = threading.Event()
         self._pool = ThreadPoolExecutor(8, "poll")
-        self._worker = Worker("poller", self._run, retries_fatal=True)
+        self._worker = Worker("poller", self._run, retries_fatal=True, stop_timeout_s=STOP_S)
         self._sources = {
             "kafka": Source("kafka", kafka.ends, EVERY_S, self._pool),
             "instances": Source("instances", instances.scrape, SCRAPE_EVERY_S, self._pool),
             "assigned": Source("assigned", kafka.assigned, ASSIGNED_EVERY_S, self._pool),
             "outcomes": Source("outcomes", self._outcomes, OUTCOMES_EVERY_S, self._pool),
+            "settle times": Source("settle times", self._settle_times, POINT_S, self._pool),
         } | {service: Source(service, self._reader(service), EVERY_S, self._pool) for service in GROUP_OF}
 
     def start(self) -> None:
         self._worker.start()
 
     def stop(self) -> None:
+        self._worker.stopping.set()
         self._wake.set()
         self._worker.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -137,6 +141,10 @@ class Poller:
     def _outcomes(self) -> list[dict[str, Any]]:
         return self._databases["order"].rows("outcomes", window_s=OUTCOMES_S, most=OUTCOMES_MAX)
 
+    def _settle_times(self) -> list[float]:
+        ages = {"oldest_s": SETTLE_OLDEST_S, "newest_s": SETTLE_NEWEST_S}
+        return [row["seconds"] for row in self._databases["order"].rows("settle_times", **ages, most=SETTLE_MAX)]
+
     def _run(self) -> None:
         self._worker.report("")
         while not self._worker.stopping.is_set():
@@ -157,6 +165,10 @@ class Poller:
             self._shown = self._flow.instances(scrapes, answers["assigned"] or {})
             self._api = self._flow.api(scrapes)
             self._observe(scrapes)
+        times = answers["settle times"]
+        if times is not None and times is not self._settled:
+            self._settled = times
+            self._settle.add(of_values(times, SETTLE_BOUNDS_S))
         document = self._document(answers, clock_s)
         self._hub.publish("flow", document)
         if clock_s - self._point_at_s >= POINT_S:
@@ -191,11 +203,6 @@ class Poller:
         self._accept_before = {name: after for name, after in cumulative.items() if after}
 
     def _end_interval(self, document: Mapping[str, Any]) -> None:
-        if not self._sources["order"].problem:
-            times = self._databases["order"].rows(
-                "settle_times", oldest_s=SETTLE_OLDEST_S, newest_s=SETTLE_NEWEST_S, most=SETTLE_MAX
-            )
-            self._settle.add(of_values((row["seconds"] for row in times), SETTLE_BOUNDS_S))
         known = [arrow for arrow in document["arrows"] if arrow["lag_records"] is not None]
         point = {
             "at": document["at"],

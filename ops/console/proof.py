@@ -39,6 +39,7 @@ from ops.verify.statements import (
 )
 
 EVERY_S: Final = 5.0
+STOP_S: Final = 5.0
 NEWEST: Final = 50
 """Records of each partition in a round: a sample when more arrive."""
 OPEN_MAX: Final = 1_000
@@ -208,7 +209,7 @@ class StandingProof:
         self._rounds = 0
         self._took_s = 0.0
         self._full: dict[str, Any] | None = None
-        self._worker = Worker("proof", self._run, retries_fatal=True)
+        self._worker = Worker("proof", self._run, retries_fatal=True, stop_timeout_s=STOP_S)
 
     def start(self) -> None:
         self._worker.start()
@@ -274,13 +275,14 @@ class StandingProof:
                     number, offset = row["partition"], row["next_offset"]
                     passed[number] = min(offset, passed.get(number, offset))
         ends = {Partition(ORDERS, number): end for number, end in passed.items()}
-        moved = {partition: end for partition, end in ends.items() if end > self._seen.get(partition, 0)}
+        moved = {partition: end for partition, end in ends.items() if end != self._seen.get(partition, 0)}
         if not moved:
             return []
         bounds = log_bounds(self._log.admin, moved)
         placed = []
         for partition, end in moved.items():
-            first = max(self._seen.get(partition, 0), end - NEWEST, bounds[partition][0])
+            seen = self._seen.get(partition, 0)
+            first = max(seen if seen < end else 0, end - NEWEST, bounds[partition][0])  # a new topic begins at 0 again
             tail = Tail(consumer, partition, first, min(end, bounds[partition][1]))
             while tail.is_open:
                 for message in tail.fetch():

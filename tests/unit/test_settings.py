@@ -31,8 +31,8 @@ def test_an_empty_setting_is_no_default(name: str) -> None:
     [
         ({"ORDER_API_PORT": "8082"}, "ORDER_API_PORT=8082 and PAYMENT_PORT=8082 are the same"),
         ({"KAFKA_PORT": "9093"}, "KAFKA_PORT=9093 and KAFKA_CONTROLLER_PORT=9093 are the same"),
-        ({"POSTGRES_PORT": "18150"}, "POSTGRES_PORT=18150 is among the admin ports of the instances, 18101 to 18499"),
-        ({"ADMIN_PORT_BASE": "7700"}, "8081 is among the admin ports of the instances, 7801 to 8199"),
+        ({"POSTGRES_PORT": "18150"}, "POSTGRES_PORT=18150 is among the admin ports of the instances, 18101 to 18500"),
+        ({"ADMIN_PORT_BASE": "7700"}, "8081 is among the admin ports of the instances, 7801 to 8200"),
     ],
 )
 def test_equal_ports_are_refused_and_both_named(environ: dict[str, str], message: str) -> None:

@@ -1,0 +1,213 @@
+"""The console against the real log, databases and services."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from common.kafka.clients import client_config
+from tests.console import Listener, RunningConsole
+from tests.integration.conftest import draw
+from tests.stack import Stack
+from tests.waiting import eventually
+
+
+@pytest.fixture(scope="module")
+def console(stack: Stack) -> Iterator[RunningConsole]:
+    running = RunningConsole(stack)
+    running.start()
+    yield running
+    running.http.close()
+    running.stop()
+
+
+@pytest.fixture(scope="module")
+def tab(console: RunningConsole) -> Iterator[Listener]:
+    listener = Listener(console)
+    yield listener
+    listener.close()
+
+
+def place(console: RunningConsole, customer: str, product: str, quantity: int = 1) -> str:
+    body = {"customer_id": customer, "product_id": product, "quantity": quantity}
+    answer = console.post("/api/orders", body)
+    assert answer.status_code == 202, answer.text
+    return str(answer.json()["order_id"])
+
+
+def settled(console: RunningConsole, order_id: str) -> dict[str, Any]:
+    """The story of an order once it is settled."""
+
+    def told() -> dict[str, Any] | None:
+        answer = console.http.get(f"/api/orders/{order_id}")
+        story: dict[str, Any] = answer.json()
+        return story if answer.status_code == 200 and story["order"] and story["order"]["settled_at"] else None
+
+    return eventually(told, f"order {order_id} is settled")
+
+
+def test_an_order_is_placed_found_and_told_from_all_sides(
+    console: RunningConsole, stack: Stack, product: str, customer: str
+) -> None:
+    order_id = place(console, customer, product, 3)
+    story = settled(console, order_id)
+    assert story["order"]["status"] == "confirmed"
+    assert story["payment"]["state"] == "completed"
+    assert [(entry["kind"], entry["amount"]) for entry in story["ledger"]] == [("capture", 300)]
+    assert story["account"]["balance"] == stack.balance(customer)
+    assert story["reservation"]["items"] == [{"product_id": product, "quantity": 3}]
+    assert {(stage["event"], stage["topic"]) for stage in story["stages"]} == {
+        ("order.placed", "orders"),
+        ("payment.completed", "payments"),
+        ("inventory.reserved", "inventory"),
+        ("order.confirmed", "orders"),
+    }
+    assert (story["parked"], story["problems"]) == ([], {})
+    for search in ({"customer_id": customer}, {"order_id": order_id}, {"order_id": order_id[:23]}):
+        found = console.get("/api/orders", **search)
+        assert order_id in [row["order_id"] for row in found["orders"]]
+    placed_at = story["order"]["placed_at"]
+    between = {"customer_id": customer, "status": "confirmed", "since": placed_at, "until": placed_at + 1}
+    assert [row["order_id"] for row in console.get("/api/orders", **between)["orders"]] == [order_id]
+    assert console.get("/api/orders", customer_id=customer, reason="deadline")["orders"] == []
+
+
+def test_the_raw_events_of_an_order_come_from_the_log(console: RunningConsole, product: str, customer: str) -> None:
+    order_id = place(console, customer, product)
+    settled(console, order_id)
+    told = console.get(f"/api/orders/{order_id}/events")
+    types = {event["text"].split('"type":"')[1].split('"')[0] for event in told["events"]}
+    assert types == {"order.placed", "payment.completed", "inventory.reserved", "order.confirmed"}
+    assert told["missing"] == []
+    assert all(event["key"] == customer and order_id in event["text"] for event in told["events"])
+
+
+def test_pages_of_orders_follow_one_another(console: RunningConsole, product: str, customer: str) -> None:
+    placed = [place(console, customer, product) for _ in range(5)]
+    for order_id in placed:
+        settled(console, order_id)
+    found, after = [], None
+    while True:
+        page = console.get("/api/orders", customer_id=customer, limit=2, **({"after": after} if after else {}))
+        found += [row["order_id"] for row in page["orders"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert found == sorted(placed, reverse=True)
+
+
+def test_what_the_order_api_refuses_is_answered_as_it_said_it(console: RunningConsole, customer: str) -> None:
+    answer = console.post("/api/orders", {"customer_id": customer, "product_id": draw("sku"), "quantity": 0})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert "#/quantity" in answer.text
+    assert console.http.get("/api/orders/nothing").status_code == 404
+    assert console.http.get("/api/orders/01997c00-5a5a-7000-8000-00000000beef").status_code == 404
+
+
+def test_the_stream_shows_rates_lag_and_every_instance(
+    console: RunningConsole, tab: Listener, stack: Stack, product: str, customer: str
+) -> None:
+    tab.await_message("hello", lambda hello: hello["can_break"] is False, "a tab is told what it may do")
+    for _ in range(20):
+        place(console, customer, product)
+    names = set(stack.instances)
+
+    def complete(flow: dict[str, Any]) -> bool:
+        consumers = [i for i in flow["instances"] if i["service"] != "order-api"]
+        return (
+            {i["name"] for i in flow["instances"] if i["state"] == "ready"} == names
+            and all(i["partitions"] for i in consumers)
+            and not flow["problems"]
+            and all(arrow["lag_records"] == 0 for arrow in flow["arrows"])
+            and sum(flow["outcomes"]["counts"].values()) > 0
+            and flow["latency"]["accept"]["count"] > 0
+        )
+
+    tab.await_message("flow", complete, "the flow is complete and drained")
+    assert len(tab.newest["flow"]["arrows"]) == 5
+
+
+def test_lag_grows_while_payment_is_away_and_the_statements_stay_green(
+    console: RunningConsole, tab: Listener, stack: Stack, product: str, customer: str
+) -> None:
+    settled(console, place(console, customer, product))
+    tab.await_message("proof", lambda proof: proof["verdict"] == "proved", "the statements are proved")
+    stack["payment-1"].stop()
+    try:
+        order_id = place(console, customer, product)
+
+        def behind(flow: dict[str, Any]) -> bool:
+            [arrow] = [a for a in flow["arrows"] if (a["group"], a["topic"]) == ("payment", "orders")]
+            [instance] = [i for i in flow["instances"] if i["service"] == "payment"]
+            return bool(arrow["lag_records"] and arrow["lag_s"] and instance["state"] == "down")
+
+        tab.await_message("flow", behind, "payment's lag grows")
+        rounds = tab.newest["proof"]["rounds"]
+        proof = tab.await_message("proof", lambda p: p if p["rounds"] > rounds + 1 else None, "the proof goes on")
+        assert proof["verdict"] == "proved"
+    finally:
+        stack["payment-1"].start()
+        stack.await_ready("payment-1")
+    assert settled(console, order_id)["order"]["status"] == "confirmed"
+    tab.await_message("flow", lambda flow: all(a["lag_records"] == 0 for a in flow["arrows"]), "the lag drains")
+
+
+def test_a_full_proof_runs_in_the_background(console: RunningConsole, tab: Listener) -> None:
+    answer = console.post("/api/verify", {})
+    assert answer.status_code == 202
+    job = console.await_job(answer.json())
+    assert job["note"].partition(":")[0] in ("proved", "unproven")
+    tab.await_message("proof", lambda proof: proof["full"], "the full proof is shown")
+    tab.await_message("job", lambda job: job["state"] == "done", "its end is shown")
+
+
+def test_dead_letters_are_listed_shown_and_discarded(console: RunningConsole, stack: Stack) -> None:
+    customer = draw("cust")
+    producer = Producer(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    producer.produce("orders", b"not an event \x00<script>\xff", customer)
+    producer.flush()
+
+    def parked() -> list[dict[str, Any]] | None:
+        listed = console.get("/api/dead-letters", customer=customer)
+        return listed["events"] if listed["total"] == 3 else None
+
+    events = eventually(parked, "all three services have parked it")
+    assert {event["service"] for event in events} == {"order", "payment", "inventory"}
+    pages = console.get("/api/dead-letters", customer=customer, limit=2)
+    rest = console.get("/api/dead-letters", customer=customer, limit=2, after=pages["next"])
+    assert pages["events"] + rest["events"] == events
+    assert console.get("/api/dead-letters", customer=customer, error="no such error")["total"] == 0
+    shown = console.get(f"/api/dead-letters/payment/{events[0]['record'].replace('/', '%2F')}")
+    assert shown["text"] == "not an event \\x00<script>\\xff"
+
+    named = [{"service": event["service"], "record": event["record"]} for event in events]
+    act = {"act": "discard", "why": "written by a test", "events": named}
+    would = console.post("/api/dead-letters/acts", act | {"dry_run": True}).json()
+    assert (would["would_change"], would["refused"]) == (3, 0)
+    assert console.get("/api/dead-letters", customer=customer, state="parked")["total"] == 3
+    assert console.post("/api/dead-letters/acts", act | {"why": ""}).status_code == 422
+    by_filter = {"act": "discard", "why": "written by a test", "filter": {"customer": customer}}
+    job = console.await_job(console.post("/api/dead-letters/acts", by_filter).json())
+    assert [result["result"] for result in job["results"]] == ["marked"] * 3
+    eventually(lambda: console.get("/api/dead-letters", customer=customer)["total"] == 0, "they are done")
+    [recorded] = console.get(f"/api/dead-letters/payment/{events[0]['record']}")["acts"]
+    assert (recorded["act"], recorded["why"]) == ("discard", "written by a test")
+    again = console.await_job(console.post("/api/dead-letters/acts", act).json())
+    assert [result["result"] for result in again["results"]] == ["unchanged"] * 3
+
+
+def test_no_page_of_another_site_can_do_anything(console: RunningConsole) -> None:
+    foreign = {"origin": "http://evil.example"}
+    assert console.post("/api/verify", {}, **foreign).status_code == 403
+    assert console.post("/api/verify", {}, origin=f"http://127.0.0.1:{console.port + 1}").status_code == 403
+    assert console.http.get("/api/jobs", headers={"host": "evil.example"}).status_code == 421
+    plain = {"content-type": "text/plain"}
+    assert console.http.post("/api/verify", content="{}", headers=plain).status_code == 415
+    assert console.post("/api/jobs/none/stop", {}, origin=console.url).status_code == 404
+
+
+def test_break_it_is_refused_on_a_stack_that_just_did_not_start(console: RunningConsole) -> None:
+    assert console.post("/api/break", {"act": "stop", "target": "payment"}).status_code == 403
+    assert console.post("/api/load", {"shape": "load"}).status_code == 403

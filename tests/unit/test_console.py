@@ -1,0 +1,486 @@
+"""The console's decisions: rates, lag, percentiles, the light proof, what is searched, and who may do what."""
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+import orjson
+import pytest
+
+from common.config import Env
+from common.errors import Fatal
+from common.events import Milliseconds
+from common.http.problem import ProblemError
+from common.kafka.broker import Partition
+from ops.console import drill, hub, metrics, orders, parked, settings
+from ops.console.drill import Drill
+from ops.console.flow import ARROWS, Flow, Position, Reading, Scrape
+from ops.console.hub import Hub
+from ops.console.jobs import Job, Jobs
+from ops.console.metrics import Latency, buckets, increments, of_values, parse, percentiles, quantile
+from ops.console.orders import Search, id_range
+from ops.console.parked import Act, Cursor, Named, cursor_in, cursor_text, named_by
+from ops.console.poller import outcomes
+from ops.console.proof import Evidence, Placed, Standing, judge
+from ops.console.settings import Address
+from ops.console.sources import targets_in
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, Statement
+from tests.waiting import eventually
+
+ORDERS_0 = Partition("orders", 0)
+URL = "postgresql://u:p@127.0.0.1:1/d"
+SERVICES = ("ORDER", "PAYMENT", "INVENTORY")
+REQUIRED = {f"{name}_{role}_URL": URL for name in SERVICES for role in ("AUDITOR", "DATABASE")}
+TEXT = """\
+# HELP tandem_batches_total Batches committed.
+tandem_batches_total{group="payment"} 10.0
+tandem_records_total{group="payment",kind="fresh"} 100.0
+tandem_records_total{group="payment",kind="repeat"} 5.0
+tandem_published_total{group="payment"} 100.0
+tandem_batch_stage_seconds_sum{group="payment",stage="store"} 1.0
+tandem_http_requests_total{method="POST",route="/api/v1/orders",status="202"} 40.0
+tandem_http_requests_total{method="POST",route="/api/v1/orders",status="503"} 2.0
+tandem_http_requests_total{method="POST",route="/api/v1/orders",status="500"} 1.0
+tandem_http_requests_total{method="GET",route="/api/v1/orders",status="200"} 7.0
+tandem_order_batch_lines_total{status="202"} 100.0
+tandem_order_accept_seconds_bucket{le="0.01"} 90.0
+tandem_order_accept_seconds_bucket{le="0.1"} 100.0
+tandem_order_accept_seconds_bucket{le="+Inf"} 100.0
+python_info{version="3"} 1.0
+"""
+
+
+# Metrics
+
+
+def test_orders_are_counted_alone_and_many_at_once() -> None:
+    values = parse(TEXT)
+    assert metrics.requests(values) == {"accepted": 140.0, "refused": 2.0, "failed": 1.0}
+    assert metrics.total(values, "records_total") == 105.0
+    assert metrics.total(values, "records_total", kind="repeat") == 5.0
+
+
+def test_a_histogram_gives_percentiles() -> None:
+    counts = increments({}, buckets(parse(TEXT), "order_accept_seconds"))
+    assert counts == {0.01: 90.0, 0.1: 10.0, math.inf: 0.0}
+    assert quantile(counts, 0.45) == pytest.approx(0.005)
+    assert quantile(counts, 0.95) == pytest.approx(0.055)
+    assert percentiles({})["p50_ms"] is None
+    assert quantile({0.1: 1.0, math.inf: 9.0}, 0.99) == 0.1, "nothing is known above the last bound"
+
+
+def test_a_process_that_restarted_counts_from_zero() -> None:
+    assert increments({0.01: 90.0, math.inf: 100.0}, {0.01: 3.0, math.inf: 4.0}) == {0.01: 3.0, math.inf: 1.0}
+    assert increments({0.01: 2.0, math.inf: 2.0}, {0.01: 3.0, math.inf: 4.0}) == {0.01: 1.0, math.inf: 1.0}
+
+
+def test_fifteen_minutes_of_latency_have_a_fixed_size() -> None:
+    latency = Latency()
+    for _ in range(metrics.POINTS + 10):
+        latency.add(of_values([0.004], (0.005, 0.01)))
+        latency.end_interval()
+    assert len(latency.intervals) == metrics.POINTS
+    assert latency.window()["count"] == metrics.POINTS
+
+
+# The flow
+
+
+def reading(at_s: float, end: int, offset: int, record_time_s: float | None) -> Reading:
+    at = Milliseconds(int(at_s * 1000))
+    record_time = None if record_time_s is None else Milliseconds(int(record_time_s * 1000))
+    return Reading(at, at_s, {ORDERS_0: end}, {"payment": {ORDERS_0: Position(offset, record_time)}})
+
+
+def payment_arrow(document: dict[str, Any]) -> dict[str, Any]:
+    return next(arrow for arrow in document["arrows"] if arrow["group"] == "payment")
+
+
+def test_rates_and_lag_come_from_offsets_and_record_times() -> None:
+    flow = Flow()
+    first = payment_arrow(flow.topics_and_arrows(reading(1000, 100, 100, 999)))
+    assert (first["out_s"], first["lag_records"], first["lag_s"]) == (None, 0, 0.0)
+    document = flow.topics_and_arrows(reading(1002, 140, 120, 1001.5))
+    arrow = payment_arrow(document)
+    assert (arrow["out_s"], arrow["lag_records"], arrow["lag_s"]) == (10.0, 20, 0.5)
+    assert document["topics"][0] == {"topic": "orders", "in_s": 20.0, "end": 140}
+    assert len(document["arrows"]) == len(ARROWS) == 5
+
+
+def test_an_order_after_a_quiet_hour_is_not_an_hour_late() -> None:
+    flow = Flow()
+    flow.topics_and_arrows(reading(5000, 100, 100, 1000))
+    assert payment_arrow(flow.topics_and_arrows(reading(5001, 101, 100, 1000)))["lag_s"] == 1.0
+
+
+def test_what_cannot_be_read_has_no_rate_and_no_lag() -> None:
+    arrow = payment_arrow(Flow().topics_and_arrows(Reading(Milliseconds(1), 1.0, problems={"kafka": "away"})))
+    assert (arrow["out_s"], arrow["lag_records"], arrow["lag_s"], arrow["partitions"]) == (None, None, None, [])
+
+
+def test_an_instance_is_shown_with_its_rates_and_partitions() -> None:
+    flow = Flow()
+    later = TEXT.replace(" 10.0\n", " 12.0\n").replace(" 100.0\n", " 180.0\n").replace("} 1.0", "} 1.5")
+    flow.instances([Scrape("payment-1", "payment", 10.0, True, (), (), parse(TEXT))], {})
+    [shown] = flow.instances(
+        [Scrape("payment-1", "payment", 12.0, True, (), ["x"], parse(later))], {"payment-1": ["orders/0"]}
+    )
+    assert (shown["state"], shown["partitions"]) == ("degraded", ["orders/0"])
+    assert (shown["batches_s"], shown["records_per_batch"], shown["batch_ms"]) == (1.0, 40.0, 250.0)
+    [down] = flow.instances([Scrape("payment-1", "payment", 14.0)], {})
+    assert (down["state"], down["batches_s"]) == ("down", None)
+
+
+def test_the_api_has_the_rates_of_all_its_processes() -> None:
+    flow = Flow()
+    later = TEXT.replace('status="202"} 40.0', 'status="202"} 60.0')
+    for clock_s, text in ((10.0, TEXT), (12.0, later)):
+        scrapes = [Scrape(f"order-api-{n}", "order-api", clock_s, True, (), (), parse(text)) for n in (1, 2)]
+        flow.instances(scrapes, {})
+    assert flow.api(scrapes)["accepted_s"] == 20.0
+    assert flow.api([])["accepted_s"] is None
+
+
+def test_outcomes_are_counted_with_their_reasons() -> None:
+    rows = [
+        {"status": "confirmed", "reason": None, "orders": 8},
+        {"status": "rejected", "reason": "out_of_stock", "orders": 2},
+    ]
+    assert outcomes(rows) == {"orders": 10, "counts": {"confirmed": 8, "rejected: out_of_stock": 2}}
+
+
+def test_the_file_of_prometheus_names_the_instances() -> None:
+    content = b'[{"targets":["127.0.0.1:18201"],"labels":{"service":"payment","instance":"payment-1"}}]'
+    [target] = targets_in(content)
+    assert (target.name, target.service, target.address) == ("payment-1", "payment", Address("127.0.0.1", 18201))
+    with pytest.raises(ValueError, match="instance and service"):
+        targets_in(b'[{"targets":["127.0.0.1:18201"],"labels":{}}]')
+
+
+# The stream
+
+
+class Tab:
+    """A client of the stream: takes what is sent once it is `reading`."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict[str, Any]] = []
+        self.reading = asyncio.Event()
+        self.gone = asyncio.Event()
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body":
+            await self.reading.wait()
+        self.sent.append(message)
+
+    async def receive(self) -> dict[str, Any]:
+        await self.gone.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def text(self) -> str:
+        return b"".join(message.get("body", b"") for message in self.sent).decode()
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the tasks of the loop go on until this holds."""
+    while not condition():  # noqa: ASYNC110 - nothing else could tell
+        await asyncio.sleep(0)
+
+
+def first() -> Iterator[tuple[str, object]]:
+    yield "hello", {"stack": "native"}
+
+
+async def started(tab: Tab, opened: Hub) -> "asyncio.Task[None]":
+    stream = asyncio.create_task(opened({"type": "http"}, tab.receive, tab.send))  # type: ignore[arg-type]
+    await until(lambda: bool(tab.sent))
+    return stream
+
+
+def test_a_tab_gets_the_newest_of_each_kind_and_then_what_comes() -> None:
+    async def play() -> str:
+        opened, tab = Hub(first, lambda: False), Tab()
+        opened.open()
+        for number in range(3):
+            opened.publish("flow", {"number": number})
+        opened.publish("point", {}, keep=False)
+        await asyncio.sleep(0)
+        tab.reading.set()
+        stream = await started(tab, opened)
+        opened.publish("proof", {"rounds": 1})
+        await until(lambda: "rounds" in tab.text)
+        assert opened.clients == 1
+        tab.gone.set()
+        await stream
+        assert opened.clients == 0
+        return tab.text
+
+    text = asyncio.run(play())
+    kinds = [line.removeprefix("event: ") for line in text.splitlines() if line.startswith("event: ")]
+    assert kinds == ["hello", "flow", "proof"]
+    assert '{"number":2}' in text
+    assert text.startswith("retry: 2000\n\n")
+
+
+def test_a_tab_that_does_not_read_is_dropped_and_keeps_nobody_waiting() -> None:
+    async def play() -> tuple[int, int]:
+        opened, slow, quick = Hub(first, lambda: False), Tab(), Tab()
+        opened.open()
+        quick.reading.set()
+        streams = [await started(tab, opened) for tab in (slow, quick)]
+        for number in range(hub.QUEUE_MAX + 2):
+            opened.publish("flow", {"number": number})
+            await asyncio.sleep(0)
+        await until(lambda: f'"number":{hub.QUEUE_MAX + 1}' in quick.text)
+        queued = max(len(client.queue) for client in opened._clients)
+        slow.reading.set()
+        await streams[0]  # its end, so that it may come again
+        clients = opened.clients
+        quick.gone.set()
+        await streams[1]
+        return queued, clients
+
+    queued, clients = asyncio.run(play())
+    assert queued == 0, "nothing is kept for a client that is dropped"
+    assert clients == 1
+
+
+# The light proof
+
+PLACED = Placed("01997c00-5a5a-7000-8000-000000000001", "cust-1", 0, 5)
+
+
+def evidence(status: str = "confirmed", paid: str = "completed", stock: str = "reserved", **rows: Any) -> Evidence:
+    owner = {"customer_id": "cust-1"}
+    entries = {"completed": {"capture": 1}, "refunded": {"capture": 1, "refund": 1}}.get(paid, {})
+    known: dict[str, Any] = {
+        "order": {**owner, "status": status, "settled": True, "amount": 100},
+        "payment": {**owner, "state": paid},
+        "entries": {kind: {"entries": count, "amount": 100} for kind, count in entries.items()},
+        "reservation": {**owner, "state": stock},
+    }
+    return Evidence(**known | rows)
+
+
+@pytest.mark.parametrize(
+    "right",
+    [
+        evidence(),
+        evidence("rejected", "declined", "released"),
+        evidence("cancelled", "refunded", "released"),
+        evidence("rejected", "void", "rejected"),
+        evidence(payment=None, parked_by=frozenset({"payment"})),
+        evidence(order={"customer_id": "cust-1", "status": "pending", "settled": False, "amount": 100}),
+    ],
+)
+def test_what_is_right_is_no_finding(right: Evidence) -> None:
+    assert judge(PLACED, right) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "statement"),
+    [
+        (evidence(order=None), DECIDED),
+        (evidence(payment=None), DECIDED),
+        (evidence(reservation=None), DECIDED),
+        (evidence(payment={"customer_id": "cust-2", "state": "completed"}), DECIDED),
+        (evidence("confirmed", "refunded"), OUTCOME),
+        (evidence("confirmed", stock="released"), OUTCOME),
+        (evidence(entries={}), OUTCOME),
+        (evidence("rejected", "completed", "rejected"), OUTCOME),
+        (evidence("rejected", "refunded", "rejected", entries={"capture": {"entries": 1, "amount": 100}}), OUTCOME),
+        (evidence("rejected", "declined", "reserved"), OUTCOME),
+        (evidence(entries={"capture": {"entries": 2, "amount": 100}}), ONCE),
+    ],
+)
+def test_what_is_wrong_is_found(wrong: Evidence, statement: Statement) -> None:
+    assert {finding.statement for finding in judge(PLACED, wrong)} == {statement}
+
+
+def test_a_finding_is_a_violation_only_the_second_time() -> None:
+    standing, findings = Standing(), judge(PLACED, evidence(payment=None))
+    standing.take({PLACED.order_id: findings})
+    standing.hold(Statement, Milliseconds(5))
+    assert standing.shown()["verdict"] == "proved"
+    standing.take({PLACED.order_id: findings})
+    standing.hold(Statement, Milliseconds(9))
+    shown = standing.shown()
+    assert (shown["verdict"], shown["statements"][0]["violations"]) == ("violated", 1)
+    assert [s["proved_at"] for s in shown["statements"]] == [5, 9, 9, 9, 9, 9]
+    assert shown["offenders"][0]["subject"] == f"order {PLACED.order_id}"
+    standing.take({PLACED.order_id: []})
+    standing.hold(Statement, Milliseconds(12))
+    assert standing.shown()["verdict"] == "proved"
+
+
+def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
+    standing = Standing()
+    standing.hold(Statement, Milliseconds(5))
+    standing.doubt([MONEY], "the payment database cannot be read")
+    shown = standing.shown()
+    assert shown["verdict"] == "unproven"
+    assert (shown["statements"][1]["proved_at"], shown["statements"][1]["unproven"]) == (5, 1)
+
+
+# Orders
+
+
+def test_orders_are_searched_between_ids() -> None:
+    low, high = id_range(Search(since=1_700_000_060_000, until=1_700_000_060_000))
+    assert low == "018bcfe5-6800-0000-0000-000000000000"
+    assert orders.time_of(high) == 1_700_000_120_000
+    assert id_range(Search()) == (orders.LOWEST, orders.BEYOND)
+    assert id_range(Search(order_id="01997C00")) == (
+        "01997c00-0000-0000-0000-000000000000",
+        "01997c01-0000-0000-0000-000000000000",
+    )
+    whole = "01997c00-5a5a-7000-8000-00000000beef"
+    assert id_range(Search(order_id=whole)) == (whole, "01997c00-5a5a-7000-8000-00000000bef0")
+
+
+# Dead letters
+
+
+def test_a_cursor_is_read_as_it_was_made() -> None:
+    cursor = Cursor("payment", (1_700_000_000_123_456, "orders", 3, 17, "bE1l"))
+    assert cursor_in(cursor_text(cursor)) == cursor
+    for foreign in ("", "x", "[]", "bm90aGluZw"):
+        with pytest.raises(ProblemError) as error:
+            cursor_in(foreign)
+        assert error.value.problem.status == 422
+
+
+def refusal(act: Act) -> str:
+    with pytest.raises(ProblemError) as error:
+        named_by({}, act)
+    return error.value.problem.errors[0].pointer
+
+
+def test_an_act_names_its_events_once_and_has_a_reason() -> None:
+    events = [Named("payment", "orders/3@17")]
+    assert named_by({}, Act(act="redrive", why="mended", events=events)) == events
+    assert named_by({}, Act(act="redrive", dry_run=True, events=events)) == events
+    assert refusal(Act(act="redrive", why="mended")) == ""
+    assert refusal(Act(act="redrive", why="mended", events=events, filter=parked.Filter())) == ""
+    assert refusal(Act(act="discard", why="  ", events=events)) == "#/why"
+    assert refusal(Act(act="discard", why="x", events=[Named("payment", "3")])) == "#/events/0/record"
+
+
+def test_bytes_of_anybody_are_escaped_and_cut() -> None:
+    assert parked.escaped(b"a\x00\x1b[31m\xff\xe2\x80\xae") == "a\\x00\\x1b[31m\\xff\\u202e"
+    assert len(parked.escaped(b"x" * 10**6)) == parked.VALUE_BYTES_MAX
+
+
+# Break it
+
+
+@pytest.mark.parametrize(
+    ("wanted", "arguments"),
+    [
+        (Drill("stop", "payment"), ["-m", "dev", "stop", "payment"]),
+        (Drill("kill", "order-api-2"), ["-m", "dev", "kill", "order-api-2"]),
+        (Drill("freeze", "kafka"), ["-m", "dev", "freeze", "kafka"]),
+        (Drill("scale", "payment", 3), ["-m", "dev", "scale", "payment=3"]),
+    ],
+)
+def test_a_drill_is_a_command_of_the_stack(wanted: Drill, arguments: list[str]) -> None:
+    assert drill.command(wanted) == arguments
+
+
+@pytest.mark.parametrize(
+    ("wanted", "pointer"),
+    [
+        (Drill("stop", "console"), "#/target"),
+        (Drill("stop", "kafka-1"), "#/target"),
+        (Drill("scale", "payment"), "#/count"),
+        (Drill("stop", "payment", 3), "#/count"),
+        (Drill("scale", "kafka", 2), "#/target"),
+        (Drill("scale", "payment-1", 2), "#/target"),
+    ],
+)
+def test_a_drill_that_means_nothing_is_refused(wanted: Drill, pointer: str) -> None:
+    with pytest.raises(ProblemError) as error:
+        drill.command(wanted)
+    assert error.value.problem.errors[0].pointer == pointer
+
+
+@pytest.mark.parametrize(("stack", "allowed"), [("native", True), ("compose", False), ("other", False)])
+def test_only_the_native_stack_can_be_broken(stack: str, allowed: bool) -> None:
+    chosen = settings.load(Env("console", REQUIRED | {"CONSOLE_STACK": stack}))
+    with nullcontext() if allowed else pytest.raises(ProblemError, match="Not allowed here"):
+        drill.check_allowed(chosen)
+
+
+def test_the_settings_have_defaults_and_limits() -> None:
+    chosen = settings.load(Env("console", REQUIRED))
+    assert (chosen.process.port, chosen.stack, chosen.order_api) == (8080, "other", Address("127.0.0.1", 8081))
+    assert settings.load(Env("console", REQUIRED | {"CONSOLE_PORT": "9080"})).process.port == 9080
+    for wrong in ({"CONSOLE_TARGETS": "payment=here"}, {"CONSOLE_ORDER_API": "x:99999"}, {"HTTP_HOST": "192.0.2.1"}):
+        with pytest.raises(Fatal, match=r"must be like HOST:PORT|no authentication"):
+            settings.load(Env("console", REQUIRED | wrong))
+
+
+# Jobs
+
+
+def test_a_job_goes_on_by_itself_and_its_results_stay() -> None:
+    published: list[bytes] = []
+    jobs = Jobs(lambda job: published.append(orjson.dumps(job.shown())), lambda _: None)
+
+    def work(job: Job) -> bool:
+        job.results.append({"record": "orders/3@17"})
+        return True
+
+    job = jobs.start("act", "redrive 1 event", work)
+    eventually(lambda: job.state == "done", "the job ends")
+    assert job.shown(results=True)["results"] == [{"record": "orders/3@17"}]
+    assert orjson.loads(published[0])["state"] == "running"
+    assert jobs.find(job.id) is job
+
+
+def test_one_job_of_a_kind_runs_at_a_time_and_a_failure_is_shown() -> None:
+    jobs, barred = Jobs(lambda _: None, lambda _: None), asyncio.Event()
+
+    def work(_: Job) -> bool:
+        eventually(lambda: barred.is_set(), "it may end")
+        raise Fatal("the stack is gone")
+
+    job = jobs.start("drill", "stop payment", work)
+    with pytest.raises(ProblemError) as error:
+        jobs.start("drill", "stop inventory", work)
+    assert error.value.problem.status == 409
+    with pytest.raises(ProblemError):
+        jobs.stop(job)
+    barred.set()
+    eventually(lambda: job.state == "failed", "the job ends")
+    assert job.note == "the stack is gone"
+
+
+def test_old_jobs_are_forgotten() -> None:
+    forgotten: list[str] = []
+    jobs = Jobs(lambda _: None, lambda job: forgotten.append(job.id))
+    for _ in range(25):
+        job = jobs.start("act", "redrive", lambda _: True)
+        eventually(lambda job=job: job.state == "done", "the job ends")  # type: ignore[misc]
+    assert len(jobs.all()) == 20
+    assert forgotten == [f"act-{number}" for number in range(1, 6)]
+
+
+def test_a_process_that_a_job_runs_can_be_stopped() -> None:
+    jobs = Jobs(lambda _: None, lambda _: None)
+    code = "import time; print('going on', flush=True); time.sleep(600)"
+    job = jobs.start("load", "load", lambda job: jobs.run_command(job, ["-c", code], {}) == 0, can_stop=True)
+    eventually(lambda: "going on" in job.output, "it runs")
+    jobs.stop(job)
+    eventually(lambda: job.state == "stopped", "it has ended")
+    with pytest.raises(ProblemError):
+        jobs.stop(job)
+
+
+def test_what_a_drill_prints_does_not_steer_the_page() -> None:
+    job = Job("drill-1", "drill", "stop", Milliseconds(0))
+    Jobs(lambda _: None, lambda _: None).take_line(job, "\x1b[31mstopped: payment-1\r\n")
+    assert list(job.output) == ["\\x1b[31mstopped: payment-1"]
