@@ -18,10 +18,10 @@ from common.errors import Transient, describe
 from common.events import now
 from common.http import problem, server
 from common.http.app import application
-from common.http.problem import ProblemError
+from common.http.problem import FieldError, ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response
-from common.http.validation import decode_body, decode_query
+from common.http.validation import decode_body
 from ops.console import drill, orders, parked
 from ops.console.drill import Drill, Load
 from ops.console.hub import Hub
@@ -48,8 +48,8 @@ TYPES: Final = {
 }
 PLAIN: Final = "text/plain; charset=utf-8"
 HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self'; "
-    "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+    "content-security-policy": "default-src 'none'; script-src 'self'; worker-src 'self'; "
+    "style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
     "cross-origin-opener-policy": "same-origin",
@@ -87,6 +87,16 @@ async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
         raise ProblemError(problem.unavailable(describe(error))) from error
 
 
+def wanted_by(request: Request, kind: type[T]) -> T:
+    """The query of a request; an empty field of a form filters nothing. Raises `ProblemError` 422."""
+    stated = {name: value for name, value in request.query_params.items() if value}
+    try:
+        return msgspec.convert(stated, kind, strict=False)
+    except msgspec.ValidationError as error:
+        text, _, name = str(error).partition(" - at `$.")
+        raise ProblemError(problem.validation(FieldError(f"?{name.rstrip('`')}", text))) from None
+
+
 async def serve(settings: Settings) -> None:
     """Run the console until it is told to stop."""
     process = settings.process
@@ -113,8 +123,7 @@ async def serve(settings: Settings) -> None:
     events = orders.Events(Log(process.bootstrap_servers, "console-events"))
 
     async def search(request: Request) -> Response:
-        wanted = decode_query(request.query_params, orders.Search)
-        return json_response(await unblocked(orders.search, asking, wanted))
+        return json_response(await unblocked(orders.search, asking, wanted_by(request, orders.Search)))
 
     async def place(request: Request) -> Response:
         body = await read_body(request)
@@ -129,7 +138,7 @@ async def serve(settings: Settings) -> None:
         return json_response(await unblocked(events.of, told))
 
     async def listing(request: Request) -> Response:
-        return json_response(await unblocked(parked.page, asking, decode_query(request.query_params, Listing)))
+        return json_response(await unblocked(parked.page, asking, wanted_by(request, Listing)))
 
     async def parked_event(request: Request) -> Response:
         named = request.path_params["service"], request.path_params["record"]

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from starlette.requests import Request
 
 from common.config import Env
 from common.errors import Fatal
@@ -15,6 +16,7 @@ from common.events import Milliseconds
 from common.http.problem import ProblemError
 from common.kafka.broker import Partition
 from ops.console import drill, hub, metrics, orders, parked, settings
+from ops.console.app import wanted_by
 from ops.console.drill import Drill
 from ops.console.flow import ARROWS, Flow, Position, Reading, Scrape
 from ops.console.hub import Hub
@@ -339,6 +341,19 @@ def test_orders_are_searched_between_ids() -> None:
     )
     whole = "01997c00-5a5a-7000-8000-00000000beef"
     assert id_range(Search(order_id=whole)) == (whole, "01997c00-5a5a-7000-8000-00000000bef0")
+
+
+def asked(query: str, kind: type[Any]) -> Any:
+    return wanted_by(Request({"type": "http", "query_string": query.encode(), "headers": []}), kind)
+
+
+def test_a_query_is_read_with_its_types_and_without_empty_fields() -> None:
+    assert asked("customer_id=123&status=&since=5&limit=2", Search) == Search(customer_id="123", since=5, limit=2)
+    assert asked("root=true&state=open", parked.Listing) == parked.Listing(root=True)
+    for wrong, pointer in (("limit=0", "?limit"), ("status=lost", "?status"), ("since=soon", "?since")):
+        with pytest.raises(ProblemError) as error:
+            asked(wrong, Search)
+        assert error.value.problem.errors[0].pointer == pointer
 
 
 # Dead letters

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -31,6 +32,7 @@ from dev.servers.instance import unready_at
 from dev.settings import HOST, ROLES, ROOT, SERVICES, Settings, free_ports
 from dev.stack import StackError
 from dev.state import State
+from ops.console.sources import Targets
 from order.api.read import outcomes, stream
 
 COORDINATE = "org.example:thing:1.0"
@@ -452,6 +454,43 @@ def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(t
         programs.matching(["payment-2"])
     with pytest.raises(StackError, match="services are postgres"):
         programs.matching(["payments-2"])
+
+
+def test_an_instance_is_frozen_by_its_name_and_one_that_does_not_run_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    stack.state.scale = {"payment": 2}
+    sent: list[tuple[list[int], signal.Signals]] = []
+    pids = {"payment-1": 11, "payment-2": 12, "kafka": 0}
+    statuses = {name: Status(name, "RUNNING" if pid else "STOPPED", pid, 0, "") for name, pid in pids.items()}
+    monkeypatch.setattr(stack, "_require_running", lambda: None)
+    monkeypatch.setattr(stack.supervisor, "statuses", lambda: statuses)
+    monkeypatch.setattr("dev.native.stack.processes.send", lambda pids, number: sent.append((pids, number)))
+    stack.send_signal(["payment"], signal.SIGSTOP)
+    assert sent == [([11, 12], signal.SIGSTOP)]
+    with pytest.raises(StackError, match="kafka does not run; 'just start' starts it"):
+        stack.send_signal(["kafka"], signal.SIGKILL)
+    with pytest.raises(StackError, match="only the native stack"):
+        ComposeStack(Settings(home=tmp_path)).send_signal(["payment"], signal.SIGKILL)
+
+
+def test_the_console_finds_every_instance_in_the_file_that_the_stack_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dev.native.programs.stored_passwords", lambda _: dict.fromkeys(ROLES, "x"))
+    stack = NativeStack(Settings(home=tmp_path))
+    stack.state.scale = {"payment": 2}
+    assert "console" in stack._configured()
+    console = stack.programs.server("console")
+    found = Targets(Path(console.environment()["CONSOLE_TARGETS"])).read()
+    assert {target.name: target.address.port for target in found} == {
+        "order-api-1": 18101,
+        "order-saga-1": 18401,
+        "payment-1": 18201,
+        "payment-2": 18202,
+        "inventory-1": 18301,
+    }
 
 
 def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
