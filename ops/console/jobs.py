@@ -150,9 +150,10 @@ class Jobs:
             end(process)
         lines = process.stderr if answer else process.stdout
         assert lines is not None
-        for line in lines:
-            self.take_line(job, line)
-        return process.wait()
+        with process:  # which closes its pipes
+            for line in lines:
+                self.take_line(job, line)
+        return process.returncode
 
     def take_line(self, job: Job, line: str) -> None:
         """Show a line of output, which may come from a stranger."""

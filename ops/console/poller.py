@@ -36,7 +36,7 @@ SETTLE_OLDEST_S: Final = 20.0
 SETTLE_NEWEST_S: Final = 10.0
 """Settle times are measured on orders of this age: most have settled, and one that has not is late."""
 SETTLE_MAX: Final = 1_000
-SETTLE_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0)
+SETTLE_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 60.0)
 ACCEPT: Final = "order_accept_seconds"
 
 

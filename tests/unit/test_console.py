@@ -138,6 +138,7 @@ def test_an_instance_is_shown_with_its_rates_and_partitions() -> None:
 def test_the_api_has_the_rates_of_all_its_processes() -> None:
     flow = Flow()
     later = TEXT.replace('status="202"} 40.0', 'status="202"} 60.0')
+    scrapes: list[Scrape] = []
     for clock_s, text in ((10.0, TEXT), (12.0, later)):
         scrapes = [Scrape(f"order-api-{n}", "order-api", clock_s, True, (), (), parse(text)) for n in (1, 2)]
         flow.instances(scrapes, {})
@@ -146,7 +147,7 @@ def test_the_api_has_the_rates_of_all_its_processes() -> None:
 
 
 def test_outcomes_are_counted_with_their_reasons() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"status": "confirmed", "reason": None, "orders": 8},
         {"status": "rejected", "reason": "out_of_stock", "orders": 2},
     ]
@@ -197,7 +198,7 @@ def first() -> Iterator[tuple[str, object]]:
 
 
 async def started(tab: Tab, opened: Hub) -> "asyncio.Task[None]":
-    stream = asyncio.create_task(opened({"type": "http"}, tab.receive, tab.send))  # type: ignore[arg-type]
+    stream = asyncio.create_task(opened({"type": "http"}, tab.receive, tab.send))
     await until(lambda: bool(tab.sent))
     return stream
 

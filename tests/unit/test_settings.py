@@ -10,7 +10,7 @@ from dev.settings import OWN_SETTINGS, ROOT, Settings, check_processes, free_por
     ("name", "value", "allowed"),
     [
         ("POSTGRES_PORT", "70000", "a whole number from 1 to 65535"),
-        ("ADMIN_PORT_BASE", "65400", "a whole number from 1 to 65036"),
+        ("ADMIN_PORT_BASE", "65400", "a whole number from 1 to 65035"),
         ("TOPIC_PARTITIONS", "six", "a whole number from 1 to 1000"),
         ("STACK", "k8s", "one of native, compose"),
     ],
