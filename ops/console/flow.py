@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from common.consume.tally import STAGES
 from common.events import READS, Milliseconds
 from common.kafka.broker import Partition
 from ops.console.metrics import Values, requests, total
 
+STAGES: Final = "batch_stage_seconds_sum"
 RATE_READINGS: Final = 4
 """A rate is taken over the last three seconds: consumers commit in bursts."""
 ARROWS: Final = tuple((group, topic) for group, topics in READS.items() for topic in topics)
@@ -178,11 +178,7 @@ class Instance:
         batches = grown["batches_total"]
         if batches:
             self.last_batch_s = scrape.clock_s
-            busy_s = sum(
-                total(scrape.values, "batch_stage_seconds_sum", stage=stage)
-                - total(last.values, "batch_stage_seconds_sum", stage=stage)
-                for stage in STAGES
-            )
+            busy_s = total(scrape.values, STAGES) - total(last.values, STAGES)
             shown["records_per_batch"] = round(grown["records_total"] / batches, 1)
             shown["batch_ms"] = round(busy_s / batches * 1e3, 2)
         shown["batches_s"] = round(batches / elapsed_s, 2)
