@@ -29,7 +29,8 @@ class RunningConsole(Console):
         targets.write_text(json.dumps(listed))
         addresses = (self.port, admin_port, stack.ports["order-api"])
         super().__init__(stack.directory, *addresses, targets, stack.variables)
-        self.variables["CONSOLE_STACK"] = "other"
+        # Whatever a test makes of the first: a drill must not find the stack of this checkout.
+        self.variables |= {"CONSOLE_STACK": "other", "TANDEM_HOME": str(stack.directory / "no-stack")}
         self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
 
     @property
