@@ -26,17 +26,7 @@ from ops.log import Log, Tail
 from ops.verify.judge import audit
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import Snapshot
-from ops.verify.statements import (
-    DECIDED,
-    MONEY,
-    ONCE,
-    OUTCOME,
-    STOCK,
-    TEXTS,
-    WAITING,
-    Finding,
-    Statement,
-)
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, TEXTS, WAITING, Finding, Statement
 
 EVERY_S: Final = 5.0
 STOP_S: Final = 5.0
@@ -339,15 +329,8 @@ class StandingProof:
         self._standing.audited = report
 
     def _show(self) -> None:
-        self._publish(
-            {
-                "at": now(),
-                "rounds": self._rounds,
-                "took_s": round(self._took_s, 3),
-                **self._standing.shown(),
-                "full": self._full,
-            }
-        )
+        took = {"at": now(), "rounds": self._rounds, "took_s": round(self._took_s, 3)}
+        self._publish({**took, **self._standing.shown(), "full": self._full})
 
     def prove(self, jobs: Jobs) -> Job:
         """Run `ops.verify` in the background. Raises `ProblemError` 409 while one runs."""
