@@ -28,7 +28,7 @@ from ops.console.hub import Hub
 from ops.console.jobs import Job, Jobs
 from ops.console.parked import Act, Listing
 from ops.console.poller import Poller
-from ops.console.proof import StandingProof
+from ops.console.proof.rounds import StandingProof
 from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES, Instances, Kafka, Targets
 from ops.console.store import databases

@@ -25,10 +25,11 @@ from ops.console.metrics import Latency, buckets, increments, of_values, parse, 
 from ops.console.orders import Search, id_range
 from ops.console.parked import Act, Cursor, Named, cursor_in, cursor_text, named_by
 from ops.console.poller import outcomes
-from ops.console.proof import Evidence, Placed, Standing, judge
+from ops.console.proof.judge import Evidence, Placed, Standing, excuse_waiting, judge
 from ops.console.settings import Address
 from ops.console.sources import targets_in
-from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, Statement
+from ops.verify.report import Report
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement
 from tests.waiting import eventually
 
 ORDERS_0 = Partition("orders", 0)
@@ -325,6 +326,15 @@ def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
     shown = standing.shown()
     assert shown["verdict"] == "unproven"
     assert (shown["statements"][1]["proved_at"], shown["statements"][1]["unproven"]) == (5, 1)
+
+
+def test_what_waits_for_a_reader_that_is_away_is_no_violation() -> None:
+    report = Report()
+    report.violate("order 1", Finding(WAITING, "it has been cancelled for 400 s"))
+    report.violate("account 1", Finding(MONEY, "the balance is wrong"))
+    excuse_waiting(report)
+    assert (report.violations.total(), [offender.statement for offender in report.offenders]) == (1, [MONEY])
+    assert report.reasons[WAITING] == ["order 1: it has been cancelled for 400 s; a reader is behind"]
 
 
 # Orders

@@ -1,0 +1,1 @@
+"""The six statements as a standing panel."""

@@ -1,0 +1,156 @@
+"""Pure: what is wrong with an order, by its rows, and how the six statements stand after each round."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+from common.events import Milliseconds
+from ops.verify.report import OFFENDERS_SHOWN, Report
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, TEXTS, WAITING, Finding, Statement
+
+WRONG_MAX: Final = 1_000
+SAMPLED: Final = (DECIDED, OUTCOME, ONCE)
+AUDITED: Final = (MONEY, STOCK, WAITING)
+UNDONE_PAYMENT: Final = frozenset({"declined", "refunded", "void"})
+UNDONE_STOCK: Final = frozenset({"rejected", "released", "void"})
+
+Row = Mapping[str, Any]
+
+
+class Placed(NamedTuple):
+    """An order as the log has it."""
+
+    order_id: str
+    customer_id: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the databases say of an order. `parked_by` are the services that have parked its first event."""
+
+    order: Row | None
+    payment: Row | None
+    entries: Mapping[str, Row]
+    """The entries of the ledger, by kind."""
+    reservation: Row | None
+    parked_by: frozenset[str] = frozenset()
+
+    @property
+    def settled(self) -> bool:
+        return bool(self.order and self.order["settled"])
+
+
+def judge(placed: Placed, evidence: Evidence) -> list[Finding]:
+    """What is wrong with an order that all readers have passed."""
+    sides = {"order": evidence.order, "payment": evidence.payment, "inventory": evidence.reservation}
+    findings = [
+        Finding(DECIDED, f"the log has it, and the {service} database has no row of it")
+        for service, row in sides.items()
+        if row is None and service not in evidence.parked_by
+    ]
+    findings += [
+        Finding(DECIDED, f"it belongs to {placed.customer_id}, the {service} database says {row['customer_id']}")
+        for service, row in sides.items()
+        if row is not None and row["customer_id"] != placed.customer_id
+    ]
+    findings += [
+        Finding(ONCE, f"the ledger has {row['entries']} entries of kind {kind} for it")
+        for kind, row in evidence.entries.items()
+        if row["entries"] > 1
+    ]
+    if evidence.settled and evidence.order and evidence.payment and evidence.reservation:
+        findings += _outcome(evidence.order, evidence.payment, evidence.entries, evidence.reservation)
+    return findings
+
+
+def _outcome(order: Row, payment: Row, entries: Mapping[str, Row], reservation: Row) -> Iterable[Finding]:
+    """What is wrong with the outcome of a settled order: confirmed means captured and reserved, all else neither."""
+    status, paid, stock = order["status"], payment["state"], reservation["state"]
+    net = sum(entries[kind]["amount"] * sign for kind, sign in (("capture", 1), ("refund", -1)) if kind in entries)
+    if status == "confirmed":
+        if (paid, stock) != ("completed", "reserved"):
+            yield Finding(OUTCOME, f"it is confirmed, with payment {paid} and inventory {stock}")
+        elif net != order["amount"]:
+            yield Finding(OUTCOME, f"it is confirmed at {order['amount']}, and the ledger took {net}")
+    else:
+        if paid not in UNDONE_PAYMENT or stock not in UNDONE_STOCK:
+            yield Finding(OUTCOME, f"it is {status} and settled, with payment {paid} and inventory {stock}")
+        if net:
+            yield Finding(OUTCOME, f"it is {status} and settled, and the ledger still has {net} of it")
+
+
+def excuse_waiting(report: Report) -> None:
+    """While a reader is behind, what waits too long waits for that reader: it is unproven, and no violation."""
+    for offender in [offender for offender in report.offenders if offender.statement is WAITING]:
+        report.offenders.remove(offender)
+        report.doubt(WAITING, f"{offender.subject}: {offender.problem}; a reader is behind")
+    del report.violations[WAITING]
+
+
+@dataclass
+class Standing:
+    """How each statement stands. Sampled statements count all that was ever checked, audited ones the last audit."""
+
+    checked: Counter[Statement] = field(default_factory=Counter)
+    proved_at: dict[Statement, Milliseconds] = field(default_factory=dict)
+    reasons: dict[Statement, list[str]] = field(default_factory=dict)
+    audited: Report = field(default_factory=Report)
+    wrong: dict[str, list[Finding]] = field(default_factory=dict)
+    """Orders that were found wrong twice."""
+    suspects: dict[str, list[Finding]] = field(default_factory=dict)
+    """Orders that were found wrong once."""
+
+    def take(self, judged: Mapping[str, Sequence[Finding]]) -> None:
+        """The findings of a round, by order. What is found a second time is a violation, until it is right again."""
+        for order_id, findings in judged.items():
+            known = self.wrong.pop(order_id, None) or self.suspects.pop(order_id, None)
+            if findings and known and len(self.wrong) < WRONG_MAX:
+                self.wrong[order_id] = list(findings)
+            elif findings:
+                self.suspects[order_id] = list(findings)
+
+    def violations(self, statement: Statement) -> int:
+        if statement in AUDITED:
+            return self.audited.violations[statement]
+        return sum(finding.statement is statement for findings in self.wrong.values() for finding in findings)
+
+    def hold(self, statements: Iterable[Statement], at: Milliseconds) -> None:
+        """These statements could be checked; those without a violation are proved as of now."""
+        for statement in statements:
+            self.reasons.pop(statement, None)
+            if reasons := self.audited.reasons.get(statement):
+                self.reasons[statement] = list(reasons)
+            elif not self.violations(statement):
+                self.proved_at[statement] = at
+
+    def doubt(self, statements: Iterable[Statement], reason: str) -> None:
+        for statement in statements:
+            self.reasons[statement] = [reason]
+
+    def shown(self) -> dict[str, Any]:
+        statements = [
+            {
+                "statement": int(statement),
+                "text": text,
+                "counted": counted,
+                "checked": (self.audited.checked if statement in AUDITED else self.checked)[statement],
+                "violations": self.violations(statement),
+                "unproven": len(self.reasons.get(statement, [])),
+                "proved_at": self.proved_at.get(statement),
+                "reasons": self.reasons.get(statement, []),
+            }
+            for statement, (text, counted) in TEXTS.items()
+        ]
+        offenders = [
+            {"statement": int(f.statement), "subject": f"order {order_id}", "problem": f.problem}
+            for order_id, findings in self.wrong.items()
+            for f in findings
+        ] + [
+            {"statement": int(o.statement), "subject": o.subject, "problem": o.problem} for o in self.audited.offenders
+        ]
+        unproven = self.reasons or len(self.proved_at) < len(TEXTS)
+        verdict = "violated" if offenders else "unproven" if unproven else "proved"
+        return {"verdict": verdict, "statements": statements, "offenders": offenders[:OFFENDERS_SHOWN]}
