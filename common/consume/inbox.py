@@ -38,7 +38,7 @@ HOLES_EVERY_S: Final = 2.0
 SLOT_S: Final = 0.045
 FETCH_S: Final = 0.004
 """Time for one more fetch by the client, which takes some milliseconds."""
-ARRIVE_S: Final = 0.002
+ARRIVE_S: Final = 0.001
 """Time for the partitions of a fetch to arrive one after the other."""
 
 _LOG_BROKEN: Final = frozenset(

@@ -28,6 +28,9 @@ CONFIGURATION: Mapping[str, str] = {
     "controller.listener.names": "CONTROLLER",
     "inter.broker.listener.name": "PLAINTEXT",
     "listener.security.protocol.map": "CONTROLLER:PLAINTEXT,PLAINTEXT:PLAINTEXT",
+    # All clients of a native stack are on the same few cores: more threads only wake each other.
+    "num.network.threads": "1",
+    "num.io.threads": "2",
     # A single node keeps one copy of everything.
     "default.replication.factor": "1",
     "offsets.topic.replication.factor": "1",

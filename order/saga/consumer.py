@@ -43,7 +43,7 @@ class SagaHandler:
     """The saga's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = SAGA
-    phase_s = 0.02
+    phase_s = 0.018
     """By then payment and inventory have published what they decided in this slot."""
     arrivals = HeldOrders
 

@@ -31,7 +31,7 @@ from tests.unit.orders import placed
 PARTITION = Partition("orders", 0)
 
 
-@given(st.floats(0, 1e10), st.sampled_from([0.0, 0.02]))
+@given(st.floats(0, 1e10), st.sampled_from([0.0, 0.018]))
 def test_the_next_slot_begins_within_a_slot_and_at_the_same_moment_for_all(at_s: float, phase_s: float) -> None:
     until_s = until_next_slot_s(at_s, phase_s)
     assert 0 < until_s <= SLOT_S
