@@ -202,6 +202,11 @@ spike *args:
 soak *args:
     python -E -m bench.shaped soak "$@"
 
+# Draw the console's pictures for the documents (docs/images/console-*.png), on a stack of its own, in 3 minutes
+[group('develop')]
+screenshots:
+    python -E -m tests.browser.screenshots
+
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]
 lock:

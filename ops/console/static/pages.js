@@ -1,0 +1,37 @@
+// A list that the server gives page by page.
+
+import { useCallback, useEffect, useState } from "./vendor/htm-preact.js";
+import { get, query } from "./http.js";
+
+const PAGE = 200;
+
+/** Pages of a list, read one after the other: `{rows, page, loading, error, more, refresh}`; `page` is the last answer. */
+export function usePages(path, filter, rowsOf) {
+  const key = JSON.stringify(filter);
+  const [list, setList] = useState({ key, rows: [], page: null });
+  const [wanted, setWanted] = useState({ key, after: undefined, round: 0 });
+  const [loading, setLoading] = useState(false);
+  const [error, setError] = useState();
+  useEffect(() => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 })), [key]);
+  useEffect(() => {
+    if (wanted.key !== key) return undefined;
+    const gone = new AbortController();
+    setLoading(true);
+    setError();
+    get(`${path}${query({ ...filter, after: wanted.after, limit: PAGE })}`, gone.signal).then(
+      (page) => {
+        setList((list) => ({ key, page, rows: wanted.after ? [...list.rows, ...rowsOf(page)] : rowsOf(page) }));
+        setLoading(false);
+      },
+      (refusal) => {
+        if (refusal.name === "AbortError") return;
+        setError(refusal);
+        setLoading(false);
+      });
+    return () => gone.abort();
+  }, [wanted]);
+  const next = list.key === key ? list.page?.next : null;
+  const more = useCallback(() => next && !loading && setWanted(({ round }) => ({ key, after: next, round: round + 1 })), [next, loading, key]);
+  const refresh = () => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 }));
+  return { rows: list.rows, page: list.page, loading, error, more: next && !error ? more : undefined, refresh };
+}

@@ -1,0 +1,92 @@
+"""A page of the console in a headless Chromium.
+
+Without a browser these tests are left out, and the summary at the end says so.
+"""
+
+import shutil
+from collections.abc import Iterator
+from typing import Final
+
+import pytest
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Request,
+    WebError,
+    expect,
+    sync_playwright,
+)
+
+from tests.browser.fake import Fake, serving
+from tests.waiting import PATIENCE_S
+
+BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+EXPECTED: Final = "Failed to load resource"
+"""Chromium says this of every answer that is an error; the page shows those itself."""
+
+
+def find_browser() -> str | None:
+    """Where a Chromium is, if there is one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+# One for each module: its event loop must not be there while the tests of other folders run theirs.
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = find_browser()
+    if executable is None:
+        pytest.skip(f"NO BROWSER, so the console's page is not tested: none of {', '.join(BROWSERS)} is on PATH "
+                    "(Debian: apt install chromium)")  # fmt: skip
+    expect.set_options(timeout=PATIENCE_S * 1000)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def fake() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def origin(fake: Fake) -> Iterator[str]:
+    with serving(fake) as origin:
+        yield origin
+
+
+@pytest.fixture
+def complaints() -> list[str]:
+    """What the pages of a test do that no page of the console may: faults, and requests to another origin."""
+    return []
+
+
+@pytest.fixture
+def context(browser: Browser, origin: str, complaints: list[str]) -> Iterator[BrowserContext]:
+    context = browser.new_context(base_url=origin, viewport={"width": 1280, "height": 900}, reduced_motion="reduce")
+    context.set_default_timeout(PATIENCE_S * 1000)
+
+    def on_request(request: Request) -> None:
+        if not request.url.startswith(f"{origin}/"):
+            complaints.append(f"a request to {request.url}")
+
+    def on_console(message: ConsoleMessage) -> None:
+        if message.type == "error" and EXPECTED not in message.text:
+            complaints.append(message.text)
+
+    def on_error(error: WebError) -> None:
+        complaints.append(str(error.error))
+
+    context.on("request", on_request)
+    context.on("console", on_console)
+    context.on("weberror", on_error)
+    yield context
+    context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    return context.new_page()

@@ -1,0 +1,164 @@
+"""A server with the console's contract and made-up answers: the page's tests decide what it says."""
+
+import json
+import queue
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tests.browser import made_up
+
+STATIC: Final = Path(__file__).parents[2] / "ops/console/static"
+TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "form-action 'self'; frame-ancestors 'none'"
+)
+SEND_EVERY_S: Final = 1.0
+
+Json = dict[str, Any]
+
+
+class Fake:
+    """What the server answers. Tests set the attributes, and read `posted` and `queried`."""
+
+    def __init__(self) -> None:
+        self.newest: dict[str, Json] = made_up.stream()
+        self.orders: dict[str, Json] = {}
+        self.order_page: Json = made_up.orders()
+        self.letters: Json = made_up.dead_letters()
+        self.answers: dict[str, tuple[int, Json]] = {}
+        """What a POST to a path is answered with: status and document."""
+        self.posted: list[tuple[str, Json, str | None]] = []
+        """Path, body and idempotency key of each POST."""
+        self.queried: list[tuple[str, dict[str, str]]] = []
+        """Path and query of each GET below /api, without the stream."""
+        self.jobs: dict[str, Json] = {}
+        self.streams: list[queue.Queue[tuple[str, Json] | None]] = []
+        self.refuses_streams = False
+
+    def tell(self, kind: str, document: Json) -> None:
+        """Send an event to every stream, and to those that open later."""
+        key = f"job {document['id']}" if kind == "job" else kind
+        if kind != "point":
+            self.newest[key] = document
+        for stream in list(self.streams):
+            stream.put((kind, document))
+
+    def cut(self) -> None:
+        """End every stream, and let none open."""
+        self.refuses_streams = True
+        for stream in list(self.streams):
+            stream.put(None)
+
+    def get(self, path: str, query: dict[str, str]) -> tuple[int, Json]:
+        self.queried.append((path, query))
+        match [unquote(part) for part in path.split("/")[2:]]:
+            case ["orders"]:
+                return 200, self.order_page
+            case ["orders", order_id] if order_id in self.orders:
+                return 200, self.orders[order_id]
+            case ["orders", _, "events"]:
+                return 200, made_up.raw_events()
+            case ["dead-letters"]:
+                return 200, self.letters
+            case ["dead-letters", _, record]:
+                return 200, made_up.dead_letter(record)
+            case ["jobs", job] if job in self.jobs:
+                return 200, self.jobs[job]
+        return 404, {"title": "Not Found", "status": 404, "detail": f"{path} is not there"}
+
+
+def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+        def answer(self, status: int, content: bytes, content_type: str) -> None:
+            self.send_response(status)
+            self.send_header("content-type", content_type)
+            self.send_header("content-length", str(len(content)))
+            self.send_header("content-security-policy", POLICY)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def answer_json(self, status: int, document: Json) -> None:
+            self.answer(status, json.dumps(document).encode(), "application/json")
+
+        def do_GET(self) -> None:
+            address = urlsplit(self.path)
+            if address.path == "/api/stream":
+                self.stream()
+            elif address.path.startswith("/api/"):
+                self.answer_json(*fake.get(address.path, dict(parse_qsl(address.query))))
+            else:
+                name = "index.html" if address.path == "/" else address.path.removeprefix("/static/")
+                file = STATIC / name
+                if file.is_file():
+                    self.answer(200, file.read_bytes(), TYPES.get(file.suffix, "text/plain"))
+                else:
+                    self.answer_json(404, {"detail": f"{name} is not there"})
+
+        def do_POST(self) -> None:
+            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            assert self.headers["content-type"] == "application/json"
+            fake.posted.append((self.path, body, self.headers["idempotency-key"]))
+            self.answer_json(*fake.answers.get(self.path, (404, {"detail": f"{self.path} is not there"})))
+
+        def stream(self) -> None:
+            if fake.refuses_streams:
+                self.answer_json(503, {"detail": "no more streams"})
+                return
+            events: queue.Queue[tuple[str, Json] | None] = queue.Queue()
+            for key, document in list(fake.newest.items()):
+                events.put((key.split()[0], document))
+            fake.streams.append(events)
+            self.send_response(200)
+            self.send_header("content-type", "text/event-stream")
+            self.send_header("connection", "close")
+            self.end_headers()
+            self.close_connection = True
+            try:
+                self.wfile.write(b"retry: 100\n\n")
+                while True:
+                    try:
+                        event = events.get(timeout=SEND_EVERY_S)
+                    except queue.Empty:
+                        event = ("flow", fake.newest["flow"])
+                    if event is None:
+                        return
+                    self.wfile.write(f"event: {event[0]}\ndata: {json.dumps(event[1])}\n\n".encode())
+            except OSError:
+                pass  # the page has gone
+            finally:
+                fake.streams.remove(events)
+
+    return Handler
+
+
+class Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        pass  # a page that is closed cuts its connections
+
+
+@contextmanager
+def serving(fake: Fake) -> Iterator[str]:
+    """Serve on a free port. Yields the origin."""
+    with Server(("127.0.0.1", 0), handler(fake)) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}"
+        finally:
+            fake.cut()
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,132 @@
+"""`just screenshots`: draws docs/images/console-*.png, from a stack of its own with load on it."""
+
+import re
+import sys
+import tempfile
+import threading
+from pathlib import Path
+from typing import Final
+
+import httpx
+from confluent_kafka import Producer
+from playwright.sync_api import Page, expect, sync_playwright
+
+from common.kafka.clients import producer_config
+from dev.settings import ROOT
+from tests.browser.conftest import find_browser
+from tests.console import RunningConsole
+from tests.stack import Stack
+from tests.waiting import PATIENCE_S
+
+IMAGES: Final = ROOT / "docs/images"
+CUSTOMERS: Final = 500
+PRODUCTS: Final = 9
+BATCH: Final = 20
+EVERY_S: Final = 0.1
+POISONED: Final = 7
+
+
+def load(stack: Stack, ended: threading.Event) -> None:
+    """Place 200 orders a second."""
+    url = stack.url("order-api", "/orders/batch")
+    with httpx.Client(timeout=30) as client:
+        number = 0
+        while not ended.wait(EVERY_S):
+            lines = [
+                f'{{"customer_id":"cust-{n % CUSTOMERS:06}","product_id":"sku-{n % PRODUCTS:04}","quantity":1}}'
+                for n in range(number, number + BATCH)
+            ]
+            client.post(url, content="\n".join(lines), headers={"content-type": "application/x-ndjson"})
+            number += BATCH
+
+
+def furnish(stack: Stack) -> None:
+    """Products, customers, and events that cannot be decoded."""
+    for n in range(PRODUCTS):
+        stack.product(f"sku-{n:04}", price=1999, pieces=10**6)
+    stack.product("sku-scarce", price=1500, pieces=10)
+    for n in range(CUSTOMERS):
+        stack.account(f"cust-{n:06}", 10**7)
+    stack.await_orderable("sku-scarce")
+    producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "screenshots", linger_ms=0))
+    for n in range(POISONED):
+        producer.produce(
+            "orders", b'{"specversion":"1.0","type":"order.placed","id":"\xff\xfe","data":', f"cust-odd-{n}"
+        )
+    producer.flush(10)
+
+
+def draw(page: Page, name: str) -> None:
+    path = IMAGES / f"console-{name}.png"
+    page.evaluate("document.activeElement.blur(); scrollTo(0, 0)")
+    page.screenshot(path=path)
+    print(f"{path.relative_to(ROOT)}: {path.stat().st_size // 1024} KiB", flush=True)
+
+
+def take_pictures(stack: Stack, page: Page) -> None:
+    behind = page.locator("[data-arrow='payment/orders']")
+    page.goto("/#/flow")
+    settled = page.get_by_role("table", name="Latency of the last 15 minutes").get_by_role("row", name="Settled")
+    expect(settled).to_contain_text(re.compile(r"1\d,\d\d\d$"))  # a minute's load: the charts have a line by then
+    draw(page, "flow")
+
+    stack["payment-1"].kill()
+    expect(behind).to_have_class("arrow bad")
+    expect(page.locator("[data-box='payment']")).to_contain_text("0 of 1 ready")
+    draw(page, "outage")
+    page.goto("/#/break-it")
+    expect(page.get_by_role("button", name="kill payment")).to_be_visible()
+    expect(behind).to_have_class("arrow bad")
+    draw(page, "break-it")
+    stack["payment-1"].launch()
+    expect(behind).to_contain_text("no lag")
+
+    page.goto("/#/orders")
+    page.get_by_role("button", name="More than is in stock").click()
+    page.get_by_role("button", name="Place the order").click()
+    expect(page.get_by_text("rejected out_of_stock, settled")).to_be_visible()
+    draw(page, "order")
+
+    page.goto("/#/dead-letters")
+    expect(page.get_by_text(re.compile(f"^{3 * POISONED} events match"))).to_be_visible()
+    page.get_by_role("checkbox").first.check()
+    draw(page, "dead-letters")
+
+
+def main() -> int:
+    executable = find_browser()
+    if executable is None:
+        print("screenshots: no Chromium is on PATH (Debian: apt install chromium)", file=sys.stderr)
+        return 1
+    with tempfile.TemporaryDirectory(prefix="tandem-") as directory:
+        stack = Stack(Path(directory))
+        ended = threading.Event()
+        loading = threading.Thread(target=load, args=(stack, ended))
+        try:
+            stack.start_infrastructure()
+            stack.launch_all()
+            furnish(stack)
+            loading.start()
+            console = RunningConsole(stack)
+            console.variables["CONSOLE_STACK"] = "native"
+            console.start()
+            try:
+                with sync_playwright() as playwright:
+                    browser = playwright.chromium.launch(executable_path=executable)
+                    page = browser.new_page(base_url=console.url, viewport={"width": 1280, "height": 960})
+                    page.set_default_timeout(PATIENCE_S * 1000)
+                    expect.set_options(timeout=PATIENCE_S * 1000)
+                    take_pictures(stack, page)
+                    browser.close()
+            finally:
+                console.stop()
+        finally:
+            ended.set()
+            if loading.is_alive():
+                loading.join()
+            stack.stop()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
