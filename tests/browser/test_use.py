@@ -179,6 +179,18 @@ def test_a_hundred_thousand_events_do_not_fill_the_page(page: Page, fake: Fake) 
     expect(page.get_by_text("100,000 are chosen")).to_be_visible()
 
 
+def test_a_search_that_finds_little_goes_on_when_it_is_told_to(page: Page, fake: Fake) -> None:
+    fake.order_page = made_up.orders(3) | {"next": "cursor-2"}
+    page.goto("/#/orders?customer_id=cust-000001")
+    expect(page.get_by_text("3 orders so far. Searched back to")).to_be_visible()
+    fake.order_page = made_up.orders(0)
+    page.get_by_role("button", name="Search further back").click()
+    expect(page.get_by_text("3 orders.")).to_be_visible()
+    first, second = (query for path, query in fake.queried if path == "/api/orders")
+    assert "after" not in first
+    assert second["after"] == "cursor-2"
+
+
 def test_further_pages_are_read_when_their_rows_come_near(page: Page, fake: Fake) -> None:
     fake.order_page = made_up.orders(200) | {"next": "cursor-2"}
     page.goto("/#/orders")

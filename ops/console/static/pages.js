@@ -5,14 +5,15 @@ import { get, query } from "./http.js";
 
 const PAGE = 200;
 
-/** Pages of a list, read one after the other: `{rows, page, loading, error, more, refresh}`; `page` is the last answer. */
+/** Pages of a list, read one after the other: `{rows, page, loading, error, more, onEnd, refresh}`. `page` is the last answer; `more`
+ * reads the next one, and `onEnd` does so only after a full page: a search that finds little goes on when it is told to. */
 export function usePages(path, filter, rowsOf) {
   const key = JSON.stringify(filter);
   const [list, setList] = useState({ key, rows: [], page: null });
   const [wanted, setWanted] = useState({ key, after: undefined, round: 0 });
   const [loading, setLoading] = useState(false);
   const [error, setError] = useState();
-  useEffect(() => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 })), [key]);
+  useEffect(() => setWanted((wanted) => (wanted.key === key ? wanted : { key, after: undefined, round: wanted.round + 1 })), [key]);
   useEffect(() => {
     if (wanted.key !== key) return undefined;
     const gone = new AbortController();
@@ -33,5 +34,7 @@ export function usePages(path, filter, rowsOf) {
   const next = list.key === key ? list.page?.next : null;
   const more = useCallback(() => next && !loading && setWanted(({ round }) => ({ key, after: next, round: round + 1 })), [next, loading, key]);
   const refresh = () => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 }));
-  return { rows: list.rows, page: list.page, loading, error, more: next && !error ? more : undefined, refresh };
+  const further = next && !error ? more : undefined;
+  const full = list.page && rowsOf(list.page).length >= PAGE;
+  return { rows: list.rows, page: list.page, loading, error, more: further, onEnd: full ? further : undefined, refresh };
 }

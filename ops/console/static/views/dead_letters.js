@@ -56,7 +56,7 @@ function columns(chosen, toggle) {
 }
 
 export function DeadLetters({ filter }) {
-  const { rows, page, loading, error, more, refresh } = usePages("/api/dead-letters", filter, (page) => page.events);
+  const { rows, page, loading, error, onEnd, refresh } = usePages("/api/dead-letters", filter, (page) => page.events);
   const [chosen, setChosen] = useState(new Map());
   const [acting, setActing] = useState();
   const toggle = (event) => setChosen((chosen) => {
@@ -92,7 +92,7 @@ export function DeadLetters({ filter }) {
         <button type="button" class="quiet" disabled=${chosen.size === 0} onClick=${() => setChosen(new Map())}>Choose none</button>
         <button type="button" class="quiet" onClick=${refresh}>Refresh</button>
       </div>
-      <${Windowed} label="Dead letters" columns=${shown} rows=${rows} rowKey=${nameOf} onEnd=${rows.length ? more : undefined} />
+      <${Windowed} label="Dead letters" columns=${shown} rows=${rows} rowKey=${nameOf} onEnd=${onEnd} />
     </section>
     <${Jobs} kinds=${["act"]} title="Acts" />
     ${acting && html`<${Act} request=${acting} onClose=${end} />`}`;

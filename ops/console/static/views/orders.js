@@ -45,7 +45,7 @@ function Find({ filter }) {
 }
 
 export function Orders({ filter }) {
-  const { rows, page, loading, error, more, refresh } = usePages("/api/orders", filter, (page) => page.orders);
+  const { rows, page, loading, error, more, onEnd, refresh } = usePages("/api/orders", filter, (page) => page.orders);
   return html`
     <h1 tabindex="-1">Orders</h1>
     <section class="panel"><h2>Place an order</h2><${Place} /></section>
@@ -54,7 +54,7 @@ export function Orders({ filter }) {
       <${Refused} error=${error} />
       <p role="status" class="muted">${loading ? "Searching …" : `${rows.length} orders${page?.next ? " so far" : ""}.`}
         ${!loading && page?.next && page.searched_to && ` Searched back to ${time(page.searched_to)}.`}</p>
-      <${Windowed} label="Orders" columns=${COLUMNS} rows=${rows} rowKey=${(row) => row.order_id} onEnd=${rows.length ? more : undefined} />
+      <${Windowed} label="Orders" columns=${COLUMNS} rows=${rows} rowKey=${(row) => row.order_id} onEnd=${onEnd} />
       <div class="actions">
         <button type="button" class="quiet" onClick=${refresh}>Refresh</button>
         ${more && html`<button type="button" class="quiet" onClick=${more} disabled=${loading}>Search further back</button>`}</div>

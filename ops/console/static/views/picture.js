@@ -55,7 +55,7 @@ function health(instances) {
 
 function standing(arrow) {
   if (arrow.lag_records == null) return "off";
-  if (arrow.lag_records === 0 || arrow.lag_s < BEHIND_S) return "good";
+  if (arrow.lag_records === 0 || (arrow.lag_s ?? BEHIND_S) < BEHIND_S) return "good";
   return arrow.lag_s < FAR_BEHIND_S ? "warn" : "bad";
 }
 
