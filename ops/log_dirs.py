@@ -1,12 +1,12 @@
-"""How much of the brokers' disks the topics take, as the brokers say.
+"""How much of the brokers' disks the topics take, and how much is free, as the brokers say.
 
-The client library has no such request: DescribeLogDirs, version 1, which Kafka 4 takes at least.
+The client library has no such request: DescribeLogDirs, version 4, which brokers have since Kafka 3.3.
 https://kafka.apache.org/protocol#The_Messages_DescribeLogDirs
 """
 
 import struct
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
@@ -14,29 +14,43 @@ from common.errors import Transient
 from common.kafka import broker, wire
 
 API_KEY: Final = 35
-API_VERSION: Final = 1
-ALL_TOPICS: Final = struct.pack(">i", -1)
+API_VERSION: Final = 4
+ALL_TOPICS: Final = bytes(3)
+"""No tags in the header, no list of topics, no tags in the body."""
+
+
+class Folder(NamedTuple):
+    """A folder in which a broker keeps its topics: what each takes of it, and the volume that it is on, in bytes."""
+
+    topics: Mapping[str, int]
+    size: int
+    usable: int
 
 
 def bytes_of(admin: AdminClient, topics: Iterable[str]) -> int:
-    """The bytes that the segments of these topics take, on all brokers together. Raises `Transient` when a broker does
-    not answer, or answers with an error, and `Fatal`."""
-    names = frozenset(topics)
+    """The bytes that the segments of these topics take, on all brokers together. Raises what `folders` raises."""
+    names = list(topics)
+    return sum(folder.topics.get(name, 0) for folder in folders(admin) for name in names)
+
+
+def folders(admin: AdminClient) -> list[Folder]:
+    """The folders of all brokers. Raises `Transient` when a broker does not answer, or answers with an error, and
+    `Fatal`."""
     with broker.query("the brokers cannot be listed"):
         brokers = admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S).brokers.values()
-    return sum(_of_broker(str(member.host), int(member.port or 0), names) for member in brokers)
+    return [folder for member in brokers for folder in _of_broker(str(member.host), int(member.port or 0))]
 
 
-def _of_broker(host: str, port: int, topics: frozenset[str]) -> int:
+def _of_broker(host: str, port: int) -> list[Folder]:
     try:
-        return total(wire.request(host, port, API_KEY, API_VERSION, ALL_TOPICS), topics)
-    except struct.error as error:
+        return read(wire.request(host, port, API_KEY, API_VERSION, ALL_TOPICS))
+    except (IndexError, struct.error) as error:
         raise Transient(f"{host}:{port} does not say how much of its disk the topics take: {error}") from error
 
 
-def total(answer: bytes, topics: frozenset[str]) -> int:
-    """The bytes of these topics in an answer. Raises `Transient` for an error in it, and `struct.error`."""
-    offset = 4  # after the throttle time
+def read(answer: bytes) -> list[Folder]:
+    """The folders in an answer. Raises `Transient` for an error in it, `IndexError` and `struct.error`."""
+    offset = 0
 
     def take(layout: str) -> int:
         nonlocal offset
@@ -44,21 +58,47 @@ def total(answer: bytes, topics: frozenset[str]) -> int:
         offset += struct.calcsize(">" + layout)
         return int(value)
 
+    def varint() -> int:
+        value = shift = 0
+        while (byte := take("B")) & 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        return value | byte << shift
+
     def text() -> str:
         nonlocal offset
-        length = take("h")
+        length = varint() - 1
         offset += length
         return answer[offset - length : offset].decode()
 
-    size = 0
-    for _ in range(take("i")):
+    def skip_tags() -> None:
+        nonlocal offset
+        for _ in range(varint()):
+            varint()
+            length = varint()
+            offset += length
+
+    found = []
+    skip_tags()
+    take("i")  # the throttle time
+    if error := take("h"):
+        raise Transient(
+            f"a broker does not say how much of its disk the topics take: error {error} of Kafka's protocol"
+        )
+    for _ in range(varint() - 1):
         error, directory = take("h"), text()
         if error:
             raise Transient(f"folder {directory} of a broker cannot be read: error {error} of Kafka's protocol")
-        for _ in range(take("i")):
-            counts = text() in topics
-            for _ in range(take("i")):
+        topics: dict[str, int] = {}
+        for _ in range(varint() - 1):
+            name, size = text(), 0
+            for _ in range(varint() - 1):
                 take("i")  # the partition
-                size += counts * take("q")
+                size += take("q")
                 take("q"), take("b")  # how far it is behind, whether it is moving here
-    return size
+                skip_tags()
+            topics[name] = size
+            skip_tags()
+        found.append(Folder(topics, take("q"), take("q")))
+        skip_tags()
+    return found
