@@ -94,6 +94,11 @@ topics *args='list':
 verify *args:
     python -E -m dev ops verify "$@"
 
+# Run Prometheus, Alertmanager and the watch beside the stack (in Compose with Grafana, Jaeger and Kafka UI)
+[group('look')]
+observe *args:
+    python -E -m dev observe "$@"
+
 # List, show, redrive or discard parked events, skip a record, or resume a stopped service: just dlq redrive --help
 [group('operate')]
 dlq *args='list':
@@ -141,6 +146,11 @@ crash-matrix *args:
 [group('develop')]
 chaos *args:
     python -E -m tests.chaos "$@"
+
+# Break a stack of its own in 15 ways, and check that each raises exactly its alert, in minutes (or name faults)
+[group('develop')]
+alerts-drill *args:
+    python -E -m tests.alerts "$@"
 
 # Plant each known bug in a copy of the checkout, and see that a check finds it (just planted-bugs [NAME ...])
 [group('develop')]

@@ -15,6 +15,7 @@ import psycopg
 from loguru import logger
 from psycopg_pool import PoolTimeout
 
+from common import metrics
 from common.config import Process
 from common.errors import Failure, Transient, classify, describe, is_session_stale
 from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, connect_async, pool
@@ -94,13 +95,20 @@ class DatabasePool:
     def __init__(self, url: str, session: str, probe: DatabaseProbe, *, size: int) -> None:
         self._pool = pool(url, session, size=size)
         self._probe = probe
+        self._size = size
 
-    async def open(self) -> None:
-        """Begin to connect, without waiting for it."""
+    async def open(self, name: str) -> None:
+        """Begin to connect, without waiting for it. `name` is that of the pool in the metrics."""
         await self._pool.open(wait=False)
+        metrics.watch_pool(f"database-{name}", self._size, self._wanted)
 
     async def close(self) -> None:
         await self._pool.close()
+
+    def _wanted(self) -> int:
+        """The connections in use, and the callers that wait for one."""
+        stats = self._pool.get_stats()
+        return stats["pool_size"] - stats["pool_available"] + stats["requests_waiting"]
 
     def check_reachable(self) -> None:
         """Raises `DatabaseUnavailable` while the database is known not to answer."""
@@ -193,8 +201,8 @@ class Database:
 
     async def open(self) -> None:
         """Begin to connect, without waiting for it."""
-        await self.reads.open()
-        await self.writes.open()
+        await self.reads.open("reads")
+        await self.writes.open("writes")
         self._watch = asyncio.create_task(self.probe.watch())
 
     async def close(self) -> None:

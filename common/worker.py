@@ -46,6 +46,8 @@ class Worker:
         self._problem = "not started"
         self._loss = ""
         self._log = logger.bind(group=self._group)
+        self._loss_detected = metrics.loss_detected.labels(self._group)
+        self._ended = metrics.worker_ended.labels(self._group)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -70,6 +72,7 @@ class Worker:
         if self._loss:
             self._log.info("continuing, the loss is gone: {}", self._loss)
             self._loss = ""
+            self._loss_detected.set(0)
 
     def _run(self) -> None:
         delays = delays_s(cap_s=self._delay_max_s)
@@ -90,6 +93,7 @@ class Worker:
                     self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
                 else:
                     self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
+                    self._ended.set(1)
                     return
                 if time.monotonic() - started_s > GOOD_RUN_S:
                     delays = delays_s(cap_s=self._delay_max_s)
@@ -99,6 +103,7 @@ class Worker:
     def _report_loss(self, loss: str) -> None:
         if loss != self._loss:
             self._loss = loss
+            self._loss_detected.set(1)
             self._count_failure(Failure.FATAL)
             self._log.critical("loss detected, waiting for an operator: {}", loss)
 

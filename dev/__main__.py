@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 from xmlrpc.client import Fault
 
-from common.config import ignore_foreign_variables
+from common.config import PORT_MAX, ignore_foreign_variables
 from common.errors import Fatal
 from common.open_files import raise_limit
 from common.terminal import complain, flushed, open_streams
@@ -24,6 +24,7 @@ from dev.compose import ComposeStack
 from dev.environment import OPEN_FILES_MAX
 from dev.home import HomeError
 from dev.native.stack import NativeStack
+from dev.observe import PORTS
 from dev.output import outlive_reader
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
@@ -114,9 +115,20 @@ def parser() -> argparse.ArgumentParser:
     passing: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
     locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), **passing)
     locust.add_argument("arguments", nargs="*", help="options of locust")
+    observe = command("observe", lambda stack, chosen: stack.observe(chosen.ports))
+    names = ("PROMETHEUS", "ALERTMANAGER", "WATCH")
+    observe.add_argument(
+        "--ports", type=port, nargs=3, default=list(PORTS), metavar=names, help="by default %(default)s"
+    )
     command("doctor")
     command("run", help="become a program of the stack; for supervisord").add_argument("program")
     return root
+
+
+def port(text: str) -> int:
+    if text.isascii() and text.isdecimal() and 0 < int(text) <= PORT_MAX:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 1 to {PORT_MAX}")
 
 
 def natural(text: str) -> int:

@@ -10,12 +10,14 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from dev.observe import PORTS
 from dev.servers.instance import unready_at
 from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
 READY_S = 180
+OBSERVABILITY = ("--profile", "observability")
 ACCEPTED_FOLDER = "/accepted"
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
 
@@ -41,13 +43,13 @@ class ComposeStack(Stack):
 
     def down(self) -> None:
         self._require_engine()
-        self._compose("down", "--remove-orphans")
+        self._compose(*OBSERVABILITY, "down", "--remove-orphans")
         self.state.stopped()
         print(DOWN)
 
     def reset(self) -> None:
         self._require_engine()
-        self._compose("down", "--remove-orphans", "--volumes")
+        self._compose(*OBSERVABILITY, "down", "--remove-orphans", "--volumes")
         self.state.path.unlink(missing_ok=True)
         print("Tandem is down and its data is deleted; 'STACK=compose just up' starts afresh")
 
@@ -103,6 +105,15 @@ class ComposeStack(Stack):
 
     def locust(self, arguments: list[str]) -> None:
         self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
+
+    def observe(self, ports: list[int]) -> None:
+        if tuple(ports) != PORTS:
+            raise StackError("in Compose the ports are those of docker-compose.yml")
+        self._require_engine()
+        self._compose(*OBSERVABILITY, "up", "--detach", "--no-recreate", *self._scales())
+        print("  Grafana       http://127.0.0.1:3000   Prometheus  http://127.0.0.1:9090")
+        print("  Alertmanager  http://127.0.0.1:9095   Jaeger      http://127.0.0.1:16686")
+        print("  Kafka UI      http://127.0.0.1:8090")
 
     def _require_engine(self) -> None:
         """Raises `StackError`: the tool that is missing, or what Docker says when it does not answer."""

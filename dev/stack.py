@@ -102,3 +102,7 @@ class Stack(ABC):
 
     @abstractmethod
     def locust(self, arguments: list[str]) -> None: ...
+
+    @abstractmethod
+    def observe(self, ports: list[int]) -> None:
+        """Run Prometheus, Alertmanager and the watch beside it, on these ports."""

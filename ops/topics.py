@@ -89,24 +89,24 @@ def show(log: Log) -> None:
     for drift in log.drift([topic for topic, of in sizes.items() if of]):
         print(drift)
     print()
-    members = _members(log.admin)
+    clients = members(log.admin)
     rows = []
     for group in GROUPS:
         committed = log.committed(group, bounds)
         for topic in READS[group]:
             lags = [end - max(first, committed.get(p, 0)) for p, (first, end) in bounds.items() if p.topic == topic]
             lag = (sum(lags), max(lags)) if lags else (MISSING, MISSING)
-            rows.append((group, len(members.get(group, ())), topic, *lag))
+            rows.append((group, len(clients.get(group, ())), topic, *lag))
     tool.print_table(("group", "members", "topic", "lag", "largest lag of a partition"), rows)
-    for group, clients in members.items():
-        for stranger in strangers(group, clients):
+    for group, names in clients.items():
+        for stranger in strangers(group, names):
             print(
                 f"{group}: client {stranger!r} is in this group, and is not named like an instance of {group}. End it: "
                 "it takes partitions away, and what it commits passes for lag 0 and for lost transactions"
             )
 
 
-def _members(admin: AdminClient) -> dict[str, list[str]]:
+def members(admin: AdminClient) -> dict[str, list[str]]:
     """The client ids of each group's members. A group that the broker has never seen has none."""
     groups = admin.describe_consumer_groups(GROUPS, request_timeout=TIMEOUT_S)
     return {

@@ -98,15 +98,20 @@ def application(
     `degraded` names what is away although the process can do its main work. For `direct` see `Frame`.
     """
 
+    def what_is_missing() -> list[str]:
+        return [*ready(), *([frame.closed] if frame.closed else [])]
+
     async def livez(_: Request) -> Response:
         return json_response({"status": "ok"})
 
     async def readyz(_: Request) -> Response:
-        missing = [*ready(), *([frame.closed] if frame.closed else [])]
+        missing = what_is_missing()
         answer = {"ready": not missing, "missing": missing, "degraded": degraded()}
         return json_response(answer, 503 if missing else 200)
 
     async def exposition(_: Request) -> Response:
+        metrics.ready.set(not what_is_missing())
+        metrics.degraded.set(len(degraded()))
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def on_http(request: Request, error: Exception) -> Response:

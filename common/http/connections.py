@@ -15,7 +15,6 @@ from typing import Final, NamedTuple, Protocol
 
 from loguru import logger
 from prometheus_client import Counter as Count
-from prometheus_client import Gauge
 from uvicorn.server import ServerState
 
 from common.errors import Fatal
@@ -41,7 +40,6 @@ _shed: Final = Count(
 )
 _gave_way: Final = _shed.labels("gave_way")
 _refused: Final = _shed.labels("refused")
-open_connections: Final = Gauge("tandem_http_connections", "Open connections of the public port.")
 
 
 class Room(NamedTuple):

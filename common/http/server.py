@@ -22,10 +22,11 @@ import uvicorn
 import uvloop
 from loguru import logger
 
+from common import metrics
 from common.config import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
-from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, make_room, open_connections
+from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, make_room
 from common.http.heads import Hosts
 from common.http.protocol import Connection
 
@@ -169,7 +170,7 @@ async def serve(
         timeout_graceful_shutdown=DRAIN_S,
     )
     servers = [_Server(config, Gate(room.connections)), _Server(config, Gate(ADMIN_CONNECTIONS_MAX))]
-    open_connections.set_function(lambda: len(servers[0].server_state.connections))
+    metrics.watch_pool("connections", room.connections, lambda: len(servers[0].server_state.connections))
     app.closed = "the public port does not listen yet"
     stopping = asyncio.Event()
 

@@ -7,13 +7,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from xmlrpc.client import Fault
 
 from common.terminal import printable
 from dev import home as homes
-from dev import logs
+from dev import logs, observe
 from dev.environment import child, tight_limits
 from dev.home import stored_passwords
 from dev.native.programs import SERVERS, Programs
@@ -21,8 +21,9 @@ from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
-from dev.settings import CONSOLE, HOST, ROOT, Settings
+from dev.settings import CONSOLE, HOST, ROOT, Service, Settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
+from dev.state import State
 from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
@@ -176,6 +177,15 @@ class NativeStack(Stack):
         target = f"http://{HOST}:{self.settings.order_api_port}"
         options = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target]
         os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child())
+
+    def observe(self, ports: list[int]) -> None:
+        self._require_running()
+
+        def instances() -> Iterator[tuple[Service, int]]:
+            for service, number in Programs(self.settings, State.load(self.home).instances()).instances.values():
+                yield service, self.settings.admin_port(service, number)
+
+        observe.run(observe.Observers(self.home / "observe", ports, self.programs.environment()), instances)
 
     def become(self, name: str) -> None:
         """Turn this process into a program of the stack; supervisord starts each one so."""

@@ -1,4 +1,4 @@
-"""The proof again and again, as metrics: violations by statement, the oldest unsettled order, the last proof's age.
+"""The proof again and again, as metrics: violations, the last proof's age. It serves the samples of `ops.observe` too.
 
 Each round is the whole proof, not a sample: at a rest of `every_s` between two, it costs what a proof costs. A shop of
 many millions of orders sets the rest to minutes.
@@ -17,6 +17,7 @@ from common.errors import Fatal, describe
 from common.http.heads import Hosts, refusal
 from common.http.problem import CONTENT_TYPE
 from common.http.responses import request_id
+from ops.observe.gauges import Gauges, sampling
 from ops.verify.proof import prove
 from ops.verify.report import PROVED, Report
 from ops.verify.statements import Statement
@@ -33,8 +34,6 @@ class Metrics:
         self._violations = gauge("tandem_verify_violations", "Violations found by the last proof.", by_statement)
         self._unproven = gauge("tandem_verify_unproven", "What the last proof could not prove.", by_statement)
         self._checked = gauge("tandem_verify_checked", "What the last proof checked.", by_statement)
-        self._oldest = gauge("tandem_verify_oldest_unsettled_seconds", "Age of the oldest unsettled order.")
-        self._parked = gauge("tandem_verify_parked_events", "Parked events that are not done.")
         self._took = gauge("tandem_verify_proof_seconds", "How long the last proof took.")
         age_text = "Time since all six statements were proved; since the start if never."
         age = gauge("tandem_verify_last_proof_age_seconds", age_text)
@@ -48,8 +47,6 @@ class Metrics:
             self._violations.labels(name).set(report.violations[statement])
             self._unproven.labels(name).set(report.unproven[statement])
             self._checked.labels(name).set(report.checked[statement])
-        self._oldest.set(report.oldest_unsettled_s)
-        self._parked.set(len(report.parked))
         self._took.set(report.took_s)
         if report.exit_code == PROVED:
             self._proved_at = started
@@ -80,18 +77,19 @@ def watch(settings: Settings, *, every_s: float, hosts: Hosts, port: int) -> Non
     except OSError as error:
         raise Fatal(f"verify: cannot listen on {hosts.bound}:{port} (--port): {error.strerror or error}") from error
     server.set_app(guarded(make_wsgi_app(registry), hosts))
-    while True:
-        started = time.monotonic()
-        try:
-            report = prove(settings)
-        except Exception as error:
-            logger.opt(exception=error).error("the proof failed: {}", describe(error))
-            report = Report(took_s=time.monotonic() - started)
-            report.doubt_all(f"the proof failed: {describe(error)}")
-        metrics.take(report, started)
-        for offender in report.shown():
-            logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.problem)
-        for statement, reasons in report.reasons.items():
-            logger.warning("unproven {}: {}", int(statement), "; ".join(reasons))
-        logger.info("proof", exit_code=report.exit_code, took_s=round(report.took_s, 1), records=report.records)
-        time.sleep(every_s)
+    with sampling(Gauges(registry), settings.servers, settings.urls):
+        while True:
+            started = time.monotonic()
+            try:
+                report = prove(settings)
+            except Exception as error:
+                logger.opt(exception=error).error("the proof failed: {}", describe(error))
+                report = Report(took_s=time.monotonic() - started)
+                report.doubt_all(f"the proof failed: {describe(error)}")
+            metrics.take(report, started)
+            for offender in report.shown():
+                logger.error("violation of {}: {}: {}", int(offender.statement), offender.subject, offender.problem)
+            for statement, reasons in report.reasons.items():
+                logger.warning("unproven {}: {}", int(statement), "; ".join(reasons))
+            logger.info("proof", exit_code=report.exit_code, took_s=round(report.took_s, 1), records=report.records)
+            time.sleep(every_s)

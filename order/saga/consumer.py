@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import psycopg
 
+from common import metrics
 from common.consume.records import Received
-from common.events import ORDERS, SAGA, Event, Milliseconds, OrderId, OrderPlaced, Outcome, type_of
+from common.events import ORDERS, SAGA, Event, Milliseconds, OrderId, OrderPlaced, Outcome, now, type_of
 from common.postgres import Conn
 from order.saga import store
 from order.saga.decide import advance, outcome_of
@@ -15,6 +16,12 @@ from order.saga.hold import HeldOrders
 from order.saga.store import Entry, Row
 
 OWN_OUTCOMES_MAX: Final = 100_000
+
+settle_seconds: Final = metrics.BatchHistogram(
+    "tandem_order_settle_seconds",
+    "From when the log has an order until it is settled in the database.",
+    (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 600.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +31,8 @@ class Batch:
     changed: Sequence[Row]
     outcomes: Sequence[tuple[int, Outcome]]
     own_outcomes: set[str]
+    settled: Sequence[Milliseconds]
+    """When the orders were placed that are settled now and were not before."""
 
     def store(self, connection: Conn) -> None:
         if new := [row for row in self.changed if not row.stored]:
@@ -35,6 +44,8 @@ class Batch:
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The outcomes. They are stored by now, so reading them back changes nothing."""
+        at = now()
+        settle_seconds.observe_all([(at - placed_at) / 1000 for placed_at in self.settled])
         self.own_outcomes.update(outcome.id for _, outcome in self.outcomes)
         return self.outcomes
 
@@ -59,6 +70,7 @@ class SagaHandler:
         rows = store.locked(locked)
         changed: dict[OrderId, Row] = {}
         outcomes: dict[str, tuple[int, Outcome]] = {}
+        settled: list[Milliseconds] = []
         # Orders before their results, which saves writing a row for a result that came first.
         in_order = [r for r in fresh if r.partition.topic == ORDERS] + [r for r in fresh if r.partition.topic != ORDERS]
         for record in in_order:
@@ -72,6 +84,8 @@ class SagaHandler:
             order, decided = advance(row.order if row else None, record.event, at)
             if order is None or (row is not None and order is row.order):
                 continue
+            if order.settled_at is not None and order.placed_at is not None and not (row and row.order.settled_at):
+                settled.append(order.placed_at)
             if row is None:
                 row = rows[order_id] = Row(order, record.partition.number, stored=False)
             row.order = order
@@ -87,7 +101,7 @@ class SagaHandler:
                     outcomes[outcome.id] = (row.partition, outcome)
         if len(self._own_outcomes) > OWN_OUTCOMES_MAX:  # lost partitions leave some behind
             self._own_outcomes.clear()
-        return Batch(list(changed.values()), list(outcomes.values()), self._own_outcomes)
+        return Batch(list(changed.values()), list(outcomes.values()), self._own_outcomes, settled)
 
 
 def _remember(row: Row, record: Received, decided: Sequence[Outcome], at: Milliseconds) -> None:

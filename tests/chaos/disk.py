@@ -33,6 +33,11 @@ class Disk:
             room = os.statvfs(self.path)
             full = self._resize(str((room.f_blocks - room.f_bfree) * room.f_frsize))
 
+    def leave(self, share: float) -> None:
+        """Leave this share of the disk free."""
+        room = os.statvfs(self.path)
+        assert self._resize(str(int((room.f_blocks - room.f_bfree) * room.f_frsize / (1 - share))))
+
     def free(self) -> None:
         assert self._resize(ROOMY), f"{self.path} was not resized"
 

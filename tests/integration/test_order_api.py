@@ -1,6 +1,7 @@
 """What the order api promises, against the real log, saga and database."""
 
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -307,7 +308,22 @@ def test_the_description_names_every_route(stack: Stack) -> None:
     }
 
 
-def test_metrics_are_exposed(stack: Stack) -> None:
+def test_metrics_are_exposed(stack: Stack, product: str, customer: str) -> None:
+    stack.await_settled(stack.place(customer, (product, 1)))
     text = stack["order-api-1"].get("/metrics").text
-    for name in ("tandem_http_requests_total", "tandem_order_accept_seconds_bucket", "tandem_orders_in_flight"):
+    for name in ("tandem_http_requests_total", "tandem_order_accept_seconds_bucket", "tandem_pool_in_use"):
         assert name in text
+    saga = stack["order-saga-1"].get("/metrics").text
+    assert re.search(r"^tandem_order_settle_seconds_count [1-9]", saga, re.MULTILINE)
+    assert "\ntandem_ready 1.0\n" in saga
+
+
+def test_no_client_can_make_a_label_of_the_metrics(stack: Stack) -> None:
+    """Each would be a series for ever."""
+    with socket.create_connection((HOST, stack.ports["order-api"])) as connection:
+        connection.sendall(b"TEAPOT /invented HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert connection.recv(64).startswith(b"HTTP/1.1 400 ")
+    stack.http.get(stack.url("order-api", "/invented"))
+    text = stack["order-api-1"].get("/metrics").text
+    assert "TEAPOT" not in text
+    assert "invented" not in text

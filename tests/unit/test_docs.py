@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from tests.alerts.faults import FAULTS as ALERT_FAULTS
 from tests.chaos.schedule import NAMES
 from tests.crash.points import POINTS
 from tests.planted.bugs import BUGS
@@ -164,6 +165,7 @@ def test_planted_bugs_points_and_faults_are_counted_right() -> None:
     assert f"at {len(POINTS)} named points" in guarantees
     assert f"at {len(POINTS)} points" in readme
     assert f"There are {len(NAMES)} kinds." in guarantees
+    assert f"in {len(ALERT_FAULTS)} ways" in prose("docs/OPERATIONS.md")
 
 
 def test_decisions_are_numbered_without_gaps_and_all_indexed() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+from prometheus_client import REGISTRY
 
 from common import worker
 from common.errors import LOSS_HELP, Fatal, LossDetected, Transient, describe
@@ -50,6 +51,7 @@ def test_a_fatal_failure_ends_it_unless_it_is_to_be_retried(error: Exception) ->
     ended.run()
     assert ended.reported == [["test: not started"]]
     assert ended.worker.missing() == [f"test: {describe(error)}"]
+    assert REGISTRY.get_sample_value("tandem_worker_ended", {"group": "test"}) == 1
     retried = Script(error, retries_fatal=True)
     retried.run()
     assert retried.reported == [["test: not started"], [f"test: {describe(error)}"]]
@@ -61,7 +63,9 @@ def test_a_loss_is_retried_and_reported_until_it_is_over() -> None:
     assert script.reported[1:] == [[LOSS]] * 3
     script.worker.report("")
     assert script.worker.missing() == [LOSS]
+    assert REGISTRY.get_sample_value("tandem_loss_detected", {"group": "test"}) == 1
     script.worker.report_no_loss()
+    assert REGISTRY.get_sample_value("tandem_loss_detected", {"group": "test"}) == 0
     assert script.worker.missing() == []
 
 

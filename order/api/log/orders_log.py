@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Gauge
 
+from common import metrics
 from common.codec import encode
 from common.errors import Transient
 from common.events import ORDERS, PRODUCTS, OrderCancelRequested, OrderId
@@ -41,8 +42,6 @@ linger_seconds: Final = Gauge(
     "tandem_order_linger_seconds", "How long orders linger in this process before they are sent to Kafka together."
 )
 
-in_flight: Final = Gauge("tandem_orders_in_flight", "Records whose acknowledgement by the log is awaited.")
-
 
 class OrdersLog(Worker):
     """Appends to the topic. Knows whether the broker is there, what is in flight, and where the topic ends."""
@@ -58,7 +57,7 @@ class OrdersLog(Worker):
             linger_s=settings.linger_ms / 1000,
             deadline_s=settings.deadline_ms / 1000,
         )
-        in_flight.set_function(lambda: self._publisher.in_flight)
+        metrics.watch_pool("orders-in-flight", settings.in_flight_max, lambda: self._publisher.in_flight)
         self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
         self.settings = SettingsWatch(self._admin, [ORDERS, PRODUCTS])
         # How often an order was sent that may still reach the log although its request has been answered.

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable
 from typing import Final
 
+from common import metrics
 from common.errors import Transient
 from common.events import OrderId
 from order.api.read.queries import OrderQueries, Stored, Watched
@@ -45,6 +46,7 @@ class Outcomes:
         self._watched_max = watched_max
         self._waiting: dict[asyncio.Future[Stored | None], Watched] = {}
         self._watch: asyncio.Task[None] | None = None
+        metrics.watch_pool("waiting-requests", watched_max, lambda: len(self._waiting))
 
     @property
     def room(self) -> bool:

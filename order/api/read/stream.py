@@ -17,6 +17,7 @@ from loguru import logger
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from common import metrics
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
@@ -45,6 +46,7 @@ class OrderEvents:
         self._lookup = lookup
         self._outcomes = outcomes
         self._open = Places(streams_max)
+        metrics.watch_pool("event-streams", streams_max, lambda: self._open.taken)
         self._refused = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

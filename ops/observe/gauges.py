@@ -1,0 +1,143 @@
+"""The samples as metrics. A thread samples each source, so that one that is frozen holds up no other."""
+
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from functools import partial
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Gauge
+
+from common.events import READS, now
+from common.worker import Worker
+from ops.observe.samples import (
+    BrokerSample,
+    BrokerSampler,
+    DatabaseSample,
+    DatabaseSampler,
+    lag,
+    oldest_unsettled_s,
+    positions_of,
+)
+from ops.tool import GROUP_OF
+
+EVERY_S: Final = 2.0
+STALE_S: Final = 10.0
+"""A source that has not answered for this long is down."""
+FULL_SEARCH_EVERY_S: Final = 600.0
+KAFKA: Final = "kafka"
+
+
+class Gauges:
+    """Shows the newest sample of each source. Of a source that is away, the last one stands."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge = partial(Gauge, registry=registry)
+        self._up = gauge("tandem_source_up", "Whether the watch reaches a database or Kafka: 1 or 0.", ["source"])
+        self._lag = gauge(
+            "tandem_reader_lag_records", "Records that a group has yet to process, by its stored positions.",
+            ["group", "topic"],
+        )  # fmt: skip
+        self._lag_s = gauge(
+            "tandem_reader_lag_seconds", "Age of the first record that a group has yet to process.", ["group", "topic"]
+        )
+        self._members = gauge("tandem_group_members", "Instances in the consumer group, as the broker says.", ["group"])
+        self._stopped = gauge(
+            "tandem_group_stopped", "Whether the group waits for 'just dlq resume': 1 or 0.", ["group"]
+        )
+        self._parked = gauge("tandem_parked_events", "Parked events that are not done.", ["group", "as"])
+        self._unsettled = gauge(
+            "tandem_oldest_unsettled_seconds", "Age of the oldest order that is not settled; 0 if there is none."
+        )
+        self._connections = gauge(
+            "tandem_database_connections", "Connections to the PostgreSQL server of a database.", ["database"]
+        )
+        self._connections_max = gauge(
+            "tandem_database_connections_limit", "How many it allows to ordinary roles.", ["database"]
+        )
+        self._disk = gauge("tandem_disk_size_bytes", "Size of the fullest volume on which a broker keeps its topics.")
+        self._disk_free = gauge("tandem_disk_free_bytes", "What is free on it.")
+        self._lock = threading.Lock()
+        self._databases: dict[str, DatabaseSample] = {}
+        self._broker: BrokerSample | None = None
+        self._answered_s: dict[str, float] = {}
+        for source in (*GROUP_OF, KAFKA):
+            self._up.labels(source).set_function(partial(self._is_up, source))
+
+    def _is_up(self, source: str) -> bool:
+        return time.monotonic() - self._answered_s.get(source, -STALE_S) < STALE_S
+
+    def take_database(self, database: str, sample: DatabaseSample) -> None:
+        group = GROUP_OF[database]
+        self._stopped.labels(group).set(sample.stopped)
+        for root, kind in ((True, "root"), (False, "follower")):
+            self._parked.labels(group, kind).set(sample.parked.get(root, 0))
+        self._connections.labels(database).set(sample.connections["taken"])
+        self._connections_max.labels(database).set(sample.connections["allowed"] - sample.connections["reserved"])
+        with self._lock:
+            self._databases[database] = sample
+            self._answered_s[database] = time.monotonic()
+            self._show_lag()
+
+    def take_broker(self, sample: BrokerSample) -> None:
+        for group, members in sample.members.items():
+            self._members.labels(group).set(members)
+        if known := [folder for folder in sample.folders if folder.size > 0]:
+            fullest = min(known, key=lambda folder: folder.usable / folder.size)
+            self._disk.set(fullest.size)
+            self._disk_free.set(fullest.usable)
+        with self._lock:
+            self._broker = sample
+            self._answered_s[KAFKA] = time.monotonic()
+            self._show_lag()
+
+    def databases(self) -> dict[str, DatabaseSample]:
+        with self._lock:
+            return dict(self._databases)
+
+    def _show_lag(self) -> None:
+        if self._broker is None or len(self._databases) < len(READS):
+            return
+        at = now()
+        lags = lag(positions_of(self._databases), self._broker, at)
+        for (group, topic), behind in lags.items():
+            self._lag.labels(group, topic).set(behind.records)
+            self._lag_s.labels(group, topic).set(behind.seconds)
+        self._unsettled.set(oldest_unsettled_s(self._databases["order"], lags, at))
+
+
+@contextmanager
+def sampling(gauges: Gauges, servers: str, urls: Mapping[str, str]) -> Iterator[None]:
+    """Sample Kafka and these databases every `EVERY_S`, whatever fails."""
+    stopping = threading.Event()
+
+    def sample_database(database: str) -> None:
+        with closing(DatabaseSampler(database, urls[database])) as sampler:
+            searched_s = time.monotonic()
+            while not stopping.wait(EVERY_S):
+                if time.monotonic() - searched_s > FULL_SEARCH_EVERY_S:
+                    sampler.search_again()
+                    searched_s = time.monotonic()
+                gauges.take_database(database, sampler.sample())
+
+    def sample_broker() -> None:
+        with closing(BrokerSampler(servers)) as sampler:
+            while not stopping.wait(EVERY_S):
+                gauges.take_broker(sampler.sample(positions_of(gauges.databases())))
+
+    works = {database: partial(sample_database, database) for database in urls} | {KAFKA: sample_broker}
+    workers = [
+        Worker(f"sampling {name}", work, retries_fatal=True, delay_max_s=EVERY_S, stop_timeout_s=2 * EVERY_S)
+        for name, work in works.items()
+    ]
+    for worker in workers:
+        worker.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        for worker in workers:
+            worker.stopping.set()
+        for worker in workers:
+            worker.stop()

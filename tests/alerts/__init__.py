@@ -1,0 +1,1 @@
+"""The alerts, tried with a real Prometheus and Alertmanager: each fault raises exactly its alert."""

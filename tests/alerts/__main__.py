@@ -1,0 +1,73 @@
+"""`python -m tests.alerts`: each fault of the drill raises exactly its alert, and a clean soak raises none.
+
+Exit code 0 when that is so, else 1.
+"""
+
+import argparse
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from dev.observe import MISSING, PROGRAMS, binary
+from tests.alerts.drill import Drill
+from tests.alerts.faults import FAULTS
+from tests.chaos.disk import Disk
+from tests.stack import Stack
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.ArgumentParser(prog="alerts-drill", description=(__doc__ or "").splitlines()[0])
+    described.add_argument("faults", nargs="*", metavar="fault", help=f"only these: {', '.join(FAULTS)}")
+    described.add_argument(
+        "--soak", type=float, default=120.0, metavar="S", help="how long nothing is broken first (%(default)s s)"
+    )
+    return described
+
+
+def main(arguments: list[str]) -> int:
+    chosen = parser().parse_args(arguments)
+    if unknown := set(chosen.faults) - set(FAULTS):
+        parser().error(f"there is no fault {', '.join(sorted(unknown))}")
+    if missing := [name for name in PROGRAMS if binary(name) is None]:
+        print(f"alerts-drill: there is no {' and no '.join(missing)} on PATH: {MISSING}", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory(prefix="tandem-drill-") as directory:
+        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak))
+
+
+def drilled(directory: Path, faults: list[str], soak_s: float) -> bool:
+    """Play the faults one after the other; returns whether something was wrong."""
+    disk = Disk(directory / "kafka")
+    disk.mount()
+    if not disk.mounted:
+        print("the disk cannot be filled here: that takes the right to mount")
+        faults = [fault for fault in faults if fault != "disk-nearly-full"]
+    stack = Stack(directory)
+    failed = False
+    try:
+        stack.start_infrastructure()
+        stack.launch_all()
+        drill = Drill(stack, directory / "observe")
+        with drill.running():
+            if soak_s:
+                fired = drill.soak(soak_s)
+                failed |= bool(fired)
+                print(f"{'clean soak':<18}  {soak_s:>5.0f} s  {', '.join(fired) or 'no alert'}", flush=True)
+            for fault in faults:
+                verdict = drill.play(fault, disk)
+                failed |= not verdict.is_exact
+                sent = ", ".join(f"{name} after {after:.0f} s" for name, after in verdict.after_s.items())
+                print(f"{fault:<18}  {'ok' if verdict.is_exact else 'WRONG':>7}  {sent}", flush=True)
+    except BaseException:
+        print(stack.logs(), file=sys.stderr)
+        raise
+    finally:
+        stack.stop()
+        disk.unmount()
+    return failed
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("alerts-drill: ended by SIGTERM"))
+    sys.exit(main(sys.argv[1:]))

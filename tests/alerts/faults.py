@@ -1,0 +1,216 @@
+"""The faults of the drill. Each is a context: broken inside, mended after it."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, NamedTuple
+
+from confluent_kafka import Producer
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+)
+
+from common.events import ORDERS
+from common.kafka.clients import client_config
+from dev.observe import Watch
+from tests.chaos.disk import Disk
+from tests.stack import Stack
+
+POISONED: Final = "poisoned"
+QUIET: Final = "quiet"
+"""A customer who orders nothing."""
+FREEZE_S: Final = 0.15
+THAW_S: Final = 0.03
+LOCKED_S: Final = 4.0
+"""Less than the lock timeout of the services."""
+
+
+class Site(NamedTuple):
+    """What can be broken."""
+
+    stack: Stack
+    watch: Watch
+    disk: Disk
+
+    def sql(self, database: str, statement: str) -> None:
+        with self.stack.postgres.connect(database) as owner:
+            owner.execute(statement.encode())
+
+
+Break = Callable[[Site], AbstractContextManager[None]]
+
+
+@contextmanager
+def consumer_killed(site: Site) -> Iterator[None]:
+    site.stack["payment-1"].kill()
+    yield
+    site.stack["payment-1"].launch()
+
+
+@contextmanager
+def api_killed(site: Site) -> Iterator[None]:
+    site.stack["order-api-1"].kill()
+    yield
+    site.stack["order-api-1"].launch()
+
+
+@contextmanager
+def broker_killed(site: Site) -> Iterator[None]:
+    site.stack.kafka.kill()
+    yield
+    site.stack.kafka.start()
+
+
+@contextmanager
+def postgres_frozen(site: Site) -> Iterator[None]:
+    site.stack.postgres.pause()
+    yield
+    site.stack.postgres.resume()
+
+
+@contextmanager
+def poison(site: Site) -> Iterator[None]:
+    producer = Producer(client_config(site.stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "drill"))
+    producer.produce(ORDERS, b"<order/>", POISONED)
+    assert producer.flush(10) == 0
+    yield
+    for service in ("payment", "inventory", "order"):
+        act = ("discard", "--customer", POISONED, "--service", service, "--why", "a drill")
+        site.stack.run_tool("ops.dead_letters", *act)
+
+
+@contextmanager
+def group_stopped(site: Site) -> Iterator[None]:
+    site.sql("payment", "INSERT INTO stops (reason) VALUES ('a drill')")
+    yield
+    site.stack.run_tool("ops.dead_letters", "resume", "--service", "payment", "--why", "a drill")
+
+
+@contextmanager
+def loss(site: Site) -> Iterator[None]:
+    """The position of the partition that has the traffic is past the end of the log, as after it was truncated."""
+    move = """
+        UPDATE positions SET next_offset = next_offset {} 1000000
+        WHERE topic = 'orders' AND next_offset = (SELECT max(next_offset) FROM positions WHERE topic = 'orders')
+    """
+    site.sql("payment", move.format("+"))
+    yield
+    site.sql("payment", move.format("-"))
+
+
+@contextmanager
+def balance_forged(site: Site) -> Iterator[None]:
+    site.sql("payment", f"UPDATE accounts SET balance = balance + 1 WHERE customer_id = '{QUIET}'")
+    yield
+    site.sql("payment", f"UPDATE accounts SET balance = balance - 1 WHERE customer_id = '{QUIET}'")
+
+
+@contextmanager
+def ledger_unreadable(site: Site) -> Iterator[None]:
+    """The proof cannot read everything, so nothing is proved."""
+    site.sql("payment", "REVOKE SELECT ON ledger FROM auditor")
+    yield
+    site.sql("payment", "GRANT SELECT ON ledger TO auditor")
+
+
+@contextmanager
+def watch_killed(site: Site) -> Iterator[None]:
+    site.watch.kill()
+    yield
+    site.watch.start()
+
+
+@contextmanager
+def keys_refused(site: Site) -> Iterator[None]:
+    """Orders under an Idempotency-Key are answered with 503; the others are accepted."""
+    site.sql("order", 'REVOKE INSERT ON requests FROM "order"')
+    yield
+    site.sql("order", 'GRANT INSERT ON requests TO "order"')
+
+
+@contextmanager
+def retention_set(site: Site) -> Iterator[None]:
+    admin = AdminClient(client_config(site.stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "drill"))
+    entry = ConfigEntry("retention.ms", "86400000000", incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, ORDERS, incremental_configs=[entry])
+    for done in admin.incremental_alter_configs([resource]).values():
+        done.result()
+    yield
+    site.stack.run_tool("ops.topics", "create")
+
+
+@contextmanager
+def repeated(act: Callable[[threading.Event], None]) -> Iterator[None]:
+    """The act, again and again, until the context ends."""
+    ending = threading.Event()
+
+    def run() -> None:
+        while not ending.is_set():
+            act(ending)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        thread.join()
+
+
+@contextmanager
+def broker_stutters(site: Site) -> Iterator[None]:
+    """The broker stands still for most of the time, each time too briefly for anybody to call it away."""
+
+    def stutter(_: threading.Event) -> None:
+        site.stack.kafka.pause()
+        time.sleep(FREEZE_S)
+        site.stack.kafka.resume()
+        time.sleep(THAW_S)
+
+    with repeated(stutter):
+        yield
+
+
+@contextmanager
+def payments_locked(site: Site) -> Iterator[None]:
+    """Somebody keeps a table locked for seconds, again and again, each time too briefly for a lock timeout."""
+
+    def lock(ending: threading.Event) -> None:
+        with site.stack.postgres.connect("payment") as owner, owner.transaction():
+            owner.execute("LOCK TABLE payments IN SHARE ROW EXCLUSIVE MODE")
+            ending.wait(LOCKED_S)
+        ending.wait(THAW_S)
+
+    with repeated(lock):
+        yield
+
+
+@contextmanager
+def disk_nearly_full(site: Site) -> Iterator[None]:
+    site.disk.leave(0.02)
+    yield
+    site.disk.free()
+
+
+FAULTS: Final[dict[str, tuple[Break, str]]] = {
+    "consumer-killed": (consumer_killed, "TandemConsumerGone"),
+    "api-killed": (api_killed, "TandemApiDown"),
+    "broker-killed": (broker_killed, "TandemKafkaAway"),
+    "postgres-frozen": (postgres_frozen, "TandemDatabaseAway"),
+    "poison": (poison, "TandemEventsParked"),
+    "group-stopped": (group_stopped, "TandemGroupStopped"),
+    "loss": (loss, "TandemLossDetected"),
+    "balance-forged": (balance_forged, "TandemViolation"),
+    "ledger-unreadable": (ledger_unreadable, "TandemProofTooOld"),
+    "watch-killed": (watch_killed, "TandemWatchDown"),
+    "keys-refused": (keys_refused, "TandemAcceptErrors"),
+    "retention-set": (retention_set, "TandemDegraded"),
+    "broker-stutters": (broker_stutters, "TandemAcceptSlow"),
+    "payments-locked": (payments_locked, "TandemSettleSlow"),
+    "disk-nearly-full": (disk_nearly_full, "TandemDiskFull"),
+}
+"""Each fault, and the one alert that it must raise."""
