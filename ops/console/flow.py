@@ -14,7 +14,7 @@ RATE_READINGS: Final = 4
 """A rate is taken over the last three seconds: consumers commit in bursts."""
 ARROWS: Final = tuple((group, topic) for group, topics in READS.items() for topic in topics)
 """Which group reads which topic."""
-GAUGES: Final = {"in_flight": "orders_in_flight", "backlog": "backlog_orders", "wait_s": "backlog_wait_seconds"}
+GAUGES: Final = {"in_flight": "pool_in_use", "backlog": "backlog_orders", "wait_s": "backlog_wait_seconds"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +135,7 @@ class Flow:
             f"{name}_s": round(sum(rate.get(name, 0.0) for rate in rates), 2)
             for name in ("accepted", "refused", "failed")
         }
-        shown["in_flight"] = sum(total(scrape.values, GAUGES["in_flight"]) for scrape in apis)
+        shown["in_flight"] = sum(total(s.values, GAUGES["in_flight"], pool="orders-in-flight") for s in apis)
         for name in ("backlog", "wait_s"):  # each api measures the same backlog
             shown[name] = max(total(scrape.values, GAUGES[name]) for scrape in apis)
         return shown

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 NAMES: Final = (
-    "http_requests_total", "order_batch_lines_total", "order_accept_seconds_bucket", "orders_in_flight",
+    "http_requests_total", "order_batch_lines_total", "order_accept_seconds_bucket", "pool_in_use",
     "backlog_orders", "backlog_wait_seconds", "batches_total", "records_total", "published_total",
     "batch_stage_seconds_sum",
 )  # fmt: skip

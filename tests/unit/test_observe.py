@@ -15,6 +15,7 @@ from common.events import INVENTORY, ORDERS, PAYMENTS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.metrics import BatchHistogram
 from dev.settings import SERVICES
+from ops.console.metrics import NAMES
 from ops.observe import files, reference, scrape
 from ops.observe.dashboards import DASHBOARDS
 from ops.observe.rules import RUNBOOKS, Pace, duration, routes, rules
@@ -77,6 +78,11 @@ def test_rules_and_dashboards_use_only_metrics_that_there_are() -> None:
     exprs += [query.expr for dashboard in DASHBOARDS for panel in dashboard.panels for query in panel.queries]
     used = {re.sub("_(bucket|count|sum)$", "", name) for expr in exprs for name in re.findall(r"\btandem_\w+", expr)}
     assert used - known == set()
+
+
+def test_the_console_shows_only_metrics_that_there_are() -> None:
+    known = re.findall(r"^\| `tandem_(\w+)`", "\n".join(reference.metrics_table()), re.MULTILINE)
+    assert {re.sub("_(bucket|sum)$", "", name) for name in NAMES} <= set(known)
 
 
 def test_compose_scrapes_every_service_and_mounts_files_that_there_are() -> None:
