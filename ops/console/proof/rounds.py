@@ -36,7 +36,14 @@ OPEN_MAX: Final = 1_000
 """Orders that are judged again when they have settled."""
 AUDIT_EVERY_S: Final = 30.0
 REST: Final = 100
-"""A round, and an audit, rest this many times as long as they took: a hundredth of a core at most."""
+"""A round rests this many times as long as it used the CPU, an audit as long as it took: a hundredth of a core at
+most."""
+REST_MAX_S: Final = 30.0
+
+
+def rest_after(cpu_s: float) -> float:
+    """The rest after a round that took this much CPU here: time that a source let it wait is no work."""
+    return max(EVERY_S, min(REST_MAX_S, REST * cpu_s))
 
 
 class StandingProof:
@@ -78,27 +85,31 @@ class StandingProof:
         self._worker.report("")
         try:
             while not self._worker.stopping.is_set():
-                began_s = time.monotonic()
+                began_s, began_cpu_s = time.monotonic(), time.thread_time()
                 self._attempt(SAMPLED, lambda: self._sample(consumer))
+                rest_s = rest_after(time.thread_time() - began_cpu_s)
                 self._took_s = time.monotonic() - began_s
                 if began_s >= self._audit_at_s:
-                    self._attempt(AUDITED, self._audit)
-                    audit_s = time.monotonic() - began_s
-                    self._audit_at_s = time.monotonic() + max(AUDIT_EVERY_S, REST * audit_s)
+                    audit_began_s = time.monotonic()
+                    succeeded = self._attempt(AUDITED, self._audit)
+                    audit_s = time.monotonic() - audit_began_s
+                    self._audit_at_s = time.monotonic() + max(AUDIT_EVERY_S, REST * audit_s if succeeded else 0)
                 self._rounds += 1
                 self._show()
-                self._worker.stopping.wait(max(EVERY_S, REST * self._took_s))
+                self._worker.stopping.wait(rest_s)
         finally:
             consumer.close()
 
-    def _attempt(self, statements: Sequence[Statement], check: Callable[[], None]) -> None:
-        """Check, and say of these statements that they hold, or why that is not known."""
+    def _attempt(self, statements: Sequence[Statement], check: Callable[[], None]) -> bool:
+        """Check, and say of these statements that they hold, or why that is not known. Returns whether it could be
+        checked."""
         try:
             check()
         except Exception as error:
             self._standing.doubt(statements, describe(error))
-        else:
-            self._standing.hold(statements, now())
+            return False
+        self._standing.hold(statements, now())
+        return True
 
     def _sample(self, consumer: Any) -> None:
         """Judge the newest orders, those that have settled since, and those that looked wrong."""
