@@ -1,6 +1,8 @@
 # One image for every process: services, set-up and operator's tools differ only in their command.
 FROM python:3.13-slim AS build
-COPY requirements.txt .
+# requirements-otel.txt: the same, and what tracing needs.
+ARG REQUIREMENTS=requirements.txt
+COPY ${REQUIREMENTS} requirements.txt
 RUN python -m venv /venv \
     && /venv/bin/pip install --no-cache-dir --disable-pip-version-check --require-hashes --only-binary=:all: -r requirements.txt
 

@@ -74,7 +74,7 @@ scale *counts:
 ps:
     python -E -m dev ps
 
-# Follow the logs of everything or of some services (--no-follow: print the last lines)
+# Follow the logs of everything or of some services (--no-follow: print the last lines; --order ID: those of an order)
 [group('look')]
 logs *args:
     python -E -m dev logs "$@"
@@ -88,6 +88,11 @@ psql *args:
 [group('look')]
 topics *args='list':
     python -E -m dev ops topics "$@"
+
+# Tell the whole story of any order: its stages, payment, stock, parked events (--json, --otlp URL)
+[group('look')]
+trace *args:
+    python -E -m dev ops trace "$@"
 
 # Prove, on the running system, that no order was lost, charged twice or oversold (--json, --accepted FILE)
 [group('look')]
@@ -221,4 +226,5 @@ screenshots:
 [group('develop')]
 lock:
     uv pip compile pyproject.toml --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -o requirements.txt
-    uv pip compile pyproject.toml --group dev --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.txt -o requirements-dev.txt
+    uv pip compile pyproject.toml --group otel --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.txt -o requirements-otel.txt
+    uv pip compile pyproject.toml --group dev --upgrade --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements-otel.txt -o requirements-dev.txt

@@ -15,13 +15,16 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import Fatal
+from common.tracing.export import check_installed
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("json", "text")
 PORT_MAX: Final = 65_535
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_SHARE = re.compile(r"0|1|[01]?\.[0-9]{1,15}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
+HTTP_URL: Final = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:/[!-~]*)?")
 _BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
 
@@ -76,6 +79,20 @@ class Env:
         if value not in allowed:
             raise self.error(f"{name}={value!r} must be one of {', '.join(allowed)}")
         return value
+
+    def share(self, name: str, default: str) -> float:
+        """A number from 0 to 1."""
+        raw = self.text(name, default)
+        if not _SHARE.fullmatch(raw) or not 0 <= float(raw) <= 1:
+            raise self.error(f"{name}={raw!r} must be a number from 0 to 1, such as 0.01")
+        return float(raw)
+
+    def http_url(self, name: str, default: str) -> str:
+        """The address of an HTTP server."""
+        url = self.text(name, default)
+        if not HTTP_URL.fullmatch(url):
+            raise self.error(f"{name}={url!r} must be like http://HOST:PORT")
+        return url
 
     def flag(self, name: str) -> bool:
         return self.choice(name, "0", ("0", "1")) == "1"
@@ -137,6 +154,25 @@ def logs(env: Env) -> Logs:
 
 
 @dataclass(frozen=True, slots=True)
+class Tracing:
+    """The share of orders whose spans are sent, above 0 up to 1, and the base URL of the collector."""
+
+    share: float
+    endpoint: str
+
+
+def tracing(env: Env) -> Tracing | None:
+    """None when tracing is off. The endpoint then does not matter: other programs use its variable too."""
+    share = env.share("TRACE_SAMPLE", "0")
+    env.names.add("OTEL_EXPORTER_OTLP_ENDPOINT")
+    if not share:
+        return None
+    endpoint = env.http_url("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
+    check_installed(f"{env.service}: TRACE_SAMPLE={share:g}" if env.service else f"TRACE_SAMPLE={share:g}")
+    return Tracing(share, endpoint)
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """The settings that all processes share. Instances share `host:port`; `host:admin_port` belongs to one alone."""
 
@@ -151,6 +187,7 @@ class Process:
     allowed_hosts: frozenset[str]
     keep_alive_s: int
     logs: Logs
+    tracing: Tracing | None
 
 
 def process(env: Env, *, database: str, port: int) -> Process:
@@ -173,6 +210,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         allowed_hosts=env.hosts("ALLOWED_HOSTS"),
         keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
         logs=logs(env),
+        tracing=tracing(env),
     )
     if settings.port == settings.admin_port:
         raise env.error(f"HTTP_PORT and ADMIN_PORT are both {settings.port}; each needs a port of its own")

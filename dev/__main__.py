@@ -31,6 +31,7 @@ from dev.servers.server import StartError
 from dev.settings import DATABASES, SERVICES, Settings, check_processes, dotenv, unknown_settings
 from dev.stack import Stack, StackError
 from dev.state import State
+from order.api.requests import order_id_in
 
 RECIPES = {"dead_letters": "dlq"}
 """The recipes whose name is not that of their module in `ops`."""
@@ -99,9 +100,10 @@ def parser() -> argparse.ArgumentParser:
     scale = command("scale", scale_services, changes=True)
     scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
     command("ps", lambda stack, _: stack.ps())
-    log = command("logs", lambda stack, chosen: stack.logs(chosen.services, chosen.lines, not chosen.no_follow))
+    log = command("logs", show_logs)
     log.add_argument("services", nargs="*", metavar="service")
     log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
+    log.add_argument("--order", type=order_named, metavar="ID", help="print all lines that name an order, and return")
     log.add_argument("-n", "--lines", type=natural, default=20, help="how many of the last lines of each")
     databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
     psql = command("psql", lambda stack, chosen: stack.psql(databases[chosen.service], chosen.arguments))
@@ -129,6 +131,19 @@ def port(text: str) -> int:
     if text.isascii() and text.isdecimal() and 0 < int(text) <= PORT_MAX:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 1 to {PORT_MAX}")
+
+
+def show_logs(stack: Stack, chosen: argparse.Namespace) -> None:
+    if chosen.order is not None:
+        stack.logs_of_order(chosen.order, chosen.services)
+    else:
+        stack.logs(chosen.services, chosen.lines, not chosen.no_follow)
+
+
+def order_named(text: str) -> str:
+    if (order_id := order_id_in(text.strip())) is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is not an order's id, such as 01a20698-5702-759d-bf21-11993ae5d7ab")
+    return order_id
 
 
 def natural(text: str) -> int:

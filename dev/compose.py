@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from common.terminal import printable
 from dev.observe import PORTS
 from dev.servers.instance import unready_at
 from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
@@ -89,6 +90,13 @@ class ComposeStack(Stack):
 
     def logs(self, names: list[str], lines: int, follow: bool) -> None:
         self._compose("logs", "--tail", str(lines), *(["--follow"] if follow else []), *self._matching(names))
+
+    def print_lines_naming(self, text: str, names: list[str]) -> bool:
+        printed = self._process("logs", "--no-color", *self._matching(names), stdout=subprocess.PIPE).stdout
+        lines = [line for line in printed.splitlines() if text in line]
+        for line in lines:
+            print(printable(line))
+        return bool(lines)
 
     def psql(self, database: str, arguments: list[str]) -> None:
         terminal = [] if sys.stdin.isatty() else ["-T"]

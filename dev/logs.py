@@ -40,6 +40,22 @@ def show(paths: list[Path], *, lines: int, follow: bool) -> None:
         time.sleep(POLL_S)
 
 
+def show_lines_naming(text: str, paths: list[Path]) -> bool:
+    """Print the lines that contain a text, of these logs and their rotated files, oldest first within each log.
+    Returns whether there are any."""
+    wanted = text.encode()
+    width = max(len(path.stem) for path in paths) if paths else 0
+    named = False
+    for path in paths:
+        end = path.stat().st_size if path.exists() else 0
+        for line in reversed([line for line in _lines_backwards(path, end) if wanted in line]):
+            named = True
+            text_line = line.decode(errors="replace")
+            for shown in readable(text_line) if sys.stdout.isatty() else [text_line]:
+                print(f"{path.stem:<{width}} | {shown}")
+    return named
+
+
 class LogFile:
     """The whole lines of a log file from its last ones on, through its rotations."""
 

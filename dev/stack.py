@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection
 from typing import ClassVar
@@ -92,6 +93,17 @@ class Stack(ABC):
 
     @abstractmethod
     def logs(self, names: list[str], lines: int, follow: bool) -> None: ...
+
+    def logs_of_order(self, order_id: str, names: list[str]) -> None:
+        """Print the log lines that name an order. If there is none, end as `just trace` of the order."""
+        if not self.print_lines_naming(order_id, names):
+            print(f"no log line names it (at INFO, only what is unusual has one); 'just trace {order_id}' says:\n")
+            sys.stdout.flush()
+            self.ops("trace", [order_id])
+
+    @abstractmethod
+    def print_lines_naming(self, text: str, names: list[str]) -> bool:
+        """Print the log lines of these services, or of all, that contain a text. Returns whether there are any."""
 
     @abstractmethod
     def psql(self, database: str, arguments: list[str]) -> None: ...

@@ -44,6 +44,7 @@ from common.kafka.holes import offsets_without_record
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
 from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline
+from common.tracing.live import tracer_of
 from common.worker import Worker
 
 LAG_EVERY_S: Final = 1.0
@@ -65,6 +66,8 @@ class BatchConsumer(Worker, Generic[Locked]):
         super().__init__(f"{handler.group} consumer", self._run_session, group=handler.group)
         self._process = process
         self._handler = handler
+        self.tracer = tracer_of(handler.group, process.tracing)
+        """None when tracing is off."""
         self.settings: SettingsWatch | None = None
         """Of the topics that it reads and publishes to, once the broker is known."""
 
@@ -90,6 +93,7 @@ class _Session(Generic[Locked]):
         self._worker = worker
         self._stopping = worker.stopping
         self._report = worker.report
+        self._tracer = worker.tracer
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
         self._tally = Tally(handler.group)
@@ -199,6 +203,8 @@ class _Session(Generic[Locked]):
         self._inbox.commit_soon({partition: record.offset + 1 for partition, record in last.items()})
         clock.lap("commit")
         self._tally.count(len(batch), outcome, published, clock.laps)
+        if self._tracer is not None:
+            self._tracer.processed(outcome.fresh + outcome.repeats, len(batch), clock.laps)
         if log.is_debug():
             self._log_events(outcome.fresh)
         if self._breaker.count(len(batch), sum(parked.root for parked in outcome.parked)):
@@ -253,11 +259,15 @@ class _Session(Generic[Locked]):
         return decided, outcome
 
     def _publish(self, decided: Decided) -> int:
+        results = decided.results()
+        if self._tracer is not None:
+            results = self._tracer.watched(results)
         outgoing = [
-            Outgoing(event.topic, partition, event.partitionkey.encode(), encode(event))
-            for partition, event in decided.results()
+            Outgoing(event.topic, partition, event.partitionkey.encode(), encode(event)) for partition, event in results
         ]
         self._publisher.publish(outgoing)
+        if self._tracer is not None:
+            self._tracer.published()
         return len(outgoing)
 
     def _stop_group(self) -> None:

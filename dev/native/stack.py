@@ -159,6 +159,10 @@ class NativeStack(Stack):
             )
         logs.show(paths, lines=lines, follow=follow)
 
+    def print_lines_naming(self, text: str, names: list[str]) -> bool:
+        chosen = self.programs.matching(names or self.programs.names)
+        return logs.show_lines_naming(text, [self.programs.log(name) for name in chosen])
+
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
         options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]

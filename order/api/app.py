@@ -19,6 +19,7 @@ from common.http.connections import make_room
 from common.http.heads import Hosts
 from common.http.responses import json_response
 from common.http.validation import decode_query
+from common.tracing.live import tracer_of
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
@@ -47,11 +48,12 @@ async def serve(settings: Api) -> None:
     process = settings.process
     recent = RecentOrders()
     catalogue = Catalogue(process.bootstrap_servers, process.instance)
-    log = OrdersLog(settings, recent)
+    tracer = tracer_of(process.service, process.tracing)
+    log = OrdersLog(settings, recent, tracer)
     database = Database(process, "order")
     queries, requests = OrderQueries(database.reads), KeyedRequests(database.writes)
     backlog = Backlog(settings, log.set_linger)
-    desk = OrderDesk(catalogue, log, backlog)
+    desk = OrderDesk(catalogue, log, backlog, None if tracer is None else tracer.sampling)
     keyed = KeyedOrders(desk, requests, log, recent)
     room = make_room()
     outcomes = Outcomes(queries, lambda: app.stopping, min(WATCHED_MAX, 2 * room.long_lived))

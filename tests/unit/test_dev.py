@@ -22,7 +22,7 @@ from common.kafka.settings import Drift
 from dev import doctor
 from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
-from dev.logs import LogFile, last_lines, readable
+from dev.logs import LogFile, last_lines, readable, show_lines_naming
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack, tells_taken_port
 from dev.native.supervise import Status
@@ -502,3 +502,29 @@ def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.Monke
     [finding] = doctor.topics(stack)
     assert not finding.good
     assert "topic 'orders': retention.ms is 1000, must be -1" in finding.text
+
+
+def test_the_lines_that_name_an_order_are_found_in_all_files_of_a_log_and_in_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    payment, saga = tmp_path / "payment-1.log", tmp_path / "order-saga-1.log"
+    (tmp_path / "payment-1.log.1").write_text("first of order-7\nof another\n")
+    payment.write_text("second of order-7\n")
+    saga.write_text("nothing\n")
+    assert show_lines_naming("order-7", [payment, saga, tmp_path / "absent.log"])
+    assert capsys.readouterr().out == "payment-1    | first of order-7\npayment-1    | second of order-7\n"
+    assert not show_lines_naming("order-8", [payment, saga])
+
+
+def test_without_a_log_line_the_story_of_the_order_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = NativeStack(replace(Settings(), home=tmp_path))
+    asked: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr(NativeStack, "ops", lambda _, module, arguments: asked.append((module, arguments)))
+    monkeypatch.setattr(NativeStack, "print_lines_naming", lambda _, text, names: text == "named")
+    stack.logs_of_order("named", [])
+    assert asked == []
+    stack.logs_of_order("silent", [])
+    assert asked == [("trace", ["silent"])]
+    assert "no log line names it" in capsys.readouterr().out

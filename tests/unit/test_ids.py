@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from common.events import UUID_PATTERN, now
-from order.api.place.ids import DRAWS_AT_ONCE, TraceContexts, new_order_id
+from common.events import UUID_PATTERN, OrderId, now
+from common.tracing.ids import sampling
+from order.api.place.ids import adopted_traceparent, new_order_id
 
+ORDER_ID = OrderId("01a20698-5702-759d-bf21-11993ae5d7ab")
 TRACE = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -25,12 +27,13 @@ def test_order_ids_rise_and_differ_also_within_a_millisecond() -> None:
 
 
 def test_a_valid_trace_is_taken_over() -> None:
-    assert TraceContexts().adopt(TRACE) == TRACE.decode()
+    assert adopted_traceparent(TRACE, ORDER_ID, None) == TRACE.decode()
 
 
 def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
-    assert TraceContexts().adopt(b"cc" + TRACE[2:] + b"-what-the-future-holds") == TRACE.decode()
-    assert TraceContexts().adopt(b"cc" + TRACE[2:]) == TRACE.decode()
+    future = b"cc" + TRACE[2:]
+    assert adopted_traceparent(future + b"-what-the-future-holds", ORDER_ID, None) == TRACE.decode()
+    assert adopted_traceparent(future, ORDER_ID, None) == TRACE.decode()
 
 
 @pytest.mark.parametrize(
@@ -48,13 +51,12 @@ def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
         lambda trace: trace[:36] + b"0" * 16 + trace[52:],
     ],
 )
-def test_an_invalid_trace_is_replaced(spoil: Callable[[bytes], bytes | None]) -> None:
-    adopted = TraceContexts().adopt(spoil(TRACE))
-    assert re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", adopted)
-    assert adopted != TRACE.decode()
+def test_an_invalid_trace_is_replaced_by_the_orders_own(spoil: Callable[[bytes], bytes | None]) -> None:
+    adopted = adopted_traceparent(spoil(TRACE), ORDER_ID, None)
+    assert adopted == "00-01a206985702759dbf2111993ae5d7ab-bf2111993ae5d7ab-02"
 
 
-def test_new_traces_differ() -> None:
-    traces = TraceContexts()
-    drawn = [traces.adopt(None) for _ in range(2 * DRAWS_AT_ONCE)]
-    assert len(set(drawn)) == len(drawn)
+def test_the_trace_says_whether_it_is_recorded() -> None:
+    assert adopted_traceparent(None, ORDER_ID, sampling(1)).endswith("-03")
+    assert adopted_traceparent(None, ORDER_ID, sampling(0.01)).endswith("-02")
+    assert adopted_traceparent(TRACE, ORDER_ID, sampling(0.01)) == TRACE.decode()

@@ -23,9 +23,10 @@ from common.events import ORDERS, PRODUCTS, OrderCancelRequested, OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker
-from common.kafka.async_publisher import Acknowledged, AsyncPublisher
+from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, client_config, delivery_of
 from common.kafka.settings import SettingsWatch
+from common.tracing.live import Tracer
 from common.worker import Worker
 from order.api.log.admission import linger_s
 from order.api.log.recent import RecentOrders
@@ -46,11 +47,12 @@ linger_seconds: Final = Gauge(
 class OrdersLog(Worker):
     """Appends to the topic. Knows whether the broker is there, what is in flight, and where the topic ends."""
 
-    def __init__(self, settings: Api, recent: RecentOrders) -> None:
+    def __init__(self, settings: Api, recent: RecentOrders, tracer: Tracer | None = None) -> None:
         """Call it in the event loop."""
         super().__init__("broker-probe", self._watch_broker, retries_fatal=True, stop_timeout_s=PROBE_TIMEOUT_S + 1)
         self._settings = settings
         self._recent = recent
+        self._tracer = tracer
         self._publisher = AsyncPublisher(
             settings.process.bootstrap_servers,
             settings.process.instance,
@@ -95,7 +97,9 @@ class OrdersLog(Worker):
     def send(self, order_id: OrderId, customer_id: str, value: bytes) -> "asyncio.Future[Acknowledged]":
         """Append an order's `order.placed`, and remember the order once the log has it. Orders are appended in the
         sequence of these calls. Pass the future to `acknowledged`, or to `fate` once it is done."""
-        delivered = partial(self._delivered, order_id, value)
+        delivered: OnDelivery | None = partial(self._delivered, order_id, value)
+        if self._tracer is not None:
+            delivered = self._tracer.sending(ORDERS, value, delivered)
         return self._publisher.send(ORDERS, customer_id.encode(), value, on_delivery=delivered)
 
     async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
@@ -120,8 +124,12 @@ class OrdersLog(Worker):
         """Append a request to cancel, to the partition that has the order. Raises `ProblemError` 503 like `fate`."""
         if (refused := self.refusal()) is not None:
             raise ProblemError(refused)
+        value = encode(event)
+        delivered = None if self._tracer is None else self._tracer.sending(ORDERS, value, None)
         try:
-            return await self._publisher.send(ORDERS, event.partitionkey.encode(), encode(event), partition)
+            return await self._publisher.send(
+                ORDERS, event.partitionkey.encode(), value, partition, on_delivery=delivered
+            )
         except (TimeoutError, KafkaException) as error:
             raise ProblemError(self._not_acknowledged(OrderId(event.subject), error)) from None
 

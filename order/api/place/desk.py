@@ -16,10 +16,11 @@ from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
+from common.tracing.ids import Sampling
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
-from order.api.place.ids import TraceContexts, new_order_id
+from order.api.place.ids import adopted_traceparent, new_order_id
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import PLACED_NOTHING, Accepted
 
@@ -31,11 +32,14 @@ CATALOGUE_UNREAD: Final = problem.unavailable(
 class OrderDesk:
     """Takes orders: prices them from the catalogue and puts them into the log."""
 
-    def __init__(self, catalogue: Catalogue, log: OrdersLog, backlog: Backlog) -> None:
+    def __init__(
+        self, catalogue: Catalogue, log: OrdersLog, backlog: Backlog, recorded: Sampling | None = None
+    ) -> None:
+        """`recorded` says which orders are traced, if any are."""
         self._catalogue = catalogue
         self._log = log
         self._backlog = backlog
-        self._traces = TraceContexts()
+        self._recorded = recorded
 
     def unable(self) -> Problem | None:
         """Why no order at all can be taken now."""
@@ -68,8 +72,9 @@ class OrderDesk:
     def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced:
         """The event that would place this order, with a new id and at current prices. Raises `ProblemError`."""
         at = now()
-        data = price(request, self._catalogue.products, new_order_id())
-        return make(OrderPlaced, data, at=at, traceparent=self._traces.adopt(traceparent))
+        order_id = new_order_id()
+        data = price(request, self._catalogue.products, order_id)
+        return make(OrderPlaced, data, at=at, traceparent=adopted_traceparent(traceparent, order_id, self._recorded))
 
 
 def accepted(event: OrderPlaced) -> Accepted:
