@@ -4,7 +4,7 @@ Without a browser these tests are left out, and the summary at the end says so.
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Final
 
 import pytest
@@ -23,6 +23,10 @@ from tests.browser.fake import Fake, serving
 from tests.waiting import PATIENCE_S
 
 BROWSERS: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+NO_BROWSER: Final = (
+    "NO BROWSER: the console's page is not tested; "
+    f"none of {', '.join(BROWSERS)} is on PATH (Debian: apt install chromium)"
+)
 EXPECTED: Final = "Failed to load resource"
 """Chromium says this of every answer that is an error; the page shows those itself."""
 
@@ -37,8 +41,7 @@ def find_browser() -> str | None:
 def browser() -> Iterator[Browser]:
     executable = find_browser()
     if executable is None:
-        pytest.skip(f"NO BROWSER, so the console's page is not tested: none of {', '.join(BROWSERS)} is on PATH "
-                    "(Debian: apt install chromium)")  # fmt: skip
+        pytest.skip(NO_BROWSER)
     expect.set_options(timeout=PATIENCE_S * 1000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable)
@@ -90,3 +93,12 @@ def context(browser: Browser, origin: str, complaints: list[str]) -> Iterator[Br
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
     return context.new_page()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Without a browser, the summary has one line for all tests, as if each were left out from here."""
+    report = yield
+    if report.skipped:
+        report.longrepr = (__file__, 0, f"Skipped: {NO_BROWSER}")
+    return report
