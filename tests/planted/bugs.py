@@ -306,8 +306,8 @@ BUGS: Final = (
         "effect-without-position",
         "effect and position are two transactions: a crash between them leaves money that nothing accounts for",
         "common/consume/loop.py",
-        "                if outcome.parked:",
-        "                connection.commit()\n                if outcome.parked:",
+        "                    decided.update(connection)",
+        "                    decided.update(connection)\n                    postgres.queue_commit(connection)",
         _delivery("test_a_batch_that_the_database_refuses_leaves_no_trace"),
     ),
     Bug(
