@@ -141,9 +141,9 @@ def test_a_log_that_ends_before_the_position(shop: Stack, admin: AdminClient, pa
 
 def test_offsets_that_a_transaction_takes_are_no_loss(shop: Stack, admin: AdminClient, partition: Partition) -> None:
     """Records that were aborted are not given out, and a transaction's marker takes an offset too."""
-    _, end = log_bounds(admin, [partition])[partition]
     for instance in CONSUMERS:
         shop[instance].stop()
+    _, end = log_bounds(admin, [partition])[partition]  # the saga has published all it had stored
     stranger = Producer(
         {**client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"), "transactional.id": "stranger"}
     )
