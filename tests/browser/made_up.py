@@ -157,7 +157,7 @@ def story(stages: int = 4) -> Json:
         ],
         "payment": None if stages < 3 else {"state": "completed", "reason": None, "amount": 3998, "currency": "EUR",
                                             "decided_at": NOW + 34, "revoked_at": None},
-        "ledger": [] if stages < 3 else [{"entry_id": 100003, "kind": "capture", "amount": -3998, "currency": "EUR",
+        "ledger": [] if stages < 3 else [{"entry_id": 100003, "kind": "capture", "amount": 3998, "currency": "EUR",
                                           "recorded_at": NOW + 34}],
         "account": {"customer_id": "cust-000001", "balance": 996002, "currency": "EUR"},
         "reservation": None if stages < 2 else {"state": "reserved", "reason": None, "decided_at": NOW + 32,

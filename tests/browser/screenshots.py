@@ -1,5 +1,6 @@
 """`just screenshots`: draws docs/images/console-*.png, from a stack of its own with load on it."""
 
+import itertools
 import re
 import sys
 import tempfile
@@ -21,23 +22,24 @@ from tests.waiting import PATIENCE_S
 IMAGES: Final = ROOT / "docs/images"
 CUSTOMERS: Final = 500
 PRODUCTS: Final = 9
-BATCH: Final = 20
+BURST: Final = 10
 EVERY_S: Final = 0.1
 POISONED: Final = 7
 
 
 def load(stack: Stack, ended: threading.Event) -> None:
-    """Place 200 orders a second."""
-    url = stack.url("order-api", "/orders/batch")
+    """Place 100 orders a second."""
+    url = stack.url("order-api", "/orders")
+    numbers = itertools.count()
     with httpx.Client(timeout=30) as client:
-        number = 0
         while not ended.wait(EVERY_S):
-            lines = [
-                f'{{"customer_id":"cust-{n % CUSTOMERS:06}","product_id":"sku-{n % PRODUCTS:04}","quantity":1}}'
-                for n in range(number, number + BATCH)
-            ]
-            client.post(url, content="\n".join(lines), headers={"content-type": "application/x-ndjson"})
-            number += BATCH
+            for n in itertools.islice(numbers, BURST):
+                order = {
+                    "customer_id": f"cust-{n % CUSTOMERS:06}",
+                    "product_id": f"sku-{n % PRODUCTS:04}",
+                    "quantity": 1,
+                }
+                client.post(url, json=order)
 
 
 def furnish(stack: Stack) -> None:
@@ -67,7 +69,9 @@ def take_pictures(stack: Stack, page: Page) -> None:
     behind = page.locator("[data-arrow='payment/orders']")
     page.goto("/#/flow")
     settled = page.get_by_role("table", name="Latency of the last 15 minutes").get_by_role("row", name="Settled")
-    expect(settled).to_contain_text(re.compile(r"1\d,\d\d\d$"))  # a minute's load: the charts have a line by then
+    expect(settled).to_contain_text(
+        re.compile(r"([5-9]|\d\d),\d\d\d$")
+    )  # a minute's load: the charts have a line by then
     draw(page, "flow")
 
     stack["payment-1"].kill()
@@ -79,7 +83,7 @@ def take_pictures(stack: Stack, page: Page) -> None:
     expect(behind).to_have_class("arrow bad")
     draw(page, "break-it")
     stack["payment-1"].launch()
-    expect(behind).to_contain_text("no lag")
+    expect(behind).to_have_class("arrow good")
 
     page.goto("/#/orders")
     page.get_by_role("button", name="More than is in stock").click()
@@ -88,7 +92,7 @@ def take_pictures(stack: Stack, page: Page) -> None:
     draw(page, "order")
 
     page.goto("/#/dead-letters")
-    expect(page.get_by_text(re.compile(f"^{3 * POISONED} events match"))).to_be_visible()
+    expect(page.get_by_text(re.compile(f"^Events: {3 * POISONED} match"))).to_be_visible()
     page.get_by_role("checkbox").first.check()
     draw(page, "dead-letters")
 

@@ -22,7 +22,7 @@ VIEWS: Final = {
     "proof": ("Proof", "5,000"),
     "orders": ("Orders", "40 orders."),
     ORDER: (f"Order {made_up.ORDER}", "confirmed, settled"),
-    "dead-letters": ("Dead letters", "12 events match"),
+    "dead-letters": ("Dead letters", "Events: 12 match"),
     LETTER: ("Dead letter orders/3@17 of payment", "the cause is removed"),
     "break-it": ("Break it", "Run the spike shape"),
 }
@@ -130,6 +130,8 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("orders/5")
     begins = stages.locator("[data-stage='order.confirmed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
     assert float(begins.rstrip("%")) == pytest.approx(98 * 34 / 36, rel=1e-3)
+    begins = stages.locator("[data-stage='payment.completed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
+    assert begins == "0%"
     expect(page.get_by_role("table", name="Ledger entries of the order")).to_contain_text("-€39.98")
     expect(page.get_by_text("€9,960.02")).to_be_visible()
     page.get_by_role("button", name="Read them from the log").click()

@@ -15,6 +15,11 @@ function plotted(points, lines) {
   return [points.map((point) => point.at / 1000), ...lines.map((line) => points.map(line.value))];
 }
 
+/** With seconds where minutes do not tell the ticks apart. */
+function times(_, ticks, __, ___, everyS) {
+  return ticks.map((s) => new Date(s * 1000).toTimeString().slice(0, everyS < 60 ? 8 : 5));
+}
+
 function options(lines, unit, width) {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(name).trim();
@@ -24,8 +29,8 @@ function options(lines, unit, width) {
     height: HEIGHT_PX,
     legend: { show: false },
     cursor: { show: false },
-    scales: { y: { range: (_, __, max) => [0, Math.max(max ?? 0, 0.001) * 1.1] } },
-    axes: [{ ...axis, values: (_, at) => at.map((s) => new Date(s * 1000).toTimeString().slice(0, 5)), space: 60 },
+    scales: { y: { range: (_, __, max) => [0, (max || 1) * 1.1] } },
+    axes: [{ ...axis, values: times, space: 70 },
       { ...axis, size: 70, values: (_, ticks) => ticks.map(unit) }],
     series: [{}, ...lines.map((line) => ({ stroke: of(line.colour), width: 2, dash: line.dash, points: { show: false }, spanGaps: false }))],
   };

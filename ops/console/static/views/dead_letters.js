@@ -41,7 +41,7 @@ function Filters({ filter }) {
 
 function columns(chosen, toggle) {
   return [
-    { title: "choose", width: "4rem", cell: (event) => html`<input type="checkbox" aria-label=${`Choose ${nameOf(event)}`} checked=${chosen.has(nameOf(event))}
+    { title: "choose", width: "5rem", cell: (event) => html`<input type="checkbox" aria-label=${`Choose ${nameOf(event)}`} checked=${chosen.has(nameOf(event))}
       disabled=${event.state !== "parked"} onChange=${() => toggle(event)} />` },
     { title: "record", width: "minmax(10rem, 1fr)", cell: (event) => html`<a href=${address("dead-letters", event.service, event.record)}><code>${event.record}</code></a>` },
     { title: "service", width: "6rem", cell: (event) => event.service },
@@ -82,7 +82,7 @@ export function DeadLetters({ filter }) {
     <section class="panel"><h2>Filter</h2><${Filters} filter=${filter} /></section>
     <section class="panel"><h2>Parked events</h2>
       <${Refused} error=${error} />
-      <p role="status" class="muted">${loading ? "Reading …" : `${count(page?.total ?? rows.length)} events match; ${count(rows.length)} are loaded; ${count(chosen.size)} are chosen.`}</p>
+      <p role="status" class="muted">${loading ? "Reading …" : `Events: ${count(page?.total ?? rows.length)} match, ${count(rows.length)} loaded, ${count(chosen.size)} chosen.`}</p>
       <div class="actions">
         ${["redrive", "discard"].map((act) => html`
           <button type="button" disabled=${chosen.size === 0} onClick=${() => setActing({ act, events: [...chosen.values()] })}>${act === "redrive" ? "Redrive" : "Discard"} the chosen …</button>

@@ -42,17 +42,22 @@ function useOrder(id) {
   return [story, error];
 }
 
-/** Since when a stage was on its way: since the last earlier event from another topic, which caused it. */
-export function beginnings(stages) {
-  return stages.map((stage) => {
-    const earlier = stages.filter((other) => other !== stage && other.after_ms <= stage.after_ms);
-    const causes = earlier.filter((other) => (other.topic === "orders") !== (stage.topic === "orders"));
-    return Math.max(0, ...(causes.length ? causes : earlier).map((other) => other.after_ms));
-  });
+const RESULTS = ["payment.completed", "payment.declined", "inventory.reserved", "inventory.rejected"];
+const DECIDING = [...RESULTS, "order.cancel_requested", "order.deadline_passed"];
+const OUTCOMES = ["order.confirmed", "order.rejected", "order.cancelled"];
+const REVOKING = ["order.rejected", "order.cancelled"];
+
+/** Since when a stage was on its way, in ms after the order was placed: since the last event that can have caused it. */
+function beginning(stage, stages) {
+  if (stage.event === "order.placed" || RESULTS.includes(stage.event)) return 0;
+  const isRequest = stage.topic === "orders" && !OUTCOMES.includes(stage.event);
+  if (isRequest) return stage.after_ms;
+  const causes = OUTCOMES.includes(stage.event) ? DECIDING : REVOKING;
+  return Math.max(0, ...stages.filter((other) => causes.includes(other.event) && other.after_ms <= stage.after_ms).map((other) => other.after_ms));
 }
 
 function Waterfall({ stages }) {
-  const begins = beginnings(stages);
+  const begins = stages.map((stage) => beginning(stage, stages));
   const total = Math.max(1, ...stages.map((stage) => stage.after_ms));
   return html`
     <${Table} label="Stages of the order" head=${["event", "after", "on its way", "record"]}>
@@ -143,7 +148,7 @@ export function Order({ id }) {
         <${Side} title="Reservation" none=${!story.reservation && "Inventory has not decided yet."}><${Reservation} reservation=${story.reservation} /><//>
         <${Side} title="Ledger" none=${!story.ledger.length && "No money has moved."}>
           <${Table} label="Ledger entries of the order" head=${["entry", "kind", "amount", "recorded"]}>
-            ${story.ledger.map((entry) => html`<tr><th scope="row">${entry.entry_id}</th><td>${entry.kind}</td><td>${money(entry.amount, entry.currency)}</td><td><${At} at=${entry.recorded_at} /></td></tr>`)}
+            ${story.ledger.map((entry) => html`<tr><th scope="row">${entry.entry_id}</th><td>${entry.kind}</td><td>${money(entry.kind === "capture" ? -entry.amount : entry.amount, entry.currency)}</td><td><${At} at=${entry.recorded_at} /></td></tr>`)}
           <//><//>
         ${story.parked.length > 0 && html`<${Side} title="Dead letters">
           <ul>${story.parked.map((event) => html`<li><${State} word=${event.state} /> <a href=${address("dead-letters", event.service, event.record)}>${event.service} ${event.record}</a> ${event.error}</li>`)}</ul><//>`}
