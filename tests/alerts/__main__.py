@@ -22,6 +22,9 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "--soak", type=float, default=120.0, metavar="S", help="how long nothing is broken first (%(default)s s)"
     )
+    described.add_argument(
+        "--busy", action="store_true", help="other work shares this machine: ignore alerts that are only about speed"
+    )
     return described
 
 
@@ -33,10 +36,10 @@ def main(arguments: list[str]) -> int:
         print(f"alerts-drill: there is no {' and no '.join(missing)} on PATH: {MISSING}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="tandem-drill-") as directory:
-        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak))
+        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak, alone=not chosen.busy))
 
 
-def drilled(directory: Path, faults: list[str], soak_s: float) -> bool:
+def drilled(directory: Path, faults: list[str], soak_s: float, *, alone: bool) -> bool:
     """Play the faults one after the other; returns whether something was wrong."""
     disk = Disk(directory / "kafka")
     disk.mount()
@@ -48,7 +51,7 @@ def drilled(directory: Path, faults: list[str], soak_s: float) -> bool:
     try:
         stack.start_infrastructure()
         stack.launch_all()
-        drill = Drill(stack, directory / "observe")
+        drill = Drill(stack, directory / "observe", alone=alone)
         with drill.running():
             if soak_s:
                 fired = drill.soak(soak_s)
