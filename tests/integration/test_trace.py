@@ -39,10 +39,11 @@ def test_the_story_of_a_rejected_order_is_told_and_sent_as_a_trace(
 
     told = story(stack, order_id, "--otlp", collector.url)
     events = [stage["event"] for stage in told["stages"]]
-    assert sorted(events) == [
-        "inventory.rejected", "inventory.rejected", "order.placed", "order.rejected", "payment.completed",
-        "payment.refunded",
-    ]  # fmt: skip
+    # Payment answers both events of the order. If they come in one batch, both answers say how it ended.
+    answers = [event for event in events if event.startswith("payment.")]
+    assert answers in (["payment.completed", "payment.refunded"], ["payment.refunded", "payment.refunded"])
+    others = sorted(event for event in events if event not in answers)
+    assert others == ["inventory.rejected", "inventory.rejected", "order.placed", "order.rejected"]
     assert all(stage["in_log"] and stage["offset"] is not None and not stage["unread_by"] for stage in told["stages"])
     assert len({stage["partition"] for stage in told["stages"]}) == 1
     assert [entry["kind"] for entry in told["ledger"]] == ["capture", "refund"]
