@@ -217,6 +217,9 @@ def process(env: Env, *, database: str, port: int) -> Process:
     return settings
 
 
+TOPIC_PARTITIONS: Final = 6
+
+
 def topic_partitions(env: Env) -> int:
     """How many partitions each topic has when it is created; a topic keeps them for ever."""
-    return env.integer("TOPIC_PARTITIONS", 6, least=1, most=1_000)
+    return env.integer("TOPIC_PARTITIONS", TOPIC_PARTITIONS, least=1, most=1_000)

@@ -38,14 +38,6 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
     "inventory": (ORDERS,),
 }
 """The topics about orders that each consumer group reads."""
-PUBLISHES: Final[Mapping[str, str]] = {
-    "order-api": ORDERS,
-    SAGA: ORDERS,
-    "payment": PAYMENTS,
-    "inventory": INVENTORY,
-}
-"""The topic to which each service publishes its events about orders. `order-api` places orders; the saga decides
-them."""
 READERS: Final[Mapping[str, tuple[str, ...]]] = {
     topic: tuple(group for group, topics in READS.items() if topic in topics) for topic in READS[SAGA]
 }
@@ -62,9 +54,12 @@ AMOUNT_MAX: Final = ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX
 # `\Z`, not `$`: `$` also matches before a trailing newline.
 IDENTIFIER_PATTERN: Final = r"^[A-Za-z0-9._:-]{1,64}\Z"
 UUID_PATTERN: Final = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z"
-Identifier = Annotated[str, Meta(pattern=IDENTIFIER_PATTERN, description="1 to 64 of A-Z a-z 0-9 . _ : -")]
+_IDENTIFIER: Final = "1 to 64 of A-Z a-z 0-9 . _ : -"
+_CURRENCY: Final = "ISO 4217 code"
+CURRENCY_PATTERN: Final = r"^[A-Z]{3}\Z"
+Identifier = Annotated[str, Meta(pattern=IDENTIFIER_PATTERN, description=_IDENTIFIER)]
 Uuid = Annotated[str, Meta(pattern=UUID_PATTERN)]
-Currency = Annotated[str, Meta(pattern=r"^[A-Z]{3}\Z", description="ISO 4217 code")]
+Currency = Annotated[str, Meta(pattern=CURRENCY_PATTERN, description=_CURRENCY)]
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
 UnitPrice = Annotated[int, Meta(ge=0, le=UNIT_PRICE_MAX, description="minor units")]
 Amount = Annotated[int, Meta(ge=0, le=AMOUNT_MAX, description="minor units")]
@@ -73,13 +68,21 @@ Attribute = Annotated[str, Meta(max_length=256)]
 SEPARATOR: Final = "\udfff"
 """Separates texts that are matched together: a lone surrogate, which no decoded text contains. With a blank instead, a
 name with a blank in it would pass for two."""
+
+
 # `common.codec` matches all texts of an event at once: a pattern for each would take three quarters of the decoding
-# time. So the types here only limit their length.
-_Name = Annotated[str, Meta(min_length=1, max_length=64)]
-_OrderId = Annotated[str, Meta(min_length=36, max_length=36)]
-_CurrencyCode = Annotated[str, Meta(min_length=3, max_length=3)]
+# time. So the types here only limit their length, and their patterns are for the document alone (`common.asyncapi`).
+def _matched_by_the_codec(pattern: str, least: int, most: int, description: str) -> Meta:
+    return Meta(
+        min_length=least or None, max_length=most, description=description, extra_json_schema={"pattern": pattern}
+    )
+
+
+_Name = Annotated[str, _matched_by_the_codec(IDENTIFIER_PATTERN, 1, 64, _IDENTIFIER)]
+_OrderId = Annotated[str, _matched_by_the_codec(UUID_PATTERN, 36, 36, "a UUIDv7")]
+_CurrencyCode = Annotated[str, _matched_by_the_codec(CURRENCY_PATTERN, 3, 3, _CURRENCY)]
 # Results repeat it: without a bound, an order that just fits into the log would have a result that does not.
-_TraceParent = Annotated[str, Meta(max_length=128)]
+_TraceParent = Annotated[str, _matched_by_the_codec(r"^[ -~]*\Z", 0, 128, "W3C trace context of the order, or empty")]
 
 Reason = Literal[
     "insufficient_funds", "unknown_account", "currency_mismatch", "out_of_stock", "inactive", "customer", "deadline",
@@ -123,6 +126,8 @@ class StrictRef(OrderRef, frozen=True, kw_only=True):
 
 
 class PlacedData(OrderRef, frozen=True, kw_only=True):
+    """`amount` is the sum of all lines."""
+
     items: Annotated[tuple[Item, ...], Meta(min_length=1, max_length=ITEMS_MAX)]
     amount: Amount
     currency: _CurrencyCode
@@ -133,14 +138,21 @@ class PlacedData(OrderRef, frozen=True, kw_only=True):
 
 
 class OutcomeData(OrderRef, frozen=True, kw_only=True):
+    """`reason` is null for a confirmed order."""
+
     reason: Reason | None = None
 
 
 class DeadlineData(OutcomeData, frozen=True, kw_only=True):
+    """`deadline_ms` is counted from the broker's time of `order.placed`."""
+
     deadline_ms: Annotated[int, Meta(ge=0, le=COUNT_MAX)] = 0
 
 
 class PaymentData(OrderRef, frozen=True, kw_only=True):
+    """`amount` and `currency` are null when the order itself was never read, `reason` when nothing was refused or
+    revoked."""
+
     amount: Amount | None = None
     currency: _CurrencyCode | None = None
     reason: Reason | None = None
@@ -152,6 +164,8 @@ class PaymentData(OrderRef, frozen=True, kw_only=True):
 
 
 class StockData(OrderRef, frozen=True, kw_only=True):
+    """`items` are the lines reserved or released; there are none when nothing was reserved."""
+
     items: tuple[Line, ...] = ()
     reason: Reason | None = None
 
@@ -160,6 +174,8 @@ class StockData(OrderRef, frozen=True, kw_only=True):
 
 
 class ProductData(Struct, frozen=True, kw_only=True):
+    """A product as it stands at `version`, which rises with every change."""
+
     product_id: Identifier
     name: str
     unit_price: UnitPrice
@@ -176,13 +192,19 @@ class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
     origin: ClassVar[str]
 
     specversion: Literal["1.0"] = "1.0"
-    id: Attribute
-    source: Attribute
-    subject: Attribute
-    time: Attribute
-    partitionkey: Attribute
+    id: Annotated[Attribute, Meta(description="subject, type and sequence: the same when the event is published again")]
+    source: Annotated[Attribute, Meta(description="the service that publishes it, /tandem/order for api and saga")]
+    subject: Annotated[Attribute, Meta(description="the order's id; of product.changed, the product's")]
+    time: Annotated[
+        Attribute, Meta(description="RFC 3339, UTC, by the publisher's clock; the record's time is the broker's")
+    ]
+    partitionkey: Annotated[
+        Attribute, Meta(description="the record's key: the customer; of product.changed, the product")
+    ]
     traceparent: _TraceParent = ""
-    sequence: Annotated[int, Meta(ge=0, le=COUNT_MAX)]
+    sequence: Annotated[
+        int, Meta(ge=0, le=COUNT_MAX, description="fixed by the type; of product.changed, the product's version")
+    ]
     datacontenttype: Literal["application/json"] = "application/json"
 
 
@@ -192,6 +214,8 @@ class OrderEvent(Event, frozen=True, kw_only=True):
 
 
 class OrderPlaced(OrderEvent, frozen=True, kw_only=True, tag="order.placed"):
+    """An order was accepted, at these prices."""
+
     rank = 1
     data: PlacedData
 
@@ -204,6 +228,8 @@ class OrderDiscarded(OrderEvent, frozen=True, kw_only=True, tag="order.discarded
 
 
 class OrderCancelRequested(OrderEvent, frozen=True, kw_only=True, tag="order.cancel_requested"):
+    """A customer asks for an order to be cancelled."""
+
     rank = 3
     data: OutcomeData
 
@@ -216,16 +242,22 @@ class OrderDeadlinePassed(OrderEvent, frozen=True, kw_only=True, tag="order.dead
 
 
 class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="order.confirmed"):
+    """An order is paid and its pieces are reserved."""
+
     rank = 5
     data: OutcomeData
 
 
 class OrderRejected(OrderEvent, frozen=True, kw_only=True, tag="order.rejected"):
+    """Payment or inventory refuses an order; the other side undoes its part."""
+
     rank = 6
     data: OutcomeData
 
 
 class OrderCancelled(OrderEvent, frozen=True, kw_only=True, tag="order.cancelled"):
+    """An order is cancelled, by its customer or its deadline; both sides undo their parts."""
+
     rank = 6
     data: OutcomeData
 
@@ -238,21 +270,29 @@ class PaymentEvent(Event, frozen=True, kw_only=True):
 
 
 class PaymentCompleted(PaymentEvent, frozen=True, kw_only=True, tag="payment.completed"):
+    """The amount was captured."""
+
     rank = 2
     state = "completed"
 
 
 class PaymentDeclined(PaymentEvent, frozen=True, kw_only=True, tag="payment.declined"):
+    """Nothing was captured, and nothing will be."""
+
     rank = 2
     state = "declined"
 
 
 class PaymentRefunded(PaymentEvent, frozen=True, kw_only=True, tag="payment.refunded"):
+    """The captured amount was given back."""
+
     rank = 7
     state = "refunded"
 
 
 class PaymentVoid(PaymentEvent, frozen=True, kw_only=True, tag="payment.void"):
+    """The order was rejected or cancelled before its payment was decided. Nothing will be captured."""
+
     rank = 7
     state = "void"
 
@@ -265,21 +305,29 @@ class StockEvent(Event, frozen=True, kw_only=True):
 
 
 class StockReserved(StockEvent, frozen=True, kw_only=True, tag="inventory.reserved"):
+    """All lines of the order are reserved."""
+
     rank = 2
     state = "reserved"
 
 
 class StockRejected(StockEvent, frozen=True, kw_only=True, tag="inventory.rejected"):
+    """Nothing is reserved of any line, and nothing will be."""
+
     rank = 2
     state = "rejected"
 
 
 class StockReleased(StockEvent, frozen=True, kw_only=True, tag="inventory.released"):
+    """The reserved pieces are back in stock."""
+
     rank = 7
     state = "released"
 
 
 class StockVoid(StockEvent, frozen=True, kw_only=True, tag="inventory.void"):
+    """The order was rejected or cancelled before its stock was decided. Nothing will be reserved."""
+
     rank = 7
     state = "void"
 
@@ -308,6 +356,18 @@ OnOrders = OrderPlaced | OrderCancelRequested | OrderDeadlinePassed | Outcome
 OnPayments = PaymentCompleted | PaymentDeclined | PaymentRefunded | PaymentVoid
 OnInventory = StockReserved | StockRejected | StockReleased | StockVoid
 AnyOrderEvent = OnOrders | OnPayments | OnInventory
+
+SENDS: Final[Mapping[str, tuple[type[Event], ...]]] = {
+    "order-api": (OrderPlaced, OrderCancelRequested),
+    SAGA: (*get_args(Outcome), OrderDeadlinePassed),
+    "payment": get_args(OnPayments),
+    "inventory": (*get_args(OnInventory), ProductChanged),
+}
+"""The events that each service publishes; the deadline timer is part of the saga."""
+RECEIVES: Final[Mapping[str, tuple[str, ...]]] = {**READS, "order-api": (PRODUCTS,)}
+"""The topics that each service reads: the catalogue without a consumer group, each instance all of it."""
+PUBLISHES: Final[Mapping[str, str]] = {service: kinds[0].topic for service, kinds in SENDS.items()}
+"""The topic to which each service publishes its events about orders."""
 
 PAYMENT_EVENTS: Final[dict[PaymentState, type[PaymentEvent]]] = {kind.state: kind for kind in get_args(OnPayments)}
 STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {kind.state: kind for kind in get_args(OnInventory)}

@@ -20,7 +20,7 @@ from typing import Final, Literal, Self, cast, get_args
 import inventory.config
 import order.config
 import payment.config
-from common.config import PORT_MAX, Env, topic_partitions
+from common.config import PORT_MAX, TOPIC_PARTITIONS, Env, topic_partitions
 from common.errors import Fatal
 from common.terminal import shortened
 
@@ -89,7 +89,7 @@ class Settings:
     order_saga_port: int = 8084
     console_port: int = 8080
     admin_port_base: int = 18000
-    topic_partitions: int = 6
+    topic_partitions: int = TOPIC_PARTITIONS
     told: Mapping[str, str] = field(default_factory=dict)
     """The settings of processes and Compose's project, as their variables have them, when they are not the defaults."""
 

@@ -34,8 +34,7 @@ FREED_WITHIN_S = 15.0
 def create(admin: AdminClient, partitions: int, replicas: int) -> None:
     """Make the missing topics, and set the others as they must be. Raises `Fatal` when one exists with another
     partition count."""
-    # The catalogue is small and each api reads all of it: one partition, one order.
-    counts = {**dict.fromkeys(READERS, partitions), PRODUCTS: 1}
+    counts = {topic: settings.partitions_of(topic, partitions) for topic in (*READERS, PRODUCTS)}
     topics = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
     for name, future in admin.create_topics(topics, request_timeout=TIMEOUT_S).items():
         try:

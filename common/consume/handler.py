@@ -55,7 +55,7 @@ class Handler(Protocol[Locked]):
 
     @property
     def group(self) -> str:
-        """The consumer group. `READS` and `PUBLISHES` of `common.events` name its topics."""
+        """The consumer group. `READS` and `SENDS` of `common.events` name its topics."""
 
     @property
     def phase_s(self) -> float:

@@ -60,6 +60,12 @@ class Drift(NamedTuple):
         )
 
 
+def partitions_of(topic: str, of_orders: int) -> int:
+    """How many partitions a topic has, when those about orders have `of_orders`. The catalogue is small and each api
+    reads all of it: one partition, one order."""
+    return 1 if topic == PRODUCTS else of_orders
+
+
 def wanted(topic: str, replicas: int) -> dict[str, str]:
     """What a topic's settings must be, for that many `replicas`; 0 when that is not known.
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from common.asyncapi import page as asyncapi
 from common.database import Database
 from common.http import server
 from common.http.app import application
@@ -121,4 +122,5 @@ def routes(lookup: Lookup, queries: OrderQueries) -> list[Route]:
         Route(ORDERS_PATH, list_orders),
         Route(ORDERS_PATH + "/{order_id}", get_order),
         Route("/openapi.json", openapi),
+        *asyncapi.routes(),
     ]

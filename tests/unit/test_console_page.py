@@ -22,7 +22,10 @@ FORBIDDEN: Final = {
 }
 
 
-@pytest.mark.parametrize("folder", [STATIC / "vendor", ROOT / "tests/browser/vendor"], ids=["page", "tests"])
+VENDORED: Final = ("ops/console/static/vendor", "common/asyncapi/vendor", "tests/browser/vendor", "tests/unit/vendor")
+
+
+@pytest.mark.parametrize("folder", [ROOT / folder for folder in VENDORED], ids=VENDORED)
 def test_vendored_files_are_as_listed(folder: Path) -> None:
     listed = dict(
         re.findall(r"^\| `([^`]+)` \|.*\| `([0-9a-f]{64})` \|$", (folder / "README.md").read_text(), re.MULTILINE)

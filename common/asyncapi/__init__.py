@@ -1,0 +1,1 @@
+"""The AsyncAPI document: what is in the topics, for those who read or write them."""
