@@ -217,6 +217,11 @@ spike *args:
 soak *args:
     python -E -m bench.shaped soak "$@"
 
+# Say what the code changes of the published documents in docs/contract, and fail if it breaks somebody (--publish)
+[group('develop')]
+contract *args:
+    python -E -m ops.contract "$@"
+
 # Draw the console's pictures for the documents (docs/images/console-*.png), on a stack of its own, in 3 minutes
 [group('develop')]
 screenshots:

@@ -42,6 +42,8 @@ class Report:
     answers: dict[str, int] = field(default_factory=dict)
     wrong: list[str] = field(default_factory=list)
     verified: str = ""
+    documented: str = ""
+    """What of the log was compared with the AsyncAPI document."""
     proved: bool = False
 
     @property
@@ -56,6 +58,7 @@ class Report:
     def show(self) -> None:
         show_rows(self.rows)
         print(self.verified.rstrip())
+        print(f"as documented: {self.documented}")
         print("clients: " + ", ".join(f"{count} {label}" for label, count in self.answers.items()))
         times = sorted(row.recovered_s for row in self.rows if row.recovered_s is not None)
         if times:

@@ -13,6 +13,7 @@ from tests.chaos.faults.fault import Witness
 from tests.chaos.report import Report, Row
 from tests.chaos.schedule import Fault, Step
 from tests.clients import Book, Clients
+from tests.documented import check_log
 from tests.waiting import eventually
 
 RECOVER_S: Final = 90.0
@@ -147,4 +148,8 @@ class Run:
             "orders whose outcome no answer told": len(book.unknown),
             "orders denied later": len(book.denied),
         }
-        report.wrong += book.faults
+        described = check_log(arena.variables["KAFKA_BOOTSTRAP_SERVERS"])
+        report.documented = f"{described.events.total()} events of {len(described.events)} types"
+        if unseen := described.unseen():
+            report.documented += f"; none had {', '.join(unseen)}"
+        report.wrong += [*book.faults, *described.wrong]

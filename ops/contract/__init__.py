@@ -1,0 +1,1 @@
+"""Compares the published documents (docs/contract/) with those that the code makes."""

@@ -1,0 +1,47 @@
+"""What differs between a published document and the code's, as a sentence, and whether it breaks somebody."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ops.contract.schemas import Rooted, allowed_only_by
+
+
+class Change(NamedTuple):
+    """A difference: where, such as `POST /api/v1/orders`, and what. `breaks` says whom it breaks; empty for nobody."""
+
+    where: str
+    what: str
+    breaks: str = ""
+
+    def __str__(self) -> str:
+        where = f"{self.where}: " if self.where else ""
+        return f"{where}{self.what}" + (f"; this breaks {self.breaks}" if self.breaks else "")
+
+
+def of_what_is_read(old: Rooted, new: Rooted, where: str, breaks: str) -> Iterator[Change]:
+    """Changes of what the code takes in: it must take all that it took before."""
+    for path, values in allowed_only_by(old, new):
+        yield Change(_at(where, path), f"{values} is no longer allowed", breaks)
+    for path, values in allowed_only_by(new, old):
+        yield Change(_at(where, path), f"{values} is allowed now")
+
+
+def of_what_is_written(old: Rooted, new: Rooted, where: str, breaks: str) -> Iterator[Change]:
+    """Changes of what the code gives out: nothing may come that could not come before."""
+    for path, values in allowed_only_by(new, old):
+        yield Change(_at(where, path), f"{values} may come now", breaks)
+
+
+def of_properties(old: Rooted, new: Rooted, where: str, breaks: str) -> Iterator[Change]:
+    """Properties that are gone, which breaks, or new."""
+    before, after = dict.fromkeys(old.properties()), dict.fromkeys(new.properties())
+    for path in before:
+        if path not in after:
+            yield Change(_at(where, path), "is gone", breaks)
+    for path in after:
+        if path not in before:
+            yield Change(_at(where, path), "is new")
+
+
+def _at(where: str, path: str) -> str:
+    return f"{where}: {path}" if path else where

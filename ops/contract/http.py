@@ -1,0 +1,99 @@
+"""Compares two OpenAPI documents of a service, for the sake of the clients of the older one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from ops.contract.change import Change, of_properties, of_what_is_read, of_what_is_written
+from ops.contract.schemas import Document, Rooted, pointed_at
+
+CLIENTS: Final = "clients"
+_METHODS: Final = ("get", "head", "post", "put", "patch", "delete", "options")
+
+Node = Mapping[str, Any]
+
+
+def changes(old: Document, new: Document) -> Iterator[Change]:
+    """What the newer document changes, operation by operation."""
+    before, after = dict(_operations(old)), dict(_operations(new))
+    for where, operation in before.items():
+        if where not in after:
+            yield Change(where, "is gone", CLIENTS)
+            continue
+        of_request = (_request(operation, old), _request(after[where], new))
+        yield from _of_inputs(where, *of_request, old, new)
+        yield from _of_responses(where, operation, after[where], old, new)
+    for where in after.keys() - before.keys():
+        yield Change(where, "is new")
+
+
+def _operations(document: Document) -> Iterator[tuple[str, Node]]:
+    for path, item in document.get("paths", {}).items():
+        shared = item.get("parameters", [])
+        for method in _METHODS:
+            if method in item:
+                operation = item[method]
+                yield (
+                    f"{method.upper()} {path}",
+                    {**operation, "parameters": [*shared, *operation.get("parameters", [])]},
+                )
+
+
+def _node(node: Node, document: Document) -> Node:
+    """The parameter, body, answer or header that stands here, or elsewhere in the document."""
+    while "$ref" in node:
+        node = pointed_at(document, node["$ref"])
+    return node
+
+
+def _request(operation: Node, document: Document) -> dict[str, Node]:
+    """Everything that a request has, by name: parameters, and a body of each media type."""
+    parameters = [_node(parameter, document) for parameter in operation["parameters"]]
+    inputs = {f"{parameter['in']} parameter {parameter['name']}": parameter for parameter in parameters}
+    body = _node(operation.get("requestBody", {}), document)
+    for media_type, content in body.get("content", {}).items():
+        inputs[f"body {media_type}"] = {**content, "required": body.get("required", False)}
+    return inputs
+
+
+def _of_inputs(
+    where: str, before: Mapping[str, Node], after: Mapping[str, Node], old: Document, new: Document
+) -> Iterator[Change]:
+    for name, was in before.items():
+        at = f"{where}: {name}"
+        if name not in after:
+            yield Change(at, "is no longer taken", CLIENTS)
+            continue
+        if after[name].get("required") and not was.get("required"):
+            yield Change(at, "is required now", CLIENTS)
+        schemas = Rooted(was.get("schema", {}), old), Rooted(after[name].get("schema", {}), new)
+        yield from of_what_is_read(*schemas, at, CLIENTS)
+        yield from of_properties(*schemas, at, CLIENTS)
+    had_body = any(name.startswith("body ") for name in before)
+    for name in after.keys() - before.keys():
+        another_body = had_body and name.startswith("body ")
+        required = after[name].get("required") and not another_body
+        yield Change(f"{where}: {name}", "is new, and required" if required else "is new", CLIENTS if required else "")
+
+
+def _of_responses(where: str, was: Node, now: Node, old: Document, new: Document) -> Iterator[Change]:
+    before, after = was.get("responses", {}), now.get("responses", {})
+    for status in before.keys() - after.keys():
+        yield Change(f"{where}: {status}", "no longer comes")
+    for status in after.keys() - before.keys():
+        # A client must be ready for any refusal, but not for another kind of success.
+        yield Change(f"{where}: {status}", "may come now", "" if status[0] in "45" else CLIENTS)
+    for status in before.keys() & after.keys():
+        answers = _node(before[status], old), _node(after[status], new)
+        for part in ("content", "headers"):
+            contents = answers[0].get(part, {}), answers[1].get(part, {})
+            for name in contents[0].keys() | contents[1].keys():
+                at = f"{where}: {status} {name}"
+                if name not in contents[1]:
+                    yield Change(at, "no longer comes", CLIENTS)
+                elif name not in contents[0]:
+                    yield Change(at, "is new")
+                else:
+                    nodes = _node(contents[0][name], old), _node(contents[1][name], new)
+                    schemas = Rooted(nodes[0].get("schema", {}), old), Rooted(nodes[1].get("schema", {}), new)
+                    yield from of_what_is_written(*schemas, at, CLIENTS)
+                    yield from of_properties(*schemas, at, CLIENTS)
