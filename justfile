@@ -152,7 +152,7 @@ crash-matrix *args:
 chaos *args:
     python -E -m tests.chaos "$@"
 
-# Break a stack of its own in 15 ways, and check that each raises exactly its alert, in minutes (or name faults)
+# Break a stack of its own in 16 ways, and check that each raises exactly its alert, in minutes (or name faults)
 [group('develop')]
 alerts-drill *args:
     python -E -m tests.alerts "$@"

@@ -118,9 +118,9 @@ def parser() -> argparse.ArgumentParser:
     locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), **passing)
     locust.add_argument("arguments", nargs="*", help="options of locust")
     observe = command("observe", lambda stack, chosen: stack.observe(chosen.ports))
-    names = ("PROMETHEUS", "ALERTMANAGER", "WATCH")
+    names = ("PROMETHEUS", "ALERTMANAGER")
     observe.add_argument(
-        "--ports", type=port, nargs=3, default=list(PORTS), metavar=names, help="by default %(default)s"
+        "--ports", type=port, nargs=2, default=list(PORTS), metavar=names, help="by default %(default)s"
     )
     command("doctor")
     command("run", help="become a program of the stack; for supervisord").add_argument("program")

@@ -1,22 +1,22 @@
-"""`just observe`: the watch, Prometheus and Alertmanager beside the native stack, until Ctrl-C.
+"""`just observe`: Prometheus and Alertmanager beside the native stack, until Ctrl-C.
 
 They are programs of this machine, found on PATH, and no part of the stack: `just up` neither needs nor starts them.
+They scrape the instances and the console, which serves what no service can say of itself.
 """
 
-import json
 import shutil
 import subprocess
 import sys
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 from urllib.error import URLError
 
 from dev.environment import child, direct
 from dev.servers.server import Server
-from dev.settings import HOST, Service
+from dev.settings import HOST
 from dev.stack import StackError
 
 PROGRAMS: Final = {"prometheus": ("prometheus",), "alertmanager": ("prometheus-alertmanager", "alertmanager")}
@@ -25,14 +25,11 @@ MISSING: Final = (
     "on Debian or Ubuntu 'apt install prometheus prometheus-alertmanager', on macOS 'brew install prometheus "
     "alertmanager', elsewhere the archives of https://prometheus.io/download on PATH; or 'STACK=compose just observe'"
 )
-PROOF_PAUSE_S: Final = 60
 CHECK_EVERY_S: Final = 2.0
 START_S: Final = 60.0
 
-Instances = Iterable[tuple[Service, int]]
-"""The instances of a stack: their services and admin ports."""
-PORTS: Final = (9090, 9095, 8085)
-"""Of Prometheus, Alertmanager and the watch. The usual port of Alertmanager is that of Kafka's controller here."""
+PORTS: Final = (9090, 9095)
+"""Of Prometheus and Alertmanager, whose usual port is that of Kafka's controller here."""
 
 
 def binary(name: str) -> str | None:
@@ -75,26 +72,6 @@ class Tool(Server):
         return None
 
 
-class Watch(Tool):
-    """`python -m ops.verify --watch`."""
-
-    name = "watch"
-    ready_path = "/metrics"
-
-    def __init__(self, directory: Path, port: int, variables: Mapping[str, str], options: Sequence[str] = ()) -> None:
-        super().__init__(directory, port)
-        self._variables = variables
-        self._options = options
-        self.workplace = Path(__file__).parents[1]
-
-    def command(self) -> list[str]:
-        watch = ["ops.verify", "--watch", str(PROOF_PAUSE_S), *self._options]
-        return [sys.executable, "-m", *watch, "--port", str(self.port)]
-
-    def environment(self) -> dict[str, str]:
-        return child(self._variables)
-
-
 class Alertmanager(Tool):
     name = "alertmanager"
     ready_path = "/-/ready"
@@ -116,11 +93,9 @@ class Prometheus(Tool):
     name = "prometheus"
     ready_path = "/-/ready"
 
-    def __init__(
-        self, directory: Path, port: int, watch: Watch, alertmanager: Alertmanager, options: Sequence[str] = ()
-    ) -> None:
+    def __init__(self, directory: Path, port: int, alertmanager: Alertmanager, options: Sequence[str]) -> None:
         super().__init__(directory, port)
-        self._options = ["--watch", watch.address, "--alertmanager", alertmanager.address, *options]
+        self._options = ["--alertmanager", alertmanager.address, *options]
 
     def prepare(self) -> None:
         super().prepare()
@@ -136,45 +111,25 @@ class Prometheus(Tool):
         }
         return [required(self.name), *(f"--{name}={value}" for name, value in options.items())]
 
-    def set_targets(self, instances: Instances) -> None:
-        """Name the instances to scrape, also while it runs."""
-        entries = [
-            {"targets": [f"{HOST}:{port}"], "labels": {"service": service.name, "database": service.database}}
-            for service, port in instances
-        ]
-        path = self.directory / "targets.json"
-        text = json.dumps(entries, indent=2)
-        if not path.exists() or path.read_text() != text:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".new")
-            unfinished.write_text(text)
-            unfinished.replace(path)
-
 
 class Observers:
-    """The three of them."""
+    """Both of them."""
 
     def __init__(
-        self,
-        directory: Path,
-        ports: Sequence[int],
-        variables: Mapping[str, str],
-        *,
-        watch_options: Sequence[str] = (),
-        options: Sequence[str] = (),
+        self, directory: Path, ports: Sequence[int], targets: Path, console: str, options: Sequence[str] = ()
     ) -> None:
-        """`ports` are those of Prometheus, Alertmanager and the watch; `options` go to `ops.observe native`."""
+        """`ports` are those of Prometheus and Alertmanager; `targets` is the file with the admin ports of the instances
+        and `console` the address of the console's; `options` go to `ops.observe native`."""
         for name in PROGRAMS:
             required(name)
-        prometheus, alertmanager, watch = ports
-        self.watch = Watch(directory, watch, variables, watch_options)
+        prometheus, alertmanager = ports
         self.alertmanager = Alertmanager(directory, alertmanager)
-        self.prometheus = Prometheus(directory, prometheus, self.watch, self.alertmanager, options)
-        self.servers: tuple[Tool, ...] = (self.watch, self.prometheus, self.alertmanager)
+        scraped = ("--targets", str(targets), "--console", console)
+        self.prometheus = Prometheus(directory, prometheus, self.alertmanager, [*scraped, *options])
+        self.servers: tuple[Tool, ...] = (self.prometheus, self.alertmanager)
 
-    def start(self, instances: Instances) -> None:
+    def start(self) -> None:
         """Raises `StartError`."""
-        self.prometheus.set_targets(instances)
         for server in self.servers:
             server.start(START_S)
 
@@ -188,17 +143,15 @@ class Observers:
         return next((f"{name} ended with {code}" for name, code in codes.items() if code is not None), None)
 
 
-def run(observers: Observers, instances: Callable[[], Instances]) -> None:
-    """Start them, and keep the list of instances up to date until one of them ends or the user ends this."""
-    observers.start(instances())
+def run(observers: Observers) -> None:
+    """Start them, and wait until one of them ends or the user ends this."""
+    observers.start()
     try:
         print(f"  Prometheus    http://{observers.prometheus.address}   (Status > Targets, Alerts)")
         print(f"  Alertmanager  http://{observers.alertmanager.address}")
-        print(f"  the watch     http://{observers.watch.address}/metrics")
         print("\nCtrl-C ends them; what they have stored stays.", flush=True)
         while (ended := observers.ended()) is None:
             time.sleep(CHECK_EVERY_S)
-            observers.prometheus.set_targets(instances())
         raise StackError(f"{ended}; its log is in {observers.prometheus.directory.parent}")
     finally:
         observers.stop()

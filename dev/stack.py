@@ -117,4 +117,4 @@ class Stack(ABC):
 
     @abstractmethod
     def observe(self, ports: list[int]) -> None:
-        """Run Prometheus, Alertmanager and the watch beside it, on these ports."""
+        """Run Prometheus and Alertmanager beside it, on these ports."""

@@ -21,14 +21,17 @@ class RunningConsole(Console):
 
     def __init__(self, stack: Stack) -> None:
         self.port, admin_port = free_ports(2)
-        targets = stack.directory / "targets.json"
+        self.targets = stack.directory / "targets.json"
         listed = [
-            {"targets": [f"{HOST}:{i.admin_port}"], "labels": {"service": i.service.name, "instance": i.name}}
+            {
+                "targets": [f"{HOST}:{i.admin_port}"],
+                "labels": {"service": i.service.name, "database": i.service.database, "instance": i.name},
+            }
             for i in stack.instances.values()
         ]
-        targets.write_text(json.dumps(listed))
+        self.targets.write_text(json.dumps(listed))
         addresses = (self.port, admin_port, stack.ports["order-api"])
-        super().__init__(stack.directory, *addresses, targets, stack.variables)
+        super().__init__(stack.directory, *addresses, self.targets, stack.variables)
         # Whatever a test makes of the first: a drill must not find the stack of this checkout.
         self.variables |= {"CONSOLE_STACK": "other", "TANDEM_HOME": str(stack.directory / "no-stack")}
         self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
@@ -36,6 +39,15 @@ class RunningConsole(Console):
     @property
     def url(self) -> str:
         return f"http://{HOST}:{self.port}"
+
+    def metrics(self) -> dict[str, float]:
+        """Its metrics, such as `tandem_source_up{source="kafka"}`; nothing while it is away."""
+        try:
+            text = self.http.get("/metrics").text
+        except httpx.HTTPError:
+            return {}
+        samples = (line.rsplit(" ", 1) for line in text.splitlines() if line.startswith("tandem_"))
+        return {name: float(value) for name, value in samples}
 
     def get(self, path: str, **parameters: Any) -> Any:
         """The JSON of a page. Fails unless it is 200."""

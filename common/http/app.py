@@ -52,6 +52,9 @@ class Frame:
         self._direct = direct
         routes = [route for route in app.routes if isinstance(route, Route)]
         self._templates: dict[object, str] = {route.endpoint: route.path for route in routes}
+        served = {*direct, *((method, route.path) for route in routes for method in route.methods or ())}
+        for method, path in served:
+            metrics.http_requests.labels(method, path, 500)  # from zero, or the first would be no increase
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -76,7 +76,7 @@ class Programs:
         return [
             {
                 "targets": [f"{HOST}:{self.settings.admin_port(service, number)}"],
-                "labels": {"service": service.name, "instance": name},
+                "labels": {"service": service.name, "database": service.database, "instance": name},
             }
             for name, (service, number) in self.instances.items()
         ]

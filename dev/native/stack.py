@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from xmlrpc.client import Fault
 
@@ -21,9 +21,8 @@ from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
-from dev.settings import CONSOLE, HOST, ROOT, Service, Settings
+from dev.settings import CONSOLE, HOST, ROOT, Settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
-from dev.state import State
 from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
@@ -184,12 +183,8 @@ class NativeStack(Stack):
 
     def observe(self, ports: list[int]) -> None:
         self._require_running()
-
-        def instances() -> Iterator[tuple[Service, int]]:
-            for service, number in Programs(self.settings, State.load(self.home).instances()).instances.values():
-                yield service, self.settings.admin_port(service, number)
-
-        observe.run(observe.Observers(self.home / "observe", ports, self.programs.environment()), instances)
+        console = f"{HOST}:{self.settings.console_admin_port}"
+        observe.run(observe.Observers(self.home / "observe", ports, self.programs.targets_path.resolve(), console))
 
     def become(self, name: str) -> None:
         """Turn this process into a program of the stack; supervisord starts each one so."""

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 from confluent_kafka import KafkaException
+from prometheus_client import REGISTRY
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
@@ -33,6 +34,7 @@ from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES, Instances, Kafka, Targets
 from ops.console.store import databases
 from ops.log import Log
+from ops.observe.gauges import Gauges, ProofGauges, Sampling
 from ops.tool import user
 from ops.verify.statements import TEXTS
 
@@ -118,8 +120,9 @@ async def serve(settings: Settings) -> None:
     poller = Poller(Kafka(process.bootstrap_servers), reading, instances, hub)
     proof = StandingProof(
         *(process.bootstrap_servers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
-        *(settings.deadline_s, lambda document: hub.publish("proof", document)),
+        *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
     )
+    sampling = Sampling(Gauges(REGISTRY), process.bootstrap_servers, settings.auditor_urls)
     events = orders.Events(Log(process.bootstrap_servers, "console-events"))
 
     async def search(request: Request) -> Response:
@@ -208,7 +211,7 @@ async def serve(settings: Settings) -> None:
     async def close() -> None:
         await asyncio.to_thread(jobs.close)
 
-    await server.serve(frame, process, [poller, proof], open_=open_, close=close)
+    await server.serve(frame, process, [poller, proof, sampling], open_=open_, close=close)
 
 
 def pages(content: Mapping[str, tuple[bytes, str]]) -> list[Route]:

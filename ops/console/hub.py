@@ -15,6 +15,7 @@ from typing import Any, Final
 import orjson
 from starlette.types import Receive, Scope, Send
 
+from common import metrics
 from common.http import problem
 from common.http.problem import ProblemError
 
@@ -76,6 +77,7 @@ class Hub:
         self._newest: dict[str, bytes] = {}
         self._clients: set[Client] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
+        metrics.watch_pool("console-streams", STREAMS_MAX, lambda: len(self._clients))
 
     def open(self) -> None:
         """Call it in the event loop, before anything is published."""

@@ -64,8 +64,8 @@ DASHBOARDS: Final = (
                 Panel(slo.summary, [Query(f'1 - {recorded_name(HOUR)}{{slo="{slo.name}"}}')], "percentunit", "stat")
                 for slo in SLOS
             ),
-            Panel("violations", [Query("sum(tandem_verify_violations)")], of="stat", width=4, limit=1),
-            Panel("age of the last proof", [Query("tandem_verify_last_proof_age_seconds")], "s", "stat", 4, HOUR),
+            Panel("violations", [Query("sum(tandem_proof_violations)")], of="stat", width=4, limit=1),
+            Panel("age of the last proof", [Query("tandem_proof_age_seconds")], "s", "stat", 4, HOUR),
             Panel("oldest unsettled order", [Query("tandem_oldest_unsettled_seconds")], "s", "stat", 4, HOUR),
             Panel("parked events", [Query("sum(tandem_parked_events)")], of="stat", width=4, limit=1),
             Panel("sources up", [Query("sum(tandem_source_up)")], of="stat", width=4),
@@ -129,7 +129,6 @@ DASHBOARDS: Final = (
                 [Query("max by (group) (tandem_database_oldest_transaction_seconds)", "{{group}}")], "s", limit=60,
             ),
             Panel("free disk of the broker", [Query("tandem_disk_free_bytes / tandem_disk_size_bytes")], "percentunit"),
-            Panel("duration of a proof", [Query("tandem_verify_proof_seconds")], "s"),
         ),
     ),
     Dashboard(

@@ -1,9 +1,9 @@
-"""The samples as metrics. A thread samples each source, so that one that is frozen holds up no other."""
+"""The samples and the proof as metrics. A thread samples each source, so that one that is frozen holds up no other."""
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from collections.abc import Mapping
+from contextlib import closing
 from functools import partial
 from typing import Final
 
@@ -34,7 +34,7 @@ class Gauges:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         gauge = partial(Gauge, registry=registry)
-        self._up = gauge("tandem_source_up", "Whether the watch reaches a database or Kafka: 1 or 0.", ["source"])
+        self._up = gauge("tandem_source_up", "Whether the console reaches a database or Kafka: 1 or 0.", ["source"])
         self._lag = gauge(
             "tandem_reader_lag_records", "Records that a group has yet to process, by its stored positions.",
             ["group", "topic"],
@@ -42,6 +42,10 @@ class Gauges:
         self._lag_s = gauge(
             "tandem_reader_lag_seconds", "Age of the first record that a group has yet to process.", ["group", "topic"]
         )
+        self._past_end = gauge(
+            "tandem_reader_past_end_records", "Records by which a group's positions are past the end of the log.",
+            ["group", "topic"],
+        )  # fmt: skip
         self._members = gauge("tandem_group_members", "Instances in the consumer group, as the broker says.", ["group"])
         self._stopped = gauge(
             "tandem_group_stopped", "Whether the group waits for 'just dlq resume': 1 or 0.", ["group"]
@@ -104,40 +108,68 @@ class Gauges:
         for (group, topic), behind in lags.items():
             self._lag.labels(group, topic).set(behind.records)
             self._lag_s.labels(group, topic).set(behind.seconds)
+            self._past_end.labels(group, topic).set(behind.past_end)
         self._unsettled.set(oldest_unsettled_s(self._databases["order"], lags, at))
 
 
-@contextmanager
-def sampling(gauges: Gauges, servers: str, urls: Mapping[str, str]) -> Iterator[None]:
-    """Sample Kafka and these databases every `EVERY_S`, whatever fails."""
-    stopping = threading.Event()
+class ProofGauges:
+    """How the six statements stand. Gauges, since a repaired violation no longer counts."""
 
-    def sample_database(database: str) -> None:
-        with closing(DatabaseSampler(database, urls[database])) as sampler:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        gauge, by_statement = partial(Gauge, registry=registry), ["statement"]
+        self._violations = gauge("tandem_proof_violations", "Violations that the proof found.", by_statement)
+        self._unproven = gauge("tandem_proof_unproven", "What the proof could not prove.", by_statement)
+        self._checked = gauge("tandem_proof_checked", "What the proof has checked.", by_statement)
+        age = gauge("tandem_proof_age_seconds", "Time since all six statements were proved; since the start if never.")
+        self._proved_s = time.monotonic()
+        age.set_function(lambda: time.monotonic() - self._proved_s)
+
+    def take(self, statement: int, *, violations: int, unproven: int, checked: int) -> None:
+        name = str(statement)
+        self._violations.labels(name).set(violations)
+        self._unproven.labels(name).set(unproven)
+        self._checked.labels(name).set(checked)
+
+    def set_age(self, seconds: float) -> None:
+        """All statements were proved so long ago: a proof says nothing about moments after its beginning."""
+        self._proved_s = time.monotonic() - seconds
+
+
+class Sampling:
+    """A task of the process: samples Kafka and these databases every `EVERY_S`, whatever fails."""
+
+    def __init__(self, gauges: Gauges, servers: str, urls: Mapping[str, str]) -> None:
+        self._gauges = gauges
+        self._servers = servers
+        self._urls = urls
+        self._stopping = threading.Event()
+        works = {database: partial(self._sample_database, database) for database in urls} | {KAFKA: self._sample_broker}
+        self._workers = [
+            Worker(f"sampling {name}", work, retries_fatal=True, delay_max_s=EVERY_S, stop_timeout_s=2 * EVERY_S)
+            for name, work in works.items()
+        ]
+
+    def start(self) -> None:
+        for worker in self._workers:
+            worker.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for worker in self._workers:
+            worker.stopping.set()
+        for worker in self._workers:
+            worker.stop()
+
+    def _sample_database(self, database: str) -> None:
+        with closing(DatabaseSampler(database, self._urls[database])) as sampler:
             searched_s = time.monotonic()
-            while not stopping.wait(EVERY_S):
+            while not self._stopping.wait(EVERY_S):
                 if time.monotonic() - searched_s > FULL_SEARCH_EVERY_S:
                     sampler.search_again()
                     searched_s = time.monotonic()
-                gauges.take_database(database, sampler.sample())
+                self._gauges.take_database(database, sampler.sample())
 
-    def sample_broker() -> None:
-        with closing(BrokerSampler(servers)) as sampler:
-            while not stopping.wait(EVERY_S):
-                gauges.take_broker(sampler.sample(positions_of(gauges.databases())))
-
-    works = {database: partial(sample_database, database) for database in urls} | {KAFKA: sample_broker}
-    workers = [
-        Worker(f"sampling {name}", work, retries_fatal=True, delay_max_s=EVERY_S, stop_timeout_s=2 * EVERY_S)
-        for name, work in works.items()
-    ]
-    for worker in workers:
-        worker.start()
-    try:
-        yield
-    finally:
-        stopping.set()
-        for worker in workers:
-            worker.stopping.set()
-        for worker in workers:
-            worker.stop()
+    def _sample_broker(self) -> None:
+        with closing(BrokerSampler(self._servers)) as sampler:
+            while not self._stopping.wait(EVERY_S):
+                self._gauges.take_broker(sampler.sample(positions_of(self._gauges.databases())))

@@ -8,11 +8,10 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from ops.observe.gauges import Gauges
+from ops.observe.gauges import Gauges, ProofGauges
 from ops.observe.rules import RUNBOOKS, SLO_SECTION, duration
 from ops.observe.slos import BURNS, SLOS
 from ops.observe.symptoms import SYMPTOMS
-from ops.verify.watch import Metrics
 
 METERED: Final = (
     "common.metrics",
@@ -30,11 +29,11 @@ def metrics_table() -> list[str]:
     return _table(REGISTRY)
 
 
-def watch_table() -> list[str]:
-    """The metrics of `just verify --watch`."""
+def console_table() -> list[str]:
+    """The metrics of the console."""
     registry = CollectorRegistry()
     Gauges(registry)
-    Metrics(registry)
+    ProofGauges(registry)
     return _table(registry)
 
 
@@ -81,7 +80,7 @@ def _symptom_rows() -> Iterator[str]:
 
 def with_tables(page: str) -> str:
     """The text of docs/OPERATIONS.md with its tables as they must be. Raises `ValueError` if a place is not there."""
-    for name, lines in {"metrics": metrics_table(), "watch": watch_table(), "alerts": alerts_table()}.items():
+    for name, lines in {"metrics": metrics_table(), "console": console_table(), "alerts": alerts_table()}.items():
         begin, end = f"<!-- {name}: made by ops.observe -->\n", f"<!-- end of {name} -->"
         if end not in page.partition(begin)[2]:
             raise ValueError(f"{RUNBOOKS} has no place for the table of {name}: {begin.strip()!r} to {end!r}")

@@ -27,7 +27,7 @@ def duration(seconds: float) -> str:
 @dataclass(frozen=True)
 class Pace:
     """How much shorter than real all times are, and the least that a symptom and a cause last, in seconds. A cause is
-    found within `cause_min_s` of a sample of the watch, which no factor shortens, so symptoms wait for longer."""
+    found within `cause_min_s` of a sample of the console, which no factor shortens, so symptoms wait for longer."""
 
     factor: float = 1
     symptom_min_s: float = 0

@@ -21,7 +21,7 @@ from ops.log import Log
 from ops.log_dirs import Folder, folders
 from ops.tool import GROUP_OF
 
-CLIENT_ID: Final = "watch"
+CLIENT_ID: Final = "console-samples"
 CONNECT_TIMEOUT_S: Final = 5
 STATEMENT_TIMEOUT_MS: Final = 5_000
 FIRST_RECORD_S: Final = 1.0
@@ -67,13 +67,17 @@ class BrokerSample(NamedTuple):
     folders: list[Folder]
     first_unread: Mapping[tuple[str, Partition], Milliseconds]
     """The broker's time of the first record that a group has not passed, where there is one."""
+    past_end: Mapping[tuple[str, Partition], int]
+    """By how many records a group's position is past the end, where it is: the log has lost its end, or is another."""
 
 
 class Lag(NamedTuple):
-    """How much of a topic a group has not passed, and the age of the oldest record of that."""
+    """How much of a topic a group has not passed, the age of the oldest record of that, and by how many records its
+    positions are past the end."""
 
     records: int
     seconds: float
+    past_end: int = 0
 
 
 class DatabaseSampler:
@@ -138,7 +142,8 @@ class BrokerSampler:
         self._reader.close()
 
     def sample(self, positions: Mapping[tuple[str, Partition], Position]) -> BrokerSample:
-        """`positions` are those of each group in each partition, as last sampled."""
+        """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position
+        past its end is no record that came in between."""
         ends = {partition: end for partition, (_, end) in self._log.bounds(list(READERS)).items()}
         members = topics.members(self._log.admin)
         first_unread: dict[tuple[str, Partition], Milliseconds] = {}
@@ -148,7 +153,12 @@ class BrokerSampler:
             }
             first_unread |= {(group, partition): at for partition, at in self._times(unread).items()}
         counts = {group: len(members.get(group, ())) for group in READS}
-        return BrokerSample(ends, counts, folders(self._log.admin), first_unread)
+        past_end = {
+            where: at.next_offset - ends.get(where[1], 0)
+            for where, at in positions.items()
+            if at.next_offset > ends.get(where[1], 0)
+        }
+        return BrokerSample(ends, counts, folders(self._log.admin), first_unread, past_end)
 
     def _times(self, offsets: Mapping[Partition, int]) -> dict[Partition, Milliseconds]:
         """The broker's time of the first record from each of these offsets on, as far as it comes soon enough."""
@@ -180,6 +190,10 @@ def lag(
             since = broker.first_unread.get((group, partition), position.record_time or at)
             known = lags[group, partition.topic]
             lags[group, partition.topic] = Lag(known.records + unread, max(known.seconds, (at - since) / 1000))
+    for (group, partition), records in broker.past_end.items():
+        if (group, partition.topic) in lags:
+            known = lags[group, partition.topic]
+            lags[group, partition.topic] = known._replace(past_end=known.past_end + records)
     return lags
 
 

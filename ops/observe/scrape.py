@@ -9,22 +9,22 @@ DATABASE_OF: Final = {"order-api": "order", SAGA: "order", "payment": "payment",
 """The database of each service."""
 SCRAPE_EVERY_S: Final = 15
 ADMIN_PORT: Final = 9000
-WATCH: Final = "watch:8085"
+CONSOLE: Final = "console"
 ALERTMANAGER: Final = "alertmanager:9095"
 PROMETHEUS: Final = "http://prometheus:9090"
 
 
-def prometheus_native(*, watch: str, alertmanager: str, every_s: float = SCRAPE_EVERY_S) -> dict[str, Any]:
-    """Prometheus beside the native stack, whose instances stand in `targets.json` (`dev.observe`)."""
-    instances = {"job_name": "tandem", "file_sd_configs": [{"files": ["targets.json"], "refresh_interval": "2s"}]}
-    return _prometheus([instances, _static("tandem-watch", watch)], alertmanager, every_s)
+def prometheus_native(*, targets: str, console: str, alertmanager: str, every_s: float) -> dict[str, Any]:
+    """Prometheus beside the native stack. `targets` is the file with the admin ports of the instances."""
+    instances = {"job_name": "tandem", "file_sd_configs": [{"files": [targets], "refresh_interval": "2s"}]}
+    return _prometheus([instances, _console(_static(console))], alertmanager, every_s)
 
 
 def prometheus_compose() -> dict[str, Any]:
     """Prometheus in Compose, where a name has an address for each instance."""
     instances = {
         "job_name": "tandem",
-        "dns_sd_configs": [{"names": list(DATABASE_OF), "type": "A", "port": ADMIN_PORT, "refresh_interval": "5s"}],
+        **_by_name(*DATABASE_OF),
         "relabel_configs": [
             {"source_labels": ["__meta_dns_name"], "target_label": "service"},
             {
@@ -35,14 +35,23 @@ def prometheus_compose() -> dict[str, Any]:
             },
         ],
     }
-    # The names of containers are no hosts that a service knows: it answers to its address (see ALLOWED_HOSTS).
-    watch = {"job_name": "tandem-watch", "dns_sd_configs": [{"names": ["watch"], "type": "A", "port": 8085}]}
-    kafka = _static("kafka", "kafka-exporter:9308")
-    return _prometheus([instances, watch, kafka], ALERTMANAGER, SCRAPE_EVERY_S)
+    kafka = {"job_name": "kafka", **_static("kafka-exporter:9308")}
+    return _prometheus([instances, _console(_by_name(CONSOLE)), kafka], ALERTMANAGER, SCRAPE_EVERY_S)
 
 
-def _static(job: str, target: str) -> dict[str, Any]:
-    return {"job_name": job, "static_configs": [{"targets": [target]}]}
+def _console(where: dict[str, Any]) -> dict[str, Any]:
+    labels = [{"target_label": label, "replacement": CONSOLE} for label in ("service", "instance")]
+    return {"job_name": "tandem-console", **where, "relabel_configs": labels}
+
+
+def _by_name(*names: str) -> dict[str, Any]:
+    """The addresses of these names. A service knows no host of the name of its container, but answers to its address
+    (see ALLOWED_HOSTS)."""
+    return {"dns_sd_configs": [{"names": list(names), "type": "A", "port": ADMIN_PORT, "refresh_interval": "5s"}]}
+
+
+def _static(target: str) -> dict[str, Any]:
+    return {"static_configs": [{"targets": [target]}]}
 
 
 def _prometheus(jobs: list[dict[str, Any]], alertmanager: str, every_s: float) -> dict[str, Any]:
@@ -64,5 +73,7 @@ GRAFANA_SOURCE: Final = {
 }
 GRAFANA_DASHBOARDS: Final = {
     "apiVersion": 1,
-    "providers": [{"name": "tandem", "folder": "Tandem", "options": {"path": "/var/lib/grafana/dashboards"}}],
+    "providers": [
+        {"name": "tandem", "folder": "Tandem", "type": "file", "options": {"path": "/var/lib/grafana/dashboards"}}
+    ],
 }

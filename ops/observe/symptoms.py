@@ -44,16 +44,20 @@ SYMPTOMS: Final = (
         "the {{ $labels.source }} database does not answer", cause=True, labels={"database": "{{ $labels.source }}"},
     ),
     Alert(
-        "TandemApiDown", 'sum by (service, database) (up{job="tandem", service="order-api"}) == 0', MINUTE, "page",
-        "not-ready", "no instance of the order api answers", cause=True,
+        "TandemApiDown",
+        'sum(up{job="tandem", service="order-api"}) == 0 or absent(up{job="tandem", service="order-api"})', MINUTE,
+        "page", "not-ready", "no instance of the order api answers", cause=True,
+        labels={"service": "order-api", "database": "order"},
     ),
     Alert(
         "TandemConsumerGone", "tandem_group_members == 0", MINUTE, "page", "lag-grows",
         "the consumer group {{ $labels.group }} has no member", cause=True, labels=_of_group(),
     ),
     Alert(
-        "TandemLossDetected", "max by (group) (tandem_loss_detected) == 1", 0, "page", "loss-detected",
-        "{{ $labels.group }} has detected a loss and waits", cause=True, labels=_of_group(),
+        "TandemLossDetected",
+        "max by (group) (tandem_loss_detected) == 1 or max by (group) (tandem_reader_past_end_records) > 0", 0, "page",
+        "loss-detected", "{{ $labels.group }} has detected a loss and waits, or its positions are past the end of the "
+        "log", cause=True, labels=_of_group(),
     ),
     Alert(
         "TandemWorkerEnded", "max by (group) (tandem_worker_ended) == 1", 0, "page", "not-ready",
@@ -68,18 +72,19 @@ SYMPTOMS: Final = (
         "{{ $labels.group }} has {{ $value }} root events parked", labels=_of_group(),
     ),
     Alert(
-        "TandemViolation", "sum by (statement) (tandem_verify_violations) > 0", 0, "page",
+        "TandemViolation", "max by (statement) (tandem_proof_violations) > 0", 0, "page",
         "verify-says-violated-or-unproven", "statement {{ $labels.statement }} is violated {{ $value }} times",
         cause=True,
     ),
     Alert(
-        "TandemProofTooOld", "tandem_verify_last_proof_age_seconds > $age", 5 * MINUTE, "ticket",
+        "TandemProofTooOld", "tandem_proof_age_seconds > $age", 5 * MINUTE, "ticket",
         "verify-says-violated-or-unproven", "not all statements have been proved for {{ $value | humanizeDuration }}",
         age_s=HOUR,
     ),
     Alert(
-        "TandemWatchDown", 'up{job="tandem-watch"} == 0 or absent(up{job="tandem-watch"})', 5 * MINUTE, "page",
-        "metrics-and-alerts", "'just verify --watch' does not answer, so half of these alerts are blind", cause=True,
+        "TandemConsoleDown", 'up{job="tandem-console"} == 0 or absent(up{job="tandem-console"})', 5 * MINUTE, "page",
+        "metrics-and-alerts", "the console does not answer, so the alerts about lag, parked events, databases, Kafka "
+        "and the proof are blind", cause=True,
     ),
     Alert(
         "TandemDiskFull", f"tandem_disk_free_bytes < {DISK_FREE_MIN} * tandem_disk_size_bytes", 0, "page",
@@ -152,6 +157,6 @@ INHIBITIONS: Final = (
         SLOW,
         (),
     ),
-    (("TandemViolation", "TandemWatchDown", "TandemEventsParked"), ("TandemProofTooOld",), ()),
+    (("TandemViolation", "TandemConsoleDown", "TandemEventsParked"), ("TandemProofTooOld",), ()),
 )  # fmt: skip
 """Causes, what they explain, and the labels that both must share."""

@@ -13,11 +13,14 @@ from typing import Any, Final, NamedTuple
 import httpx
 
 from dev.observe import Observers
-from dev.settings import free_ports
+from dev.settings import HOST, free_ports
 from ops.observe.dashboards import DASHBOARDS
+from ops.observe.rules import rules
 from tests.alerts.faults import FAULTS, QUIET, Site
+from tests.alerts.machine import LATE_SHARE_MAX, Machine
 from tests.alerts.receiver import Receiver
 from tests.chaos.disk import Disk
+from tests.console import RunningConsole
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -29,12 +32,17 @@ ORDER_EVERY_S: Final = 0.2
 KEYED: Final = 2
 PLAIN: Final = 2
 CUSTOMER: Final = "drilled"
-PROOF_AGE_MAX_S: Final = 20
+PROOF_AGE_MAX_S: Final = 45
+"""An audit comes half a minute after the last."""
 RATE_INTERVAL: Final = "10s"
-OF_THE_MACHINE: Final = frozenset({"TandemAcceptSlow", "TandemSettleSlow"})
-"""Alerts that are true when others take the processor. They are ignored where the drill is not alone on its machine."""
-
-_SAMPLE: Final = re.compile(r"^(tandem_\w+)(?:\{([^}]*)\})? (\S+)$", re.MULTILINE)
+ATTEMPTS_MAX: Final = 4
+OF_SPEED: Final = frozenset({"TandemAcceptSlow", "TandemSettleSlow"})
+"""Alerts that are true too when other work takes the processors. A fault during which that happened is played again."""
+TARGETS: Final = 5
+"""One instance of each service, and the console."""
+_SELECTOR: Final = re.compile(r"\b(?:tandem_\w+|up)\b(?:\{[^}]*\})?")
+_FAILED: Final = re.compile(r',?status=~"[^"]*"')
+"""Which orders were refused: none, as long as nothing is broken."""
 
 
 class Verdict(NamedTuple):
@@ -43,40 +51,42 @@ class Verdict(NamedTuple):
     fault: str
     expected: str
     after_s: dict[str, float]
+    late_share: float
+    """How often a thread had to wait for a processor."""
 
     @property
     def is_exact(self) -> bool:
         return set(self.after_s) == {self.expected}
 
+    @property
+    def is_of_the_machine(self) -> bool:
+        """Whether what is wrong is only that orders were slow on a machine that was too busy."""
+        more = set(self.after_s) - {self.expected}
+        return bool(more) and more <= OF_SPEED and self.late_share > LATE_SHARE_MAX
+
 
 class Drill:
-    def __init__(self, stack: Stack, directory: Path, *, alone: bool = True) -> None:
-        """`stack` is running; the drill adds customers, a product and traffic. `alone` says whether nothing else works
-        on this machine."""
+    def __init__(self, stack: Stack, directory: Path) -> None:
+        """`stack` is running; the drill adds a console, customers, a product and traffic."""
         self.stack = stack
-        self._ignored = frozenset() if alone else OF_THE_MACHINE
-        receiver_port, *ports = free_ports(4)
+        self.console = RunningConsole(stack)
+        self._directory = directory
+        receiver_port, *self._ports = free_ports(3)
         self.receiver = Receiver(receiver_port)
-        self.observers = Observers(
-            directory,
-            ports,
-            stack.variables,
-            watch_options=("--watch", "1", "--patience", "5"),
-            options=("--factor", str(FACTOR), "--webhook", self.receiver.url),
-        )
+        self._machine = Machine()
         self._ending = threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """With traffic, and with the watch."""
+        """With traffic, and with the console."""
         stack = self.stack
         stack.product("sku-drill", pieces=10**7)
         stack.account(CUSTOMER, 10**9)
         stack.account(QUIET, 1_000)
         stack.await_orderable("sku-drill")
         threads = [threading.Thread(target=self._order, args=(keyed,)) for keyed in (True,) * KEYED + (False,) * PLAIN]
-        with self.receiver:
-            self.observers.watch.start()
+        with self.receiver, self._machine:
+            self.console.start()
             for thread in threads:
                 thread.start()
             try:
@@ -86,7 +96,8 @@ class Drill:
                 self._ending.set()
                 for thread in threads:
                     thread.join()
-                self.observers.stop()
+                self.console.stop()
+                self.console.http.close()
 
     def _order(self, keyed: bool) -> None:
         body = {"customer_id": CUSTOMER, "product_id": "sku-drill", "quantity": 1}
@@ -96,97 +107,100 @@ class Drill:
                 with suppress(httpx.HTTPError):
                     client.post(self.stack.url("order-api", "/orders"), json=body, headers=headers)
 
-    def samples(self) -> dict[str, list[float]]:
-        """What the watch says now, by metric; nothing while it is away."""
-        try:
-            text = httpx.get(f"http://{self.observers.watch.address}/metrics", timeout=5).text
-        except httpx.HTTPError:
-            return {}
-        values: dict[str, list[float]] = {}
-        for name, _, value in _SAMPLE.findall(text):
-            values.setdefault(name, []).append(float(value))
-        return values
-
     def await_calm(self) -> None:
         """Wait until everything works and is proved."""
         self.stack.await_ready()
 
         def is_calm() -> bool:
-            now = self.samples()
+            now = self.console.metrics()
+
+            def values(name: str) -> list[float]:
+                return [value for sample, value in now.items() if sample.partition("{")[0] == f"tandem_{name}"]
+
             return (
-                bool(now)
-                and all(now["tandem_source_up"])
-                and all(now.get("tandem_group_members", [0]))
-                and not sum(now.get("tandem_parked_events", [1]) + now["tandem_group_stopped"])
-                and now.get("tandem_verify_violations", [1]) == [0.0] * 6
-                and max(now.get("tandem_reader_lag_seconds", [99])) < 1
-                and now["tandem_verify_last_proof_age_seconds"][0] < PROOF_AGE_MAX_S
+                len(values("source_up")) == 4
+                and all(values("source_up"))
+                and len(values("group_members")) == 3
+                and all(values("group_members"))
+                and not any(values("parked_events") + values("group_stopped") + values("reader_past_end_records"))
+                and values("proof_violations") == [0.0] * 6
+                and max(values("reader_lag_seconds"), default=99.0) < 1
+                and max(values("proof_age_seconds")) < PROOF_AGE_MAX_S
             )
 
-        eventually(is_calm, "everything works and is proved", last_words=self.samples)
+        eventually(is_calm, "everything works and is proved", last_words=self.console.metrics)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """With a Prometheus that knows nothing of what was before."""
-        prometheus, alertmanager = self.observers.prometheus, self.observers.alertmanager
-        for server in (prometheus, alertmanager):
+    def watched(self, factor: int = FACTOR) -> Iterator[None]:
+        """With a Prometheus that knows nothing of what was before. All times of its rules are divided by `factor`."""
+        options = ("--factor", str(factor), "--webhook", self.receiver.url)
+        console = f"{HOST}:{self.console.admin_port}"
+        observers = Observers(self._directory, self._ports, self.console.targets, console, options)
+        for server in observers.servers:
             shutil.rmtree(server.directory, ignore_errors=True)
         self.receiver.clear()
-        instances = [(instance.service, instance.admin_port) for instance in self.stack.instances.values()]
-        prometheus.set_targets(instances)
-        prometheus.start()
-        alertmanager.start()
+        self._prometheus = observers.prometheus.address
         try:
-            wanted = len(instances) + 1
-            eventually(lambda: self.query("count(up == 1)") == [float(wanted)], f"{wanted} targets are up")
+            observers.start()
+            eventually(lambda: self.query("count(up == 1)") == [float(TARGETS)], f"{TARGETS} targets are up")
             yield
         finally:
-            prometheus.stop()
-            alertmanager.stop()
+            observers.stop()
 
     def query(self, expr: str) -> list[float]:
         """The values of an expression now. Raises `AssertionError` for a wrong one."""
-        address = f"http://{self.observers.prometheus.address}/api/v1/query"
+        address = f"http://{self._prometheus}/api/v1/query"
         answer: dict[str, Any] = httpx.get(address, params={"query": expr}, timeout=10).json()
         assert answer["status"] == "success", answer
         return [float(series["value"][1]) for series in answer["data"]["result"]]
 
-    def active(self) -> str:
-        """What Prometheus says of its alerts, for a message."""
-        return httpx.get(f"http://{self.observers.prometheus.address}/api/v1/alerts", timeout=10).text
+    def alerts(self) -> list[dict[str, Any]]:
+        """What Prometheus says of its alerts, pending or firing."""
+        answer = httpx.get(f"http://{self._prometheus}/api/v1/alerts", timeout=10).json()
+        return list(answer["data"]["alerts"])
 
-    def fired(self, expected: str = "") -> dict[str, float]:
-        """The alerts that were sent, without those that only say that the machine is busy."""
-        ignored = self._ignored - {expected}
-        return {name: at for name, at in self.receiver.fired().items() if name not in ignored}
-
-    def soak(self, seconds: float) -> dict[str, float]:
-        """The alerts that were sent although nothing was broken."""
-        with self.watched():
+    def soak(self, seconds: float) -> set[str]:
+        """The alerts that were sent, or were about to be, although nothing was broken: at the real pace, at which an
+        alert may be pending for five minutes before it is sent."""
+        with self.watched(factor=1):
             self._ending.wait(seconds)
-            return self.fired()
+            return set(self.receiver.fired()) | {alert["labels"]["alertname"] for alert in self.alerts()}
 
     def play(self, fault: str, disk: Disk) -> Verdict:
-        """Break it, and see which alerts are sent until `CALM_S` after the expected one."""
+        """Break it, and see which alerts are sent until `CALM_S` after the expected one. If other work made orders slow
+        meanwhile, that is done again."""
+        verdict = self._attempt(fault, disk)
+        for _ in range(ATTEMPTS_MAX - 1):
+            if not verdict.is_of_the_machine:
+                break
+            verdict = self._attempt(fault, disk)
+        return verdict
+
+    def _attempt(self, fault: str, disk: Disk) -> Verdict:
         act, expected = FAULTS[fault]
         with self.watched():
             self._ending.wait(CALM_S)
-            assert not self.fired(), f"before {fault}: {self.fired()}; {self.active()}"
+            assert not self.receiver.fired(), f"before {fault}: {self.receiver.fired()}; {self.alerts()}"
             began = time.monotonic()
-            with act(Site(self.stack, self.observers.watch, disk)):
-                eventually(lambda: expected in self.receiver.fired(), f"{expected} is sent", last_words=self.active)
+            with act(Site(self.stack, self.console, disk)):
+                eventually(lambda: expected in self.receiver.fired(), f"{expected} is sent", last_words=self.alerts)
                 self._ending.wait(CALM_S)
-                fired = self.fired(expected)
+                fired = self.receiver.fired()
+                late_share = self._machine.late_share(began)
         self.await_calm()
-        return Verdict(fault, expected, {name: at - began for name, at in fired.items()})
+        return Verdict(fault, expected, {name: at - began for name, at in fired.items()}, late_share)
 
     def await_data(self) -> None:
-        """Wait until every expression of the dashboards returns data: rates need two scrapes."""
-        eventually(lambda: not self.without_data(), "the dashboards have data", last_words=self.without_data)
+        """Wait until every expression of the dashboards and every selector of the rules returns data: rates need two
+        scrapes."""
+        eventually(lambda: not self.without_data(), "all of them have data", last_words=self.without_data)
 
     def without_data(self) -> list[str]:
-        """The expressions of the dashboards that return nothing now. Those about the Kafka exporter are left out: only
-        Compose has it."""
+        """The expressions of the dashboards and the selectors of the rules that return nothing now. Those about the
+        Kafka exporter are left out: only Compose has it."""
         panels = [(dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels]
         exprs = [query.expr for d, panel in panels if d.uid != "tandem-kafka" for query in panel.queries]
-        return [expr for expr in exprs if not self.query(expr.replace("$__rate_interval", RATE_INTERVAL))]
+        rated = [expr.replace("$__rate_interval", RATE_INTERVAL) for expr in exprs]
+        every_rule = [str(rule["expr"]) for group in rules()["groups"] for rule in group["rules"]]
+        selectors = {_FAILED.sub("", selector) for expr in every_rule for selector in _SELECTOR.findall(expr)}
+        return [expr for expr in (*rated, *sorted(selectors)) if not self.query(expr)]

@@ -16,8 +16,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from common.events import ORDERS
 from common.kafka.clients import client_config
-from dev.observe import Watch
 from tests.chaos.disk import Disk
+from tests.console import RunningConsole
 from tests.stack import Stack
 
 POISONED: Final = "poisoned"
@@ -33,7 +33,7 @@ class Site(NamedTuple):
     """What can be broken."""
 
     stack: Stack
-    watch: Watch
+    console: RunningConsole
     disk: Disk
 
     def sql(self, database: str, statement: str) -> None:
@@ -93,13 +93,28 @@ def group_stopped(site: Site) -> Iterator[None]:
 @contextmanager
 def loss(site: Site) -> Iterator[None]:
     """The position of the partition that has the traffic is past the end of the log, as after it was truncated."""
-    move = """
-        UPDATE positions SET next_offset = next_offset {} 1000000
-        WHERE topic = 'orders' AND next_offset = (SELECT max(next_offset) FROM positions WHERE topic = 'orders')
-    """
-    site.sql("payment", move.format("+"))
+    with position_moved(site, "(SELECT max(next_offset) FROM positions WHERE topic = 'orders')"):
+        yield
+
+
+@contextmanager
+def idle_loss(site: Site) -> Iterator[None]:
+    """So is that of a partition without traffic, where the consumer finds nothing out until a record comes."""
+    with position_moved(site, "(SELECT min(next_offset) FROM positions WHERE topic = 'orders')"):
+        yield
+
+
+@contextmanager
+def position_moved(site: Site, offset: str) -> Iterator[None]:
+    """Payment's position in one partition of `orders` is far ahead; `offset` selects which."""
+    [(partition,)] = site.stack.query(
+        "payment",
+        f"SELECT partition FROM positions WHERE topic = 'orders' AND next_offset = {offset} ORDER BY partition LIMIT 1",
+    )
+    move = "UPDATE positions SET next_offset = next_offset {} 1000000 WHERE topic = 'orders' AND partition = {}"
+    site.sql("payment", move.format("+", partition))
     yield
-    site.sql("payment", move.format("-"))
+    site.sql("payment", move.format("-", partition))
 
 
 @contextmanager
@@ -118,10 +133,10 @@ def ledger_unreadable(site: Site) -> Iterator[None]:
 
 
 @contextmanager
-def watch_killed(site: Site) -> Iterator[None]:
-    site.watch.kill()
+def console_killed(site: Site) -> Iterator[None]:
+    site.console.kill()
     yield
-    site.watch.start()
+    site.console.start()
 
 
 @contextmanager
@@ -204,9 +219,10 @@ FAULTS: Final[dict[str, tuple[Break, str]]] = {
     "poison": (poison, "TandemEventsParked"),
     "group-stopped": (group_stopped, "TandemGroupStopped"),
     "loss": (loss, "TandemLossDetected"),
+    "idle-loss": (idle_loss, "TandemLossDetected"),
     "balance-forged": (balance_forged, "TandemViolation"),
     "ledger-unreadable": (ledger_unreadable, "TandemProofTooOld"),
-    "watch-killed": (watch_killed, "TandemWatchDown"),
+    "console-killed": (console_killed, "TandemConsoleDown"),
     "keys-refused": (keys_refused, "TandemAcceptErrors"),
     "retention-set": (retention_set, "TandemDegraded"),
     "broker-stutters": (broker_stutters, "TandemAcceptSlow"),

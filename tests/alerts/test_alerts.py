@@ -20,17 +20,18 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def drill(own_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Drill]:
     own_stack.launch_all()
-    drill = Drill(own_stack, tmp_path_factory.mktemp("observe"), alone=False)
+    drill = Drill(own_stack, tmp_path_factory.mktemp("observe"))
     with drill.running():
         yield drill
 
 
-def test_every_dashboard_has_data_and_promtool_finds_no_fault_in_the_metrics(drill: Drill) -> None:
+def test_every_dashboard_and_rule_has_data_and_promtool_finds_no_fault_in_the_metrics(drill: Drill) -> None:
     with drill.watched():
         drill.await_data()
-        assert drill.fired() == {}
-    for instance in drill.stack.instances.values():
-        checked = subprocess.run(["promtool", "check", "metrics"], input=instance.get("/metrics").text, text=True)
+        assert drill.receiver.fired() == {}
+    served = [instance.get("/metrics").text for instance in drill.stack.instances.values()]
+    for text in (*served, drill.console.http.get("/metrics").text):
+        checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True)
         assert checked.returncode == 0
 
 

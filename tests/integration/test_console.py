@@ -147,11 +147,49 @@ def test_lag_grows_while_payment_is_away_and_the_statements_stay_green(
         rounds = tab.newest["proof"]["rounds"]
         proof = tab.await_message("proof", lambda p: p if p["rounds"] > rounds else None, "the proof goes on")
         assert proof["verdict"] == "proved"
+        eventually(
+            lambda: console.metrics()['tandem_group_members{group="payment"}'] == 0 and console.metrics(),
+            "the broker says so too",
+        )
+        late = console.metrics()
+        assert late['tandem_reader_lag_records{group="payment",topic="orders"}'] == 1
+        assert late['tandem_reader_lag_seconds{group="payment",topic="orders"}'] > 0
+        assert late["tandem_oldest_unsettled_seconds"] > 0
     finally:
         stack["payment-1"].start()
         stack.await_ready("payment-1")
     assert settled(console, order_id)["order"]["status"] == "confirmed"
     tab.await_message("flow", lambda flow: all(a["lag_records"] == 0 for a in flow["arrows"]), "the lag drains")
+
+
+def test_its_metrics_say_what_no_service_can_say_of_itself(console: RunningConsole) -> None:
+    sources = [f'tandem_source_up{{source="{name}"}}' for name in ("kafka", "order", "payment", "inventory")]
+    violations = [f'tandem_proof_violations{{statement="{number}"}}' for number in range(1, 7)]
+
+    def calm(now: dict[str, float]) -> bool:
+        return (
+            all(now.get(source) for source in sources)
+            and [now.get(name) for name in violations] == [0] * 6
+            and now["tandem_proof_age_seconds"] < 60
+            and now.get("tandem_oldest_unsettled_seconds") == 0
+            and now["tandem_disk_free_bytes"] > 0
+        )
+
+    eventually(lambda: calm(console.metrics()), "all is well", last_words=console.metrics)
+
+
+def test_a_position_past_the_end_of_an_idle_partition_is_seen(console: RunningConsole, stack: Stack) -> None:
+    """Its consumer finds that out with the next record or assignment, and so must the alert before."""
+    name = 'tandem_reader_past_end_records{group="inventory",topic="orders"}'
+    move = "UPDATE positions SET next_offset = next_offset {} 1000 WHERE topic = 'orders' AND partition = 0"
+    eventually(lambda: console.metrics().get(name) == 0, "it is at the end")
+    with stack.postgres.connect("inventory") as owner:
+        owner.execute(move.format("+").encode())
+        try:
+            eventually(lambda: console.metrics()[name] == 1000, "it is past the end")
+        finally:
+            owner.execute(move.format("-").encode())
+    eventually(lambda: console.metrics()[name] == 0, "it is at the end again")
 
 
 def test_a_full_proof_runs_in_the_background(console: RunningConsole, tab: Listener) -> None:

@@ -26,7 +26,7 @@ from ops.console.orders import Search, id_range
 from ops.console.parked import Act, Cursor, Named, cursor_in, cursor_text, named_by
 from ops.console.poller import outcomes
 from ops.console.proof.judge import Evidence, Placed, Standing, excuse_waiting, judge
-from ops.console.proof.rounds import rest_after
+from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
 from ops.verify.report import Report
@@ -322,15 +322,20 @@ def test_a_finding_is_a_violation_only_the_second_time() -> None:
 
 def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
     standing = Standing()
+    standing.hold([MONEY], Milliseconds(4))
+    assert standing.all_proved_at() is None
     standing.hold(Statement, Milliseconds(5))
     standing.doubt([MONEY], "the payment database cannot be read")
+    standing.hold([DECIDED], Milliseconds(9))
     shown = standing.shown()
     assert shown["verdict"] == "unproven"
     assert (shown["statements"][1]["proved_at"], shown["statements"][1]["unproven"]) == (5, 1)
+    assert standing.all_proved_at() == 5
 
 
 def test_rounds_follow_soon_however_long_a_source_let_one_wait() -> None:
     assert [rest_after(cpu_s) for cpu_s in (0.0, 0.1, 3.0)] == [5.0, 10.0, 30.0]
+    assert [audit_rest_after(took_s) for took_s in (0.0, 1.0, 60.0)] == [AUDIT_EVERY_S, 100.0, AUDIT_REST_MAX_S]
 
 
 def test_what_waits_for_a_reader_that_is_away_is_no_violation() -> None:

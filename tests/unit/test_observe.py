@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
@@ -72,7 +73,7 @@ def test_no_alert_silences_one_that_silences_it() -> None:
 
 
 def test_rules_and_dashboards_use_only_metrics_that_there_are() -> None:
-    tables = "\n".join([*reference.metrics_table(), *reference.watch_table()])
+    tables = "\n".join([*reference.metrics_table(), *reference.console_table()])
     known = set(re.findall(r"^\| `(\w+)`", tables, re.MULTILINE))
     exprs = [str(rule["expr"]) for group in rules()["groups"] for rule in group["rules"]]
     exprs += [query.expr for dashboard in DASHBOARDS for panel in dashboard.panels for query in panel.queries]
@@ -117,9 +118,13 @@ def test_yaml_is_what_json_says() -> None:
 # The samples
 
 
-def broker(ends: Mapping[Partition, int], first_unread: Mapping[tuple[str, Partition], int]) -> BrokerSample:
+def broker(
+    ends: Mapping[Partition, int],
+    first_unread: Mapping[tuple[str, Partition], int],
+    past_end: Mapping[tuple[str, Partition], int] = MappingProxyType({}),
+) -> BrokerSample:
     times = {where: Milliseconds(at) for where, at in first_unread.items()}
-    return BrokerSample(ends, {}, [], times)
+    return BrokerSample(ends, {}, [], times, past_end)
 
 
 def test_lag_is_the_age_of_the_first_unread_record() -> None:
@@ -136,6 +141,13 @@ def test_lag_is_the_age_of_the_first_unread_record() -> None:
     assert set(lags) == {("payment", ORDERS), ("inventory", ORDERS)} | {
         (SAGA, t) for t in (ORDERS, PAYMENTS, INVENTORY)
     }
+
+
+def test_positions_past_the_end_are_no_negative_lag() -> None:
+    first, second = Partition(ORDERS, 0), Partition(ORDERS, 1)
+    positions = {("payment", first): Position(9, None), ("payment", second): Position(3, Milliseconds(AT - 1_000))}
+    sample = broker({first: 5, second: 4}, {}, {("payment", first): 4})
+    assert lag(positions, sample, AT)["payment", ORDERS] == Lag(1, 1.0, 4)
 
 
 def test_where_the_first_unread_record_is_not_known_the_last_one_read_bounds_its_age() -> None:
@@ -211,7 +223,8 @@ def test_alertmanager_accepts_its_file(tmp_path: Path) -> None:
         subprocess.run([amtool, "check-config", tmp_path / name], check=True, capture_output=True)
 
 
-OK = {'up{job="tandem-watch"}': "1"}
+API = 'up{job="tandem",service="order-api",instance="%s"}'
+OK = {'up{job="tandem-console"}': "1", API % "a": "1"}
 PLACED = 'tandem_http_requests_total{method="POST",route="/api/v1/orders",status="%s"}'
 FIRING: dict[str, dict[str, str]] = {
     "TandemKafkaAway": {'tandem_source_up{source="kafka"}': "0"},
@@ -223,6 +236,7 @@ FIRING: dict[str, dict[str, str]] = {
     "TandemLossDetected": {
         'tandem_loss_detected{group="payment",instance="a"}': "1",
         'tandem_loss_detected{group="x"}': "0",
+        'tandem_reader_past_end_records{group="payment",topic="orders"}': "0",
     },
     "TandemWorkerEnded": {'tandem_worker_ended{group="payment"}': "1"},
     "TandemGroupStopped": {'tandem_group_stopped{group="payment"}': "1"},
@@ -230,8 +244,8 @@ FIRING: dict[str, dict[str, str]] = {
         'tandem_parked_events{as="root",group="a"}': "1",
         'tandem_parked_events{as="follower",group="b"}': "9",
     },
-    "TandemViolation": {'tandem_verify_violations{statement="2"}': "1", 'tandem_verify_violations{statement="1"}': "0"},
-    "TandemProofTooOld": {"tandem_verify_last_proof_age_seconds": "3601"},
+    "TandemViolation": {'tandem_proof_violations{statement="2"}': "1", 'tandem_proof_violations{statement="1"}': "0"},
+    "TandemProofTooOld": {"tandem_proof_age_seconds": "3601"},
     "TandemDiskFilling": {"tandem_disk_free_bytes": "9", "tandem_disk_size_bytes": "100"},
     "TandemInstanceDown": {'up{job="tandem",service="payment"}': "0"},
     "TandemNotReady": {"tandem_ready": "0"},
@@ -246,16 +260,18 @@ FIRING: dict[str, dict[str, str]] = {
 }
 """What makes each alert fire, and no other: values that stay, or start and step a minute."""
 QUIET: dict[str, dict[str, str]] = {
-    "an old proof": {"tandem_verify_last_proof_age_seconds": "3600"},
+    "an old proof": {"tandem_proof_age_seconds": "3600"},
     "some disk": {"tandem_disk_free_bytes": "10", "tandem_disk_size_bytes": "100"},
     "errors within the budget": {PLACED % 202: "0+10000", PLACED % 503: "0+5"},
     "few errors": {PLACED % 202: "0+0.03", PLACED % 503: "0+0.03"},
     "connections that gave way": {'tandem_http_connections_shed_total{reason="gave_way"}': "0+1"},
 }
 DISK = {"tandem_disk_free_bytes": "4", "tandem_disk_size_bytes": "100"}
-API = 'up{job="tandem",service="order-api",instance="%s"}'
 LINES = 'tandem_order_batch_lines_total{status="%s"}'
 BOTH: dict[str, tuple[dict[str, str], dict[str, int]]] = {
+    "past the end": (
+        {'tandem_reader_past_end_records{group="payment",topic="orders"}': "9"}, {"TandemLossDetected": 1}
+    ),
     "full": (DISK, {"TandemDiskFull": 1, "TandemDiskFilling": 1}),
     "api": ({API % "a": "0", API % "b": "0"}, {"TandemApiDown": 1, "TandemInstanceDown": 2}),
     "2 % errors": ({PLACED % 202: "0+980", PLACED % 503: "0+20"}, {"TandemAcceptErrors": 3}),
@@ -297,8 +313,8 @@ def rule_test(series: Mapping[str, str], expected: Mapping[str, int], minutes: i
 @promtool
 def test_each_alert_fires_for_what_it_names_and_for_nothing_else(tmp_path: Path) -> None:
     tried = {*FIRING, *(name for _, expected in BOTH.values() for name in expected)}
-    assert tried | {"TandemWatchDown"} == {alert.name for alert in SYMPTOMS} | {slo.alert for slo in SLOS}
-    gone = rule_test({}, {"TandemWatchDown": 1}, minutes=20)
+    assert tried | {"TandemConsoleDown"} == {alert.name for alert in SYMPTOMS} | {slo.alert for slo in SLOS}
+    gone = rule_test({}, {"TandemConsoleDown": 1, "TandemApiDown": 1}, minutes=20)
     gone["input_series"] = []
     (tmp_path / "rules.yml").write_text(files.yaml(rules()))
     lasting = [rule_test(series, {}) for series in QUIET.values()]

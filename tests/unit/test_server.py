@@ -53,6 +53,12 @@ def test_a_refused_method_is_answered_with_the_allowed_ones(method: str, path: s
     assert response.json()["type"] == "/problems/method-not-allowed"
 
 
+def test_a_first_error_is_an_increase() -> None:
+    counted = answer("GET", "/metrics").text
+    for method in ("GET", "PUT", "POST"):
+        assert f'tandem_http_requests_total{{method="{method}",route="/things",status="500"}} 0.0' in counted
+
+
 @pytest.mark.parametrize(
     ("path", "status", "allow"),
     [

@@ -19,6 +19,7 @@ from common.http.heads import Hosts
 from common.kafka.broker import Partition
 from ops import log
 from ops.log import Log
+from ops.observe.gauges import ProofGauges
 from ops.verify import proof, watch
 from ops.verify.evidence.buckets import digits_for
 from ops.verify.evidence.kinds import KINDS, KINDS_OF, TOPICS
@@ -33,7 +34,6 @@ from ops.verify.sources.databases import Row, Snapshot, mismatches
 from ops.verify.sources.log import event_of, record_line, salvaged, whole_line
 from ops.verify.statements import Finding, Statement
 from ops.verify.waiting import Settings
-from ops.verify.watch import Metrics
 
 ORDER = "01997c00-0000-7000-8000-000000000001"
 KEY = b"a"
@@ -699,13 +699,13 @@ def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:
 
 def test_the_watch_shows_the_result_of_the_last_proof() -> None:
     registry = CollectorRegistry()
-    metrics = Metrics(registry)
+    gauges = ProofGauges(registry)
     report = Report()
     report.violate("order 1", Finding(Statement.ONCE, "refunded twice"))
-    metrics.take(report, 0.0)
-    assert registry.get_sample_value("tandem_verify_violations", {"statement": "5"}) == 1
-    assert registry.get_sample_value("tandem_verify_violations", {"statement": "1"}) == 0
-    age = registry.get_sample_value("tandem_verify_last_proof_age_seconds")
+    watch.show(gauges, report, 0.0)
+    assert registry.get_sample_value("tandem_proof_violations", {"statement": "5"}) == 1
+    assert registry.get_sample_value("tandem_proof_violations", {"statement": "1"}) == 0
+    age = registry.get_sample_value("tandem_proof_age_seconds")
     assert age is not None
     assert age < 60, "a violated proof does not count, so the age is that of the start"
 
@@ -783,7 +783,7 @@ def test_the_watch_goes_on_after_a_proof_that_failed(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(watch, "prove", prove)
     monkeypatch.setattr(watch, "start_http_server", lambda *_: (SimpleNamespace(set_app=lambda _: None), None))
-    monkeypatch.setattr(Metrics, "take", lambda _, report, __: taken.append(report))
+    monkeypatch.setattr(watch, "show", lambda _, report, __: taken.append(report))
     with pytest.raises(Ended):
         watch.watch(SETTINGS, every_s=0, hosts=Hosts("nowhere"), port=1)
     assert [report.exit_code for report in taken] == [2, 0]

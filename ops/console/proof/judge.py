@@ -130,6 +130,10 @@ class Standing:
         for statement in statements:
             self.reasons[statement] = [reason]
 
+    def all_proved_at(self) -> Milliseconds | None:
+        """Since when all six were proved, or None while one of them never was."""
+        return min(self.proved_at.values()) if len(self.proved_at) == len(TEXTS) else None
+
     def shown(self) -> dict[str, Any]:
         statements = [
             {

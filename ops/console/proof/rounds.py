@@ -23,6 +23,7 @@ from ops.console.jobs import Job, Jobs
 from ops.console.proof.judge import AUDITED, SAMPLED, Evidence, Placed, Row, Standing, excuse_waiting, judge
 from ops.console.store import Databases
 from ops.log import Log, Tail
+from ops.observe.gauges import ProofGauges
 from ops.verify.judge import audit
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import Snapshot
@@ -35,6 +36,8 @@ NEWEST: Final = 50
 OPEN_MAX: Final = 1_000
 """Orders that are judged again when they have settled."""
 AUDIT_EVERY_S: Final = 30.0
+AUDIT_REST_MAX_S: Final = 1_200.0
+"""So that `TandemProofTooOld` waits for at least two audits, however long one takes."""
 REST: Final = 100
 """A round rests this many times as long as it used the CPU, an audit as long as it took: a hundredth of a core at
 most."""
@@ -44,6 +47,11 @@ REST_MAX_S: Final = 30.0
 def rest_after(cpu_s: float) -> float:
     """The rest after a round that took this much CPU here: time that a source let it wait is no work."""
     return max(EVERY_S, min(REST_MAX_S, REST * cpu_s))
+
+
+def audit_rest_after(took_s: float) -> float:
+    """The rest after an audit."""
+    return max(AUDIT_EVERY_S, min(AUDIT_REST_MAX_S, REST * took_s))
 
 
 class StandingProof:
@@ -56,12 +64,14 @@ class StandingProof:
         auditor_urls: Mapping[str, str],
         deadline_s: int,
         publish: Callable[[dict[str, Any]], None],
+        gauges: ProofGauges,
     ) -> None:
         self._log = Log(servers, "console-proof")
         self._databases = databases
         self._urls = auditor_urls
         self._deadline_s = deadline_s
         self._publish = publish
+        self._gauges = gauges
         self._standing = Standing()
         self._seen: dict[Partition, int] = {}
         self._open: OrderedDict[str, Placed] = OrderedDict()
@@ -93,7 +103,7 @@ class StandingProof:
                     audit_began_s = time.monotonic()
                     succeeded = self._attempt(AUDITED, self._audit)
                     audit_s = time.monotonic() - audit_began_s
-                    self._audit_at_s = time.monotonic() + max(AUDIT_EVERY_S, REST * audit_s if succeeded else 0)
+                    self._audit_at_s = time.monotonic() + audit_rest_after(audit_s if succeeded else 0.0)
                 self._rounds += 1
                 self._show()
                 self._worker.stopping.wait(rest_s)
@@ -213,8 +223,18 @@ class StandingProof:
         )
 
     def _show(self) -> None:
-        took = {"at": now(), "rounds": self._rounds, "took_s": round(self._took_s, 3)}
-        self._publish({**took, **self._standing.shown(), "full": self._full})
+        at, shown = now(), self._standing.shown()
+        for each in shown["statements"]:
+            self._gauges.take(
+                each["statement"],
+                violations=each["violations"],
+                unproven=each["unproven"],
+                checked=each["checked"],
+            )
+        if (proved_at := self._standing.all_proved_at()) is not None:
+            self._gauges.set_age((at - proved_at) / 1e3)
+        took = {"at": at, "rounds": self._rounds, "took_s": round(self._took_s, 3)}
+        self._publish({**took, **shown, "full": self._full})
 
     def prove(self, jobs: Jobs) -> Job:
         """Run `ops.verify` in the background. Raises `ProblemError` 409 while one runs."""

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from loguru import logger
 
-from common import keyed_answers
+from common import keyed_answers, metrics
 from common.database import DatabasePool, DatabaseUnavailable, in_time
 from common.events import OrderId
 from common.keyed_answers import Answer, Keyed
@@ -70,6 +70,7 @@ class KeyedRequests:
     def __init__(self, pool: DatabasePool) -> None:
         self._pool = pool
         self._grouped: Grouped[KeyedRequest, First | None] = Grouped(self._store_in_time, GROUP_MAX)
+        metrics.watch_pool("keyed-requests", WAITING_MAX, lambda: self._grouped.waiting)
 
     def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         """The first request under the key, this or an earlier one; None if it was only looked up and there is none.

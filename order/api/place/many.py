@@ -24,6 +24,7 @@ from prometheus_client import Counter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from common import metrics
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
@@ -111,6 +112,7 @@ class PlaceMany:
         self._chunk_lines = min(CHUNK_LINES, share)
         self._in_flight = WeightedSemaphore(share)
         self._under_way = 0
+        metrics.watch_pool("requests-of-many", UNDER_WAY_MAX, lambda: self._under_way)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refused := self._desk.unable()) is not None:
