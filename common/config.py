@@ -24,6 +24,7 @@ PORT_MAX: Final = 65_535
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _SHARE = re.compile(r"0|1|[01]?\.[0-9]{1,15}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
+_ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
 HTTP_URL: Final = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]{1,5})?(?:/[!-~]*)?")
 _BROKER = re.compile(r"(?:[A-Z_]+://)?(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?")
 
@@ -108,6 +109,19 @@ class Env:
                 raise self.error(f"{name}: {host!r} must be a host name or an IP address, without a port")
         return hosts
 
+    def origins(self, name: str) -> frozenset[bytes]:
+        """Origins of web pages, separated by commas; none by default. As browsers send them: in lower case, without the
+        default port."""
+        if name not in self._environ:
+            self.names.add(name)
+            return frozenset()
+        origins = frozenset(origin.strip().lower() for origin in self.text(name).split(",")) - {""}
+        for origin in origins:
+            if not _ORIGIN.fullmatch(origin):
+                raise self.error(f"{name}: {origin!r} must be like https://shop.example or http://localhost:3000")
+        default_ports = {"http": ":80", "https": ":443"}
+        return frozenset(o.removesuffix(default_ports[o.partition("://")[0]]).encode() for o in origins)
+
     def database_url(self, name: str) -> str:
         """A connection URL of PostgreSQL. The message hides the password."""
         url = self.text(name)
@@ -185,6 +199,7 @@ class Process:
     port: int
     admin_port: int
     allowed_hosts: frozenset[str]
+    cors_origins: frozenset[bytes]
     keep_alive_s: int
     logs: Logs
     tracing: Tracing | None
@@ -208,6 +223,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         port=env.port("HTTP_PORT", port),
         admin_port=env.port("ADMIN_PORT", port + 10_100),
         allowed_hosts=env.hosts("ALLOWED_HOSTS"),
+        cors_origins=env.origins("CORS_ORIGINS"),
         keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
         logs=logs(env),
         tracing=tracing(env),

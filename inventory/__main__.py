@@ -12,6 +12,7 @@ from common.http.app import application
 from common.postgres import connect
 from inventory import app, config, store
 from inventory.consumer import InventoryHandler
+from inventory.operations import CONTRACT
 from inventory.relay import Relay
 from inventory.store import DemoProduct
 
@@ -26,7 +27,9 @@ def serve() -> None:
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
     database = Database(process, "inventory")
     products = application(
-        app.routes(database), lambda: [*consumer.missing(), *relay.missing()], degraded=consumer.degraded
+        CONTRACT.routes(app.endpoints(database)),
+        lambda: [*consumer.missing(), *relay.missing()],
+        degraded=consumer.degraded,
     )
     server.run(
         server.serve(

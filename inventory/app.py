@@ -1,17 +1,16 @@
 """Inventory's HTTP interface: products, their catalogue entries, and restocks."""
 
-from typing import Annotated
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from common.currencies import ActiveCurrency
 from common.database import Database
-from common.events import Identifier, UnitPrice
 from common.http import problem
+from common.http.caching import next_page
+from common.http.contract.operation import Operation
+from common.http.contract.service import Endpoint
 from common.http.once import answered, change_once
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import path_identifier
@@ -20,52 +19,33 @@ from common.http.validation import decode_query
 from common.keyed_answers import Answer
 from common.postgres import AsyncConn
 from inventory import store
+from inventory.operations import (
+    PRODUCT,
+    PRODUCTS,
+    PUT_PRODUCT,
+    RESTOCK,
+    ProductPage,
+    ProductRequest,
+    ProductsQuery,
+    RestockRequest,
+)
 
-Name = Annotated[
-    str,
-    Meta(
-        pattern=r"^[^\x00-\x1f\x7f-\x9f]{1,200}\Z",
-        description="1 to 200 characters, none of them a control character",
-    ),
-]
-
-
-class ProductRequest(Struct, forbid_unknown_fields=True):
-    """A product's entry in the catalogue."""
-
-    name: Name
-    unit_price: UnitPrice
-    currency: ActiveCurrency
-    active: bool
+_product_decoder: Final = msgspec.json.Decoder(ProductRequest)
+_restock_decoder: Final = msgspec.json.Decoder(RestockRequest)
 
 
-class RestockRequest(Struct, forbid_unknown_fields=True):
-    quantity: Annotated[int, Meta(ge=1, le=10**9)]
-
-
-class ProductsQuery(Struct, forbid_unknown_fields=True):
-    """A page of products, in the order of their ids: those after `cursor`."""
-
-    cursor: Identifier = ""
-    limit: Annotated[int, Meta(ge=1, le=500)] = 50
-
-
-_product_decoder = msgspec.json.Decoder(ProductRequest)
-_restock_decoder = msgspec.json.Decoder(RestockRequest)
-
-
-def routes(database: Database) -> list[Route]:
-    """The routes, served from this database."""
+def endpoints(database: Database) -> dict[Operation, Endpoint]:
+    """The endpoint of each operation, served from this database."""
 
     async def get_products(request: Request) -> Response:
         query = decode_query(request.query_params, ProductsQuery)
         # One product more than asked for shows whether there is a next page.
         products = await database.reads.run(
-            lambda connection: store.products(connection, after=query.cursor, limit=query.limit + 1)
+            lambda connection: store.products(connection, after=query.cursor or "", limit=query.limit + 1)
         )
         page = products[: query.limit]
         cursor = page[-1].product_id if len(products) > query.limit else None
-        return json_response({"products": page, "next_cursor": cursor})
+        return json_response(ProductPage(page, cursor), headers=next_page(request, cursor))
 
     async def get_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
@@ -98,13 +78,7 @@ def routes(database: Database) -> list[Route]:
 
         return await change_once(request, database, f"product {product_id}", _restock_decoder, restock)
 
-    base = "/api/v1/products"
-    return [
-        Route(base, get_products),
-        Route(base + "/{product_id}", get_product),
-        Route(base + "/{product_id}", put_product, methods=["PUT"]),
-        Route(base + "/{product_id}/restocks", post_restock, methods=["POST"]),
-    ]
+    return {PRODUCTS: get_products, PRODUCT: get_product, PUT_PRODUCT: put_product, RESTOCK: post_restock}
 
 
 async def _existing(connection: AsyncConn, product_id: str) -> store.ProductView:

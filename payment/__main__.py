@@ -8,6 +8,7 @@ from common.http.app import application
 from common.postgres import connect
 from payment import app, config, store
 from payment.consumer import PaymentHandler
+from payment.operations import CONTRACT
 
 
 def serve() -> None:
@@ -15,7 +16,7 @@ def serve() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, PaymentHandler())
     database = Database(process, "payment")
-    accounts = application(app.routes(database), consumer.missing, degraded=consumer.degraded)
+    accounts = application(CONTRACT.routes(app.endpoints(database)), consumer.missing, degraded=consumer.degraded)
     server.run(
         server.serve(
             accounts, process, [consumer], open_=database.open, close=database.close, listen_when=database.undetermined

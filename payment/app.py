@@ -1,17 +1,16 @@
 """Payment's HTTP interface: accounts, deposits, and the customer's ledger."""
 
-from typing import Annotated, Final
+from typing import Final
 
 import msgspec
-from msgspec import Meta, Struct
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from common.currencies import ActiveCurrency
 from common.database import Database
-from common.events import AMOUNT_MAX
 from common.http import problem
+from common.http.caching import next_page
+from common.http.contract.operation import Operation
+from common.http.contract.service import Endpoint
 from common.http.once import answered, change_once
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import path_identifier
@@ -20,27 +19,13 @@ from common.http.validation import decode_query
 from common.keyed_answers import Answer
 from common.postgres import AsyncConn
 from payment import store
+from payment.operations import ACCOUNT, DEPOSIT, LEDGER, DepositRequest, LedgerPage, LedgerQuery
 
-ENTRY_ID_MAX: Final = 2**63 - 1
-
-
-class DepositRequest(Struct, forbid_unknown_fields=True):
-    amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX)]
-    currency: ActiveCurrency
+_deposit_decoder: Final = msgspec.json.Decoder(DepositRequest)
 
 
-class LedgerQuery(Struct, forbid_unknown_fields=True):
-    """A page of the ledger, newest first: the entries before the one with the id `cursor`."""
-
-    cursor: Annotated[int, Meta(ge=1, le=ENTRY_ID_MAX)] = ENTRY_ID_MAX
-    limit: Annotated[int, Meta(ge=1, le=500)] = 50
-
-
-_deposit_decoder = msgspec.json.Decoder(DepositRequest)
-
-
-def routes(database: Database) -> list[Route]:
-    """The routes, served from this database."""
+def endpoints(database: Database) -> dict[Operation, Endpoint]:
+    """The endpoint of each operation, served from this database."""
 
     async def get_account(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
@@ -75,14 +60,9 @@ def routes(database: Database) -> list[Route]:
         entries = await database.reads.run(read)
         page = entries[: query.limit]
         cursor = str(page[-1].entry_id) if len(entries) > query.limit else None
-        return json_response({"customer_id": customer_id, "entries": page, "next_cursor": cursor})
+        return json_response(LedgerPage(customer_id, page, cursor), headers=next_page(request, cursor))
 
-    base = "/api/v1/accounts/{customer_id}"
-    return [
-        Route(base, get_account),
-        Route(base + "/deposits", post_deposit, methods=["POST"]),
-        Route(base + "/ledger", get_ledger),
-    ]
+    return {ACCOUNT: get_account, DEPOSIT: post_deposit, LEDGER: get_ledger}
 
 
 async def _existing(connection: AsyncConn, customer_id: str) -> store.AccountView:

@@ -1,13 +1,14 @@
 """All SQL of the payment database: for the consumer's batches, for HTTP, and for the demo."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 from msgspec import Struct
 from psycopg.rows import class_row
 
 from common.events import CustomerId, OrderId, rfc3339
+from common.http.responses import Moment, UuidText
 from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, Table, columns, timestamp
 from payment.decide import Account, Payment, Transfer
@@ -88,6 +89,8 @@ def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:
 
 
 class AccountView(Struct, frozen=True):
+    """A customer's account. `balance` is in minor units."""
+
     customer_id: str
     balance: int
     currency: str
@@ -97,11 +100,11 @@ class EntryView(Struct, frozen=True):
     """A ledger entry for the customer. `amount` is the change of the balance, in minor units."""
 
     entry_id: int
-    kind: str
+    kind: Literal["deposit", "capture", "refund"]
     amount: int
     currency: str
-    order_id: str | None
-    recorded_at: str
+    order_id: UuidText | None
+    recorded_at: Moment
 
 
 async def account(connection: AsyncConn, customer_id: str) -> AccountView | None:

@@ -2,14 +2,16 @@
 
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from common.asyncapi.document import document
+from common.http.contract.operation import Answer, Operation
+from common.http.contract.process import PAGE_HEADERS, TAG
+from common.http.contract.service import Endpoint
 
 PATH: Final = "/asyncapi"
 _HERE: Final = Path(__file__).parent
@@ -23,8 +25,25 @@ _HEADERS: Final = {
 """Nothing from elsewhere, nothing inline, no eval."""
 
 
-def routes() -> list[Route]:
-    """The routes of the document and its page."""
+DOCUMENT: Final = Operation(
+    method="GET", path=f"{PATH}.json", id="asyncapi", tag=TAG, summary="The events in the topics, as AsyncAPI",
+    answers=(Answer(status=200, kind=dict[str, Any], description="an AsyncAPI 3.0 document"),), conditional=True,
+)  # fmt: skip
+PAGE: Final = Operation(
+    method="GET", path=PATH, id="asyncapiPage", tag=TAG, summary="A page to read that document", conditional=True,
+    answers=(
+        Answer(status=200, kind=str, media_types=("text/html",), description="the page", headers=PAGE_HEADERS),
+    ),
+)  # fmt: skip
+VIEWER: Final = Operation(
+    method="GET", path=f"{PATH}/{_VIEWER}", id="asyncapiViewer", tag=TAG, summary="The page's script",
+    answers=(Answer(status=200, kind=str, description="the script"),), conditional=True, documented=False,
+)  # fmt: skip
+OPERATIONS: Final = (DOCUMENT, PAGE, VIEWER)
+
+
+def endpoints() -> dict[Operation, Endpoint]:
+    """The endpoint of each operation."""
 
     async def json(_: Request) -> Response:
         return Response(_document(), media_type="application/json")
@@ -35,7 +54,7 @@ def routes() -> list[Route]:
     async def viewer(_: Request) -> Response:
         return Response(_file(f"vendor/{_VIEWER}"), headers=_HEADERS, media_type="text/javascript")
 
-    return [Route(f"{PATH}.json", json), Route(PATH, page), Route(f"{PATH}/{_VIEWER}", viewer)]
+    return {DOCUMENT: json, PAGE: page, VIEWER: viewer}
 
 
 @cache

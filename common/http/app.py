@@ -16,7 +16,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
 from common.database import DatabaseUnavailable
-from common.http import heads, problem
+from common.http import cors, heads, problem
+from common.http.contract.process import LIVEZ, METRICS, READYZ, Alive, ReadinessView
 from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
 from common.http.repeats import Repeats
@@ -26,6 +27,7 @@ from common.http.responses import json_response, problem_response, request_id_of
 UNKNOWN: Final = (
     "the data may or may not have been changed; read it first or, with an Idempotency-Key, send the request again"
 )
+PATH_CHARS_SHOWN: Final = 64
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
 _not_served: Final = Repeats()
@@ -51,8 +53,8 @@ class Frame:
         self.hosts = Hosts()
         self._direct = direct
         routes = [route for route in app.routes if isinstance(route, Route)]
-        self._templates: dict[object, str] = {route.endpoint: route.path for route in routes}
-        served = {*direct, *((method, route.path) for route in routes for method in route.methods or ())}
+        self._templates: dict[object, str] = {route.endpoint: route.path_format for route in routes}
+        served = {*direct, *((method, route.path_format) for route in routes for method in route.methods or ())}
         for method, path in served:
             metrics.http_requests.labels(method, path, 500)  # from zero, or the first would be no increase
 
@@ -65,6 +67,8 @@ class Frame:
             metrics.http_requests.labels(scope["method"], "unmatched", refused.status).inc()
             await send_problem(send, refused, request_id_of(scope))
             return
+        if self.hosts.origins and (origin := cors.origin_of(scope["headers"], self.hosts.origins)) is not None:
+            send = cors.opened(scope, send, origin)
         endpoint = self._direct.get((scope["method"], scope["path"]))
         if endpoint is not None:
             await endpoint(scope, receive, send)
@@ -105,12 +109,11 @@ def application(
         return [*ready(), *([frame.closed] if frame.closed else [])]
 
     async def livez(_: Request) -> Response:
-        return json_response({"status": "ok"})
+        return json_response(Alive())
 
     async def readyz(_: Request) -> Response:
         missing = what_is_missing()
-        answer = {"ready": not missing, "missing": missing, "degraded": degraded()}
-        return json_response(answer, 503 if missing else 200)
+        return json_response(ReadinessView(not missing, missing, degraded()), 503 if missing else 200)
 
     async def exposition(_: Request) -> Response:
         metrics.ready.set(not what_is_missing())
@@ -122,8 +125,8 @@ def application(
         path = request.scope["path"]
         if request.method == "OPTIONS" and (methods := methods_of(path)):
             return Response(status_code=204, headers={"allow": ", ".join(sorted({*methods, "OPTIONS"}))})
-        code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "http")
-        response = problem_response(request, Problem(error.status_code, code, error.detail))
+        kind = problem.METHOD_NOT_ALLOWED if error.status_code == 405 else problem.NOT_FOUND
+        response = problem_response(request, Problem(kind, f"{request.method} {path[:PATH_CHARS_SHOWN]!r}"))
         if error.status_code == 405:
             response.headers["allow"] = ", ".join(sorted({*methods_of(path), "OPTIONS"}))
         return response
@@ -137,7 +140,7 @@ def application(
         return methods
 
     app = Starlette(
-        routes=[*routes, Route("/livez", livez), Route("/readyz", readyz), Route("/metrics", exposition)],
+        routes=[*routes, Route(LIVEZ.path, livez), Route(READYZ.path, readyz), Route(METRICS.path, exposition)],
         exception_handlers={
             HTTPException: on_http,
             **dict.fromkeys((ProblemError, ClientGone, DatabaseUnavailable, Exception), _on_error),

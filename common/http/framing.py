@@ -19,10 +19,10 @@ _ABSOLUTE: Final = re.compile(rb"(?i:https?)://(?P<host>[^/?#]*)(?P<rest>[^#]*)"
 
 _NO_CHUNKS: Final = problem.malformed("HTTP/1.0 has no transfer-encoding; send a content-length (RFC 9112 §6.1)")
 _CODED: Final = Problem(
-    501, "not-implemented", "Not implemented", "no transfer-encoding but chunked can be decoded; send the body as it is"
+    problem.NOT_IMPLEMENTED, "no transfer-encoding but chunked can be decoded; send the body as it is"
 )
-_TUNNEL: Final = Problem(501, "not-implemented", "Not implemented", "this is no proxy: CONNECT is not supported")
-_VERSION: Final = Problem(505, "http-version", "HTTP version not supported", "use HTTP/1.1 or HTTP/1.0")
+_TUNNEL: Final = Problem(problem.NOT_IMPLEMENTED, "this is no proxy: CONNECT is not supported")
+_VERSION: Final = Problem(problem.HTTP_VERSION, "use HTTP/1.1 or HTTP/1.0")
 _FRAGMENT: Final = problem.malformed("the request target has a fragment, which is for the client alone")
 _TARGET: Final = problem.malformed("the request target is not a path or an http URI")
 

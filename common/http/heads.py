@@ -2,7 +2,8 @@
 
 - `Host` must name this process. Otherwise a web page whose owner points the page's name at this machine (DNS rebinding)
   could read and change everything.
-- `Origin` must be the host's own. A browser sends it with the requests of a page of another site.
+- `Origin` must be the host's own, or one of `CORS_ORIGINS`. A browser sends it with the requests of a page of another
+  site.
 - A body must come as it is: no content coding is decoded, and no part of a resource can be changed.
 - The only expectation that can be met is `100-continue`.
 
@@ -29,9 +30,7 @@ _ORIGIN: Final = re.compile(rb"(?i:https?)://(?P<authority>[^/]+)")
 _DEFAULT_PORT: Final = re.compile(rb":(?:80|443)?\Z")
 
 _NO_HOST: Final = problem.malformed("an HTTP/1.1 request must have exactly one host header (RFC 9112 §3.2)")
-_CODED: Final = Problem(
-    415, "unsupported-media-type", "Unsupported media type", headers=(("accept-encoding", "identity"),)
-)
+_CODED: Final = Problem(problem.UNSUPPORTED_MEDIA_TYPE, headers=(("accept-encoding", "identity"),))
 _CHECKED: Final = frozenset({b"host", b"origin", b"content-type", b"content-encoding", b"content-range", b"expect"})
 _LISTS: Final = frozenset({b"content-encoding", b"expect"})
 
@@ -44,6 +43,8 @@ class Hosts(NamedTuple):
     unlike a name, cannot be pointed at another machine."""
     allowed: frozenset[str] = frozenset()
     """Names and addresses in lower case, from `ALLOWED_HOSTS`. Pages of these may send requests too."""
+    origins: frozenset[bytes] = frozenset()
+    """Origins whose pages may send requests and read the answers, from `CORS_ORIGINS`."""
 
 
 def refusal(http_version: str, headers: Iterable[tuple[bytes, bytes]], hosts: Hosts) -> Problem | None:
@@ -69,8 +70,8 @@ def _refusal_of_rest(
     http_version: str, checked: dict[bytes, bytes], host: bytes | None, hosts: Hosts
 ) -> Problem | None:
     if (origin := checked.get(b"origin")) is not None and not _is_own(origin, host, hosts):
-        detail = f"origin {_shown(origin)} is not the host of this request; set ALLOWED_HOSTS to accept its requests"
-        return Problem(403, "foreign-origin", "Foreign origin", detail)
+        detail = f"origin {_shown(origin)} is not the host of this request; set CORS_ORIGINS to accept its requests"
+        return Problem(problem.FOREIGN_ORIGIN, detail)
     codings = {coding.strip().lower() for coding in checked.get(b"content-encoding", b"").split(b",")}
     if codings - {b"", b"identity"}:
         detail = f"content-encoding is {_shown(checked[b'content-encoding'])}; send the body without a content coding"
@@ -80,7 +81,7 @@ def _refusal_of_rest(
     expectations = {expected.strip().lower() for expected in checked.get(b"expect", b"").split(b",")}
     if http_version != "1.0" and expectations - {b"", b"100-continue"}:
         detail = f"expect is {_shown(checked[b'expect'])}; only 100-continue can be expected"
-        return Problem(417, "expectation-failed", "Expectation failed", detail)
+        return Problem(problem.EXPECTATION_FAILED, detail)
     return None
 
 
@@ -95,10 +96,12 @@ def host_refusal(host: bytes, hosts: Hosts) -> Problem | None:
     if _address(name) is not None and _is_unspecified(hosts.bound):
         return None
     detail = f"this process does not answer for the host {name[:64]!r}; set ALLOWED_HOSTS if it should"
-    return Problem(421, "misdirected", "Misdirected request", detail)
+    return Problem(problem.MISDIRECTED, detail)
 
 
 def _is_own(origin: bytes, host: bytes | None, hosts: Hosts) -> bool:
+    if origin in hosts.origins:
+        return True
     matched = _ORIGIN.fullmatch(origin)
     if matched is None:  # `null`, or an extension of a browser
         return False

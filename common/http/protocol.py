@@ -41,17 +41,10 @@ _CROWDED: Final = problem.unavailable("too many connections; this one was closed
 _NO_ROOM: Final = problem.unavailable("too many connections are open, from this address or in total")
 
 
-_PIPELINED: Final = Problem(
-    400, "too-many-pipelined", "Too many requests at once",
-    f"over {PIPELINED_MAX} requests are waiting on this connection",
-)  # fmt: skip
-_HEAD_TOO_LARGE: Final = Problem(
-    431, "head-too-large", "Request head too large", f"request line and headers are over {HEAD_BYTES_MAX} bytes"
-)
+_PIPELINED: Final = Problem(problem.TOO_MANY_PIPELINED, f"over {PIPELINED_MAX} requests are waiting on this connection")
+_HEAD_TOO_LARGE: Final = Problem(problem.HEAD_TOO_LARGE, f"request line and headers are over {HEAD_BYTES_MAX} bytes")
 _TOO_LARGE: Final = problem.too_large(f"the request is over {REQUEST_BYTES_MAX} bytes on the wire")
-_TOO_SLOW: Final = Problem(
-    408, "too-slow", "Request timeout", f"the request was not complete {ARRIVE_S:.0f} s after it began"
-)
+_TOO_SLOW: Final = Problem(problem.TOO_SLOW, f"the request was not complete {ARRIVE_S:.0f} s after it began")
 
 
 class Connection(HttpToolsProtocol):

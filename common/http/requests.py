@@ -44,7 +44,7 @@ async def receive_body(
     if content_type not in types and not is_of_type(content_type, types):
         stated = "is missing" if content_type is None else f"is {content_type.decode('latin-1')!r}"
         detail = f"content-type {stated}, must be {b' or '.join(types).decode()}, in UTF-8"
-        raise ProblemError(Problem(415, "unsupported-media-type", "Unsupported media type", detail))
+        raise ProblemError(Problem(problem.UNSUPPORTED_MEDIA_TYPE, detail))
     if int(headers.get(b"content-length", b"0")) > bytes_max:  # before the client is told to go on and send it
         raise ProblemError(problem.too_large(f"the body is over {bytes_max} bytes"))
     message = await receive()
@@ -111,10 +111,10 @@ def checked_idempotency_key(key: str) -> str:
 
 
 def _invalid_key(detail: str) -> Problem:
-    return Problem(400, "idempotency-key", "The idempotency key is not valid", detail)
+    return Problem(problem.IDEMPOTENCY_KEY, detail)
 
 
 def idempotency_key_reused(key: str, owner: str) -> Problem:
     """422: the key came before with `owner`, such as "another order of this customer"."""
     detail = f"the key {key!r} belongs to {owner}; use a new one"
-    return Problem(422, "idempotency-key-reused", "The idempotency key was used for another request", detail)
+    return Problem(problem.IDEMPOTENCY_KEY_REUSED, detail)

@@ -3,16 +3,20 @@
 import random
 import re
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
 import msgspec
 import orjson
+from msgspec import Meta
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope, Send
 
 from common.http.problem import CONTENT_TYPE, Problem
 
+UuidText = Annotated[str, Meta(description="a UUID", extra_json_schema={"format": "uuid"})]
+Moment = Annotated[str, Meta(description="RFC 3339, in UTC", extra_json_schema={"format": "date-time"})]
+"""How the texts of answers are described; nothing checks them."""
 _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 
 

@@ -152,7 +152,7 @@ async def serve(
     """
     room = make_room()
     public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
-    app.hosts = Hosts(process.host, process.allowed_hosts)
+    app.hosts = Hosts(process.host, process.allowed_hosts, process.cors_origins)
     config = uvicorn.Config(
         app,
         loop="uvloop",

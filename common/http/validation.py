@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -33,7 +33,11 @@ _AT: Final = re.compile(r" - at `\$(?P<path>.*)`$")
 
 
 class Combined(Struct, frozen=True):
-    """Fields that depend on one another's presence. `__post_init__` enforces it, `combination_faults` explains it."""
+    """Fields that depend on one another's presence. `__post_init__` enforces it, `combination_faults` explains it, and
+    the OpenAPI document shows the `forms`."""
+
+    forms: ClassVar[tuple[tuple[str, ...], ...]]
+    """The names that must stand together, for each form. Of all these names only those of one form may be there."""
 
     @classmethod
     def combination_faults(cls, names: frozenset[str]) -> Iterator[tuple[str, str]]:
@@ -41,7 +45,7 @@ class Combined(Struct, frozen=True):
         raise NotImplementedError
 
 
-EMPTY: Final = Problem(400, "malformed-json", "The body is not JSON", "the body is empty")
+EMPTY: Final = Problem(problem.MALFORMED_JSON, "the body is empty")
 
 
 def decode_body(body: bytes, decoder: "msgspec.json.Decoder[T]") -> T:
@@ -114,11 +118,9 @@ def _refusal(body: bytes, kind: Any, first: str) -> Problem:
 
 def _malformed(error: Exception, body: bytes) -> Problem:
     if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return Problem(
-            400, "malformed-json", "The body is not JSON", "it begins with a byte order mark; send UTF-8 without"
-        )
+        return Problem(problem.MALFORMED_JSON, "it begins with a byte order mark; send UTF-8 without")
     detail = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-    return Problem(400, "malformed-json", "The body is not JSON", detail)
+    return Problem(problem.MALFORMED_JSON, detail)
 
 
 def _all_faults(document: object, kind: Any, first: str) -> list[FieldError]:

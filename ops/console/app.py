@@ -12,18 +12,21 @@ from prometheus_client import REGISTRY
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from common.config import Env
 from common.errors import Transient, describe
 from common.events import now
 from common.http import problem, server
 from common.http.app import application
+from common.http.caching import Handler
+from common.http.contract.operation import Operation
+from common.http.contract.service import Endpoint
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response
 from common.http.validation import decode_body
 from ops.console import drill, orders, parked
+from ops.console import operations as api
 from ops.console.drill import Drill, Load
 from ops.console.hub import Hub
 from ops.console.jobs import Job, Jobs
@@ -65,11 +68,7 @@ _drill: Final = msgspec.json.Decoder(Drill)
 _load: Final = msgspec.json.Decoder(Load)
 
 
-class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    pass
-
-
-_nothing: Final = msgspec.json.Decoder(_Nothing)
+_nothing: Final = msgspec.json.Decoder(api.Nothing)
 
 
 def files(folder: Path = STATIC) -> dict[str, tuple[bytes, str]]:
@@ -186,24 +185,26 @@ async def serve(settings: Settings) -> None:
         drill.check_allowed(settings)
         return accepted(drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api))
 
-    routes = [
-        *pages(files()),
-        Route("/api/stream", hub, methods=["GET"]),
-        Route("/api/orders", search, methods=["GET"]),
-        Route("/api/orders", place, methods=["POST"]),
-        Route("/api/orders/{order_id}", story, methods=["GET"]),
-        Route("/api/orders/{order_id}/events", order_events, methods=["GET"]),
-        Route("/api/dead-letters", listing, methods=["GET"]),
-        Route("/api/dead-letters/acts", act, methods=["POST"]),
-        Route("/api/dead-letters/{service}/{record:path}", parked_event, methods=["GET"]),
-        Route("/api/verify", verify, methods=["POST"]),
-        Route("/api/jobs", all_jobs, methods=["GET"]),
-        Route("/api/jobs/{job_id}", one_job, methods=["GET"]),
-        Route("/api/jobs/{job_id}/stop", stop_job, methods=["POST"]),
-        Route("/api/break", break_it, methods=["POST"]),
-        Route("/api/load", load, methods=["POST"]),
-    ]
-    frame = application(routes, lambda: poller.missing() + proof.missing())
+    page = pages(files())
+    endpoints: dict[Operation, Endpoint] = {
+        api.INDEX: page,
+        api.FILE: page,
+        api.STREAM: hub,
+        api.SEARCH: search,
+        api.PLACE: place,
+        api.STORY: story,
+        api.EVENTS: order_events,
+        api.PARKED: listing,
+        api.ACT: act,
+        api.PARKED_EVENT: parked_event,
+        api.VERIFY: verify,
+        api.LIST_JOBS: all_jobs,
+        api.JOB: one_job,
+        api.STOP_JOB: stop_job,
+        api.BREAK: break_it,
+        api.LOAD: load,
+    }
+    frame = application(api.CONTRACT.routes(endpoints), lambda: poller.missing() + proof.missing())
 
     async def open_() -> None:
         hub.open()
@@ -214,8 +215,8 @@ async def serve(settings: Settings) -> None:
     await server.serve(frame, process, [poller, proof, sampling], open_=open_, close=close)
 
 
-def pages(content: Mapping[str, tuple[bytes, str]]) -> list[Route]:
-    """The routes of the page and its files."""
+def pages(content: Mapping[str, tuple[bytes, str]]) -> Handler:
+    """The page and its files."""
 
     async def file(request: Request) -> Response:
         path = request.path_params.get("path", "index.html")
@@ -224,7 +225,7 @@ def pages(content: Mapping[str, tuple[bytes, str]]) -> list[Route]:
         body, media_type = content[path]
         return Response(body, headers={**HEADERS, "content-type": media_type})
 
-    return [Route("/", file, methods=["GET"]), Route("/static/{path:path}", file, methods=["GET"])]
+    return file
 
 
 def hello(settings: Settings, actor: str) -> dict[str, Any]:

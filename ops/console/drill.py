@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 from msgspec import Meta, Struct
 
 from common.http import problem
-from common.http.problem import FieldError, Problem, ProblemError
+from common.http.problem import FieldError, Problem, ProblemError, ProblemType
 from ops.console.jobs import Job, Jobs
 from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES
@@ -16,6 +16,14 @@ SERVERS: Final = ("kafka", "postgres")
 SCALED_MAX: Final = 9
 """More instances than anybody wants to see; the stack itself allows 99."""
 SHAPES: Final = ("load", "stress", "spike")
+
+NOT_ALLOWED: Final = ProblemType(
+    code="not-allowed",
+    status=403,
+    title="Not allowed here",
+    when="the stack is not a developer's native one, so the console breaks nothing and makes no load",
+    remedy="use the console of a native stack",
+)
 
 Act = Literal["stop", "start", "restart", "kill", "freeze", "thaw", "scale"]
 
@@ -53,7 +61,7 @@ def check_allowed(settings: Settings) -> None:
     """Raises `ProblemError` 403 unless this is the native stack."""
     if settings.stack != "native":
         detail = "Break it works on the native stack that 'just up' starts, and nowhere else"
-        raise ProblemError(Problem(403, "not-allowed", "Not allowed here", detail))
+        raise ProblemError(Problem(NOT_ALLOWED, detail))
 
 
 def start(jobs: Jobs, drill: Drill) -> Job:

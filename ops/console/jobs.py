@@ -16,7 +16,7 @@ from typing import IO, Any, Final, Literal
 
 from common.errors import describe
 from common.events import Milliseconds, now
-from common.http.problem import Problem, ProblemError
+from common.http.problem import Problem, ProblemError, ProblemType
 from common.terminal import printable, shortened
 
 ROOT: Final = Path(__file__).resolve().parents[2]
@@ -28,6 +28,23 @@ STOP_S: Final = 10.0
 
 Kind = Literal["verify", "act", "drill", "load"]
 State = Literal["running", "done", "failed", "stopped"]
+
+BUSY: Final = ProblemType(
+    code="busy",
+    status=409,
+    title="Another one is running",
+    when="a job of the same kind has not ended; of each kind one runs at a time",
+    remedy="wait until it has ended, or stop it",
+    example="'full proof' (verify-3) has not ended; wait for it",
+)
+CANNOT_STOP: Final = ProblemType(
+    code="cannot-stop",
+    status=409,
+    title="It cannot be stopped",
+    when="the job has ended, or must not be interrupted",
+    remedy="wait until it ends",
+    example="act-2 cannot be interrupted: it ends by itself",
+)
 
 
 @dataclass
@@ -75,7 +92,7 @@ class Jobs:
         with self._lock:
             if running := next((j for j in self._jobs if j.kind == kind and j.state == "running"), None):
                 detail = f"{running.title!r} ({running.id}) has not ended; wait for it"
-                raise ProblemError(Problem(409, "busy", "Another one is running", detail))
+                raise ProblemError(Problem(BUSY, detail))
             self._count += 1
             job = Job(f"{kind}-{self._count}", kind, title, now(), self._took_s.get(title), can_stop)
             self._jobs.appendleft(job)
@@ -117,7 +134,7 @@ class Jobs:
         """Tell a job to end. Raises `ProblemError` 409 for one that has ended or must not be interrupted."""
         if job.state != "running" or not job.can_stop:
             why = "has ended" if job.state != "running" else "cannot be interrupted: it ends by itself"
-            raise ProblemError(Problem(409, "cannot-stop", "It cannot be stopped", f"{job.id} {why}"))
+            raise ProblemError(Problem(CANNOT_STOP, f"{job.id} {why}"))
         job.stopping = True
         if job.process is not None:
             end(job.process)

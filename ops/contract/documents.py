@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-import order.api.openapi
+import inventory.operations
+import order.api.operations
+import payment.operations
 from common.asyncapi.document import document as asyncapi
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs/contract"
@@ -15,7 +17,13 @@ ASYNCAPI: Final = "asyncapi.json"
 
 def made() -> dict[str, Any]:
     """The documents of this code, by file name."""
-    return {ASYNCAPI: as_json(asyncapi()), "order.openapi.json": as_json(order.api.openapi.document())}
+    contracts = {
+        "order": order.api.operations.CONTRACT,
+        "payment": payment.operations.CONTRACT,
+        "inventory": inventory.operations.CONTRACT,
+    }
+    documents = {f"{service}.openapi.json": contract.document() for service, contract in contracts.items()}
+    return {ASYNCAPI: as_json(asyncapi()), **documents}
 
 
 def as_json(document: Mapping[str, Any]) -> Any:

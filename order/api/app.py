@@ -10,13 +10,15 @@ from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from common.asyncapi import page as asyncapi
 from common.database import Database
 from common.http import server
 from common.http.app import application
+from common.http.caching import NO_STORE, next_page
 from common.http.connections import make_room
+from common.http.contract.operation import Operation
+from common.http.contract.service import Endpoint
 from common.http.heads import Hosts
 from common.http.responses import json_response
 from common.http.validation import decode_query
@@ -25,14 +27,14 @@ from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
-from order.api.openapi import document
+from order.api.operations import CANCEL, CONTRACT, GET, LIST, PLACE, PLACE_MANY, STREAM
 from order.api.place.cancel import CancelOrder
 from order.api.place.desk import OrderDesk
 from order.api.place.fast_lane import FastLane, head_reader
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.keyed_requests import KeyedRequests
 from order.api.place.many import PlaceMany
-from order.api.place.single import ORDERS_PATH, PlaceOrder
+from order.api.place.single import PlaceOrder
 from order.api.read.lookup import Lookup
 from order.api.read.outcomes import WATCHED_MAX, Outcomes
 from order.api.read.queries import OrderQueries
@@ -79,20 +81,17 @@ async def serve(settings: Api) -> None:
         await database.close()
 
     lookup = Lookup(queries, recent, log)
-    bare = [
-        Route(ORDERS_PATH + "/batch", PlaceMany(desk, keyed, log, settings.in_flight_max), methods=["POST"]),
-        Route(
-            ORDERS_PATH + "/{order_id}/events",
-            OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
-            methods=["GET"],
-        ),
-        Route(ORDERS_PATH + "/{order_id}/cancel", CancelOrder(lookup, requests, log), methods=["POST"]),
-    ]
+    endpoints: dict[Operation, Endpoint] = {
+        PLACE_MANY: PlaceMany(desk, keyed, log, settings.in_flight_max),
+        STREAM: OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
+        CANCEL: CancelOrder(lookup, requests, log),
+        **reads(lookup, queries),
+    }
     app = application(
-        [*bare, *routes(lookup, queries)],
+        CONTRACT.routes(endpoints, elsewhere=(PLACE,)),
         missing,
         degraded=degraded,
-        direct={("POST", ORDERS_PATH): PlaceOrder(desk, keyed, outcomes)},
+        direct={(PLACE.method, PLACE.path): PlaceOrder(desk, keyed, outcomes)},
     )
     read_head = head_reader(Hosts(process.host, process.allowed_hosts))
     lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head)
@@ -104,23 +103,15 @@ async def serve(settings: Api) -> None:
     await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=not_yet_serving)
 
 
-def routes(lookup: Lookup, queries: OrderQueries) -> list[Route]:
-    """All routes but those that are bare ASGI."""
+def reads(lookup: Lookup, queries: OrderQueries) -> dict[Operation, Endpoint]:
+    """The endpoints that are no bare ASGI."""
 
     async def get_order(request: Request) -> Response:
-        order = await lookup.find(request.path_params["order_id"])
-        return json_response(order.view)
+        order = (await lookup.find(request.path_params["order_id"])).view
+        return json_response(order, headers=None if order.settled else NO_STORE)
 
     async def list_orders(request: Request) -> Response:
-        query = decode_query(request.query_params, PageRequest)
-        return json_response(await queries.page(query))
+        page = await queries.page(decode_query(request.query_params, PageRequest))
+        return json_response(page, headers=next_page(request, page.next_cursor))
 
-    async def openapi(_: Request) -> Response:
-        return json_response(document())
-
-    return [
-        Route(ORDERS_PATH, list_orders),
-        Route(ORDERS_PATH + "/{order_id}", get_order),
-        Route("/openapi.json", openapi),
-        *asyncapi.routes(),
-    ]
+    return {LIST: list_orders, GET: get_order, **asyncapi.endpoints()}

@@ -3,7 +3,7 @@
 import base64
 import re
 from collections.abc import Iterator
-from typing import Annotated, Final
+from typing import Annotated, ClassVar, Final
 from uuid import UUID
 
 import msgspec
@@ -27,6 +27,8 @@ class OrderLine(Struct, frozen=True, forbid_unknown_fields=True):
 
 class OrderRequest(Combined, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """An order as a customer sends it: one product, or a list of lines. `expected_amount` is in minor units."""
+
+    forms: ClassVar = (("product_id", "quantity"), ("items",))
 
     customer_id: Identifier
     product_id: Identifier | UnsetType = UNSET
@@ -76,7 +78,14 @@ class LineRequest(OrderRequest, frozen=True, kw_only=True, forbid_unknown_fields
     """A line of a request of many orders: an order, with or without a key of its own."""
 
     idempotency_key: (
-        Annotated[str, Meta(description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters")] | UnsetType
+        Annotated[
+            str,
+            Meta(
+                description=f"1 to {IDEMPOTENCY_KEY_CHARS_MAX} visible ASCII characters",
+                extra_json_schema={"pattern": f"^[!-~]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}$"},
+            ),
+        ]
+        | UnsetType
     ) = UNSET
 
     @property

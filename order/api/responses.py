@@ -1,12 +1,13 @@
 """The answers of the order api, as types; OpenAPI is made from them."""
 
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
 import msgspec
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from common.events import Item, PaymentState, Reason, StockState
 from common.http.problem import Problem
+from common.http.responses import Moment, UuidText
 
 PLACED_NOTHING: Final = "this request placed nothing, send it again"
 LINE_PLACED_NOTHING: Final = "this line placed nothing, send this line again"
@@ -18,7 +19,7 @@ Status = Literal["pending", "confirmed", "rejected", "cancelled"]
 class Accepted(Struct, frozen=True):
     """The log has the order. `amount` in minor units."""
 
-    order_id: str
+    order_id: UuidText
     status: Literal["pending"]
     amount: int
     currency: str
@@ -32,7 +33,7 @@ class LineResult(Struct, frozen=True, omit_defaults=True):
 
     line: int
     status: int
-    order_id: str | UnsetType = UNSET
+    order_id: UuidText | UnsetType = UNSET
     idempotency_replayed: bool = False
     problem: Raw | UnsetType = UNSET
     retry_after: int | UnsetType = UNSET
@@ -45,7 +46,7 @@ class TimelineEntry(Struct, frozen=True):
     """
 
     event: str
-    at: str
+    at: Moment
     after_ms: int
     partition: int
     offset: int | None
@@ -57,7 +58,7 @@ class OrderView(Struct, frozen=True, kw_only=True):
     An order that was discarded because it could not be read (rejected, `discarded`) has no `amount` and `currency`.
     """
 
-    order_id: str
+    order_id: UuidText
     customer_id: str
     status: Status
     reason: Reason | None
@@ -67,10 +68,31 @@ class OrderView(Struct, frozen=True, kw_only=True):
     payment: PaymentState | Literal["pending"]
     inventory: StockState | Literal["pending"]
     settled: bool
-    placed_at: str
-    decided_at: str | None
-    settled_at: str | None
+    placed_at: Moment
+    decided_at: Moment | None
+    settled_at: Moment | None
     timeline: list[TimelineEntry]
+
+
+class StreamedEvent(Struct, frozen=True):
+    """An event of the stream: an entry of the timeline by its name, or `settled` with the order."""
+
+    id: str
+    event: str
+    data: Annotated[
+        str,
+        Meta(
+            extra_json_schema={
+                "contentMediaType": "application/json",
+                "contentSchema": {
+                    "anyOf": [
+                        {"$ref": "#/components/schemas/TimelineEntry"},
+                        {"$ref": "#/components/schemas/OrderView"},
+                    ]
+                },
+            }
+        ),
+    ]
 
 
 class OrderPage(Struct, frozen=True):
@@ -83,7 +105,7 @@ class OrderPage(Struct, frozen=True):
 class CancelRequested(Struct, frozen=True):
     """The request to cancel is in the log; `status` is the order's at that time."""
 
-    order_id: str
+    order_id: UuidText
     status: Status
     cancel: Literal["requested"] = "requested"
 

@@ -11,13 +11,15 @@ from playwright.sync_api import Page, expect
 from common.asyncapi import page as asyncapi
 from common.asyncapi.document import document
 from common.http.app import application
+from common.http.contract.service import Contract
 
 
 @pytest.fixture
 def origin() -> Iterator[str]:
     """A process that has only this page."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(asyncapi.routes()), log_level="error"))
+    contract = Contract("Events", "Events.", asyncapi.OPERATIONS)
+    server = uvicorn.Server(uvicorn.Config(application(contract.routes(asyncapi.endpoints())), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

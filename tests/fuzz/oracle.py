@@ -15,7 +15,7 @@ _REQUEST_ID: Final = re.compile(rb"[\x21-\x7e]{1,128}")
 _UUID: Final = re.compile(UUID_PATTERN)
 _POINTER: Final = re.compile(r"#(/[^\x00-\x20\"<>\\^`{|}\x7f-\uffff]*)*|\?.*", re.DOTALL)
 STATUSES: Final = frozenset(
-    {200, 201, 202, 204, 400, 403, 404, 405, 408, 409, 413, 415, 417, 421, 422, 431, 501, 503, 505}
+    {200, 201, 202, 204, 304, 400, 403, 404, 405, 408, 409, 413, 415, 417, 421, 422, 431, 501, 503, 505}
 )
 """Of final answers. 500 is none of them, nor what only a gateway may say."""
 

@@ -29,8 +29,9 @@ def schema(document: Document, name: str) -> Document:
 
 
 def new_required_field(made: dict[str, Document]) -> None:
-    schema(made[ORDER], "OrderRequest")["properties"]["channel"] = {"type": "string"}
-    schema(made[ORDER], "OrderRequest")["required"].append("channel")
+    for form in schema(made[ORDER], "OrderRequest")["oneOf"]:
+        form["properties"]["channel"] = {"type": "string"}
+        form["required"].append("channel")
 
 
 def narrowed_limit(made: dict[str, Document]) -> None:
@@ -118,7 +119,8 @@ def test_what_breaks_somebody_is_found(plant: Plant, capsys: pytest.CaptureFixtu
 
 
 def new_optional_field(made: dict[str, Document]) -> None:
-    schema(made[ORDER], "OrderRequest")["properties"]["note"] = {"type": "string"}
+    for form in schema(made[ORDER], "OrderRequest")["oneOf"]:
+        form["properties"]["note"] = {"type": "string"}
 
 
 def new_answer_field(made: dict[str, Document]) -> None:

@@ -10,7 +10,8 @@ from starlette.datastructures import QueryParams
 
 from common.http.problem import FieldError, ProblemError
 from common.http.validation import decode_body, decode_query
-from inventory.app import ProductsQuery, _product_decoder
+from inventory.app import _product_decoder
+from inventory.operations import ProductsQuery
 from order.api.requests import (
     OrderLine,
     PageRequest,
@@ -20,7 +21,8 @@ from order.api.requests import (
     order_id_in,
     order_request_decoder,
 )
-from payment.app import LedgerQuery, _deposit_decoder
+from payment.app import _deposit_decoder
+from payment.operations import LedgerQuery
 
 ORDER_ID = "01997c00-5a5a-7000-8000-00000000beef"
 SINGLE = {"customer_id": "cust-1", "product_id": "sku-1", "quantity": 2}

@@ -5,12 +5,14 @@ stored before the request is published, so a repeat publishes it again, unless t
 the saga ignores a request that changes nothing.
 """
 
+from typing import Final
+
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.http.once import answered, json_answer
-from common.http.problem import Problem, ProblemError
+from common.http.problem import Problem, ProblemError, ProblemType
 from common.http.requests import idempotency_key, idempotency_key_reused
 from common.keyed_answers import Answer, Keyed, KeyReused
 from order.api.log.orders_log import OrdersLog
@@ -19,6 +21,15 @@ from order.api.place.single import ORDERS_PATH
 from order.api.read.lookup import Lookup
 from order.api.read.queries import Stored
 from order.api.responses import CancelRequested
+
+NOT_CANCELLABLE: Final = ProblemType(
+    code="not-cancellable",
+    status=409,
+    title="The order cannot be cancelled",
+    when="the order is rejected or cancelled already, and that is final",
+    remedy="nothing is left to do: no money is taken and no stock is reserved for it",
+    example="order 019ab7a2-5c1e-7d60-8f00-2b1f6c0a9e11 is rejected already, and that is final",
+)
 
 
 class CancelOrder:
@@ -57,7 +68,7 @@ def _answer(stored: Stored) -> Answer:
     order = stored.view
     if _is_final(stored):
         detail = f"order {order.order_id} is {order.status} already, and that is final"
-        raise ProblemError(Problem(409, "not-cancellable", "The order cannot be cancelled", detail))
+        raise ProblemError(Problem(NOT_CANCELLABLE, detail))
     return answered(CancelRequested(order.order_id, order.status), 202)
 
 

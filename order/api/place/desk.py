@@ -13,7 +13,7 @@ from msgspec import UNSET
 from common.codec import encode
 from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, make, now
 from common.http import problem
-from common.http.problem import FieldError, Problem, ProblemError
+from common.http.problem import FieldError, Problem, ProblemError, ProblemType
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from common.tracing.ids import Sampling
@@ -26,6 +26,16 @@ from order.api.responses import PLACED_NOTHING, Accepted
 
 CATALOGUE_UNREAD: Final = problem.unavailable(
     f"the catalogue has no product, or has not been read yet; {PLACED_NOTHING}"
+)
+
+
+PRICE_CHANGED: Final = ProblemType(
+    code="price-changed",
+    status=409,
+    title="The price has changed",
+    when="the order states an `expected_amount`, and costs another amount now",
+    remedy="show the customer the new amount, and send the order again with it; nothing was placed",
+    example="the order costs 3998 EUR now, not 3898 (minor units); it was not placed",
 )
 
 
@@ -129,4 +139,4 @@ def _mixed_currencies(request: OrderRequest, products: Mapping[str, ProductData]
 
 def _price_changed(expected: int, amount: int, currency: str) -> Problem:
     detail = f"the order costs {amount} {currency} now, not {expected} (minor units); it was not placed"
-    return Problem(409, "price-changed", "The price has changed", detail)
+    return Problem(PRICE_CHANGED, detail)

@@ -1,0 +1,118 @@
+"""The page of each service that shows its OpenAPI document: all operations, and a request that is tried. Nothing comes
+from another origin, and nothing is evaluated (the fixture `context`)."""
+
+import asyncio
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any, Final
+
+import pytest
+import uvicorn
+from playwright.sync_api import Page, expect
+from starlette.requests import Request
+from starlette.responses import Response
+
+import inventory.operations
+import ops.console.operations
+import order.api.operations
+import payment.operations
+from common.codec import encode
+from common.http.app import application
+from common.http.contract.operation import Operation
+from common.http.contract.service import Contract
+from common.http.protocol import Connection
+from common.http.server import _bind, _Server
+
+CONTRACTS: Final = {
+    "order-api": order.api.operations.CONTRACT,
+    "payment": payment.operations.CONTRACT,
+    "inventory": inventory.operations.CONTRACT,
+    "console": ops.console.operations.CONTRACT,
+}
+HOST: Final = "127.0.0.1"
+START_S: Final = 10.0
+
+received: Final[list[Any]] = []
+
+
+def first_answer(operation: Operation) -> Any:
+    """An endpoint that answers with the example of the operation's first answer."""
+
+    async def respond(request: Request) -> Response:
+        received.append(json.loads(await request.body()) if operation.body else None)
+        answer = operation.answers[0]
+        body = b"" if answer.example is None else encode(answer.example)
+        return Response(body, answer.status, media_type=answer.media_types[0])
+
+    return respond
+
+
+def serve(contract: Contract, started: threading.Event, stop: asyncio.Event, address: list[Any]) -> None:
+    async def main() -> None:
+        own = {operation: first_answer(operation) for operation in contract.own}
+        config = uvicorn.Config(
+            application(contract.routes(own)), http=Connection, ws="none", lifespan="off", log_config=None
+        )
+        config.load()
+        server = _Server(config)
+        server.lifespan = config.lifespan_class(config)
+        listener = _bind(HOST, 0)
+        await server.startup([listener])
+        address.extend((asyncio.get_running_loop(), listener.getsockname()[1]))
+        started.set()
+        await stop.wait()
+        await server.shutdown([listener])
+
+    asyncio.run(main())
+
+
+@pytest.fixture(params=CONTRACTS)
+def service(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def origin(service: str) -> Iterator[str]:
+    started, stop, address = threading.Event(), asyncio.Event(), list[Any]()
+    received.clear()
+    thread = threading.Thread(target=serve, args=(CONTRACTS[service], started, stop, address), daemon=True)
+    thread.start()
+    assert started.wait(START_S)
+    loop, port = address
+    yield f"http://{HOST}:{port}"
+    loop.call_soon_threadsafe(stop.set)
+    thread.join()
+
+
+def test_the_page_shows_every_operation(page: Page, service: str) -> None:
+    page.goto("/docs")
+    operations = [operation for operation in CONTRACTS[service].operations if operation.documented]
+    expect(page.locator(".opblock")).to_have_count(len(operations))
+    for operation in operations:
+        expect(page.locator(f"[id='operations-{operation.tag.replace(' ', '_')}-{operation.id}']")).to_be_visible()
+    expect(page).to_have_title(CONTRACTS[service].title)
+    expect(page.locator(".errors-wrapper")).to_have_count(0)
+
+
+@pytest.mark.parametrize("service", ["order-api"], indirect=True)
+def test_a_request_can_be_tried(page: Page, service: str) -> None:
+    page.goto("/docs")
+    block = page.locator("#operations-orders-placeOrder")
+    block.locator(".opblock-summary-control").click()
+    block.get_by_role("button", name="Try it out").click()
+    block.get_by_role("button", name="Execute").click()
+    answer = block.locator(".live-responses-table")
+    expect(answer.locator(".response-col_status").last).to_contain_text("202")
+    expect(answer).to_contain_text('"pending"')
+    assert received == [{"customer_id": "cust-000001", "product_id": "sku-0001", "quantity": 2}]
+
+
+@pytest.mark.parametrize("service", ["payment"], indirect=True)
+def test_a_problem_leads_to_its_page(page: Page, service: str) -> None:
+    page.goto("/docs")
+    page.locator("#operations-accounts-deposit .opblock-summary-control").click()
+    page.locator("#operations-accounts-deposit a", has_text="The request is not valid").first.click()
+    page.goto("/problems")
+    page.get_by_role("link", name="The request is not valid").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("422 The request is not valid")

@@ -1,0 +1,76 @@
+"""The services answer as their OpenAPI documents say, to requests that the documents allow and to those they forbid.
+
+schemathesis makes the requests from each document: its examples, the bounds of every field, random ones, and sequences
+along the links, such as from the answer to an order to the order. See `tests/fuzz/schemathesis.toml`.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import pytest
+
+import inventory.operations
+import order.api.operations
+import payment.operations
+from dev.settings import HOST, ROOT
+from tests.fuzz.documented import CUSTOMER, PRODUCT, undocumented_fields
+from tests.stack import Stack
+
+CONTRACTS: Final = {
+    "order-api": order.api.operations.CONTRACT,
+    "payment": payment.operations.CONTRACT,
+    "inventory": inventory.operations.CONTRACT,
+}
+CONFIG: Final = Path(__file__).with_name("schemathesis.toml")
+RUN_S: Final = 300
+
+
+@pytest.fixture(scope="module", autouse=True)
+def examples(stack: Stack) -> None:
+    """What the examples of the documents name."""
+    for product_id, price in ((PRODUCT, 1_999), ("sku-0002", 1_000)):
+        stack.product(product_id, price=price, pieces=10**6)
+        stack.await_orderable(product_id)
+    stack.account(CUSTOMER, 10**9)
+
+
+@pytest.mark.parametrize("service", CONTRACTS)
+def test_every_example_of_the_document_is_taken(stack: Stack, service: str) -> None:
+    for operation in CONTRACTS[service].operations:
+        if operation.body is None:
+            continue
+        path = operation.path.format(customer_id=CUSTOMER, product_id=PRODUCT)
+        for summary, example in operation.body.examples.items():
+            for media_type in operation.body.media_types:
+                answer = stack.http.request(
+                    operation.method,
+                    f"http://{HOST}:{stack.ports[service]}{path}",
+                    content=msgspec.json.encode(example),
+                    headers={"content-type": media_type},
+                )
+                statuses = {each.status for each in operation.answers if each.status < 300}
+                assert answer.status_code in statuses, f"{operation.id}, {summary}: {answer.text}"
+
+
+@pytest.mark.parametrize("service", CONTRACTS)
+def test_a_service_answers_as_its_document_says(stack: Stack, service: str, tmp_path: Path) -> None:
+    url = f"http://{HOST}:{stack.ports[service]}/openapi.json"
+    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", url]
+    # In a folder of its own: it leaves a cache there.
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=RUN_S)
+    print(done.stdout[-3_000:])
+    assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
+    assert stack.http.get(url).json() == CONTRACTS[service].document()
+
+
+def test_a_field_that_no_schema_has_is_found() -> None:
+    document: dict[str, Any] = order.api.operations.CONTRACT.document()
+    page = {"$ref": "#/components/schemas/OrderPage"}
+    order_view = {"order_id": "x", "timeline": [{"event": "e", "extra": 1}], "surprise": 1}
+    found = list(undocumented_fields({"orders": [order_view], "next_cursor": None, "more": 1}, page, document))
+    assert sorted(found) == ["extra", "more", "surprise"]
