@@ -227,6 +227,11 @@ contract *args:
 screenshots:
     python -E -m tests.browser.screenshots
 
+# Measure what the console costs: list (100,000 events in a page) or soak (twenty open tabs beside a load)
+[group('measure')]
+console-cost *args:
+    python -E -m tests.browser.cost "$@"
+
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]
 lock:

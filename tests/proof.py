@@ -5,8 +5,13 @@ import sys
 from typing import Any, Final
 
 import orjson
+from prometheus_client import CollectorRegistry
 
 from dev.settings import ROOT
+from ops.console.proof.rounds import StandingProof
+from ops.databases import databases
+from ops.log import Log
+from ops.observe.gauges import ProofGauges
 from ops.verify import proof, waiting
 from tests.stack import Stack
 
@@ -55,3 +60,27 @@ class Proof:
 
     def summary(self) -> str:
         return orjson.dumps(self.report, option=orjson.OPT_INDENT_2).decode()[:6_000]
+
+
+class LightProof:
+    """The console's standing proof, round by round, in this process."""
+
+    def __init__(self, stack: Stack) -> None:
+        servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
+        urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
+        self._published: list[dict[str, Any]] = []
+        self._databases = databases(urls, "test")
+        gauges = ProofGauges(CollectorRegistry())
+        self._proof = StandingProof(servers, self._databases, urls, DEADLINE_S, self._published.append, gauges)
+        self._consumer = Log(servers, "test").consumer()
+
+    def rounds(self, count: int = 2) -> dict[str, Any]:
+        """What is shown after so many rounds, each with an audit."""
+        for _ in range(count):
+            self._proof.round(self._consumer, audit=True)
+        return self._published[-1]
+
+    def close(self) -> None:
+        self._consumer.close()
+        for database in self._databases.values():
+            database.close()

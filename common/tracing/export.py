@@ -26,8 +26,8 @@ EXPORT_TIMEOUT_S: Final = 2.0
 """Short, because a process that ends waits for it."""
 REPORT_EVERY_S: Final = 60.0
 SPANS_PATH: Final = "/v1/traces"
-FLAGS: Final = 0x03
-"""Sampled, and of a random trace id."""
+FLAGS: Final = 0x01
+"""Sampled."""
 
 
 def is_installed() -> bool:

@@ -1,11 +1,12 @@
 """The ids of traces and spans. They are derived, so that all processes, and `just trace` afterwards, agree on them.
 
-An order's trace is the one of its request's `traceparent`; without one, the order's id is the trace's id. The last 56
-bits of a UUIDv7 are random, which is all that Level 2 of W3C Trace Context asks for (its flag `random`). The span that
+An order's trace is the one of its request's `traceparent`; without one, the order's id is the trace's id. The span that
 sent an event has an id derived from the event's, the span that processed it one derived from that and the consumer.
 
-References: W3C Trace Context Level 2 §3.2.2.3 and §3.2.2.5; OpenTelemetry, consistent probability sampling: a trace is
-sampled when its last 56 bits are not below a threshold.
+Of an order's id, the last 32 bits are random. The 42 before them count up from a random number within a millisecond, so
+W3C's flag `random`, which is about the last 56 bits, is not set.
+
+References: W3C Trace Context Level 2 §3.2.2.3 and §3.2.2.5; RFC 9562 §6.2, method 1.
 """
 
 import re
@@ -14,12 +15,15 @@ from typing import Final, NamedTuple
 
 from common.events import OrderId
 
-RANDOM: Final = "02"
-"""The flags of a trace that an order's id makes and that is not sampled."""
-SAMPLED: Final = "03"
-RANDOM_BITS: Final = 56
-_RANDOM_DIGITS: Final = slice(21, 35)
-"""Where a `traceparent` has the last 56 bits of its trace's id: 14 hexadecimal digits in lower case."""
+UNSAMPLED: Final = "00"
+SAMPLED: Final = "01"
+"""The flags of a trace that an order's id makes."""
+RANDOM_BITS: Final = 32
+"""The bits of a trace's id that decide whether it is recorded: its last ones."""
+RANDOM_DIGITS: Final = RANDOM_BITS // 4
+TRACE_ENDS_AT: Final = 35
+"""The index in a `traceparent` at which its trace's id ends."""
+_RANDOM: Final = slice(TRACE_ENDS_AT - RANDOM_DIGITS, TRACE_ENDS_AT)
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 _PLACED: Final = ":order.placed:1"
 
@@ -28,23 +32,23 @@ class Sampling(NamedTuple):
     """Which traces are recorded, by their ids alone: nothing has to be asked or passed on."""
 
     threshold: str
-    """14 hexadecimal digits. Of equal length and in lower case, texts compare like their numbers."""
+    """8 hexadecimal digits. Of equal length and in lower case, texts compare like their numbers."""
 
     def includes(self, traceparent: str) -> bool:
         """Whether the trace of this `traceparent` is recorded."""
-        return traceparent[_RANDOM_DIGITS] >= self.threshold
+        return traceparent[_RANDOM] >= self.threshold
 
 
 def sampling(share: float) -> Sampling:
     """Records this share of all traces, above 0 up to 1."""
     rejected = min(round((1 - share) * 2**RANDOM_BITS), 2**RANDOM_BITS - 1)
-    return Sampling(f"{rejected:0{RANDOM_BITS // 4}x}")
+    return Sampling(f"{rejected:0{RANDOM_DIGITS}x}")
 
 
 def own_traceparent(order_id: OrderId, recorded: Sampling | None) -> str:
     """The `traceparent` of an order whose request had none. Its span is the one that sends `order.placed`."""
     digits = order_id.replace("-", "")
-    flags = SAMPLED if recorded is not None and digits[18:] >= recorded.threshold else RANDOM
+    flags = SAMPLED if recorded is not None and digits[-RANDOM_DIGITS:] >= recorded.threshold else UNSAMPLED
     return f"00-{digits}-{digits[16:]}-{flags}"
 
 

@@ -1,7 +1,7 @@
 """Live tracing (`TRACE_SAMPLE`): the spans of sampled orders, from the api and the consumers, as they happen.
 
 Off, there is no `Tracer`, and the hot path only asks whether there is one. On, each event that is sent costs a
-comparison of 14 digits, and only those of sampled orders cost more.
+comparison of 8 digits, and only those of sampled orders cost more.
 """
 
 import os
@@ -17,13 +17,23 @@ from common.consume.records import Received
 from common.events import Event
 from common.kafka.async_publisher import Acknowledged, OnDelivery
 from common.tracing.export import Background
-from common.tracing.ids import Sampling, Trace, sampling, sent_again_span_id, sent_span_id, trace_of
+from common.tracing.ids import (
+    RANDOM_DIGITS,
+    TRACE_ENDS_AT,
+    Sampling,
+    Trace,
+    sampling,
+    sent_again_span_id,
+    sent_span_id,
+    trace_of,
+)
 from common.tracing.spans import Sent, Span, batch_span, process_span, send_span
 
 _MARK: Final = b'"traceparent":"00-'
-_DIGITS_AT: Final = len(_MARK) + 18
-_DIGITS: Final = 14
-"""Where an encoded event has the last 56 bits of its trace's id."""
+_DIGITS_AT: Final = len(_MARK) + 32 - RANDOM_DIGITS
+"""Where an encoded event has the digits that decide whether its trace is recorded."""
+_RANDOM: Final = slice(TRACE_ENDS_AT - RANDOM_DIGITS, TRACE_ENDS_AT)
+"""Where a `traceparent` has them."""
 _NS_PER_S: Final = 1_000_000_000
 
 
@@ -63,7 +73,7 @@ class Tracer:
     def sending(self, topic: str, value: bytes, on_delivery: OnDelivery | None) -> OnDelivery | None:
         """The callback for the delivery of an event that is sent now: the same one, unless its order is sampled."""
         at = value.find(_MARK) + _DIGITS_AT
-        if value[at : at + _DIGITS] < self._threshold or (event := self._sampled(value)) is None:
+        if value[at : at + RANDOM_DIGITS] < self._threshold or (event := self._sampled(value)) is None:
             return on_delivery
         start_ns = time.time_ns()
 
@@ -80,11 +90,11 @@ class Tracer:
 
     def watched(self, results: Iterable[tuple[int, Event]]) -> list[tuple[int, Event]]:
         """The results that are about to be published, unchanged. Those of sampled orders are noted."""
-        self._send_without_batch()
+        self.end_without_batch()
         threshold = self.sampling.threshold
         listed = list(results)
         # As `Sampling.includes` does, without a call for each result.
-        self._results = [event for _, event in listed if event.traceparent[21:35] >= threshold]
+        self._results = [event for _, event in listed if event.traceparent[_RANDOM] >= threshold]
         return listed
 
     def published(self) -> None:
@@ -121,18 +131,19 @@ class Tracer:
             topics = " ".join(sorted(set(links.values())))
             self._sink.add(batch_span(self._service, batch_id, topics, records, start_ns, end_ns, tuple(links)))
 
-    def _sampled(self, value: bytes) -> _Sent | None:
-        """An event of a sampled order. None for another, such as one without a valid `traceparent`."""
-        event = decoded(_decode, value)
-        return event if event is not None and self.sampling.includes(event.traceparent) else None
-
-    def _send_without_batch(self) -> None:
-        """Make the spans of redriven events' results. They have no batch; above is the span that placed the order."""
+    def end_without_batch(self) -> None:
+        """Make the spans of what was published and has no batch: the results of redriven events, or what a timer sends.
+        Above them is the span that placed the order."""
         if self._published_ns:
             for event in self._results:
                 trace = trace_of(event.subject, event.traceparent)
                 self._send(event, trace, sent_span_id(f"{event.subject}:order.placed:1"), self._published_ns)
         self._results, self._published_ns = [], 0
+
+    def _sampled(self, value: bytes) -> _Sent | None:
+        """An event of a sampled order. None for another, such as one without a valid `traceparent`."""
+        event = decoded(_decode, value)
+        return event if event is not None and self.sampling.includes(event.traceparent) else None
 
     def _send(self, event: Event, trace: Trace, parent_id: str, start_ns: int, cause: Received | None = None) -> None:
         sent = Sent(event.id, event.topic, None)  # the partition is that of the record which led to it

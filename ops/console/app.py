@@ -35,7 +35,7 @@ from ops.console.poller import Poller
 from ops.console.proof.rounds import StandingProof
 from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES, Instances, Kafka, Targets
-from ops.console.store import databases
+from ops.databases import databases
 from ops.log import Log
 from ops.observe.gauges import Gauges, ProofGauges, Sampling
 from ops.tool import user
@@ -122,7 +122,7 @@ async def serve(settings: Settings) -> None:
         *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
     )
     sampling = Sampling(Gauges(REGISTRY), process.bootstrap_servers, settings.auditor_urls)
-    events = orders.Events(Log(process.bootstrap_servers, "console-events"))
+    log = Log(process.bootstrap_servers, "console-events")
 
     async def search(request: Request) -> Response:
         return json_response(await unblocked(orders.search, asking, wanted_by(request, orders.Search)))
@@ -133,11 +133,12 @@ async def serve(settings: Settings) -> None:
         return await unblocked(pass_on, settings.order_api, body, key)
 
     async def story(request: Request) -> Response:
-        return json_response(await unblocked(orders.story, asking, request.path_params["order_id"]))
+        told, _ = await unblocked(orders.story, asking, request.path_params["order_id"])
+        return json_response(told)
 
     async def order_events(request: Request) -> Response:
-        told = await unblocked(orders.story, asking, request.path_params["order_id"])
-        return json_response(await unblocked(events.of, told))
+        told, records = await unblocked(orders.story, asking, request.path_params["order_id"], log)
+        return json_response({"story": told, "events": [orders.shown(record) for record in records]})
 
     async def listing(request: Request) -> Response:
         return json_response(await unblocked(parked.page, asking, wanted_by(request, Listing)))

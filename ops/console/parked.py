@@ -19,7 +19,8 @@ from common.http.problem import FieldError, ProblemError
 from common.terminal import printable
 from ops import dead_letters
 from ops.console.jobs import Job, Jobs
-from ops.console.store import Databases, Unreadable
+from ops.console.store import SQL
+from ops.databases import Databases, Unreadable
 from ops.dead_letters import RecordId, record_id
 
 EVENTS_MAX: Final = 1_000
@@ -118,13 +119,13 @@ def page(databases: Databases, wanted: Listing) -> dict[str, Any]:
         raise ProblemError(problem.validation(FieldError("#/after", f"is of {cursor.service}, which is filtered out")))
     for service in services:
         try:
-            total += databases[service].rows("parked_count", **filters)[0]["total"]
-            stops += [{"service": service, **row} for row in databases[service].rows("stops")]
+            total += databases[service].query(SQL["parked_count"], **filters)[0]["total"]
+            stops += [{"service": service, **row} for row in databases[service].query(SQL["stops"])]
             if following is not None or (cursor and services.index(service) < services.index(cursor.service)):
                 continue
             place = cursor.place if cursor and cursor.service == service else BEGINNING
             after = dict(zip(("at", "after_topic", "after_partition", "after_offset", "after_id"), place, strict=True))
-            rows = databases[service].rows("parked", **filters, **after, limit=wanted.limit - len(events) + 1)
+            rows = databases[service].query(SQL["parked"], **filters, **after, limit=wanted.limit - len(events) + 1)
         except Unreadable as error:
             problems[service] = str(error)
             continue
@@ -151,7 +152,7 @@ def one(databases: Databases, service: str, text: str) -> dict[str, Any]:
     if record is None or service not in databases:
         raise ProblemError(problem.not_found("parked event", f"{service} {text}"[:200]))
     named = {"topic": record.topic, "partition": record.partition, "offset": record.offset}
-    rows = databases[service].rows("parked_event", **named, topic_id=record.topic_id, most=VALUE_BYTES_MAX)
+    rows = databases[service].query(SQL["parked_event"], **named, topic_id=record.topic_id, most=VALUE_BYTES_MAX)
     if not rows:
         raise ProblemError(problem.not_found(f"parked event of {service}", text[:200]))
     row = rows[0]
@@ -160,7 +161,7 @@ def one(databases: Databases, service: str, text: str) -> dict[str, Any]:
         "key": row["customer"],
         "text": escaped(bytes(row["value"])),
         "truncated": row["bytes"] > VALUE_BYTES_MAX,
-        "acts": databases[service].rows("acts", **named, topic_id=row["topic_id"]),
+        "acts": databases[service].query(SQL["acts"], **named, topic_id=row["topic_id"]),
     }
 
 

@@ -19,7 +19,8 @@ from ops.console.flow import Flow, Position, Reading, Scrape
 from ops.console.hub import Hub
 from ops.console.metrics import POINT_S, POINTS, Latency, buckets, increments, of_values
 from ops.console.sources import Instances, Kafka
-from ops.console.store import Databases
+from ops.console.store import SQL
+from ops.databases import Databases
 from ops.tool import GROUP_OF
 
 EVERY_S: Final = 1.0
@@ -132,18 +133,18 @@ class Poller:
         def read() -> tuple[dict[Partition, Position], dict[str, Any]]:
             positions = {
                 Partition(row["topic"], row["partition"]): Position(row["next_offset"], row["record_time"])
-                for row in database.rows("positions")
+                for row in database.query(SQL["positions"])
             }
-            return positions, database.rows("waiting")[0]
+            return positions, database.query(SQL["waiting"])[0]
 
         return read
 
     def _outcomes(self) -> list[dict[str, Any]]:
-        return self._databases["order"].rows("outcomes", window_s=OUTCOMES_S, most=OUTCOMES_MAX)
+        return self._databases["order"].query(SQL["outcomes"], window_s=OUTCOMES_S, most=OUTCOMES_MAX)
 
     def _settle_times(self) -> list[float]:
         ages = {"oldest_s": SETTLE_OLDEST_S, "newest_s": SETTLE_NEWEST_S}
-        return [row["seconds"] for row in self._databases["order"].rows("settle_times", **ages, most=SETTLE_MAX)]
+        return [row["seconds"] for row in self._databases["order"].query(SQL["settle_times"], **ages, most=SETTLE_MAX)]
 
     def _run(self) -> None:
         self._worker.report("")

@@ -1,83 +1,20 @@
-"""The console's connections to the databases, and all of its SQL (`store.sql`). It reads as the auditor, who cannot
-write."""
+"""All SQL of the console (`store.sql`), but for the story of an order, which `ops.trace` reads."""
 
-import threading
-from collections.abc import Mapping
-from typing import Any, Final
+from typing import Final
 
-import psycopg
-from psycopg.rows import dict_row
+from ops.tool import statements
 
-from common.errors import Transient, describe
-from common.postgres import Conn, connect
-from ops.tool import GROUP_OF, statements
-
-STATEMENT_TIMEOUT_MS: Final = 4_000
-"""A reader must never be what keeps a database busy."""
-TURN_S: Final = 5.0
-
-SQL: Final = statements(__file__)
-_PARTS: Final = {name: SQL[name] for name in ("columns", "filter", "parked_columns", "parked_filter")}
+_PARTS: Final = ("columns", "filter", "parked_columns", "parked_filter")
+"""Parts that several statements share."""
 
 
-def _completed(name: str, text: str) -> str:
-    """The statement with the parts that several statements share."""
-    parts = dict(_PARTS)
-    if name == "parked":
-        parts["parked_columns"] += SQL["parked_sort_key"]
-    parts["parked_columns"] = parts["parked_columns"].format()
-    return text.format(**parts) if any("{" + part + "}" for part in parts) else text
+def _completed() -> dict[str, str]:
+    texts = statements(__file__)
+    parts = {name: texts.pop(name) for name in _PARTS}
+    for name, text in texts.items():
+        if any(f"{{{part}}}" in text for part in parts):
+            texts[name] = text.format(**parts)
+    return texts
 
 
-_STATEMENTS: Final = {name: _completed(name, text) for name, text in SQL.items() if name not in _PARTS}
-
-
-class Unreadable(Transient):
-    """A database cannot be read now. The message says which and why."""
-
-
-class Database:
-    """A connection to one service's database, for one caller at a time. It connects when it is needed."""
-
-    def __init__(self, service: str, url: str, session: str) -> None:
-        self.service = service
-        self._url = url
-        self._session = session
-        self._turn = threading.Lock()
-        self._connection: Conn | None = None
-
-    def rows(self, name: str, **parameters: Any) -> list[dict[str, Any]]:
-        """The rows of the statement of this name. Raises `Unreadable`."""
-        if not self._turn.acquire(timeout=TURN_S):
-            raise Unreadable(f"the {self.service} database has not answered for {TURN_S:.0f} s")
-        try:
-            try:
-                return self._execute(_STATEMENTS[name], parameters)
-            except psycopg.OperationalError:
-                if self._connection is not None and not self._connection.closed:
-                    raise  # the statement took too long
-                self._connection = None  # the session was lost: the next one may do
-                return self._execute(_STATEMENTS[name], parameters)
-        except psycopg.Error as error:
-            raise Unreadable(f"the {self.service} database cannot be read: {describe(error)}") from error
-        finally:
-            self._turn.release()
-
-    def _execute(self, statement: str, parameters: Mapping[str, Any]) -> list[dict[str, Any]]:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._url, self._session, statement_timeout_ms=STATEMENT_TIMEOUT_MS)
-            self._connection.autocommit = True
-        cursor = self._connection.cursor(row_factory=dict_row)
-        return cursor.execute(statement.encode(), parameters or None).fetchall()
-
-    def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-
-
-Databases = Mapping[str, Database]
-
-
-def databases(urls: Mapping[str, str], session: str) -> dict[str, Database]:
-    """A connection to each service's database, by service."""
-    return {service: Database(service, urls[service], session) for service in GROUP_OF}
+SQL: Final = _completed()

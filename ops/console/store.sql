@@ -1,8 +1,8 @@
--- All that the console reads from the databases, as the auditor. Every statement is bounded: by an index and a limit, or
--- by the size of a table that stays small.
+-- What the console reads from the databases, all but the story of an order. Every statement is bounded: by an index and
+-- a limit, or by the size of a table that stays small.
 
 -- name: positions
-SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint AS record_time FROM positions
+SELECT topic, partition, topic_id, next_offset, (extract(epoch FROM record_time) * 1000)::bigint AS record_time FROM positions
 
 -- name: waiting
 -- What waits for an operator: parked events that are not done, and why the consumer has stopped.
@@ -58,36 +58,12 @@ status <> 'awaiting_placed'
   AND (%(since)s::bigint IS NULL OR placed_at >= to_timestamp(%(since)s::bigint / 1000.0))
   AND (%(until)s::bigint IS NULL OR placed_at < to_timestamp(%(until)s::bigint / 1000.0))
 
--- name: order
-SELECT {columns}, items::text, timeline::text, partition, traceparent FROM orders WHERE order_id = %(order_id)s::uuid
-
--- name: payment
-SELECT customer_id, state, reason, amount, currency, (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
-  (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
-FROM payments WHERE order_id = %(order_id)s::uuid
-
--- name: ledger
--- By customer, for which there is an index.
-SELECT entry_id, kind, amount, currency, (extract(epoch FROM recorded_at) * 1000)::bigint AS recorded_at
-FROM ledger WHERE customer_id = %(customer_id)s AND order_id = %(order_id)s::uuid ORDER BY entry_id
-
--- name: account
-SELECT customer_id, balance, currency FROM accounts WHERE customer_id = %(customer_id)s
-
--- name: reservation
-SELECT customer_id, state, reason, items::text, (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
-  (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
-FROM reservations WHERE order_id = %(order_id)s::uuid
-
 -- name: parked_columns
 topic, partition, "offset", row.topic_id, nullif(row.topic_id, positions.topic_id) AS earlier_topic,
-  encode(key, 'escape') AS customer, root, state, attempts, (extract(epoch FROM parked_at) * 1000)::bigint AS parked_at,
+  encode(key, 'escape') AS customer,
+  (extract(epoch FROM row.record_time) * 1000000)::bigint AS sort_at, root, state, attempts, (extract(epoch FROM parked_at) * 1000)::bigint AS parked_at,
   (extract(epoch FROM row.record_time) * 1000)::bigint AS record_at, length(value) AS bytes, left(error, 2000) AS error,
-  coalesce(substring(encode(substring(value FOR 4096), 'escape') FROM '"type":"([a-z_.]{{1,64}})"'), '') AS type
-
--- name: parked_of_order
-SELECT {parked_columns} FROM parked_events AS row LEFT JOIN positions USING (topic, partition)
-WHERE position(convert_to(%(order_id)s, 'UTF8') IN value) > 0 ORDER BY row.record_time, topic, partition, "offset" LIMIT 50
+  coalesce(substring(encode(substring(value FOR 4096), 'escape') FROM '"type":"([a-z_.]{1,64})"'), '') AS type
 
 -- name: parked
 SELECT {parked_columns} FROM parked_events AS row LEFT JOIN positions USING (topic, partition)
@@ -107,9 +83,6 @@ SELECT count(*) AS total FROM parked_events AS row WHERE {parked_filter}
   AND (%(since)s::bigint IS NULL OR parked_at >= to_timestamp(%(since)s::bigint / 1000.0))
   AND (%(until)s::bigint IS NULL OR parked_at < to_timestamp(%(until)s::bigint / 1000.0))
 
--- name: parked_sort_key
-, (extract(epoch FROM row.record_time) * 1000000)::bigint AS sort_at
-
 -- name: parked_event
 SELECT {parked_columns}, substring(value FOR %(most)s) AS value FROM parked_events AS row
 LEFT JOIN positions USING (topic, partition)
@@ -125,8 +98,7 @@ WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s
 SELECT reason, (extract(epoch FROM stopped_at) * 1000)::bigint AS stopped_at FROM stops WHERE resumed_at IS NULL
 
 -- name: proof_orders
-SELECT order_id::text, customer_id, status, reason, payment, inventory, settled_at IS NOT NULL AS settled, amount,
-  currency FROM orders WHERE order_id = ANY(%(orders)s::uuid[])
+SELECT order_id::text, customer_id, partition, status, settled_at IS NOT NULL AS settled, amount, currency FROM orders WHERE order_id = ANY(%(orders)s::uuid[])
 
 -- name: proof_payments
 SELECT order_id::text, customer_id, state, amount, currency FROM payments WHERE order_id = ANY(%(orders)s::uuid[])
@@ -142,3 +114,34 @@ SELECT order_id::text, customer_id, state FROM reservations WHERE order_id = ANY
 -- Events of `orders` that were parked at these places, in whatever state they are now.
 SELECT partition, "offset" FROM parked_events JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[])
   AS named(partition, "offset") USING (partition, "offset") WHERE topic = 'orders'
+
+-- name: proof_ledger_sums
+-- Over all orders: a capture for each payment that was completed, and a refund for each that was given back.
+WITH entered AS (
+  SELECT kind, count(*) AS entries, sum(amount) AS amount FROM ledger WHERE kind <> 'deposit' GROUP BY kind
+), demanded AS (
+  SELECT kind, count(*) AS due, sum(amount) AS due_amount FROM payments,
+    unnest(CASE state WHEN 'completed' THEN ARRAY['capture'] ELSE ARRAY['capture', 'refund'] END) AS kind
+  WHERE state IN ('completed', 'refunded') AND amount > 0 GROUP BY kind
+)
+SELECT kind, coalesce(entries, 0) AS entries, coalesce(amount, 0)::bigint AS amount, coalesce(due, 0) AS due,
+  coalesce(due_amount, 0)::bigint AS due_amount
+FROM entered FULL JOIN demanded USING (kind) WHERE (entries, amount) IS DISTINCT FROM (due, due_amount)
+
+-- name: proof_movement_sums
+-- Over all orders: a movement for each line that was reserved, and one for each that was released again.
+WITH entered AS (
+  SELECT kind, count(*) AS entries, sum(quantity) AS amount FROM movements WHERE kind <> 'restock' GROUP BY kind
+), demanded AS (
+  SELECT kind, count(*) AS due, sum((line ->> 'quantity')::bigint) AS due_amount
+  FROM reservations, json_array_elements(items) AS line,
+    unnest(CASE state WHEN 'reserved' THEN ARRAY['reserve'] ELSE ARRAY['reserve', 'release'] END) AS kind
+  WHERE state IN ('reserved', 'released') GROUP BY kind
+)
+SELECT kind, coalesce(entries, 0) AS entries, coalesce(amount, 0)::bigint AS amount, coalesce(due, 0) AS due,
+  coalesce(due_amount, 0)::bigint AS due_amount
+FROM entered FULL JOIN demanded USING (kind) WHERE (entries, amount) IS DISTINCT FROM (due, due_amount)
+
+-- name: proof_pending
+SELECT order_id::text, customer_id, payment, inventory FROM orders WHERE settled_at IS NULL AND status = 'pending'
+  AND placed_at < now() - make_interval(secs => %(older_s)s) ORDER BY placed_at LIMIT 100

@@ -18,10 +18,12 @@ from common.errors import Fatal
 from common.events import OrderId
 from common.tracing import export
 from ops import tool
+from ops.databases import databases
+from ops.log import Log
 from ops.trace import sources
 from ops.trace.show import show, source_named
 from ops.trace.spans import spans_of
-from ops.trace.story import tell
+from ops.trace.story import made_at, tell
 from order.api.requests import order_id_in
 
 TRACE_DIGITS: Final = 32
@@ -57,9 +59,8 @@ def order_named(text: str) -> OrderId:
 def nowhere(order_id: str, unread: Mapping[str, str]) -> str:
     """Why there is nothing to tell. `unread` are the sources that could not be read."""
     made = ""
-    if order_id[14] == "7":
-        at = datetime.fromtimestamp(int(order_id.replace("-", "")[:12], 16) / 1000, UTC)
-        made = f" (made at {at:%Y-%m-%d %H:%M:%S} UTC, if Tandem made it)"
+    if (made_at_ms := made_at(order_id)) is not None:
+        made = f" (made at {datetime.fromtimestamp(made_at_ms / 1000, UTC):%Y-%m-%d %H:%M:%S} UTC, if Tandem made it)"
     if unread:
         reasons = "; ".join(f"{source_named(source)} could not be read: {why}" for source, why in unread.items())
         return f"trace: order {order_id}{made} was not found, and may be where this could not look: {reasons}"
@@ -72,7 +73,8 @@ def main(arguments: Sequence[str]) -> int:
     if chosen.otlp is not None:
         export.check_installed("trace: --otlp")
     urls = {name: env.database_url(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF}
-    story = tell(chosen.order, sources.find(chosen.order, urls, env.brokers()))
+    reading = databases(urls, "trace", statement_timeout_ms=0)
+    story = tell(chosen.order, sources.find(chosen.order, reading, Log(env.brokers(), "trace")))
     if story.is_empty:
         raise Fatal(nowhere(chosen.order, story.unread))
     if chosen.json:

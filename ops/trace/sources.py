@@ -4,27 +4,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-import psycopg
 from confluent_kafka import KafkaException, TopicPartition
 
-from common.errors import TandemError, describe
+from common.errors import TandemError, Transient, describe
 from common.events import READERS
 from common.kafka.broker import Partition
+from ops.databases import Database, Databases, Unreadable
+from ops.dead_letters import RecordId
 from ops.log import ANSWER_S, Log
 from ops.tool import GROUP_OF, statements
-from ops.trace.story import (
-    UNREADABLE,
-    Found,
-    LogRecord,
-    ParkedEvent,
-    Row,
-    concerns,
-    event_named,
-    partition_of,
-    window,
-)
-from ops.verify.sources.databases import Snapshot
-from ops.verify.statements import Unproven
+from ops.trace.story import UNREADABLE, Found, LogRecord, ParkedEvent, Row, concerns, event_named, partition_of, window
 
 SQL: Final = statements(__file__)
 TOPICS: Final = tuple(READERS)
@@ -34,59 +23,82 @@ MANY_RECORDS: Final = 1_000_000
 """Reading as many takes seconds: worth a word."""
 
 
-def find(order_id: str, urls: Mapping[str, str], servers: str) -> Found:
-    """All that is known of an order."""
+def find_stored(order_id: str, databases: Databases) -> Found:
+    """What the indexes of the databases lead to: cheap enough to be read twice a second."""
     found = Found()
-    for database in GROUP_OF:
+    for name, database in databases.items():
         try:
-            with Snapshot(database, urls[database]) as snapshot:
-                _read_database(order_id, snapshot, found)
-        except (Unproven, psycopg.Error) as error:
-            found.unread[database] = _first_line(error)
+            _read_database(order_id, name, database, found)
+        except Unreadable as error:
+            found.unread[name] = describe(error.__cause__ or error)
+    return found
+
+
+def find(order_id: str, databases: Databases, log: Log, records_max: int | None = None) -> Found:
+    """All that is known of an order. Two tables are read through, and the log from when the order was made until it
+    was settled: but not if these are more than `records_max` records."""
+    found = find_stored(order_id, databases)
+    for name, read in (("order", _read_request), ("inventory", _read_movements)):
+        if name not in found.unread:
+            try:
+                read(order_id, databases[name], found)
+            except Unreadable as error:
+                found.unread[name] = describe(error.__cause__ or error)
     try:
-        found.records = _read_log(order_id, found, servers)
+        found.records = _read_log(order_id, found, log, records_max)
     except (KafkaException, TandemError) as error:
         found.unread["log"] = describe(error)
     return found
 
 
-def _read_database(order_id: str, snapshot: Snapshot, found: Found) -> None:
-    found.positions.update((reader, stored.next_offset) for reader, stored in snapshot.positions.items())
-    match snapshot.database:
+def _read_database(order_id: str, name: str, database: Database, found: Found) -> None:
+    group = GROUP_OF[name]
+    for row in database.query(SQL["positions"]):
+        found.positions[group, row["topic"], row["partition"]] = row["next_offset"]
+    match name:
         case "order":
-            found.order = _row(snapshot, "order", order_id=order_id)
-            found.request = _row(snapshot, "requests", order_id=order_id)
+            found.order = _row(database, "order", order_id)
         case "payment":
-            found.payment = _row(snapshot, "payment", order_id=order_id)
+            found.payment = _row(database, "payment", order_id)
             if found.payment is not None:
                 customer_id = found.payment["customer_id"]
-                found.ledger = snapshot.query(SQL["ledger"], order_id=order_id, customer_id=customer_id)
+                found.ledger = database.query(SQL["ledger"], order_id=order_id, customer_id=customer_id)
         case "inventory":
-            found.reservation = _row(snapshot, "reservation", order_id=order_id)
-            if found.reservation is not None and found.reservation["items"]:
-                found.movements = snapshot.query(SQL["movements"], order_id=order_id)
-    for row in snapshot.query(SQL["parked"], order_id=order_id):
-        if concerns(bytes(row["value"]), order_id):
-            found.parked.append(_parked(order_id, snapshot, row))
+            found.reservation = _row(database, "reservation", order_id)
+    found.parked += [
+        _parked(order_id, name, database, row)
+        for row in database.query(SQL["parked"], order_id=order_id)
+        if concerns(bytes(row["value"]), order_id)
+    ]
 
 
-def _row(snapshot: Snapshot, name: str, **parameters: Any) -> Row | None:
-    rows = snapshot.query(SQL[name], **parameters)
+def _read_request(order_id: str, database: Database, found: Found) -> None:
+    found.request = _row(database, "request", order_id)
+
+
+def _read_movements(order_id: str, database: Database, found: Found) -> None:
+    if found.reservation is not None and found.reservation["items"]:
+        found.movements = database.query(SQL["movements"], order_id=order_id)
+
+
+def _row(database: Database, name: str, order_id: str) -> Row | None:
+    rows = database.query(SQL[name], order_id=order_id)
     return rows[0] if rows else None
 
 
-def _parked(order_id: str, snapshot: Snapshot, row: Row) -> ParkedEvent:
+def _parked(order_id: str, name: str, database: Database, row: Mapping[str, Any]) -> ParkedEvent:
     event = event_named(bytes(row["value"]), order_id)
-    record = f"{row['topic']}/{row['partition']}@{row['offset']}"
-    named = {name: row[name] for name in ("topic", "partition", "offset", "topic_id")}
-    acts = snapshot.query(SQL["acts"], **named)
+    place = (row["topic"], row["partition"], row["offset"])
+    named = dict(zip(("topic", "partition", "offset"), place, strict=True))
+    acts = database.query(SQL["acts"], **named, topic_id=row["topic_id"])
     roots = []
     if not row["root"] and row["state"] != "done":
-        roots = snapshot.query(SQL["blocked_by"], key=row["key"])
+        roots = database.query(SQL["blocked_by"], key=row["key"])
+    record = str(RecordId(*place))
     return ParkedEvent(
-        service=snapshot.database,
-        group=snapshot.group,
-        record=record,
+        service=name,
+        group=GROUP_OF[name],
+        record=str(RecordId(*place, row["earlier_topic"])),
         event=event.type if event else UNREADABLE,
         event_id=event.id if event else record,
         root=row["root"],
@@ -95,13 +107,12 @@ def _parked(order_id: str, snapshot: Snapshot, row: Row) -> ParkedEvent:
         attempts=row["attempts"],
         record_time=row["record_time"],
         parked_at=row["parked_at"],
-        blocked_by=tuple(f"{r['topic']}/{r['partition']}@{r['offset']}" for r in roots),
+        blocked_by=tuple(str(RecordId(r["topic"], r["partition"], r["offset"])) for r in roots),
         acts=tuple(f"{act['act']} by {act['actor']}: {act['why']}" for act in acts),
     )
 
 
-def _read_log(order_id: str, found: Found, servers: str) -> list[LogRecord]:
-    log = Log(servers, "trace")
+def _read_log(order_id: str, found: Found, log: Log, records_max: int | None) -> list[LogRecord]:
     log.wait()
     number = partition_of(found)
     bounds = {p: within for p, within in log.bounds(TOPICS).items() if number in (None, p.number)}
@@ -111,15 +122,18 @@ def _read_log(order_id: str, found: Found, servers: str) -> list[LogRecord]:
         p: (first if start_ms is None else starts[p], end if end_ms is None else ends[p])
         for p, (first, end) in bounds.items()
     }
-    if (records := sum(end - first for first, end in within.values())) > MANY_RECORDS:
+    records = sum(end - first for first, end in within.values())
+    if records_max is None and records > MANY_RECORDS:
         print(f"trace: reading {records:,} records of the log", file=sys.stderr, flush=True)
+    elif records_max is not None and records > records_max:
+        raise Transient(f"{records:,} records may be about it, more than {records_max:,}; 'just trace' reads them")
     needle = order_id.encode()
     read = []
     for message in log.read(within):
         value = message.value() or b""
         if needle in value and concerns(value, order_id):
-            at = message.timestamp()[1]
-            read.append(LogRecord(message.topic() or "", message.partition() or 0, message.offset() or 0, at, value))
+            at, place = message.timestamp()[1], (message.topic() or "", message.partition() or 0, message.offset() or 0)
+            read.append(LogRecord(*place, at, value, message.key()))
     return read
 
 
@@ -129,12 +143,8 @@ def _offsets_at(log: Log, bounds: Mapping[Partition, tuple[int, int]], at_ms: in
         return {}
     consumer = log.consumer()
     try:
-        asked = [TopicPartition(*partition, max(0, at_ms)) for partition in bounds]
-        offsets = {Partition(a.topic, a.partition): a.offset for a in consumer.offsets_for_times(asked, ANSWER_S)}
+        wanted = [TopicPartition(*partition, max(0, at_ms)) for partition in bounds]
+        offsets = {Partition(w.topic, w.partition): w.offset for w in consumer.offsets_for_times(wanted, ANSWER_S)}
     finally:
         consumer.close()
     return {p: end if offsets[p] < 0 else min(max(offsets[p], first), end) for p, (first, end) in bounds.items()}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

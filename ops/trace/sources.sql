@@ -1,4 +1,7 @@
--- The SQL of `just trace`. Times are milliseconds since the Unix epoch.
+-- The SQL that tells an order's story. Times are milliseconds since the Unix epoch.
+
+-- name: positions
+SELECT topic, partition, next_offset FROM positions
 
 -- name: order
 SELECT customer_id, partition, status, reason, payment, inventory, payment_reason, inventory_reason, amount, currency,
@@ -7,15 +10,16 @@ SELECT customer_id, partition, status, reason, payment, inventory, payment_reaso
   (extract(epoch FROM settled_at) * 1000)::bigint AS settled_at, traceparent, timeline
 FROM orders WHERE order_id = %(order_id)s::uuid
 
--- name: requests
+-- name: request
 -- There is no index by order, so the table is read through. A deleted key is older than the retention of keys.
 SELECT customer_id, idempotency_key, (extract(epoch FROM created_at) * 1000)::bigint AS created_at
 FROM requests WHERE order_id = %(order_id)s::uuid
 
 -- name: payment
-SELECT customer_id, state, reason, amount, currency, (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
+SELECT customer_id, state, reason, amount, payments.currency, balance,
+  (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
   (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
-FROM payments WHERE order_id = %(order_id)s::uuid
+FROM payments LEFT JOIN accounts USING (customer_id) WHERE order_id = %(order_id)s::uuid
 
 -- name: ledger
 -- By the index of customers: without the payment's customer, there is no entry either.
@@ -33,11 +37,12 @@ SELECT movement_id, kind, product_id, quantity, (extract(epoch FROM recorded_at)
 FROM movements WHERE order_id = %(order_id)s::uuid ORDER BY movement_id
 
 -- name: parked
-SELECT topic, partition, "offset", topic_id, key, value, root, state, error, attempts,
-  (extract(epoch FROM record_time) * 1000)::bigint AS record_time,
+SELECT topic, partition, "offset", row.topic_id, nullif(row.topic_id, positions.topic_id) AS earlier_topic, key, value,
+  root, state, error, attempts, (extract(epoch FROM row.record_time) * 1000)::bigint AS record_time,
   (extract(epoch FROM parked_at) * 1000)::bigint AS parked_at
-FROM parked_events WHERE position(convert_to(%(order_id)s, 'UTF8') IN value) > 0
-ORDER BY parked_at, topic, partition, "offset"
+FROM parked_events AS row LEFT JOIN positions USING (topic, partition)
+WHERE position(convert_to(%(order_id)s, 'UTF8') IN value) > 0
+ORDER BY parked_at, topic, partition, "offset" LIMIT 50
 
 -- name: blocked_by
 SELECT topic, partition, "offset", error FROM parked_events

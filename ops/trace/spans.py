@@ -1,14 +1,9 @@
 """The story of an order as a trace, after the fact. Its times are the broker's; its ids are those of live tracing."""
 
-import re
-from typing import Final
-
-from common.events import ORDERS
-from common.tracing.ids import Trace, processed_span_id
+from common.tracing.ids import Trace, processed_span_id, sent_span_id
 from common.tracing.spans import NS_PER_MS, Sent, Span, SpanEvent, process_span, send_span
-from ops.trace.story import PLACED, ParkedEvent, Stage, Story
-
-_RECORD: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)")
+from ops.dead_letters import record_id
+from ops.trace.story import BY_API, PLACED, ParkedEvent, Stage, Story, made_at
 
 
 def spans_of(story: Story) -> list[Span]:
@@ -31,7 +26,9 @@ def spans_of(story: Story) -> list[Span]:
             parent_id = processed.span_id
             made.setdefault(parent_id, processed)
         elif stage.event == PLACED:
-            start_ns = min(at_ns, _made_at_ms(story.order_id, stage.at) * NS_PER_MS)
+            start_ns = min(at_ns, (made_at(story.order_id) or stage.at) * NS_PER_MS)
+        elif stage.event not in BY_API:
+            parent_id = sent_span_id(f"{story.order_id}:{PLACED}:1")
         span = send_span(stage.by, trace, sent(stage), parent_id, start_ns, at_ns)
         made.setdefault(span.span_id, span)
     for parked in story.parked:
@@ -40,17 +37,11 @@ def spans_of(story: Story) -> list[Span]:
 
 
 def _parked(trace: Trace, parked: ParkedEvent) -> Span:
-    match = _RECORD.fullmatch(parked.record)
-    topic, partition, offset = (match[1], int(match[2]), int(match[3])) if match else (ORDERS, 0, 0)
-    sent = Sent(parked.event_id, topic, partition, offset)
+    record = record_id(parked.record)
+    sent = Sent(parked.event_id, record.topic, record.partition, record.offset)
     end_ns = parked.parked_at * NS_PER_MS
     acts = tuple(SpanEvent(act, end_ns) for act in parked.acts)
     return process_span(
         parked.group, trace, sent, parked.record_time * NS_PER_MS, end_ns, events=acts,
         error="" if parked.state == "done" else f"parked: {parked.error}",
     )  # fmt: skip
-
-
-def _made_at_ms(order_id: str, default_ms: int) -> int:
-    """When a UUIDv7 was made, by the clock of the api."""
-    return int(order_id.replace("-", "")[:12], 16) if order_id[14] == "7" else default_ms

@@ -29,6 +29,8 @@ REVOKING: Final = ("order.rejected", "order.cancelled")
 OUTCOMES: Final = ("order.confirmed", *REVOKING)
 SENDERS: Final = {PAYMENTS: "payment", INVENTORY: "inventory"}
 BY_API: Final = (PLACED, "order.cancel_requested")
+UNCAUSED: Final = (*BY_API, "order.deadline_passed")
+"""Sent because a client or a clock said so, not in answer to a record."""
 UNREADABLE: Final = "(not an event)"
 
 Row = Mapping[str, Any]
@@ -42,6 +44,7 @@ class LogRecord(Struct, frozen=True):
     offset: int
     at: int
     value: bytes
+    key: bytes | None = None
 
 
 class Stage(Struct, frozen=True, kw_only=True):
@@ -60,7 +63,7 @@ class Stage(Struct, frozen=True, kw_only=True):
     offset: int | None
     """None for an outcome that the saga has stored, and that was not found in the log."""
     in_log: bool | None
-    """False for a record that the saga has read and that was trimmed since, None if the log could not be read."""
+    """False for a record that the saga has read and that was trimmed since, None if the log was not read."""
     repeat: bool
     """Whether the same event came before."""
     unread_by: tuple[str, ...]
@@ -136,7 +139,8 @@ class Found(Struct, kw_only=True):
     reservation: Row | None = None
     movements: Sequence[Row] = ()
     parked: list[ParkedEvent] = []
-    records: Sequence[LogRecord] = ()
+    records: Sequence[LogRecord] | None = None
+    """None if the log was not read."""
     positions: dict[tuple[str, str, int], int] = {}
     """By group, topic and partition number: the next offset to process."""
     unread: dict[str, str] = {}
@@ -177,7 +181,7 @@ class _Seen(Struct):
 def tell(order_id: str, found: Found) -> Story:
     """Put together what was found of an order."""
     order = found.order or {}
-    events = [event for record in found.records if (event := event_named(record.value, order_id)) is not None]
+    events = [event for record in found.records or () if (event := event_named(record.value, order_id)) is not None]
     traceparent = order.get("traceparent") or next((event.traceparent for event in events), "")
     trace = trace_of(order_id, traceparent)
     holders = (order, found.payment or {}, found.reservation or {}, found.request or {})
@@ -210,25 +214,16 @@ def tell(order_id: str, found: Found) -> Story:
 
 def stages(order_id: str, timeline: Sequence[Row], found: Found) -> tuple[Stage, ...]:
     """The stages of an order, in the order of time: of its records, and of its timeline what the log lacks."""
-    seen = [_of_record(order_id, record) for record in found.records]
+    seen = [_of_record(order_id, record) for record in found.records or ()]
     known = {(s.topic, s.partition, s.offset) for s in seen}
     in_log = {s.event for s in seen}
+    missing = None if found.records is None else False
     for entry in timeline:
         event, offset = entry["event"], entry["offset"]
         topic = _topic_of(event)
         if (topic, entry["partition"], offset) not in known and not (offset is None and event in in_log):
             event_id = f"{order_id}:{event}:{RANKS.get(event, 0)}"
-            seen.append(
-                _Seen(
-                    event,
-                    event_id,
-                    topic,
-                    entry["partition"],
-                    offset,
-                    entry["at"],
-                    in_log=None if "log" in found.unread else False,
-                )
-            )
+            seen.append(_Seen(event, event_id, topic, entry["partition"], offset, entry["at"], missing))
     seen.sort(key=lambda s: (s.at, RANKS.get(s.event, 0), s.topic, -1 if s.offset is None else s.offset))
     placed_at = next((s.at for s in seen if s.event == PLACED), None)
     told: list[Stage] = []
@@ -266,7 +261,7 @@ def _of_record(order_id: str, record: LogRecord) -> _Seen:
 
 
 def _unread_by(seen: _Seen, positions: Mapping[tuple[str, str, int], int]) -> tuple[str, ...]:
-    if seen.offset is None or not seen.in_log:
+    if seen.offset is None or seen.in_log is False:
         return ()
     standing = {group: positions.get((group, seen.topic, seen.partition)) for group in READERS[seen.topic]}
     return tuple(group for group, offset in standing.items() if offset is not None and offset <= seen.offset)
@@ -285,7 +280,7 @@ def _sender(event: str, topic: str) -> str:
 def _cause(event: str, before: Sequence[_Seen]) -> _Seen | None:
     """The event that led to this one: the last of those that can, before it."""
     topic = _topic_of(event)
-    if event in BY_API or event not in RANKS:
+    if event in UNCAUSED or event not in RANKS:
         return None
     if topic == ORDERS:
         causes = [s for s in before if s.event not in OUTCOMES and s.event in RANKS]
@@ -303,13 +298,17 @@ def window(order_id: str, found: Found, margin_ms: int) -> tuple[int | None, int
     then.
     """
     order = found.order or {}
-    made_at = int(order_id.replace("-", "")[:12], 16) if order_id[14] == "7" else None
-    times = [at for at in (made_at, order.get("placed_at")) if at is not None]
+    times = [at for at in (made_at(order_id), order.get("placed_at")) if at is not None]
     start = min(times) - margin_ms if times else None
     if order.get("settled_at") is None:
         return start, None
     last = max(order["settled_at"], *(entry["at"] for entry in order["timeline"]))
     return start, last + margin_ms
+
+
+def made_at(order_id: str) -> int | None:
+    """When a UUIDv7 was made, in ms since the Unix epoch by the clock of the api; None for another id."""
+    return int(order_id.replace("-", "")[:12], 16) if order_id[14] == "7" else None
 
 
 def partition_of(found: Found) -> int | None:

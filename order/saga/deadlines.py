@@ -12,7 +12,7 @@ One instance sweeps at a time: the one whose session has the advisory lock.
 """
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from confluent_kafka.admin import AdminClient
@@ -25,6 +25,7 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, lead, transaction
+from common.tracing.live import tracer_of
 from common.worker import Worker
 from order.saga import store
 from order.saga.store import Pending, Reading
@@ -89,6 +90,7 @@ class DeadlineTimer(Worker):
         self._published_to: dict[Partition, int] = {}
         """The ends of `orders` after the last events of the timer."""
         self._published_at_s = 0.0
+        self._tracer = tracer_of(SAGA, process.tracing)
 
     def _sweep_until_stopped(self) -> None:
         servers = self._process.bootstrap_servers
@@ -127,9 +129,9 @@ class DeadlineTimer(Worker):
                 again_end = store.slice_end(connection, self._walked_again, upto)
                 pending += store.pending(connection, self._walked_again, again_end or upto, due_until)
         orders = {order.order_id: order for order in pending}.values()
-        if overdue := [order for order in orders if order.due]:
-            publisher.publish(self._deadline_passed(order, at) for order in overdue)
-            self._log.warning("deadline passed", orders=len(overdue), first=overdue[0].order_id)
+        if overdue := [(order.partition, self._deadline_passed(order, at)) for order in orders if order.due]:
+            self._publish(overdue, publisher)
+            self._log.warning("deadline passed", orders=len(overdue), first=overdue[0][1].subject)
             self._published_to = broker.topic_ends(admin, [ORDERS])
             self._published_at_s = time.monotonic()
         self._walked = slice_end or upto
@@ -144,9 +146,18 @@ class DeadlineTimer(Worker):
             return True
         return all(readings.get(p, Reading(0, None)).next_offset >= end for p, end in self._published_to.items())
 
-    def _deadline_passed(self, order: Pending, at: Milliseconds) -> Outgoing:
+    def _deadline_passed(self, order: Pending, at: Milliseconds) -> OrderDeadlinePassed:
         data = DeadlineData(
             order_id=order.order_id, customer_id=order.customer_id, reason="deadline", deadline_ms=self._deadline_ms
         )
-        event = make(OrderDeadlinePassed, data, at=at, traceparent=order.traceparent)
-        return Outgoing(event.topic, order.partition, order.customer_id.encode(), encode(event))
+        return make(OrderDeadlinePassed, data, at=at, traceparent=order.traceparent)
+
+    def _publish(self, overdue: Sequence[tuple[int, OrderDeadlinePassed]], publisher: Publisher) -> None:
+        if self._tracer is not None:
+            self._tracer.watched(overdue)
+        publisher.publish(
+            Outgoing(event.topic, partition, event.partitionkey.encode(), encode(event)) for partition, event in overdue
+        )
+        if self._tracer is not None:
+            self._tracer.published()
+            self._tracer.end_without_batch()

@@ -89,7 +89,8 @@ def proof(violations: int = 0) -> Json:
         "at": NOW, "rounds": 17, "verdict": "violated" if violations else "proved", "took_s": 0.12,
         "statements": [
             {"statement": n, "text": text, "counted": of, "checked": 1234, "violations": violations if n == 4 else 0,
-             "unproven": 0, "proved_at": NOW, "reasons": []}
+             "unproven": 0, "proved_at": NOW, "reasons": [], "every_s": 30.0 if n in (2, 3, 6) else 5.0,
+             "light": "The newest orders. All others, only the full proof."}
             for n, (text, of) in enumerate(TEXTS, 1)
         ],
         "offenders": [{"statement": 4, "subject": f"order {ORDER}", "problem": EVIL}] if violations else [],
@@ -137,33 +138,36 @@ def orders(count: int = 40) -> Json:
 
 
 STAGES: Final = (
-    ("order.placed", "orders", 0, 0), ("inventory.reserved", "inventory", 32, 7),
-    ("payment.completed", "payments", 34, 9), ("order.confirmed", "orders", 36, None),
+    ("order.placed", "orders", 0, None, 0), ("inventory.reserved", "inventory", 32, 32, 7),
+    ("payment.completed", "payments", 34, 34, 9), ("order.confirmed", "orders", 36, 2, None),
 )  # fmt: skip
 
 
-def story(stages: int = 4) -> Json:
-    """An order of which so many stages have happened."""
+def story(stages: int = 4, log: bool = False) -> Json:
+    """An order of which so many stages have happened, as the databases know it, or the `log` too."""
     settled = stages == len(STAGES)
-    status = {"status": "confirmed"} if settled else {"status": "pending", "decided_at": None, "settled_at": None}
+    known = row(order_id=ORDER) if settled else row(order_id=ORDER, status="pending", decided_at=None, settled_at=None)
+    decided = {"reason": None, "revoked_at": None}
     return {
-        "order": row(order_id=ORDER, **status) | {
-            "items": [{"product_id": "sku-0001", "quantity": 2, "unit_price": 1999}], "partition": 5,
-            "traceparent": "00-01a206985702759dbf2111993ae5d7ab-b7ad6b7169203331-00",
-        },
+        **{name: known[name] for name in ("order_id", "customer_id", "status", "reason", "amount", "currency",
+                                          "placed_at", "decided_at", "settled_at")},
+        "trace_id": ORDER.replace("-", ""), "caller_span_id": None, "idempotency_key": "basket-17" if log else None,
+        "items": [{"product_id": "sku-0001", "quantity": 2, "unit_price": 1999}],
         "stages": [
-            {"event": event, "topic": topic, "at": NOW + after, "after_ms": after, "partition": 5, "offset": offset}
-            for event, topic, after, offset in STAGES[:stages]
+            {"event": event, "topic": topic, "at": NOW + after, "after_ms": after, "took_ms": took, "partition": 5,
+             "offset": 1 if log and offset is None else offset, "in_log": log or None, "repeat": False,
+             "unread_by": ["payment"] if stages < 3 and event == "order.placed" else []}
+            for event, topic, after, took, offset in STAGES[:stages]
         ],
-        "payment": None if stages < 3 else {"state": "completed", "reason": None, "amount": 3998, "currency": "EUR",
-                                            "decided_at": NOW + 34, "revoked_at": None},
+        "payment": None if stages < 3 else {**decided, "state": "completed", "amount": 3998, "currency": "EUR",
+                                            "balance": 996002, "decided_at": NOW + 34},
         "ledger": [] if stages < 3 else [{"entry_id": 100003, "kind": "capture", "amount": 3998, "currency": "EUR",
                                           "recorded_at": NOW + 34}],
-        "account": {"customer_id": "cust-000001", "balance": 996002, "currency": "EUR"},
-        "reservation": None if stages < 2 else {"state": "reserved", "reason": None, "decided_at": NOW + 32,
-                                                "items": [{"product_id": "sku-0001", "quantity": 2}],
-                                                "revoked_at": None},
-        "parked": [], "problems": {},
+        "reservation": None if stages < 2 else {**decided, "state": "reserved", "decided_at": NOW + 32,
+                                                "items": [{"product_id": "sku-0001", "quantity": 2}]},
+        "movements": [{"movement_id": 77, "kind": "reserve", "quantity": 2, "product_id": "sku-0001",
+                       "recorded_at": NOW + 32}] if log else [],
+        "parked": [], "unread": {},
     }  # fmt: skip
 
 
@@ -171,7 +175,7 @@ def raw_events() -> Json:
     text = f'{{"specversion":"1.0","id":"{ORDER}:order.placed:1","data":{{"note":"\\u003cb\\u003e"}}}}'
     event = {"topic": "orders", "partition": 5, "offset": 0, "at": NOW, "key": "cust-000001", "text": text,
              "bytes": 512, "truncated": False}  # fmt: skip
-    return {"events": [event], "missing": ["order.confirmed: not found within 2,000 records"]}
+    return {"events": [event], "story": story(log=True)}
 
 
 def parked(number: int) -> Json:

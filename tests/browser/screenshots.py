@@ -5,6 +5,7 @@ import re
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import Final
 
@@ -22,18 +23,19 @@ from tests.waiting import PATIENCE_S
 IMAGES: Final = ROOT / "docs/images"
 CUSTOMERS: Final = 500
 PRODUCTS: Final = 9
-BURST: Final = 10
 EVERY_S: Final = 0.1
 POISONED: Final = 7
 
 
-def load(stack: Stack, ended: threading.Event) -> None:
-    """Place 100 orders a second."""
+def load(stack: Stack, ended: threading.Event, per_s: int = 100) -> None:
+    """Place so many orders a second."""
     url = stack.url("order-api", "/orders")
     numbers = itertools.count()
+    due_s = time.monotonic()
     with httpx.Client(timeout=30) as client:
-        while not ended.wait(EVERY_S):
-            for n in itertools.islice(numbers, BURST):
+        while not ended.wait(max(0.0, due_s - time.monotonic())):
+            due_s += EVERY_S
+            for n in itertools.islice(numbers, round(per_s * EVERY_S)):
                 order = {
                     "customer_id": f"cust-{n % CUSTOMERS:06}",
                     "product_id": f"sku-{n % PRODUCTS:04}",

@@ -51,6 +51,7 @@ def test_an_outage_is_seen_from_its_start_to_its_end(context: BrowserContext, sh
     expect(stages.get_by_role("row", name="inventory.reserved")).to_be_visible()
     expect(order.get_by_text("not settled yet")).to_be_visible()
     expect(order.get_by_text("Payment has not decided yet.")).to_be_visible()
+    expect(order.get_by_text("not yet read by payment")).to_be_visible()
     for _ in range(20):
         shop.place("cust-seen", ("sku-seen", 1))
     expect(behind).to_contain_text(re.compile(r"(2[1-9]|[3-9]\d|\d{3,}) · \d.* behind"))

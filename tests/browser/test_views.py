@@ -105,6 +105,7 @@ def test_the_proof_shows_six_statements_and_what_breaks_them(page: Page, fake: F
     expect(rows).to_have_count(7)
     expect(rows.nth(4)).to_contain_text("violated")
     expect(rows.nth(1)).to_contain_text("1,234 orders")
+    expect(rows.nth(2)).to_contain_text("All others, only the full proof. Every 30 s.")
     expect(page.get_by_role("table", name="Violations")).to_contain_text(made_up.EVIL)
     expect(page.get_by_role("table", name="The last full proof")).to_contain_text("5,000")
     assert page.title() == "Proof · Tandem console"
@@ -136,7 +137,9 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     expect(page.get_by_text("€9,960.02")).to_be_visible()
     page.get_by_role("button", name="Read them from the log").click()
     expect(page.get_by_label("Record orders/5@0")).to_contain_text('"specversion": "1.0"')
-    expect(page.get_by_text("not found within 2,000 records")).to_be_visible()
+    expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("orders/5@1")
+    expect(page.get_by_text("movement 77: reserve 2")).to_be_visible()
+    expect(page.get_by_text("basket-17")).to_be_visible()
 
 
 def test_a_dead_letter_shows_its_bytes_as_they_are(page: Page) -> None:

@@ -12,6 +12,7 @@ from common.events import INVENTORY, ORDERS, PAYMENTS
 from common.kafka.broker import Partition, log_bounds, log_ends
 from common.kafka.clients import client_config
 from common.kafka.settings import KEPT
+from tests.proof import LightProof
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -87,6 +88,10 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
         eventually(lambda s=service: position(shop, s, partition) == position_before + 3, f"{service} has read them")  # type: ignore[misc]
     delete_records(admin, partition, position_before + 3)
     kept = shop.place(CUSTOMER, ("sku-a", 1))
+    light = LightProof(shop)
+    [problem] = light.rounds(1)["statements"][0]["reasons"]
+    light.close()
+    assert problem.startswith(f"{partition} begins at offset {position_before + 3}, and payment has only read up to")
     shop["payment-1"].launch()
     reason = shop["payment-1"].await_unready(
         str(partition), f"starts at offset {position_before + 3}", "3 records were deleted"

@@ -95,7 +95,7 @@ def test_an_event_that_only_the_dead_letters_have_is_told_with_what_it_waits_for
             owner.execute("DELETE FROM parked_events WHERE topic = 'trace-test'")
             owner.execute("DELETE FROM dead_letter_acts WHERE topic = 'trace-test'")
     [parked] = told["parked"]
-    assert (parked["record"], parked["event"], parked["root"]) == ("trace-test/0@2", "(not an event)", False)
+    assert (parked["record"], parked["event"], parked["root"]) == ("trace-test/0@2#now", "(not an event)", False)
     assert (parked["blocked_by"], parked["acts"]) == (["trace-test/0@1"], ["redrive by ann: mended"])
 
 

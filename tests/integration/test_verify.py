@@ -30,7 +30,7 @@ from common.events import (
 from common.kafka.clients import client_config
 from dev.settings import ROOT, free_ports
 from order.api.place.ids import new_order_id
-from tests.proof import PATIENCE_S, Proof
+from tests.proof import PATIENCE_S, LightProof, Proof
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -199,14 +199,51 @@ CORRUPTIONS: Final = {
 }  # fmt: skip
 
 
+LIGHT: Final[dict[str, int | None]] = {
+    "an order row without an order": None,
+    "of no status": None,
+    "of no amount": 4,
+    "deleted everywhere, and parked instead": None,
+    "redriven, and not what the log has": None,
+    "another order under its key": None,
+    "another price under its key": None,
+    "another customer's key": None,
+    "another request's hash": None,
+    "two keys for one order": None,
+}
+"""The statement by which the console's light proof finds it, where that is another one. None for what it cannot see:
+what rows say that nothing in the log led to, which events were parked, and idempotency keys. The page says so."""
+
+
+@pytest.fixture
+def light(shop: Stack) -> Iterator[LightProof]:
+    proof = LightProof(shop)
+    yield proof
+    proof.close()
+
+
+def assert_light(shown: dict[str, Any], planting: str, statement: int) -> None:
+    """The light proof has found it, by this statement unless `LIGHT` says otherwise."""
+    expected = LIGHT.get(planting, statement)
+    violated = [each["statement"] for each in shown["statements"] if each["violations"]]
+    if expected is None:
+        assert (shown["verdict"], violated) == ("proved", []), shown
+    else:
+        assert shown["verdict"] == "violated", shown
+        assert expected in violated, shown
+
+
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
-def test_a_planted_corruption_is_found_and_named(shop: Stack, example: dict[str, str], corruption: str) -> None:
+def test_a_planted_corruption_is_found_and_named(
+    shop: Stack, example: dict[str, str], light: LightProof, corruption: str
+) -> None:
     statement, subject, database, table, where, change = CORRUPTIONS[corruption]
     named = example.get(subject, subject) if subject else UNKNOWN
     with planted(shop, database, table, where.format(order=named), change.format(order=named)):
-        proof = Proof.here(shop)
+        proof, shown = Proof.here(shop), light.rounds()
     assert proof.exit_code == 1, proof.summary()
     assert named in proof.named(statement), proof.summary()
+    assert_light(shown, corruption, statement)
 
 
 Planting = tuple[str, str, str, str]
@@ -333,7 +370,9 @@ FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_balanced_forgery_is_found_and_named(shop: Stack, example: dict[str, str], forgery: str) -> None:
+def test_a_balanced_forgery_is_found_and_named(
+    shop: Stack, example: dict[str, str], light: LightProof, forgery: str
+) -> None:
     """Forgeries by a superuser that leave each table consistent by itself."""
     statement, subject, plantings = FORGERIES[forgery]
     order_id = example["confirmed"]
@@ -350,9 +389,10 @@ def test_a_balanced_forgery_is_found_and_named(shop: Stack, example: dict[str, s
         for planting in plantings:
             database, table, where, change = (part.format(**names) for part in planting)
             stack.enter_context(planted(shop, database, table, where, change))
-        proof = Proof.here(shop)
+        proof, shown = Proof.here(shop), light.rounds()
     assert proof.exit_code == 1, proof.summary()
     assert named in proof.named(statement), proof.summary()
+    assert_light(shown, forgery, statement)
 
 
 def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) -> None:
@@ -371,9 +411,20 @@ def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) 
     assert order_id in proof.named(6), proof.summary()
 
 
-def test_all_is_proved_again_once_every_corruption_is_undone(shop: Stack) -> None:
-    proof = Proof.run(shop)
+def test_the_light_proof_is_red_for_as_long_as_a_corruption_lasts(
+    shop: Stack, example: dict[str, str], light: LightProof
+) -> None:
+    where = f"order_id = '{example['confirmed']}'"
+    with planted(shop, "payment", "payments", where, f"DELETE FROM payments WHERE {where}"):
+        assert light.rounds(1)["verdict"] == "violated", "the sums are wrong at once"
+        assert [each["violations"] for each in light.rounds(1)["statements"]] == [1, 1, 0, 0, 1, 0]
+    assert light.rounds(1)["verdict"] == "proved"
+
+
+def test_all_is_proved_again_once_every_corruption_is_undone(shop: Stack, light: LightProof) -> None:
+    proof, shown = Proof.run(shop), light.rounds()
     assert proof.exit_code == 0, proof.summary()
+    assert shown["verdict"] == "proved", shown
 
 
 def test_an_accepted_order_that_the_log_does_not_have_is_a_violation(shop: Stack, tmp_path: Path) -> None:
@@ -395,16 +446,27 @@ def test_a_database_out_of_reach_is_unproven(shop: Stack) -> None:
     assert "the payment database cannot be reached" in proof.summary()
 
 
-def test_positions_of_another_topic_are_unproven(shop: Stack) -> None:
-    change = "UPDATE positions SET topic_id = 'another' WHERE topic = 'orders'"
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ("topic_id = 'another'", "payment has read another topic"),
+        ("next_offset = next_offset + 1000", "and payment has read up to 1"),
+    ],
+)
+def test_positions_of_another_topic_or_past_its_end_are_unproven(
+    shop: Stack, light: LightProof, change: str, problem: str
+) -> None:
     shop["payment-1"].pause()
     try:
-        with planted(shop, "payment", "positions", "true", change):
-            proof = Proof.run(shop)
+        with planted(shop, "payment", "positions", "true", f"UPDATE positions SET {change} WHERE topic = 'orders'"):
+            proof, shown = Proof.run(shop), light.rounds(1)
     finally:
         shop["payment-1"].resume()
     assert proof.exit_code == 2, proof.summary()
-    assert "payment has read another topic" in proof.summary()
+    assert problem in proof.summary()
+    assert shown["verdict"] == "unproven"
+    assert problem in shown["statements"][0]["reasons"][0]
+    assert light.rounds(1)["verdict"] == "proved"
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 from starlette.requests import Request
 
 from common.config import Env
+from common.consume.positions import Stored
 from common.errors import Fatal
 from common.events import Milliseconds
 from common.http.problem import ProblemError
@@ -25,7 +26,16 @@ from ops.console.metrics import Latency, buckets, increments, of_values, parse, 
 from ops.console.orders import Search, id_range
 from ops.console.parked import Act, Cursor, Named, cursor_in, cursor_text, named_by
 from ops.console.poller import outcomes
-from ops.console.proof.judge import Evidence, Placed, Standing, excuse_waiting, judge
+from ops.console.proof.judge import (
+    Evidence,
+    Placed,
+    Standing,
+    excuse_waiting,
+    judge,
+    judge_pending,
+    judge_sums,
+    out_of_reach,
+)
 from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
@@ -254,15 +264,16 @@ def test_a_tab_that_does_not_read_is_dropped_and_keeps_nobody_waiting() -> None:
 
 # The light proof
 
+EVERY_S = dict.fromkeys(Statement, 5.0)
 PLACED = Placed("01997c00-5a5a-7000-8000-000000000001", "cust-1", 0, 5)
 
 
 def evidence(status: str = "confirmed", paid: str = "completed", stock: str = "reserved", **rows: Any) -> Evidence:
-    owner = {"customer_id": "cust-1"}
+    owner, price = {"customer_id": "cust-1"}, {"amount": 100, "currency": "EUR"}
     entries = {"completed": {"capture": 1}, "refunded": {"capture": 1, "refund": 1}}.get(paid, {})
     known: dict[str, Any] = {
-        "order": {**owner, "status": status, "settled": True, "amount": 100},
-        "payment": {**owner, "state": paid},
+        "order": {**owner, "partition": 0, "status": status, "settled": True, **price},
+        "payment": {**owner, "state": paid, **price},
         "entries": {kind: {"entries": count, "amount": 100} for kind, count in entries.items()},
         "reservation": {**owner, "state": stock},
     }
@@ -277,7 +288,7 @@ def evidence(status: str = "confirmed", paid: str = "completed", stock: str = "r
         evidence("cancelled", "refunded", "released"),
         evidence("rejected", "void", "rejected"),
         evidence(payment=None, parked_by=frozenset({"payment"})),
-        evidence(order={"customer_id": "cust-1", "status": "pending", "settled": False, "amount": 100}),
+        evidence(order={"customer_id": "cust-1", "partition": 0, "status": "pending", "settled": False}),
     ],
 )
 def test_what_is_right_is_no_finding(right: Evidence) -> None:
@@ -290,9 +301,11 @@ def test_what_is_right_is_no_finding(right: Evidence) -> None:
         (evidence(order=None), DECIDED),
         (evidence(payment=None), DECIDED),
         (evidence(reservation=None), DECIDED),
-        (evidence(payment={"customer_id": "cust-2", "state": "completed"}), DECIDED),
+        (evidence(payment={"customer_id": "cust-2", "state": "completed", "amount": 100, "currency": "EUR"}), DECIDED),
         (evidence("confirmed", "refunded"), OUTCOME),
         (evidence("confirmed", stock="released"), OUTCOME),
+        (evidence(payment={"customer_id": "cust-1", "state": "completed", "amount": 1, "currency": "EUR"}), OUTCOME),
+        (evidence(order={"customer_id": "cust-1", "partition": 1, "status": "pending", "settled": False}), OUTCOME),
         (evidence(entries={}), OUTCOME),
         (evidence("rejected", "completed", "rejected"), OUTCOME),
         (evidence("rejected", "refunded", "rejected", entries={"capture": {"entries": 1, "amount": 100}}), OUTCOME),
@@ -308,16 +321,45 @@ def test_a_finding_is_a_violation_only_the_second_time() -> None:
     standing, findings = Standing(), judge(PLACED, evidence(payment=None))
     standing.take({PLACED.order_id: findings})
     standing.hold(Statement, Milliseconds(5))
-    assert standing.shown()["verdict"] == "proved"
+    assert standing.shown(EVERY_S)["verdict"] == "proved"
     standing.take({PLACED.order_id: findings})
     standing.hold(Statement, Milliseconds(9))
-    shown = standing.shown()
+    shown = standing.shown(EVERY_S)
     assert (shown["verdict"], shown["statements"][0]["violations"]) == ("violated", 1)
     assert [s["proved_at"] for s in shown["statements"]] == [5, 9, 9, 9, 9, 9]
     assert shown["offenders"][0]["subject"] == f"order {PLACED.order_id}"
     standing.take({PLACED.order_id: []})
     standing.hold(Statement, Milliseconds(12))
-    assert standing.shown()["verdict"] == "proved"
+    assert standing.shown(EVERY_S)["verdict"] == "proved"
+
+
+def test_an_audit_may_break_a_statement_that_orders_are_sampled_for() -> None:
+    standing, row = Standing(), {"kind": "capture", "entries": 3, "amount": 30, "due": 2, "due_amount": 20}
+    judge_sums(MONEY, "ledger", [row], standing.audited)
+    standing.hold(Statement, Milliseconds(5))
+    assert [s["violations"] for s in standing.shown(EVERY_S)["statements"]] == [0, 1, 0, 0, 1, 0]
+    standing.audited = Report()
+    standing.hold(Statement, Milliseconds(9))
+    assert standing.shown(EVERY_S)["verdict"] == "proved"
+
+
+def test_an_order_that_nobody_decides_is_a_violation_and_a_decision_nobody_hears_of_a_doubt() -> None:
+    report = Report()
+    pending: list[dict[str, Any]] = [
+        {"order_id": "lost", "customer_id": "ann", "payment": None, "inventory": "reserved"},
+        {"order_id": "unheard", "customer_id": "bob", "payment": "completed", "inventory": None},
+        {"order_id": "parked", "customer_id": "eve", "payment": None, "inventory": None},
+    ]
+    decided = {"payment": {"unheard"}, "inventory": {"lost", "unheard"}}
+    [unheard] = judge_pending(pending, decided, {"eve"}, report)
+    assert unheard.startswith("order unheard: inventory has decided it")
+    assert [(o.statement, o.subject) for o in report.offenders] == [(DECIDED, "order lost")]
+
+
+def test_a_reader_that_stands_before_the_beginning_of_the_log_has_lost_records() -> None:
+    positions = {("payment", "orders", 0): Stored("id", 7), ("inventory", "orders", 0): Stored("id", 8)}
+    [problem] = out_of_reach(positions, {Partition("orders", 0): (8, 9)})
+    assert problem.startswith("orders/0 begins at offset 8, and payment has only read up to 7")
 
 
 def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
@@ -327,7 +369,7 @@ def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
     standing.hold(Statement, Milliseconds(5))
     standing.doubt([MONEY], "the payment database cannot be read")
     standing.hold([DECIDED], Milliseconds(9))
-    shown = standing.shown()
+    shown = standing.shown(EVERY_S)
     assert shown["verdict"] == "unproven"
     assert (shown["statements"][1]["proved_at"], shown["statements"][1]["unproven"]) == (5, 1)
     assert standing.all_proved_at() == 5

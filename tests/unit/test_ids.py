@@ -53,10 +53,10 @@ def test_a_later_version_is_read_as_far_as_it_is_known() -> None:
 )
 def test_an_invalid_trace_is_replaced_by_the_orders_own(spoil: Callable[[bytes], bytes | None]) -> None:
     adopted = adopted_traceparent(spoil(TRACE), ORDER_ID, None)
-    assert adopted == "00-01a206985702759dbf2111993ae5d7ab-bf2111993ae5d7ab-02"
+    assert adopted == "00-01a206985702759dbf2111993ae5d7ab-bf2111993ae5d7ab-00"
 
 
 def test_the_trace_says_whether_it_is_recorded() -> None:
-    assert adopted_traceparent(None, ORDER_ID, sampling(1)).endswith("-03")
-    assert adopted_traceparent(None, ORDER_ID, sampling(0.01)).endswith("-02")
+    assert adopted_traceparent(None, ORDER_ID, sampling(1)).endswith("-01")
+    assert adopted_traceparent(None, ORDER_ID, sampling(0.01)).endswith("-00")
     assert adopted_traceparent(TRACE, ORDER_ID, sampling(0.01)) == TRACE.decode()

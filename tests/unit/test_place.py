@@ -104,7 +104,7 @@ def test_an_accepted_order_is_in_the_log_and_answered_with_its_location() -> Non
     assert answer.headers["x-request-id"] == "mine"
     assert (event.partitionkey, event.data.customer_id, event.data.order_id) == ("cust-1", "cust-1", event.subject)
     digits = event.subject.replace("-", "")
-    assert event.traceparent == f"00-{digits}-{digits[16:]}-02"
+    assert event.traceparent == f"00-{digits}-{digits[16:]}-00"
 
 
 def test_the_trace_of_the_request_is_the_trace_of_the_order() -> None:

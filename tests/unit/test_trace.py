@@ -8,9 +8,11 @@ import pytest
 from common.codec import encode
 from common.events import (
     CustomerId,
+    DeadlineData,
     Event,
     Item,
     Milliseconds,
+    OrderDeadlinePassed,
     OrderId,
     OrderPlaced,
     OrderRef,
@@ -73,7 +75,7 @@ def test_each_stage_has_its_record_its_time_and_the_time_since_its_cause() -> No
 def test_a_record_that_was_trimmed_is_told_from_the_timeline() -> None:
     outcome = {"event": "order.confirmed", "at": 1_012, "partition": 5, "offset": None}
     placed = order_row()["timeline"][0]
-    told = tell(ORDER_ID, Found(order=order_row(status="confirmed", timeline=[placed, outcome])))
+    told = tell(ORDER_ID, Found(order=order_row(status="confirmed", timeline=[placed, outcome]), records=[]))
     assert [(s.event, s.record, s.in_log) for s in told.stages] == [
         ("order.placed", "orders/5@7", False),
         ("order.confirmed", "orders/5@?", False),
@@ -87,6 +89,20 @@ def test_nothing_is_called_gone_when_the_log_could_not_be_read() -> None:
 
 def test_a_record_and_its_line_in_the_timeline_are_one_stage() -> None:
     assert len(tell(ORDER_ID, Found(order=order_row(), records=[PLACED])).stages) == 1
+
+
+def test_a_stage_of_the_timeline_names_who_has_not_read_it_when_the_log_was_not_read() -> None:
+    positions = {("payment", "orders", 5): 7, ("inventory", "orders", 5): 8, ("order-saga", "orders", 5): 8}
+    [placed] = tell(ORDER_ID, Found(order=order_row(), positions=positions)).stages
+    assert (placed.in_log, placed.unread_by) == (None, ("payment",))
+
+
+def test_what_a_deadline_publishes_is_below_the_span_that_placed_the_order() -> None:
+    passed = record(OrderDeadlinePassed, DeadlineData(**OF, reason="deadline"), 9, 1_100)
+    told = tell(ORDER_ID, Found(records=[PLACED, passed]))
+    assert told.stages[1].took_ms is None
+    placed, timed = spans_of(told)
+    assert (timed.service, timed.parent_id) == ("order-saga", placed.span_id)
 
 
 def test_an_event_that_was_published_again_is_marked_and_has_one_span() -> None:

@@ -1,9 +1,8 @@
 """Which traces and spans an order has, live and after the fact, and what the SDK makes of them."""
 
-import random
 import re
-import uuid
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,10 +13,12 @@ from common.consume.records import Received
 from common.errors import Fatal
 from common.events import (
     CustomerId,
+    DeadlineData,
     Event,
     Item,
     Milliseconds,
     OrderConfirmed,
+    OrderDeadlinePassed,
     OrderId,
     OrderPlaced,
     OrderRejected,
@@ -38,6 +39,7 @@ from common.tracing.live import Tracer
 from common.tracing.spans import Span
 from ops.trace.spans import spans_of
 from ops.trace.story import Found, LogRecord, tell
+from order.api.place.ids import new_order_id
 
 ORDER_ID = OrderId("01a20698-5702-759d-bf21-11993ae5d7ab")
 DIGITS = ORDER_ID.replace("-", "")
@@ -63,18 +65,18 @@ def events(traceparent: str) -> list[Event]:
 # Ids
 
 
-def test_the_share_of_sampled_orders_is_the_one_asked_for() -> None:
+def test_the_share_of_sampled_orders_is_the_one_asked_for_also_within_a_millisecond() -> None:
     sampled = sampling(0.1)
-    drawn = random.Random(7)
-    # Not real ids: those of one millisecond are near each other, and sampled together.
-    traces = [own_traceparent(OrderId(str(uuid.UUID(int=drawn.getrandbits(128)))), sampled) for _ in range(20_000)]
-    recorded = [trace for trace in traces if sampled.includes(trace)]
-    assert 1_700 < len(recorded) < 2_300
-    assert all(trace.endswith("-03") for trace in recorded)
+    traces = [own_traceparent(new_order_id(), sampled) for _ in range(20_000)]  # hundreds in each millisecond
+    recorded = [sampled.includes(trace) for trace in traces]
+    assert 1_700 < sum(recorded) < 2_300
+    assert all(trace.endswith("-01" if included else "-00") for trace, included in zip(traces, recorded, strict=True))
+    in_a_row = sum(first and second for first, second in pairwise(recorded))
+    assert 100 < in_a_row < 320, "two orders in a row are both sampled as often as any two are"
 
 
-@pytest.mark.parametrize(("share", "threshold"), [(1, "0" * 14), (0.5, "8" + "0" * 13), (1e-15, "f" * 12 + "b8")])
-def test_the_threshold_is_the_rejected_share_of_56_bits(share: float, threshold: str) -> None:
+@pytest.mark.parametrize(("share", "threshold"), [(1, "00000000"), (0.5, "80000000"), (1e-15, "ffffffff")])
+def test_the_threshold_is_the_rejected_share_of_32_bits(share: float, threshold: str) -> None:
     assert sampling(share).threshold == threshold
 
 
@@ -178,6 +180,23 @@ def test_the_result_of_a_redriven_event_has_no_batch() -> None:
     tracer.published()
     processed(tracer, placed, None)
     assert [(span.name, span.parent_id) for span in spans] == [("send payments", DIGITS[16:])]
+
+
+def test_what_a_timer_sends_has_the_span_that_it_has_after_the_fact() -> None:
+    traceparent = own_traceparent(ORDER_ID, ALL)
+    placed, *_ = events(traceparent)
+    data = DeadlineData(order_id=ORDER_ID, customer_id=ANN, reason="deadline")
+    passed = make(OrderDeadlinePassed, data, at=Milliseconds(9_000), traceparent=traceparent)
+    spans = Spans()
+    timer = Tracer("order-saga", ALL, spans)
+    timer.watched([(3, passed)])
+    timer.published()
+    timer.end_without_batch()
+    records = [LogRecord("orders", 3, at, at, encode(event)) for at, event in enumerate((placed, passed))]
+    after = spans_of(tell(ORDER_ID, Found(records=records)))[-1]
+    assert [(span.name, span.span_id, span.parent_id) for span in spans] == [
+        (after.name, after.span_id, after.parent_id)
+    ]
 
 
 def test_a_batch_is_linked_to_its_orders() -> None:

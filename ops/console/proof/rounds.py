@@ -1,33 +1,51 @@
 """The six statements as a standing panel: a light form of `ops.verify` that never ends, and the full one on demand.
 
-Each round takes the newest orders of each partition that all three readers have passed, and compares their rows
-(statements 1, 4 and 5). An order that looks wrong is judged again in the next round: databases are read one after the
-other, the order database first, so a cancellation in between can look like a fault once, but not twice. Balances, stock
-and what waits (2, 3 and 6) are sums over whole tables, so they are audited at long rests, by `ops.verify`'s own SQL.
+Each round compares where the readers stand with where the log begins and ends, takes the newest orders of each
+partition that all three readers have passed, and compares their rows (statements 1, 4 and 5). An order that looks wrong
+is judged again in the next round: databases are read one after the other, the order database first, so a cancellation
+in between can look like a fault once, but not twice. Balances, stock and what waits (2, 3 and 6) are sums over whole
+tables, so they are audited at long rests, by `ops.verify`'s own SQL. `LIGHT`, and the page, say what this cannot see.
 """
 
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import orjson
+from confluent_kafka import Consumer
 
 from common.codec import decoded, decoder_for
+from common.consume.positions import Stored
 from common.errors import describe
-from common.events import ORDERS, READS, SAGA, OrderPlaced, now
-from common.kafka.broker import Partition, log_bounds, topic_ends
+from common.events import ORDERS, READERS, OrderPlaced, now
+from common.kafka.broker import Partition, all_partitions, log_bounds
 from common.worker import Worker
 from ops.console.jobs import Job, Jobs
-from ops.console.proof.judge import AUDITED, SAMPLED, Evidence, Placed, Row, Standing, excuse_waiting, judge
-from ops.console.store import Databases
+from ops.console.proof.judge import (
+    AUDITED,
+    SAMPLED,
+    Evidence,
+    Placed,
+    Row,
+    Standing,
+    excuse_waiting,
+    judge,
+    judge_pending,
+    judge_sums,
+    out_of_reach,
+)
+from ops.console.store import SQL
+from ops.databases import Databases
 from ops.log import Log, Tail
 from ops.observe.gauges import ProofGauges
+from ops.tool import GROUP_OF
+from ops.verify.evidence.progress import GroupPartition
 from ops.verify.judge import audit
 from ops.verify.report import OFFENDERS_SHOWN, Report
-from ops.verify.sources.databases import Snapshot
-from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Statement
+from ops.verify.sources.databases import Snapshot, mismatches
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, WAITING, Statement, Unproven
 
 EVERY_S: Final = 5.0
 STOP_S: Final = 5.0
@@ -42,6 +60,11 @@ REST: Final = 100
 """A round rests this many times as long as it used the CPU, an audit as long as it took: a hundredth of a core at
 most."""
 REST_MAX_S: Final = 30.0
+PENDING_S: Final = 60.0
+"""How old an order is that should long be decided if no reader is behind."""
+TOPICS: Final = tuple(READERS)
+
+Bounds = Mapping[Partition, tuple[int, int]]
 
 
 def rest_after(cpu_s: float) -> float:
@@ -75,7 +98,11 @@ class StandingProof:
         self._standing = Standing()
         self._seen: dict[Partition, int] = {}
         self._open: OrderedDict[str, Placed] = OrderedDict()
+        self._every_s = EVERY_S
+        self._audit_every_s = AUDIT_EVERY_S
         self._audit_at_s = 0.0
+        self._unanswered: set[str] = set()
+        """Answers that the last audit missed."""
         self._rounds = 0
         self._took_s = 0.0
         self._full: dict[str, Any] | None = None
@@ -95,20 +122,27 @@ class StandingProof:
         self._worker.report("")
         try:
             while not self._worker.stopping.is_set():
-                began_s, began_cpu_s = time.monotonic(), time.thread_time()
-                self._attempt(SAMPLED, lambda: self._sample(consumer))
-                rest_s = rest_after(time.thread_time() - began_cpu_s)
-                self._took_s = time.monotonic() - began_s
-                if began_s >= self._audit_at_s:
-                    audit_began_s = time.monotonic()
-                    succeeded = self._attempt(AUDITED, self._audit)
-                    audit_s = time.monotonic() - audit_began_s
-                    self._audit_at_s = time.monotonic() + audit_rest_after(audit_s if succeeded else 0.0)
-                self._rounds += 1
-                self._show()
-                self._worker.stopping.wait(rest_s)
+                self._worker.stopping.wait(self.round(consumer, audit=time.monotonic() >= self._audit_at_s))
         finally:
             consumer.close()
+
+    def round(self, consumer: Consumer, *, audit: bool) -> float:
+        """Judge what is new, audit the tables if wanted, and publish how the statements stand. Returns how many seconds
+        to rest."""
+        began_s, began_cpu_s = time.monotonic(), time.thread_time()
+        self._attempt(SAMPLED, lambda: self._sample(consumer))
+        rest_s = rest_after(time.thread_time() - began_cpu_s)
+        self._took_s = time.monotonic() - began_s
+        if audit:
+            audit_began_s = time.monotonic()
+            succeeded = self._attempt(AUDITED, self._audit)
+            audit_s = time.monotonic() - audit_began_s
+            self._audit_every_s = audit_rest_after(audit_s if succeeded else 0.0)
+            self._audit_at_s = time.monotonic() + self._audit_every_s
+        self._every_s = rest_s
+        self._rounds += 1
+        self._show()
+        return rest_s
 
     def _attempt(self, statements: Sequence[Statement], check: Callable[[], None]) -> bool:
         """Check, and say of these statements that they hold, or why that is not known. Returns whether it could be
@@ -116,20 +150,30 @@ class StandingProof:
         try:
             check()
         except Exception as error:
-            self._standing.doubt(statements, describe(error))
+            self._standing.doubt(statements, str(error) if isinstance(error, Unproven) else describe(error))
             return False
         self._standing.hold(statements, now())
         return True
 
-    def _sample(self, consumer: Any) -> None:
-        """Judge the newest orders, those that have settled since, and those that looked wrong."""
-        for placed in self._newest(consumer):
+    def _sample(self, consumer: Consumer) -> None:
+        """Judge the newest orders, those that have settled since, and those that looked wrong. Raises `Unproven` when
+        the positions and the log do not belong together."""
+        positions = self._positions()
+        topics = self._log.topics(TOPICS)
+        bounds = log_bounds(self._log.admin, all_partitions(topics.values()))  # after the positions, which may rise
+        for placed in self._newest(consumer, positions, bounds):
             self._open[placed.order_id] = placed
             self._standing.checked[DECIDED] += 1
         while len(self._open) > OPEN_MAX:
             self._open.popitem(last=False)
-        if not self._open:
-            return
+        if self._open:
+            self._judge_open()
+        topic_ids = {name: topic.topic_id for name, topic in topics.items()}
+        ends = {partition: end for partition, (_, end) in bounds.items()}
+        if problems := mismatches(positions, topic_ids, ends) + out_of_reach(positions, bounds):
+            raise Unproven("; ".join(problems))
+
+    def _judge_open(self) -> None:
         evidence = self._evidence(list(self._open.values()))
         judged = {order_id: judge(self._open[order_id], found) for order_id, found in evidence.items()}
         self._standing.take(judged)
@@ -140,24 +184,25 @@ class StandingProof:
                 if not judged[order_id]:
                     del self._open[order_id]
 
-    def _newest(self, consumer: Any) -> list[Placed]:
+    def _positions(self) -> dict[GroupPartition, Stored]:
+        """How far the readers have come."""
+        return {
+            (GROUP_OF[name], row["topic"], row["partition"]): Stored(row["topic_id"], row["next_offset"])
+            for name, database in self._databases.items()
+            for row in database.query(SQL["positions"])
+        }
+
+    def _newest(self, consumer: Consumer, positions: Mapping[GroupPartition, Stored], bounds: Bounds) -> list[Placed]:
         """The newest orders that every reader has passed and that were not judged before."""
-        passed: dict[int, int] = {}
-        for database in self._databases.values():
-            for row in database.rows("positions"):
-                if row["topic"] == ORDERS:
-                    number, offset = row["partition"], row["next_offset"]
-                    passed[number] = min(offset, passed.get(number, offset))
-        ends = {Partition(ORDERS, number): end for number, end in passed.items()}
-        moved = {partition: end for partition, end in ends.items() if end != self._seen.get(partition, 0)}
-        if not moved:
-            return []
-        bounds = log_bounds(self._log.admin, moved)
         placed = []
-        for partition, end in moved.items():
+        for partition, (start, end) in bounds.items():
+            readers = [positions.get((group, *partition)) for group in READERS[partition.topic]]
+            if partition.topic != ORDERS or None in readers:
+                continue
+            end = min(end, *(stored.next_offset for stored in readers if stored is not None))
             seen = self._seen.get(partition, 0)
-            first = max(seen if seen < end else 0, end - NEWEST, bounds[partition][0])  # a new topic begins at 0 again
-            tail = Tail(consumer, partition, first, min(end, bounds[partition][1]))
+            first = max(seen if seen <= end else 0, end - NEWEST, start)  # a new topic begins at 0 again
+            tail = Tail(consumer, partition, first, end)
             while tail.is_open:
                 for message in tail.fetch():
                     event = decoded(decoder_for[ORDERS].decode, message.value())
@@ -172,15 +217,15 @@ class StandingProof:
         named = {"orders": [order.order_id for order in placed]}
         customers = sorted({order.customer_id for order in placed})
         order, payment, inventory = (self._databases[name] for name in ("order", "payment", "inventory"))
-        orders = {row["order_id"]: row for row in order.rows("proof_orders", **named)}
-        payments = {row["order_id"]: row for row in payment.rows("proof_payments", **named)}
+        orders = {row["order_id"]: row for row in order.query(SQL["proof_orders"], **named)}
+        payments = {row["order_id"]: row for row in payment.query(SQL["proof_payments"], **named)}
         entries: dict[str, dict[str, Row]] = {}
-        for row in payment.rows("proof_entries", **named, customers=customers):
+        for row in payment.query(SQL["proof_entries"], **named, customers=customers):
             entries.setdefault(row["order_id"], {})[row["kind"]] = row
-        reservations = {row["order_id"]: row for row in inventory.rows("proof_reservations", **named)}
+        reservations = {row["order_id"]: row for row in inventory.query(SQL["proof_reservations"], **named)}
         places = {"partitions": [p.partition for p in placed], "offsets": [p.offset for p in placed]}
         parked = {
-            name: {(row["partition"], row["offset"]) for row in database.rows("proof_parked", **places)}
+            name: {(row["partition"], row["offset"]) for row in database.query(SQL["proof_parked"], **places)}
             for name, database in self._databases.items()
         }
         return {
@@ -205,25 +250,41 @@ class StandingProof:
                     report.doubt(WAITING, f"{snapshot.group} is stopped until 'just dlq resume': {reason}")
                 if name == "payment":
                     audit.audit_money(snapshot, report)
+                    judge_sums(MONEY, "ledger", snapshot.query(SQL["proof_ledger_sums"]), report)
                 elif name == "inventory":
                     audit.audit_stock(snapshot, report)
+                    judge_sums(STOCK, "movements", snapshot.query(SQL["proof_movement_sums"]), report)
         with Snapshot("order", self._urls["order"]) as order:
             audit.audit_waiting(order, report, self._deadline_s, parked)
         report.checked[WAITING] += len(parked)
-        if report.violations[WAITING] and self._is_behind():
+        pending = self._databases["order"].query(SQL["proof_pending"], older_s=PENDING_S)
+        if (pending or report.violations[WAITING]) and self._is_behind():
             excuse_waiting(report)
+            pending = []
+        self._audit_pending(pending, {row["customer"] for row in parked}, report)
         self._standing.audited = report
 
+    def _audit_pending(self, pending: Sequence[Row], blocked: Set[str], report: Report) -> None:
+        """Audit the oldest orders that wait for a decision although every reader has read everything."""
+        named = {"orders": [row["order_id"] for row in pending]}
+        decided = {
+            name: {row["order_id"] for row in self._databases[name].query(SQL[statement], **named)}
+            for name, statement in (("payment", "proof_payments"), ("inventory", "proof_reservations"))
+            if pending
+        }
+        unanswered = judge_pending(pending, decided, blocked, report)
+        for text in sorted(unanswered & self._unanswered):
+            report.doubt(WAITING, text)
+        self._unanswered = unanswered
+
     def _is_behind(self) -> bool:
-        ends = topic_ends(self._log.admin, READS[SAGA])
-        return any(
-            row["next_offset"] < ends[Partition(row["topic"], row["partition"])]
-            for database in self._databases.values()
-            for row in database.rows("positions")
-        )
+        positions = self._positions()
+        ends = {partition: end for partition, (_, end) in self._log.bounds(TOPICS).items()}
+        return any(stored.next_offset < ends[Partition(topic, n)] for (_, topic, n), stored in positions.items())
 
     def _show(self) -> None:
-        at, shown = now(), self._standing.shown()
+        every_s = dict.fromkeys(SAMPLED, self._every_s) | dict.fromkeys(AUDITED, self._audit_every_s)
+        at, shown = now(), self._standing.shown(every_s)
         for each in shown["statements"]:
             self._gauges.take(
                 each["statement"],

@@ -31,10 +31,11 @@ export function usePages(path, filter, rowsOf) {
       });
     return () => gone.abort();
   }, [wanted]);
-  const next = list.key === key ? list.page?.next : null;
+  const stale = list.key !== key; // it belongs to the filter before
+  const next = stale ? null : list.page?.next;
   const more = useCallback(() => next && !loading && setWanted(({ round }) => ({ key, after: next, round: round + 1 })), [next, loading, key]);
   const refresh = () => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 }));
   const further = next && !error ? more : undefined;
-  const full = list.page && rowsOf(list.page).length >= PAGE;
-  return { rows: list.rows, page: list.page, loading, error, more: further, onEnd: full ? further : undefined, refresh };
+  const full = !stale && list.page && rowsOf(list.page).length >= PAGE;
+  return { rows: list.rows, page: list.page, loading: loading || (stale && !error), error, more: further, onEnd: full ? further : undefined, refresh };
 }

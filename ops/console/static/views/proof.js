@@ -30,7 +30,8 @@ function Standing({ proof }) {
       ${proof.statements.map((each) => html`
         <tr data-statement=${each.statement}><td>${each.statement}</td>
           <th scope="row">${each.text} <${State} word=${verdict(each)} />
-            ${(each.reasons ?? []).map((reason) => html`<span class="muted"> ${reason}</span>`)}</th>
+            ${each.reasons.map((reason) => html`<span class="muted"> ${reason}</span>`)}
+            <p class="light">${each.light} Every ${seconds(each.every_s)}.</p></th>
           <td>${count(each.checked)} ${each.counted}</td><td>${count(each.violations)}</td><td>${count(each.unproven)}</td>
           <td><${Age} at=${each.proved_at} /></td></tr>`)}
     <//>
@@ -62,6 +63,7 @@ export function Proof() {
   return html`
     <h1 tabindex="-1">Proof</h1>
     <section class="panel"><h2>Standing proof</h2>
+      <p>A light form of the proof, which never ends and costs little. Below each statement stands what it checks, and what only the full proof does.</p>
       ${proof ? html`<${Standing} proof=${proof} />` : html`<p>Waiting for the first round.</p>`}
     </section>
     <section class="panel"><h2>Full proof</h2>

@@ -1,0 +1,248 @@
+"""`just console-cost`: what the console costs. `list` shows 100,000 events in a page, `soak` keeps twenty tabs open."""
+
+import argparse
+import http.client
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+from playwright.sync_api import CDPSession, Page, expect, sync_playwright
+
+from dev.servers.server import Server
+from dev.settings import HOST
+from tests.browser import made_up
+from tests.browser.conftest import find_browser
+from tests.browser.fake import Fake, Json, serving
+from tests.browser.screenshots import furnish, load
+from tests.console import RunningConsole
+from tests.stack import Stack
+
+EVENTS: Final = 100_000
+PAGE: Final = 200
+SCROLLS: Final = 300
+MIB: Final = 1024 * 1024
+PATIENCE_S: Final = 120.0
+
+OBSERVE: Final = """
+  globalThis.longTasks = [];
+  new PerformanceObserver((list) => longTasks.push(...list.getEntries().map((task) => task.duration)))
+    .observe({type: "longtask"});
+"""
+SCROLL: Final = """
+  (steps) => new Promise((done) => {
+    const list = document.querySelector(".windowed");
+    const frames = [];
+    let step = 0, last = performance.now();
+    const frame = (now) => {
+      frames.push(now - last);
+      last = now;
+      if (step++ === steps) return done(frames.slice(1).sort((a, b) => a - b));
+      list.scrollTop = (list.scrollHeight - list.clientHeight) * step / steps;
+      requestAnimationFrame(frame);
+    };
+    requestAnimationFrame(frame);
+  })
+"""
+
+
+# A long list
+
+
+class Paging(Fake):
+    """Answers page by page, as the console does."""
+
+    def get(self, path: str, query: dict[str, str]) -> tuple[int, Json]:
+        if path != "/api/dead-letters":
+            return super().get(path, query)
+        first = int(query.get("after", "0"))
+        events = [made_up.parked(number) for number in range(first, min(first + PAGE, EVENTS))]
+        following = str(first + PAGE) if first + PAGE < EVENTS else None
+        return 200, {"events": events, "next": following, "total": EVENTS, "stops": [], "problems": {}}
+
+
+class Measured:
+    """A page whose long tasks, heap and nodes are printed step by step."""
+
+    def __init__(self, page: Page, devtools: CDPSession) -> None:
+        self.page = page
+        self._devtools = devtools
+        devtools.send("Performance.enable")
+        devtools.send("HeapProfiler.enable")
+
+    def step(self, name: str, act: Callable[[Page], str | None]) -> None:
+        began_s = time.monotonic()
+        remark = act(self.page) or ""
+        took_s = time.monotonic() - began_s
+        tasks: list[float] = self.page.evaluate("longTasks.splice(0)")
+        self._devtools.send("HeapProfiler.collectGarbage")
+        metrics = {m["name"]: m["value"] for m in self._devtools.send("Performance.getMetrics")["metrics"]}
+        print(
+            f"| {name} | {took_s:.1f} s | {len(tasks)} | {max(tasks, default=0):.0f} ms "
+            f"| {metrics['JSHeapUsedSize'] / MIB:.0f} MiB | {self.page.locator('*').count():,} | {remark} |",
+            flush=True,
+        )
+
+
+def opened(page: Page) -> None:
+    page.goto("/#/dead-letters")
+    expect(page.get_by_text(f"Events: {EVENTS:,} match")).to_be_visible()
+
+
+def loaded(page: Page) -> None:
+    """Go to the end until there is no more of it."""
+    region = page.get_by_role("region", name="Dead letters")
+    last = page.get_by_role("link", name=f"orders/3@{EVENTS - 1}", exact=True)
+    while not last.is_visible():
+        region.press("End")
+
+
+def scrolled(page: Page) -> str:
+    frames: list[float] = page.evaluate(SCROLL, SCROLLS)
+    return f"frames p50 {frames[len(frames) // 2]:.0f} ms, p99 {frames[int(len(frames) * 0.99)]:.0f} ms"
+
+
+def chosen(page: Page) -> None:
+    page.get_by_role("button", name="Choose all loaded").click()
+    expect(page.get_by_text(f"{EVENTS:,} chosen")).to_be_visible()
+
+
+def typed(page: Page) -> None:
+    page.get_by_label("Customer").press_sequentially("cust-000017")
+
+
+def measure_list(executable: str) -> None:
+    print("| step | took | long tasks | longest | heap | nodes | |\n|---|---|---|---|---|---|---|")
+    whole = Fake()
+    whole.letters = made_up.dead_letters(EVENTS)
+    expect.set_options(timeout=PATIENCE_S * 1000)
+    for name, fake in (("in one answer", whole), (f"in pages of {PAGE}", Paging())):
+        with serving(fake) as origin, sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=executable)
+            page = browser.new_page(base_url=origin, viewport={"width": 1280, "height": 900})
+            page.set_default_timeout(PATIENCE_S * 1000)
+            page.add_init_script(OBSERVE)
+            measured = Measured(page, page.context.new_cdp_session(page))
+            measured.step(f"{name}: open", opened)
+            if isinstance(fake, Paging):
+                measured.step("load all", loaded)
+            measured.step(f"scroll through in {SCROLLS} frames", scrolled)
+            measured.step("choose all", chosen)
+            measured.step("type into a field", typed)
+            browser.close()
+
+
+# Twenty tabs
+
+
+class Tab:
+    """A stream that is read as a browser reads it; counts its messages."""
+
+    def __init__(self, port: int) -> None:
+        self.flows = 0
+        self._connection = http.client.HTTPConnection(HOST, port, timeout=PATIENCE_S)
+        self._connection.request("GET", "/api/stream")
+        self._answer = self._connection.getresponse()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for line in self._answer:
+                self.flows += line == b"event: flow\n"
+        except (OSError, ValueError, http.client.HTTPException):
+            pass  # the console has ended
+
+
+def cpu_s(server: Server) -> float:
+    """The CPU that a process and its children have used."""
+    assert server.process is not None
+    process = psutil.Process(server.process.pid)
+    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
+
+
+def shares(servers: dict[str, Server], seconds: float) -> dict[str, float]:
+    """The share of a core that each uses over so many seconds."""
+    before = {name: cpu_s(server) for name, server in servers.items()}
+    began_s = time.monotonic()
+    time.sleep(seconds)
+    elapsed_s = time.monotonic() - began_s
+    return {name: (cpu_s(server) - before[name]) / elapsed_s for name, server in servers.items()}
+
+
+@contextmanager
+def shop(orders_per_s: int) -> Iterator[Stack]:
+    """A stack with a load."""
+    with tempfile.TemporaryDirectory(prefix="tandem-") as directory:
+        stack = Stack(Path(directory))
+        ended = threading.Event()
+        loading = threading.Thread(target=load, args=(stack, ended, orders_per_s))
+        try:
+            stack.start_infrastructure()
+            stack.launch_all()
+            furnish(stack)
+            loading.start()
+            yield stack
+        finally:
+            ended.set()
+            if loading.is_alive():
+                loading.join()
+            stack.stop()
+
+
+def soak(minutes: int, tabs: int, orders_per_s: int) -> None:
+    alone_s = max(60.0, minutes * 60 / 5)
+    with shop(orders_per_s) as stack:
+        asked: dict[str, Server] = {**stack.instances, "postgres": stack.postgres, "kafka": stack.kafka}
+        time.sleep(alone_s / 2)  # the broker's JVM warms up
+        without = shares(asked, alone_s)
+        console = RunningConsole(stack)
+        console.start()
+        try:
+            streams = [Tab(console.port) for _ in range(tabs)]
+            assert console.process is not None
+            process = psutil.Process(console.process.pid)
+            print(f"{tabs} tabs, {orders_per_s} orders/s\n\n| minute | console, of a core | RSS |\n|---|---|---|")
+            sums = dict.fromkeys(asked, 0.0)
+            began_s = time.monotonic()
+            for minute in range(1, minutes + 1):
+                used = shares({**asked, "console": console}, 60.0)
+                print(f"| {minute} | {used['console']:.2%} | {process.memory_info().rss / MIB:.1f} MiB |", flush=True)
+                for name in sums:
+                    sums[name] += used[name]
+            elapsed_s = time.monotonic() - began_s
+            flows = min(tab.flows for tab in streams) / elapsed_s
+            print(f"\nEvery tab got {flows:.2f} messages of the flow a second, or more.\n")
+            print("| process | without the console | with it |\n|---|---|---|")
+            for name, share in without.items():
+                print(f"| {name} | {share:.1%} | {sums[name] / minutes:.1%} |")
+        finally:
+            console.stop()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="console-cost", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("list", help=f"{EVENTS:,} events in a page, in Chromium")
+    soaking = commands.add_parser("soak", help="open tabs, on a stack of its own with a load")
+    soaking.add_argument("--minutes", type=int, default=10)
+    soaking.add_argument("--tabs", type=int, default=20)
+    soaking.add_argument("--orders-per-s", type=int, default=100)
+    wanted: Any = parser.parse_args(arguments)
+    if wanted.command == "soak":
+        soak(wanted.minutes, wanted.tabs, wanted.orders_per_s)
+        return 0
+    executable = find_browser()
+    if executable is None:
+        print("console-cost: no Chromium is on PATH (Debian: apt install chromium)", file=sys.stderr)
+        return 1
+    measure_list(executable)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
