@@ -114,6 +114,16 @@ dlq *args='list':
 replay *args:
     python -E -m dev ops replay "$@"
 
+# Make the database of a service beside the stack: just migrate notify=examples.notify (see docs/ADD_A_SERVICE.md)
+[group('develop')]
+migrate *targets:
+    python -E -m dev migrate "$@"
+
+# Run a command with the settings of the stack's processes: just env python -m examples.notify
+[group('develop')]
+env +command:
+    python -E -m dev env "$@"
+
 # Report what is missing, what listens on a taken port, and what to do
 [group('look')]
 doctor:
@@ -221,6 +231,11 @@ soak *args:
 [group('develop')]
 contract *args:
     python -E -m ops.contract "$@"
+
+# Make examples/shop/openapi.d.ts anew, with npm, after the order api's types have changed
+[group('develop')]
+client-types:
+    python -E -m examples.shop.generate_types
 
 # Draw the console's pictures for the documents (docs/images/console-*.png), on a stack of its own, in 3 minutes
 [group('develop')]
