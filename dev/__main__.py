@@ -6,6 +6,7 @@ with 1, for a violation, and `just psql` as psql does.
 
 import argparse
 import os
+import re
 import signal
 import sys
 import traceback
@@ -106,15 +107,21 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("--order", type=order_named, metavar="ID", help="print all lines that name an order, and return")
     log.add_argument("-n", "--lines", type=natural, default=20, help="how many of the last lines of each")
     databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
-    psql = command("psql", lambda stack, chosen: stack.psql(databases[chosen.service], chosen.arguments))
-    psql.add_argument("service", choices=databases)
+    psql = command(
+        "psql", lambda stack, chosen: stack.psql(databases.get(chosen.service, chosen.service), chosen.arguments)
+    )
+    psql.add_argument("service", help=f"one of {', '.join(databases)}, or a database that 'just migrate' has made")
     options = psql.add_argument("arguments", nargs=argparse.REMAINDER, help="options of psql")
     options.required = False  # else the message without a service asks for them too
     ops = command("ops", lambda stack, chosen: stack.ops(chosen.module, chosen.arguments))
     ops.add_argument("module", help="a module of `ops`, to be run on the stack")
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
+    migrate = command("migrate", lambda stack, chosen: stack.migrate(chosen.targets), changes=True)
+    migrate.add_argument("targets", nargs="*", type=target, metavar="database=package")
     # Without a prefix of options, all that follows is passed on: REMAINDER does not take an option that comes first.
     passing: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
+    env = command("env", lambda stack, chosen: stack.env(chosen.arguments), **passing)
+    env.add_argument("arguments", nargs="+", help="as of env(1): settings, such as HTTP_PORT=8091, and a command")
     locust = command("locust", lambda stack, chosen: stack.locust(chosen.arguments), **passing)
     locust.add_argument("arguments", nargs="*", help="options of locust")
     observe = command("observe", lambda stack, chosen: stack.observe(chosen.ports))
@@ -131,6 +138,13 @@ def port(text: str) -> int:
     if text.isascii() and text.isdecimal() and 0 < int(text) <= PORT_MAX:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 1 to {PORT_MAX}")
+
+
+def target(text: str) -> str:
+    name, _, package = text.partition("=")
+    if re.fullmatch("[a-z][a-z0-9_]{0,62}", name) and name not in ("postgres", "auditor") and package:
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a database and a package, such as notify=examples.notify")
 
 
 def show_logs(stack: Stack, chosen: argparse.Namespace) -> None:

@@ -99,6 +99,8 @@ class ComposeStack(Stack):
         return bool(lines)
 
     def psql(self, database: str, arguments: list[str]) -> None:
+        if database not in DATABASE_SERVICES:
+            raise StackError(f"there is no database {database!r}; there are {', '.join(DATABASE_SERVICES)}")
         terminal = [] if sys.stdin.isatty() else ["-T"]
         password = f"PGPASSWORD={database}"  # as docker-compose.yml has it
         client = ["psql", "-U", database, "-h", HOST, database, *arguments]

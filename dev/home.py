@@ -17,7 +17,7 @@ from typing import IO
 
 import msgspec
 
-from dev.settings import ROLES, new_passwords
+from dev.settings import ROLES, new_password, new_passwords
 
 MARK = "tandem.mark"
 _MARK_TEXT = "This folder is Tandem's. 'just reset' deletes the data in it; without this file, it deletes nothing.\n"
@@ -190,3 +190,10 @@ def stored_passwords(home: Path) -> dict[str, str]:
     if lacking := [role for role in ROLES if not passwords.get(role)]:
         raise HomeError(f"{path} is damaged (it has no password of {', '.join(lacking)}); {SEE_OPERATIONS}")
     return passwords
+
+
+def store_password(home: Path, role: str) -> None:
+    """Make a password for a further role, unless it has one. Raises `HomeError` like `stored_passwords`."""
+    passwords = stored_passwords(home)
+    if role not in passwords:
+        write(home / "secrets.json", json.dumps(passwords | {role: new_password()}, indent=1), 0o600)

@@ -236,16 +236,21 @@ def compose_settings() -> frozenset[str]:
     return frozenset({"STACK", "TANDEM_HOME", PROJECT, *passed_on})
 
 
+def new_password() -> str:
+    """A password that a URL can contain unquoted."""
+    return secrets.token_urlsafe(24)
+
+
 def new_passwords() -> dict[str, str]:
-    """A password for each role that a URL can contain unquoted."""
-    return {role: secrets.token_urlsafe(24) for role in ROLES}
+    """A password for each role."""
+    return {role: new_password() for role in ROLES}
 
 
 def environment(
     *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools. By default, `partitions` are those of
-    this process's own setting."""
+    """Where Kafka and the databases are, for services and the operator's tools. Each role that is a service's has a
+    database of the same name. By default, `partitions` are those of this process's own setting."""
 
     def url(role: str, database: str) -> str:
         return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
@@ -255,7 +260,7 @@ def environment(
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
     }
-    for database in DATABASES:
+    for database in [role for role in passwords if role not in ("postgres", "auditor")]:
         variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)
         variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
         variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)

@@ -14,6 +14,10 @@ from dev.state import State
 DOWN = "Tandem is down; its data stays, and 'just up' brings it back"
 REMEMBERED = "remembered; 'just up' starts that many"
 
+NATIVE_ONLY = (
+    "'just {}' is for the native stack; in Compose, a further service is a further entry of docker-compose.yml"
+)
+
 
 class StackError(Exception):
     """A command cannot do what it was asked to; the message says what to do instead."""
@@ -111,6 +115,15 @@ class Stack(ABC):
     @abstractmethod
     def ops(self, module: str, arguments: list[str]) -> None:
         """End as a module of `ops` with its arguments, and with its exit code."""
+
+    def migrate(self, targets: list[str]) -> None:
+        """Make the databases of services beside the stack, each `database=package`; without any, those of the stack.
+        Raises `StackError`."""
+        raise StackError(NATIVE_ONLY.format("migrate"))
+
+    def env(self, arguments: list[str]) -> None:
+        """Become a command in the environment of the stack's processes, as env(1) does. Raises `StackError`."""
+        raise StackError(NATIVE_ONLY.format("env"))
 
     @abstractmethod
     def locust(self, arguments: list[str]) -> None: ...

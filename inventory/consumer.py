@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 from common.consume.handler import InOrderOfArrival, answers, of_kinds
 from common.consume.records import Received
-from common.events import STOCK_EVENTS, Event, OrderId, OrderPlaced, StockData, make
+from common.events import PUBLISHES, READS, STOCK_EVENTS, Event, OrderId, OrderPlaced, StockData, make
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Relevant, Reservation, decide
@@ -44,6 +44,8 @@ class InventoryHandler:
     """Inventory's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "inventory"
+    reads = READS[group]
+    publishes = (PUBLISHES[group],)
     phase_s = 0.0
     arrivals = InOrderOfArrival
 

@@ -228,7 +228,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         (by_record, "only this service (default: all); required when records are named"),
         (required, "the service whose events these are (required)"),
     ):
-        service.add_argument("--service", choices=tool.GROUP_OF, help=text)
+        service.add_argument("--service", choices=tool.services(), help=text)
     consent = argparse.ArgumentParser(add_help=False)
     tool.add_consent(consent)
     naming = argparse.ArgumentParser(add_help=False)
@@ -263,9 +263,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parse(arguments)
     env = Env("dlq")
     if chosen.service is None and (chosen.command in ("discard", "skip") or getattr(chosen, "records", None)):
-        raise Fatal(f"dlq: the service is not named; add --service {'|'.join(tool.GROUP_OF)}")
+        raise Fatal(f"dlq: the service is not named; add --service {'|'.join(tool.services())}")
     note = tool.DRY_RUN_NOTE if getattr(chosen, "dry_run", False) else ""
-    for service in [chosen.service] if chosen.service else tool.GROUP_OF:
+    for service in [chosen.service] if chosen.service else tool.services():
         with connected(service, env) as connection:
             match chosen.command:
                 case "list":
@@ -284,7 +284,9 @@ def main(arguments: Sequence[str]) -> int:
                     count = skip(service, connection, chosen)
                     print(f"{service}: {counted(count, 'record')} will be skipped when it starts to read{note}")
                     if not chosen.dry_run:
-                        print(f"'just restart {tool.GROUP_OF[service]}' has it start now; it then parks what is there")
+                        print(
+                            f"'just restart {tool.services()[service]}' has it start now; it then parks what is there"
+                        )
     return 0
 
 

@@ -55,7 +55,7 @@ class Log:
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no
         group."""
-        read = [p for p in partitions if p.topic in READS[group]]
+        read = [p for p in partitions if group not in READS or p.topic in READS[group]]
         consumer = Consumer({**client_config(self.servers, self._tool), "group.id": group, "enable.auto.commit": False})
         try:
             return committed_offsets(consumer, read, COORDINATOR_S)

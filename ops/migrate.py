@@ -1,12 +1,13 @@
-"""`python -m ops.migrate`: databases, roles, grants and migrations of every service. A second run changes nothing.
+"""`python -m ops.migrate [DATABASE=PACKAGE ...]`: databases, roles, grants and migrations of every service, or of those
+that are named, such as `notify=examples.notify`. A second run changes nothing.
 
 Each service has a database, which may be on a server of its own, and a role that can connect to that database only. The
 role reads and writes rows and cannot change a table. The role `auditor` reads everything and writes nothing. Migrations
-are plain SQL: those of `common/migrations` run in every database, those of `<service>/migrations` in one. dbmate runs
-them as the superuser, who owns the tables.
+are plain SQL: those of `common/migrations` run in every database, those of a package's folder `migrations` in one.
+dbmate runs them as the superuser, who owns the tables.
 
-Settings of each service, ORDER, PAYMENT and INVENTORY: `<S>_ADMIN_URL` (the superuser), `<S>_DATABASE_URL` and
-`<S>_AUDITOR_URL`. The last two say which role, password and database to make.
+Settings of each database, such as ORDER, PAYMENT and INVENTORY: `<D>_ADMIN_URL` (the superuser), `<D>_DATABASE_URL` and
+`<D>_AUDITOR_URL`. The last two say which role, password and database to make.
 """
 
 import os
@@ -171,11 +172,20 @@ def take_turn(connection: Conn) -> None:
         raise Fatal(f"migrate: another run has been at this server for {TURN_WITHIN_S} s; end it first") from error
 
 
-def migrate(service: str, env: Env) -> None:
-    """Make one service's database what the code expects. Raises `Fatal`."""
-    admin_url = env.database_url(f"{service.upper()}_ADMIN_URL")
-    login = read_login(env, f"{service.upper()}_DATABASE_URL")
-    auditor = read_login(env, f"{service.upper()}_AUDITOR_URL")
+def migrations_of(package: str) -> Path:
+    """The folder of a package's migrations. Raises `Fatal` when there is none."""
+    folder = ROOT.joinpath(*package.split("."), "migrations")
+    if not folder.is_dir():
+        raise Fatal(f"migrate: package {package!r} has no folder {folder.relative_to(ROOT)}")
+    return folder
+
+
+def migrate(name: str, env: Env, package: str = "") -> None:
+    """Make one database what the code of a package, by default of that name, expects. Raises `Fatal`."""
+    migrations = migrations_of(package or name)
+    admin_url = env.database_url(f"{name.upper()}_ADMIN_URL")
+    login = read_login(env, f"{name.upper()}_DATABASE_URL")
+    auditor = read_login(env, f"{name.upper()}_AUDITOR_URL")
     database_url = urlunsplit(urlsplit(admin_url)._replace(path=f"/{login.database}"))
     with connect(admin_url) as admin:
         take_turn(admin)
@@ -184,14 +194,15 @@ def migrate(service: str, env: Env) -> None:
         ensure_database(admin, login.database)
         with connect(database_url) as connection:
             execute(connection, _GRANTS, database=login.database, service=login.role, auditor=AUDITOR)
-            run_migrations(database_url, ROOT / "common" / "migrations", ROOT / service / "migrations")
+            run_migrations(database_url, migrations_of("common"), migrations)
             execute(connection, _ADD_ONLY, service=login.role)
 
 
-def main(_: Sequence[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     env = Env("migrate")
-    for service in tool.GROUP_OF:
-        migrate(service, env)
+    for target in arguments or tool.GROUP_OF:
+        name, _, package = target.partition("=")
+        migrate(name, env, package)
     print("migrate: databases, roles and migrations are up to date")
     return 0
 

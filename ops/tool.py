@@ -5,7 +5,7 @@ import getpass
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -19,7 +19,8 @@ from common.events import SAGA
 from common.terminal import complain, flushed, open_streams, printable, shortened, width
 
 GROUP_OF: Final = {"order": SAGA, "payment": "payment", "inventory": "inventory"}
-"""The consumer group of each service."""
+"""The consumer group of each service of Tandem."""
+_URL: Final = "_DATABASE_URL"
 FAILED: Final = 2
 INTERRUPTED: Final = 130
 CELL_CHARS: Final = 80
@@ -49,6 +50,12 @@ def run(main: Callable[[Sequence[str]], int]) -> NoReturn:
         complain(f"this is a bug of Tandem, and what was asked for is not done: {type(error).__name__}: {error}")
         status = FAILED
     sys.exit(status if flushed() else status or FAILED)
+
+
+def services(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The consumer group of every service that has parked events: also of others, each named after its database."""
+    names = (name.removesuffix(_URL).lower() for name in sorted(environ) if name.endswith(_URL))
+    return GROUP_OF | {name: name for name in names if name not in GROUP_OF}
 
 
 def user() -> str:

@@ -10,7 +10,7 @@ rewind   after a topic was created anew: set the committed offsets of its stoppe
 import argparse
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -19,6 +19,7 @@ from common.config import Env, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
+from common.kafka.broker import Partition
 from ops import log_dirs, tool
 from ops.log import ANSWER_S, Log
 
@@ -120,9 +121,10 @@ def strangers(group: str, clients: Sequence[str]) -> list[str]:
 
 
 def trim(log: Log, *, dry_run: bool) -> None:
-    """Delete what every group that must read it has passed. Raises `Fatal` if one has never read a partition."""
+    """Delete what every group that reads it has passed. Raises `Fatal` if one has never read a partition."""
     bounds = log.bounds(list(READERS))
     committed = {group: log.committed(group, bounds) for group in GROUPS}
+    others = _others(log, bounds)
     until: list[TopicPartition] = []
     records = 0
     for partition, (first, end) in bounds.items():
@@ -131,6 +133,7 @@ def trim(log: Log, *, dry_run: bool) -> None:
         offsets = {group: committed[group].get(partition) for group in READERS[partition.topic]}
         if absent := sorted(group for group, offset in offsets.items() if offset is None):
             raise Fatal(f"topics: {partition} has never been read by {', '.join(absent)}: nothing was deleted")
+        offsets |= {group: read.get(partition, first) for group, read in others[partition.topic].items()}
         keep_from = min(offset for offset in offsets.values() if offset is not None)
         if keep_from > first:
             until.append(TopicPartition(*partition, keep_from))
@@ -144,6 +147,18 @@ def trim(log: Log, *, dry_run: bool) -> None:
         future.result()
     print(f"topics: {records} records were deleted from {len(until)} partitions", flush=True)
     _report_freed(before, sizes)
+
+
+def _others(log: Log, bounds: Collection[Partition]) -> dict[str, dict[str, dict[Partition, int]]]:
+    """By topic: what groups that are not Tandem's have committed there. Services beside it read each record too."""
+    listed = log.admin.list_consumer_groups(request_timeout=TIMEOUT_S).result()
+    others: dict[str, dict[str, dict[Partition, int]]] = {topic: {} for topic in READERS}
+    for group in sorted(group.group_id for group in listed.valid if group.group_id not in GROUPS):
+        for partition, offset in log.committed(group, bounds).items():
+            others[partition.topic].setdefault(group, {})[partition] = offset
+    for group in sorted({group for groups in others.values() for group in groups}):
+        print(f"topics: what {group!r} has not read yet is kept; if that group is gone for good, delete it")
+    return others
 
 
 def _sizes(admin: AdminClient) -> Iterator[int | None]:

@@ -6,7 +6,7 @@ from typing import Final, get_args
 
 from common.consume.handler import InOrderOfArrival, answers, of_kinds
 from common.consume.records import Received
-from common.events import PAYMENT_EVENTS, Event, OrderId, PaymentData, make
+from common.events import PAYMENT_EVENTS, PUBLISHES, READS, Event, OrderId, PaymentData, make
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
@@ -44,6 +44,8 @@ class PaymentHandler:
     """Payment's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "payment"
+    reads = READS[group]
+    publishes = (PUBLISHES[group],)
     phase_s = 0.0
     arrivals = InOrderOfArrival
 

@@ -15,12 +15,16 @@ from common.postgres import Conn
 Locked = TypeVar("Locked")
 
 
+HELD_RECORDS_MAX: Final = 20_000
+"""The most records that are held back, whatever they wait for: about 30 MB of memory."""
+
+
 class Arrivals(Protocol):
     """The records that have arrived and are not due yet. Each partition's records become due in order."""
 
     @property
     def held(self) -> int:
-        """How many records are held back."""
+        """How many records are held back. While they are more than `HELD_RECORDS_MAX`, no more are read."""
 
     def add(self, arrival: Arrival) -> None: ...
 
@@ -55,7 +59,15 @@ class Handler(Protocol[Locked]):
 
     @property
     def group(self) -> str:
-        """The consumer group. `READS` and `SENDS` of `common.events` name its topics."""
+        """The consumer group."""
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The topics that it reads."""
+
+    @property
+    def publishes(self) -> tuple[str, ...]:
+        """The topics that its results go to, if there are any."""
 
     @property
     def phase_s(self) -> float:

@@ -36,7 +36,7 @@ from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
 from common.consume.vacuum import VacuumWatch
 from common.errors import Failure, Stopped, Superseded, classify, describe, is_session_stale
-from common.events import PUBLISHES, READS, type_of
+from common.events import type_of
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
@@ -89,7 +89,7 @@ class _Session(Generic[Locked]):
     def __init__(self, process: Process, handler: Handler[Locked], worker: BatchConsumer[Locked]) -> None:
         self._process = process
         self._handler = handler
-        self._reads = READS[handler.group]
+        self._reads = handler.reads
         self._worker = worker
         self._stopping = worker.stopping
         self._report = worker.report
@@ -143,7 +143,7 @@ class _Session(Generic[Locked]):
 
     def _describe(self) -> dict[str, Topic]:
         """The topics read and published to, as they are now."""
-        topics = broker.describe(self._admin, {*self._reads, PUBLISHES[self._handler.group]})
+        topics = broker.describe(self._admin, {*self._reads, *self._handler.publishes})
         broker.check_partition_counts(topics)
         return topics
 

@@ -164,8 +164,11 @@ class NativeStack(Stack):
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
+        passwords = stored_passwords(self.home)
+        if database not in passwords:
+            raise StackError(f"there is no database {database!r}; there are {', '.join(sorted(passwords))}")
         options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
-        variables = {"PGPASSWORD": stored_passwords(self.home)[database], "PGCONNECT_TIMEOUT": str(CONNECT_S)}
+        variables = {"PGPASSWORD": passwords[database], "PGCONNECT_TIMEOUT": str(CONNECT_S)}
         program = str(binary("psql"))
         os.chdir(caller())
         os.execve(program, [program, *PSQL_OPTIONS, *options, *arguments], child(variables))
@@ -174,6 +177,16 @@ class NativeStack(Stack):
         self._require_running()
         command = [sys.executable, "-m", f"ops.{module}", *arguments]
         os.execve(sys.executable, command, child(self.programs.environment()))
+
+    def migrate(self, targets: list[str]) -> None:
+        self._require_running()
+        for target in targets:
+            homes.store_password(self.home, target.partition("=")[0])
+        self.ops("migrate", targets)
+
+    def env(self, arguments: list[str]) -> None:
+        self._require_running()
+        os.execvpe("env", ["env", *arguments], child(self.programs.environment()))
 
     def locust(self, arguments: list[str]) -> None:
         self._require_running()

@@ -8,7 +8,19 @@ import psycopg
 
 from common import metrics
 from common.consume.records import Received
-from common.events import ORDERS, SAGA, Event, Milliseconds, OrderId, OrderPlaced, Outcome, now, type_of
+from common.events import (
+    ORDERS,
+    PUBLISHES,
+    READS,
+    SAGA,
+    Event,
+    Milliseconds,
+    OrderId,
+    OrderPlaced,
+    Outcome,
+    now,
+    type_of,
+)
 from common.postgres import Conn
 from order.saga import store
 from order.saga.decide import advance, outcome_of
@@ -54,6 +66,8 @@ class SagaHandler:
     """The saga's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = SAGA
+    reads = READS[SAGA]
+    publishes = (PUBLISHES[SAGA],)
     phase_s = 0.018
     """By then payment and inventory have published what they decided in this slot."""
     arrivals = HeldOrders

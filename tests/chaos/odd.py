@@ -10,7 +10,6 @@ import sys
 import time
 from typing import Any
 
-from common import events
 from inventory.consumer import InventoryHandler
 from order.saga.consumer import SagaHandler
 from payment.consumer import PaymentHandler
@@ -29,8 +28,6 @@ def main() -> None:
     if chosen.group:
         handlers: dict[str, Any] = {"inventory": InventoryHandler, "payment": PaymentHandler, "order": SagaHandler}
         handler = handlers[chosen.module]
-        for topics in (events.READS, events.PUBLISHES):
-            topics[chosen.group] = topics[handler.group]  # type: ignore[index]  # read only for the services
         handler.group = chosen.group
     sys.argv[1:] = chosen.arguments
     runpy.run_module(chosen.module, run_name="__main__", alter_sys=True)

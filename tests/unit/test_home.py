@@ -23,9 +23,10 @@ from dev.native.stack import NativeStack
 from dev.servers import processes
 from dev.servers.kafka import Broker
 from dev.servers.server import StartError
-from dev.settings import ROOT, Settings, new_passwords
+from dev.settings import ROOT, Settings, environment, new_passwords
 from dev.stack import StackError
 from dev.state import State
+from ops import tool
 
 
 def home_of(text: str) -> Path:
@@ -176,6 +177,19 @@ def test_deleted_passwords_are_not_made_anew_behind_a_database_that_has_them(tmp
         stored_passwords(tmp_path)
 
 
+def test_a_service_beside_the_stack_gets_a_password_and_a_database_of_its_own(tmp_path: Path) -> None:
+    before = stored_passwords(tmp_path)
+    homes.store_password(tmp_path, "notify")
+    passwords = stored_passwords(tmp_path)
+    assert {role: password for role, password in passwords.items() if role != "notify"} == before
+    homes.store_password(tmp_path, "notify")
+    assert stored_passwords(tmp_path) == passwords, "it keeps its password"
+    variables = environment(kafka_port=9092, postgres_port=15432, passwords=passwords, partitions=6)
+    url = f"postgresql://notify:{passwords['notify']}@127.0.0.1:15432/notify?sslmode=disable"
+    assert variables["NOTIFY_DATABASE_URL"] == url
+    assert tool.services(variables) == tool.GROUP_OF | {"notify": "notify"}
+
+
 @pytest.mark.parametrize("text", ["", "version=1\n", "version=1\nnode.id=1\ncluster.id=\n", None])
 def test_a_brokers_identity_is_never_made_anew_over_its_topics(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -262,6 +276,11 @@ def test_what_compose_fails_at_is_no_violation(code: int, ends: int) -> None:
         ["logs", "-n", "-1"],
         ["logs", "nobody"],
         ["psql", "nobody"],
+        ["migrate", "notify=examples.notify"],
+        ["migrate", "notify"],
+        ["migrate", "postgres=examples.notify"],
+        ["env"],
+        ["env", "true"],
         ["nonsense"],
         ["reset"],
     ],

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
-from common.events import PRODUCTS, READERS
+from common.events import PRODUCTS, READERS, READS
 from common.kafka.broker import Partition
 from ops import topics
 from ops.log import Log
@@ -31,6 +31,29 @@ def log_with(*existing: str) -> Log:
             drift=lambda names: [],
         ),
     )
+
+
+def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`notify` has read partition 0 up to 40, and nothing of partition 1; `elsewhere` reads another topic."""
+    all_of_tandem = dict.fromkeys([Partition("orders", 0), Partition("orders", 1)], 100)
+    committed = {**dict.fromkeys(READS, all_of_tandem), "notify": {Partition("orders", 0): 40}, "elsewhere": {}}
+    listed = SimpleNamespace(valid=[SimpleNamespace(group_id=group) for group in committed])
+    log: Any = SimpleNamespace(
+        admin=SimpleNamespace(list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed)),
+        bounds=lambda names: {Partition("orders", number): (10, 100) for number in range(2)},
+        committed=lambda group, partitions: committed[group],
+    )
+    topics.trim(log, dry_run=True)
+    assert capsys.readouterr().out.splitlines() == [
+        "topics: what 'notify' has not read yet is kept; if that group is gone for good, delete it",
+        "topics: 30 records would be deleted from 1 partitions",
+    ]
+    del committed["notify"]
+    listed.valid.pop(-2)
+    topics.trim(log, dry_run=True)
+    assert capsys.readouterr().out == "topics: 180 records would be deleted from 2 partitions\n"
 
 
 def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[str]) -> None:

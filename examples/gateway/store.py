@@ -1,0 +1,65 @@
+"""All SQL of `card_payments`."""
+
+from collections.abc import Collection, Iterable
+from typing import Literal, NamedTuple
+
+from psycopg.rows import class_row
+
+from common.events import OrderId, PlacedData
+from common.postgres import AsyncConn, Conn, columns
+
+Wanted = Literal["hold", "capture", "release"]
+
+_HOLD = """
+    INSERT INTO card_payments (order_id, customer_id, amount, currency, wanted)
+    SELECT *, 'hold' FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING
+"""
+# A release is final: the order is not paid, or not paid any more.
+_WANT = """
+    UPDATE card_payments SET wanted = %s, next_at = now(), attempts = 0
+    WHERE order_id = ANY(%s::uuid[]) AND wanted NOT IN (%s, 'release')
+"""
+# Whoever takes a row has it for a while; then another instance takes it. All acts may be repeated.
+_TAKE = """
+    UPDATE card_payments SET next_at = now() + make_interval(secs => %s), attempts = attempts + 1
+    WHERE order_id IN (
+      SELECT order_id FROM card_payments WHERE wanted <> done AND next_at <= now()
+      ORDER BY next_at LIMIT %s FOR UPDATE SKIP LOCKED)
+    RETURNING order_id::text, customer_id, wanted, attempts
+"""
+_DONE = "UPDATE card_payments SET done = %s, problem = NULL, next_at = now(), attempts = 0 WHERE order_id = %s"
+_LATER = "UPDATE card_payments SET problem = %s, next_at = now() + make_interval(secs => %s) WHERE order_id = %s"
+
+
+class Task(NamedTuple):
+    """An order whose card payment has to be captured or released."""
+
+    order_id: str
+    customer_id: str
+    wanted: Wanted
+    attempts: int
+
+
+def hold(connection: Conn, orders: Iterable[PlacedData]) -> None:
+    """Note that these amounts may be on hold. Call it in pipeline mode."""
+    rows = ((order.order_id, order.customer_id, order.amount, order.currency) for order in orders)
+    connection.execute(_HOLD, columns(rows))
+
+
+def want(connection: Conn, wanted: Wanted, orders: Collection[OrderId]) -> None:
+    """Have these captured or released. Those without a row have nothing on hold. Call it in pipeline mode."""
+    connection.execute(_WANT, (wanted, list(orders), wanted))
+
+
+async def take(connection: AsyncConn, count: int, lease_s: float) -> list[Task]:
+    """Tasks that are due, for `lease_s`."""
+    cursor = await connection.cursor(row_factory=class_row(Task)).execute(_TAKE, (lease_s, count))
+    return await cursor.fetchall()
+
+
+async def done(connection: AsyncConn, task: Task) -> None:
+    await connection.execute(_DONE, (task.wanted, task.order_id))
+
+
+async def later(connection: AsyncConn, task: Task, problem: str, delay_s: float) -> None:
+    await connection.execute(_LATER, (problem, delay_s, task.order_id))
