@@ -6,7 +6,7 @@ may come twice, and its revocation before it, after it or alone.
     none ──▶ completed ──▶ refunded        none ──▶ declined        none ──▶ void (revoked before it was placed)
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -70,12 +70,25 @@ class Decisions(NamedTuple):
     transfers: list[Transfer]
 
 
+def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason | None:
+    """The reason to decline this order, or none."""
+    if account is None:
+        return "unknown_account"
+    if account.currency != order.currency:
+        return "currency_mismatch"
+    if balance < order.amount:
+        return "insufficient_funds"
+    return None
+
+
 def decide(
     accounts: Mapping[CustomerId, Account],
     payments: Mapping[OrderId, Payment],
     events: Iterable[tuple[Relevant, Milliseconds]],
+    refuse: Callable[[Account | None, int, PlacedData], Reason | None] = refusal,
 ) -> Decisions:
-    """Apply the events in order, each with its time in the log. Returns only what changed.
+    """Apply the events in order, each with its time in the log. Returns only what changed. `refuse` gives the reason to
+    decline an order: a payment that asks more than the account, such as a card, has a rule of its own.
 
     Raises `Contradiction` for an event that names another customer than the payment's, and for a refund to an account
     that is gone or is kept in another currency now.
@@ -94,7 +107,7 @@ def decide(
                     continue
                 account = accounts.get(customer_id)
                 balance = balances.get(customer_id, account.balance if account else 0)
-                reason = refusal(account, balance, data)
+                reason = refuse(account, balance, data)
                 changed[order_id] = Payment(
                     order_id=order_id,
                     customer_id=customer_id,
@@ -127,17 +140,6 @@ def decide(
                     balances[customer_id] = balance + after.amount
                     transfers.append(Transfer("refund", order_id, customer_id, after.amount, after.currency, at))
     return Decisions(changed, balances, transfers)
-
-
-def refusal(account: Account | None, balance: int, order: PlacedData) -> Reason | None:
-    """The reason to decline this order, or none."""
-    if account is None:
-        return "unknown_account"
-    if account.currency != order.currency:
-        return "currency_mismatch"
-    if balance < order.amount:
-        return "insufficient_funds"
-    return None
 
 
 def _refundable(payment: Payment, account: Account | None) -> Account:

@@ -13,7 +13,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Topic
 from loguru import logger
 
 from common.config import Process
-from common.consume.handler import Arrivals
+from common.consume.handler import HELD_RECORDS_MAX, Arrivals
 from common.consume.positions import Start
 from common.consume.reading import Reading, WithoutRecord
 from common.consume.records import Arrival, arrival_of
@@ -120,7 +120,9 @@ class Inbox:
 
     def next_batch(self) -> list[Arrival]:
         """The records to process next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
-        if len(self._due) < BATCH_RECORDS_MAX:
+        if self._arrivals.held > HELD_RECORDS_MAX:
+            self.wait(POLL_S)
+        elif len(self._due) < BATCH_RECORDS_MAX:
             self._fill()
         self._due += self._arrivals.due(time.monotonic())
         count = size = 0

@@ -16,6 +16,7 @@ from examples.gateway.authorise import HOLD_S, Authoriser
 from examples.gateway.consumer import CardHandler
 from examples.gateway.settle import Settler
 from payment import app, config
+from payment.operations import CONTRACT
 
 
 def serve() -> None:
@@ -30,7 +31,7 @@ def serve() -> None:
     def degraded() -> list[str]:
         return [*authoriser.degraded(), *settler.missing(), *consumer.degraded()]
 
-    accounts = application(app.routes(database), consumer.missing, degraded=degraded)
+    accounts = application(CONTRACT.routes(app.endpoints(database)), consumer.missing, degraded=degraded)
     server.run(
         server.serve(
             accounts, process, [authoriser, consumer, settler],

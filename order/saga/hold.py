@@ -18,6 +18,7 @@ from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
+from common.consume.handler import HELD_RECORDS_MAX
 from common.consume.records import Arrival
 from common.events import ORDERS, OrderPlaced, PaymentCompleted, StockReserved
 from common.kafka.broker import Partition
@@ -26,8 +27,6 @@ HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5
 """An order that waits for longer is behind a backlog, or its results do not come."""
 HOLD_OF_LATENESS: Final = 2.0
-HELD_RECORDS_MAX: Final = 20_000
-"""The most records that are held, whatever they wait for: about 30 MB of memory."""
 RESULTS_MAX: Final = 40_000
 """The most orders whose results are remembered; the oldest are forgotten. About 8 MB of memory."""
 SEEN_S: Final = 1.0

@@ -1,4 +1,5 @@
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from common import config
 from common.codec import encode
 from common.config import Env
 from common.consume import inbox
-from common.consume.handler import InOrderOfArrival
+from common.consume.handler import HELD_RECORDS_MAX, InOrderOfArrival
 from common.consume.inbox import SLOT_S, Inbox, until_next_slot_s
 from common.consume.parking import sort
 from common.consume.positions import Start
@@ -108,6 +109,18 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     joined.positions = {Partition("orders", number): 100 for number in range(2)}
     client: Any = joined._consumer
     return joined, client
+
+
+def test_it_reads_no_more_while_too_many_records_are_held(
+    slow: tuple[Inbox, SlowClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, _ = slow
+    monkeypatch.setattr(joined, "_fill", lambda: pytest.fail("it reads on"))
+    waited: list[float] = []
+    monkeypatch.setattr(joined, "wait", waited.append)
+    monkeypatch.setattr(joined, "_arrivals", SimpleNamespace(held=HELD_RECORDS_MAX + 1, due=lambda _: []))
+    assert joined.next_batch() == []
+    assert waited == [inbox.POLL_S]
 
 
 def test_a_refused_commit_is_retried_with_its_own_offsets(slow: tuple[Inbox, SlowClient]) -> None:
