@@ -12,8 +12,8 @@ from urllib.parse import urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-REVALIDATE: Final = "no-cache"
-"""A cache may keep the answer, and must ask before each use whether it still holds."""
+REVALIDATE: Final = "private, no-cache"
+"""The client's own cache may keep the answer, and must ask before each use whether it still holds."""
 TAG_BYTES: Final = 12
 NO_STORE: Final = {"cache-control": "no-store"}
 """For an answer that will be another one soon."""
@@ -23,7 +23,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def conditional(handler: Handler) -> Handler:
-    """The handler, with an ETag in each 200: the hash of its body. A client that has that version is answered 304.
+    """The handler, with an ETag in each 200: its own, or the hash of the body. A client that has that version is
+    answered 304.
 
     Unless the handler says otherwise, a cache must ask each time.
     """
@@ -32,7 +33,7 @@ def conditional(handler: Handler) -> Handler:
         response = await handler(request)
         if response.status_code != 200:
             return response
-        tag = f'"{blake2b(response.body, digest_size=TAG_BYTES).hexdigest()}"'
+        tag = response.headers.get("etag") or tag_of(response.body)
         response.headers["etag"] = tag
         response.headers.setdefault("cache-control", REVALIDATE)
         if not is_current(request.headers.get("if-none-match"), tag):
@@ -41,6 +42,11 @@ def conditional(handler: Handler) -> Handler:
         return Response(status_code=304, headers=kept)
 
     return respond
+
+
+def tag_of(content: bytes | memoryview) -> str:
+    """The ETag of this content."""
+    return f'"{blake2b(content, digest_size=TAG_BYTES).hexdigest()}"'
 
 
 def is_current(if_none_match: str | None, tag: str) -> bool:

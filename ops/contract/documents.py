@@ -13,16 +13,17 @@ from common.asyncapi.document import document as asyncapi
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs/contract"
 VERSION: Final = "v1"
 ASYNCAPI: Final = "asyncapi.json"
+CONTRACTS: Final = {
+    "order": order.api.operations.CONTRACT,
+    "payment": payment.operations.CONTRACT,
+    "inventory": inventory.operations.CONTRACT,
+}
+"""What the services offer over HTTP to others. The console's is for its own page."""
 
 
 def made() -> dict[str, Any]:
     """The documents of this code, by file name."""
-    contracts = {
-        "order": order.api.operations.CONTRACT,
-        "payment": payment.operations.CONTRACT,
-        "inventory": inventory.operations.CONTRACT,
-    }
-    documents = {f"{service}.openapi.json": contract.document() for service, contract in contracts.items()}
+    documents = {f"{service}.openapi.json": contract.document() for service, contract in CONTRACTS.items()}
     return {ASYNCAPI: as_json(asyncapi()), **documents}
 
 

@@ -13,23 +13,16 @@ from playwright.sync_api import Page, expect
 from starlette.requests import Request
 from starlette.responses import Response
 
-import inventory.operations
 import ops.console.operations
-import order.api.operations
-import payment.operations
 from common.codec import encode
 from common.http.app import application
 from common.http.contract.operation import Operation
 from common.http.contract.service import Contract
 from common.http.protocol import Connection
 from common.http.server import _bind, _Server
+from ops.contract import documents
 
-CONTRACTS: Final = {
-    "order-api": order.api.operations.CONTRACT,
-    "payment": payment.operations.CONTRACT,
-    "inventory": inventory.operations.CONTRACT,
-    "console": ops.console.operations.CONTRACT,
-}
+CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
 HOST: Final = "127.0.0.1"
 START_S: Final = 10.0
 
@@ -95,7 +88,7 @@ def test_the_page_shows_every_operation(page: Page, service: str) -> None:
     expect(page.locator(".errors-wrapper")).to_have_count(0)
 
 
-@pytest.mark.parametrize("service", ["order-api"], indirect=True)
+@pytest.mark.parametrize("service", ["order"], indirect=True)
 def test_a_request_can_be_tried(page: Page, service: str) -> None:
     page.goto("/docs")
     block = page.locator("#operations-orders-placeOrder")

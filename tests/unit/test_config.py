@@ -82,6 +82,16 @@ def test_hosts_are_names_and_addresses_without_ports() -> None:
             config.process(Env("payment", {**REQUIRED, "ALLOWED_HOSTS": f"ok,{wrong}"}), database="DB", port=8082)
 
 
+def test_origins_are_as_browsers_send_them() -> None:
+    variables = {**REQUIRED, "CORS_ORIGINS": "https://Shop.example:443, http://localhost:3000,http://[::1]:80,"}
+    process = config.process(Env("payment", variables), database="DB", port=8082)
+    assert process.cors_origins == {b"https://shop.example", b"http://localhost:3000", b"http://[::1]"}
+    assert config.process(Env("payment", REQUIRED), database="DB", port=8082).cors_origins == frozenset()
+    for wrong in ("*", "shop.example", "https://shop.example/", "https://*.example", "null"):
+        with pytest.raises(Fatal, match=r"payment: CORS_ORIGINS: .* must be like https://shop.example"):
+            config.process(Env("payment", {**REQUIRED, "CORS_ORIGINS": wrong}), database="DB", port=8082)
+
+
 def test_an_idle_connection_is_kept_for_75_s_unless_set() -> None:
     assert config.process(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
     variables = {**REQUIRED, "KEEP_ALIVE_S": "5"}

@@ -11,9 +11,7 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-import inventory.operations
-import order.api.operations
-import payment.operations
+import ops.console.operations
 from common.codec import encode
 from common.events import Milliseconds, rfc3339
 from common.http import problem
@@ -21,16 +19,13 @@ from common.http.contract.operation import Operation
 from common.http.contract.service import Contract
 from common.http.problem import ProblemError
 from common.http.validation import decode_body
+from ops.contract import documents
 from order.api.read.queries import _stored
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import OrderView
 from tests.unit.orders import order_id
 
-CONTRACTS: Final = {
-    "order-api": order.api.operations.CONTRACT,
-    "payment": payment.operations.CONTRACT,
-    "inventory": inventory.operations.CONTRACT,
-}
+CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
 OPERATIONS: Final = [
     pytest.param(operation, id=f"{service} {operation.id}")
     for service, contract in CONTRACTS.items()
@@ -77,7 +72,7 @@ def test_a_link_leads_to_an_operation_of_the_document(contract: Contract) -> Non
         for link in response.get("links", {}).values()
     ]
     assert set(links) <= ids
-    assert ("getOrder" in links) is (contract is CONTRACTS["order-api"])
+    assert ("getOrder" in links) is (contract is CONTRACTS["order"])
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
@@ -122,7 +117,7 @@ VALUES: Final = {
 
 @pytest.mark.parametrize("names", [n for size in range(6) for n in itertools.combinations(VALUES, size)])
 def test_the_document_takes_exactly_the_combinations_of_fields_that_the_service_takes(names: tuple[str, ...]) -> None:
-    document = CONTRACTS["order-api"].document()
+    document = CONTRACTS["order"].document()
     order = {"customer_id": "cust-1", **{name: VALUES[name] for name in names}}
     try:
         decode_body(encode(order), order_request_decoder)
@@ -147,7 +142,7 @@ def test_the_document_takes_exactly_the_combinations_of_fields_that_the_service_
 )
 def test_limits_are_keywords_of_the_schemas(fields: dict[str, Any], valid: bool) -> None:
     order = {"customer_id": "cust-1", "product_id": "sku-1", "quantity": 1, **fields}
-    assert fits(order, {"$ref": "#/components/schemas/OrderRequest"}, CONTRACTS["order-api"].document()) is valid
+    assert fits(order, {"$ref": "#/components/schemas/OrderRequest"}, CONTRACTS["order"].document()) is valid
     if valid:
         assert isinstance(decode_body(encode(order), order_request_decoder), OrderRequest)
     else:
@@ -180,6 +175,6 @@ def test_an_order_discarded_unread_has_no_amount() -> None:
     view = _stored(row).view
     assert (view.amount, view.currency, view.placed_at) == (None, None, rfc3339(AT))
     assert msgspec.json.decode(encode(view), type=OrderView) == view
-    properties = CONTRACTS["order-api"].document()["components"]["schemas"]["OrderView"]["properties"]
+    properties = CONTRACTS["order"].document()["components"]["schemas"]["OrderView"]["properties"]
     assert types_of(properties["amount"]) == {"integer", "null"}
     assert types_of(properties["currency"]) == {"string", "null"}

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from common.http import problem
 from common.http.app import Frame, application
@@ -112,12 +113,18 @@ def test_head_is_answered_as_get_without_a_body(path: str) -> None:
 
 def test_a_client_that_has_the_answer_already_does_not_get_it_again() -> None:
     first = answer("GET", "/things?limit=1")
-    assert first.headers["cache-control"] == "no-cache"
+    assert first.headers["cache-control"] == "private, no-cache"
     assert first.headers["link"] == '</things?limit=1&cursor=b>; rel="next"'
     again = answer("GET", "/things", if_none_match=first.headers["etag"])
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
-    assert again.headers["cache-control"] == "no-cache"
+    assert again.headers["cache-control"] == "private, no-cache"
     assert answer("GET", "/things", if_none_match='"other"').json() == ["a", "b"]
+
+
+def test_what_never_changes_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tag = answer("GET", "/docs/swagger-ui.css").headers["etag"]
+    monkeypatch.setattr("common.http.caching.blake2b", None)
+    assert answer("GET", "/docs/swagger-ui.css", if_none_match=tag).status_code == 304
 
 
 def test_what_changes_soon_is_kept_by_no_cache() -> None:
@@ -151,6 +158,15 @@ def test_pages_of_other_origins_are_refused_unless_they_are_named() -> None:
     for other in ("https://evil.example", "http://shop.example", "https://shop.example:8443", "null"):
         assert answer("GET", "/things", opened, origin=other).status_code == 403
     assert "access-control-allow-origin" not in answer("GET", "/things", opened).headers
+
+
+def test_a_page_of_a_named_origin_reads_the_answer_of_a_direct_endpoint() -> None:
+    async def direct(scope: Scope, receive: Receive, send: Send) -> None:
+        await json_response("made", 202)(scope, receive, send)
+
+    frame = application([], direct={("POST", "/things"): direct})
+    frame.hosts = Hosts(origins=frozenset({SHOP.encode()}))
+    assert answer("POST", "/things", frame, origin=SHOP).headers["access-control-allow-origin"] == SHOP
 
 
 def test_a_preflight_request_is_told_what_a_page_may_send() -> None:

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.http import problem
-from common.http.caching import Handler
+from common.http.caching import Handler, tag_of
 from common.http.contract.document import problem_document
 from common.http.contract.process import HTML, ProblemIndex, ProblemPage
 from common.http.problem import ProblemError, ProblemType
@@ -60,10 +60,11 @@ class HasProblems(Protocol):
 
 
 @cache
-def _files() -> dict[str, bytes]:
-    """The files of the page, read when it is first looked at: most processes never show it."""
+def _files() -> dict[str, tuple[bytes, str]]:
+    """The files of the page with their tags, read when it is first looked at: most processes never show it."""
     found = [*STATIC.iterdir(), *(STATIC / "vendor").iterdir()]
-    return {path.name: path.read_bytes() for path in found if path.suffix in TYPES}
+    contents = {path.name: path.read_bytes() for path in found if path.suffix in TYPES}
+    return {name: (content, tag_of(content)) for name, content in contents.items()}
 
 
 async def docs(_: Request) -> Response:
@@ -75,10 +76,10 @@ async def docs_file(request: Request) -> Response:
 
 
 def _file(name: str) -> Response:
-    content = _files().get(name)
-    if content is None:
+    if name not in _files():
         raise ProblemError(problem.not_found("file", name[:64]))
-    return Response(content, headers={**HEADERS, "content-type": TYPES[Path(name).suffix]})
+    content, tag = _files()[name]
+    return Response(content, headers={**HEADERS, "etag": tag, "content-type": TYPES[Path(name).suffix]})
 
 
 def problem_index(service: HasProblems) -> Handler:
