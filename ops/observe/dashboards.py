@@ -146,8 +146,10 @@ DASHBOARDS: Final = (
             ),
             Panel(
                 "lag by committed offsets",
-                [Query("sum by (consumergroup, topic) (kafka_consumergroup_lag)", "{{consumergroup}} {{topic}}")],
-                width=WIDTH,
+                [Query(
+                    "sum by (consumergroup, topic) (clamp_min(kafka_consumergroup_lag, 0))",  # -1: nothing committed
+                    "{{consumergroup}} {{topic}}",
+                )], width=WIDTH,
             ),
         ),
     ),

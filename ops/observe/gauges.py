@@ -22,7 +22,7 @@ from ops.observe.samples import (
 )
 from ops.tool import GROUP_OF
 
-EVERY_S: Final = 2.0
+EVERY_S: Final = 3.0
 STALE_S: Final = 10.0
 """A source that has not answered for this long is down."""
 FULL_SEARCH_EVERY_S: Final = 600.0
