@@ -116,7 +116,7 @@ def readable(span: Span) -> "ReadableSpan":
         [sdk.event(event.name, event.attributes, event.at_ns) for event in span.events],
         [sdk.link(context(*link)) for link in span.links],
         sdk.kinds[span.kind],
-        status=sdk.failed(span.error) if span.error else sdk.unset,
+        status=sdk.failed(span.error) if span.error else None,
         start_time=span.start_ns,
         end_time=span.end_ns,
     )
@@ -130,6 +130,12 @@ def _sdk() -> SimpleNamespace:
     from opentelemetry.sdk.trace import Event, ReadableSpan
     from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+    class Hashed(Resource):
+        """A resource that is looked up for each span. The SDK's own hash writes it as JSON."""
+
+        __eq__ = object.__eq__
+        __hash__ = object.__hash__
+
     flags = TraceFlags(FLAGS)
     return SimpleNamespace(
         context=lambda trace_id, span_id: SpanContext(int(trace_id, 16), int(span_id, 16), False, flags),
@@ -137,7 +143,6 @@ def _sdk() -> SimpleNamespace:
         failed=lambda error: Status(StatusCode.ERROR, error),
         kinds={"producer": SpanKind.PRODUCER, "consumer": SpanKind.CONSUMER},
         link=Link,
-        resource=lru_cache(lambda service: Resource({"service.name": service, "service.namespace": "tandem"})),
+        resource=lru_cache(lambda service: Hashed({"service.name": service, "service.namespace": "tandem"})),
         span=ReadableSpan,
-        unset=Status(),
     )

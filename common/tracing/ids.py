@@ -3,8 +3,9 @@
 An order's trace is the one of its request's `traceparent`; without one, the order's id is the trace's id. The span that
 sent an event has an id derived from the event's, the span that processed it one derived from that and the consumer.
 
-Of an order's id, the last 32 bits are random. The 42 before them count up from a random number within a millisecond, so
-W3C's flag `random`, which is about the last 56 bits, is not set.
+Whether an order is recorded depends on the last 32 bits of its id alone: on the trace's id, a client could decide it.
+These bits are random. The 42 before them count up from a random number within a millisecond, so W3C's flag `random`,
+which is about the last 56 bits of a trace's id, is not set.
 
 References: W3C Trace Context Level 2 §3.2.2.3 and §3.2.2.5; RFC 9562 §6.2, method 1.
 """
@@ -19,36 +20,33 @@ UNSAMPLED: Final = "00"
 SAMPLED: Final = "01"
 """The flags of a trace that an order's id makes."""
 RANDOM_BITS: Final = 32
-"""The bits of a trace's id that decide whether it is recorded: its last ones."""
-RANDOM_DIGITS: Final = RANDOM_BITS // 4
-TRACE_ENDS_AT: Final = 35
-"""The index in a `traceparent` at which its trace's id ends."""
-_RANDOM: Final = slice(TRACE_ENDS_AT - RANDOM_DIGITS, TRACE_ENDS_AT)
+RANDOM: Final = slice(-(RANDOM_BITS // 4), None)
+"""The digits of an order's id that decide whether it is recorded."""
 _TRACEPARENT: Final = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-[0-9a-f]{2}")
 _PLACED: Final = ":order.placed:1"
 
 
 class Sampling(NamedTuple):
-    """Which traces are recorded, by their ids alone: nothing has to be asked or passed on."""
+    """Which orders are recorded, by their ids alone: nothing has to be asked or passed on."""
 
     threshold: str
     """8 hexadecimal digits. Of equal length and in lower case, texts compare like their numbers."""
 
-    def includes(self, traceparent: str) -> bool:
-        """Whether the trace of this `traceparent` is recorded."""
-        return traceparent[_RANDOM] >= self.threshold
+    def includes(self, order_id: str) -> bool:
+        """Whether this order is recorded."""
+        return order_id[RANDOM] >= self.threshold
 
 
 def sampling(share: float) -> Sampling:
-    """Records this share of all traces, above 0 up to 1."""
+    """Records this share of all orders, above 0 up to 1."""
     rejected = min(round((1 - share) * 2**RANDOM_BITS), 2**RANDOM_BITS - 1)
-    return Sampling(f"{rejected:0{RANDOM_DIGITS}x}")
+    return Sampling(f"{rejected:0{RANDOM_BITS // 4}x}")
 
 
 def own_traceparent(order_id: OrderId, recorded: Sampling | None) -> str:
     """The `traceparent` of an order whose request had none. Its span is the one that sends `order.placed`."""
     digits = order_id.replace("-", "")
-    flags = SAMPLED if recorded is not None and digits[-RANDOM_DIGITS:] >= recorded.threshold else UNSAMPLED
+    flags = SAMPLED if recorded is not None and digits[RANDOM] >= recorded.threshold else UNSAMPLED
     return f"00-{digits}-{digits[16:]}-{flags}"
 
 

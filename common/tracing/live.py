@@ -17,30 +17,16 @@ from common.consume.records import Received
 from common.events import Event
 from common.kafka.async_publisher import Acknowledged, OnDelivery
 from common.tracing.export import Background
-from common.tracing.ids import (
-    RANDOM_DIGITS,
-    TRACE_ENDS_AT,
-    Sampling,
-    Trace,
-    sampling,
-    sent_again_span_id,
-    sent_span_id,
-    trace_of,
-)
+from common.tracing.ids import RANDOM, Sampling, Trace, sampling, sent_again_span_id, sent_span_id, trace_of
 from common.tracing.spans import Sent, Span, batch_span, process_span, send_span
 
-_MARK: Final = b'"traceparent":"00-'
-_DIGITS_AT: Final = len(_MARK) + 32 - RANDOM_DIGITS
-"""Where an encoded event has the digits that decide whether its trace is recorded."""
-_RANDOM: Final = slice(TRACE_ENDS_AT - RANDOM_DIGITS, TRACE_ENDS_AT)
-"""Where a `traceparent` has them."""
 _NS_PER_S: Final = 1_000_000_000
 
 
 class _Sent(msgspec.Struct):
     id: str
     subject: str
-    traceparent: str
+    traceparent: str = ""
 
 
 _decode: Final = msgspec.json.Decoder(_Sent).decode
@@ -63,7 +49,6 @@ class Tracer:
     def __init__(self, service: str, sampled: Sampling, sink: Sink) -> None:
         self.sampling = sampled
         self._service = service
-        self._threshold = sampled.threshold.encode()
         self._sink = sink
         self._results: list[Event] = []
         """Results of sampled orders whose batch has not ended yet."""
@@ -71,9 +56,8 @@ class Tracer:
         """When the log had them; 0 before."""
 
     def sending(self, topic: str, value: bytes, on_delivery: OnDelivery | None) -> OnDelivery | None:
-        """The callback for the delivery of an event that is sent now: the same one, unless its order is sampled."""
-        at = value.find(_MARK) + _DIGITS_AT
-        if value[at : at + RANDOM_DIGITS] < self._threshold or (event := self._sampled(value)) is None:
+        """The callback for the delivery of an event of a sampled order that is sent now."""
+        if (event := decoded(_decode, value)) is None:
             return on_delivery
         start_ns = time.time_ns()
 
@@ -94,7 +78,7 @@ class Tracer:
         threshold = self.sampling.threshold
         listed = list(results)
         # As `Sampling.includes` does, without a call for each result.
-        self._results = [event for _, event in listed if event.traceparent[_RANDOM] >= threshold]
+        self._results = [event for _, event in listed if event.subject[RANDOM] >= threshold]
         return listed
 
     def published(self) -> None:
@@ -139,11 +123,6 @@ class Tracer:
                 trace = trace_of(event.subject, event.traceparent)
                 self._send(event, trace, sent_span_id(f"{event.subject}:order.placed:1"), self._published_ns)
         self._results, self._published_ns = [], 0
-
-    def _sampled(self, value: bytes) -> _Sent | None:
-        """An event of a sampled order. None for another, such as one without a valid `traceparent`."""
-        event = decoded(_decode, value)
-        return event if event is not None and self.sampling.includes(event.traceparent) else None
 
     def _send(self, event: Event, trace: Trace, parent_id: str, start_ns: int, cause: Received | None = None) -> None:
         sent = Sent(event.id, event.topic, None)  # the partition is that of the record which led to it

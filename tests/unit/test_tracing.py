@@ -67,10 +67,11 @@ def events(traceparent: str) -> list[Event]:
 
 def test_the_share_of_sampled_orders_is_the_one_asked_for_also_within_a_millisecond() -> None:
     sampled = sampling(0.1)
-    traces = [own_traceparent(new_order_id(), sampled) for _ in range(20_000)]  # hundreds in each millisecond
-    recorded = [sampled.includes(trace) for trace in traces]
+    ids = [new_order_id() for _ in range(20_000)]  # hundreds in each millisecond
+    recorded = [sampled.includes(order_id) for order_id in ids]
     assert 1_700 < sum(recorded) < 2_300
-    assert all(trace.endswith("-01" if included else "-00") for trace, included in zip(traces, recorded, strict=True))
+    flags = [own_traceparent(order_id, sampled)[-2:] == "01" for order_id in ids]
+    assert flags == recorded
     in_a_row = sum(first and second for first, second in pairwise(recorded))
     assert 100 < in_a_row < 320, "two orders in a row are both sampled as often as any two are"
 
@@ -110,8 +111,9 @@ def live(traceparent: str, sampled: Sampling = ALL) -> Spans:
     """The spans of an order's way through all services."""
     spans = Spans()
     placed, reserved, paid, confirmed = events(traceparent)
-    delivered = Tracer("order-api", sampled, spans).sending("orders", encode(placed), None)
-    if delivered is not None:
+    if sampled.includes(ORDER_ID):
+        delivered = Tracer("order-api", sampled, spans).sending("orders", encode(placed), None)
+        assert delivered is not None
         delivered(Acknowledged(3, 17, Milliseconds(1)))
     processed(Tracer("payment", sampled, spans), placed, paid)
     processed(Tracer("inventory", sampled, spans), placed, reserved)
@@ -215,7 +217,10 @@ def test_a_callers_trace_is_kept_and_its_span_is_the_parent() -> None:
 
 def test_orders_that_are_not_sampled_have_no_spans() -> None:
     assert live(own_traceparent(ORDER_ID, NONE), NONE) == []
-    assert live("", ALL) == []
+
+
+def test_an_order_without_a_valid_trace_has_one_of_its_own() -> None:
+    assert tree(live("", ALL), DIGITS) == WAY
 
 
 def test_an_order_that_the_log_does_not_take_has_a_span_with_an_error() -> None:

@@ -98,7 +98,7 @@ class OrdersLog(Worker):
         """Append an order's `order.placed`, and remember the order once the log has it. Orders are appended in the
         sequence of these calls. Pass the future to `acknowledged`, or to `fate` once it is done."""
         delivered: OnDelivery | None = partial(self._delivered, order_id, value)
-        if self._tracer is not None:
+        if self._tracer is not None and self._tracer.sampling.includes(order_id):
             delivered = self._tracer.sending(ORDERS, value, delivered)
         return self._publisher.send(ORDERS, customer_id.encode(), value, on_delivery=delivered)
 
@@ -125,7 +125,9 @@ class OrdersLog(Worker):
         if (refused := self.refusal()) is not None:
             raise ProblemError(refused)
         value = encode(event)
-        delivered = None if self._tracer is None else self._tracer.sending(ORDERS, value, None)
+        delivered = None
+        if self._tracer is not None and self._tracer.sampling.includes(event.subject):
+            delivered = self._tracer.sending(ORDERS, value, None)
         try:
             return await self._publisher.send(
                 ORDERS, event.partitionkey.encode(), value, partition, on_delivery=delivered
