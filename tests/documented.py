@@ -14,6 +14,8 @@ from ops.log import Log
 
 SELDOM: Final = frozenset({"payment.void", "inventory.void"})
 """Events that only come of an outcome whose order a service never read."""
+_EMPTY: Final = {"inventory.rejected": "data.items[]."}
+"""Lists that are always empty, so that nothing in them can occur."""
 _DRAFT: Final = {"$schema": "http://json-schema.org/draft-07/schema#"}
 
 
@@ -60,9 +62,13 @@ class DocumentCheck:
             self.wrong.append(f"{where}: the key {key!r} is not as the document says")
 
     def unseen(self) -> list[str]:
-        """The properties that no record had so far, by event; without those that only `SELDOM` events have."""
-        return [
-            f"{name}: {path}" for name in self._properties.keys() - SELDOM for path in sorted(self._properties[name])
+        """The events, other than `SELDOM` ones, that did not occur so far, and the properties that no event had."""
+        absent = [name for name in self._properties if name not in self.events and name not in SELDOM]
+        return absent + [
+            f"{name}: {path}"
+            for name, paths in self._properties.items()
+            for path in sorted(paths)
+            if name in self.events and not path.startswith(_EMPTY.get(name, " "))
         ]
 
 
@@ -88,12 +94,11 @@ def _properties(schema: Mapping[str, Any], described: Mapping[str, Any], path: s
 
 
 def _present(value: Any, path: str = "") -> Iterator[str]:
-    """Each property of a value that says something: null does not."""
+    """Each property of a value, also one that is null."""
     if isinstance(value, dict):
         for name, below in value.items():
-            if below is not None:
-                yield f"{path}{name}"
-                yield from _present(below, f"{path}{name}.")
+            yield f"{path}{name}"
+            yield from _present(below, f"{path}{name}.")
     elif isinstance(value, list):
         for below in value:
             yield from _present(below, f"{path.removesuffix('.')}[].")

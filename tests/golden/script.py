@@ -174,10 +174,13 @@ class Script:
     def settle(self, **other: str) -> None:
         """Wait until all orders so far are settled as `ENDED` says, or with another status."""
         for name, order_id in self.orders.items():
-            self.stack.await_settled(order_id)
-            order, (status, reason) = self.order(order_id), ENDED[name]
-            wanted = (other[name], None) if name in other else (status, reason)
-            assert (order["status"], order["reason"]) == wanted, (name, order)
+            wanted = (other[name], None) if name in other else ENDED[name]
+
+            def ended(order_id: str = order_id, wanted: tuple[str, str | None] = wanted) -> bool:
+                order = self.stack.await_settled(order_id)
+                return (order["status"], order["reason"]) == wanted
+
+            wait(ended, f"the order {name!r} ends {wanted}")
 
     def order(self, order_id: str) -> dict[str, Any]:
         order = self.stack.order(order_id)

@@ -17,6 +17,7 @@ from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
 from common.events import COUNT_MAX, RECEIVES, SENDS, Event, type_of
 from tests.documented import DocumentCheck, payload_validator
+from tests.golden.archive import load
 
 ROOT: Final = Path(__file__).parents[2]
 OFFICIAL: Final = ROOT / "tests/unit/vendor/asyncapi-3.0.0.json"
@@ -170,6 +171,16 @@ def test_operations_are_those_of_the_services() -> None:
 def channel(operation: dict[str, Any]) -> str:
     reference: str = operation["channel"]["$ref"]
     return reference.rpartition("/")[2]
+
+
+def test_every_record_of_the_golden_log_is_as_documented() -> None:
+    check = DocumentCheck()
+    for record in load().records():
+        check.see(record.topic, f"{record.topic}/{record.partition}@{record.offset}", record.key, record.value)
+        assert record.headers == 0
+    assert check.wrong == []
+    assert check.unseen() == [], "no record had these"
+    assert check.others == len(load().said), "each version has one order that was typed by hand"
 
 
 def test_a_record_that_is_not_as_documented_is_found() -> None:
