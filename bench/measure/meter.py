@@ -12,11 +12,12 @@ from bench.load import governor, runner
 from bench.load.spec import Board, Spec
 from bench.load.wire import MANY_PATH, Population
 from bench.measure import broker
-from bench.measure.broker import Warmth
 from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
 from bench.stack.private import StackFailed, System
 from bench.stack.processes import Window
+from dev.servers import warmth
+from dev.servers.warmth import Warmth
 
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128
@@ -42,7 +43,7 @@ class Meter:
         self._accepted_file.touch()
         self._count = 0
 
-    def warm_broker(self, seconds_max: float = broker.SECONDS_MAX) -> Warmth:
+    def warm_broker(self, seconds_max: float = warmth.SECONDS_MAX) -> Warmth:
         """Warm up the broker, see `bench.measure.broker`."""
         warmth = broker.warm_up(self.system, seconds_max)
         self.say(f"warm-up: {warmth}")

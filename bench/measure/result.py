@@ -3,10 +3,11 @@
 from msgspec import Struct
 
 from bench.load.latency import Latency
-from bench.measure.broker import Rates, Warmth
+from bench.measure.broker import Rates
 from bench.measure.ceilings import Copy, Echo
 from bench.measure.measured import Measured
 from bench.stack.machine import Machine
+from dev.servers.warmth import Warmth
 
 
 class Ceilings(Struct, frozen=True, kw_only=True):

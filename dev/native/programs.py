@@ -11,6 +11,8 @@ from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.processes import listener
 from dev.servers.server import Server
+from dev.servers.warmth import NAME as WARM_UP
+from dev.servers.warmth import Warmer
 from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment
 from dev.stack import StackError
 
@@ -60,6 +62,8 @@ class Programs:
         if name == "kafka":
             ports = (settings.kafka_port, settings.kafka_controller_port)
             return Broker(settings.home / name, *ports, cache=settings.cache)
+        if name == WARM_UP:
+            return Warmer(settings.home, f"{HOST}:{settings.kafka_port}")
         if name == CONSOLE:
             addresses = (settings.console_port, settings.console_admin_port, settings.order_api_port)
             return Console(settings.home, *addresses, self.targets_path, self.environment())

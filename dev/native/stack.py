@@ -21,6 +21,7 @@ from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
 from dev.servers.server import StartError
+from dev.servers.warmth import NAME as WARM_UP
 from dev.settings import CONSOLE, HOST, ROOT, Settings
 from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
@@ -73,6 +74,7 @@ class NativeStack(Stack):
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._set_up, SERVERS))
         self._start([*self.programs.instances, CONSOLE])
+        self.supervisor.start([WARM_UP])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
 
@@ -234,6 +236,7 @@ class NativeStack(Stack):
         for name in programs.names:
             priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)
             texts[name] = program(programs.server(name), priority=priority, stop_s=stop_s)
+        texts[WARM_UP] = program(programs.server(WARM_UP), priority=3, stop_s=SERVICE_STOP_S, once=True)
         return texts
 
     def _is_complete(self) -> bool:

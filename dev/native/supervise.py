@@ -218,16 +218,17 @@ class _Transport(Transport):
         return connection
 
 
-def program(server: Server, *, priority: int, stop_s: int) -> str:
-    """The configuration of a process that supervisord keeps up. Programs of higher priority are stopped first."""
+def program(server: Server, *, priority: int, stop_s: int, once: bool = False) -> str:
+    """The configuration of a process that supervisord keeps up, or runs `once`. Programs of higher priority are stopped
+    first."""
     return f"""\
 [program:{server.name}]
 command=%(ENV_TANDEM_PYTHON)s -m dev run {server.name}
 directory=%(ENV_TANDEM_ROOT)s
 priority={priority}
 autostart=false
-autorestart=true
-startsecs=1
+autorestart={"false" if once else "true"}
+startsecs={0 if once else 1}
 ; after 3 attempts, the default, it would give up for ever
 startretries=1000000
 stopsignal={server.stop_signal.name.removeprefix("SIG")}

@@ -14,9 +14,10 @@ from bench.load.generator import NS
 from bench.load.latency import summary, supported
 from bench.load.spec import Board, Records, Spec
 from bench.load.wire import NotUnderstood, Population
-from bench.measure import broker, pairs
+from bench.measure import pairs
 from bench.measure.measured import NoResult, check
 from bench.measure.orders_log import Event, Outcome, add_event
+from dev.servers import warmth
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
@@ -108,11 +109,11 @@ class TestLatency:
 class TestWarmUp:
     def test_warm_is_when_the_last_two_windows_agree(self) -> None:
         cooling = [2_000.0, 900.0, 760.0, 670.0, 400.0, 260.0, 200.0]
-        assert not broker.is_warm(cooling)
-        assert broker.is_warm([*cooling, 180.0])
+        assert not warmth.is_warm(cooling)
+        assert warmth.is_warm([*cooling, 180.0])
 
     def test_windows_that_agree_early_do_not_count(self) -> None:
-        assert not broker.is_warm([900.0, 890.0])
+        assert not warmth.is_warm([900.0, 890.0])
 
 
 class TestGenerator:

@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from bench.__main__ import main, runs_before, write
 from bench.command import shown
 from bench.load.latency import Latency
-from bench.measure.broker import Rates, Warmth
+from bench.measure.broker import Rates
 from bench.measure.ceilings import Copy, Echo
 from bench.measure.measured import Measured, Series
 from bench.measure.result import Ceilings, Disk, Run
@@ -19,6 +19,7 @@ from bench.run import against
 from bench.run.plan import QUICK
 from bench.stack.machine import Machine
 from bench.stack.processes import GROUPS
+from dev.servers.warmth import Warmth
 from dev.settings import ROOT
 
 

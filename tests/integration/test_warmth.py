@@ -1,0 +1,45 @@
+"""The warm-up of a broker stops when orders arrive, and leaves nothing behind."""
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+
+from dev.servers import warmth
+from dev.settings import HOST
+from tests.servers import topic_names
+from tests.stack import Stack
+from tests.waiting import eventually
+
+
+def servers(stack: Stack) -> str:
+    return f"{HOST}:{stack.kafka.port}"
+
+
+@pytest.fixture
+def admin(stack: Stack) -> AdminClient:
+    return AdminClient({"bootstrap.servers": servers(stack)})
+
+
+def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
+    wanted = iter([True, False])
+    broker = warmth.broker_process(stack.kafka.port)
+    result = warmth.warm_up(servers(stack), lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
+    assert len(result.cpu_us) == 1
+    assert result.cpu_us[0] > 0
+    assert not result.warm
+    eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
+
+
+def test_the_topic_that_an_interrupted_warm_up_left_is_used_from_its_end(stack: Stack, admin: AdminClient) -> None:
+    admin.create_topics([NewTopic(warmth.NAME, warmth.PARTITIONS, 1)])[warmth.NAME].result()
+    producer = Producer({"bootstrap.servers": servers(stack)})
+    producer.produce(warmth.NAME, b"left", partition=3)
+    producer.flush()
+    with warmth.own_topic(servers(stack), warmth.NAME) as consumer:
+        assert {p.partition: p.offset for p in consumer.assignment() if p.offset} == {3: 1}
+    eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
+
+
+def test_a_broker_of_nobody_is_a_clear_error() -> None:
+    with pytest.raises(LookupError, match="no process of this user listens on port 1"):
+        warmth.broker_process(1)
