@@ -12,14 +12,14 @@ import msgspec
 from common.asyncapi.examples import example
 from common.codec import encode
 from common.config import TOPIC_PARTITIONS
-from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, PRODUCTS, RECEIVES, SENDS, Event, type_of
+from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS, RECEIVES, SENDS, Event, Identifier, type_of
+from common.http.contract.schemas import Schemas
 from common.kafka.settings import partitions_of, wanted
 
 VERSION: Final = "1"
 CLOUD_EVENT: Final = "application/cloudevents+json"
 _BINDING: Final = {"bindingVersion": "0.5.0"}
-# `\\Z` is Python's end of text; in the regular expressions of JSON Schema (ECMA-262) that is `$`.
-_KEY: Final = {"type": "string", "pattern": IDENTIFIER_PATTERN.replace(r"\Z", "$")}
+_KEY: Final = Schemas([Identifier]).of(Identifier)
 _CHANNELS: Final[Mapping[str, tuple[str, str]]] = {
     ORDERS: ("customer", "The orders: placed by the api, decided by the saga."),
     PAYMENTS: ("customer", "What payment has done about each order."),
@@ -32,7 +32,8 @@ The events of Tandem, as the topics have them.
 
 A record's value is one JSON document, a CloudEvents 1.0 event in structured form. Its key is the event's `partitionkey`
 in UTF-8, and chooses the partition as Java's client does (murmur2), so all events of a customer are in one partition,
-in order. Results have the partition number that their order has. Records have no headers. The time of a record is the
+in order. Results have the partition number that their order has. The number of partitions below is the default: an
+installation keeps the one that its topics were created with. Records have no headers. The time of a record is the
 broker's.
 
 An event may come more than once, always with the same `id`: keep the ids, or make what you do idempotent by `subject`.
@@ -71,7 +72,7 @@ def document() -> dict[str, Any]:
         },
         "components": {
             "messages": {name: _message(name, kind) for name, kind in kinds.items()},
-            "schemas": _schemas(kinds.values()),
+            "schemas": Schemas(kinds.values()).components,
         },
     }
 
@@ -149,10 +150,3 @@ def _message(name: str, kind: type[Event]) -> dict[str, Any]:
         "bindings": {"kafka": {"key": {**_KEY, "description": f"the id of the {whose}"}, **_BINDING}},
         "examples": [{"name": name, "payload": msgspec.json.decode(encode(example(kind)))}],
     }
-
-
-def _schemas(kinds: Iterable[type[Event]]) -> dict[str, Any]:
-    _, components = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
-    text = msgspec.json.encode(components).replace(rb'\\Z"', b'$"')  # see `_KEY`
-    schemas: dict[str, Any] = msgspec.json.decode(text)
-    return schemas

@@ -179,7 +179,6 @@ def test_every_record_of_the_golden_log_is_as_documented() -> None:
         check.see(record.topic, f"{record.topic}/{record.partition}@{record.offset}", record.key, record.value)
         assert record.headers == 0
     assert check.wrong == []
-    assert check.unseen() == [], "no record had these"
     assert check.others == len(load().said), "each version has one order that was typed by hand"
 
 

@@ -8,7 +8,7 @@ from typing import Any, Final
 import pytest
 
 from ops.contract import documents, events, http
-from ops.contract.__main__ import judge
+from ops.contract.__main__ import compare, judge
 from ops.contract.documents import ASYNCAPI, VERSION
 from ops.contract.schemas import Rooted, allowed_only_by
 
@@ -17,6 +17,7 @@ ORDER: Final = "order.openapi.json"
 
 def test_the_published_documents_are_those_of_the_code() -> None:
     """If this fails, `just contract` says what has changed, and whether it breaks anybody."""
+    assert [f"{name}: {change}" for name, change in compare(documents.published(), documents.made())] == []
     assert documents.published()[VERSION] == documents.made()
 
 
