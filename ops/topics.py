@@ -1,10 +1,11 @@
-"""`python -m ops.topics create|list|trim|rewind`: makes, shows and trims the topics.
+"""`python -m ops.topics create|list|trim|rewind|forget`: makes, shows and trims the topics.
 
 create   make the topics that are missing, and set again what has been changed in the others
 list     print topics and partitions; consumer groups with members and lag
 trim     delete the records that every group has passed, and say what that has freed; nothing else ever deletes one
          (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
+forget   delete the committed offsets of a service beside Tandem that is gone for good: a trim then waits for it no more
 """
 
 import argparse
@@ -157,7 +158,7 @@ def _others(log: Log, bounds: Collection[Partition]) -> dict[str, dict[str, dict
         for partition, offset in log.committed(group, bounds).items():
             others[partition.topic].setdefault(group, {})[partition] = offset
     for group in sorted({group for groups in others.values() for group in groups}):
-        print(f"topics: what {group!r} has not read yet is kept; if that group is gone for good, delete it")
+        print(f"topics: what {group!r} has not read yet is kept; if it is gone for good: 'just topics forget {group}'")
     return others
 
 
@@ -210,6 +211,18 @@ def rewind(admin: AdminClient, topic: str) -> None:
         print(f"topics: {group} begins at the start of {topic} again")
 
 
+def forget(admin: AdminClient, group: str) -> None:
+    """Delete what a group has committed. Raises `Fatal` for Tandem's own, and while the group has members."""
+    if group in GROUPS:
+        raise Fatal(f"topics: {group} is Tandem's own, and reads on from its offsets")
+    [future] = admin.delete_consumer_groups([group], request_timeout=TIMEOUT_S).values()
+    try:
+        future.result()
+    except KafkaException as error:
+        raise Fatal(f"topics: {group!r} cannot be forgotten: {error.args[0].str()}; is it stopped?") from error
+    print(f"topics: {group} is forgotten; if it starts again, it begins where its own database says")
+
+
 def set_committed(admin: AdminClient, group: str, offsets: list[TopicPartition]) -> None:
     """Set what a group has committed. Raises `KafkaException`, as when the group has members."""
     request = [ConsumerGroupTopicPartitions(group, offsets)]
@@ -228,6 +241,7 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("list")
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
     commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
+    commands.add_parser("forget").add_argument("group")
     chosen = parser.parse_args(arguments)
     env = Env("topics")
     log = Log(env.brokers(), "topics")
@@ -241,6 +255,8 @@ def main(arguments: Sequence[str]) -> int:
             trim(log, dry_run=chosen.dry_run)
         case "rewind":
             rewind(log.admin, chosen.topic)
+        case "forget":
+            forget(log.admin, chosen.group)
     return 0
 
 

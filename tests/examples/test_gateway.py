@@ -162,15 +162,17 @@ def cards(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
     stack.run_tool("ops.migrate", "payment=examples.gateway")
     cards = Cards(stack, tmp_path_factory.mktemp("cards"), gateway)
     stack["payment-1"].stop()
-    cards.instance.launch()
-    cards.instance.await_ready()
-    yield cards
-    cards.instance.stop()
-    stack["payment-1"].launch()
-    stack["payment-1"].await_ready()
-    gateway.shutdown()
-    thread.join()
-    gateway.server_close()
+    try:
+        cards.instance.launch()
+        cards.instance.await_ready()
+        yield cards
+    finally:
+        cards.instance.stop()
+        gateway.shutdown()
+        thread.join()
+        gateway.server_close()
+        stack["payment-1"].launch()
+        stack["payment-1"].await_ready()
 
 
 def test_a_card_is_captured_once_the_order_is_confirmed(stack: Stack, cards: Cards, product: str) -> None:
@@ -242,7 +244,7 @@ def test_while_the_gateway_is_down_orders_wait_and_none_is_declined(stack: Stack
 def test_killed_again_and_again_it_charges_each_confirmed_order_once(stack: Stack, cards: Cards, product: str) -> None:
     orders: list[str] = []
     faults = ("", "-drops", "-fails", "-twice", "-declines", "")
-    rounds = [[cards.customer(card) for card in faults for _ in range(3)] for _ in range(3)]
+    rounds = [[cards.customer(card) for card in faults for _ in range(3)] for _ in range(2)]
     for customers in rounds:
         orders += [stack.place(customer_id, (product, 1)) for customer_id in customers]
         first = orders[-len(customers)]
@@ -251,7 +253,7 @@ def test_killed_again_and_again_it_charges_each_confirmed_order_once(stack: Stac
         cards.instance.launch()
     cards.instance.await_ready()
     outcomes = Counter(cards.outcome(order_id)[0] for order_id in orders)
-    assert outcomes == {"confirmed": 45, "rejected": 9}
+    assert outcomes == {"confirmed": 30, "rejected": 6}
     cards.check()
 
 

@@ -143,28 +143,24 @@ def test_what_it_cannot_read_is_parked_and_listed(stack: Stack, notify: Notify) 
     producer = producer_of(stack)
     producer.produce(ORDERS, b"not an event", customer.encode())
     producer.flush()
-    listed = eventually(
-        lambda: out if customer in (out := notify.tool("ops.dead_letters", "list", "--service", "notify")) else None,
-        "the record is parked",
-    )
+    services = ("order", "payment", "inventory", "notify")
+
+    def parked(count: int) -> str | None:
+        listed = notify.tool("ops.dead_letters", "list")
+        return listed if listed.count(customer) == count else None
+
+    listed = eventually(lambda: parked(len(services)), f"the record is parked in {services}")
     record = next(line for line in listed.splitlines() if customer in line).split()[0]
-    for service in ("notify", "payment", "inventory", "order"):
-        eventually(
-            lambda s=service: customer in notify.tool("ops.dead_letters", "list", "--service", s),  # type: ignore[misc]
-            f"it is parked in {service}",
-        )
+    for service in services:
         notify.tool("ops.dead_letters", "discard", record, "--service", service, "--why", "written by a test")
-        eventually(
-            lambda s=service: customer not in notify.tool("ops.dead_letters", "list", "--service", s),  # type: ignore[misc]
-            f"it is gone in {service}",
-        )
+    eventually(lambda: parked(0) is not None, "it is discarded everywhere")
 
 
 def test_the_plain_consumer_does_the_same(stack: Stack, customer: str, product: str, tmp_path: Path) -> None:
     path = tmp_path / "mails.db"
-    servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
+    servers, group = stack.variables["KAFKA_BOOTSTRAP_SERVERS"], draw("plain")
     program = [
-        sys.executable, str(Path(notify_plain.__file__)), servers, str(path), draw("plain")
+        sys.executable, str(Path(notify_plain.__file__)), servers, str(path), group
     ]  # fmt: skip
 
     def mails(customer_id: str) -> list[Any]:
@@ -183,9 +179,13 @@ def test_the_plain_consumer_does_the_same(stack: Stack, customer: str, product: 
         stack.await_settled(second)
         reader = subprocess.Popen(program, cwd=ROOT, env=child())
         assert until(mails, customer, 2) == [(first, "order.confirmed"), (second, "order.confirmed")]
+        refused = stack.tool("ops.topics", "forget", group)
+        assert (refused.returncode, "is it stopped?" in refused.stderr) == (2, True), refused.stderr
     finally:
         reader.terminate()
         assert reader.wait() == 0
+    assert "is forgotten" in stack.run_tool("ops.topics", "forget", group)
+    assert stack.tool("ops.topics", "forget", "payment").returncode == 2
 
 
 class _Message:

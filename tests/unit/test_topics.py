@@ -47,7 +47,7 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
     )
     topics.trim(log, dry_run=True)
     assert capsys.readouterr().out.splitlines() == [
-        "topics: what 'notify' has not read yet is kept; if that group is gone for good, delete it",
+        "topics: what 'notify' has not read yet is kept; if it is gone for good: 'just topics forget notify'",
         "topics: 30 records would be deleted from 1 partitions",
     ]
     del committed["notify"]
