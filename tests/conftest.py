@@ -22,6 +22,7 @@ LONGEST: Final = (
     "tests/integration/test_verify.py",
     "tests/faults/test_loss.py",
     "tests/faults/test_restore.py",
+    "tests/golden/test_replay.py",
     "tests/faults/test_poison.py",
     "tests/faults/test_delivery.py",
     "tests/integration/test_verify_under_load.py",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ops.contract.schemas import Rooted, allowed_only_by
+from ops.contract.schemas import Rooted, Schema, allowed_only_by
 
 
 class Change(NamedTuple):
@@ -33,14 +33,20 @@ def of_what_is_written(old: Rooted, new: Rooted, where: str, breaks: str) -> Ite
 
 
 def of_properties(old: Rooted, new: Rooted, where: str, breaks: str) -> Iterator[Change]:
-    """Properties that are gone, which breaks, or new."""
-    before, after = dict.fromkeys(old.properties()), dict.fromkeys(new.properties())
-    for path in before:
+    """Properties that are gone or mean something else when they are absent, which breaks, or new."""
+    before, after = {"": old.schema, **dict(old.properties())}, {"": new.schema, **dict(new.properties())}
+    for path, was in before.items():
         if path not in after:
             yield Change(_at(where, path), "is gone", breaks)
+        elif was.get("default") != after[path].get("default"):
+            yield Change(_at(where, path), f"absent, it is {_default(after[path])}, it was {_default(was)}", breaks)
     for path in after:
         if path not in before:
             yield Change(_at(where, path), "is new")
+
+
+def _default(schema: Schema) -> str:
+    return repr(schema["default"]) if "default" in schema else "nothing"
 
 
 def _at(where: str, path: str) -> str:

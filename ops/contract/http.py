@@ -19,6 +19,7 @@ def changes(old: Document, new: Document) -> Iterator[Change]:
         if where not in after:
             yield Change(where, "is gone", CLIENTS)
             continue
+        yield from _of_callers(where, operation, after[where], old, new)
         of_request = (_request(operation, old), _request(after[where], new))
         yield from _of_inputs(where, *of_request, old, new)
         yield from _of_responses(where, operation, after[where], old, new)
@@ -53,6 +54,21 @@ def _request(operation: Node, document: Document) -> dict[str, Node]:
     for media_type, content in body.get("content", {}).items():
         inputs[f"body {media_type}"] = {**content, "required": body.get("required", False)}
     return inputs
+
+
+def _of_callers(where: str, was: Node, now: Node, old: Document, new: Document) -> Iterator[Change]:
+    """How generated clients name the operation, and what a caller has to show."""
+    if was.get("operationId", now.get("operationId")) != now.get("operationId"):
+        yield Change(where, f"is named {now.get('operationId')}, it was {was['operationId']}", "generated clients")
+    before, after = _ways_in(was, old), _ways_in(now, new)
+    if after != before:
+        shut = [way for way in before if way not in after and {} not in after]
+        yield Change(where, f"takes callers with {after}, it took {before}", CLIENTS if shut else "")
+
+
+def _ways_in(operation: Node, document: Document) -> list[Node]:
+    """What a caller may show, any of these; `{}` stands for nothing."""
+    return list(operation.get("security", document.get("security", []))) or [{}]
 
 
 def _of_inputs(

@@ -64,8 +64,8 @@ class Rooted(NamedTuple):
     def _plain(self, schema: Schema) -> Schema:
         return Rooted(schema, self.document).resolved().schema
 
-    def properties(self, path: str = "", within: frozenset[str] = frozenset()) -> Iterator[str]:
-        """The path of every property, such as `items[].quantity`. A schema within itself is left out."""
+    def properties(self, path: str = "", within: frozenset[str] = frozenset()) -> Iterator[tuple[str, Schema]]:
+        """Every property with its path, such as `items[].quantity`. A schema within itself is left out."""
         reference = self.schema.get("$ref")
         if reference in within:
             return
@@ -73,7 +73,7 @@ class Rooted(NamedTuple):
         for schema, _ in self.members():
             for name, below in schema.get("properties", {}).items():
                 inner = _join(path, name)
-                yield inner
+                yield inner, below
                 yield from Rooted(below, self.document).properties(inner, deeper)
             if "items" in schema:
                 yield from Rooted(schema["items"], self.document).properties(f"{path}[]", deeper)
