@@ -1,15 +1,18 @@
 """Hooks of schemathesis: data that exists, the formats of its own that it does not know, and checks that it lacks.
 
 It finds undocumented statuses, media types and violated schemas by itself. Added here: no header and no field is
-undocumented, and each problem document says what its head says.
+undocumented, each problem document says what its head says, and whatever is accepted is allowed by the document. (Its
+own check of the last passes over a number that is out of bounds if it stands in a query beside a valid parameter.)
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
 import schemathesis
+from jsonschema_rs import Draft202012Validator
 from schemathesis import Case, CheckContext, HookContext, Response
 
 from common.events import IDENTIFIER_PATTERN
@@ -92,6 +95,60 @@ def a_problem_says_what_its_head_says(_: CheckContext, response: Response, __: C
     assert problem["status"] == response.status_code
     assert [problem["request_id"]] == response.headers["x-request-id"]
     assert problem["type"] != "/problems/validation" or problem["errors"]
+
+
+@schemathesis.check
+def what_is_accepted_is_allowed(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    if response.status_code < 400:
+        faults = list(faults_of_request(response, case))
+        assert not faults, f"accepted with {response.status_code}, although the document forbids it: {faults}"
+
+
+def faults_of_request(response: Response, case: Case[Any]) -> Iterator[str]:
+    """What the document forbids of the request as it was sent, as far as its schemas say."""
+    document, sent = document_of(case), urlsplit(str(response.request.url))
+    operation = document["paths"][case.operation.path].get(case.method.lower())
+    if operation is None:
+        return
+    template = re.sub(r"\\\{(\w+)\\\}", r"(?P<\1>[^/]+)", re.escape(case.operation.path))
+    in_path = re.fullmatch(template, sent.path)
+    query = parse_qs(sent.query, keep_blank_values=True)
+    for parameter in operation.get("parameters", ()):
+        name, schema = parameter["name"], parameter["schema"]
+        match parameter["in"]:
+            case "query":
+                values = query.get(name, [])
+            case "path":
+                values = [unquote(in_path[name])] if in_path else []
+            case _:
+                header = response.request.headers.get(name)
+                values = [] if header is None else [header.decode("latin-1") if isinstance(header, bytes) else header]
+        if len(values) > 1 or (parameter.get("required") and not values):
+            yield f"{name} is there {len(values)} times"
+        for value in values:
+            number = schema.get("type") == "integer" and re.fullmatch("-?[0-9]+", value)
+            if not validator(schema, document).is_valid(int(value) if number else value):
+                yield f"{name} is {value!r}"
+    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
+    if body is not None and not validator(body["schema"], document).is_valid(msgspec.json.decode(sent_body(response))):
+        yield f"the body is {sent_body(response)[:200]!r}"
+
+
+def sent_body(response: Response) -> bytes:
+    """The body as it was sent."""
+    body = response.request.body
+    return body.encode() if isinstance(body, str) else bytes(body or b"")  # type: ignore[arg-type]  # no stream is sent
+
+
+_validators: Final[dict[bytes, Draft202012Validator]] = {}
+
+
+def validator(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Draft202012Validator:
+    """Made once for each schema: one document is looked at in a run."""
+    key = msgspec.json.encode(schema)
+    if key not in _validators:
+        _validators[key] = Draft202012Validator({**schema, "components": document["components"]})
+    return _validators[key]
 
 
 def document_of(case: Case[Any]) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Final
 
 import msgspec
@@ -15,7 +16,7 @@ import pytest
 
 from dev.settings import HOST, ROOT
 from ops.contract.documents import CONTRACTS
-from tests.fuzz.documented import CUSTOMER, PRODUCT, undocumented_fields
+from tests.fuzz.documented import CUSTOMER, PRODUCT, faults_of_request, undocumented_fields
 from tests.stack import Stack
 
 NAMES: Final = {"order": "order-api", "payment": "payment", "inventory": "inventory"}
@@ -60,6 +61,25 @@ def test_a_service_answers_as_its_document_says(stack: Stack, service: str, tmp_
     print(done.stdout[-3_000:])
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
     assert stack.http.get(url).json() == CONTRACTS[service].document()
+
+
+@pytest.mark.parametrize(
+    ("query", "headers", "faults"),
+    [
+        ("customer_id=c&limit=100", {"If-None-Match": "x"}, []),
+        ("customer_id=c&limit=101", {}, ["limit is '101'"]),
+        ("customer_id=c&limit=2.5", {}, ["limit is '2.5'"]),
+        ("customer_id=a%20b&status=lost", {}, ["customer_id is 'a b'", "status is 'lost'"]),
+        ("limit=1", {}, ["customer_id is there 0 times"]),
+        ("customer_id=c&customer_id=d", {}, ["customer_id is there 2 times"]),
+    ],
+)
+def test_a_request_that_the_document_forbids_is_known(query: str, headers: dict[str, str], faults: list[str]) -> None:
+    schema = SimpleNamespace(raw_schema=CONTRACTS["order"].document())
+    case: Any = SimpleNamespace(method="GET", operation=SimpleNamespace(path="/api/v1/orders", schema=schema))
+    request = SimpleNamespace(url=f"http://localhost/api/v1/orders?{query}", headers=headers, body=None)
+    response: Any = SimpleNamespace(request=request)
+    assert list(faults_of_request(response, case)) == faults
 
 
 def test_a_field_that_no_schema_has_is_found() -> None:
