@@ -35,9 +35,11 @@ def breaks_of_replay(old: Document, new: Document) -> Iterator[Change]:
             yield Change(where, "is gone", f"{READERS}, and {REPLAY}")
             continue
         now = new["channels"][name]
-        for setting, value in _settings(channel).items():
-            if (found := _settings(now).get(setting)) != value:
-                yield Change(where, f"{setting} is {found}, it was {value}", f"{READERS}, and {REPLAY}")
+        before, after = _settings(channel), _settings(now)
+        for setting in before | after:
+            if before.get(setting) != after.get(setting):
+                change = f"{setting} is {after.get(setting)}, it was {before.get(setting)}"
+                yield Change(where, change, f"{READERS}, and {REPLAY}")
         for message in channel["messages"].keys() - now["messages"].keys():
             yield Change(f"{where}: {message}", "is gone", f"{READERS}, and {REPLAY}")
     for name, message in _messages(old).items():

@@ -90,6 +90,10 @@ def compacted(made: dict[str, Document]) -> None:
     made[ASYNCAPI]["channels"]["orders"]["bindings"]["kafka"]["topicConfiguration"]["cleanup.policy"] = ["compact"]
 
 
+def products_expire(made: dict[str, Document]) -> None:
+    made[ASYNCAPI]["channels"]["products"]["bindings"]["kafka"]["topicConfiguration"]["retention.ms"] = 1000
+
+
 def event_removed(made: dict[str, Document]) -> None:
     del made[ASYNCAPI]["channels"]["orders"]["messages"]["order.cancelled"]
     del made[ASYNCAPI]["components"]["messages"]["order.cancelled"]
@@ -109,6 +113,7 @@ BREAKS: Final[dict[Plant, str]] = {
     partitions_changed: "topic orders: the number of partitions is 12, it was 6; this breaks readers",
     key_changed: "order.placed: the key is",
     compacted: "topic orders: cleanup.policy is ['compact'], it was ['delete']; this breaks readers",
+    products_expire: "topic products: retention.ms is 1000, it was None; this breaks readers",
     event_removed: "topic orders: order.cancelled: is gone; this breaks readers of the older version, and the replay",
 }
 
