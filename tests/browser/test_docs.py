@@ -21,6 +21,7 @@ from common.http.contract.service import Contract
 from common.http.protocol import Connection
 from common.http.server import _bind, _Server
 from ops.contract import documents
+from tests.browser.test_views import unfit
 
 CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
 HOST: Final = "127.0.0.1"
@@ -109,3 +110,4 @@ def test_a_problem_leads_to_its_page(page: Page, service: str) -> None:
     page.goto("/problems")
     page.get_by_role("link", name="The request is not valid").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("422 The request is not valid")
+    assert unfit(page) == []

@@ -89,6 +89,11 @@ def test_an_operation_without_an_endpoint_and_an_endpoint_without_an_operation_a
         CONTRACT.routes(ENDPOINTS, elsewhere=(stranger,))
 
 
+def test_bare_asgi_cannot_be_declared_conditional_or_deprecated() -> None:
+    with pytest.raises(AssertionError, match="listThings is bare ASGI"):
+        CONTRACT.routes({**ENDPOINTS, THINGS: json_response([])})
+
+
 def test_an_operation_that_goes_says_so() -> None:
     headers = answer("GET", "/old").headers
     assert headers["deprecation"] == "@1793491200"

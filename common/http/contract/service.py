@@ -1,5 +1,6 @@
 """A service's contract: its operations, and the routes and pages that are made from them."""
 
+import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, TypeAlias
@@ -41,8 +42,9 @@ class Contract:
 
     @cached_property
     def problems(self) -> dict[str, ProblemType]:
-        """All types of problems that it answers with, by their codes."""
-        return {kind.code: kind for kind in sorted(problem_types(self.operations), key=lambda kind: kind.code)}
+        """All types of problems that it answers with, by their codes and in the order of their statuses."""
+        types = sorted(problem_types(self.operations), key=lambda kind: (kind.status, kind.code))
+        return {kind.code: kind for kind in types}
 
     def document(self) -> dict[str, Any]:
         """The OpenAPI document, as JSON's own types."""
@@ -80,12 +82,19 @@ class Contract:
 
 
 def endpoint_of(operation: Operation, endpoint: Endpoint) -> Callable[..., Any]:
-    """The endpoint with what its declaration promises beyond what it does by itself."""
+    """The endpoint with what its declaration promises beyond what it does by itself.
+
+    Raises `AssertionError` if it is bare ASGI, and so has to keep such a promise itself.
+    """
+    if not operation.conditional and operation.deprecation is None:
+        return endpoint
+    assert inspect.isroutine(endpoint), f"{operation.id} is bare ASGI: it can be neither conditional nor deprecated"
+    handler: Handler = endpoint
     if operation.conditional:
-        endpoint = conditional(endpoint)  # type: ignore[arg-type]  # only functions of a request are declared so
+        handler = conditional(handler)
     if operation.deprecation is not None:
-        endpoint = _deprecated(endpoint, operation.deprecation.headers())  # type: ignore[arg-type]
-    return endpoint
+        handler = _deprecated(handler, operation.deprecation.headers())
+    return handler
 
 
 def _deprecated(handler: Handler, headers: Sequence[tuple[str, str]]) -> Handler:
