@@ -10,19 +10,13 @@ from starlette.responses import Response
 
 from common.asyncapi.document import document
 from common.http.contract.operation import Answer, Operation
+from common.http.contract.pages import HEADERS
 from common.http.contract.process import PAGE_HEADERS, TAG
 from common.http.contract.service import Endpoint
 
 PATH: Final = "/asyncapi"
 _HERE: Final = Path(__file__).parent
 _VIEWER: Final = "asyncapi-viewer.iife.js"
-_HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; connect-src 'self'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
-"""Nothing from elsewhere, nothing inline, no eval."""
 
 
 DOCUMENT: Final = Operation(
@@ -49,10 +43,10 @@ def endpoints() -> dict[Operation, Endpoint]:
         return Response(_document(), media_type="application/json")
 
     async def page(_: Request) -> Response:
-        return Response(_file("page.html"), headers=_HEADERS, media_type="text/html")
+        return Response(_file("page.html"), headers=HEADERS, media_type="text/html")
 
     async def viewer(_: Request) -> Response:
-        return Response(_file(f"vendor/{_VIEWER}"), headers=_HEADERS, media_type="text/javascript")
+        return Response(_file(f"vendor/{_VIEWER}"), headers=HEADERS, media_type="text/javascript")
 
     return {DOCUMENT: json, PAGE: page, VIEWER: viewer}
 

@@ -56,6 +56,7 @@ PLACE: Final = Operation(
         kind=OrderRequest,
         examples={"one product": OrderRequest(customer_id="cust-000001", product_id="sku-0001", quantity=2)},
     ),
+    description="The answer is the order api's, whatever its status; that service's document has them all.",
     key="as in the order api",
     answers=(_documents("the order api's answer", 202),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
