@@ -12,6 +12,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from loguru import logger
 
+from common import metrics
 from common.config import Process
 from common.consume.handler import HELD_RECORDS_MAX, Arrivals
 from common.consume.positions import Start
@@ -86,6 +87,7 @@ class Inbox:
         self._holes_at = 0.0
         self._uncommitted: dict[Partition, int] = {}
         self._arrivals = arrivals
+        metrics.watch_pool("held-records", HELD_RECORDS_MAX, lambda: arrivals.held)
         self._due: list[Arrival] = []
         self._broker_away = False
         self._phase_s = phase_s
