@@ -459,9 +459,13 @@ def test_positions_of_another_topic_or_past_its_end_are_unproven(
     shop["payment-1"].pause()
     try:
         with planted(shop, "payment", "positions", "true", f"UPDATE positions SET {change} WHERE topic = 'orders'"):
-            proof, shown = Proof.run(shop), light.rounds(1)
+            proof = Proof.run(shop)
+            order_id = shop.place("cust-4", ("sku-a", 1))
+            eventually(lambda: shop.order(order_id)["inventory"] == "reserved", "the others have decided it")
+            shown = light.rounds()
     finally:
         shop["payment-1"].resume()
+    shop.await_settled(order_id)
     assert proof.exit_code == 2, proof.summary()
     assert problem in proof.summary()
     assert shown["verdict"] == "unproven"

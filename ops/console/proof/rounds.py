@@ -197,9 +197,10 @@ class StandingProof:
         placed = []
         for partition, (start, end) in bounds.items():
             readers = [positions.get((group, *partition)) for group in READERS[partition.topic]]
-            if partition.topic != ORDERS or None in readers:
-                continue
-            end = min(end, *(stored.next_offset for stored in readers if stored is not None))
+            passed = [stored.next_offset for stored in readers if stored is not None]
+            if partition.topic != ORDERS or None in readers or max(passed) > end:
+                continue  # a reader that is past the end has not read what came since
+            end = min(end, *passed)
             seen = self._seen.get(partition, 0)
             first = max(seen if seen <= end else 0, end - NEWEST, start)  # a new topic begins at 0 again
             tail = Tail(consumer, partition, first, end)
