@@ -1,9 +1,10 @@
 """Asks the gateway about each order when its record arrives, and holds the record until the answer is there.
 
 The batch loop waits for nobody: a record becomes due when its order is answered. Orders are asked about side by side,
-those of one customer one after the other. An order without an answer after `hold_s` is `unknown`, and is declined; so
-one slow card holds back the other customers of its partition by `hold_s` at most. The time in which the gateway is down
-does not count: then all orders wait, and none is declined because of it.
+`AT_ONCE` at most, and those of one customer one after the other. An order without an answer after `hold_s` is
+`unknown`, and is declined; so are those of the same customer for `SLOW_S`. So one slow card holds back the other
+customers of its partition by `hold_s`, at most once in `SLOW_S`. The time in which the gateway is down does not count:
+then all orders wait, and none is declined because of it.
 """
 
 import asyncio
@@ -22,6 +23,9 @@ from common.kafka.broker import Partition
 from examples.gateway.client import Gateway, State, Unanswered
 
 HOLD_S: Final = 3
+AT_ONCE: Final = 50
+"""After an outage, thousands of orders wait. Asked all at once, the gateway would answer none of them in time."""
+SLOW_S: Final = 10.0
 PAUSE_S: Final = 0.1
 
 Answer = State | Literal["unknown"]
@@ -34,6 +38,8 @@ class Authoriser:
         self.hold_s = hold_s
         self._url = url
         self._answers: dict[OrderId, Future[Answer]] = {}
+        self._slots = asyncio.Semaphore(AT_ONCE)
+        self._slow_until_s: dict[str, float] = {}
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._gateway: Gateway | None = None
 
@@ -63,22 +69,28 @@ class Authoriser:
 
     async def _authorise(self, order: PlacedData) -> Answer:
         gateway = self._gateway = self._gateway or Gateway(self._url)
-        until_s = gateway.up_s() + self.hold_s
-        attempted = False
-        async with self._turns.setdefault(order.customer_id, asyncio.Lock()):
+        customer_id = order.customer_id
+        async with self._turns.setdefault(customer_id, asyncio.Lock()), self._slots:
+            if gateway.up_s() < self._slow_until_s.get(customer_id, 0.0):
+                return "unknown"
+            until_s = gateway.up_s() + self.hold_s
+            attempted = False
             while (left_s := until_s - gateway.up_s()) > 0:
                 await gateway.admitted()
                 try:
                     async with asyncio.timeout(left_s):
                         # After an attempt without an answer, what became of it is asked first.
-                        state = await gateway.state(order.order_id, order.customer_id) if attempted else None
+                        state = await gateway.state(order.order_id, customer_id) if attempted else None
                         attempted = True
-                        return state or await gateway.authorise(
-                            order.order_id, order.customer_id, order.amount, order.currency
+                        state = state or await gateway.authorise(
+                            order.order_id, customer_id, order.amount, order.currency
                         )
+                        self._slow_until_s.pop(customer_id, None)
+                        return state
                 except (Unanswered, TimeoutError) as problem:
                     logger.debug("no answer from the card gateway: {}", problem, order=order.order_id)
                     await asyncio.sleep(min(PAUSE_S, max(0.0, until_s - gateway.up_s())))
+            self._slow_until_s[customer_id] = gateway.up_s() + SLOW_S
         return "unknown"
 
 

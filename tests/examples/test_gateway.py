@@ -16,7 +16,7 @@ import pytest
 
 from common.events import PlacedData
 from dev.settings import HOST, Service, free_ports
-from examples.gateway.authorise import Authoriser
+from examples.gateway.authorise import AT_ONCE, Authoriser
 from examples.gateway.breaker import CUSTOMERS_MIN, REST_S, Breaker
 from examples.gateway.client import Gateway, Unanswered
 from examples.gateway.fake import FakeGateway
@@ -51,10 +51,11 @@ def test_the_breaker_tells_a_slow_card_from_a_gateway_that_is_down() -> None:
 
 
 class SlowGateway(Gateway):
-    """Authorises nobody in time, but for one customer. It is down for `down_s` at first."""
+    """Authorises in `takes_s`, but for slow customers. It is down for `down_s` at first."""
 
-    def __init__(self, down_s: float = 0.0) -> None:
+    def __init__(self, down_s: float = 0.0, takes_s: float = 0.0) -> None:
         self.breaker = Breaker()
+        self._takes_s = takes_s
         self.up_at_s = down_s
 
     async def authorise(self, order_id: str, customer_id: str, amount: int, currency: str) -> Any:
@@ -64,8 +65,8 @@ class SlowGateway(Gateway):
                 self.breaker.failed(f"customer-{number}", at_s)
             raise Unanswered("it is down")
         self.breaker.succeeded(at_s)
-        if customer_id != "quick":
-            await asyncio.sleep(1.0)
+        await asyncio.sleep(1.0 if "slow" in customer_id else self._takes_s)
+        if "slow" in customer_id:
             raise Unanswered("it is slow")
         return "authorised"
 
@@ -94,6 +95,12 @@ def answers_of(gateway: SlowGateway, *customers: str) -> list[tuple[str, float]]
 def test_an_answer_takes_no_longer_than_the_hold() -> None:
     answers = answers_of(SlowGateway(), "slow", "quick", "slow", "slow-too")
     assert answers == [("unknown", 3.0), ("authorised", 0.0), ("unknown", 3.0), ("unknown", 3.0)]
+
+
+def test_a_backlog_is_worked_off_and_not_declined() -> None:
+    answers = answers_of(SlowGateway(takes_s=0.5), *(f"customer-{number}" for number in range(20 * AT_ONCE)))
+    assert {answer for answer, _ in answers} == {"authorised"}
+    assert max(at_s for _, at_s in answers) == 20 * 0.5
 
 
 def test_the_hold_stands_still_while_the_gateway_is_down() -> None:
