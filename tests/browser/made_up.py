@@ -90,7 +90,7 @@ def proof(violations: int = 0) -> Json:
         "statements": [
             {"statement": n, "text": text, "counted": of, "checked": 1234, "violations": violations if n == 4 else 0,
              "unproven": 0, "proved_at": NOW, "reasons": [], "every_s": 30.0 if n in (2, 3, 6) else 5.0,
-             "light": "The newest orders. All others, only the full proof."}
+             "light": "The newest orders. The full proof also checks all others."}
             for n, (text, of) in enumerate(TEXTS, 1)
         ],
         "offenders": [{"statement": 4, "subject": f"order {ORDER}", "problem": EVIL}] if violations else [],

@@ -105,7 +105,9 @@ def test_the_proof_shows_six_statements_and_what_breaks_them(page: Page, fake: F
     expect(rows).to_have_count(7)
     expect(rows.nth(4)).to_contain_text("violated")
     expect(rows.nth(1)).to_contain_text("1,234 orders")
-    expect(rows.nth(2)).to_contain_text("All others, only the full proof. Every 30 s.")
+    expect(rows.nth(2)).to_contain_text(
+        "Checked every 30\u00a0s. The newest orders. The full proof also checks all others."
+    )
     expect(page.get_by_role("table", name="Violations")).to_contain_text(made_up.EVIL)
     expect(page.get_by_role("table", name="The last full proof")).to_contain_text("5,000")
     assert page.title() == "Proof · Tandem console"

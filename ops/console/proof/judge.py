@@ -17,17 +17,17 @@ SAMPLED: Final = (DECIDED, OUTCOME, ONCE)
 AUDITED: Final = (MONEY, STOCK, WAITING)
 LIGHT: Final[Mapping[Statement, str]] = {
     DECIDED: "The newest orders that all three services have read, at most 50 of each partition at a time; orders that "
-    "nobody has decided; where the readers stand in the log. Only the full proof: older orders, most of a heavy load.",
-    MONEY: "Every account against its entries, double entry, all captures and refunds against all payments. Only the "
-    "full proof: which entry belongs to which order.",
-    STOCK: "Every product against its movements, all movements against all reservations. Only the full proof: which "
-    "movement belongs to which order.",
-    OUTCOME: "The same newest orders, once when they settle. Only the full proof: what changes later, their lines, and "
-    "rows that nothing in the log led to.",
-    ONCE: "The entries of the same newest orders, and those of all orders in sum. Only the full proof: decisions in "
-    "the log, and idempotency keys.",
-    WAITING: "Every unsettled order and every parked event. An order may wait until its deadline. Only the full proof: "
-    "whether what is parked is what the log has.",
+    "nobody has decided; where the readers stand in the log. The full proof also checks all other orders.",
+    MONEY: "Every account against its entries, double entry, all captures and refunds against all payments. The full "
+    "proof also checks which entry belongs to which order.",
+    STOCK: "Every product against its movements, all movements against all reservations. The full proof also checks "
+    "which movement belongs to which order.",
+    OUTCOME: "The same newest orders, once, when they settle. The full proof also checks what changes later, the lines "
+    "of each order, and rows of orders that the log does not have.",
+    ONCE: "The entries of the same newest orders, and those of all orders in sum. The full proof also checks the "
+    "decisions in the log, and idempotency keys.",
+    WAITING: "Every unsettled order and every parked event. An order may wait until its deadline. The full proof also "
+    "checks that what is parked is what the log has.",
 }
 """What the light proof checks of each statement, and what it leaves to the full one."""
 UNDONE_PAYMENT: Final = frozenset({"declined", "refunded", "void"})

@@ -65,7 +65,7 @@ export function DeadLetters({ filter }) {
     return changed;
   });
   const shown = useMemo(() => columns(chosen, toggle), [chosen]);
-  const parked = rows.filter((event) => event.state === "parked");
+  const parked = useMemo(() => rows.filter((event) => event.state === "parked"), [rows]);
   const { state, ...matching } = filter;
   const byFilter = { ...matching, ...(matching.root && { root: matching.root === "true" }), ...(matching.since && { since: Number(matching.since) }) };
   const someMatch = page?.total > 0 && (!state || state === "parked");

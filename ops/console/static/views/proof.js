@@ -31,7 +31,7 @@ function Standing({ proof }) {
         <tr data-statement=${each.statement}><td>${each.statement}</td>
           <th scope="row">${each.text} <${State} word=${verdict(each)} />
             ${each.reasons.map((reason) => html`<span class="muted"> ${reason}</span>`)}
-            <p class="light">${each.light} Every ${seconds(each.every_s)}.</p></th>
+            <p class="light">Checked every ${seconds(each.every_s).replace(" ", "\u00a0")}. ${each.light}</p></th>
           <td>${count(each.checked)} ${each.counted}</td><td>${count(each.violations)}</td><td>${count(each.unproven)}</td>
           <td><${Age} at=${each.proved_at} /></td></tr>`)}
     <//>
