@@ -47,6 +47,9 @@ def breaks_of_replay(old: Document, new: Document) -> Iterator[Change]:
             now = _messages(new)[name]
             for path, values in allowed_only_by(_payload(message, old), _payload(now, new)):
                 yield Change(f"{name}: {path}", f"{values} is no longer read", REPLAY)
+            if message["contentType"] != now["contentType"]:
+                what = f"the content type is {now['contentType']}, it was {message['contentType']}"
+                yield Change(name, what, f"{READERS}, and {REPLAY}")
             if _key(message) != _key(now):
                 yield Change(name, f"the key is {_key(now)}, it was {_key(message)}", f"{READERS}, and {REPLAY}")
 

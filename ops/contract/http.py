@@ -23,6 +23,7 @@ def changes(old: Document, new: Document) -> Iterator[Change]:
         of_request = (_request(operation, old), _request(after[where], new))
         yield from _of_inputs(where, *of_request, old, new)
         yield from _of_responses(where, operation, after[where], old, new)
+        yield from _of_problems(where, _problems(operation, old), _problems(after[where], new))
     for where in after.keys() - before.keys():
         yield Change(where, "is new")
 
@@ -110,6 +111,30 @@ def _of_responses(where: str, was: Node, now: Node, old: Document, new: Document
                     yield Change(at, "is new")
                 else:
                     nodes = _node(contents[0][name], old), _node(contents[1][name], new)
+                    if nodes[0].get("required") and not nodes[1].get("required"):
+                        yield Change(at, "may be absent now", CLIENTS)
                     schemas = Rooted(nodes[0].get("schema", {}), old), Rooted(nodes[1].get("schema", {}), new)
                     yield from of_what_is_written(*schemas, at, CLIENTS)
                     yield from of_properties(*schemas, at, CLIENTS)
+
+
+def _problems(operation: Node, document: Document) -> dict[str, str]:
+    """The types of problems that an operation answers with, and their statuses."""
+    return {
+        uri: status
+        for status, answer in operation.get("responses", {}).items()
+        for content in _node(answer, document).get("content", {}).values()
+        for uri in content.get("schema", {}).get("properties", {}).get("type", {}).get("enum", ())
+    }
+
+
+def _of_problems(where: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
+    """A client acts on the type of a problem or on its status. A new one is read by its status."""
+    new = after.keys() - before.keys()
+    for uri, status in before.items():
+        if uri not in after:
+            yield Change(where, f"{uri} no longer comes", CLIENTS if new else "")
+        elif after[uri] != status:
+            yield Change(where, f"{uri} comes with {after[uri]}, it came with {status}", CLIENTS)
+    for uri in sorted(new):
+        yield Change(where, f"{uri} may come now")

@@ -1,6 +1,7 @@
 """The published documents are the code's, and `just contract` finds what breaks a client, a reader or a replay."""
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -55,6 +56,23 @@ def new_status(made: dict[str, Document]) -> None:
     schema(made[ORDER], "OrderView")["properties"]["status"]["enum"].append("shipped")
 
 
+def problem_renamed(made: dict[str, Document]) -> None:
+    made[ORDER] = json.loads(json.dumps(made[ORDER]).replace("/problems/price-changed", "/problems/another-price"))
+
+
+def problem_moved(made: dict[str, Document]) -> None:
+    responses = made[ORDER]["paths"]["/api/v1/orders/{order_id}/cancel"]["post"]["responses"]
+    responses["410"] = responses.pop("409")
+
+
+def header_not_promised(made: dict[str, Document]) -> None:
+    del made[ORDER]["paths"]["/api/v1/orders"]["post"]["responses"]["202"]["headers"]["Location"]["required"]
+
+
+def content_type_changed(made: dict[str, Document]) -> None:
+    made[ASYNCAPI]["components"]["messages"]["order.placed"]["contentType"] = "application/avro"
+
+
 def event_field_removed(made: dict[str, Document]) -> None:
     del schema(made[ASYNCAPI], "Item")["properties"]["unit_price"]
     schema(made[ASYNCAPI], "Item")["required"].remove("unit_price")
@@ -105,6 +123,10 @@ BREAKS: Final[dict[Plant, str]] = {
     removed_operation: "POST /api/v1/orders/{order_id}/cancel: is gone; this breaks clients",
     removed_answer_field: "settled: is gone; this breaks clients",
     new_status: "status: the value 'shipped' may come now; this breaks clients",
+    problem_renamed: "POST /api/v1/orders: /problems/price-changed no longer comes; this breaks clients",
+    problem_moved: "/problems/not-cancellable comes with 410, it came with 409; this breaks clients",
+    header_not_promised: "POST /api/v1/orders: 202 Location: may be absent now; this breaks clients",
+    content_type_changed: "order.placed: the content type is application/avro, it was application/cloudevents+json",
     event_field_removed: "order.placed: data.items[].unit_price: is gone; this breaks readers of the older version",
     event_field_required: "order.confirmed: data.reason: an object without it is no longer read; this breaks the",
     new_reason: "order.rejected: data.reason: the value 'fraud' may come now; this breaks readers",
