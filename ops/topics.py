@@ -151,8 +151,11 @@ def trim(log: Log, *, dry_run: bool) -> None:
 
 
 def _others(log: Log, bounds: Collection[Partition]) -> dict[str, dict[str, dict[Partition, int]]]:
-    """By topic: what groups that are not Tandem's have committed there. Services beside it read each record too."""
+    """By topic: what groups that are not Tandem's have committed there. Services beside it read each record too. Raises
+    `Transient` if the broker does not list all groups: what one of them has yet to read would be deleted."""
     listed = log.admin.list_consumer_groups(request_timeout=TIMEOUT_S).result()
+    if listed.errors:
+        raise Transient(f"topics: not all consumer groups are listed ({listed.errors[0]}): nothing was deleted")
     others: dict[str, dict[str, dict[Partition, int]]] = {topic: {} for topic in READERS}
     for group in sorted(group.group_id for group in listed.valid if group.group_id not in GROUPS):
         for partition, offset in log.committed(group, bounds).items():

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.errors import Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka.broker import Partition
 from ops import topics
@@ -39,7 +40,7 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
     """`notify` has read partition 0 up to 40, and nothing of partition 1; `elsewhere` reads another topic."""
     all_of_tandem = dict.fromkeys([Partition("orders", 0), Partition("orders", 1)], 100)
     committed = {**dict.fromkeys(READS, all_of_tandem), "notify": {Partition("orders", 0): 40}, "elsewhere": {}}
-    listed = SimpleNamespace(valid=[SimpleNamespace(group_id=group) for group in committed])
+    listed = SimpleNamespace(valid=[SimpleNamespace(group_id=group) for group in committed], errors=[])
     log: Any = SimpleNamespace(
         admin=SimpleNamespace(list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed)),
         bounds=lambda names: {Partition("orders", number): (10, 100) for number in range(2)},
@@ -54,6 +55,9 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
     listed.valid.pop(-2)
     topics.trim(log, dry_run=True)
     assert capsys.readouterr().out == "topics: 180 records would be deleted from 2 partitions\n"
+    listed.errors.append("a coordinator is away")
+    with pytest.raises(Transient, match=r"a coordinator is away.*nothing was deleted"):
+        topics.trim(log, dry_run=True)
 
 
 def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[str]) -> None:
