@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from common.config import Env
@@ -36,9 +37,10 @@ from ops.console.proof.judge import (
     judge_sums,
     out_of_reach,
 )
-from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, audit_rest_after, rest_after
+from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, StandingProof, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
+from ops.observe.gauges import ProofGauges
 from ops.verify.report import Report
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement
 from tests.waiting import eventually
@@ -544,6 +546,15 @@ def test_old_jobs_are_forgotten() -> None:
         eventually(lambda job=job: job.state == "done", "the job ends")  # type: ignore[misc]
     assert len(jobs.all()) == 20
     assert forgotten == [f"act-{number}" for number in range(1, 6)]
+
+
+def test_a_full_proof_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    jobs, why = Jobs(lambda _: None, lambda _: None), "verify: PAYMENT_AUDITOR_URL is not set"
+    monkeypatch.setattr(jobs, "run_command", lambda job, *_: jobs.take_line(job, why))
+    job = proof.prove(jobs)
+    eventually(lambda: job.state == "failed", "the job ends")
+    assert job.note == why
 
 
 def test_a_process_that_a_job_runs_can_be_stopped() -> None:

@@ -305,10 +305,11 @@ class StandingProof:
             job.note = "reading the databases and the log"
             with tempfile.TemporaryFile() as answer:
                 jobs.run_command(job, ["-m", "ops.verify", "--json"], {}, answer)
-                if job.stopping:
-                    return False
                 answer.seek(0)
-                report = orjson.loads(answer.read())
+                content = answer.read()
+            if job.stopping or not content:  # the last line that it printed says why
+                return False
+            report = orjson.loads(content)
             names = ("verdict", "took_s", "records", "statements", "notes")
             offenders = [{n: o[n] for n in ("statement", "subject", "problem")} for o in report["offenders"]]
             self._full = {"at": now(), **{n: report[n] for n in names}, "offenders": offenders[:OFFENDERS_SHOWN]}
