@@ -29,7 +29,7 @@ from dev.observe import PORTS
 from dev.output import outlive_reader
 from dev.servers.jars import JarError
 from dev.servers.server import StartError
-from dev.settings import DATABASES, SERVICES, Settings, check_processes, dotenv, unknown_settings
+from dev.settings import DATABASES, SERVICES, SHARED_ROLES, Settings, check_processes, dotenv, unknown_settings
 from dev.stack import Stack, StackError
 from dev.state import State
 from order.api.requests import order_id_in
@@ -142,7 +142,7 @@ def port(text: str) -> int:
 
 def target(text: str) -> str:
     name, _, package = text.partition("=")
-    if re.fullmatch("[a-z][a-z0-9_]{0,62}", name) and name not in ("postgres", "auditor") and package:
+    if re.fullmatch("[a-z][a-z0-9_]{0,62}", name) and name not in SHARED_ROLES and package:
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not a database and a package, such as notify=examples.notify")
 

@@ -27,7 +27,9 @@ from common.terminal import shortened
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 DATABASES = ("order", "payment", "inventory")
-ROLES = ("postgres", "auditor", *DATABASES)
+SHARED_ROLES = ("postgres", "auditor")
+"""Every other role has a database of the same name."""
+ROLES = (*SHARED_ROLES, *DATABASES)
 CONSOLE = "console"
 CONSOLE_ADMIN_OFFSET = 500
 INSTANCES_MAX = 99
@@ -249,8 +251,8 @@ def new_passwords() -> dict[str, str]:
 def environment(
     *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools. Each role that is a service's has a
-    database of the same name. By default, `partitions` are those of this process's own setting."""
+    """Where Kafka and the databases are, for services and the operator's tools. By default,
+    `partitions` are those of this process's own setting."""
 
     def url(role: str, database: str) -> str:
         return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
@@ -260,7 +262,7 @@ def environment(
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
     }
-    for database in [role for role in passwords if role not in ("postgres", "auditor")]:
+    for database in [role for role in passwords if role not in SHARED_ROLES]:
         variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)
         variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
         variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)

@@ -20,7 +20,8 @@ from common.terminal import complain, flushed, open_streams, printable, shortene
 
 GROUP_OF: Final = {"order": SAGA, "payment": "payment", "inventory": "inventory"}
 """The consumer group of each service of Tandem."""
-_URL: Final = "_DATABASE_URL"
+_URL: Final = "_AUDITOR_URL"
+"""Only a database of ours has it: DATABASE_URL is a name that others use too."""
 FAILED: Final = 2
 INTERRUPTED: Final = 130
 CELL_CHARS: Final = 80

@@ -16,8 +16,7 @@ from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
 from bench.stack.private import StackFailed, System
 from bench.stack.processes import Window
-from dev.servers import warmth
-from dev.servers.warmth import Warmth
+from dev.servers.warmth import SECONDS_MAX, Warmth
 
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128
@@ -43,7 +42,7 @@ class Meter:
         self._accepted_file.touch()
         self._count = 0
 
-    def warm_broker(self, seconds_max: float = warmth.SECONDS_MAX) -> Warmth:
+    def warm_broker(self, seconds_max: float = SECONDS_MAX) -> Warmth:
         """Warm up the broker, see `bench.measure.broker`."""
         warmth = broker.warm_up(self.system, seconds_max)
         self.say(f"warm-up: {warmth}")
