@@ -24,6 +24,8 @@ PATIENCE_S = 60.0
 """For all attempts of a request together."""
 PAUSE_S, PAUSE_MAX_S = 0.1, 5.0
 POLL_S, POLL_MAX_S = 0.05, 1.0
+AGAIN = (408, 429)
+"""Refusals that another attempt may not get: too slow, and too many. So it is with every 5xx."""
 
 Order = dict[str, Any]
 
@@ -146,7 +148,7 @@ def _jitter_s(attempt: int) -> float:
 
 def _check(answer: httpx.Response) -> float:
     """The seconds that the api asks to wait before the next attempt. Raises `Refused` if there should be none."""
-    if answer.status_code < 500:
+    if answer.status_code < 500 and answer.status_code not in AGAIN:
         raise Refused(answer.status_code, answer.json())
     retry_after = answer.headers.get("retry-after", "")
     return float(retry_after) if retry_after.isdecimal() else 0.0

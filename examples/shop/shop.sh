@@ -19,6 +19,7 @@ api() {
         status=$(curl --silent --max-time 15 --dump-header "$headers" --output "$answer" --write-out '%{http_code}' "$@") || status=000
         case $status in
             2??) cat "$answer"; return ;;
+            408 | 429) ;;
             4??) cat "$answer" >&2; return 4 ;; # the api has refused it: sending it again would change nothing
         esac
         after=$(sed -n 's/^[Rr]etry-[Aa]fter: *\([0-9]*\).*/\1/p' "$headers")
@@ -40,7 +41,7 @@ echo "placed $order"
 # Server-sent events: one for each entry of the timeline, then `settled`, and the stream ends.
 curl --silent --no-buffer --max-time 60 "$url/$order/events" | sed -n 's/^event: /  /p'
 
-until api "$url/$order" | grep -q '"settled":true'; do sleep 0.2; done
+while api "$url/$order" >/dev/null || exit; ! grep -q '"settled":true' "$answer"; do sleep 0.2; done
 echo "settled $(field status <"$answer")"
 
 # The only refusal to expect is 409: it is too late to cancel.
@@ -50,7 +51,7 @@ echo "cancel $status"
 # Page by page, until next_cursor is null.
 cursor=
 while [ "$cursor" != null ]; do
-    api --get "$url" -d "customer_id=$customer" -d limit=100 ${cursor:+-d "cursor=$cursor"} |
-        grep -o '"order_id":"[^"]*"' | cut -d '"' -f 4
+    api --get "$url" -d "customer_id=$customer" -d limit=100 ${cursor:+-d "cursor=$cursor"} >/dev/null
+    grep -o '"order_id":"[^"]*"' "$answer" | cut -d '"' -f 4
     cursor=$(field next_cursor <"$answer")
 done

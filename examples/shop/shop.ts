@@ -27,6 +27,8 @@ const PAUSE_MS = 100;
 const PAUSE_MAX_MS = 5_000;
 const POLL_MS = 50;
 const POLL_MAX_MS = 1_000;
+/** Refusals that another attempt may not get: too slow, and too many. So it is with every 5xx. */
+const AGAIN = [408, 429];
 
 /** The api has refused the request: sending it again would change nothing. */
 export class Refused extends Error {
@@ -89,10 +91,13 @@ export class Shop {
     let until = Date.now() + this.#patienceMs;
     for (let attempt = 0; ; attempt++) {
       let pause = jitterMs(attempt);
+      const silent = new AbortController();
+      const alarm = setTimeout(() => silent.abort(), TIMEOUT_MS); // the api sends a comment every 10 s
       try {
-        const answer = await fetch(`${this.#base}/${orderId}/events`, { headers: { "last-event-id": last } });
+        const request = { headers: { "last-event-id": last }, signal: silent.signal };
+        const answer = await fetch(`${this.#base}/${orderId}/events`, request);
         if (answer.status === 200 && answer.body) {
-          for await (const event of serverSent(answer.body)) {
+          for await (const event of serverSent(answer.body, () => alarm.refresh())) {
             last = event.id;
             [until, attempt] = [Date.now() + this.#patienceMs, 0];
             yield { name: event.name, data: JSON.parse(event.data) };
@@ -103,6 +108,8 @@ export class Shop {
         }
       } catch (error) {
         if (error instanceof Refused) throw error; // else the process has ended; another one goes on
+      } finally {
+        clearTimeout(alarm);
       }
       if (Date.now() + pause > until) throw new Unanswered(`the stream of order ${orderId} does not go on`);
       await sleep(pause);
@@ -148,16 +155,19 @@ function jitterMs(attempt: number): number {
 
 /** The milliseconds that the api asks to wait before the next attempt. Throws `Refused` if there should be none. */
 async function checked(answer: Response): Promise<number> {
-  if (answer.status < 500) throw new Refused((await answer.json()) as Problem);
+  if (answer.status < 500 && !AGAIN.includes(answer.status)) throw new Refused((await answer.json()) as Problem);
   await answer.body?.cancel();
   return 1_000 * (Number(answer.headers.get("retry-after")) || 0);
 }
 
-/** The events of a stream. One that is cut off is left out. */
-async function* serverSent(body: ReadableStream<Uint8Array>): AsyncGenerator<{ id: string; name: string; data: string }> {
+type ServerSent = { id: string; name: string; data: string };
+
+/** The events of a stream, and `heard` for all that comes. An event that is cut off is left out. */
+async function* serverSent(body: ReadableStream<Uint8Array>, heard: () => void): AsyncGenerator<ServerSent> {
   const decoder = new TextDecoder();
   let text = "";
   for await (const chunk of body) {
+    heard();
     const events = (text + decoder.decode(chunk, { stream: true })).split("\n\n");
     text = events.pop() ?? "";
     for (const event of events) {

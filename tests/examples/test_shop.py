@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+import httpx
 import pytest
 
 from dev.environment import child
@@ -73,6 +74,19 @@ def test_a_refusal_is_not_repeated(shop: Shop, customer: str) -> None:
     assert refused.value.problem["errors"][0]["pointer"] == "#/product_id"
     with pytest.raises(Refused, match="404"):
         shop.order("01a20698-5702-759d-bf21-11993ae5d7ab")
+
+
+def test_what_another_attempt_may_not_get_is_repeated_with_its_key() -> None:
+    statuses, keys = iter([408, 429, 503, 202]), list[str]()
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        keys.append(request.headers["idempotency-key"])
+        return httpx.Response(next(statuses), json={"order_id": "x"})
+
+    shop = Shop("http://shop")
+    shop._http = httpx.Client(base_url="http://shop", transport=httpx.MockTransport(answer))
+    assert shop.place({}, key="basket-6") == {"order_id": "x"}
+    assert keys == ["basket-6"] * 4
 
 
 def test_a_shop_gives_up_when_its_patience_ends() -> None:
