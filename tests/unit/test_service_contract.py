@@ -92,6 +92,8 @@ def test_an_operation_without_an_endpoint_and_an_endpoint_without_an_operation_a
 def test_bare_asgi_cannot_be_declared_conditional_or_deprecated() -> None:
     with pytest.raises(AssertionError, match="listThings is bare ASGI"):
         CONTRACT.routes({**ENDPOINTS, THINGS: json_response([])})
+    with pytest.raises(AssertionError, match=r"answered elsewhere: \['old'\]"):
+        CONTRACT.routes({THINGS: things, PENDING: pending, MAKE: make}, elsewhere=(OLD,))
 
 
 def test_an_operation_that_goes_says_so() -> None:
@@ -101,7 +103,7 @@ def test_an_operation_that_goes_says_so() -> None:
     assert headers["link"] == '</docs#/things/listThings>; rel="deprecation"; type="text/html"'
     described = CONTRACT.document()["paths"]["/old"]["get"]
     assert described["deprecated"] is True
-    assert {"Deprecation", "Sunset"} <= set(described["responses"]["200"]["headers"])
+    assert {"Deprecation", "Sunset", "Link"} <= set(described["responses"]["200"]["headers"])
     assert "deprecation" not in answer("GET", "/things").headers
 
 

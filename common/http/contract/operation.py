@@ -172,4 +172,5 @@ VARY: Final = Header(name="Vary", description="the request headers on which the 
 DEPRECATION_HEADERS: Final = (
     Header(name="Deprecation", description="since when the operation is deprecated (RFC 9745)", required=True),
     Header(name="Sunset", description="from when on the operation may be gone (RFC 8594)", required=True),
+    Header(name="Link", description='what to use instead, as `rel="deprecation"`', required=True),
 )

@@ -59,7 +59,8 @@ class Contract:
         """A route for each operation, but those that are answered `elsewhere` and those of `common.http.app`. An
         endpoint is a function of a request, or bare ASGI.
 
-        Raises `AssertionError` if an operation has no endpoint or an endpoint has no operation.
+        Raises `AssertionError` if an operation has no endpoint or an endpoint has no operation, or if one promises what
+        only `endpoint_of` keeps.
         """
         own = {
             **endpoints,
@@ -71,6 +72,10 @@ class Contract:
         }
         missing = {operation.id for operation in (*self.own, *PAGES)} ^ {o.id for o in (*own, *elsewhere)}
         assert not missing, f"operations without an endpoint, or endpoints without an operation: {sorted(missing)}"
+        promising = [
+            operation.id for operation in elsewhere if operation.conditional or operation.deprecation is not None
+        ]
+        assert not promising, f"conditional or deprecated, and answered elsewhere: {promising}"
         return [
             Route(operation.path, endpoint_of(operation, own[operation]), methods=[operation.method])
             for operation in (*self.own, *PAGES)
