@@ -10,12 +10,12 @@ import { Windowed } from "../windowed.js";
 import { Place } from "./place.js";
 
 const COLUMNS = [
-  { title: "order", width: "minmax(20rem, 2fr)", cell: (row) => html`<a href=${address("orders", row.order_id)}><code>${row.order_id}</code></a>` },
-  { title: "customer", width: "minmax(8rem, 1fr)", cell: (row) => row.customer_id },
-  { title: "status", width: "minmax(15rem, 1fr)", cell: (row) => html`<${State} word=${row.status} />${row.reason && ` ${row.reason}`}` },
-  { title: "amount", width: "8rem", cell: (row) => money(row.amount, row.currency) },
-  { title: "placed", width: "11rem", cell: (row) => time(row.placed_at) },
-  { title: "settled", width: "11rem", cell: (row) => time(row.settled_at) },
+  { title: "order", width: "19rem", cell: (row) => html`<a href=${address("orders", row.order_id)}><code>${row.order_id}</code></a>` },
+  { title: "customer", width: "minmax(9rem, 1fr)", cell: (row) => row.customer_id },
+  { title: "status", width: "14rem", cell: (row) => html`<${State} word=${row.status} />${row.reason && ` ${row.reason}`}` },
+  { title: "amount", width: "6.5rem", cell: (row) => money(row.amount, row.currency) },
+  { title: "placed", width: "10rem", cell: (row) => time(row.placed_at) },
+  { title: "settled", width: "10rem", cell: (row) => time(row.settled_at) },
 ];
 
 function Find({ filter }) {
