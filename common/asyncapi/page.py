@@ -9,13 +9,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.asyncapi.document import document
+from common.http.contract.files import Files
 from common.http.contract.operation import Answer, Operation
-from common.http.contract.pages import HEADERS
 from common.http.contract.process import PAGE_HEADERS, TAG
 from common.http.contract.service import Endpoint
 
 PATH: Final = "/asyncapi"
-_HERE: Final = Path(__file__).parent
+_FILES: Final = Files(Path(__file__).parent)
 _VIEWER: Final = "asyncapi-viewer.iife.js"
 
 
@@ -43,10 +43,10 @@ def endpoints() -> dict[Operation, Endpoint]:
         return Response(_document(), media_type="application/json")
 
     async def page(_: Request) -> Response:
-        return Response(_file("page.html"), headers=HEADERS, media_type="text/html")
+        return _FILES.answer("page.html")
 
     async def viewer(_: Request) -> Response:
-        return Response(_file(f"vendor/{_VIEWER}"), headers=HEADERS, media_type="text/javascript")
+        return _FILES.answer(f"vendor/{_VIEWER}")
 
     return {DOCUMENT: json, PAGE: page, VIEWER: viewer}
 
@@ -54,8 +54,3 @@ def endpoints() -> dict[Operation, Endpoint]:
 @cache
 def _document() -> bytes:
     return orjson.dumps(document(), option=orjson.OPT_INDENT_2)
-
-
-@cache
-def _file(name: str) -> bytes:
-    return (_HERE / name).read_bytes()

@@ -2,7 +2,7 @@
 
 import asyncio
 import http.client
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -18,7 +18,7 @@ from common.errors import Transient, describe
 from common.events import now
 from common.http import problem, server
 from common.http.app import application
-from common.http.caching import Handler
+from common.http.contract.files import HEADERS, Files
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
 from common.http.problem import FieldError, ProblemError
@@ -41,26 +41,16 @@ from ops.observe.gauges import Gauges, ProofGauges, Sampling
 from ops.tool import user
 from ops.verify.statements import TEXTS
 
-STATIC: Final = Path(__file__).parent / "static"
 PASS_ON_S: Final = 35.0
 """More than the order api takes for any answer."""
-TYPES: Final = {
-    ".html": "text/html; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-    ".css": "text/css; charset=utf-8",
-    ".svg": "image/svg+xml",
-    ".png": "image/png",
-}
-PLAIN: Final = "text/plain; charset=utf-8"
-HEADERS: Final = {
-    "content-security-policy": "default-src 'none'; script-src 'self'; worker-src 'self'; "
-    "style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-    "cross-origin-opener-policy": "same-origin",
-    "cross-origin-resource-policy": "same-origin",
-}
-"""Of the page and its files: nothing from elsewhere, nothing inline, no eval."""
+FILES: Final = Files(
+    Path(__file__).parent / "static",
+    {
+        **HEADERS,
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+    },
+)
 
 T = TypeVar("T")
 _act: Final = msgspec.json.Decoder(Act)
@@ -69,15 +59,6 @@ _load: Final = msgspec.json.Decoder(Load)
 
 
 _nothing: Final = msgspec.json.Decoder(api.Nothing)
-
-
-def files(folder: Path = STATIC) -> dict[str, tuple[bytes, str]]:
-    """The page and its files with their types, by their path within the folder."""
-    return {
-        path.relative_to(folder).as_posix(): (path.read_bytes(), TYPES.get(path.suffix, PLAIN))
-        for path in sorted(folder.rglob("*"))
-        if path.is_file()
-    }
 
 
 async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
@@ -186,7 +167,9 @@ async def serve(settings: Settings) -> None:
         drill.check_allowed(settings)
         return accepted(drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api))
 
-    page = pages(files())
+    async def page(request: Request) -> Response:
+        return FILES.answer(request.path_params.get("path", "index.html"))
+
     endpoints: dict[Operation, Endpoint] = {
         api.INDEX: page,
         api.FILE: page,
@@ -214,19 +197,6 @@ async def serve(settings: Settings) -> None:
         await asyncio.to_thread(jobs.close)
 
     await server.serve(frame, process, [poller, proof, sampling], open_=open_, close=close)
-
-
-def pages(content: Mapping[str, tuple[bytes, str]]) -> Handler:
-    """The page and its files."""
-
-    async def file(request: Request) -> Response:
-        path = request.path_params.get("path", "index.html")
-        if path not in content:
-            raise ProblemError(problem.not_found("file", path[:200]))
-        body, media_type = content[path]
-        return Response(body, headers={**HEADERS, "content-type": media_type})
-
-    return file
 
 
 def hello(settings: Settings, actor: str) -> dict[str, Any]:

@@ -4,10 +4,14 @@ Without a browser these tests are left out, and the summary at the end says so.
 """
 
 import shutil
-from collections.abc import Generator, Iterator
+import socket
+import threading
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Final
 
 import pytest
+import uvicorn
 from playwright.sync_api import (
     Browser,
     BrowserContext,
@@ -19,6 +23,9 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from common.http.app import application
+from common.http.contract.operation import Operation
+from common.http.contract.service import Contract, Endpoint
 from tests.browser.fake import Fake, serving
 from tests.waiting import PATIENCE_S
 
@@ -58,6 +65,18 @@ def fake() -> Fake:
 def origin(fake: Fake) -> Iterator[str]:
     with serving(fake) as origin:
         yield origin
+
+
+@contextmanager
+def served(contract: Contract, endpoints: Mapping[Operation, Endpoint]) -> Iterator[str]:
+    """The address of a process that offers only this."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application(contract.routes(endpoints)), log_level="error"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture

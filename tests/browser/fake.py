@@ -6,18 +6,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from common.http.contract.files import HEADERS
+from common.http.problem import ProblemError
+from ops.console.app import FILES
 from tests.browser import made_up
 
-STATIC: Final = Path(__file__).parents[2] / "ops/console/static"
-TYPES: Final = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
-    "form-action 'self'; frame-ancestors 'none'"
-)
 SEND_EVERY_S: Final = 1.0
 
 Json = dict[str, Any]
@@ -84,7 +80,7 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
             self.send_response(status)
             self.send_header("content-type", content_type)
             self.send_header("content-length", str(len(content)))
-            self.send_header("content-security-policy", POLICY)
+            self.send_header("content-security-policy", HEADERS["content-security-policy"])
             self.end_headers()
             self.wfile.write(content)
 
@@ -99,11 +95,12 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
                 self.answer_json(*fake.get(address.path, dict(parse_qsl(address.query))))
             else:
                 name = "index.html" if address.path == "/" else address.path.removeprefix("/static/")
-                file = STATIC / name
-                if file.is_file():
-                    self.answer(200, file.read_bytes(), TYPES.get(file.suffix, "text/plain"))
-                else:
+                try:
+                    file = FILES.answer(name)
+                except ProblemError:
                     self.answer_json(404, {"detail": f"{name} is not there"})
+                else:
+                    self.answer(200, bytes(file.body), file.headers["content-type"])
 
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))

@@ -1,31 +1,23 @@
 """The page of each service that shows its OpenAPI document: all operations, and a request that is tried. Nothing comes
 from another origin, and nothing is evaluated (the fixture `context`)."""
 
-import asyncio
 import json
-import threading
 from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
-import uvicorn
 from playwright.sync_api import Page, expect
 from starlette.requests import Request
 from starlette.responses import Response
 
 import ops.console.operations
 from common.codec import encode
-from common.http.app import application
 from common.http.contract.operation import Operation
-from common.http.contract.service import Contract
-from common.http.protocol import Connection
-from common.http.server import _bind, _Server
 from ops.contract import documents
+from tests.browser.conftest import served
 from tests.browser.test_views import unfit
 
 CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
-HOST: Final = "127.0.0.1"
-START_S: Final = 10.0
 
 received: Final[list[Any]] = []
 
@@ -42,25 +34,6 @@ def first_answer(operation: Operation) -> Any:
     return respond
 
 
-def serve(contract: Contract, started: threading.Event, stop: asyncio.Event, address: list[Any]) -> None:
-    async def main() -> None:
-        own = {operation: first_answer(operation) for operation in contract.own}
-        config = uvicorn.Config(
-            application(contract.routes(own)), http=Connection, ws="none", lifespan="off", log_config=None
-        )
-        config.load()
-        server = _Server(config)
-        server.lifespan = config.lifespan_class(config)
-        listener = _bind(HOST, 0)
-        await server.startup([listener])
-        address.extend((asyncio.get_running_loop(), listener.getsockname()[1]))
-        started.set()
-        await stop.wait()
-        await server.shutdown([listener])
-
-    asyncio.run(main())
-
-
 @pytest.fixture(params=CONTRACTS)
 def service(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -68,15 +41,10 @@ def service(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def origin(service: str) -> Iterator[str]:
-    started, stop, address = threading.Event(), asyncio.Event(), list[Any]()
     received.clear()
-    thread = threading.Thread(target=serve, args=(CONTRACTS[service], started, stop, address), daemon=True)
-    thread.start()
-    assert started.wait(START_S)
-    loop, port = address
-    yield f"http://{HOST}:{port}"
-    loop.call_soon_threadsafe(stop.set)
-    thread.join()
+    contract = CONTRACTS[service]
+    with served(contract, {operation: first_answer(operation) for operation in contract.own}) as origin:
+        yield origin
 
 
 def test_the_page_shows_every_operation(page: Page, service: str) -> None:

@@ -1,11 +1,7 @@
-"""The pages of a service: what its problems mean, and its OpenAPI document to read and to try.
-
-A page takes nothing from elsewhere, and runs no script but its own.
-"""
+"""The pages of a service: what its problems mean, and its OpenAPI document to read and to try."""
 
 import re
 from collections.abc import Iterable
-from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Final, Protocol
@@ -16,25 +12,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.http import problem
-from common.http.caching import Handler, tag_of
+from common.http.caching import Handler
 from common.http.contract.document import problem_document
+from common.http.contract.files import HEADERS, Files
 from common.http.contract.process import HTML, ProblemIndex, ProblemPage
 from common.http.problem import ProblemError, ProblemType
 from common.http.responses import json_response
 
-STATIC: Final = Path(__file__).parent / "static"
-TYPES: Final = {
-    ".html": HTML,
-    ".css": "text/css; charset=utf-8",
-    ".js": "text/javascript; charset=utf-8",
-}
-HEADERS: Final = {
-    # Nothing from elsewhere, nothing inline, no eval. The pictures of Swagger UI are in its style sheet.
-    "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
-    "img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
-}
+FILES: Final = Files(Path(__file__).parent / "static")
 _CODE: Final = re.compile("`([^`]+)`")
 VARY: Final = {"vary": "Accept"}
 _PAGE: Final = """<!doctype html>
@@ -60,27 +45,12 @@ class HasProblems(Protocol):
     def problems(self) -> dict[str, ProblemType]: ...
 
 
-@cache
-def _files() -> dict[str, tuple[bytes, str]]:
-    """The files of the page with their tags, read when it is first looked at: most processes never show it."""
-    found = [*STATIC.iterdir(), *(STATIC / "vendor").iterdir()]
-    contents = {path.name: path.read_bytes() for path in found if path.suffix in TYPES}
-    return {name: (content, tag_of(content)) for name, content in contents.items()}
-
-
 async def docs(_: Request) -> Response:
-    return _file("docs.html")
+    return FILES.answer("docs.html")
 
 
 async def docs_file(request: Request) -> Response:
-    return _file(request.path_params["file"])
-
-
-def _file(name: str) -> Response:
-    if name not in _files():
-        raise ProblemError(problem.not_found("file", name[:64]))
-    content, tag = _files()[name]
-    return Response(content, headers={**HEADERS, "etag": tag, "content-type": TYPES[Path(name).suffix]})
+    return FILES.answer(request.path_params["file"])
 
 
 def problem_index(service: HasProblems) -> Handler:

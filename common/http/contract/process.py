@@ -99,9 +99,9 @@ DOCS: Final = Operation(
     conditional=True,
 )  # fmt: skip
 DOCS_FILE: Final = Operation(
-    method="GET", path="/docs/{file}", id="docsFile", tag=TAG, summary="A file of the page", parameters={"file": str},
-    answers=(Answer(status=200, kind=str, description="the file"),), problems=(problem.NOT_FOUND,), conditional=True,
-    documented=False,
+    method="GET", path="/docs/{file:path}", id="docsFile", tag=TAG, summary="A file of the page",
+    parameters={"file": str}, answers=(Answer(status=200, kind=str, description="the file"),),
+    problems=(problem.NOT_FOUND,), conditional=True, documented=False,
 )  # fmt: skip
 
 HEALTH: Final = (LIVEZ, READYZ, METRICS)
