@@ -396,7 +396,7 @@ def test_a_balanced_forgery_is_found_and_named(
 
 
 def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) -> None:
-    shop["payment-1"].pause()
+    shop["payment-1"].stop()
     try:
         order_id = shop.place("cust-7", ("sku-a", 1))
         where = f"order_id = '{order_id}'"
@@ -405,7 +405,7 @@ def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) 
         with planted(shop, "order", "orders", where, change):
             proof = Proof.here(shop)
     finally:
-        shop["payment-1"].resume()
+        shop["payment-1"].start()
     shop.await_settled(order_id)
     assert proof.exit_code == 1, proof.summary()
     assert order_id in proof.named(6), proof.summary()
@@ -456,7 +456,7 @@ def test_a_database_out_of_reach_is_unproven(shop: Stack) -> None:
 def test_positions_of_another_topic_or_past_its_end_are_unproven(
     shop: Stack, light: LightProof, change: str, problem: str
 ) -> None:
-    shop["payment-1"].pause()
+    shop["payment-1"].stop()
     try:
         with planted(shop, "payment", "positions", "true", f"UPDATE positions SET {change} WHERE topic = 'orders'"):
             proof = Proof.run(shop)
@@ -464,7 +464,7 @@ def test_positions_of_another_topic_or_past_its_end_are_unproven(
             eventually(lambda: shop.order(order_id)["inventory"] == "reserved", "the others have decided it")
             shown = light.rounds()
     finally:
-        shop["payment-1"].resume()
+        shop["payment-1"].start()
     shop.await_settled(order_id)
     assert proof.exit_code == 2, proof.summary()
     assert problem in proof.summary()
@@ -513,12 +513,12 @@ def test_the_watch_shows_a_violation_for_as_long_as_it_lasts(shop: Stack, exampl
             eventually(lambda: metrics()["age_seconds"] > aged + 1, "the last proof gets old")
         eventually(lambda: violations(2) == 0, "the violation is no longer shown")
         eventually(lambda: metrics()["age_seconds"] < aged, "it was proved again")
-        shop["payment-1"].pause()
+        shop["payment-1"].stop()
         try:
             shop.place("cust-4", ("sku-a", 1))
             eventually(lambda: metrics()['unproven{statement="1"}'] > 0, "what payment has not read is unproven")
         finally:
-            shop["payment-1"].resume()
+            shop["payment-1"].start()
         eventually(lambda: metrics()['unproven{statement="1"}'] == 0, "it is proved")
 
 
