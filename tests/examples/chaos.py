@@ -8,6 +8,7 @@ outcome in the log is one mail in both, and the gateway has charged each confirm
 import itertools
 import json
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -207,4 +208,5 @@ def main(seed: int = 7, minutes: float = 4.0) -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("chaos: ended by SIGTERM"))
     sys.exit(main(*map(int, sys.argv[1:])))
