@@ -90,7 +90,9 @@ class Authoriser:
                 except (Unanswered, TimeoutError) as problem:
                     logger.debug("no answer from the card gateway: {}", problem, order=order.order_id)
                     await asyncio.sleep(min(PAUSE_S, max(0.0, until_s - gateway.up_s())))
-            self._slow_until_s[customer_id] = gateway.up_s() + SLOW_S
+            at_s = gateway.up_s()
+            slow = {customer: until_s for customer, until_s in self._slow_until_s.items() if until_s > at_s}
+            self._slow_until_s = {**slow, customer_id: at_s + SLOW_S}
         return "unknown"
 
 

@@ -7,6 +7,7 @@ docs/evidence/ records runs of a day, on the code of that day: only its links ar
 import ast
 import re
 import subprocess
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -36,7 +37,7 @@ def tracked() -> frozenset[str]:
 
 
 def pages() -> list[str]:
-    return sorted(path for path in tracked() if path == "README.md" or re.fullmatch(r"docs/.+\.md", path))
+    return sorted(path for path in tracked() if path == "README.md" or re.fullmatch(r"(docs|examples)/.+\.md", path))
 
 
 def living_pages() -> list[str]:
@@ -66,6 +67,12 @@ def is_there(path: str) -> bool:
 @cache
 def words(path: str) -> frozenset[str]:
     return frozenset(re.findall(r"\w+", (ROOT / path).read_text()))
+
+
+def test_a_folder_can_be_taken_in_at_a_glance() -> None:
+    """Outside of `tests/`, no folder has more than 16 files."""
+    files = Counter(str(Path(path).parent) for path in tracked() if path[-1] != "/" and not path.startswith("tests/"))
+    assert {folder: count for folder, count in files.items() if count > 16} == {}
 
 
 @pytest.mark.parametrize("page", pages())
