@@ -117,6 +117,14 @@ def event_removed(made: dict[str, Document]) -> None:
     del made[ASYNCAPI]["components"]["messages"]["order.cancelled"]
 
 
+def event_not_sent(made: dict[str, Document]) -> None:
+    del made[ASYNCAPI]["operations"]["order-saga-sends-to-orders"]["messages"][0]
+
+
+def service_removed(made: dict[str, Document]) -> None:
+    del made["payment.openapi.json"]
+
+
 BREAKS: Final[dict[Plant, str]] = {
     new_required_field: "channel: an object without it is no longer allowed; this breaks clients",
     narrowed_limit: "quantity: a number over 9 is no longer allowed; this breaks clients",
@@ -136,6 +144,8 @@ BREAKS: Final[dict[Plant, str]] = {
     key_changed: "order.placed: the key is",
     compacted: "topic orders: cleanup.policy is ['compact'], it was ['delete']; this breaks readers",
     products_expire: "topic products: retention.ms is 1000, it was None; this breaks readers",
+    event_not_sent: "order-saga-sends-to-orders: no longer sends order.confirmed; this breaks readers",
+    service_removed: "payment.openapi.json: is gone; this breaks everyone",
     event_removed: "topic orders: order.cancelled: is gone; this breaks readers of the older version, and the replay",
 }
 
@@ -220,6 +230,8 @@ SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
     ({"type": "string"}, {"type": "string", "maxLength": 3}, ["a text of length over 3"]),
     ({"type": "string", "maxLength": 2}, {"type": "string", "maxLength": 3}, []),
     ({"type": "integer", "minimum": 0}, {"type": "integer", "minimum": 1}, ["a number under 1"]),
+    ({"type": "integer"}, {"type": "integer", "minimum": 1}, ["a number under 1"]),
+    ({"enum": [3, 4]}, {"type": "integer", "maximum": 3}, ["the value 4"]),
     ({"enum": ["a", "b"]}, {"enum": ["b", "c"]}, ["the value 'a'"]),
     ({"enum": ["a"]}, {"type": "string"}, []),
     ({"enum": ["a"]}, {"type": "string", "minLength": 2}, ["the value 'a'"]),
@@ -235,6 +247,11 @@ SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
     ),
     ({"type": "object"}, {"type": "object", "required": ["a"]}, ["an object without it"]),
     ({"type": "object"}, {"type": "object", "additionalProperties": False}, ["an object with further properties"]),
+    (
+        {"type": "object", "properties": {"a": {}}, "additionalProperties": False},
+        {"type": "object", "additionalProperties": False},
+        ["an object with it"],
+    ),
     ({}, {"type": "string"}, ["any value"]),
     ({"type": "string"}, {}, []),
     (
@@ -273,6 +290,11 @@ HTTP: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
         operation(),
         operation(parameters=[{**QUERY, "required": True}]),
         ["POST /a: query parameter n: is new, and required; this breaks clients"],
+    ),
+    (
+        operation(parameters=[QUERY]),
+        operation(parameters=[{**QUERY, "required": True}]),
+        ["POST /a: query parameter n: is required now; this breaks clients"],
     ),
     (operation(), operation(parameters=[QUERY]), ["POST /a: query parameter n: is new"]),
     (

@@ -122,6 +122,8 @@ def test_a_client_that_has_the_answer_already_does_not_get_it_again() -> None:
     assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", first.headers["etag"])
     assert again.headers["cache-control"] == "private, no-cache"
     assert answer("GET", "/things", if_none_match='"other"').json() == ["a", "b"]
+    problems = answer("GET", "/problems").headers["etag"]
+    assert answer("GET", "/problems", if_none_match=problems).headers["vary"] == "Accept"
 
 
 def test_what_never_changes_is_hashed_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,6 +89,9 @@ def test_nothing_is_called_gone_when_the_log_could_not_be_read() -> None:
 
 def test_a_record_and_its_line_in_the_timeline_are_one_stage() -> None:
     assert len(tell(ORDER_ID, Found(order=order_row(), records=[PLACED])).stages) == 1
+    outcome = {"event": "order.rejected", "at": 1_014, "partition": 5, "offset": None}
+    decided = order_row(status="rejected", timeline=[*order_row()["timeline"], outcome])
+    assert len(tell(ORDER_ID, Found(order=decided, records=REJECTION)).stages) == len(REJECTION)
 
 
 def test_a_stage_of_the_timeline_names_who_has_not_read_it_when_the_log_was_not_read() -> None:
@@ -130,6 +133,7 @@ def test_the_log_is_read_from_the_time_of_the_id_until_the_order_is_settled() ->
     assert window(ORDER_ID, Found(), 10) == (MADE_AT - 10, None)
     settled = Found(order=order_row(settled_at=1_020))
     assert window(ORDER_ID, settled, 10) == (990, 1_030)
+    assert window(ORDER_ID, Found(order=order_row(settled_at=900)), 10) == (990, 1_010), "the last event is later"
     assert window("0" * 14 + "4" + "0" * 21, Found(), 10) == (None, None)
 
 

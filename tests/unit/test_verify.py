@@ -2,6 +2,7 @@
 yet."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -708,6 +709,8 @@ def test_the_watch_shows_the_result_of_the_last_proof() -> None:
     age = registry.get_sample_value("tandem_proof_age_seconds")
     assert age is not None
     assert age < 60, "a violated proof does not count, so the age is that of the start"
+    watch.show(gauges, Report(), time.monotonic() - 100.0)
+    assert (registry.get_sample_value("tandem_proof_age_seconds") or 0.0) >= 100.0
 
 
 SETTINGS = Settings("nowhere:1", {}, deadline_s=3_600)
