@@ -1,7 +1,7 @@
 """Compares the records of the log with the AsyncAPI document."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
@@ -10,6 +10,7 @@ from jsonschema_rs import Draft7Validator
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
 from common.events import PRODUCTS, READERS
+from ops.contract.schemas import Rooted
 from ops.log import Log
 
 SELDOM: Final = frozenset({"payment.void", "inventory.void"})
@@ -39,7 +40,9 @@ class DocumentCheck:
             self._values[topic] = payload_validator(*(message["payload"]["$ref"] for message in messages))
             for message in messages:
                 self._keys[message["name"]] = Draft7Validator({**_DRAFT, **message["bindings"]["kafka"]["key"]})
-                self._properties[message["name"]] = set(_properties(message["payload"], described))
+                self._properties[message["name"]] = {
+                    path for path, _ in Rooted(message["payload"], described).properties()
+                }
         self.events: Counter[str] = Counter()
         self.others = 0
         """Records that are no events of their topic."""
@@ -79,18 +82,6 @@ def check_log(servers: str) -> DocumentCheck:
         topic = message.topic() or ""
         check.see(topic, f"{topic}/{message.partition()}@{message.offset()}", message.key(), message.value())
     return check
-
-
-def _properties(schema: Mapping[str, Any], described: Mapping[str, Any], path: str = "") -> Iterator[str]:
-    """Each property that a schema documents, such as `data.items[].quantity`."""
-    if "$ref" in schema:
-        schema = described["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
-    for member in schema.get("anyOf", [schema]):
-        for name, below in member.get("properties", {}).items():
-            yield f"{path}{name}"
-            yield from _properties(below, described, f"{path}{name}.")
-        if "items" in member:
-            yield from _properties(member["items"], described, f"{path.removesuffix('.')}[].")
 
 
 def _present(value: Any, path: str = "") -> Iterator[str]:

@@ -16,6 +16,7 @@ from jsonschema_rs import Draft202012Validator
 from schemathesis import Case, CheckContext, HookContext, Response
 
 from common.events import IDENTIFIER_PATTERN
+from ops.contract.schemas import pointed_at
 
 CUSTOMER: Final = "cust-000001"
 PRODUCT: Final = "sku-0001"
@@ -172,9 +173,7 @@ def resolved(schema: Mapping[str, Any], document: Mapping[str, Any]) -> Mapping[
     """What a reference stands for, together with what is written beside it."""
     if "$ref" not in schema:
         return schema
-    target: Any = document
-    for part in schema["$ref"].removeprefix("#/").split("/"):
-        target = target[part]
+    target = pointed_at(document, schema["$ref"])
     return {**resolved(target, document), **{name: value for name, value in schema.items() if name != "$ref"}}
 
 

@@ -16,6 +16,7 @@ from jsonschema_rs import Draft7Validator
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
 from common.events import COUNT_MAX, RECEIVES, SENDS, Event, type_of
+from ops.contract.schemas import pointed_at
 from tests.documented import DocumentCheck, payload_validator
 from tests.golden.archive import load
 
@@ -65,9 +66,7 @@ def test_every_reference_leads_somewhere() -> None:
                 yield from references(below)
 
     for reference in set(references(document())):
-        target: Any = document()
-        for step in reference.removeprefix("#/").split("/"):
-            target = target[step]
+        pointed_at(document(), reference)
 
 
 def paths(value: Any, path: tuple[str | int, ...] = ()) -> Iterator[tuple[str | int, ...]]:
