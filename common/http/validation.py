@@ -29,6 +29,7 @@ NAME_CHARS_MAX: Final = 64
 
 T = TypeVar("T")
 _WHOLE_NUMBER: Final = re.compile(r"-?[0-9]{1,20}")
+_FLAGS: Final = {"true": True, "false": False}
 _AT: Final = re.compile(r" - at `\$(?P<path>.*)`$")
 
 
@@ -80,7 +81,7 @@ def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
         repeated = [name for name in query if len(query.getlist(name)) > 1]
         detail = "is there more than once"
         raise ProblemError(problem.validation(*(FieldError(f"?{_escaped(name)}", detail) for name in repeated)))
-    document = _with_numbers(query, kind)
+    document = _with_values(query, kind)
     try:
         return msgspec.convert(document, kind)
     except msgspec.ValidationError as error:
@@ -89,20 +90,27 @@ def decode_query(query: Mapping[str, str], kind: type[T]) -> T:
         raise ProblemError(problem.validation(*in_query)) from None
 
 
-def _with_numbers(query: Mapping[str, str], kind: Any) -> dict[str, object]:
-    """The query, with texts converted where its type has a whole number."""
+def _with_values(query: Mapping[str, str], kind: Any) -> dict[str, object]:
+    """The query, with texts converted where its type has a whole number or a flag."""
     document: dict[str, object] = dict(query)
     for field in msgspec.structs.fields(kind):
-        text = query.get(field.encode_name)
-        if text is not None and _is_whole_number(inspect.type_info(field.type)) and _WHOLE_NUMBER.fullmatch(text):
-            document[field.encode_name] = int(text)
+        name, types = field.encode_name, set(_scalars(inspect.type_info(field.type)))
+        if name not in query:
+            continue
+        if inspect.IntType in types and _WHOLE_NUMBER.fullmatch(query[name]):
+            document[name] = int(query[name])
+        elif inspect.BoolType in types:
+            document[name] = _FLAGS.get(query[name], query[name])
     return document
 
 
-def _is_whole_number(kind: inspect.Type) -> bool:
+def _scalars(kind: inspect.Type) -> Iterator[type[inspect.Type]]:
+    """The types of which a value may be."""
     while isinstance(kind, inspect.Metadata):
         kind = kind.type
-    return isinstance(kind, inspect.IntType)
+    for member in kind.types if isinstance(kind, inspect.UnionType) else ():
+        yield from _scalars(member)
+    yield type(kind)
 
 
 def _refusal(body: bytes, kind: Any, first: str) -> Problem:

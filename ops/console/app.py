@@ -21,10 +21,10 @@ from common.http.app import application
 from common.http.contract.files import HEADERS, Files
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
-from common.http.problem import FieldError, ProblemError
+from common.http.problem import ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response
-from common.http.validation import decode_body
+from common.http.validation import decode_body, decode_query
 from ops.console import drill, orders, parked
 from ops.console import operations as api
 from ops.console.drill import Drill, Load
@@ -71,12 +71,7 @@ async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
 
 def wanted_by(request: Request, kind: type[T]) -> T:
     """The query of a request; an empty field of a form filters nothing. Raises `ProblemError` 422."""
-    stated = {name: value for name, value in request.query_params.items() if value}
-    try:
-        return msgspec.convert(stated, kind, strict=False)
-    except msgspec.ValidationError as error:
-        text, _, name = str(error).partition(" - at `$.")
-        raise ProblemError(problem.validation(FieldError(f"?{name.rstrip('`')}", text))) from None
+    return decode_query({name: value for name, value in request.query_params.items() if value}, kind)
 
 
 async def serve(settings: Settings) -> None:
