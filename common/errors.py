@@ -65,6 +65,7 @@ _TRANSIENT_STATES = frozenset(
     {
         "55P03",  # lock_not_available: lock_timeout passed
         "25P03",  # idle_in_transaction_session_timeout: this process was frozen, the server gave up on it
+        "25P04",  # transaction_timeout: the same, within a pipeline
         "23505",  # unique_violation on our own keys: another instance stored it first, the retry will read it
     }
 )

@@ -23,6 +23,8 @@ LOCK_TIMEOUT_MS: Final = 5_000
 # A process frozen inside a transaction loses its session, and its locks. During COPY this timeout does not fire;
 # `terminate_stale_blockers` does its work there.
 IDLE_IN_TRANSACTION_TIMEOUT_MS: Final = 10_000
+TRANSACTION_TIMEOUT_MS: Final = 30_000
+"""For a process that froze within a pipeline: PostgreSQL counts as idle only what has come to a Sync."""
 STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 3
@@ -96,7 +98,9 @@ def _conninfo(
     idle_timeout_s: int = 0,
     lock_timeout_ms: int = LOCK_TIMEOUT_MS,
 ) -> str:
+    transaction_timeout_ms = TRANSACTION_TIMEOUT_MS if statement_timeout_ms else 0
     options = (
+        f"-c transaction_timeout={transaction_timeout_ms} "
         f"-c lock_timeout={lock_timeout_ms} -c idle_in_transaction_session_timeout={IDLE_IN_TRANSACTION_TIMEOUT_MS} "
         f"-c statement_timeout={statement_timeout_ms} -c idle_session_timeout={idle_timeout_s}s"
     )

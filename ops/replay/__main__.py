@@ -52,7 +52,10 @@ NOT_BROUGHT_BACK: Final = {
 }
 
 # The log is read within the transaction, which may take minutes.
-_NO_TIMEOUTS: Final = "SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0"
+_NO_TIMEOUTS: Final = """
+    SET LOCAL statement_timeout = 0; SET LOCAL transaction_timeout = 0;
+    SET LOCAL idle_in_transaction_session_timeout = 0
+"""
 _POSITIONS: Final = """
     SELECT topic, partition, topic_id, next_offset FROM positions WHERE topic = ANY(%s)
     ORDER BY topic, partition FOR UPDATE

@@ -7,10 +7,12 @@ import pytest
 from loguru import logger
 
 from common.consume.vacuum import VacuumWatch
-from common.postgres import connect
+from common.errors import Failure, classify
+from common.postgres import connect, pipeline
 from ops.verify.judge import bucket
 from tests.proof import Proof
 from tests.stack import Stack
+from tests.waiting import eventually
 
 OPEN = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'verify' AND xact_start IS NOT NULL"
 
@@ -53,3 +55,20 @@ def test_a_proof_ends_its_snapshots_before_it_judges(stack: Stack, monkeypatch: 
     monkeypatch.setattr(bucket, "judge_all", judge_all)
     assert Proof.here(stack).checked(1) > 0
     assert set(opened) == {(0,)}
+
+
+def test_a_service_that_froze_within_a_pipeline_loses_its_session_and_retries(stack: Stack) -> None:
+    present = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'frozen'"
+    with connect(stack.variables["PAYMENT_DATABASE_URL"], "frozen") as session, stack.postgres.connect() as owner:
+        assert session.execute("SHOW transaction_timeout").fetchone() == ("30s",)
+        session.execute("SET transaction_timeout = '100ms'")
+
+        def freeze_in_pipeline() -> None:
+            with pipeline(session):
+                session.execute("SELECT FROM positions FOR UPDATE").fetchall()  # a Flush, and no Sync
+                eventually(lambda: owner.execute(present).fetchone() == (0,), "PostgreSQL ends the session")
+                session.execute("SELECT 1").fetchall()
+
+        with pytest.raises(psycopg.Error) as raised:
+            freeze_in_pipeline()
+        assert classify(raised.value) is Failure.TRANSIENT
