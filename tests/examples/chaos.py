@@ -27,6 +27,7 @@ from ops.log import Log
 from tests.chaos.arena import BALANCE, Arena
 from tests.chaos.run import Run
 from tests.chaos.schedule import NAMES, deal
+from tests.examples.test_gateway import check_book
 from tests.examples.test_notify import NOTIFY
 from tests.stack import Instance
 from tests.waiting import eventually
@@ -156,16 +157,7 @@ def check(arena: Beside, readers: Readers, baskets: Baskets) -> dict[str, int]:
     assert sorted(notified()) == sorted(readers.mails()) == sorted(happened)
     book, status = arena.gateway.book, dict(arena.query("order", "SELECT order_id::text, status FROM orders"))
 
-    def astray() -> list[object]:
-        return [
-            payment
-            for order_id, payment in book.payments.items()
-            if payment["state"] == "authorised" or (payment["state"] == "captured") != (status[order_id] == "confirmed")
-        ]
-
-    eventually(lambda: not astray(), "all cards are captured or released", last_words=lambda: astray()[:5])
-    captures = Counter(order_id for order_id, state in book.changes if state == "captured")
-    assert set(captures.values()) == {1}, "a card was charged twice"
+    check_book(book, status)
     return {
         "baskets": len(placed),
         "mails": len(happened),

@@ -8,7 +8,7 @@ import http.client
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +19,7 @@ from dev.settings import HOST, Service, free_ports
 from examples.gateway.authorise import AT_ONCE, Authoriser
 from examples.gateway.breaker import CUSTOMERS_MIN, REST_S, Breaker
 from examples.gateway.client import Gateway, Unanswered
-from examples.gateway.fake import FakeGateway
+from examples.gateway.fake import Book, FakeGateway
 from tests.audit import assert_consistent
 from tests.integration.conftest import BALANCE, PRICE, draw
 from tests.proof import Proof
@@ -109,6 +109,22 @@ def test_the_hold_stands_still_while_the_gateway_is_down() -> None:
     assert 60.0 <= at_s < 60.0 + 2 * REST_S
 
 
+def check_book(book: Book, orders: Mapping[str, str]) -> None:
+    """Fails unless the gateway captures what is confirmed, once, and releases all else, given the orders' statuses."""
+
+    def astray() -> list[Any]:
+        """The payments that are not yet, or never, what their orders want."""
+        return [
+            payment
+            for order_id, payment in book.payments.items()
+            if (payment["state"] == "captured") != (orders[order_id] == "confirmed") or payment["state"] == "authorised"
+        ]
+
+    eventually(lambda: not astray(), "all cards are captured or released", last_words=lambda: astray()[:5])
+    captures = Counter(order_id for order_id, state in book.changes if state == "captured")
+    assert set(captures.values()) == {1}, "a card was charged twice"
+
+
 class Cards:
     """Payment by card on the shared stack, and its gateway."""
 
@@ -142,19 +158,7 @@ class Cards:
     def check(self) -> None:
         """Fails unless the gateway's book and the orders agree, to the order and to the minor unit."""
         orders = dict(self.stack.query("order", "SELECT order_id::text, status FROM orders"))
-
-        def astray() -> list[Any]:
-            """The payments that are not yet, or never, what their orders want."""
-            return [
-                payment
-                for order_id, payment in self.book.payments.items()
-                if (payment["state"] == "captured") != (orders[order_id] == "confirmed")
-                or payment["state"] == "authorised"
-            ]
-
-        eventually(lambda: not astray(), "all cards are captured or released", last_words=astray)
-        taken = Counter(order_id for order_id, state in self.book.changes if state == "captured")
-        assert set(taken.values()) <= {1}, "a card was charged twice"
+        check_book(self.book, orders)
         amounts = dict(self.stack.query("payment", "SELECT order_id::text, amount FROM payments"))
         assert {o: p["amount"] for o, p in self.book.payments.items() if p["state"] == "captured"} == {
             order_id: amounts[order_id] for order_id in self.book.payments if orders[order_id] == "confirmed"
