@@ -1,9 +1,14 @@
 """What differs between a published document and the code's, as a sentence, and whether it breaks somebody."""
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from ops.contract.schemas import Rooted, Schema, allowed_only_by
+
+_WORDS: Final = frozenset(
+    {"title", "summary", "description", "example", "examples", "tags", "deprecated", "externalDocs"}
+)
+"""Keywords that promise nothing."""
 
 
 class Change(NamedTuple):
@@ -43,6 +48,21 @@ def of_properties(old: Rooted, new: Rooted, where: str, breaks: str) -> Iterator
     for path in after:
         if path not in before:
             yield Change(_at(where, path), "is new")
+
+
+def of_the_rest(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str, compared: frozenset[str], breaks: str
+) -> Iterator[Change]:
+    """Keywords of a node that nobody compares: a difference cannot be judged, and counts as one."""
+    for keyword in sorted((old.keys() | new.keys()) - compared - _WORDS):
+        if _without_words(old.get(keyword)) != _without_words(new.get(keyword)):
+            yield Change(where, f"has other {keyword!r}, which are not compared", breaks)
+
+
+def _without_words(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _without_words(below) for name, below in value.items() if name not in _WORDS}
+    return [_without_words(below) for below in value] if isinstance(value, list) else value
 
 
 def _default(schema: Schema) -> str:

@@ -3,16 +3,22 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ops.contract.change import Change, of_properties, of_what_is_written
+from ops.contract.change import Change, of_properties, of_the_rest, of_what_is_written
 from ops.contract.schemas import Document, Rooted, allowed_only_by, pointed_at
 
 READERS: Final = "readers of the older version"
 REPLAY: Final = "the replay of an old log"
+# What is compared of each kind of node.
+_DOCUMENT: Final = frozenset({"asyncapi", "info", "channels", "operations", "components"})
+_CHANNEL: Final = frozenset({"address", "messages", "bindings"})
+_MESSAGE: Final = frozenset({"name", "contentType", "payload", "bindings"})
+_OPERATION: Final = frozenset({"action", "channel", "messages"})
 
 
 def changes(old: Document, new: Document) -> Iterator[Change]:
     """What the newer document changes."""
     yield from breaks_of_replay(old, new)
+    yield from of_the_rest(old, new, "", _DOCUMENT, READERS)
     for name, channel in new["channels"].items():
         if name not in old["channels"]:
             yield Change(f"topic {name}", "is new")
@@ -23,7 +29,8 @@ def changes(old: Document, new: Document) -> Iterator[Change]:
         if name in _messages(new):
             schemas = _payload(message, old), _payload(_messages(new)[name], new)
             yield from of_what_is_written(*schemas, name, READERS)
-            yield from of_properties(*schemas, name, READERS)
+            yield from (change for change in of_properties(*schemas, name, READERS) if not change.breaks)
+            yield from of_the_rest(message, _messages(new)[name], name, _MESSAGE, READERS)
     yield from _of_operations(old, new)
 
 
@@ -35,6 +42,7 @@ def breaks_of_replay(old: Document, new: Document) -> Iterator[Change]:
             yield Change(where, "is gone", f"{READERS}, and {REPLAY}")
             continue
         now = new["channels"][name]
+        yield from of_the_rest(channel, now, where, _CHANNEL, READERS)
         before, after = _settings(channel), _settings(now)
         for setting in before | after:
             if before.get(setting) != after.get(setting):
@@ -45,8 +53,12 @@ def breaks_of_replay(old: Document, new: Document) -> Iterator[Change]:
     for name, message in _messages(old).items():
         if name in _messages(new):
             now = _messages(new)[name]
-            for path, values in allowed_only_by(_payload(message, old), _payload(now, new)):
+            schemas = _payload(message, old), _payload(now, new)
+            for path, values in allowed_only_by(*schemas):
                 yield Change(f"{name}: {path}", f"{values} is no longer read", REPLAY)
+            # What is gone from the schema is not read any more, although the log has it.
+            properties = of_properties(*schemas, name, f"{READERS}, and {REPLAY}")
+            yield from (change for change in properties if change.breaks)
             if message["contentType"] != now["contentType"]:
                 what = f"the content type is {now['contentType']}, it was {message['contentType']}"
                 yield Change(name, what, f"{READERS}, and {REPLAY}")
@@ -88,6 +100,8 @@ def _of_operations(old: Document, new: Document) -> Iterator[Change]:
         }
         for document in (old, new)
     )
+    for name, operation in old["operations"].items():
+        yield from of_the_rest(operation, new["operations"].get(name, operation), name, _OPERATION, READERS)
     for (name, message), action in before.items():
         if (name, message) not in after:
             yield Change(name, f"no longer {action}s {message}", READERS if action == "send" else "")

@@ -3,22 +3,29 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from ops.contract.change import Change, of_properties, of_what_is_read, of_what_is_written
+from ops.contract.change import Change, of_properties, of_the_rest, of_what_is_read, of_what_is_written
 from ops.contract.schemas import Document, Rooted, pointed_at
 
 CLIENTS: Final = "clients"
 _METHODS: Final = ("get", "head", "post", "put", "patch", "delete", "options")
+# What is compared of each kind of node.
+_DOCUMENT: Final = frozenset({"openapi", "info", "paths", "components", "security"})
+_OPERATION: Final = frozenset({"operationId", "parameters", "requestBody", "responses", "security"})
+_INPUT: Final = frozenset({"name", "in", "required", "schema"})
+_PARTS: Final = ("content", "headers", "links")
 
 Node = Mapping[str, Any]
 
 
 def changes(old: Document, new: Document) -> Iterator[Change]:
     """What the newer document changes, operation by operation."""
+    yield from of_the_rest(old, new, "/", _DOCUMENT, CLIENTS)
     before, after = dict(_operations(old)), dict(_operations(new))
     for where, operation in before.items():
         if where not in after:
             yield Change(where, "is gone", CLIENTS)
             continue
+        yield from of_the_rest(operation, after[where], where, _OPERATION, CLIENTS)
         yield from _of_callers(where, operation, after[where], old, new)
         of_request = (_request(operation, old), _request(after[where], new))
         yield from _of_inputs(where, *of_request, old, new)
@@ -31,12 +38,13 @@ def changes(old: Document, new: Document) -> Iterator[Change]:
 def _operations(document: Document) -> Iterator[tuple[str, Node]]:
     for path, item in document.get("paths", {}).items():
         shared = item.get("parameters", [])
+        inherited = {name: value for name, value in item.items() if name not in _METHODS}
         for method in _METHODS:
             if method in item:
                 operation = item[method]
                 yield (
                     f"{method.upper()} {path}",
-                    {**operation, "parameters": [*shared, *operation.get("parameters", [])]},
+                    {**inherited, **operation, "parameters": [*shared, *operation.get("parameters", [])]},
                 )
 
 
@@ -82,6 +90,7 @@ def _of_inputs(
             continue
         if after[name].get("required") and not was.get("required"):
             yield Change(at, "is required now", CLIENTS)
+        yield from of_the_rest(was, after[name], at, _INPUT, CLIENTS)
         schemas = Rooted(was.get("schema", {}), old), Rooted(after[name].get("schema", {}), new)
         yield from of_what_is_read(*schemas, at, CLIENTS)
         yield from of_properties(*schemas, at, CLIENTS)
@@ -101,7 +110,8 @@ def _of_responses(where: str, was: Node, now: Node, old: Document, new: Document
         yield Change(f"{where}: {status}", "may come now", "" if status[0] in "45" else CLIENTS)
     for status in before.keys() & after.keys():
         answers = _node(before[status], old), _node(after[status], new)
-        for part in ("content", "headers"):
+        yield from of_the_rest(*answers, f"{where}: {status}", frozenset(_PARTS), CLIENTS)
+        for part in _PARTS:
             contents = answers[0].get(part, {}), answers[1].get(part, {})
             for name in contents[0].keys() | contents[1].keys():
                 at = f"{where}: {status} {name}"
@@ -113,6 +123,7 @@ def _of_responses(where: str, was: Node, now: Node, old: Document, new: Document
                     nodes = _node(contents[0][name], old), _node(contents[1][name], new)
                     if nodes[0].get("required") and not nodes[1].get("required"):
                         yield Change(at, "may be absent now", CLIENTS)
+                    yield from of_the_rest(*nodes, at, _INPUT, CLIENTS)
                     schemas = Rooted(nodes[0].get("schema", {}), old), Rooted(nodes[1].get("schema", {}), new)
                     yield from of_what_is_written(*schemas, at, CLIENTS)
                     yield from of_properties(*schemas, at, CLIENTS)

@@ -11,7 +11,7 @@ Schema = Mapping[str, Any]
 Document = Mapping[str, Any]
 
 _ANNOTATIONS: Final = frozenset(
-    {"title", "description", "default", "examples", "example", "deprecated", "format", "$comment", "discriminator"}
+    {"title", "description", "default", "examples", "example", "deprecated", "$comment", "discriminator"}
 )
 _UNIONS: Final = ("anyOf", "oneOf")
 _LIMITS: Final[tuple[tuple[str, str, str], ...]] = (
@@ -23,7 +23,7 @@ _LIMITS: Final[tuple[tuple[str, str, str], ...]] = (
 )
 """The lower and the upper limit, and what has that size."""
 _JUDGED: Final = frozenset(
-    {"type", "enum", "const", "pattern", "properties", "required", "items", "additionalProperties", *_UNIONS}
+    {"type", "enum", "const", "pattern", "properties", "required", "items", "additionalProperties", "format", *_UNIONS}
     | {name for lower, upper, _ in _LIMITS for name in (lower, upper)}
 )
 _TYPES: Final[Mapping[str, Callable[[Any], bool]]] = {
@@ -65,7 +65,8 @@ class Rooted(NamedTuple):
         return Rooted(schema, self.document).resolved().schema
 
     def properties(self, path: str = "", within: frozenset[str] = frozenset()) -> Iterator[tuple[str, Schema]]:
-        """Every property with its path, such as `items[].quantity`. A schema within itself is left out."""
+        """Every property with its path, such as `items[].quantity`, or `*.quantity` in a map. A schema within itself
+        is left out."""
         reference = self.schema.get("$ref")
         if reference in within:
             return
@@ -77,6 +78,8 @@ class Rooted(NamedTuple):
                 yield from Rooted(below, self.document).properties(inner, deeper)
             if "items" in schema:
                 yield from Rooted(schema["items"], self.document).properties(f"{path}[]", deeper)
+            if isinstance(values := schema.get("additionalProperties"), Mapping):
+                yield from Rooted(values, self.document).properties(_join(path, "*"), deeper)
 
 
 _Pair = tuple[str | None, str | None]
@@ -155,6 +158,8 @@ def _of_member(wide: Rooted, narrow: Rooted, path: str, within: frozenset[_Pair]
             yield path, f"{sized} over {n[upper]}"
     if "pattern" in n and w.get("pattern") != n["pattern"]:
         yield path, f"a text that does not match {n['pattern']}"
+    if "format" in n and w.get("format") != n["format"]:
+        yield path, f"what is not of the format {n['format']!r}"
     for name in n.get("required", ()):
         if name not in w.get("required", ()):
             yield _join(path, name), "an object without it"

@@ -112,6 +112,23 @@ def products_expire(made: dict[str, Document]) -> None:
     made[ASYNCAPI]["channels"]["products"]["bindings"]["kafka"]["topicConfiguration"]["retention.ms"] = 1000
 
 
+def moved_base(made: dict[str, Document]) -> None:
+    made[ORDER]["servers"] = [{"url": "/v2"}]
+
+
+def link_removed(made: dict[str, Document]) -> None:
+    del made[ORDER]["paths"]["/api/v1/orders"]["post"]["responses"]["202"]["links"]
+
+
+def correlated_by_another_field(made: dict[str, Document]) -> None:
+    made[ASYNCAPI]["components"]["messages"]["order.placed"]["correlationId"]["location"] = "$message.payload#/id"
+
+
+def event_field_renamed(made: dict[str, Document]) -> None:
+    properties = schema(made[ASYNCAPI], "DeadlineData")["properties"]
+    properties["deadline"] = properties.pop("deadline_ms")
+
+
 def event_removed(made: dict[str, Document]) -> None:
     del made[ASYNCAPI]["channels"]["orders"]["messages"]["order.cancelled"]
     del made[ASYNCAPI]["components"]["messages"]["order.cancelled"]
@@ -146,6 +163,10 @@ BREAKS: Final[dict[Plant, str]] = {
     products_expire: "topic products: retention.ms is 1000, it was None; this breaks readers",
     event_not_sent: "order-saga-sends-to-orders: no longer sends order.confirmed; this breaks readers",
     service_removed: "payment.openapi.json: is gone; this breaks everyone",
+    moved_base: "order.openapi.json: /: has other 'servers', which are not compared; this breaks clients",
+    link_removed: "POST /api/v1/orders: 202 getOrder: no longer comes; this breaks clients",
+    correlated_by_another_field: "order.placed: has other 'correlationId', which are not compared; this breaks readers",
+    event_field_renamed: "data.deadline_ms: is gone; this breaks readers of the older version, and the replay of",
     event_removed: "topic orders: order.cancelled: is gone; this breaks readers of the older version, and the replay",
 }
 
@@ -224,6 +245,18 @@ def test_a_new_version_may_break_readers_but_not_the_replay_of_older_logs(
     )
 
 
+@pytest.mark.parametrize("plant", [event_field_renamed, default_changed], ids=lambda plant: plant.__name__)
+def test_what_an_old_log_says_keeps_its_meaning_in_every_version(
+    plant: Plant, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    made = documents.made()
+    documents.publish(made, tmp_path)
+    monkeypatch.setattr(documents, "VERSION", "v2")
+    plant(made)
+    assert judge(made, tmp_path, publish=True) == 1
+    assert "v1/asyncapi.json: order.deadline_passed: data.deadline_ms" in capsys.readouterr().out
+
+
 SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
     ({"type": "integer"}, {"type": "number"}, []),
     ({"type": "number"}, {"type": "integer"}, ["a value of type number"]),
@@ -260,6 +293,9 @@ SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
         ["something else by the keyword 'multipleOf', which is not compared"],
     ),
     ({"type": "string", "description": "a"}, {"type": "string", "title": "b"}, []),
+    ({"type": "string"}, {"type": "string", "format": "uuid"}, ["what is not of the format 'uuid'"]),
+    ({"type": "string", "format": "uuid"}, {"type": "string", "format": "date"}, ["what is not of the format 'date'"]),
+    ({"type": "string", "format": "uuid"}, {"type": "string"}, []),
 )
 
 
@@ -275,6 +311,11 @@ def test_a_schema_within_itself_is_compared() -> None:
     root = {"$ref": "#/T"}
     assert list(allowed_only_by(Rooted(root, tree), Rooted(root, limited))) == [("below", "a list of length over 2")]
     assert [path for path, _ in Rooted(root, tree).properties()] == ["below"]
+
+
+def test_the_values_of_a_map_have_properties() -> None:
+    stock = {"type": "object", "additionalProperties": {"type": "object", "properties": {"on_hand": {}}}}
+    assert [path for path, _ in Rooted(stock, {}).properties()] == ["*.on_hand"]
 
 
 def operation(**members: Document) -> Document:
@@ -347,6 +388,21 @@ HTTP: Final[tuple[tuple[Document, Document, list[str]], ...]] = (
         operation(parameters=[{**QUERY, "schema": {"type": "integer", "default": 50}}]),
         operation(parameters=[{**QUERY, "schema": {"type": "integer", "default": 20}}]),
         ["POST /a: query parameter n: absent, it is 20, it was 50; this breaks clients"],
+    ),
+    (
+        operation(parameters=[{**QUERY, "explode": True}]),
+        operation(parameters=[{**QUERY, "explode": False, "description": "Numbers."}]),
+        ["POST /a: query parameter n: has other 'explode', which are not compared; this breaks clients"],
+    ),
+    (
+        operation(responses={"200": {"content": {"multipart/form-data": {"encoding": {"a": {}}}}}}),
+        operation(responses={"200": {"content": {"multipart/form-data": {}}}}),
+        ["POST /a: 200 multipart/form-data: has other 'encoding', which are not compared; this breaks clients"],
+    ),
+    (
+        operation(),
+        operation(servers=[{"url": "/v2"}]),
+        ["POST /a: has other 'servers', which are not compared; this breaks clients"],
     ),
 )
 
