@@ -2,7 +2,8 @@
 
 `PUT /payments/{order_id}` authorises, and answers a repeat with the first decision. `POST …/capture`, `…/void` and
 `…/refund` change the state, or answer with the state that keeps them from it. A void of an unknown payment is
-remembered: an authorisation that was on its way is then refused. `GET` tells the state. All answer with the payment.
+remembered: an authorisation that was on its way is then refused. `GET` changes
+nothing. All answer with the payment.
 """
 
 import asyncio

@@ -6,7 +6,7 @@
     …-fails         answers each first request with 500, before the effect
     …-twice         answers twice on the same connection
 
-Its state is in memory. `GET /payments` tells all of it; `PUT /down` and `PUT /up` take it away and bring it back.
+Its state is in memory, and `GET /payments` shows all of it. `PUT /down` takes it down, `PUT /up` brings it back.
 """
 
 import json
@@ -70,7 +70,7 @@ class _Request(BaseHTTPRequestHandler):
     do_PUT = do_POST = do_GET  # noqa: N815 - the server's names
 
     def log_message(self, *_: object) -> None:
-        """It tells nothing."""
+        """Log nothing."""
 
     def _handle(self) -> None:
         book = self.server.book
@@ -124,7 +124,7 @@ class FakeGateway(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", port), _Request)
 
     def handle_error(self, *_: object) -> None:
-        """Clients go without a word."""
+        """Log nothing when a client closes its connection."""
 
 
 def main(arguments: list[str]) -> None:

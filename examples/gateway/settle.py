@@ -67,7 +67,7 @@ async def settle(gateway: Gateway, task: Task) -> str:
         if task.wanted == "capture":
             state = await gateway.change(task.order_id, task.customer_id, "capture")
             return "" if state == "captured" else f"it cannot be captured, since it is {state}"
-        # What is there to be released? An earlier attempt may have had an effect without an answer.
+        # Ask for the state first: an earlier attempt may have had an effect without an answer.
         state = await gateway.state(task.order_id, task.customer_id)
         if state == "captured":
             state = await gateway.change(task.order_id, task.customer_id, "refund")

@@ -25,7 +25,7 @@ PATIENCE_S = 60.0
 PAUSE_S, PAUSE_MAX_S = 0.1, 5.0
 POLL_S, POLL_MAX_S = 0.05, 1.0
 AGAIN = (408, 429)
-"""Refusals that another attempt may not get: too slow, and too many. So it is with every 5xx."""
+"""Refusals that another attempt may not get, like every 5xx: too slow, and too many."""
 
 Order = dict[str, Any]
 

@@ -27,7 +27,7 @@ const PAUSE_MS = 100;
 const PAUSE_MAX_MS = 5_000;
 const POLL_MS = 50;
 const POLL_MAX_MS = 1_000;
-/** Refusals that another attempt may not get: too slow, and too many. So it is with every 5xx. */
+/** Refusals that another attempt may not get, like every 5xx: too slow, and too many. */
 const AGAIN = [408, 429];
 
 /** The api has refused the request: sending it again would change nothing. */

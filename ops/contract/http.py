@@ -66,7 +66,7 @@ def _request(operation: Node, document: Document) -> dict[str, Node]:
 
 
 def _of_callers(where: str, was: Node, now: Node, old: Document, new: Document) -> Iterator[Change]:
-    """How generated clients name the operation, and what a caller has to show."""
+    """How generated clients name the operation, and which credentials it asks for."""
     if was.get("operationId", now.get("operationId")) != now.get("operationId"):
         yield Change(where, f"is named {now.get('operationId')}, it was {was['operationId']}", "generated clients")
     before, after = _ways_in(was, old), _ways_in(now, new)
@@ -76,7 +76,7 @@ def _of_callers(where: str, was: Node, now: Node, old: Document, new: Document) 
 
 
 def _ways_in(operation: Node, document: Document) -> list[Node]:
-    """What a caller may show, any of these; `{}` stands for nothing."""
+    """The credentials of which a caller must show one; `{}` asks for none."""
     return list(operation.get("security", document.get("security", []))) or [{}]
 
 

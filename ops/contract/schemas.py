@@ -99,7 +99,7 @@ def allowed_only_by(
 ) -> Iterator[tuple[str, str]]:
     """Each thing that `wide` allows and `narrow` does not: the path, and the values, such as `a number over 9`.
 
-    A property that only one of the two describes says nothing here: who does not know a property ignores it.
+    A property that only one of the two describes says nothing here: a reader that does not know it ignores it.
     """
     here = (wide.schema.get("$ref"), narrow.schema.get("$ref"))
     if here in within:

@@ -164,7 +164,7 @@ def test_giving_up_a_partition_waits_for_no_commit(
     assert client.closed
 
 
-class Letter:
+class FakeMessage:
     """Stands for a message of the client."""
 
     def __init__(
@@ -203,7 +203,9 @@ class Letter:
         raise SystemError("a header's name is not UTF-8")
 
 
-def received(slow: tuple[Inbox, SlowClient], *messages: Letter, skipped: dict[int, str] | None = None) -> list[Arrival]:
+def received(
+    slow: tuple[Inbox, SlowClient], *messages: FakeMessage, skipped: dict[int, str] | None = None
+) -> list[Arrival]:
     """What an inbox at offset 100 makes of these messages."""
     joined, _ = slow
     joined._reading = {("orders", 0): Reading(PARTITION, 100, skipped or {})}
@@ -212,7 +214,7 @@ def received(slow: tuple[Inbox, SlowClient], *messages: Letter, skipped: dict[in
 
 
 def test_headers_are_not_read(slow: tuple[Inbox, SlowClient]) -> None:
-    [arrival] = received(slow, Letter(100))
+    [arrival] = received(slow, FakeMessage(100))
     assert "is not an event" in arrival.error
 
 
@@ -229,7 +231,7 @@ def test_headers_are_not_read(slow: tuple[Inbox, SlowClient]) -> None:
 def test_a_record_without_the_brokers_time_is_poison(
     slow: tuple[Inbox, SlowClient], kind: int, at: int, kept: int
 ) -> None:
-    [arrival] = received(slow, Letter(100, kind=kind, at=at))
+    [arrival] = received(slow, FakeMessage(100, kind=kind, at=at))
     assert arrival.record.at == kept
     assert rfc3339(arrival.record.at)
     assert arrival.error.startswith("orders/0@100: has a client's time")
@@ -238,26 +240,26 @@ def test_a_record_without_the_brokers_time_is_poison(
 
 def test_missing_records_are_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
     with pytest.raises(LossDetected, match=r"continues at offset 103 instead of 100.*'just dlq skip orders/0@100'"):
-        received(slow, Letter(103))
+        received(slow, FakeMessage(103))
 
 
 def test_an_offset_that_was_read_already_is_a_loss(slow: tuple[Inbox, SlowClient]) -> None:
     with pytest.raises(LossDetected, match="continues at offset 100 instead of 101"):
-        received(slow, Letter(100), Letter(100))
+        received(slow, FakeMessage(100), FakeMessage(100))
 
 
 def test_offsets_of_a_transaction_or_given_up_are_passed(slow: tuple[Inbox, SlowClient]) -> None:
     joined, _ = slow
     joined._without_record = lambda *_: {100: Milliseconds(3), 101: Milliseconds(4)}
-    arrivals = received(slow, Letter(103), Letter(104), skipped={102: "ann: lost with its disk"})
+    arrivals = received(slow, FakeMessage(103), FakeMessage(104), skipped={102: "ann: lost with its disk"})
     assert [arrival.record.offset for arrival in arrivals] == [100, 101, 102, 103, 104]
     outcome = sort(arrivals, {PARTITION: 100}, {})
     assert [parked.record.offset for parked in outcome.parked] == [103, 104], "holes move the position and that is all"
 
 
 def test_a_record_that_an_operator_has_given_up_is_parked_unread(slow: tuple[Inbox, SlowClient]) -> None:
-    good = Letter(100, encode(placed()))
-    arrivals = received(slow, good, Letter(101), skipped={100: "ann: it ends the consumer"})
+    good = FakeMessage(100, encode(placed()))
+    arrivals = received(slow, good, FakeMessage(101), skipped={100: "ann: it ends the consumer"})
     assert arrivals[0].error == "skipped by ann: it ends the consumer"
     assert "is not an event" in arrivals[1].error
 
@@ -268,5 +270,5 @@ def test_a_record_that_an_operator_has_given_up_is_parked_unread(slow: tuple[Inb
 )
 def test_an_error_of_the_client_names_the_topic(slow: tuple[Inbox, SlowClient], code: int, failure: Failure) -> None:
     with pytest.raises(TandemError, match="topic 'orders' cannot be read: ") as raised:
-        received(slow, Letter(100, error=KafkaError(code)))
+        received(slow, FakeMessage(100, error=KafkaError(code)))
     assert classify(raised.value) is failure
