@@ -80,7 +80,10 @@ def before_start(stack: NativeStack) -> Iterator[Finding]:
 
 
 def programs(stack: NativeStack) -> Iterator[Finding]:
+    names = stack.programs.names  # without the warm-up, which ends by itself
     for name, status in stack.supervisor.statuses().items():
+        if name not in names:
+            continue
         if status.state != "RUNNING":
             remedy = f"'just start {name}'; if it ends again, 'just logs {name}' shows why"
             yield Finding(False, f"{name}: {status.state.lower()}, {status.remark}", remedy)

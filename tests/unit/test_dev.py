@@ -504,6 +504,19 @@ def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.Monke
     assert "topic 'orders': retention.ms is 1000, must be -1" in finding.text
 
 
+def test_doctor_finds_nothing_wrong_with_a_warm_up_that_has_ended() -> None:
+    """It ends by itself, as it should; a stopped service is a finding."""
+    statuses = {
+        "warm-up": Status("warm-up", "EXITED", 0, 0, "Nov 29 03:39 AM"),
+        "payment-1": Status("payment-1", "STOPPED", 0, 0, "Nov 29 03:39 AM"),
+    }
+    programs = SimpleNamespace(names=["payment-1"])
+    stack: Any = SimpleNamespace(supervisor=SimpleNamespace(statuses=lambda: statuses), programs=programs)
+    [finding] = doctor.programs(stack)
+    assert not finding.good
+    assert finding.text.startswith("payment-1: stopped")
+
+
 def test_the_lines_that_name_an_order_are_found_in_all_files_of_a_log_and_in_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
