@@ -111,7 +111,7 @@ class Soak(Shape):
 
 @events.quitting.add_listener  # type: ignore[untyped-decorator]
 def judge(environment: Any, **_: Any) -> None:
-    """Print the verdict of a run without the UI, and set its exit code."""
+    """Set the exit code of a run without the UI, and print its verdict below Locust's tables."""
     if not SHAPE:
         return
     total = environment.stats.total
@@ -124,7 +124,8 @@ def judge(environment: Any, **_: Any) -> None:
     )
     if environment.runner.cpu_warning_emitted:
         figures += " (Locust used its whole core, so its own queue is in these latencies)"
-    print(f"{figures}: {'FAILED, ' + why if why else 'passed'}", flush=True)
+    text = f"{figures}: {'FAILED, ' + why if why else 'passed'}"
+    events.quit.add_listener(lambda **_: print(text, flush=True))
     environment.process_exit_code = 1 if why else 0
 
 

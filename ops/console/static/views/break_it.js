@@ -64,7 +64,9 @@ export function BreakIt() {
     <${Refused} error=${error} />
     <div class="columns">
       <div>
-        <section class="panel"><h2>Load</h2><div class="actions">
+        <section class="panel"><h2>Load</h2>
+          <p>A shape takes one to two minutes. Break something meanwhile. A shape fails if its p95 or its share of errors is too high.</p>
+          <div class="actions">
           ${hello.shapes.map((shape) => html`<button type="button" disabled=${loads} onClick=${() => send("/api/load", { shape })}>Run the ${shape} shape</button>`)}</div></section>
         <${Jobs} kinds=${["drill", "load"]} title="Drills and loads" limit=${4} />
         <section class="panel"><h2>Parts</h2>
@@ -73,7 +75,7 @@ export function BreakIt() {
       </div>
       <div>
         ${flow && html`<section class="panel"><h2>Now</h2>
-          <p>The slowest reader is <strong>${count(behind)} records</strong> and <strong>${seconds(behindS)}</strong> behind.</p>
+          <p>The slowest reader is <strong>${count(behind)} ${behind === 1 ? "record" : "records"}</strong> and <strong>${seconds(behindS)}</strong> behind.</p>
           <${Picture} flow=${flow} /></section>`}
         <section class="panel"><h2>Statements</h2><${Statements} /></section>
         <section class="panel"><h2>Lag in records</h2><${Chart} label="Lag in records" points=${points} lines=${LAG} unit=${count} /></section>
