@@ -24,6 +24,8 @@ PATIENCE_S = 60.0
 """For all attempts of a request together."""
 PAUSE_S, PAUSE_MAX_S = 0.1, 5.0
 POLL_S, POLL_MAX_S = 0.05, 1.0
+DOUBLINGS_MAX = 10
+"""Pauses have stopped growing by then. After a thousand doublings the number would be too large for a float."""
 AGAIN = (408, 429)
 """Refusals that another attempt may not get, like every 5xx: too slow, and too many."""
 
@@ -80,7 +82,7 @@ class Shop:
                 return order
             if time.monotonic() > until_s:
                 break
-            time.sleep(min(POLL_S * 2**attempt, POLL_MAX_S))
+            time.sleep(_doubled_s(POLL_S, attempt, POLL_MAX_S))
         raise TimeoutError(f"order {order_id} is not settled after {within_s:g} s")
 
     def stream(self, order_id: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -141,9 +143,13 @@ class Shop:
         raise AssertionError  # the loop has no end
 
 
+def _doubled_s(first_s: float, attempt: int, most_s: float) -> float:
+    return min(first_s * (1 << min(attempt, DOUBLINGS_MAX)), most_s)
+
+
 def _jitter_s(attempt: int) -> float:
     """Full jitter: clients that failed together come back apart."""
-    return random.uniform(0, min(PAUSE_S * 2**attempt, PAUSE_MAX_S))
+    return random.uniform(0, _doubled_s(PAUSE_S, attempt, PAUSE_MAX_S))
 
 
 def _check(answer: httpx.Response) -> float:

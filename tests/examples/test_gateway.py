@@ -20,6 +20,8 @@ from examples.gateway.authorise import AT_ONCE, Authoriser
 from examples.gateway.breaker import CUSTOMERS_MIN, REST_S, Breaker
 from examples.gateway.client import Gateway, Unanswered
 from examples.gateway.fake import Book, FakeGateway
+from examples.gateway.settle import settle
+from examples.gateway.store import Task
 from tests.audit import assert_consistent
 from tests.integration.conftest import BALANCE, PRICE, draw
 from tests.proof import Proof
@@ -123,6 +125,30 @@ def check_book(book: Book, orders: Mapping[str, str]) -> None:
     eventually(lambda: not astray(), "all cards are captured or released", last_words=lambda: astray()[:5])
     captures = Counter(order_id for order_id, state in book.changes if state == "captured")
     assert set(captures.values()) == {1}, "a card was charged twice"
+
+
+class DoubleCharging(Gateway):
+    """Captures as often as it is told to, and loses its first answer."""
+
+    def __init__(self) -> None:
+        self.captures = 0
+
+    async def change(self, order_id: str, customer_id: str, act: str) -> Any:
+        self.captures += 1
+        if self.captures == 1:
+            raise Unanswered("the answer is lost")
+        return "captured"
+
+    async def state(self, order_id: str, customer_id: str) -> Any:
+        return "captured" if self.captures else "authorised"
+
+
+def test_a_capture_whose_answer_was_lost_is_asked_about_before_it_is_repeated() -> None:
+    gateway = DoubleCharging()
+    task = Task("order-1", "customer-1", "capture", attempts=1)
+    assert asyncio.run(settle(gateway, task)) == "the answer is lost"
+    assert asyncio.run(settle(gateway, task._replace(attempts=2))) == ""
+    assert gateway.captures == 1
 
 
 class Cards:

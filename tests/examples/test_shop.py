@@ -41,6 +41,12 @@ def test_a_basket_that_is_sent_twice_is_one_order(shop: Shop, customer: str, pro
     assert [order["order_id"] for order in shop.orders(customer)] == [placed["order_id"]]
 
 
+def test_a_wait_of_hours_does_not_end_in_an_overflow() -> None:
+    assert module._doubled_s(module.POLL_S, 20_000, module.POLL_MAX_S) == module.POLL_MAX_S
+    assert [module._doubled_s(0.1, attempt, 5.0) for attempt in (0, 1, 5, 6)] == [0.1, 0.2, 3.2, 5.0]
+    assert 0 <= module._jitter_s(20_000) <= module.PAUSE_MAX_S
+
+
 def test_the_stream_tells_the_story_and_ends_with_the_order(shop: Shop, customer: str, product: str) -> None:
     placed = shop.place({"customer_id": customer, "product_id": product, "quantity": 1}, key="basket-2")
     names, entries = zip(*shop.stream(placed["order_id"]), strict=True)
