@@ -28,6 +28,8 @@ TRANSACTION_TIMEOUT_MS: Final = 30_000
 STATEMENT_TIMEOUT_MS: Final = 15_000
 STALE_TRANSACTION_S: Final = 30
 CONNECT_TIMEOUT_S: Final = 3
+KEEPALIVES: Final = {"keepalives_idle": 5, "keepalives_interval": 2, "keepalives_count": 3, "tcp_user_timeout": 10_000}
+"""A half-open connection is noticed within seconds, not after the system's two hours."""
 READS_SIZE: Final = 4
 WRITES_SIZE: Final = 3
 POOL_TIMEOUT_S: Final = 2.0
@@ -109,11 +111,7 @@ def _conninfo(
         application_name=instance,
         options=options,
         connect_timeout=CONNECT_TIMEOUT_S,
-        # A half-open connection is noticed within seconds, not after the system's two hours.
-        keepalives_idle=5,
-        keepalives_interval=2,
-        keepalives_count=3,
-        tcp_user_timeout=10_000,
+        **KEEPALIVES,
     )
 
 

@@ -4,17 +4,19 @@ import asyncio
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
+from common.codec import encode
 from common.config import Env
 from common.consume.positions import Stored
-from common.errors import Fatal
-from common.events import Milliseconds
+from common.errors import Fatal, Transient
+from common.events import READERS, Milliseconds
 from common.http.problem import ProblemError
 from common.kafka.broker import Partition
 from ops.console import drill, hub, metrics, orders, parked, settings
@@ -27,6 +29,7 @@ from ops.console.metrics import Latency, buckets, increments, of_values, parse, 
 from ops.console.orders import Search, id_range
 from ops.console.parked import Act, Cursor, Named, cursor_in, cursor_text, named_by
 from ops.console.poller import outcomes
+from ops.console.proof import rounds
 from ops.console.proof.judge import (
     Evidence,
     Placed,
@@ -36,13 +39,15 @@ from ops.console.proof.judge import (
     judge_pending,
     judge_sums,
     out_of_reach,
+    unread,
 )
 from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, StandingProof, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
 from ops.observe.gauges import ProofGauges
 from ops.verify.report import Report
-from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement
+from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement, Unproven
+from tests.unit.orders import placed
 from tests.waiting import eventually
 
 ORDERS_0 = Partition("orders", 0)
@@ -322,26 +327,26 @@ def test_what_is_wrong_is_found(wrong: Evidence, statement: Statement) -> None:
 def test_a_finding_is_a_violation_only_the_second_time() -> None:
     standing, findings = Standing(), judge(PLACED, evidence(payment=None))
     standing.take({PLACED.order_id: findings})
-    standing.hold(Statement, Milliseconds(5))
+    standing.hold(Statement, Milliseconds(5), 5.0)
     assert standing.shown(EVERY_S)["verdict"] == "proved"
     standing.take({PLACED.order_id: findings})
-    standing.hold(Statement, Milliseconds(9))
+    standing.hold(Statement, Milliseconds(9), 9.0)
     shown = standing.shown(EVERY_S)
     assert (shown["verdict"], shown["statements"][0]["violations"]) == ("violated", 1)
     assert [s["proved_at"] for s in shown["statements"]] == [5, 9, 9, 9, 9, 9]
     assert shown["offenders"][0]["subject"] == f"order {PLACED.order_id}"
     standing.take({PLACED.order_id: []})
-    standing.hold(Statement, Milliseconds(12))
+    standing.hold(Statement, Milliseconds(12), 12.0)
     assert standing.shown(EVERY_S)["verdict"] == "proved"
 
 
 def test_an_audit_may_break_a_statement_that_orders_are_sampled_for() -> None:
     standing, row = Standing(), {"kind": "capture", "entries": 3, "amount": 30, "due": 2, "due_amount": 20}
     judge_sums(MONEY, "ledger", [row], standing.audited)
-    standing.hold(Statement, Milliseconds(5))
+    standing.hold(Statement, Milliseconds(5), 5.0)
     assert [s["violations"] for s in standing.shown(EVERY_S)["statements"]] == [0, 1, 0, 0, 1, 0]
     standing.audited = Report()
-    standing.hold(Statement, Milliseconds(9))
+    standing.hold(Statement, Milliseconds(9), 9.0)
     assert standing.shown(EVERY_S)["verdict"] == "proved"
 
 
@@ -366,15 +371,79 @@ def test_a_reader_that_stands_before_the_beginning_of_the_log_has_lost_records()
 
 def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
     standing = Standing()
-    standing.hold([MONEY], Milliseconds(4))
-    assert standing.all_proved_at() is None
-    standing.hold(Statement, Milliseconds(5))
+    standing.hold([MONEY], Milliseconds(4), 4.0)
+    assert standing.all_proved_s() is None
+    standing.hold(Statement, Milliseconds(5), 5.0)
     standing.doubt([MONEY], "the payment database cannot be read")
-    standing.hold([DECIDED], Milliseconds(9))
+    standing.hold([DECIDED], Milliseconds(9), 9.0)
     shown = standing.shown(EVERY_S)
     assert shown["verdict"] == "unproven"
     assert (shown["statements"][1]["proved_at"], shown["statements"][1]["unproven"]) == (5, 1)
-    assert standing.all_proved_at() == 5
+    assert standing.all_proved_s() == 5.0
+
+
+def test_a_clock_that_jumps_does_not_change_the_age_of_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry, published = CollectorRegistry(), list[dict[str, Any]]()
+    proof = StandingProof("127.0.0.1:1", {}, {}, 60, published.append, ProofGauges(registry))
+    clock = [1_000_000_000]
+    monkeypatch.setattr(rounds, "now", lambda: Milliseconds(clock[0]))
+
+    def sample(_: Any) -> None:
+        if clock[0] == 1_000_000_000:
+            clock[0] += 7_000  # it takes a while
+            return
+        raise Unproven("records are gone")
+
+    monkeypatch.setattr(proof, "_sample", sample)
+    monkeypatch.setattr(proof, "_audit", lambda: None)
+    consumer: Any = None
+    proof.round(consumer, audit=True)
+    assert published[-1]["statements"][0]["proved_at"] == 1_000_000_000, "as of its beginning"
+    for jump in (-3_600_000, 90 * 86_400_000):
+        clock[0] += jump
+        proof.round(consumer, audit=False)
+        assert 0 <= (registry.get_sample_value("tandem_proof_age_seconds") or 0) < 60
+
+
+def test_orders_that_were_read_before_the_log_went_silent_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Fake:
+        """A partition with one order; that of partition 1 cannot be read."""
+
+        def __init__(self, _: Any, partition: Partition, first: int, end: int) -> None:
+            self.partition = partition
+            self.is_open = first < end
+
+        def fetch(self) -> Iterator[Any]:
+            if self.partition.number == 1:
+                raise Transient("the log could not be read")
+            self.is_open = False
+            yield SimpleNamespace(value=lambda: encode(placed(1)), offset=lambda: 0)
+
+    monkeypatch.setattr(rounds, "Tail", Fake)
+    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    bounds = {Partition("orders", number): (0, 1) for number in (0, 1)}
+    positions = {(group, *partition): Stored("id", 1) for partition in bounds for group in READERS["orders"]}
+    orders = iter(proof._newest(cast("Any", None), positions, bounds))
+    assert next(orders).partition == 0
+    with pytest.raises(Transient):
+        next(orders)
+    assert proof._seen == {Partition("orders", 0): 1}
+
+
+def test_an_order_that_looks_wrong_is_judged_again_however_many_are_open() -> None:
+    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    orders = [PLACED._replace(order_id=f"order-{number}") for number in range(rounds.OPEN_MAX + 2)]
+    proof._open.update({order.order_id: order for order in orders})
+    proof._standing.take({"order-0": judge(orders[0], evidence(payment=None))})
+    proof._make_room()
+    assert len(proof._open) == rounds.OPEN_MAX
+    assert next(iter(proof._open)) == "order-0"
+
+
+def test_records_that_no_group_has_begun_to_read_are_not_proved() -> None:
+    positions = {("payment", "orders", 0): Stored("id", 1), ("inventory", "orders", 0): Stored("id", 1)}
+    [problem] = unread(positions, {Partition("orders", 0): (0, 1), Partition("payments", 0): (0, 0)})
+    assert problem == "order-saga has no position in orders/0, which has 1 records"
 
 
 def test_rounds_follow_soon_however_long_a_source_let_one_wait() -> None:

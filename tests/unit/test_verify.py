@@ -9,15 +9,18 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple, get_args
 
 import msgspec
+import psycopg
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry, make_wsgi_app
+from psycopg.conninfo import conninfo_to_dict
 
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, AnyOrderEvent, type_of
 from common.http.heads import Hosts
 from common.kafka.broker import Partition
+from common.postgres import KEEPALIVES
 from ops import log
 from ops.log import Log
 from ops.observe.gauges import ProofGauges
@@ -33,7 +36,7 @@ from ops.verify.judge.states import Verdict
 from ops.verify.report import LINE_CHARS, Report
 from ops.verify.sources.databases import Row, Snapshot, mismatches
 from ops.verify.sources.log import event_of, record_line, salvaged, whole_line
-from ops.verify.statements import Finding, Statement
+from ops.verify.statements import Finding, Statement, Unproven
 from ops.verify.waiting import Settings
 
 ORDER = "01997c00-0000-7000-8000-000000000001"
@@ -834,3 +837,17 @@ def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypat
     monkeypatch.setattr(log, "Consumer", Consumer)
     with pytest.raises((KafkaException, Transient)):
         Log("127.0.0.1:1", "verify").committed("payment", [Partition("orders", 0)])
+
+
+def test_a_database_that_falls_silent_ends_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that has become half-open would keep it, and the console's standing proof, waiting for hours."""
+    given: list[Mapping[str, object]] = []
+
+    def connect(conninfo: str, **_: object) -> None:
+        given.append(conninfo_to_dict(conninfo))
+        raise psycopg.OperationalError("refused")
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    with pytest.raises(Unproven, match="the order database cannot be reached: refused"):
+        Snapshot("order", "postgresql://127.0.0.1:1/d")
+    assert given[0].items() >= {name: str(value) for name, value in KEEPALIVES.items()}.items()

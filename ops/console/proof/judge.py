@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from common.consume.positions import Stored
-from common.events import Milliseconds
+from common.events import READERS, Milliseconds
 from common.kafka.broker import Partition
 from ops.verify.evidence.progress import GroupPartition
 from ops.verify.report import OFFENDERS_SHOWN, Report
@@ -144,6 +144,16 @@ def out_of_reach(positions: Mapping[GroupPartition, Stored], bounds: Mapping[Par
     ]
 
 
+def unread(positions: Mapping[GroupPartition, Stored], bounds: Mapping[Partition, tuple[int, int]]) -> list[str]:
+    """Partitions with records of which a group has no position: it has not begun to read, or its rows are gone."""
+    return [
+        f"{group} has no position in {topic}/{number}, which has {end - start} records"
+        for (topic, number), (start, end) in bounds.items()
+        for group in READERS[topic]
+        if end > start and (group, topic, number) not in positions
+    ]
+
+
 def excuse_waiting(report: Report) -> None:
     """While a reader is behind, what waits too long waits for that reader: it is unproven, and no violation."""
     for offender in [offender for offender in report.offenders if offender.statement is WAITING]:
@@ -158,6 +168,9 @@ class Standing:
 
     checked: Counter[Statement] = field(default_factory=Counter)
     proved_at: dict[Statement, Milliseconds] = field(default_factory=dict)
+    """To be shown. The wall clock may jump."""
+    proved_s: dict[Statement, float] = field(default_factory=dict)
+    """The same by the monotonic clock, in seconds."""
     reasons: dict[Statement, list[str]] = field(default_factory=dict)
     audited: Report = field(default_factory=Report)
     wrong: dict[str, list[Finding]] = field(default_factory=dict)
@@ -174,26 +187,32 @@ class Standing:
             elif findings:
                 self.suspects[order_id] = list(findings)
 
+    def looks_wrong(self, order_id: str) -> bool:
+        """Whether the order was found wrong, and not right again."""
+        return order_id in self.wrong or order_id in self.suspects
+
     def violations(self, statement: Statement) -> int:
         sampled = sum(finding.statement is statement for findings in self.wrong.values() for finding in findings)
         return sampled + self.audited.violations[statement]
 
-    def hold(self, statements: Iterable[Statement], at: Milliseconds) -> None:
-        """These statements could be checked; those without a violation are proved as of now."""
+    def hold(self, statements: Iterable[Statement], at: Milliseconds, clock_s: float) -> None:
+        """These statements could be checked; those without a violation are proved as of this moment, which is `clock_s`
+        by the monotonic clock."""
         for statement in statements:
             self.reasons.pop(statement, None)
             if reasons := self.audited.reasons.get(statement):
                 self.reasons[statement] = list(reasons)
             elif not self.violations(statement):
                 self.proved_at[statement] = at
+                self.proved_s[statement] = clock_s
 
     def doubt(self, statements: Iterable[Statement], reason: str) -> None:
         for statement in statements:
             self.reasons[statement] = [reason]
 
-    def all_proved_at(self) -> Milliseconds | None:
-        """Since when all six were proved, or None while one of them never was."""
-        return min(self.proved_at.values()) if len(self.proved_at) == len(TEXTS) else None
+    def all_proved_s(self) -> float | None:
+        """The moment, by the monotonic clock, when all six were last proved, or None while one of them never was."""
+        return min(self.proved_s.values()) if len(self.proved_s) == len(TEXTS) else None
 
     def shown(self, every_s: Mapping[Statement, float]) -> dict[str, Any]:
         """How the statements stand. `every_s` is how long each rests after it was checked."""

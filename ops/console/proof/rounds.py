@@ -10,7 +10,7 @@ tables, so they are audited at long rests, by `ops.verify`'s own SQL. `LIGHT`, a
 import tempfile
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 import orjson
@@ -35,6 +35,7 @@ from ops.console.proof.judge import (
     judge_pending,
     judge_sums,
     out_of_reach,
+    unread,
 )
 from ops.console.store import SQL
 from ops.databases import Databases
@@ -147,12 +148,13 @@ class StandingProof:
     def _attempt(self, statements: Sequence[Statement], check: Callable[[], None]) -> bool:
         """Check, and say of these statements that they hold, or why that is not known. Returns whether it could be
         checked."""
+        at, clock_s = now(), time.monotonic()  # the proof says nothing about what comes while it lasts
         try:
             check()
         except Exception as error:
             self._standing.doubt(statements, str(error) if isinstance(error, Unproven) else describe(error))
             return False
-        self._standing.hold(statements, now())
+        self._standing.hold(statements, at, clock_s)
         return True
 
     def _sample(self, consumer: Consumer) -> None:
@@ -164,14 +166,20 @@ class StandingProof:
         for placed in self._newest(consumer, positions, bounds):
             self._open[placed.order_id] = placed
             self._standing.checked[DECIDED] += 1
-        while len(self._open) > OPEN_MAX:
-            self._open.popitem(last=False)
+        self._make_room()
         if self._open:
             self._judge_open()
         topic_ids = {name: topic.topic_id for name, topic in topics.items()}
         ends = {partition: end for partition, (_, end) in bounds.items()}
-        if problems := mismatches(positions, topic_ids, ends) + out_of_reach(positions, bounds):
+        problems = mismatches(positions, topic_ids, ends) + out_of_reach(positions, bounds) + unread(positions, bounds)
+        if problems:
             raise Unproven("; ".join(problems))
+
+    def _make_room(self) -> None:
+        """Forget the oldest orders of too many; last of all those that looked wrong."""
+        while len(self._open) > OPEN_MAX:
+            right = (order_id for order_id in self._open if not self._standing.looks_wrong(order_id))
+            del self._open[next(right, next(iter(self._open)))]
 
     def _judge_open(self) -> None:
         evidence = self._evidence(list(self._open.values()))
@@ -192,9 +200,10 @@ class StandingProof:
             for row in database.query(SQL["positions"])
         }
 
-    def _newest(self, consumer: Consumer, positions: Mapping[GroupPartition, Stored], bounds: Bounds) -> list[Placed]:
+    def _newest(
+        self, consumer: Consumer, positions: Mapping[GroupPartition, Stored], bounds: Bounds
+    ) -> Iterator[Placed]:
         """The newest orders that every reader has passed and that were not judged before."""
-        placed = []
         for partition, (start, end) in bounds.items():
             readers = [positions.get((group, *partition)) for group in READERS[partition.topic]]
             passed = [stored.next_offset for stored in readers if stored is not None]
@@ -209,9 +218,8 @@ class StandingProof:
                     event = decoded(decoder_for[ORDERS].decode, message.value())
                     if isinstance(event, OrderPlaced):
                         data = event.data
-                        placed.append(Placed(data.order_id, data.customer_id, partition.number, message.offset() or 0))
+                        yield Placed(data.order_id, data.customer_id, partition.number, message.offset() or 0)
             self._seen[partition] = end
-        return placed
 
     def _evidence(self, placed: Sequence[Placed]) -> dict[str, Evidence]:
         """What the databases say of these orders, the order database first."""
@@ -293,8 +301,8 @@ class StandingProof:
                 unproven=each["unproven"],
                 checked=each["checked"],
             )
-        if (proved_at := self._standing.all_proved_at()) is not None:
-            self._gauges.set_age((at - proved_at) / 1e3)
+        if (proved_s := self._standing.all_proved_s()) is not None:
+            self._gauges.set_age(time.monotonic() - proved_s)
         took = {"at": at, "rounds": self._rounds, "took_s": round(self._took_s, 3)}
         self._publish({**took, **shown, "full": self._full})
 

@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 from common.consume.positions import Stored
 from common.events import READERS
 from common.kafka.broker import Partition
+from common.postgres import KEEPALIVES
 from ops.tool import GROUP_OF, statements
 from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
 from ops.verify.evidence.lines import SEPARATOR, Evidence
@@ -65,7 +66,7 @@ class Snapshot:
         self.group = GROUP_OF[database]
         try:
             self._connection = psycopg.connect(
-                make_conninfo(url, application_name="verify", connect_timeout=CONNECT_TIMEOUT_S)
+                make_conninfo(url, application_name="verify", connect_timeout=CONNECT_TIMEOUT_S, **KEEPALIVES)
             )
         except psycopg.OperationalError as error:
             reason = str(error).strip().splitlines()[0]
