@@ -47,6 +47,22 @@ def test_an_order_is_placed_and_its_timeline_fills_in(page: Page, fake: Fake) ->
     assert key.startswith("console-")
 
 
+def test_a_proof_that_does_not_go_on_is_not_shown_as_proved(page: Page, fake: Fake) -> None:
+    """Its thread may wait for a database that is frozen, while the rest of the console goes on."""
+    page.goto("/#/proof")
+    link = page.get_by_role("link", name="Proof")
+    expect(link).to_contain_text("proved")
+    stopped = made_up.proof()
+    stopped["at"] -= 5 * 60_000
+    fake.tell("proof", stopped)
+    expect(link).to_contain_text("unproven")
+    table = page.get_by_role("table", name="The six statements")
+    expect(table.get_by_text("unproven", exact=True)).to_have_count(1 + 6)
+    expect(table.get_by_text("No round has ended for 5 min.")).to_have_count(6)
+    fake.tell("proof", made_up.proof())
+    expect(link).not_to_contain_text("unproven")
+
+
 def test_an_order_is_sent_again_with_the_same_key_after_an_unclear_answer(page: Page, fake: Fake) -> None:
     fake.answers["/api/orders"] = (503, {"detail": "the log has not acknowledged the order"})
     page.goto("/#/orders")

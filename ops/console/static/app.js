@@ -3,7 +3,7 @@
 import { html, render, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Problems, State } from "./parts.js";
 import { address, lastFilter, useRoute } from "./route.js";
-import { connect, useNewest } from "./stream.js";
+import { connect, useNewest, useProof } from "./stream.js";
 import { BreakIt } from "./views/break_it.js";
 import { DeadLetter } from "./views/dead_letter.js";
 import { DeadLetters } from "./views/dead_letters.js";
@@ -17,7 +17,7 @@ const VIEWS = { flow: "Flow", proof: "Proof", orders: "Orders", "dead-letters": 
 
 function Link({ view, current }) {
   const flow = useNewest("flow");
-  const proof = useNewest("proof");
+  const proof = useProof();
   const parked = Object.values(flow?.parked ?? {}).reduce((sum, count) => sum + (count ?? 0), 0);
   return html`
     <a href=${address(view, lastFilter(view))} aria-current=${current ? "page" : undefined}>${VIEWS[view]}

@@ -1,7 +1,10 @@
 // What the server last said, for the views. A hidden tab keeps up, but draws nothing until it is seen again.
 
 import { useEffect, useReducer } from "./vendor/htm-preact.js";
+import { seconds } from "./format.js";
 import { follow, remember } from "./source.js";
+
+const PROOF_SILENT_S = 120;
 
 const newest = new Map();
 const listeners = new Map();
@@ -49,6 +52,16 @@ function useRedraw(name) {
 export function useNewest(kind) {
   useRedraw(kind);
   return newest.get(kind);
+}
+
+/** The newest proof. It proves nothing when no round has ended for long: its thread may wait for a database that hangs. */
+export function useProof() {
+  const proof = useNewest("proof");
+  const silent_s = (useNewest("flow")?.at - proof?.at) / 1000; // both by the server's clock
+  if (!(silent_s > PROOF_SILENT_S)) return proof;
+  const reasons = [`No round has ended for ${seconds(silent_s)}.`];
+  const statements = proof.statements.map((each) => ({ ...each, unproven: Math.max(1, each.unproven), reasons }));
+  return { ...proof, verdict: proof.verdict === "violated" ? "violated" : "unproven", statements };
 }
 
 /** All jobs of these kinds, newest first. */

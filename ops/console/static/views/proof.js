@@ -4,7 +4,7 @@ import { html, useState } from "../vendor/htm-preact.js";
 import { count, seconds } from "../format.js";
 import { post } from "../http.js";
 import { Age, At, Jobs, Refused, State, Table } from "../parts.js";
-import { started, useJobs, useNewest } from "../stream.js";
+import { started, useJobs, useProof } from "../stream.js";
 
 const verdict = (statement) => (statement.violations > 0 ? "violated" : statement.unproven > 0 ? "unproven" : "proved");
 
@@ -18,7 +18,7 @@ function Offenders({ offenders }) {
 
 /** The six statements in one line each, for the other views. */
 export function Statements() {
-  const proof = useNewest("proof");
+  const proof = useProof();
   if (!proof) return html`<p class="muted">No proof yet.</p>`;
   return html`<ol class="statements">${proof.statements.map((each) => html`<li><${State} word=${verdict(each)} /> ${each.text}</li>`)}</ol>`;
 }
@@ -52,7 +52,7 @@ function Full({ full, texts }) {
 }
 
 export function Proof() {
-  const proof = useNewest("proof");
+  const proof = useProof();
   const running = useJobs(["verify"]).some((job) => job.state === "running");
   const [error, setError] = useState();
   const prove = () => {
