@@ -183,7 +183,7 @@ def main() -> None:
         print(" ", name, event["status"] if name == "settled" else f"after {event['after_ms']} ms")
     print("waited:", shop.wait(placed["order_id"])["status"])
     if shop.cancel(placed["order_id"], key=f"cancel-{placed['order_id']}"):
-        print("cancelled:", shop.wait(placed["order_id"])["status"])
+        print("after the cancellation:", shop.wait(placed["order_id"])["status"])
     print("orders of", customer_id, [entry["status"] for entry in shop.orders(customer_id)][:5])
     shop.close()
 

@@ -190,7 +190,7 @@ async function main(url: string, customerId: string, productId: string): Promise
   for await (const event of shop.stream(placed.order_id)) console.log(" ", event.name);
   console.log("settled", (await shop.wait(placed.order_id)).status);
   if (await shop.cancel(placed.order_id, `cancel-${placed.order_id}`)) {
-    console.log("cancelled", (await shop.wait(placed.order_id)).status);
+    console.log("after the cancellation:", (await shop.wait(placed.order_id)).status);
   }
   for await (const listed of shop.orders(customerId)) console.log(listed.order_id);
 }
