@@ -18,6 +18,7 @@ from common.errors import describe
 from common.events import Milliseconds, now
 from common.http.problem import Problem, ProblemError, ProblemType
 from common.terminal import printable, shortened
+from ops.verify.waiting import PARTS
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 REMEMBERED: Final = 20
@@ -177,6 +178,8 @@ class Jobs:
         if text := shortened(printable(line.rstrip()), LINE_CHARS):
             job.output.append(text)
             job.note = text
+            if parts := PARTS.search(text):
+                job.done, job.total = int(parts[1]), int(parts[2])
             self.report(job)
 
 

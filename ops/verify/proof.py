@@ -29,7 +29,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -58,8 +58,10 @@ from ops.verify.sources.databases import (
 )
 from ops.verify.sources.log import CLIENT_ID, Contents, read
 from ops.verify.statements import DECIDED, ONCE, OUTCOME, WAITING, Finding, Unproven
-from ops.verify.waiting import IDS_AT_ONCE, Notify, Settings, await_readers, await_settled
+from ops.verify.waiting import IDS_AT_ONCE, NOTIFY_AFTER_S, Notify, Settings, await_readers, await_settled, parts_done
 from order.api.requests import is_order_id
+
+_T = TypeVar("_T")
 
 INLINE_RECORDS: Final = 100_000
 """With fewer records than this, starting worker processes takes longer than they save."""
@@ -93,6 +95,7 @@ class _Proof:
         self._report = report
         self._directory = directory
         self._notify = notify
+        self._notify_at_s = time.monotonic() + NOTIFY_AFTER_S
         self._digits = 0
         self._has_requests = False
         self._log = Log(settings.servers, CLIENT_ID)
@@ -159,15 +162,15 @@ class _Proof:
             skipped = skipped_by_all(databases)
             for snapshot in databases:
                 snapshot.close()
-            contents = [future.result() for future in reading]
             names, shares = buckets.bucket_names(self._digits), 4 * self._settings.workers
+            contents = list(self._counting(reading, then=min(shares, len(names))))
             judging = [
                 executor.submit(bucket.judge_all, self._directory, share, progress)
                 for i in range(shares)
                 if (share := names[i::shares])
             ]
-            for checked in judging:
-                self._report.checked += checked.result()
+            for checked in self._counting(judging, already=len(reading)):
+                self._report.checked += checked
         for content in contents:
             self._report.records += content.records
             self._check_parked(parked, content)
@@ -252,6 +255,14 @@ class _Proof:
             )
             for worker in range(workers)
         ]
+
+    def _counting(self, parts: Sequence[Future[_T]], *, already: int = 0, then: int = 0) -> Iterator[_T]:
+        """The results of the parts. Now and then, a person hears how many are done; `already` were, `then` follow."""
+        for number, part in enumerate(parts, already + 1):
+            yield part.result()
+            if time.monotonic() >= self._notify_at_s:
+                self._notify_at_s = time.monotonic() + NOTIFY_AFTER_S
+                self._notify(parts_done(number, already + len(parts) + then))
 
     def _audit(self, databases: Sequence[Snapshot], report: Report) -> None:
         """Judge what concerns one database alone."""

@@ -1,5 +1,6 @@
 """What the proof waits for: acknowledged orders to settle, and readers to pass the ends of the log."""
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,8 +21,14 @@ POLL_S: Final = 0.2
 IDS_AT_ONCE: Final = 50_000
 NOTIFY_AFTER_S: Final = 1.0
 NOTIFY_EVERY_S: Final = 5.0
+PARTS: Final = re.compile(r"(\d{1,9}) of (\d{1,9}) parts are done")
+"""A notice of how far a proof is, for the console: see `parts_done`."""
 
 Notify = Callable[[str], None]
+
+
+def parts_done(done: int, total: int) -> str:
+    return f"{done} of {total} parts are done"
 
 
 @dataclass(frozen=True)

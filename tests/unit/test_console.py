@@ -47,6 +47,7 @@ from ops.console.sources import targets_in
 from ops.observe.gauges import ProofGauges
 from ops.verify.report import Report
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement, Unproven
+from ops.verify.waiting import parts_done
 from tests.unit.orders import placed
 from tests.waiting import eventually
 
@@ -624,6 +625,13 @@ def test_a_full_proof_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch
     job = proof.prove(jobs)
     eventually(lambda: job.state == "failed", "the job ends")
     assert job.note == why
+
+
+def test_a_job_shows_how_many_parts_of_a_proof_are_done() -> None:
+    jobs, code = Jobs(lambda _: None, lambda _: None), f"print('verify: {parts_done(3, 10)}')"
+    job = jobs.start("verify", "full proof", lambda job: jobs.run_command(job, ["-c", code], {}) == 0)
+    eventually(lambda: job.state == "done", "it has ended")
+    assert (job.done, job.total) == (3, 10)
 
 
 def test_a_process_that_a_job_runs_can_be_stopped() -> None:
