@@ -111,8 +111,8 @@ WHERE customer_id = ANY(%(customers)s::text[]) AND order_id = ANY(%(orders)s::uu
 SELECT order_id::text, customer_id, state FROM reservations WHERE order_id = ANY(%(orders)s::uuid[])
 
 -- name: proof_parked
--- Events of `orders` that were parked at these places, in whatever state they are now.
-SELECT partition, "offset" FROM parked_events JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[])
+-- Events of this `orders`, and of none before it, that were parked at these places, in whatever state they are now.
+SELECT partition, "offset" FROM parked_events JOIN positions USING (topic, partition, topic_id) JOIN unnest(%(partitions)s::integer[], %(offsets)s::bigint[])
   AS named(partition, "offset") USING (partition, "offset") WHERE topic = 'orders'
 
 -- name: proof_ledger_sums

@@ -347,6 +347,14 @@ FORGERIES: Final[dict[str, tuple[int, str, list[Planting]]]] = {
             "SELECT topic, partition, {offset}, topic_id, 'cust-1', 'another', '[]', now(), true, 'forged', 'done' "
             "FROM positions WHERE topic = 'orders' AND partition = {partition}")),
     ]),
+    "lost, and parked in an earlier topic of that name": (1, "confirmed", [
+        ("order", "parked_events", "error = 'forged'",
+            ("INSERT INTO parked_events "
+            "(topic, partition, \"offset\", topic_id, key, value, headers, record_time, root, error, state) "
+            "VALUES ('orders', {partition}, {offset}, 'another', 'cust-1', '{value}', '[]', now(), true, 'forged', "
+            "'done')")),
+        ("order", "orders", BY_ORDER, "DELETE FROM orders WHERE order_id = '{order}'"),
+    ]),
     "another order under its key": (5, "key-of-confirmed", [
         ("order", "requests", "true",
             ("UPDATE requests SET event = convert_to(replace(convert_from(event, 'UTF8'), '{order}', '{unknown}'), "
