@@ -171,13 +171,22 @@ class Kafka:
 
     def assigned(self) -> dict[str, list[str]]:
         """The partitions of each member of the groups, by its client id, which is the name of the instance, and by its
-        host. Without a group that cannot be described now."""
-        groups = self._admin.describe_consumer_groups(list(READS), request_timeout=MEMBERS_TIMEOUT_S)
+        host. Without a group that cannot be described now. Raises `KafkaException`.
+
+        Only groups that a coordinator has loaded are described: a description that times out while librdkafka 2.16
+        looks for the coordinator of a broker that has just come back aborts the process (librdkafka#4605).
+        """
+        listed = self._admin.list_consumer_groups(request_timeout=MEMBERS_TIMEOUT_S).result()
+        loaded = {group.group_id for group in listed.valid}
+        names = [group for group in READS if group in loaded]
+        if listed.errors or not names:
+            return {}
+        groups = self._admin.describe_consumer_groups(names, request_timeout=MEMBERS_TIMEOUT_S)
         assigned: dict[str, list[str]] = {}
         for future in groups.values():
             if future.exception() is None:
                 for member in future.result().members:
                     partitions = member.assignment.topic_partitions if member.assignment else []
-                    names = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
-                    assigned[member.client_id] = assigned[member.host.lstrip("/")] = names
+                    own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
+                    assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
         return assigned

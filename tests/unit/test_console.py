@@ -19,7 +19,7 @@ from common.errors import Fatal, Transient
 from common.events import READERS, Milliseconds
 from common.http.problem import ProblemError
 from common.kafka.broker import Partition
-from ops.console import drill, hub, metrics, orders, parked, settings
+from ops.console import drill, hub, metrics, orders, parked, settings, sources
 from ops.console.app import wanted_by
 from ops.console.drill import Drill
 from ops.console.flow import ARROWS, Flow, Position, Reading, Scrape
@@ -649,3 +649,25 @@ def test_what_a_drill_prints_does_not_steer_the_page() -> None:
     job = Job("drill-1", "drill", "stop", Milliseconds(0))
     Jobs(lambda _: None, lambda _: None).take_line(job, "\x1b[31mstopped: payment-1\r\n")
     assert list(job.output) == ["\\x1b[31mstopped: payment-1"]
+
+
+def test_a_group_that_no_coordinator_has_loaded_is_not_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """librdkafka aborts the process when such a description times out."""
+    described: list[str] = []
+
+    def describe(groups: list[str], request_timeout: float) -> dict[str, Any]:
+        described.extend(groups)
+        return {}
+
+    listed: Any = SimpleNamespace(valid=[SimpleNamespace(group_id="payment")], errors=[])
+    admin = SimpleNamespace(
+        list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed),
+        describe_consumer_groups=describe,
+    )
+    monkeypatch.setattr(sources, "AdminClient", lambda _: admin)
+    kafka = sources.Kafka("127.0.0.1:1")
+    assert kafka.assigned() == {}
+    assert described == ["payment"]
+    listed.errors.append("the coordinator loads")
+    kafka.assigned()
+    assert described == ["payment"], "nothing is described while a coordinator loads"
