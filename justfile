@@ -242,7 +242,7 @@ client-types:
 screenshots:
     python -E -m tests.browser.screenshots
 
-# Measure what the console costs: list (100,000 events in a page) or soak (twenty open tabs beside a load)
+# Measure what the console costs: list (100,000 events in a page), soak (twenty tabs beside a load), order (an order's CPU)
 [group('measure')]
 console-cost *args:
     python -E -m tests.browser.cost "$@"

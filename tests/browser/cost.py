@@ -1,4 +1,5 @@
-"""`just console-cost`: what the console costs. `list` shows 100,000 events in a page, `soak` keeps twenty tabs open."""
+"""`just console-cost`: what the console costs. `list` shows 100,000 events in a page, `soak` keeps twenty tabs
+open, `order` compares the cost of an order without and with them."""
 
 import argparse
 import http.client
@@ -14,6 +15,8 @@ from typing import Any, Final
 import psutil
 from playwright.sync_api import CDPSession, Page, expect, sync_playwright
 
+from bench.measure.orders_log import OrdersLog
+from bench.measure.pairs import compare
 from dev.servers.server import Server
 from dev.settings import HOST
 from tests.browser import made_up
@@ -22,12 +25,16 @@ from tests.browser.fake import Fake, Json, serving
 from tests.browser.screenshots import furnish, load
 from tests.console import RunningConsole
 from tests.stack import Stack
+from tests.waiting import eventually
 
 EVENTS: Final = 100_000
 PAGE: Final = 200
 SCROLLS: Final = 300
 MIB: Final = 1024 * 1024
 PATIENCE_S: Final = 120.0
+WINDOW_S: Final = 12.0
+RECORDS_AN_ORDER: Final = 2
+"""In its topic: that it was placed, and its outcome."""
 
 OBSERVE: Final = """
   globalThis.longTasks = [];
@@ -224,6 +231,48 @@ def soak(minutes: int, tabs: int, orders_per_s: int) -> None:
             console.stop()
 
 
+def order(pairs: int, tabs: int, orders_per_s: int) -> None:
+    """Whether an order costs the stack more CPU while tabs are open: windows without a console and with it, in turn."""
+    costs: dict[bool, list[float]] = {False: [], True: []}
+    own = []
+    with shop(orders_per_s) as stack:
+        asked: dict[str, Server] = {**stack.instances, "postgres": stack.postgres, "kafka": stack.kafka}
+        log = OrdersLog(f"{HOST}:{stack.kafka.port}")
+        time.sleep(2 * WINDOW_S)  # the broker's JVM warms up
+        for number in range(2 * pairs):
+            with_console = number % 4 in (1, 2)  # without, with, with, without: a drift counts for neither
+            with open_tabs(stack, tabs if with_console else 0) as console:
+                before = log.records()
+                used = shares(asked if console is None else {**asked, "console": console}, WINDOW_S)
+                settled_per_s = (log.records() - before) / RECORDS_AN_ORDER / WINDOW_S
+            if "console" in used:
+                own.append(used.pop("console"))
+            costs[with_console].append(sum(used.values()) / settled_per_s * 1e6)
+            print(f"{'with' if with_console else 'without'}: {costs[with_console][-1]:.0f} us an order", flush=True)
+    change = compare(costs[False], costs[True])
+    print(
+        f"\nCPU of an order at {orders_per_s}/s, all processes but the console: {change.before:.0f} us without, "
+        f"{change.after:.0f} us with {tabs} tabs open; ratio {change.ratio:.3f}, 99 % within {change.low:.3f} and "
+        f"{change.high:.3f} ({pairs} pairs of {WINDOW_S:.0f} s). The console itself: {sum(own) / pairs:.2%} of a core."
+    )
+
+
+@contextmanager
+def open_tabs(stack: Stack, tabs: int) -> Iterator[RunningConsole | None]:
+    """A console with so many tabs, settled; or none."""
+    if not tabs:
+        yield None
+        return
+    console = RunningConsole(stack)
+    console.start()
+    try:
+        streams = [Tab(console.port) for _ in range(tabs)]
+        eventually(lambda: all(tab.flows for tab in streams), "every tab gets messages")
+        yield console
+    finally:
+        console.stop()
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="console-cost", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -232,9 +281,16 @@ def main(arguments: list[str]) -> int:
     soaking.add_argument("--minutes", type=int, default=10)
     soaking.add_argument("--tabs", type=int, default=20)
     soaking.add_argument("--orders-per-s", type=int, default=100)
+    ordering = commands.add_parser("order", help="whether an order costs more while tabs are open")
+    ordering.add_argument("--pairs", type=int, default=8)
+    ordering.add_argument("--tabs", type=int, default=20)
+    ordering.add_argument("--orders-per-s", type=int, default=200)
     wanted: Any = parser.parse_args(arguments)
     if wanted.command == "soak":
         soak(wanted.minutes, wanted.tabs, wanted.orders_per_s)
+        return 0
+    if wanted.command == "order":
+        order(wanted.pairs, wanted.tabs, wanted.orders_per_s)
         return 0
     executable = find_browser()
     if executable is None:
