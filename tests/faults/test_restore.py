@@ -146,7 +146,7 @@ def test_a_database_restored_from_a_backup(shop: Stack, service: str) -> None:
     instance = CONSUMER[service]
     shop[instance].await_unready("lost transactions")
     assert "'just replay'" in (shop[instance].unready() or "")
-    assert "lost transactions" in shop[instance].log.read_text()
+    eventually(lambda: "lost transactions" in shop[instance].log.read_text(), "the log says so too")
     shop.await_ready("order-api-1")
     meanwhile = season.place(season.customer(), season.scarce) if service != "payment" else ""
     assert shop.query(service, "SELECT * FROM positions ORDER BY topic, partition") == before, "no record was processed"
