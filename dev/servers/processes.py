@@ -120,6 +120,17 @@ def describe(process: psutil.Process) -> str:
         return f"pid {process.pid}"
 
 
+def listening(port: int) -> Iterator[psutil.Process]:
+    """The processes that listen on a port, of those that this user may look into."""
+    for process in psutil.process_iter():
+        try:
+            connections = process.net_connections("tcp")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in connections):
+            yield process
+
+
 def listener(port: int) -> str | None:
     """What listens on a port, as far as this user may know; None when the port is free."""
     with socket.socket() as probe:
@@ -133,11 +144,5 @@ def listener(port: int) -> str | None:
             pass
         else:
             return None
-    for process in psutil.process_iter():
-        try:
-            connections = process.net_connections("tcp")
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue
-        if any(c.laddr.port == port and c.status == psutil.CONN_LISTEN for c in connections):
-            return describe(process)
-    return "a process of another user"
+    process = next(listening(port), None)
+    return describe(process) if process else "a process of another user"

@@ -23,6 +23,7 @@ from common.errors import Fatal, Transient
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.broker import topic_ends
 from common.kafka.clients import producer_config
+from dev.servers.processes import listening
 from dev.servers.server import Server
 
 NAME: Final = "warm-up"
@@ -161,14 +162,8 @@ class Warmer(Server):
 
 def broker_process(port: int) -> psutil.Process:
     """The process that listens on a port of this machine. Raises `LookupError`."""
-    for connection in psutil.net_connections("tcp"):
-        if (
-            connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.pid
-        ):
-            return psutil.Process(connection.pid)
+    if process := next(listening(port), None):
+        return process
     raise LookupError(f"no process of this user listens on port {port}")
 
 
