@@ -15,7 +15,7 @@ from psycopg.conninfo import make_conninfo
 from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import reader_config
-from common.postgres import connections
+from common.postgres import KEEPALIVES, connections
 from ops import topics
 from ops.log import Log
 from ops.log_dirs import Folder, folders
@@ -92,7 +92,7 @@ class DatabaseSampler:
                 url,
                 application_name=CLIENT_ID,
                 connect_timeout=CONNECT_TIMEOUT_S,
-                tcp_user_timeout=1000 * CONNECT_TIMEOUT_S,
+                **{**KEEPALIVES, "tcp_user_timeout": 1000 * CONNECT_TIMEOUT_S},
                 options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
             ),
             autocommit=True,
