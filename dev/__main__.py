@@ -17,7 +17,7 @@ from xmlrpc.client import Fault
 
 from common.config import PORT_MAX, ignore_foreign_variables
 from common.errors import Fatal
-from common.open_files import raise_limit
+from common.files import raise_limit
 from common.terminal import complain, flushed, open_streams
 from dev import doctor
 from dev import home as homes

@@ -17,6 +17,7 @@ from typing import IO
 
 import msgspec
 
+from common.files import write
 from dev.settings import ROLES, new_password, new_passwords
 
 MARK = "tandem.mark"
@@ -140,36 +141,6 @@ def _naming(home: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "set TANDEM_HOME to a folder that you can write to"
         raise HomeError(f"TANDEM_HOME={home} cannot be used: {error.strerror or error}; {remedy}") from error
-
-
-def write(path: Path, text: str, mode: int = 0o644) -> None:
-    """Replace a file atomically: after a crash of this process or the machine it has the old contents or the new.
-
-    Raises `OSError`; the file then keeps its old contents.
-    """
-    try:
-        _replace(path, text, mode)
-    except OSError as error:
-        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
-
-
-def _replace(path: Path, text: str, mode: int) -> None:
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # two commands may write at once
-    unfinished.unlink(missing_ok=True)
-    try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    except OSError:
-        unfinished.unlink(missing_ok=True)
-        raise
-    descriptor = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def stored_passwords(home: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Self
 
 import msgspec
 
-from dev import home as homes
+from common.files import write
 from dev.home import SEE_OPERATIONS, HomeError
 from dev.settings import PORT_SETTINGS, SERVICES, Kind, Settings
 
@@ -65,7 +65,7 @@ class State:
 
     def save(self) -> None:
         stored = _Stored(self.stack, self.up, self.ports, self.topic_partitions, self.told, self.scale)
-        homes.write(self.path, msgspec.json.format(msgspec.json.encode(stored), indent=1).decode())
+        write(self.path, msgspec.json.format(msgspec.json.encode(stored), indent=1).decode())
 
     def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True

@@ -18,8 +18,8 @@ from prometheus_client import Counter as Count
 from uvicorn.server import ServerState
 
 from common.errors import Fatal
+from common.files import raise_limit
 from common.http.repeats import REPORT_EVERY_S
-from common.open_files import raise_limit
 
 DESCRIPTORS_WANTED: Final = 16_384
 DESCRIPTORS_MIN: Final = 512

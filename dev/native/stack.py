@@ -11,6 +11,7 @@ from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from xmlrpc.client import Fault
 
+from common.files import write
 from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
@@ -231,7 +232,7 @@ class NativeStack(Stack):
     def _configured(self) -> dict[str, str]:
         """The configuration of each program for supervisord."""
         programs = self.programs
-        homes.write(programs.targets_path, json.dumps(programs.targets(), indent=1))
+        write(programs.targets_path, json.dumps(programs.targets(), indent=1))
         texts = {}
         for name in programs.names:
             priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)

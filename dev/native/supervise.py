@@ -23,7 +23,7 @@ from xmlrpc.client import Fault, ServerProxy, Transport
 import psutil
 from supervisor.xmlrpc import Faults
 
-from dev import home as homes
+from common.files import write
 from dev.environment import child
 from dev.logs import tail
 from dev.servers import processes
@@ -100,7 +100,7 @@ childlogdir=.
 [rpcinterface:supervisor]
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
-        homes.write(self.directory / "supervisord.conf", "".join([text, *programs.values()]))
+        write(self.directory / "supervisord.conf", "".join([text, *programs.values()]))
 
     def launch(self, programs: Mapping[str, str]) -> None:
         """Start supervisord; it knows these programs, and starts none of them yet."""

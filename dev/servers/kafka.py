@@ -10,7 +10,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from dev import home as homes
+from common.files import write
 from dev.environment import child
 from dev.home import SEE_OPERATIONS
 from dev.servers import jars
@@ -118,7 +118,7 @@ class Broker(Server):
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
         # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in self.options.items()]
-        homes.write(self.directory / PROPERTIES, "".join(lines))
+        write(self.directory / PROPERTIES, "".join(lines))
         jars.provide(self.cache, self.directory / JARS)
         # Formatting writes this file last: without it, an earlier attempt was interrupted.
         meta = self.directory / "log/meta.properties"

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import psycopg
 
-from dev import home as homes
+from common.files import write
 from dev.environment import child
 from dev.servers.server import Server, StartError, works_in
 from dev.servers.unprivileged import as_ordinary_user
@@ -69,7 +69,7 @@ class Cluster(Server):
             self._initialise()
         self._remove_stale_lock()
         lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
-        homes.write(self.directory / "postgresql.conf", "".join(lines))
+        write(self.directory / "postgresql.conf", "".join(lines))
 
     def command(self) -> list[str]:
         return as_ordinary_user(self.directory, [str(binary("postgres")), "-D", str(self.directory)])

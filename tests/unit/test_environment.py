@@ -18,8 +18,8 @@ import pytest
 import uvicorn
 
 from common.config import ignore_foreign_variables
+from common.files import raise_limit
 from common.http import ready
-from common.open_files import raise_limit
 from dev.environment import OPEN_FILES_MAX, child, tight_limits
 from dev.native.stack import NativeStack
 from dev.native.supervise import Supervisor, Unanswered

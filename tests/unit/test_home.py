@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from common.errors import Fatal
+from common.files import write
 from dev import home as homes
 from dev.__main__ import main, natural
 from dev.compose import tools_code
@@ -206,14 +207,14 @@ def test_a_brokers_identity_is_never_made_anew_over_its_topics(
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "stack.json"
-    homes.write(path, "before")
+    write(path, "before")
 
     def full(descriptor: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        homes.write(path, "after")
+        write(path, "after")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("stack.json", "before")]
 
 

@@ -1,0 +1,48 @@
+"""Files: how many a process may open, which bounds its connections too, and how one is replaced."""
+
+import os
+import resource
+from pathlib import Path
+
+
+def raise_limit(wanted: int) -> int:
+    """Raise the soft limit of this process and its children towards `wanted`, as far as the hard limit allows. It is
+    never lowered. Returns the limit now; `wanted` if there is none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY:
+        return wanted
+    target = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft >= target:
+        return soft
+    resource.setrlimit(resource.RLIMIT_NOFILE, (target, hard))
+    return target
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    """Replace a file atomically: after a crash of this process or the machine it has the old contents or the new.
+
+    Raises `OSError`; the file then keeps its old contents.
+    """
+    try:
+        _replace(path, text, mode)
+    except OSError as error:
+        raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+
+
+def _replace(path: Path, text: str, mode: int) -> None:
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}")  # two commands may write at once
+    unfinished.unlink(missing_ok=True)
+    try:
+        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+    descriptor = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
