@@ -30,6 +30,7 @@ DATA = (
     "logs",
     "kafka",
     "postgres",
+    "secrets",
     "secrets.json",
     "targets.json",
     "stack.json.damaged",

@@ -82,6 +82,8 @@ class Settings:
 
     home: Path = ROOT / ".tandem"
     stack: Kind | None = None
+    secure: bool | None = None
+    """Whether nothing is sent in the clear. None: as the stack was started last."""
     postgres_port: int = 15432
     kafka_port: int = 9092
     kafka_controller_port: int = 9093
@@ -102,8 +104,11 @@ class Settings:
         ports = {name: env.port(name.upper(), getattr(cls, name), most=_port_max(name)) for name in PORT_SETTINGS}
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
         home = _home(env.text("TANDEM_HOME", ".tandem", printable=False))
+        secure = env.flag("SECURE") if "SECURE" in environ else None
         told = {name: environ[name] for name in sorted(PROCESS_SETTINGS | {PROJECT}) if name in environ}
-        settings = cls(home=home, stack=stack, topic_partitions=topic_partitions(env), told=told, **ports)
+        settings = cls(
+            home=home, stack=stack, secure=secure, topic_partitions=topic_partitions(env), told=told, **ports
+        )
         settings.check_ports()
         return settings
 
@@ -139,6 +144,10 @@ class Settings:
     @property
     def cache(self) -> Path:
         return self.home / "cache"
+
+    @property
+    def secrets(self) -> Path:
+        return self.home / "secrets"
 
     def port(self, service: Service) -> int:
         port: int = getattr(self, service.port_setting)

@@ -1,5 +1,6 @@
 """The commands of a stack, whichever way it runs: natively (`dev.native`) or in Docker Compose (`dev.compose`)."""
 
+import dataclasses
 import os
 import signal
 import sys
@@ -35,6 +36,8 @@ class Stack(ABC):
     def __init__(self, settings: Settings) -> None:
         self.home = settings.home
         self.state = State.load(self.home)
+        if settings.secure is None:
+            settings = dataclasses.replace(settings, secure=self.state.secure)
         self.requested = settings
         """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)

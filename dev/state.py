@@ -25,6 +25,7 @@ class _Stored(msgspec.Struct):
     stack: Kind = "native"
     up: bool = False  # as of the last `up` or `down`
     ports: dict[str, _Port] = {}
+    secure: bool = False
     topic_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
     told: dict[str, str] = {}
     scale: dict[str, _Count] = {}
@@ -36,6 +37,7 @@ class State:
     stack: Kind = "native"
     up: bool = False
     ports: dict[str, int] = field(default_factory=dict)
+    secure: bool = False
     topic_partitions: int | None = None
     told: dict[str, str] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
@@ -64,12 +66,13 @@ class State:
             return cls(home / FILE)
 
     def save(self) -> None:
-        stored = _Stored(self.stack, self.up, self.ports, self.topic_partitions, self.told, self.scale)
+        stored = _Stored(self.stack, self.up, self.ports, self.secure, self.topic_partitions, self.told, self.scale)
         write(self.path, msgspec.json.format(msgspec.json.encode(stored), indent=1).decode())
 
     def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
+        self.secure = bool(settings.secure)
         self.topic_partitions, self.told = settings.topic_partitions, dict(settings.told)
         self.save()
 
@@ -84,7 +87,7 @@ class State:
         ports: dict[str, Any] = {name: self.ports[name] for name in PORT_SETTINGS if name in self.ports}
         if self.topic_partitions is not None:
             settings = dataclasses.replace(settings, topic_partitions=self.topic_partitions, told=self.told)
-        return dataclasses.replace(settings, **ports)
+        return dataclasses.replace(settings, secure=self.secure, **ports)
 
     def changed(self, settings: Settings) -> list[str]:
         """What the environment asks for, and the stack was started without, such as `PAYMENT_PORT=9082`."""
@@ -92,6 +95,8 @@ class State:
         started = {name: self.ports.get(name, self.topic_partitions) for name in names}
         requested = {name: getattr(settings, name) for name in names if name.upper() in os.environ}
         changed = {name.upper(): value for name, value in requested.items() if value != started[name]}
+        if settings.secure is not None and settings.secure != self.secure:
+            changed["SECURE"] = int(settings.secure)
         changed |= {name: value for name, value in settings.told.items() if value != self.told.get(name)}
         return [f"{name}={value}" for name, value in changed.items()]
 

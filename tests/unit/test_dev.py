@@ -75,10 +75,13 @@ def test_a_port_that_instances_share_is_reported_once(tmp_path: Path) -> None:
 def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
     state = State.load(tmp_path)
     state.scale["payment"] = 3
-    state.started("native", Settings(home=tmp_path, payment_port=9999))
+    state.started("native", Settings(home=tmp_path, payment_port=9999, secure=True))
     again = State.load(tmp_path)
     assert again.instances() == {"order-api": 1, "order-saga": 1, "payment": 3, "inventory": 1}
-    assert again.remembered(Settings(home=tmp_path)).payment_port == 9999
+    remembered = again.remembered(Settings(home=tmp_path))
+    assert (remembered.payment_port, remembered.secure) == (9999, True)
+    assert NativeStack(Settings(home=tmp_path)).requested.secure, "the next start is like this one"
+    assert not NativeStack(Settings(home=tmp_path, secure=False)).requested.secure
 
 
 def test_the_tools_get_the_settings_with_which_the_stack_was_started(
@@ -101,9 +104,9 @@ def test_settings_other_than_those_of_a_running_stack_are_named(
 ) -> None:
     state = State.load(tmp_path)
     state.started("native", Settings(home=tmp_path))
-    for name, value in {"PAYMENT_PORT": "9082", "LOG_LEVEL": "DEBUG", "KAFKA_PORT": "9092"}.items():
+    for name, value in {"PAYMENT_PORT": "9082", "LOG_LEVEL": "DEBUG", "KAFKA_PORT": "9092", "SECURE": "1"}.items():
         monkeypatch.setenv(name, value)
-    assert state.changed(Settings.from_environment()) == ["PAYMENT_PORT=9082", "LOG_LEVEL=DEBUG"]
+    assert state.changed(Settings.from_environment()) == ["PAYMENT_PORT=9082", "SECURE=1", "LOG_LEVEL=DEBUG"]
 
 
 class Repository:

@@ -1,0 +1,88 @@
+"""The stack's own certificate authority."""
+
+import ssl
+import stat
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from common.errors import Fatal
+from common.tls.authority import LEAF_DAYS, LOOPBACK, RENEW_DAYS, Authority, Certificate
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "secrets")
+
+
+def shakes_hands(server: Certificate, trusted: Path, host: str) -> bool:
+    """Whether a client that trusts an authority accepts the server as this host. No socket takes part."""
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(server.certificate, server.key)
+    asking = ssl.create_default_context(cafile=trusted)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = [
+        asking.wrap_bio(to_client, to_server, server_hostname=host),
+        serving.wrap_bio(to_server, to_client, server_side=True),
+    ]
+    try:
+        while ends:
+            for end in list(ends):
+                try:
+                    end.do_handshake()
+                    ends.remove(end)
+                except ssl.SSLWantReadError:
+                    pass
+    except ssl.SSLCertVerificationError:
+        return False
+    return True
+
+
+def test_a_client_accepts_the_hosts_that_a_certificate_names_and_no_others(authority: Authority) -> None:
+    server = authority.ensure("payment", ("payment", "127.0.0.1"))
+    hosts = ("payment", "127.0.0.1", "inventory", "127.0.0.2", "localhost")
+    assert [shakes_hands(server, server.authority, host) for host in hosts] == [True, True, False, False, False]
+
+
+def test_a_client_refuses_another_authority_and_an_expired_certificate(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other").ensure("payment")
+    assert not shakes_hands(other, authority.ensure("payment").authority, "localhost")
+    expired = authority.renew("payment", valid=timedelta(days=-1))
+    assert not shakes_hands(expired, authority.path, "localhost")
+
+
+def test_a_certificate_is_kept_until_it_expires_soon_or_its_hosts_change(authority: Authority) -> None:
+    def serial(hosts: tuple[str, ...] = LOOPBACK) -> int:
+        made = authority.ensure("payment", hosts)
+        return x509.load_pem_x509_certificate(made.certificate.read_bytes()).serial_number
+
+    first = serial()
+    assert serial() == first
+    second = serial(("payment",))
+    assert second != first
+    authority.renew("payment", ("payment",), timedelta(days=RENEW_DAYS - 1))
+    third = serial(("payment",))
+    assert serial(("payment",)) == third != second
+    authority.path.unlink()
+    assert serial(("payment",)) != third, "its authority is another one"
+
+
+def test_a_certificate_is_valid_for_as_long_as_stated(authority: Authority) -> None:
+    leaf = x509.load_pem_x509_certificate(authority.ensure("payment").certificate.read_bytes())
+    assert timedelta(days=LEAF_DAYS - 1) < leaf.not_valid_after_utc - datetime.now(UTC) <= timedelta(days=LEAF_DAYS)
+
+
+def test_nobody_else_can_read_the_keys(authority: Authority) -> None:
+    made = authority.ensure("payment")
+    assert stat.S_IMODE(authority.folder.stat().st_mode) == 0o700
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (made.key, authority.folder / "ca.key")} == {0o600}
+
+
+@pytest.mark.parametrize("name", ["ca.key", "ca.pem", "payment.pem"])
+def test_a_damaged_file_is_named(authority: Authority, name: str) -> None:
+    authority.ensure("payment")
+    (authority.folder / name).write_text("nonsense")
+    with pytest.raises(Fatal, match=rf"{name} is .*damaged.*delete .*made anew at the next start"):
+        authority.renew("payment") if name == "ca.key" else authority.ensure("payment")
