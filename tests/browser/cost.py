@@ -33,6 +33,8 @@ SCROLLS: Final = 300
 MIB: Final = 1024 * 1024
 PATIENCE_S: Final = 120.0
 WINDOW_S: Final = 12.0
+ALONE_S_MAX: Final = 180.0
+"""For so long at most, the load is measured without a console."""
 RECORDS_AN_ORDER: Final = 2
 """In its topic: that it was placed, and its outcome."""
 
@@ -202,7 +204,7 @@ def shop(orders_per_s: int) -> Iterator[Stack]:
 
 
 def soak(minutes: int, tabs: int, orders_per_s: int) -> None:
-    alone_s = max(60.0, minutes * 60 / 5)
+    alone_s = min(max(60.0, minutes * 60 / 5), ALONE_S_MAX)
     with shop(orders_per_s) as stack:
         asked: dict[str, Server] = {**stack.instances, "postgres": stack.postgres, "kafka": stack.kafka}
         time.sleep(alone_s / 2)  # the broker's JVM warms up
