@@ -30,7 +30,7 @@ from order.api.log.recent import RecentOrders
 from order.api.operations import CANCEL, CONTRACT, GET, LIST, PLACE, PLACE_MANY, STREAM
 from order.api.place.cancel import CancelOrder
 from order.api.place.desk import OrderDesk
-from order.api.place.fast_lane import FastLane, head_reader
+from order.api.place.fast_lane import FastLane, accepted_head, head_reader
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.keyed_requests import KeyedRequests
 from order.api.place.many import PlaceMany
@@ -91,10 +91,11 @@ async def serve(settings: Api) -> None:
         CONTRACT.routes(endpoints, elsewhere=(PLACE,)),
         missing,
         degraded=degraded,
-        direct={(PLACE.method, PLACE.path): PlaceOrder(desk, keyed, outcomes)},
+        direct=CONTRACT.direct({PLACE: PlaceOrder(desk, keyed, outcomes)}),
     )
     read_head = head_reader(Hosts(process.host, process.allowed_hosts))
-    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head)
+    accepted = accepted_head(PLACE.deprecation.headers() if PLACE.deprecation else ())
+    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, accepted=accepted)
     tasks: list[server.Task] = [catalogue, log, backlog]
 
     def not_yet_serving() -> list[str]:

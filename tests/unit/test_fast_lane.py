@@ -20,7 +20,7 @@ from common.http.heads import Hosts
 from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
-from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, head_reader, read_head
+from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head
 from order.api.place.single import ORDERS_PATH, PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
 
@@ -54,7 +54,7 @@ class SlowLog(FakeLog):
 class Served:
     """One way of serving an api, on a port of its own."""
 
-    def __init__(self, api: Api, *, fast: bool) -> None:
+    def __init__(self, api: Api, *, fast: bool, accepted: bytes = accepted_head()) -> None:
         self.api = api
         self.ordinary = 0
         self.state = ListenerState()
@@ -68,7 +68,14 @@ class Served:
         config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
         config.load()
         kind = (
-            partial(FastLane, desk=api.desk, keyed=api.keyed, log=api.log, read_head=head_reader(HOSTS))
+            partial(
+                FastLane,
+                desk=api.desk,
+                keyed=api.keyed,
+                log=api.log,
+                read_head=head_reader(HOSTS),
+                accepted=accepted,
+            )
             if fast
             else Connection
         )
@@ -131,6 +138,18 @@ def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, S
         return fast_answer, fast, ordinary
 
     return asyncio.run(run())
+
+
+def test_the_lane_says_that_the_operation_is_deprecated() -> None:
+    further = (("deprecation", "@1793491200"), ("link", '</100%>; rel="deprecation"'))
+
+    async def run() -> bytes:
+        return await exchange(Served(Api(), fast=True, accepted=accepted_head(further)), request())
+
+    answered = asyncio.run(run())
+    assert answered.startswith(b"HTTP/1.1 202 Accepted\r\n")
+    for name, value in further:
+        assert f"\r\n{name}: {value}\r\n".encode() in answered
 
 
 USUAL = {

@@ -17,7 +17,8 @@ from common.http.caching import NO_STORE, is_current, next_page
 from common.http.contract.operation import LINK_NEXT, Answer, Deprecation, Operation
 from common.http.contract.service import Contract
 from common.http.heads import Hosts
-from common.http.responses import json_response
+from common.http.problem import Problem, ProblemError
+from common.http.responses import json_response, send_problem
 
 SHOP: Final = "https://shop.example"
 
@@ -49,7 +50,9 @@ async def pending(_: Request) -> Response:
     return json_response("soon", headers=NO_STORE)
 
 
-async def make(_: Request) -> Response:
+async def make(request: Request) -> Response:
+    if request.query_params:
+        raise ProblemError(Problem(problem.NOT_FOUND, "it is gone"))
     return json_response("made", 201)
 
 
@@ -85,22 +88,43 @@ def test_an_operation_without_an_endpoint_and_an_endpoint_without_an_operation_a
         CONTRACT.routes(ENDPOINTS, elsewhere=(stranger,))
 
 
-def test_bare_asgi_cannot_be_declared_conditional_or_deprecated() -> None:
+def test_bare_asgi_cannot_be_declared_conditional() -> None:
     with pytest.raises(AssertionError, match="listThings is bare ASGI"):
         CONTRACT.routes({**ENDPOINTS, THINGS: json_response([])})
-    with pytest.raises(AssertionError, match=r"answered elsewhere: \['old'\]"):
-        CONTRACT.routes({THINGS: things, PENDING: pending, MAKE: make}, elsewhere=(OLD,))
 
 
-def test_an_operation_that_goes_says_so() -> None:
-    headers = answer("GET", "/old").headers
+class Bare:
+    """An endpoint that sends its problems itself."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["query_string"]:
+            await send_problem(send, Problem(problem.NOT_FOUND, "it is gone"), b"id")
+        else:
+            await json_response("made", 201)(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        application(CONTRACT.routes(ENDPOINTS)),
+        application(CONTRACT.routes({**ENDPOINTS, OLD: Bare()})),
+        application(
+            CONTRACT.routes({THINGS: things, PENDING: pending, MAKE: make}, elsewhere=(OLD,)),
+            direct=CONTRACT.direct({OLD: Bare()}),
+        ),
+    ],
+    ids=["function", "bare ASGI", "past the router"],
+)
+def test_an_operation_that_goes_says_so(frame: Frame) -> None:
+    headers = answer("GET", "/old", frame).headers
     assert headers["deprecation"] == "@1793491200"
     assert headers["sunset"] == "Mon, 01 Nov 2027 00:00:00 GMT"
     assert headers["link"] == '</docs#/things/listThings>; rel="deprecation"; type="text/html"'
     described = CONTRACT.document()["paths"]["/old"]["get"]
     assert described["deprecated"] is True
     assert {"Deprecation", "Sunset", "Link"} <= set(described["responses"]["200"]["headers"])
-    assert "deprecation" not in answer("GET", "/things").headers
+    assert "deprecation" not in answer("GET", "/things", frame).headers
+    assert "deprecation" not in answer("GET", "/old?problem", frame).headers
 
 
 @pytest.mark.parametrize("path", ["/things", "/openapi.json", "/problems", "/docs", "/livez", "/readyz", "/metrics"])

@@ -1,22 +1,22 @@
 """A service's contract: its operations, and the routes and pages that are made from them."""
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Final, TypeAlias
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
-from starlette.types import ASGIApp
+from starlette.routing import Route, request_response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common.http.caching import Handler, conditional
 from common.http.contract import pages
 from common.http.contract.document import make_document, problem_types
-from common.http.contract.operation import Operation
+from common.http.contract.operation import Deprecation, Operation
 from common.http.contract.process import DOCS, DOCS_FILE, HEALTH, OPENAPI, PAGES, PROBLEM, PROBLEMS
-from common.http.problem import ProblemType
+from common.http.problem import CONTENT_TYPE, ProblemType
 
 Endpoint: TypeAlias = "Handler | ASGIApp"
 
@@ -59,8 +59,7 @@ class Contract:
         """A route for each operation, but those that are answered `elsewhere` and those of `common.http.app`. An
         endpoint is a function of a request, or bare ASGI.
 
-        Raises `AssertionError` if an operation has no endpoint or an endpoint has no operation, or if one promises what
-        only `endpoint_of` keeps.
+        Raises `AssertionError` if an operation has no endpoint or an endpoint has no operation.
         """
         own = {
             **endpoints,
@@ -72,41 +71,45 @@ class Contract:
         }
         missing = {operation.id for operation in (*self.own, *PAGES)} ^ {o.id for o in (*own, *elsewhere)}
         assert not missing, f"operations without an endpoint, or endpoints without an operation: {sorted(missing)}"
-        promising = [
-            operation.id for operation in elsewhere if operation.conditional or operation.deprecation is not None
-        ]
-        assert not promising, f"conditional or deprecated, and answered elsewhere: {promising}"
         return [
             Route(operation.path, endpoint_of(operation, own[operation]), methods=[operation.method])
             for operation in (*self.own, *PAGES)
             if operation not in elsewhere
         ]
 
+    def direct(self, endpoints: Mapping[Operation, ASGIApp]) -> dict[tuple[str, str], ASGIApp]:
+        """The endpoints that are answered past router and middleware, by method and path."""
+        return {(operation.method, operation.path): endpoint_of(operation, app) for operation, app in endpoints.items()}
+
     async def _answer_document(self, _: Request) -> Response:
         return Response(self._document, media_type="application/json")
 
 
-def endpoint_of(operation: Operation, endpoint: Endpoint) -> Callable[..., Any]:
+def endpoint_of(operation: Operation, endpoint: Endpoint) -> Any:
     """The endpoint with what its declaration promises beyond what it does by itself.
 
-    Raises `AssertionError` if it is bare ASGI, and so has to keep such a promise itself.
+    Raises `AssertionError` if it is to be conditional and is bare ASGI, and so has to keep that promise itself.
     """
-    if not operation.conditional and operation.deprecation is None:
-        return endpoint
-    assert inspect.isroutine(endpoint), f"{operation.id} is bare ASGI: it can be neither conditional nor deprecated"
-    handler: Handler = endpoint
     if operation.conditional:
-        handler = conditional(handler)
+        assert inspect.isroutine(endpoint), f"{operation.id} is bare ASGI: it cannot be conditional"
+        endpoint = conditional(endpoint)
     if operation.deprecation is not None:
-        handler = _deprecated(handler, operation.deprecation.headers())
-    return handler
+        app: Any = request_response(endpoint) if inspect.isroutine(endpoint) else endpoint
+        return _Deprecated(app, operation.deprecation)
+    return endpoint
 
 
-def _deprecated(handler: Handler, headers: Sequence[tuple[str, str]]) -> Handler:
-    async def respond(request: Request) -> Response:
-        response = await handler(request)
-        for name, value in headers:
-            response.headers.append(name, value)
-        return response
+class _Deprecated:
+    """Adds the headers of a deprecated operation to its answers, but not to problems."""
 
-    return respond
+    def __init__(self, app: ASGIApp, deprecation: Deprecation) -> None:
+        self._app = app
+        self._headers = [(name.encode(), value.encode()) for name, value in deprecation.headers()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_marked(message: Message) -> None:
+            if message["type"] == "http.response.start" and (b"content-type", CONTENT_TYPE) not in message["headers"]:
+                message["headers"] = [*message["headers"], *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, send_marked)

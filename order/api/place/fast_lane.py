@@ -11,7 +11,7 @@ A connection serves one request at a time: what arrives early waits, unread beyo
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
@@ -94,8 +94,18 @@ def head_reader(hosts: Hosts) -> Callable[[bytes], Head | None]:
     return lru_cache(HEADS_KEPT)(partial(read_head, hosts=hosts))
 
 
+def accepted_head(further: Iterable[tuple[str, str]] = ()) -> bytes:
+    """The head of a 202 with these further headers: a template for the length of the body, the order's id, the
+    request's id and the headers of this answer alone."""
+    lines = "".join(f"{name}: {value}\r\n" for name, value in further).replace("%", "%%")
+    return (
+        b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %%d\r\nlocation: %b%%b\r\n"
+        b"x-request-id: %%b\r\n%b%%b" % (LOCATION, lines.encode())
+    )
+
+
 class FastLane(Connection):
-    """A connection."""
+    """A connection. `accepted` is its `accepted_head`."""
 
     def __init__(
         self,
@@ -104,6 +114,7 @@ class FastLane(Connection):
         keyed: KeyedOrders,
         log: OrdersLog,
         read_head: Callable[[bytes], Head | None],
+        accepted: bytes = accepted_head(),
         **named: Any,
     ) -> None:
         super().__init__(*arguments, **named)
@@ -111,6 +122,7 @@ class FastLane(Connection):
         self._keyed = keyed
         self._log = log
         self._read_head = read_head
+        self._accepted = accepted
         self._serving = False
         self._early = b""
 
@@ -182,11 +194,7 @@ class FastLane(Connection):
         accepted_count.inc()
         body = encode(order)
         extra = b"" if replayed is None else b"%b: %b\r\n" % replayed
-        self._answer(
-            b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: %d\r\nlocation: %b%b\r\n"
-            b"x-request-id: %b\r\n%b" % (len(body), LOCATION, order.order_id.encode(), request_id, extra),
-            body,
-        )
+        self._answer(self._accepted % (len(body), order.order_id.encode(), request_id, extra), body)
 
     def _answer(self, head: bytes, body: bytes) -> None:
         self._serving = False
