@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
+from common.http.contract.document import BYTES_MAX
 from ops.contract.change import Change, of_properties, of_the_rest, of_what_is_read, of_what_is_written
 from ops.contract.schemas import Document, Rooted, pointed_at
 
@@ -11,7 +12,7 @@ _METHODS: Final = ("get", "head", "post", "put", "patch", "delete", "options")
 # What is compared of each kind of node.
 _DOCUMENT: Final = frozenset({"openapi", "info", "paths", "components", "security"})
 _OPERATION: Final = frozenset({"operationId", "parameters", "requestBody", "responses", "security"})
-_INPUT: Final = frozenset({"name", "in", "required", "schema"})
+_INPUT: Final = frozenset({"name", "in", "required", "schema", BYTES_MAX})
 _PARTS: Final = ("content", "headers", "links")
 
 Node = Mapping[str, Any]
@@ -61,7 +62,8 @@ def _request(operation: Node, document: Document) -> dict[str, Node]:
     inputs = {f"{parameter['in']} parameter {parameter['name']}": parameter for parameter in parameters}
     body = _node(operation.get("requestBody", {}), document)
     for media_type, content in body.get("content", {}).items():
-        inputs[f"body {media_type}"] = {**content, "required": body.get("required", False)}
+        limits = {name: body[name] for name in ("required", BYTES_MAX) if name in body}
+        inputs[f"body {media_type}"] = {**content, **limits}
     return inputs
 
 
@@ -90,6 +92,7 @@ def _of_inputs(
             continue
         if after[name].get("required") and not was.get("required"):
             yield Change(at, "is required now", CLIENTS)
+        yield from _of_bytes(was.get(BYTES_MAX), after[name].get(BYTES_MAX), at)
         yield from of_the_rest(was, after[name], at, _INPUT, CLIENTS)
         schemas = Rooted(was.get("schema", {}), old), Rooted(after[name].get("schema", {}), new)
         yield from of_what_is_read(*schemas, at, CLIENTS)
@@ -99,6 +102,13 @@ def _of_inputs(
         another_body = had_body and name.startswith("body ")
         required = after[name].get("required") and not another_body
         yield Change(f"{where}: {name}", "is new, and required" if required else "is new", CLIENTS if required else "")
+
+
+def _of_bytes(before: int | None, after: int | None, at: str) -> Iterator[Change]:
+    """The bytes that a body may have. A document that does not say them promises none."""
+    if before != after:
+        narrower = before is not None and (after is None or after < before)
+        yield Change(at, f"may have {after} bytes, it was {before}", CLIENTS if narrower else "")
 
 
 def _of_responses(where: str, was: Node, now: Node, old: Document, new: Document) -> Iterator[Change]:

@@ -116,6 +116,18 @@ def moved_base(made: dict[str, Document]) -> None:
     made[ORDER]["servers"] = [{"url": "/v2"}]
 
 
+def bytes_of_body(made: dict[str, Document], limit: int) -> None:
+    made[ORDER]["paths"]["/api/v1/orders/batch"]["post"]["requestBody"]["x-bytes-max"] = limit
+
+
+def fewer_bytes(made: dict[str, Document]) -> None:
+    bytes_of_body(made, 65_536)
+
+
+def more_bytes(made: dict[str, Document]) -> None:
+    bytes_of_body(made, 8_388_608)
+
+
 def link_removed(made: dict[str, Document]) -> None:
     del made[ORDER]["paths"]["/api/v1/orders"]["post"]["responses"]["202"]["links"]
 
@@ -164,6 +176,7 @@ BREAKS: Final[dict[Plant, str]] = {
     event_not_sent: "order-saga-sends-to-orders: no longer sends order.confirmed; this breaks readers",
     service_removed: "payment.openapi.json: is gone; this breaks everyone",
     moved_base: "order.openapi.json: /: has other 'servers', which are not compared; this breaks clients",
+    fewer_bytes: "body application/x-ndjson: may have 65536 bytes, it was 4194304; this breaks clients",
     link_removed: "POST /api/v1/orders: 202 getOrder: no longer comes; this breaks clients",
     correlated_by_another_field: "order.placed: has other 'correlationId', which are not compared; this breaks readers",
     event_field_renamed: "data.deadline_ms: is gone; this breaks readers of the older version, and the replay of",
@@ -208,6 +221,7 @@ ADDS: Final[dict[Plant, str]] = {
     new_answer_field: "weight: is new\n",
     new_event_field: "order.placed: data.note: is new\n",
     new_topic: "topic refunds: is new\n",
+    more_bytes: "body application/jsonl: may have 8388608 bytes, it was 4194304\n",
     other_words: "descriptions or examples changed\n",
 }
 

@@ -17,6 +17,8 @@ from common.http.contract.schemas import Schemas
 from common.http.problem import CONTENT_TYPE, FieldError, ProblemDocument, ProblemType
 
 PROBLEM_JSON: Final = CONTENT_TYPE.decode()
+BYTES_MAX: Final = "x-bytes-max"
+"""Our extension of a requestBody, since OpenAPI has no keyword for its limit: the bytes that it has at most."""
 EXAMPLE_ID: Final = "4f1d2c9be0a67b35"
 _CONVERTER: Final = re.compile(r":\w+(?=\})")
 _OF_EVERY_ANSWER: Final = (REQUEST_ID, CACHE_CONTROL)
@@ -122,6 +124,7 @@ class _Description:
             }
         return {
             "description": f"at most {body.bytes_max} bytes",
+            BYTES_MAX: body.bytes_max,
             "required": True,
             "content": dict.fromkeys(body.media_types, content),
         }
