@@ -9,7 +9,8 @@ import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
 from ipaddress import ip_address
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal, cast, get_args
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
@@ -21,6 +22,11 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("json", "text")
 PORT_MAX: Final = 65_535
+KafkaProtocol = Literal["PLAINTEXT", "SSL", "SASL_SSL"]
+KAFKA_SECURITY: Final = frozenset(
+    {"KAFKA_CA_FILE", "KAFKA_USERNAME", "KAFKA_PASSWORD_FILE", "KAFKA_CERT_FILE", "KAFKA_KEY_FILE"}
+)
+"""The settings that `KAFKA_SECURITY_PROTOCOL` may need beside itself."""
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
 _SHARE = re.compile(r"0|1|[01]?\.[0-9]{1,15}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
@@ -134,7 +140,7 @@ class Env:
             raise self.error(f"{name}={hidden!r} must be like postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
         return url
 
-    def brokers(self, name: str = "KAFKA_BOOTSTRAP_SERVERS") -> str:
+    def servers(self, name: str) -> str:
         """Addresses of Kafka."""
         servers = self.text(name, "127.0.0.1:9092")
         for server in servers.split(","):
@@ -142,6 +148,15 @@ class Env:
             if match is None or not 0 < int(match[1] or 9092) <= PORT_MAX:
                 raise self.error(f"{name}={servers!r} must be like HOST:PORT, or several with commas between them")
         return servers
+
+    def file(self, name: str, default: str | None = None) -> Path:
+        """A file that this process can read."""
+        path = Path(self.text(name, default, printable=False))
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise self.error(f"{name}={str(path)!r} cannot be read: {error.strerror}") from error
+        return path
 
 
 def ignore_foreign_variables(environ: MutableMapping[str, str] = os.environ) -> None:
@@ -187,12 +202,61 @@ def tracing(env: Env) -> Tracing | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Brokers:
+    """Where Kafka is, and how its clients show who they are.
+
+    `SASL_SSL` takes a user and a password (SCRAM-SHA-512), `SSL` a certificate and its key (mutual TLS), each over TLS
+    that is checked against `ca_file`. `PLAINTEXT` has none of it.
+    """
+
+    servers: str
+    protocol: KafkaProtocol = "PLAINTEXT"
+    ca_file: Path | None = None
+    username: str = ""
+    password_file: Path | None = None
+    cert_file: Path | None = None
+    key_file: Path | None = None
+
+    def __str__(self) -> str:
+        return self.servers
+
+    def password(self) -> str:
+        """The password as its file has it now. Raises `Fatal`."""
+        assert self.password_file is not None
+        try:
+            password = self.password_file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Fatal(f"KAFKA_PASSWORD_FILE={str(self.password_file)!r} cannot be read: {error}") from error
+        if not password:
+            raise Fatal(f"KAFKA_PASSWORD_FILE={str(self.password_file)!r} is empty: it must hold the password")
+        return password
+
+
+def brokers(env: Env) -> Brokers:
+    """How to reach Kafka. Only what the protocol needs is read, and has to be set."""
+    servers = env.servers("KAFKA_BOOTSTRAP_SERVERS")
+    protocol = cast(KafkaProtocol, env.choice("KAFKA_SECURITY_PROTOCOL", "PLAINTEXT", get_args(KafkaProtocol)))
+    env.names.update(KAFKA_SECURITY)
+    match protocol:
+        case "PLAINTEXT":
+            return Brokers(servers)
+        case "SSL":
+            cert_file, key_file = env.file("KAFKA_CERT_FILE"), env.file("KAFKA_KEY_FILE")
+            return Brokers(servers, protocol, env.file("KAFKA_CA_FILE"), cert_file=cert_file, key_file=key_file)
+        case "SASL_SSL":
+            username, password_file = env.text("KAFKA_USERNAME"), env.file("KAFKA_PASSWORD_FILE")
+            secured = Brokers(servers, protocol, env.file("KAFKA_CA_FILE"), username, password_file)
+            secured.password()
+            return secured
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """The settings that all processes share. Instances share `host:port`; `host:admin_port` belongs to one alone."""
 
     service: str
     instance: str
-    bootstrap_servers: str
+    brokers: Brokers
     partitions: int
     database_url: str
     host: str
@@ -216,7 +280,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
     settings = Process(
         service=env.service,
         instance=env.text("INSTANCE", f"{env.service}-1"),
-        bootstrap_servers=env.brokers(),
+        brokers=brokers(env),
         partitions=topic_partitions(env),
         database_url=env.database_url(database),
         host=host,

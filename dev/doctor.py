@@ -11,6 +11,7 @@ import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.errors import TandemError
 from common.events import PRODUCTS, READERS
 from common.kafka.clients import client_config
@@ -94,7 +95,7 @@ def programs(stack: NativeStack) -> Iterator[Finding]:
 
 def topics(stack: NativeStack) -> Iterator[Finding]:
     """Settings of topics that someone has changed. A broker that does not answer is another finding."""
-    client = AdminClient(client_config(f"{HOST}:{stack.settings.kafka_port}", "doctor"))
+    client = AdminClient(client_config(Brokers(f"{HOST}:{stack.settings.kafka_port}"), "doctor"))
     with suppress(TandemError, KafkaException):
         drift = fetch_drift(client, [*READERS, PRODUCTS])
         yield Finding(

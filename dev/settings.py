@@ -20,7 +20,7 @@ from typing import Final, Literal, Self, cast, get_args
 import inventory.config
 import order.config
 import payment.config
-from common.config import PORT_MAX, TOPIC_PARTITIONS, Env, topic_partitions
+from common.config import KAFKA_SECURITY, PORT_MAX, TOPIC_PARTITIONS, Env, topic_partitions
 from common.errors import Fatal
 from common.terminal import shortened
 
@@ -268,6 +268,7 @@ def environment(
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
+        "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
     }
@@ -287,6 +288,7 @@ def _names_read(environ: Mapping[str, str]) -> set[str]:
 
 _EXAMPLE: Final = {
     **environment(kafka_port=9092, postgres_port=15432, passwords=dict.fromkeys(ROLES, "x"), partitions=6),
+    **dict.fromkeys(KAFKA_SECURITY, "x"),
     "INSTANCE": "x",
     "HTTP_PORT": "1",
     "ADMIN_PORT": "2",

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
 from common.codec import decoded, decoder_for
+from common.config import Brokers
 from common.errors import LossDetected
 from common.events import PRODUCTS, ProductChanged, ProductData
 from common.kafka.broker import Topic
@@ -88,10 +89,10 @@ def check_not_behind(difference: Difference) -> None:
     )
 
 
-def read(bootstrap_servers: str, client_id: str, topic: Topic) -> Iterator[list[tuple[str, ProductData | None]]]:
+def read(brokers: Brokers, client_id: str, topic: Topic) -> Iterator[list[tuple[str, ProductData | None]]]:
     """The records of the topic from its beginning to its end, poll by poll: the key of each, and the product if there
     is one in it. Raises `KafkaException`."""
-    consumer = Consumer({**reader_config(bootstrap_servers, client_id), "fetch.wait.max.ms": 100})
+    consumer = Consumer({**reader_config(brokers, client_id), "fetch.wait.max.ms": 100})
     try:
         consumer.assign([TopicPartition(topic.name, number, OFFSET_BEGINNING) for number in range(topic.partitions)])
         unread = set(range(topic.partitions))

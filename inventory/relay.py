@@ -68,7 +68,7 @@ class Relay(Worker):
             if self.stopping.wait(POLL_S):
                 return
         producer = fence(self._process)
-        admin = AdminClient(client_config(self._process.bootstrap_servers, self._process.instance))
+        admin = AdminClient(client_config(self._process.brokers, self._process.instance))
         self._log.info("relaying the catalogue")
         while not self.stopping.is_set():
             began_s = time.monotonic()
@@ -83,7 +83,7 @@ class Relay(Worker):
         if self.missing():
             self.report(f"comparing topic {PRODUCTS!r} with the database")
         published = catalogue.Published()
-        for records in catalogue.read(self._process.bootstrap_servers, f"{self._process.instance}-relay", topic):
+        for records in catalogue.read(self._process.brokers, f"{self._process.instance}-relay", topic):
             for key, product in records:
                 published.apply(key, product)
             store.keep_alive(connection)
@@ -123,7 +123,7 @@ def fence(process: Process) -> Producer:
     """A producer whose records the broker accepts until the next one is made; it refuses those of earlier ones."""
     producer = Producer(
         {
-            **producer_config(process.bootstrap_servers, process.instance, linger_ms=0),
+            **producer_config(process.brokers, process.instance, linger_ms=0),
             "transactional.id": NAME,
             "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
         }

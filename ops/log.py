@@ -10,6 +10,7 @@ from typing import Final
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.errors import Fatal, Transient
 from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
@@ -29,17 +30,17 @@ class Log:
     """The broker as an operator's client asks it. Every method raises `Transient` or `KafkaException` when the broker
     does not answer or lacks a topic."""
 
-    def __init__(self, servers: str, tool: str) -> None:
-        self.servers = servers
+    def __init__(self, brokers: Brokers, tool: str) -> None:
+        self.brokers = brokers
         self._tool = tool
-        self.admin = AdminClient(client_config(servers, tool))
+        self.admin = AdminClient(client_config(brokers, tool))
 
     def wait(self, within_s: float = ANSWER_S) -> None:
         """Wait for the broker to answer. Raises `Fatal`."""
         try:
             self.admin.list_topics(timeout=within_s)
         except KafkaException as error:
-            raise Fatal(f"Kafka does not answer at {self.servers}; is it up? 'just start kafka'") from error
+            raise Fatal(f"Kafka does not answer at {self.brokers}; is it up? 'just start kafka'") from error
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
         return describe(self.admin, names)
@@ -56,7 +57,7 @@ class Log:
         """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no
         group."""
         read = [p for p in partitions if group not in READS or p.topic in READS[group]]
-        consumer = Consumer({**client_config(self.servers, self._tool), "group.id": group, "enable.auto.commit": False})
+        consumer = Consumer({**client_config(self.brokers, self._tool), "group.id": group, "enable.auto.commit": False})
         try:
             return committed_offsets(consumer, read, COORDINATOR_S)
         finally:
@@ -77,7 +78,7 @@ class Log:
         """A client for a `Tail`."""
         return Consumer(
             {
-                **reader_config(self.servers, self._tool),
+                **reader_config(self.brokers, self._tool),
                 "auto.offset.reset": "error",
                 "fetch.queue.backoff.ms": 5,
                 "fetch.wait.max.ms": 20,

@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.errors import Transient
 from common.kafka import broker, wire
 
@@ -27,23 +28,23 @@ class Folder(NamedTuple):
     usable: int
 
 
-def bytes_of(admin: AdminClient, topics: Iterable[str]) -> int:
+def bytes_of(brokers: Brokers, admin: AdminClient, topics: Iterable[str]) -> int:
     """The bytes that the segments of these topics take, on all brokers together. Raises what `folders` raises."""
     names = list(topics)
-    return sum(folder.topics.get(name, 0) for folder in folders(admin) for name in names)
+    return sum(folder.topics.get(name, 0) for folder in folders(brokers, admin) for name in names)
 
 
-def folders(admin: AdminClient) -> list[Folder]:
+def folders(brokers: Brokers, admin: AdminClient) -> list[Folder]:
     """The folders of all brokers. Raises `Transient` when a broker does not answer, or answers with an error, and
     `Fatal`."""
     with broker.query("the brokers cannot be listed"):
-        brokers = admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S).brokers.values()
-    return [folder for member in brokers for folder in _of_broker(str(member.host), int(member.port or 0))]
+        members = admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S).brokers.values()
+    return [folder for member in members for folder in _of_broker(brokers, str(member.host), int(member.port or 0))]
 
 
-def _of_broker(host: str, port: int) -> list[Folder]:
+def _of_broker(brokers: Brokers, host: str, port: int) -> list[Folder]:
     try:
-        return read(wire.request(host, port, API_KEY, API_VERSION, ALL_TOPICS))
+        return read(wire.request(brokers, host, port, API_KEY, API_VERSION, ALL_TOPICS))
     except (IndexError, struct.error) as error:
         raise Transient(f"{host}:{port} does not say how much of its disk the topics take: {error}") from error
 

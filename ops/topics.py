@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from common.config import Env, topic_partitions
+from common.config import Env, brokers, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
@@ -142,7 +142,7 @@ def trim(log: Log, *, dry_run: bool) -> None:
     if dry_run or not until:
         print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
         return
-    sizes = _sizes(log.admin)
+    sizes = _sizes(log)
     before = next(sizes)
     for future in log.admin.delete_records(until, request_timeout=TIMEOUT_S).values():
         future.result()
@@ -165,13 +165,13 @@ def _others(log: Log, bounds: Collection[Partition]) -> dict[str, dict[str, dict
     return others
 
 
-def _sizes(admin: AdminClient) -> Iterator[int | None]:
+def _sizes(log: Log) -> Iterator[int | None]:
     """The bytes that the topics take: now, and then once a second for `FREED_WITHIN_S`; None when the broker does not
     say, which does not keep records from being deleted."""
     until = time.monotonic() + FREED_WITHIN_S
     while time.monotonic() < until:
         try:
-            yield log_dirs.bytes_of(admin, READERS)
+            yield log_dirs.bytes_of(log.brokers, log.admin, READERS)
         except Transient as error:
             print(f"topics: {error}", file=sys.stderr)
             yield None
@@ -247,7 +247,7 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("forget").add_argument("group")
     chosen = parser.parse_args(arguments)
     env = Env("topics")
-    log = Log(env.brokers(), "topics")
+    log = Log(brokers(env), "topics")
     log.wait(START_S if chosen.command == "create" else ANSWER_S)
     match chosen.command:
         case "create":

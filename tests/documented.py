@@ -9,6 +9,7 @@ from jsonschema_rs import Draft7Validator
 
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
+from common.config import Brokers
 from common.events import PRODUCTS, READERS
 from ops.contract.schemas import Rooted
 from ops.log import Log
@@ -75,9 +76,9 @@ class DocumentCheck:
         ]
 
 
-def check_log(servers: str) -> DocumentCheck:
+def check_log(brokers: Brokers) -> DocumentCheck:
     """All records of all topics."""
-    log, check = Log(servers, "documented"), DocumentCheck()
+    log, check = Log(brokers, "documented"), DocumentCheck()
     for message in log.read(log.bounds([*READERS, PRODUCTS])):
         topic = message.topic() or ""
         check.see(topic, f"{topic}/{message.partition()}@{message.offset()}", message.key(), message.value())

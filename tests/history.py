@@ -81,10 +81,10 @@ class History:
 
     def __init__(self, stack: Stack, partitions: int) -> None:
         self._partitions = partitions
-        servers = self._servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
-        self._admin = AdminClient(client_config(servers, "history"))
+        brokers = self._brokers = stack.brokers
+        self._admin = AdminClient(client_config(brokers, "history"))
         self._producer = Producer(
-            {**producer_config(servers, "history", linger_ms=50), "queue.buffering.max.messages": 1_000_000}
+            {**producer_config(brokers, "history", linger_ms=50), "queue.buffering.max.messages": 1_000_000}
         )
         self._databases = {name: psycopg.connect(stack.variables[f"{name.upper()}_DATABASE_URL"]) for name in GROUP_OF}
         self._balances: Counter[str] = Counter()
@@ -172,7 +172,7 @@ class History:
 
     def _mark(self) -> None:
         """Commit offsets as if every reader had reached the ends."""
-        ends = {p: end for p, (_, end) in Log(self._servers, "history").bounds(list(READERS)).items()}
+        ends = {p: end for p, (_, end) in Log(self._brokers, "history").bounds(list(READERS)).items()}
         ids = broker.describe(self._admin, list(READERS))
         for database, group in GROUP_OF.items():
             read = [(p, end) for p, end in ends.items() if group in READERS[p.topic]]
@@ -186,7 +186,7 @@ class History:
     def _commit(self, group: str, read: Mapping[Partition, int]) -> bool:
         """A broker that has just started has no coordinator yet. A consumer sends the request: the admin client of
         librdkafka crashes the process while a coordinator is loading."""
-        consumer = Consumer({**client_config(self._servers, "history"), "group.id": group, "enable.auto.commit": False})
+        consumer = Consumer({**client_config(self._brokers, "history"), "group.id": group, "enable.auto.commit": False})
         try:
             consumer.committed([TopicPartition(*p) for p in read], COORDINATOR_S)
             consumer.commit(offsets=[TopicPartition(*p, end) for p, end in read.items()], asynchronous=False)

@@ -45,9 +45,7 @@ class Proof:
     def here(cls, stack: Stack) -> "Proof":
         """In this process, which takes seconds less: for tests with many proofs."""
         urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
-        settings = waiting.Settings(
-            stack.variables["KAFKA_BOOTSTRAP_SERVERS"], urls, deadline_s=DEADLINE_S, patience_s=float(PATIENCE_S)
-        )
+        settings = waiting.Settings(stack.brokers, urls, deadline_s=DEADLINE_S, patience_s=float(PATIENCE_S))
         report = proof.prove(settings)
         return cls(report.exit_code, report.as_json())
 
@@ -66,13 +64,13 @@ class LightProof:
     """The console's standing proof, round by round, in this process."""
 
     def __init__(self, stack: Stack) -> None:
-        servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
+        brokers = stack.brokers
         urls = {name: stack.variables[f"{name.upper()}_AUDITOR_URL"] for name in ("order", "payment", "inventory")}
         self._published: list[dict[str, Any]] = []
         self._databases = databases(urls, "test")
         gauges = ProofGauges(CollectorRegistry())
-        self._proof = StandingProof(servers, self._databases, urls, DEADLINE_S, self._published.append, gauges)
-        self._consumer = Log(servers, "test").consumer()
+        self._proof = StandingProof(brokers, self._databases, urls, DEADLINE_S, self._published.append, gauges)
+        self._consumer = Log(brokers, "test").consumer()
 
     def rounds(self, count: int = 2) -> dict[str, Any]:
         """What is shown after so many rounds, each with an audit."""

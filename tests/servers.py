@@ -9,6 +9,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from common.config import Brokers
 from common.kafka.clients import client_config
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
@@ -48,7 +49,7 @@ class Servers:
             own = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
             for (name,) in owner.execute(own).fetchall():
                 owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-        admin = AdminClient(client_config(f"{HOST}:{self.kafka_port}", "test"))
+        admin = AdminClient(client_config(Brokers(f"{HOST}:{self.kafka_port}"), "test"))
         if groups := [group.group_id for group in admin.list_consumer_groups().result().valid]:
             # A member that was killed counts until its session ends.
             eventually(lambda: delete_groups(admin, groups), f"the consumer groups {groups} are deleted")

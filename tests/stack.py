@@ -12,6 +12,7 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
+from common.config import Brokers, Env, brokers
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance as Child
@@ -106,6 +107,11 @@ class Stack:
             self.proxies[database] = Proxy(port, self.postgres_port)
             variable = f"{database.upper()}_DATABASE_URL"
             self.variables[variable] = self.variables[variable].replace(f":{self.postgres_port}/", f":{port}/")
+
+    @property
+    def brokers(self) -> Brokers:
+        """How a test reaches the log."""
+        return brokers(Env("test", self.variables))
 
     def tool_environment(self) -> dict[str, str]:
         return child(self.variables)

@@ -8,6 +8,9 @@ from typing import Any, Final
 
 import confluent_kafka
 
+from common.config import Brokers
+from common.kafka.clients import secured
+
 _PRODUCER: Final = 0
 _END, _TOPIC, _PARTITION, _VALUE, _KEY, _FLAGS, _TIMESTAMP, _HEADER = 0, 1, 3, 4, 5, 7, 8, 9
 """`rd_kafka_vtype_t`."""
@@ -18,13 +21,13 @@ _ERROR_BYTES: Final = 512
 class Stranger:
     """Writes records of any kind, one by one."""
 
-    def __init__(self, servers: str) -> None:
+    def __init__(self, brokers: Brokers) -> None:
         [library] = (Path(confluent_kafka.__file__).parents[1] / "confluent_kafka.libs").glob("librdkafka-*")
         self._lib = ctypes.CDLL(str(library))
         self._lib.rd_kafka_conf_new.restype = self._lib.rd_kafka_new.restype = ctypes.c_void_p
         error = ctypes.create_string_buffer(_ERROR_BYTES)
         conf = ctypes.c_void_p(self._lib.rd_kafka_conf_new())
-        for name, value in (("bootstrap.servers", servers), ("log_level", "0")):
+        for name, value in {**secured(brokers), "log_level": "0"}.items():
             unset = self._lib.rd_kafka_conf_set(conf, name.encode(), value.encode(), error, _ERROR_BYTES)
             assert not unset, error.value
         self._client = ctypes.c_void_p(self._lib.rd_kafka_new(_PRODUCER, conf, error, _ERROR_BYTES))

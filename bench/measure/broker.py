@@ -30,21 +30,21 @@ class Rates(Struct, frozen=True, kw_only=True):
 def warm_up(system: System, seconds_max: float = SECONDS_MAX) -> Warmth:
     """Warm the system's broker, see `dev.servers.warmth`."""
     broker_pid = system.layout.pids["kafka"]
-    return warmth.warm_up(system.kafka, lambda: processes.tree_cpu_s(broker_pid), seconds_max)
+    return warmth.warm_up(system.brokers, lambda: processes.tree_cpu_s(broker_pid), seconds_max)
 
 
 def rates(system: System, records: int) -> Rates:
     """Produce records of a placed order's size with the services' settings, then read them all back."""
     value = placed_event()
     keys = [f"cust-{number:06}".encode() for number in range(KEYS)]
-    producer = Producer(producer_config(system.kafka, TOPIC, linger_ms=LINGER_MS))
+    producer = Producer(producer_config(system.brokers, TOPIC, linger_ms=LINGER_MS))
     broker_pid = system.layout.pids["kafka"]
     clocks = []
 
     def read_clocks() -> None:
         clocks.append((time.perf_counter(), processes.tree_cpu_s(broker_pid)))
 
-    with own_topic(system.kafka, TOPIC) as consumer:
+    with own_topic(system.brokers, TOPIC) as consumer:
         read_clocks()
         for number in range(records):
             while True:

@@ -35,7 +35,7 @@ class Meter:
         self.system = system
         self.directory = directory
         self.say = say
-        self.log = OrdersLog(system.kafka)
+        self.log = OrdersLog(system.brokers)
         self.measured: list[Measured] = []
         self.orders = 0
         self._accepted_file = directory / "accepted.txt"

@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from common.config import Brokers
 from common.events import ORDERS
 from common.kafka.broker import Partition, all_partitions, log_ends
 from ops.log import Log
@@ -43,8 +44,8 @@ class Outcome(Struct):
 class OrdersLog:
     """A topic of one broker: `orders`, unless another one is named. Its methods raise `Transient`."""
 
-    def __init__(self, bootstrap_servers: str, topic: str = ORDERS) -> None:
-        self._log = Log(bootstrap_servers, "bench")
+    def __init__(self, brokers: Brokers, topic: str = ORDERS) -> None:
+        self._log = Log(brokers, "bench")
         self._partitions = all_partitions(self._log.topics([topic]).values())
         self._decode = msgspec.json.Decoder(Event).decode
 

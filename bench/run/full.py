@@ -52,7 +52,7 @@ def drains(meter: Meter, plan: Plan) -> list[Drain]:
 
 def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     """Start a consumer, and time it from its first answer to its last."""
-    log = OrdersLog(system.kafka, topic)
+    log = OrdersLog(system.brokers, topic)
     before = log.records()
     system.start(service)
     first, began = log.await_records(before + 1)

@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
+from common.config import Env, brokers
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
@@ -100,7 +101,7 @@ class System:
         assert self._process.stdout is not None
         self._commands, self._answers = self._process.stdin, self._process.stdout
         self.layout = self._answer()
-        self.kafka = self.layout.variables["KAFKA_BOOTSTRAP_SERVERS"]
+        self.brokers = brokers(Env("bench", self.layout.variables))
         self.api_port = self.layout.ports["order-api"]
 
     def _answer(self) -> Layout:

@@ -101,7 +101,7 @@ class Inbox:
         """Raised by a callback during a poll."""
         self._consumer = Consumer(
             {
-                **consumer_config(process.bootstrap_servers, process.instance, group),
+                **consumer_config(process.brokers, process.instance, group),
                 "error_cb": self._client_error,
                 "on_commit": self._on_commit,
             }

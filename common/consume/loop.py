@@ -106,15 +106,15 @@ class _Session(Generic[Locked]):
     def run(self) -> None:
         """Consume until stopped. Raises whatever ends the session."""
         process = self._process
-        self._report(f"connecting to PostgreSQL, and to Kafka at {process.bootstrap_servers}")
+        self._report(f"connecting to PostgreSQL, and to Kafka at {process.brokers}")
         self._connection = connect(process.database_url, process.instance)
         try:
-            self._admin = AdminClient(client_config(process.bootstrap_servers, process.instance))
+            self._admin = AdminClient(client_config(process.brokers, process.instance))
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
             self._settings = self._worker.settings = SettingsWatch(self._admin, topics)
-            self._publisher = Publisher(process.bootstrap_servers, process.instance)
+            self._publisher = Publisher(process.brokers, process.instance)
             self._inbox = Inbox(
                 process,
                 self._handler.group,
@@ -125,7 +125,7 @@ class _Session(Generic[Locked]):
                 self._report,
                 self._handler.arrivals(),
                 self._handler.phase_s,
-                partial(offsets_without_record, self._admin),
+                partial(offsets_without_record, process.brokers, self._admin),
             )
             try:
                 self._check_limits(topics)

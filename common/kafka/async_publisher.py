@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from loguru import logger
 
+from common.config import Brokers
 from common.events import Milliseconds
 from common.kafka.clients import producer_config
 
@@ -53,9 +54,9 @@ class AsyncPublisher:
     the loop for the interpreter lock; `confluent_kafka.aio.AIOProducer` buffers behind a timer of a second.
     """
 
-    def __init__(self, bootstrap_servers: str, client_id: str, *, linger_s: float, deadline_s: float) -> None:
+    def __init__(self, brokers: Brokers, client_id: str, *, linger_s: float, deadline_s: float) -> None:
         """Call it in the loop. A future that has not ended after `deadline_s` ends with `TimeoutError`."""
-        self._config = producer_config(bootstrap_servers, client_id, linger_ms=0)
+        self._config = producer_config(brokers, client_id, linger_ms=0)
         self._config["error_cb"] = self._on_error
         self.linger_s = linger_s
         """May be changed at any time, by any thread."""

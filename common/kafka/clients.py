@@ -5,8 +5,11 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError
 
+from common.config import Brokers
+
 # Java's partitioner, so that any client of any language puts a customer into the same partition.
 PARTITIONER: Final = "murmur2_random"
+SASL_MECHANISM: Final = "SCRAM-SHA-512"
 DELIVERY_TIMEOUT_MS: Final = 10_000
 PRODUCER_BUFFER_KIB: Final = 64 * 1024
 PRODUCER_BUFFER_MESSAGES: Final = 200_000
@@ -19,10 +22,32 @@ RECEIVE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
 """An answer of the broker has at least one batch, whatever its size; a client that refuses it reads no further."""
 
 
-def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
+def secured(brokers: Brokers) -> dict[str, str]:
+    """How a client reaches the brokers and shows who it is. Raises `Fatal` when the password cannot be read."""
+    reached = {"bootstrap.servers": brokers.servers}
+    if brokers.protocol == "PLAINTEXT":
+        return reached
+    reached |= {
+        "security.protocol": brokers.protocol,
+        "ssl.ca.location": str(brokers.ca_file),
+        "ssl.endpoint.identification.algorithm": "https",
+    }
+    if brokers.protocol == "SSL":
+        return reached | {
+            "ssl.certificate.location": str(brokers.cert_file),
+            "ssl.key.location": str(brokers.key_file),
+        }
+    return reached | {
+        "sasl.mechanism": SASL_MECHANISM,
+        "sasl.username": brokers.username,
+        "sasl.password": brokers.password(),
+    }
+
+
+def client_config(brokers: Brokers, client_id: str) -> dict[str, Any]:
     """What all our clients have in common."""
     return {
-        "bootstrap.servers": bootstrap_servers,
+        **secured(brokers),
         "client.id": client_id,
         "reconnect.backoff.ms": 50,
         "reconnect.backoff.max.ms": 1_000,
@@ -33,14 +58,14 @@ def client_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
     }
 
 
-def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[str, Any]:
+def consumer_config(brokers: Brokers, client_id: str, group: str) -> dict[str, Any]:
     """A member of a group under KIP-848, whose session timeout is the broker's.
 
     `range` gives one member the same partition number of every topic. The offset policy is `error`: the start is
     always set explicitly, and a log that no longer has that offset is an error.
     """
     return {
-        **client_config(bootstrap_servers, client_id),
+        **client_config(brokers, client_id),
         "group.id": group,
         "group.protocol": "consumer",
         "group.remote.assignor": "range",
@@ -57,20 +82,20 @@ def consumer_config(bootstrap_servers: str, client_id: str, group: str) -> dict[
     }
 
 
-def reader_config(bootstrap_servers: str, client_id: str) -> dict[str, Any]:
+def reader_config(brokers: Brokers, client_id: str) -> dict[str, Any]:
     """Reads by assignment and joins no group; nothing is ever committed."""
     return {
-        **client_config(bootstrap_servers, client_id),
+        **client_config(brokers, client_id),
         "group.id": client_id,  # the client requires one
         "enable.auto.commit": False,
         "enable.partition.eof": True,  # a partition may end in something that is not a record, or be empty
     }
 
 
-def producer_config(bootstrap_servers: str, client_id: str, *, linger_ms: float) -> dict[str, Any]:
+def producer_config(brokers: Brokers, client_id: str, *, linger_ms: float) -> dict[str, Any]:
     """Idempotent, `acks=all`: an acknowledged record is in the log once, in order."""
     return {
-        **client_config(bootstrap_servers, client_id),
+        **client_config(brokers, client_id),
         "partitioner": PARTITIONER,
         "enable.idempotence": True,
         "acks": "all",

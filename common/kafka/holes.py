@@ -13,6 +13,7 @@ from typing import Final
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.errors import Transient
 from common.events import Milliseconds
 from common.kafka import broker, wire
@@ -33,7 +34,9 @@ _BATCH_PREFIX: Final = 12
 """The first offset and the length, which do not count in the length."""
 
 
-def offsets_without_record(admin: AdminClient, partition: Partition, first: int, end: int) -> dict[int, Milliseconds]:
+def offsets_without_record(
+    brokers: Brokers, admin: AdminClient, partition: Partition, first: int, end: int
+) -> dict[int, Milliseconds]:
     """Those of the offsets from `first` up to but not including `end` that hold a marker or belong to a transaction
     which the client has passed over, each with its time. Call it only for offsets that the client did not give out.
 
@@ -45,7 +48,7 @@ def offsets_without_record(admin: AdminClient, partition: Partition, first: int,
     host, port = _leader(admin, partition)
     offset = first
     for _ in range(_FETCHES_MAX):
-        batches = _batches(_fetch(host, port, partition, offset))
+        batches = _batches(_fetch(brokers, host, port, partition, offset))
         for base, last, attributes, at in batches:
             if attributes & (_CONTROL | _TRANSACTIONAL):
                 times |= dict.fromkeys(range(max(first, base), min(end, last + 1)), Milliseconds(at))
@@ -66,14 +69,14 @@ def _leader(admin: AdminClient, partition: Partition) -> tuple[str, int]:
     return str(leader.host), int(leader.port or 0)
 
 
-def _fetch(host: str, port: int, partition: Partition, offset: int) -> bytes:
+def _fetch(brokers: Brokers, host: str, port: int, partition: Partition, offset: int) -> bytes:
     """The batches from the one that holds `offset` on; none if the log does not have that offset."""
     topic = partition.topic.encode()
     # A consumer (-1), at once, uncommitted records too.
     body = struct.pack(">iiiib", -1, 0, 0, _FETCH_BYTES, 0)
     body += struct.pack(">ih", 1, len(topic)) + topic
     body += struct.pack(">iiqi", 1, partition.number, offset, _FETCH_BYTES)
-    answer = wire.request(host, port, _FETCH, _FETCH_VERSION, body)
+    answer = wire.request(brokers, host, port, _FETCH, _FETCH_VERSION, body)
     # Throttling, one topic and its name, one partition; its number, error, ends, no aborted ones.
     at = 4 + 4 + 2 + len(topic) + 4
     try:

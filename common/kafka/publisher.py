@@ -7,6 +7,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from loguru import logger
 from msgspec import Struct
 
+from common.config import Brokers
 from common.errors import Transient
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, delivery_of, producer_config
 
@@ -25,9 +26,9 @@ class Outgoing(Struct, frozen=True, gc=False):
 class Publisher:
     """Publishes a batch and waits until the log has all of it. For a consumer's thread; not shared."""
 
-    def __init__(self, bootstrap_servers: str, client_id: str) -> None:
+    def __init__(self, brokers: Brokers, client_id: str) -> None:
         # flush() does not wait for the linger, so it costs a batch nothing; it groups what is produced meanwhile.
-        self._config = producer_config(bootstrap_servers, client_id, linger_ms=5)
+        self._config = producer_config(brokers, client_id, linger_ms=5)
         self._producer = Producer(self._config)
 
     def publish(self, records: Iterable[Outgoing]) -> None:

@@ -1,31 +1,100 @@
 """Requests that Kafka's protocol has and the client library has not, written byte by byte.
 
-References: Kafka's protocol guide, "The Protocol".
+References: Kafka's protocol guide, "The Protocol" and "SASL Authentication Sequence".
 """
 
 import socket
+import ssl
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedRWPair
+from typing import Final
 
+from common.config import Brokers
 from common.errors import Transient
+from common.kafka import scram
 from common.kafka.broker import REQUEST_TIMEOUT_S
-from common.kafka.clients import RECEIVE_BYTES_MAX
+from common.kafka.clients import RECEIVE_BYTES_MAX, SASL_MECHANISM
+
+_SASL_HANDSHAKE: Final = 17
+_SASL_AUTHENTICATE: Final = 36
 
 
-def request(host: str, port: int, api_key: int, version: int, body: bytes) -> bytes:
+def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, body: bytes) -> bytes:
     """A broker's answer to one request, without the correlation id. Raises `Transient` when there is none."""
-    message = struct.pack(">hhih", api_key, version, 0, -1) + body  # correlation id 0, no client id
     try:
-        with (
-            socket.create_connection((host, port), timeout=REQUEST_TIMEOUT_S) as connection,
-            connection.makefile("rb") as file,
-        ):
-            connection.sendall(struct.pack(">i", len(message)) + message)
-            [size] = struct.unpack(">i", file.read(4))
-            if not 4 <= size <= RECEIVE_BYTES_MAX:
-                raise OSError(f"its answer would have {size} bytes; is it a broker?")
-            answer = file.read(size)
+        with _connected(brokers, host, port) as stream:
+            return _exchange(stream, api_key, version, body)
+    except scram.Refused as error:
+        raise Transient(f"broker {host}:{port} does not take user {brokers.username!r}: {error}") from error
     except (OSError, struct.error) as error:
         raise Transient(f"broker {host}:{port} does not answer: {error}") from error
+
+
+def authenticate(brokers: Brokers, host: str, port: int, password: str) -> None:
+    """Raises `scram.Refused` when the broker does not take this password of the user, and `Transient`."""
+    try:
+        with _encrypted(brokers, host, port) as stream:
+            _authenticate(stream, brokers.username, password)
+    except (OSError, struct.error) as error:
+        raise Transient(f"broker {host}:{port} does not answer: {error}") from error
+
+
+@contextmanager
+def _connected(brokers: Brokers, host: str, port: int) -> Iterator[BufferedRWPair]:
+    """A connection that a broker takes requests on."""
+    with _encrypted(brokers, host, port) as stream:
+        if brokers.protocol == "SASL_SSL":
+            _authenticate(stream, brokers.username, brokers.password())
+        yield stream
+
+
+@contextmanager
+def _encrypted(brokers: Brokers, host: str, port: int) -> Iterator[BufferedRWPair]:
+    connection = socket.create_connection((host, port), timeout=REQUEST_TIMEOUT_S)
+    if brokers.protocol != "PLAINTEXT":
+        with connection:  # which the wrapping takes over
+            connection = _tls(brokers).wrap_socket(connection, server_hostname=host)
+    with connection, connection.makefile("rwb") as stream:
+        yield stream
+
+
+def _tls(brokers: Brokers) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=brokers.ca_file)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if brokers.cert_file is not None:
+        context.load_cert_chain(brokers.cert_file, brokers.key_file)
+    return context
+
+
+def _authenticate(stream: BufferedRWPair, username: str, password: str) -> None:
+    mechanism = SASL_MECHANISM.encode()
+    answer = _exchange(stream, _SASL_HANDSHAKE, 1, struct.pack(">h", len(mechanism)) + mechanism)
+    if error := struct.unpack_from(">h", answer)[0]:
+        raise scram.Refused(f"it does not speak {SASL_MECHANISM} (error {error} of Kafka's protocol)")
+
+    def exchange(message: bytes) -> bytes:
+        answer = _exchange(stream, _SASL_AUTHENTICATE, 0, struct.pack(">i", len(message)) + message)
+        error, length = struct.unpack_from(">hh", answer)
+        at = 4 + max(0, length)
+        if error:
+            raise scram.Refused(answer[4:at].decode(errors="replace") or f"error {error} of Kafka's protocol")
+        [size] = struct.unpack_from(">i", answer, at)
+        return answer[at + 4 : at + 4 + size]
+
+    scram.authenticate(username, password, exchange)
+
+
+def _exchange(stream: BufferedRWPair, api_key: int, version: int, body: bytes) -> bytes:
+    """The answer to a request, without the correlation id. Raises `OSError` and `struct.error`."""
+    message = struct.pack(">hhih", api_key, version, 0, -1) + body  # correlation id 0, no client id
+    stream.write(struct.pack(">i", len(message)) + message)
+    stream.flush()
+    [size] = struct.unpack(">i", stream.read(4))
+    if not 4 <= size <= RECEIVE_BYTES_MAX:
+        raise OSError(f"its answer would have {size} bytes; is it a broker?")
+    answer = stream.read(size)
     if len(answer) < size:
-        raise Transient(f"broker {host}:{port} has closed the connection in the middle of its answer")
+        raise OSError("it has closed the connection in the middle of its answer")
     return answer[4:]

@@ -63,7 +63,7 @@ class Programs:
             ports = (settings.kafka_port, settings.kafka_controller_port)
             return Broker(settings.home / name, *ports, cache=settings.cache)
         if name == WARM_UP:
-            return Warmer(settings.home, f"{HOST}:{settings.kafka_port}")
+            return Warmer(settings.home, self.environment())
         if name == CONSOLE:
             addresses = (settings.console_port, settings.console_admin_port, settings.order_api_port)
             return Console(settings.home, *addresses, self.targets_path, self.environment())

@@ -8,7 +8,7 @@ doubles. An archive of an earlier run's profiles (JEP 515) does not help, since 
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -19,10 +19,12 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from msgspec import Struct
 
 from common.codec import encode
+from common.config import Brokers, Env, brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.broker import topic_ends
-from common.kafka.clients import producer_config
+from common.kafka.clients import client_config, producer_config
+from dev.environment import child
 from dev.servers.processes import listening
 from dev.servers.server import Server
 
@@ -77,12 +79,12 @@ def placed_event() -> bytes:
 
 
 @contextmanager
-def own_topic(servers: str, topic: str) -> Iterator[Consumer]:
+def own_topic(brokers: Brokers, topic: str) -> Iterator[Consumer]:
     """A topic that exists for a load only, and a consumer that reads it from its end.
 
     If an earlier load was interrupted, its topic is used. Raises `KafkaException` and `Transient`.
     """
-    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
     starts = dict.fromkeys(range(PARTITIONS), 0)
     try:
         admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(TIMEOUT_S)
@@ -92,7 +94,7 @@ def own_topic(servers: str, topic: str) -> Iterator[Consumer]:
         starts = {partition.number: end for partition, end in topic_ends(admin, [topic]).items()}
     consumer = Consumer(
         {
-            "bootstrap.servers": servers,
+            **client_config(brokers, NAME),
             "group.id": topic,
             "enable.auto.commit": False,
             "auto.offset.reset": "error",
@@ -108,7 +110,7 @@ def own_topic(servers: str, topic: str) -> Iterator[Consumer]:
 
 
 def warm_up(
-    servers: str,
+    brokers: Brokers,
     cpu_s: Callable[[], float],
     seconds_max: float = SECONDS_MAX,
     *,
@@ -121,10 +123,10 @@ def warm_up(
     falling. Raises `KafkaException` if the broker cannot be reached.
     """
     value = placed_event()
-    producers = [Producer(producer_config(servers, NAME, linger_ms=0)) for _ in range(PRODUCERS)]
+    producers = [Producer(producer_config(brokers, NAME, linger_ms=0)) for _ in range(PRODUCERS)]
     windows: list[float] = []
     began = time.monotonic()
-    with own_topic(servers, NAME) as consumer:
+    with own_topic(brokers, NAME) as consumer:
         while time.monotonic() - began < seconds_max and wanted() and not is_warm(windows):
             before_s = cpu_s()
             for _ in range(ROUNDS_A_WINDOW):
@@ -144,16 +146,19 @@ class Warmer(Server):
 
     name = NAME
 
-    def __init__(self, directory: Path, servers: str) -> None:
-        """`directory` is the stack's home."""
+    def __init__(self, directory: Path, variables: Mapping[str, str]) -> None:
+        """`directory` is the stack's home; `variables` say where the broker is."""
         super().__init__(directory / NAME)
-        self.servers = servers
+        self.variables = variables
 
     def prepare(self) -> None:
         """It keeps nothing on disk."""
 
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "dev.servers.warmth", self.servers]
+        return [sys.executable, "-m", "dev.servers.warmth"]
+
+    def environment(self) -> dict[str, str]:
+        return child(self.variables)
 
     def unready(self) -> str | None:
         """Nothing waits for it."""
@@ -167,10 +172,10 @@ def broker_process(port: int) -> psutil.Process:
     raise LookupError(f"no process of this user listens on port {port}")
 
 
-def main(servers: str) -> None:
+def main(brokers: Brokers) -> None:
     os.nice(LEAST_PRIORITY)
-    broker = broker_process(int(servers.rpartition(":")[2]))
-    admin = AdminClient({"bootstrap.servers": servers, "log_level": 0})
+    broker = broker_process(int(brokers.servers.rpartition(":")[2]))
+    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
 
     def cpu_s() -> float:
         times = broker.cpu_times()
@@ -181,11 +186,11 @@ def main(servers: str) -> None:
 
     before = records()
     # As soon as there are orders, they warm the broker and want the cores.
-    print(warm_up(servers, cpu_s, wanted=lambda: records() == before), flush=True)
+    print(warm_up(brokers, cpu_s, wanted=lambda: records() == before), flush=True)
 
 
 if __name__ == "__main__":
     try:
-        main(*sys.argv[1:])
+        main(brokers(Env("warm-up")))
     except (KafkaException, Transient, Fatal, LookupError, psutil.Error) as error:
         print(f"the broker was not warmed: {error}", flush=True)

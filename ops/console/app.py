@@ -92,13 +92,13 @@ async def serve(settings: Settings) -> None:
         lambda job: hub.publish("job", job.shown(), key=f"job {job.id}"), lambda job: hub.forget(f"job {job.id}")
     )
     instances = Instances(Targets(settings.targets))
-    poller = Poller(Kafka(process.bootstrap_servers), reading, instances, hub)
+    poller = Poller(Kafka(process.brokers), reading, instances, hub)
     proof = StandingProof(
-        *(process.bootstrap_servers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
+        *(process.brokers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
         *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
     )
-    sampling = Sampling(Gauges(REGISTRY), process.bootstrap_servers, settings.auditor_urls)
-    log = Log(process.bootstrap_servers, "console-events")
+    sampling = Sampling(Gauges(REGISTRY), process.brokers, settings.auditor_urls)
+    log = Log(process.brokers, "console-events")
 
     async def search(request: Request) -> Response:
         return json_response(await unblocked(orders.search, asking, wanted_by(request, orders.Search)))

@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 import msgspec
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.events import READS, SAGA
 from common.kafka.broker import Partition, all_partitions, describe, log_ends
 from common.kafka.clients import client_config
@@ -157,8 +158,8 @@ def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
 class Kafka:
     """The broker as the console asks it."""
 
-    def __init__(self, servers: str) -> None:
-        self._admin = AdminClient(client_config(servers, "console"))
+    def __init__(self, brokers: Brokers) -> None:
+        self._admin = AdminClient(client_config(brokers, "console"))
         self._partitions: list[Partition] = []
         self._described_at = -DESCRIBE_EVERY_S
 

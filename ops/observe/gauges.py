@@ -9,6 +9,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from common.config import Brokers
 from common.events import READS, now
 from common.worker import Worker
 from ops.observe.samples import (
@@ -138,9 +139,9 @@ class ProofGauges:
 class Sampling:
     """A task of the process: samples Kafka and these databases every `EVERY_S`, whatever fails."""
 
-    def __init__(self, gauges: Gauges, servers: str, urls: Mapping[str, str]) -> None:
+    def __init__(self, gauges: Gauges, brokers: Brokers, urls: Mapping[str, str]) -> None:
         self._gauges = gauges
-        self._servers = servers
+        self._brokers = brokers
         self._urls = urls
         self._stopping = threading.Event()
         works = {database: partial(self._sample_database, database) for database in urls} | {KAFKA: self._sample_broker}
@@ -170,6 +171,6 @@ class Sampling:
                 self._gauges.take_database(database, sampler.sample())
 
     def _sample_broker(self) -> None:
-        with closing(BrokerSampler(self._servers)) as sampler:
+        with closing(BrokerSampler(self._brokers)) as sampler:
             while not self._stopping.wait(EVERY_S):
                 self._gauges.take_broker(sampler.sample(positions_of(self._gauges.databases())))

@@ -12,6 +12,7 @@ import psycopg
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from psycopg.conninfo import make_conninfo
 
+from common.config import Brokers
 from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import reader_config
@@ -134,9 +135,9 @@ def settled_upto(known: Milliseconds, read: Iterable[Milliseconds], oldest: Mill
 class BrokerSampler:
     """Samples the broker. `sample` raises `Transient`, `Fatal` or `KafkaException` when it does not answer."""
 
-    def __init__(self, servers: str) -> None:
-        self._log = Log(servers, CLIENT_ID)
-        self._reader = Consumer({**reader_config(servers, CLIENT_ID), "fetch.message.max.bytes": FETCH_BYTES})
+    def __init__(self, brokers: Brokers) -> None:
+        self._log = Log(brokers, CLIENT_ID)
+        self._reader = Consumer({**reader_config(brokers, CLIENT_ID), "fetch.message.max.bytes": FETCH_BYTES})
 
     def close(self) -> None:
         self._reader.close()
@@ -158,7 +159,7 @@ class BrokerSampler:
             for where, at in positions.items()
             if at.next_offset > ends.get(where[1], 0)
         }
-        return BrokerSample(ends, counts, folders(self._log.admin), first_unread, past_end)
+        return BrokerSample(ends, counts, folders(self._log.brokers, self._log.admin), first_unread, past_end)
 
     def _times(self, offsets: Mapping[Partition, int]) -> dict[Partition, Milliseconds]:
         """The broker's time of the first record from each of these offsets on, as far as it comes soon enough."""

@@ -32,7 +32,7 @@ from typing import Final
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
-from common.config import Env
+from common.config import Env, brokers
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
 from common.events import READS
@@ -138,7 +138,7 @@ def main(arguments: Sequence[str]) -> int:
     tool.add_consent(parser)
     chosen = parser.parse_args(arguments)
     env = Env("replay")
-    log = Log(env.brokers(), "replay")
+    log = Log(brokers(env), "replay")
     log.wait()
     with connect(env.database_url(f"{chosen.service.upper()}_DATABASE_URL"), "replay") as connection:
         replay(connection, log, chosen)

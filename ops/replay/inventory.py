@@ -40,7 +40,7 @@ def restore_catalogue(connection: Conn, log: Log) -> list[str]:
     """Within a transaction: write the catalogue's entries that were published and are not in the database, and have the
     relay publish again what the topic lacks. Returns what was done, line by line."""
     published = catalogue.Published()
-    for records in catalogue.read(log.servers, "replay", log.topics([PRODUCTS])[PRODUCTS]):
+    for records in catalogue.read(log.brokers, "replay", log.topics([PRODUCTS])[PRODUCTS]):
         for key, product in records:
             published.apply(key, product)
     difference = catalogue.compare(published, store.entries(connection))

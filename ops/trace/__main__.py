@@ -13,7 +13,7 @@ from typing import Final
 
 from msgspec import json
 
-from common.config import HTTP_URL, Env
+from common.config import HTTP_URL, Env, brokers
 from common.errors import Fatal
 from common.events import OrderId
 from common.tracing import export
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         export.check_installed("trace: --otlp")
     urls = {name: env.database_url(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF}
     reading = databases(urls, "trace", statement_timeout_ms=0)
-    story = tell(chosen.order, sources.find(chosen.order, reading, Log(env.brokers(), "trace")))
+    story = tell(chosen.order, sources.find(chosen.order, reading, Log(brokers(env), "trace")))
     if story.is_empty:
         raise Fatal(nowhere(chosen.order, story.unread))
     if chosen.json:

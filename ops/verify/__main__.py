@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import log
-from common.config import PORT_MAX, Env, logs
+from common.config import PORT_MAX, Env, brokers, logs
 from common.errors import Fatal
 from common.http.heads import Hosts
 from ops import tool
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     env = Env("verify")
     settings = waiting.Settings(
-        servers=env.brokers(),
+        brokers=brokers(env),
         urls={name: env.database_url(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF},
         deadline_s=env.integer("ORDER_SETTLE_DEADLINE_S", DEADLINE_S, least=1, most=10**9, unit="s"),
         patience_s=chosen.patience,

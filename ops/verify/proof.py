@@ -80,7 +80,7 @@ def prove(settings: Settings, accepted: Sequence[str] = (), notify: Notify = lam
     except (Unproven, Transient, Fatal) as error:
         report.doubt_all(str(error))
     except KafkaException as error:
-        report.doubt_all(f"Kafka at {settings.servers} does not answer: {error.args[0].str()}")
+        report.doubt_all(f"Kafka at {settings.brokers} does not answer: {error.args[0].str()}")
     except psycopg.Error as error:
         report.doubt_all(f"a database went away: {describe(error)}")
     report.took_s = time.monotonic() - started
@@ -98,7 +98,7 @@ class _Proof:
         self._notify_at_s = time.monotonic() + NOTIFY_AFTER_S
         self._digits = 0
         self._has_requests = False
-        self._log = Log(settings.servers, CLIENT_ID)
+        self._log = Log(settings.brokers, CLIENT_ID)
         self._topic_ids: dict[str, str] = {}
 
     def run(self, accepted: Sequence[str]) -> None:
@@ -223,7 +223,7 @@ class _Proof:
     def _check_gap(self, partition: Partition, missing: range, skipped: Collection[tuple[Partition, int]]) -> None:
         """Offsets without a record are a loss, unless a transaction took them, or an operator had all readers skip
         them: then the report says so."""
-        empty = offsets_without_record(self._log.admin, partition, missing.start, missing.stop)
+        empty = offsets_without_record(self._log.brokers, self._log.admin, partition, missing.start, missing.stop)
         lost = [offset for offset in missing if offset not in empty]
         if any((partition, offset) not in skipped for offset in lost):
             problem = f"{partition} has no records from offset {missing[0]} to {missing[-1]}"
@@ -247,7 +247,7 @@ class _Proof:
         return [
             executor.submit(
                 read,
-                self._settings.servers,
+                self._settings.brokers,
                 {p: (starts[p], end) for p, end in sorted(ends.items()) if p.number % workers == worker},
                 answered,
                 self._has_requests,

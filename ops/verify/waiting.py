@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+from common.config import Brokers
 from ops.tool import chunks
 from ops.verify.evidence.progress import Behind, Progress
 from ops.verify.report import OFFENDERS_SHOWN, Report
@@ -35,7 +36,7 @@ def parts_done(done: int, total: int) -> str:
 class Settings:
     """Where to look, and how long to wait."""
 
-    servers: str
+    brokers: Brokers
     urls: Mapping[str, str]
     deadline_s: float
     patience_s: float = PATIENCE_S

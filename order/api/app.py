@@ -50,7 +50,7 @@ async def serve(settings: Api) -> None:
     """Run the api until it is told to stop; what is in flight then is still acknowledged and answered."""
     process = settings.process
     recent = RecentOrders()
-    catalogue = Catalogue(process.bootstrap_servers, process.instance)
+    catalogue = Catalogue(process.brokers, process.instance)
     tracer = tracer_of(process.service, process.tracing)
     log = OrdersLog(settings, recent, tracer)
     database = Database(process, "order")

@@ -93,9 +93,9 @@ class DeadlineTimer(Worker):
         self._tracer = tracer_of(SAGA, process.tracing)
 
     def _sweep_until_stopped(self) -> None:
-        servers = self._process.bootstrap_servers
-        admin = AdminClient(client_config(servers, self._process.instance))
-        publisher = Publisher(servers, self._process.instance)
+        brokers = self._process.brokers
+        admin = AdminClient(client_config(brokers, self._process.instance))
+        publisher = Publisher(brokers, self._process.instance)
         url, name = self._process.database_url, f"{self._process.instance}-deadlines"
         # A frozen process must not keep the lock: its session ends, and another instance sweeps.
         with connect(url, name, idle_timeout_s=FROZEN_AFTER_S) as connection:

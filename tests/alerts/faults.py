@@ -74,7 +74,7 @@ def postgres_frozen(site: Site) -> Iterator[None]:
 
 @contextmanager
 def poison(site: Site) -> Iterator[None]:
-    producer = Producer(client_config(site.stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "drill"))
+    producer = Producer(client_config(site.stack.brokers, "drill"))
     producer.produce(ORDERS, b"<order/>", POISONED)
     assert producer.flush(10) == 0
     yield
@@ -149,7 +149,7 @@ def keys_refused(site: Site) -> Iterator[None]:
 
 @contextmanager
 def retention_set(site: Site) -> Iterator[None]:
-    admin = AdminClient(client_config(site.stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "drill"))
+    admin = AdminClient(client_config(site.stack.brokers, "drill"))
     entry = ConfigEntry("retention.ms", "86400000000", incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, ORDERS, incremental_configs=[entry])
     for done in admin.incremental_alter_configs([resource]).values():

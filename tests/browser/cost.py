@@ -239,7 +239,7 @@ def order(pairs: int, tabs: int, orders_per_s: int) -> None:
     own = []
     with shop(orders_per_s) as stack:
         asked: dict[str, Server] = {**stack.instances, "postgres": stack.postgres, "kafka": stack.kafka}
-        log = OrdersLog(f"{HOST}:{stack.kafka.port}")
+        log = OrdersLog(stack.brokers)
         time.sleep(2 * WINDOW_S)  # the broker's JVM warms up
         for number in range(2 * pairs):
             with_console = number % 4 in (1, 2)  # without, with, with, without: a drift counts for neither

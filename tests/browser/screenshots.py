@@ -52,7 +52,7 @@ def furnish(stack: Stack) -> None:
     for n in range(CUSTOMERS):
         stack.account(f"cust-{n:06}", 10**7)
     stack.await_orderable("sku-scarce")
-    producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "screenshots", linger_ms=0))
+    producer = Producer(producer_config(stack.brokers, "screenshots", linger_ms=0))
     for n in range(POISONED):
         producer.produce(
             "orders", b'{"specversion":"1.0","type":"order.placed","id":"\xff\xfe","data":', f"cust-odd-{n}"

@@ -71,7 +71,7 @@ def truncated(directory: Path) -> str:
     with _shop(directory) as shop:
         before = _order(shop)
         _settled(shop, before)
-        admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos"))
+        admin = AdminClient(client_config(shop.brokers, "chaos"))
         where = read_to_its_end(shop, before[0])
         shop["payment-1"].stop()
         position_before = position(shop, "payment", where)
@@ -109,7 +109,7 @@ def created_anew(directory: Path) -> str:
         assert all("loss detected" in shop[instance].log.read_text() for instance in CONSUMERS)
         for instance in CONSUMERS:
             shop[instance].stop()
-        admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos"))
+        admin = AdminClient(client_config(shop.brokers, "chaos"))
         _begin_anew(shop, admin)
         for instance in CONSUMERS:
             shop[instance].launch()

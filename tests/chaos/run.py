@@ -148,7 +148,7 @@ class Run:
             "orders whose outcome no answer told": len(book.unknown),
             "orders denied later": len(book.denied),
         }
-        described = check_log(arena.variables["KAFKA_BOOTSTRAP_SERVERS"])
+        described = check_log(arena.brokers)
         report.documented = f"{described.events.total()} events of {len(described.events)} types"
         if unseen := described.unseen():
             report.documented += f"; none had {', '.join(unseen)}"

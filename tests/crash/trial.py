@@ -241,7 +241,7 @@ def spoil(stack: Stack, customer: str) -> str:
     """Write a record that is no event into a customer's partition, then place an order that is parked behind it.
     Returns the order's id."""
     stack.account(customer, 10**6)
-    producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "crash", linger_ms=0))
+    producer = Producer(producer_config(stack.brokers, "crash", linger_ms=0))
     producer.produce(ORDERS, b"no event", customer)
     assert producer.flush(10) == 0
     return stack.place(customer, (PLENTY[0], 1))

@@ -70,7 +70,7 @@ class Readers(threading.Thread):
         self.path = arena.directory / "mails.db"
         [port] = free_ports(1)
         self.notify = Instance(arena.directory, NOTIFY, 1, port, arena.variables)
-        servers = arena.variables["KAFKA_BOOTSTRAP_SERVERS"]
+        servers = arena.brokers.servers
         self._program = [sys.executable, str(Path(notify_plain.__file__)), servers, str(self.path)]
         self._plain: subprocess.Popen[bytes] | None = None
 
@@ -136,7 +136,7 @@ class RunBeside(Run):
 
 def outcomes(arena: Beside) -> set[str]:
     """The ids of all outcomes in the log."""
-    log = Log(arena.variables["KAFKA_BOOTSTRAP_SERVERS"], "test")
+    log = Log(arena.brokers, "test")
     events = (json.loads(message.value() or b"") for message in log.read(log.bounds(["orders"])))
     return {event["id"] for event in events if event["type"] in notify_plain.KINDS}
 

@@ -94,7 +94,7 @@ def notify(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 def publish_again(stack: Stack, event_id: str) -> None:
     """Publish an outcome once more, as the saga does after a crash."""
-    log = Log(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test")
+    log = Log(stack.brokers, "test")
     [record] = [m for m in log.read(log.bounds([ORDERS])) if f'"id":"{event_id}"'.encode() in (m.value() or b"")]
     producer = producer_of(stack)
     producer.produce(ORDERS, record.value(), record.key(), record.partition() or 0)
@@ -102,7 +102,7 @@ def publish_again(stack: Stack, event_id: str) -> None:
 
 
 def producer_of(stack: Stack) -> Producer:
-    return Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    return Producer(producer_config(stack.brokers, "test", linger_ms=0))
 
 
 def until(query: Callable[[str], list[Any]], customer_id: str, count: int) -> list[Any]:
@@ -158,7 +158,7 @@ def test_what_it_cannot_read_is_parked_and_listed(stack: Stack, notify: Notify) 
 
 def test_the_plain_consumer_does_the_same(stack: Stack, customer: str, product: str, tmp_path: Path) -> None:
     path = tmp_path / "mails.db"
-    servers, group = stack.variables["KAFKA_BOOTSTRAP_SERVERS"], draw("plain")
+    servers, group = stack.brokers.servers, draw("plain")
     program = [
         sys.executable, str(Path(notify_plain.__file__)), servers, str(path), group
     ]  # fmt: skip

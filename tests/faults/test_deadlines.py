@@ -9,7 +9,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
-from common.config import Env
+from common.config import Brokers, Env
 from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka.clients import client_config, producer_config
@@ -40,8 +40,8 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
 class Recorder(Publisher):
     """Notes the orders it is to publish, and publishes nothing."""
 
-    def __init__(self, bootstrap_servers: str) -> None:
-        super().__init__(bootstrap_servers, "test")
+    def __init__(self, brokers: Brokers) -> None:
+        super().__init__(brokers, "test")
         self.named: list[str] = []
         self.meanwhile: Callable[[], object] = lambda: None
 
@@ -56,8 +56,8 @@ class Sweeper:
     def __init__(self, shop: Stack, connection: Conn) -> None:
         process = config.saga(Env("test", shop.variables)).process
         self._connection = connection
-        self._admin = AdminClient(client_config(process.bootstrap_servers, "test"))
-        self.recorder = Recorder(process.bootstrap_servers)
+        self._admin = AdminClient(client_config(process.brokers, "test"))
+        self.recorder = Recorder(process.brokers)
         self._timer = DeadlineTimer(process, DEADLINE_S * 1_000)
         eventually(lambda: lead(connection, deadlines.ROLE), "this timer leads")
         connection.commit()
@@ -226,7 +226,7 @@ def test_no_deadline_passes_while_a_result_is_parked(shop: Stack) -> None:
     first = shop.place("bob", ("sku-a", 1))
     assert shop.await_settled(first)["status"] == "confirmed"
     [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (first,))
-    stranger = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    stranger = Producer(producer_config(shop.brokers, "test", linger_ms=0))
     shop["payment-1"].kill()
     held = shop.place("bob", ("sku-a", 1))
     placed = time.monotonic()

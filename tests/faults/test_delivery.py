@@ -69,7 +69,7 @@ def new_customer(shop: Stack) -> CustomerId:
 
 
 def client(shop: Stack) -> dict[str, Any]:
-    return client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test")
+    return client_config(shop.brokers, "test")
 
 
 def partitions(shop: Stack, topic: str) -> list[Partition]:
@@ -262,7 +262,7 @@ def publish_order(shop: Stack, customer_id: CustomerId, number: int) -> OrderId:
         order_id=order_id, customer_id=customer_id, items=(Item(SKU, 1, PRICE),), amount=PRICE, currency="EUR"
     )
     event = make(OrderPlaced, data, at=at, traceparent="")
-    producer = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    producer = Producer(producer_config(shop.brokers, "test", linger_ms=0))
     producer.produce(ORDERS, encode(event), customer_id, number)
     producer.flush(30)
     return order_id

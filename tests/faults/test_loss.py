@@ -32,7 +32,7 @@ def shop(own_stack: Stack) -> Stack:
 
 @pytest.fixture
 def admin(shop: Stack) -> AdminClient:
-    return AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    return AdminClient(client_config(shop.brokers, "test"))
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def read_to_its_end(shop: Stack, order_id: str) -> Partition:
     """Wait until the order is settled and every service has read all its topics to the end. Returns the partition of
     the order."""
     shop.await_settled(order_id)
-    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(shop.brokers, "test"))
 
     def all_read() -> bool:
         for service in SERVICES:
@@ -149,9 +149,7 @@ def test_offsets_that_a_transaction_takes_are_no_loss(shop: Stack, admin: AdminC
     for instance in CONSUMERS:
         shop[instance].stop()
     _, end = log_bounds(admin, [partition])[partition]  # the saga has published all it had stored
-    stranger = Producer(
-        {**client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"), "transactional.id": "stranger"}
-    )
+    stranger = Producer({**client_config(shop.brokers, "test"), "transactional.id": "stranger"})
     stranger.init_transactions(30)
     stranger.begin_transaction()
     stranger.produce(ORDERS, b"not an event", b"stranger", partition.number)
@@ -199,7 +197,7 @@ def second(fresh_stack: Stack) -> Stack:
 
 
 def recreate(stack: Stack, names: Sequence[str]) -> None:
-    admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(stack.brokers, "test"))
     for future in admin.delete_topics(list(names)).values():
         future.result()
     count = int(stack.variables["TOPIC_PARTITIONS"])

@@ -39,7 +39,7 @@ def shop(own_stack: Stack) -> Stack:
 
 @pytest.fixture
 def log(shop: Stack) -> Iterator[Producer]:
-    config = producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0)
+    config = producer_config(shop.brokers, "test", linger_ms=0)
     producer = Producer({**config, "log_level": 0})
     yield producer
     producer.flush(10)
@@ -141,16 +141,16 @@ def test_each_sort_is_parked_with_its_followers_and_other_customers_are_not_affe
 
 def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Producer) -> None:
     """Headers of any bytes and any number, tombstones, keys of any bytes, and transactions, which take offsets."""
-    servers = shop.variables["KAFKA_BOOTSTRAP_SERVERS"]
+    brokers = shop.brokers
     shop.account("headed", BALANCE)
-    stranger = Stranger(servers)
+    stranger = Stranger(brokers)
     event = placed(500, "headed")
     stranger.write(ORDERS, 2, b"headed", json.dumps(event).encode(), [(b"\xff\xfe", b"1"), (b"", b""), (b"\xc3", b"")])
     stranger.write(ORDERS, 2, b"tombstone", None, [(b"n", b"v" * 4_000)] * 200)
     stranger.write(ORDERS, 2, b"\xff\x1b[2J", b"\x00", [(b"\xed\xa0\x80", b"")])
     stranger.close()
     assert shop.await_settled(event["subject"])["status"] == "confirmed"
-    transacting = Producer({**client_config(servers, "test"), "transactional.id": "stranger", "log_level": 0})
+    transacting = Producer({**client_config(brokers, "test"), "transactional.id": "stranger", "log_level": 0})
     transacting.init_transactions(30)
     for end in (transacting.abort_transaction, transacting.commit_transaction):
         transacting.begin_transaction()
@@ -177,13 +177,13 @@ def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Pr
 
 def behind(shop: Stack, service: str) -> int:
     """How many offsets of `orders` the service has yet to pass."""
-    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(shop.brokers, "test"))
     positions = shop.query(service, "SELECT sum(next_offset)::int FROM positions WHERE topic = 'orders'")[0][0]
     return sum(topic_ends(admin, [ORDERS]).values()) - int(positions)
 
 
 def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: Stack) -> None:
-    servers = shop.variables["KAFKA_BOOTSTRAP_SERVERS"]
+    brokers = shop.brokers
     shop.account("untimely", BALANCE)
     alter(shop, ORDERS, "message.timestamp.type", "CreateTime")
     drift = "topic 'orders': message.timestamp.type is CreateTime, must be LogAppendTime"
@@ -191,7 +191,7 @@ def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: S
         eventually(lambda i=instance: drift in str(i.get("/readyz").json()["degraded"]), f"{instance.name} names it")  # type: ignore[misc]
     assert drift in shop.run_tool("ops.topics", "list")
     order = shop.place("untimely", ("sku-a", 1))
-    stranger = Stranger(servers)
+    stranger = Stranger(brokers)
     stranger.write(ORDERS, 4, b"ancient", b"not an event", at_ms=-1)
     stranger.close()
     for service in ("payment", "inventory", "order"):
@@ -211,7 +211,7 @@ def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: S
 
 def alter(shop: Stack, topic: str, name: str, value: str) -> None:
     """Set one setting of a topic."""
-    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(shop.brokers, "test"))
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
     for future in admin.incremental_alter_configs([resource]).values():

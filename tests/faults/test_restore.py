@@ -203,7 +203,7 @@ def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(s
         make(OrderCancelRequested, cancellation_data, at=Milliseconds(1), traceparent=""),
         make(OrderRejected, rejected, at=Milliseconds(2), traceparent=""),
     )
-    admin = AdminClient(client_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(shop.brokers, "test"))
     for future in admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions("order-saga", [ends])]).values():
         future.result()
     shop["order-saga-1"].launch()
@@ -223,7 +223,7 @@ def publish(shop: Stack, *events: Event) -> TopicPartition:
     def delivered(_: object, message: Message) -> None:
         ends.append(TopicPartition(ORDERS, message.partition() or 0, (message.offset() or 0) + 1))
 
-    producer = Producer(producer_config(shop.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    producer = Producer(producer_config(shop.brokers, "test", linger_ms=0))
     for event in events:
         producer.produce(ORDERS, encode(event), event.partitionkey.encode(), on_delivery=delivered)
     producer.flush(30)

@@ -37,7 +37,7 @@ class Poisoned:
         self._stack = stack
         self._seed = seed
         self._sent: Counter[str] = Counter()
-        config = producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "fuzz", linger_ms=5)
+        config = producer_config(stack.brokers, "fuzz", linger_ms=5)
         self._producer = Producer({**config, "log_level": 0})
         self._customers = [f"poisoned-{number:02}" for number in range(KEYS)]
 

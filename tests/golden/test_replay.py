@@ -30,7 +30,7 @@ def golden() -> Golden:
 @pytest.fixture
 def shop(fresh_stack: Stack, golden: Golden) -> Stack:
     """Empty databases, the old log, and groups that have read all of it."""
-    admin = AdminClient(client_config(fresh_stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(fresh_stack.brokers, "test"))
     ends = ends_of(golden)
     for group, topics in READS.items():
         offsets = [TopicPartition(*p, end) for p, end in ends.items() if p[0] in topics]
@@ -116,6 +116,6 @@ def test_an_old_log_is_replayed_into_empty_databases(shop: Stack, golden: Golden
 
     # The shop goes on, and today's code writes what its document says: all of it, and nothing else.
     Script(shop, len(golden.said) + 1).play()
-    described = check_log(shop.variables["KAFKA_BOOTSTRAP_SERVERS"])
+    described = check_log(shop.brokers)
     assert described.wrong == []
     assert described.unseen() == [], "no record had these"

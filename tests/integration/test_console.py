@@ -204,7 +204,7 @@ def test_a_full_proof_runs_in_the_background(console: RunningConsole, tab: Liste
 
 def test_dead_letters_are_listed_shown_and_discarded(console: RunningConsole, stack: Stack) -> None:
     customer = draw("cust")
-    producer = Producer(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    producer = Producer(client_config(stack.brokers, "test"))
     producer.produce("orders", b"not an event \x00<script>\xff", customer)
     producer.flush()
 

@@ -36,8 +36,8 @@ def as_first_published(product_id: str) -> Change:
 
 def versions(stack: Stack, product_id: str) -> list[int]:
     """The versions of the product, in the sequence of the log."""
-    servers = stack.variables["KAFKA_BOOTSTRAP_SERVERS"]
-    consumer = Consumer({**client_config(servers, "test"), "group.id": "test", "enable.partition.eof": True})
+    brokers = stack.brokers
+    consumer = Consumer({**client_config(brokers, "test"), "group.id": "test", "enable.partition.eof": True})
     consumer.assign([TopicPartition(PRODUCTS, 0, OFFSET_BEGINNING)])
     published = []
     while (message := consumer.consume(1, 10)[0]).error() is None:
@@ -75,14 +75,14 @@ def test_the_open_transaction_of_an_overtaken_relay_does_not_count(stack: Stack)
 
 
 def admin_of(stack: Stack) -> AdminClient:
-    return AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    return AdminClient(client_config(stack.brokers, "test"))
 
 
 def test_products_whose_last_record_is_not_theirs_are_published_again_on_demand(stack: Stack) -> None:
     """Someone has written a tombstone: the api keeps the product until compaction deletes it."""
     stack.product("deleted", price=100)
     await_published(stack, "deleted", 1)
-    producer = Producer(producer_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test", linger_ms=0))
+    producer = Producer(producer_config(stack.brokers, "test", linger_ms=0))
     producer.produce(PRODUCTS, None, b"deleted")
     assert producer.flush(10) == 0
     printed = stack.run_tool("ops.replay", "inventory", "--why", "a tombstone", "--actor", "ann")

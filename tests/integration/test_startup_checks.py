@@ -63,7 +63,7 @@ def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: S
 
 
 def test_a_topic_that_accepts_records_too_large_to_park_is_refused(stack: Stack) -> None:
-    admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(stack.brokers, "test"))
     too_much = str(MESSAGE_BYTES_MAX + 1)
 
     def alter(operation: AlterConfigOpType) -> None:

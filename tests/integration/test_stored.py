@@ -26,7 +26,7 @@ def test_orders_from_before_the_log_begins_are_proved(own_stack: Stack) -> None:
 
     for database in DATABASES:
         stack.run_tool("bench.stack.stored", database, "0", str(ORDERS_STORED))
-    admin = AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    admin = AdminClient(client_config(stack.brokers, "test"))
     partitions = [Partition(ORDERS, number) for number in range(int(stack.variables["TOPIC_PARTITIONS"]))]
 
     def trimmed() -> bool:

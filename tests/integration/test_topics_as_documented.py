@@ -13,7 +13,7 @@ from tests.waiting import eventually
 
 
 def admin_of(stack: Stack) -> AdminClient:
-    return AdminClient(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "test"))
+    return AdminClient(client_config(stack.brokers, "test"))
 
 
 def test_the_order_api_serves_the_document_and_its_page(stack: Stack) -> None:

@@ -538,7 +538,7 @@ def forge(stack: Stack, topic: str, order_id: str, value: bytes) -> None:
     [(partition, customer_id)] = stack.query(
         "order", "SELECT partition, customer_id FROM orders WHERE order_id = %s::uuid", (order_id,)
     )
-    producer = Producer(client_config(stack.variables["KAFKA_BOOTSTRAP_SERVERS"], "forger"))
+    producer = Producer(client_config(stack.brokers, "forger"))
     producer.produce(topic, value, customer_id.encode(), partition)
     assert producer.flush(10) == 0
 

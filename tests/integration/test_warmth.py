@@ -4,26 +4,22 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from common.kafka.clients import client_config
 from dev.servers import warmth
-from dev.settings import HOST
 from tests.servers import topic_names
 from tests.stack import Stack
 from tests.waiting import eventually
 
 
-def servers(stack: Stack) -> str:
-    return f"{HOST}:{stack.kafka.port}"
-
-
 @pytest.fixture
 def admin(stack: Stack) -> AdminClient:
-    return AdminClient({"bootstrap.servers": servers(stack)})
+    return AdminClient(client_config(stack.brokers, "test"))
 
 
 def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
     wanted = iter([True, False])
     broker = warmth.broker_process(stack.kafka.port)
-    result = warmth.warm_up(servers(stack), lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
+    result = warmth.warm_up(stack.brokers, lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
     assert len(result.cpu_us) == 1
     assert result.cpu_us[0] > 0
     assert not result.warm
@@ -32,11 +28,11 @@ def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -
 
 def test_the_topic_that_an_interrupted_warm_up_left_is_used_from_its_end(stack: Stack, admin: AdminClient) -> None:
     admin.create_topics([NewTopic(warmth.NAME, warmth.PARTITIONS, 1)])[warmth.NAME].result()
-    producer = Producer({"bootstrap.servers": servers(stack)})
+    producer = Producer(client_config(stack.brokers, "test"))
     for number in range(warmth.PARTITIONS):  # which also waits until every partition has its leader
         producer.produce(warmth.NAME, b"left", partition=number)
     assert producer.flush(30) == 0
-    with warmth.own_topic(servers(stack), warmth.NAME) as consumer:
+    with warmth.own_topic(stack.brokers, warmth.NAME) as consumer:
         assert [p.offset for p in consumer.assignment()] == [1] * warmth.PARTITIONS
     eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
 

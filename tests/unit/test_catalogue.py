@@ -1,6 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.config import Brokers
 from common.events import ProductData
 from order.api.log.catalogue import Catalogue, Edition
 
@@ -42,13 +43,13 @@ def test_a_part_of_a_catalogue_that_is_published_anew_is_not_taken_for_the_whole
 
 
 def test_before_it_is_read_the_catalogue_is_empty_and_says_so() -> None:
-    catalogue = Catalogue("127.0.0.1:1", "order-api-1")
+    catalogue = Catalogue(Brokers("127.0.0.1:1"), "order-api-1")
     assert catalogue.products == {}
     assert "not been read to its end" in catalogue.missing()[0]
 
 
 def test_an_empty_topic_is_said_and_so_is_one_that_cannot_be_read() -> None:
-    catalogue = Catalogue("127.0.0.1:1", "order-api-1")
+    catalogue = Catalogue(Brokers("127.0.0.1:1"), "order-api-1")
     edition = Edition(1)
     edition.set_at_end(0, True)
     catalogue._take_in(edition, [])

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import pytest
 
 from common import config
 from common.config import Env
 from common.errors import Fatal
+from common.kafka.clients import secured
 
 REQUIRED = {"DB": "postgresql://x"}
 
@@ -96,3 +99,53 @@ def test_an_idle_connection_is_kept_for_75_s_unless_set() -> None:
     assert config.process(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
     variables = {**REQUIRED, "KEEP_ALIVE_S": "5"}
     assert config.process(Env("payment", variables), database="DB", port=8082).keep_alive_s == 5
+
+
+def kafka(tmp_path: Path, **changes: str) -> dict[str, str]:
+    """The settings of a user with a password. An empty change takes one away."""
+    files = {name: tmp_path / name for name in ("ca", "password", "cert", "key")}
+    for path in files.values():
+        path.write_text("s3cret\n")
+    secured = {
+        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL", "KAFKA_CA_FILE": str(files["ca"]), "KAFKA_USERNAME": "payment",
+        "KAFKA_PASSWORD_FILE": str(files["password"]), "KAFKA_CERT_FILE": str(files["cert"]),
+        "KAFKA_KEY_FILE": str(files["key"]),
+    }  # fmt: skip
+    return {name: value for name, value in (secured | changes).items() if value}
+
+
+def test_a_password_is_read_from_its_file_each_time(tmp_path: Path) -> None:
+    brokers = config.brokers(Env("payment", kafka(tmp_path)))
+    assert (brokers.username, brokers.password()) == ("payment", "s3cret")
+    (tmp_path / "password").write_text("new")
+    assert brokers.password() == "new"
+    assert secured(brokers)["sasl.password"] == "new"
+    assert "new" not in repr(brokers)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "needed", "not_needed"),
+    [
+        ("PLAINTEXT", [], ["CA_FILE", "USERNAME", "PASSWORD_FILE", "CERT_FILE", "KEY_FILE"]),
+        ("SASL_SSL", ["CA_FILE", "USERNAME", "PASSWORD_FILE"], ["CERT_FILE", "KEY_FILE"]),
+        ("SSL", ["CA_FILE", "CERT_FILE", "KEY_FILE"], ["USERNAME", "PASSWORD_FILE"]),
+    ],
+)
+def test_what_the_protocol_needs_has_to_be_there(
+    tmp_path: Path, protocol: str, needed: list[str], not_needed: list[str]
+) -> None:
+    settings = kafka(tmp_path, KAFKA_SECURITY_PROTOCOL=protocol, **{f"KAFKA_{name}": "" for name in not_needed})
+    assert secured(config.brokers(Env("payment", settings))).get("security.protocol", "PLAINTEXT") == protocol
+    for name in needed:
+        lacking = {n: value for n, value in settings.items() if n != f"KAFKA_{name}"}
+        with pytest.raises(Fatal, match=f"payment: KAFKA_{name} is not set"):
+            config.brokers(Env("payment", lacking))
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    settings = kafka(tmp_path, KAFKA_CA_FILE=str(tmp_path / "absent"))
+    with pytest.raises(Fatal, match=r"KAFKA_CA_FILE='.*absent' cannot be read: No such file"):
+        config.brokers(Env("payment", settings))
+    (tmp_path / "empty").write_text(" \n")
+    with pytest.raises(Fatal, match=r"KAFKA_PASSWORD_FILE='.*empty' is empty"):
+        config.brokers(Env("payment", kafka(tmp_path) | {"KAFKA_PASSWORD_FILE": str(tmp_path / "empty")}))

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 from starlette.requests import Request
 
 from common.codec import encode
-from common.config import Env
+from common.config import Brokers, Env
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, Milliseconds
@@ -385,7 +385,7 @@ def test_what_cannot_be_checked_is_unproven_and_keeps_its_age() -> None:
 
 def test_a_clock_that_jumps_does_not_change_the_age_of_the_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     registry, published = CollectorRegistry(), list[dict[str, Any]]()
-    proof = StandingProof("127.0.0.1:1", {}, {}, 60, published.append, ProofGauges(registry))
+    proof = StandingProof(Brokers("127.0.0.1:1"), {}, {}, 60, published.append, ProofGauges(registry))
     clock = [1_000_000_000]
     monkeypatch.setattr(rounds, "now", lambda: Milliseconds(clock[0]))
 
@@ -421,7 +421,7 @@ def test_orders_that_were_read_before_the_log_went_silent_are_judged(monkeypatch
             yield SimpleNamespace(value=lambda: encode(placed(1)), offset=lambda: 0)
 
     monkeypatch.setattr(rounds, "Tail", Fake)
-    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    proof = StandingProof(Brokers("127.0.0.1:1"), {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
     bounds = {Partition("orders", number): (0, 1) for number in (0, 1)}
     positions = {(group, *partition): Stored("id", 1) for partition in bounds for group in READERS["orders"]}
     orders = iter(proof._newest(cast("Any", None), positions, bounds))
@@ -432,7 +432,7 @@ def test_orders_that_were_read_before_the_log_went_silent_are_judged(monkeypatch
 
 
 def test_an_order_that_looks_wrong_is_judged_again_however_many_are_open() -> None:
-    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    proof = StandingProof(Brokers("127.0.0.1:1"), {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
     orders = [PLACED._replace(order_id=f"order-{number}") for number in range(rounds.OPEN_MAX + 2)]
     proof._open.update({order.order_id: order for order in orders})
     proof._standing.take({"order-0": judge(orders[0], evidence(payment=None))})
@@ -619,7 +619,7 @@ def test_old_jobs_are_forgotten() -> None:
 
 
 def test_a_full_proof_that_cannot_begin_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    proof = StandingProof("127.0.0.1:1", {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
+    proof = StandingProof(Brokers("127.0.0.1:1"), {}, {}, 60, lambda _: None, ProofGauges(CollectorRegistry()))
     jobs, why = Jobs(lambda _: None, lambda _: None), "verify: PAYMENT_AUDITOR_URL is not set"
     monkeypatch.setattr(jobs, "run_command", lambda job, *_: jobs.take_line(job, why))
     job = proof.prove(jobs)
@@ -665,7 +665,7 @@ def test_a_group_that_no_coordinator_has_loaded_is_not_described(monkeypatch: py
         describe_consumer_groups=describe,
     )
     monkeypatch.setattr(sources, "AdminClient", lambda _: admin)
-    kafka = sources.Kafka("127.0.0.1:1")
+    kafka = sources.Kafka(Brokers("127.0.0.1:1"))
     assert kafka.assigned() == {}
     assert described == ["payment"]
     listed.errors.append("the coordinator loads")

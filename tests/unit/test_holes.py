@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
+from common.config import Brokers
 from common.errors import Transient
 from common.kafka import wire
 from common.kafka.broker import Partition
 from common.kafka.holes import offsets_without_record
 
+BROKERS = Brokers("127.0.0.1:1")
 PARTITION = Partition("orders", 0)
 
 
@@ -34,12 +36,12 @@ def batch(base: int, last: int, attributes: int) -> bytes:
 
 def test_a_partition_without_a_leader_is_no_loss() -> None:
     with pytest.raises(Transient, match="orders/0 has no leader now"):
-        offsets_without_record(admin(-1), PARTITION, 3, 5)
+        offsets_without_record(BROKERS, admin(-1), PARTITION, 3, 5)
 
 
 def test_a_broker_that_does_not_answer_is_no_loss() -> None:
     with pytest.raises(Transient, match=r"broker 127\.0\.0\.1:1 does not answer: .*refused"):
-        offsets_without_record(admin(1), PARTITION, 3, 5)
+        offsets_without_record(BROKERS, admin(1), PARTITION, 3, 5)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +56,11 @@ def test_only_offsets_of_transactions_are_without_a_record(
     answer: bytes, times: dict[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(wire, "request", lambda *_: answer)
-    assert offsets_without_record(admin(1), PARTITION, 3, 6) == times
+    assert offsets_without_record(BROKERS, admin(1), PARTITION, 3, 6) == times
 
 
 @pytest.mark.parametrize("answer", [fetched(KafkaError.NOT_LEADER_FOR_PARTITION), fetched(0)[:-9]])
 def test_an_answer_without_batches_says_nothing(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wire, "request", lambda *_: answer)
     with pytest.raises(Transient, match="the batches of orders/0 cannot be read"):
-        offsets_without_record(admin(1), PARTITION, 3, 5)
+        offsets_without_record(BROKERS, admin(1), PARTITION, 3, 5)

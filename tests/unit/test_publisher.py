@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
+from common.config import Brokers
 from common.events import Milliseconds
 from common.kafka import async_publisher
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
@@ -67,7 +68,7 @@ def run(monkeypatch: pytest.MonkeyPatch, story: Callable[[AsyncPublisher, Client
 
     async def main() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: failures.append(context))
-        publisher = AsyncPublisher("nowhere:1", "test", linger_s=LINGER_S, deadline_s=5.0)
+        publisher = AsyncPublisher(Brokers("nowhere:1"), "test", linger_s=LINGER_S, deadline_s=5.0)
         client: Any = publisher._producer
         send = publisher._send_lingering
 

@@ -15,6 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from psycopg.conninfo import conninfo_to_dict
 
+from common.config import Brokers
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, AnyOrderEvent, type_of
@@ -686,7 +687,7 @@ def test_records_that_every_reader_skipped_are_named(monkeypatch: pytest.MonkeyP
     """Offset 7 is a marker, 8 and 9 are gone."""
     monkeypatch.setattr(proof, "offsets_without_record", lambda *_: {7: 0})
     partition, report = Partition("orders", 3), Report()
-    under_way = proof._Proof(Settings("127.0.0.1:9", {}, deadline_s=1), report, tmp_path, lambda _: None)
+    under_way = proof._Proof(Settings(Brokers("127.0.0.1:9"), {}, deadline_s=1), report, tmp_path, lambda _: None)
     under_way._check_gap(partition, range(7, 8), set())
     assert (report.exit_code, report.notes) == (0, [])
     under_way._check_gap(partition, range(7, 10), {(partition, 8), (partition, 9)})
@@ -698,7 +699,7 @@ def test_records_that_every_reader_skipped_are_named(monkeypatch: pytest.MonkeyP
 
 def test_a_broker_that_is_away_is_named_with_the_way_out() -> None:
     with pytest.raises(Fatal, match=r"Kafka does not answer at 127.0.0.1:1; is it up\? 'just start kafka'"):
-        Log("127.0.0.1:1", "verify").wait(0.2)
+        Log(Brokers("127.0.0.1:1"), "verify").wait(0.2)
 
 
 def test_the_watch_shows_the_result_of_the_last_proof() -> None:
@@ -716,7 +717,7 @@ def test_the_watch_shows_the_result_of_the_last_proof() -> None:
     assert (registry.get_sample_value("tandem_proof_age_seconds") or 0.0) >= 100.0
 
 
-SETTINGS = Settings("nowhere:1", {}, deadline_s=3_600)
+SETTINGS = Settings(Brokers("nowhere:1"), {}, deadline_s=3_600)
 
 
 class Overdue(Snapshot):
@@ -836,7 +837,7 @@ def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypat
 
     monkeypatch.setattr(log, "Consumer", Consumer)
     with pytest.raises((KafkaException, Transient)):
-        Log("127.0.0.1:1", "verify").committed("payment", [Partition("orders", 0)])
+        Log(Brokers("127.0.0.1:1"), "verify").committed("payment", [Partition("orders", 0)])
 
 
 def test_a_database_that_falls_silent_ends_a_proof(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ import orjson
 from confluent_kafka import Consumer
 
 from common.codec import decoded, decoder_for
+from common.config import Brokers
 from common.consume.positions import Stored
 from common.errors import describe
 from common.events import ORDERS, READERS, OrderPlaced, now
@@ -83,14 +84,14 @@ class StandingProof:
 
     def __init__(
         self,
-        servers: str,
+        brokers: Brokers,
         databases: Databases,
         auditor_urls: Mapping[str, str],
         deadline_s: int,
         publish: Callable[[dict[str, Any]], None],
         gauges: ProofGauges,
     ) -> None:
-        self._log = Log(servers, "console-proof")
+        self._log = Log(brokers, "console-proof")
         self._databases = databases
         self._urls = auditor_urls
         self._deadline_s = deadline_s

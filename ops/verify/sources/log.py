@@ -20,6 +20,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException
 from msgspec import Raw, Struct
 
 from common.codec import UNDECODABLE, decoded
+from common.config import Brokers
 from common.consume.records import within_range
 from common.errors import describe
 from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, StrictRef
@@ -161,7 +162,7 @@ def salvaged(topic: str, number: int, offset: int, key: bytes | None, value: byt
 
 
 def read(
-    servers: str,
+    brokers: Brokers,
     bounds: Mapping[Partition, tuple[int, int]],
     answered: Mapping[tuple[str, int], Answered],
     with_digests: bool,
@@ -170,7 +171,7 @@ def read(
     """Read parts of the log and write their lines to a `Writer` of this `target`: whole orders, where every reader has
     `answered` their records. `with_digests` says whether the digest of each placed order is needed. Raises `Unproven`
     when the broker fails. It runs in a worker process, to which neither clients nor writers can be sent."""
-    log = Log(servers, CLIENT_ID)
+    log = Log(brokers, CLIENT_ID)
     consumers = {topic: log.consumer() for topic in TOPICS}
     try:
         with Writer(*target) as writer:

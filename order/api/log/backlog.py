@@ -45,7 +45,7 @@ class Backlog(Worker):
         """`on_wait` gets, with each sample, the seconds that an order waits to be settled; 0 if that is not known."""
         super().__init__("backlog", self._watch, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
         process = settings.process
-        self._config = client_config(process.bootstrap_servers, f"{process.instance}-backlog")
+        self._config = client_config(process.brokers, f"{process.instance}-backlog")
         self._partitions = process.partitions
         self._settings = settings
         self._on_wait = on_wait

@@ -18,6 +18,7 @@ from loguru import logger
 from prometheus_client import Counter
 
 from common.codec import UNDECODABLE, decoder_for
+from common.config import Brokers
 from common.errors import LossDetected
 from common.events import PRODUCTS, ProductData
 from common.kafka import broker
@@ -67,9 +68,9 @@ class Edition:
 class Catalogue(Worker):
     """The catalogue in use: `products` by id, empty until the topic has been read to its end."""
 
-    def __init__(self, bootstrap_servers: str, instance: str) -> None:
+    def __init__(self, brokers: Brokers, instance: str) -> None:
         super().__init__("catalogue", self._read, retries_fatal=True, stop_timeout_s=STOP_TIMEOUT_S)
-        self._bootstrap_servers = bootstrap_servers
+        self._brokers = brokers
         self._client_id = f"{instance}-catalogue"
         self.products: Mapping[str, ProductData] = {}
         self.report(_UNREAD)
@@ -79,11 +80,11 @@ class Catalogue(Worker):
 
     def _read(self) -> None:
         """Read the topic as it is now until it is another one, or the process ends."""
-        admin = AdminClient(client_config(self._bootstrap_servers, self._client_id))
+        admin = AdminClient(client_config(self._brokers, self._client_id))
         topic = broker.describe(admin, [PRODUCTS])[PRODUCTS]
         edition = Edition(topic.partitions)
         self.report(_UNREAD)
-        config = reader_config(self._bootstrap_servers, self._client_id)
+        config = reader_config(self._brokers, self._client_id)
         consumer = Consumer({**config, "auto.offset.reset": "earliest", "fetch.wait.max.ms": 100})
         try:
             consumer.assign([TopicPartition(PRODUCTS, n, OFFSET_BEGINNING) for n in range(topic.partitions)])

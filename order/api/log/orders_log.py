@@ -54,13 +54,13 @@ class OrdersLog(Worker):
         self._recent = recent
         self._tracer = tracer
         self._publisher = AsyncPublisher(
-            settings.process.bootstrap_servers,
+            settings.process.brokers,
             settings.process.instance,
             linger_s=settings.linger_ms / 1000,
             deadline_s=settings.deadline_ms / 1000,
         )
         metrics.watch_pool("orders-in-flight", settings.in_flight_max, lambda: self._publisher.in_flight)
-        self._admin = AdminClient(client_config(settings.process.bootstrap_servers, settings.process.instance))
+        self._admin = AdminClient(client_config(settings.process.brokers, settings.process.instance))
         self.settings = SettingsWatch(self._admin, [ORDERS, PRODUCTS])
         # How often an order was sent that may still reach the log although its request has been answered.
         self._undecided: Counter[OrderId] = Counter()
@@ -83,8 +83,8 @@ class OrdersLog(Worker):
         super().stop()
 
     def missing(self) -> list[str]:
-        servers = self._settings.process.bootstrap_servers
-        return [f"kafka at {servers}: {self._unreachable}"] if self._unreachable else []
+        brokers = self._settings.process.brokers
+        return [f"kafka at {brokers}: {self._unreachable}"] if self._unreachable else []
 
     def refusal(self) -> Problem | None:
         """Why no order can be taken now. Nearly free, so that refusing does not cost what serving needs."""

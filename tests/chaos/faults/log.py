@@ -26,11 +26,11 @@ _DATABASE: Final = {service.name: service.database for service in SERVICES}
 
 
 def _config(arena: Arena) -> dict[str, Any]:
-    return client_config(arena.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos")
+    return client_config(arena.brokers, "chaos")
 
 
 def _producer(arena: Arena) -> Producer:
-    return Producer(producer_config(arena.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos", linger_ms=5))
+    return Producer(producer_config(arena.brokers, "chaos", linger_ms=5))
 
 
 @contextmanager

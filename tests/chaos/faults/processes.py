@@ -152,7 +152,7 @@ def two_owners(arena: Arena, fault: Fault) -> Injected:
 
 def _begin_where(arena: Arena, group: str, other: str) -> None:
     """Let a group begin where another one stands, not at the start of the log."""
-    config = client_config(arena.variables["KAFKA_BOOTSTRAP_SERVERS"], "chaos")
+    config = client_config(arena.brokers, "chaos")
     rows = arena.query(_database(other), "SELECT topic, partition, next_offset FROM positions")
     consumer = Consumer({**config, "group.id": group, "enable.auto.commit": False})
     try:
