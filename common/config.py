@@ -8,7 +8,7 @@ import re
 import sys
 from collections.abc import Collection, Mapping, MutableMapping
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
@@ -16,6 +16,8 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import Fatal
+from common.http.limits.buckets import Rate
+from common.http.limits.settings import RequestLimits, request_limits
 from common.tracing.export import check_installed
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
@@ -28,6 +30,8 @@ KAFKA_SECURITY: Final = frozenset(
 )
 """The settings that `KAFKA_SECURITY_PROTOCOL` may need beside itself."""
 _WHOLE_NUMBER = re.compile(r"[+-]?[0-9]{1,18}")
+_RATE = re.compile(r"([0-9]{1,7})/([0-9]{1,7})")
+RATE_MAX: Final = 1_000_000
 _SHARE = re.compile(r"0|1|[01]?\.[0-9]{1,15}")
 _HOST = re.compile(r"[0-9a-z._-]+|[0-9a-f.]*:[0-9a-f:.]+:[0-9a-f:.]*")
 _ORIGIN = re.compile(r"https?://(?:\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::[0-9]{1,5})?")
@@ -100,6 +104,33 @@ class Env:
         if not HTTP_URL.fullmatch(url):
             raise self.error(f"{name}={url!r} must be like http://HOST:PORT")
         return url
+
+    def rate(self, name: str, default: str) -> Rate | None:
+        """A limit of requests: so many a second and so many at once, such as 50/200. None for 0: no limit."""
+        raw = self.text(name, default)
+        if raw == "0":
+            return None
+        match = _RATE.fullmatch(raw)
+        if match is None or not all(1 <= int(number) <= RATE_MAX for number in match.groups()):
+            raise self.error(
+                f"{name}={raw!r} must be A_SECOND/AT_ONCE, such as 50/200, each from 1 to {RATE_MAX}; 0 for no limit"
+            )
+        return Rate(int(match[1]), int(match[2]))
+
+    def networks(self, name: str) -> tuple[IPv4Network | IPv6Network, ...]:
+        """IP addresses and networks, separated by commas; none by default."""
+        if name not in self._environ:
+            self.names.add(name)
+            return ()
+        networks = []
+        for text in self.text(name).split(","):
+            try:
+                networks.append(ip_network(text.strip()))
+            except ValueError:
+                raise self.error(
+                    f"{name}: {text.strip()!r} must be an address or a network, such as 10.0.0.0/8"
+                ) from None
+        return tuple(networks)
 
     def flag(self, name: str) -> bool:
         return self.choice(name, "0", ("0", "1")) == "1"
@@ -265,6 +296,7 @@ class Process:
     allowed_hosts: frozenset[str]
     cors_origins: frozenset[bytes]
     keep_alive_s: int
+    limits: RequestLimits
     logs: Logs
     tracing: Tracing | None
 
@@ -289,6 +321,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         allowed_hosts=env.hosts("ALLOWED_HOSTS"),
         cors_origins=env.origins("CORS_ORIGINS"),
         keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
+        limits=request_limits(env),
         logs=logs(env),
         tracing=tracing(env),
     )

@@ -19,6 +19,9 @@ from common.database import DatabaseUnavailable
 from common.http import cors, heads, problem
 from common.http.contract.process import LIVEZ, METRICS, READYZ, Alive, ReadinessView
 from common.http.heads import Hosts
+from common.http.limits.limiter import Limiter
+from common.http.limits.settings import RequestLimits
+from common.http.limits.sources import source_of_request
 from common.http.problem import Problem, ProblemError
 from common.http.repeats import Repeats
 from common.http.requests import ClientGone
@@ -28,6 +31,8 @@ UNKNOWN: Final = (
     "the data may or may not have been changed; read it first or, with an Idempotency-Key, send the request again"
 )
 PATH_CHARS_SHOWN: Final = 64
+UNLIMITED: Final = frozenset({LIVEZ.path, READYZ.path})
+"""A supervisor that shares its address with a busy client must still learn whether the process lives."""
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
 _not_served: Final = Repeats()
@@ -37,8 +42,8 @@ Readiness = Callable[[], list[str]]
 
 
 class Frame:
-    """Pure ASGI around the routes: checks the head of every request, gives every response its `x-request-id` and
-    `cache-control`, and counts it by its route and status.
+    """Pure ASGI around the routes: limits the requests of an address, checks the head of every request, gives every
+    response its `x-request-id` and `cache-control`, and counts it by its route and status.
 
     Pure because two `BaseHTTPMiddleware` cost two thirds of a service's throughput. A `direct` endpoint, by method and
     path, is called past router and middleware; it sets the id and counts for itself (`common.http.responses`).
@@ -51,6 +56,7 @@ class Frame:
         """The reason why the public port takes no connections yet; /readyz reports it."""
         self.stopping = False
         self.hosts = Hosts()
+        self.limiter = Limiter(RequestLimits())
         self._direct = direct
         routes = [route for route in app.routes if isinstance(route, Route)]
         self._templates: dict[object, str] = {route.endpoint: route.path_format for route in routes}
@@ -62,7 +68,7 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        refused = heads.refusal(scope["http_version"], scope["headers"], self.hosts)
+        refused = self._refusal(scope)
         if refused is not None:
             metrics.http_requests.labels(scope["method"], "unmatched", refused.status).inc()
             await send_problem(send, refused, request_id_of(scope))
@@ -86,6 +92,14 @@ class Frame:
             await send(message)
 
         await self.app(scope, receive, send_framed)
+
+    def _refusal(self, scope: Scope) -> Problem | None:
+        source = source_of_request(scope, self.limiter.proxies)
+        if scope["path"] not in UNLIMITED:
+            limited = self.limiter.refusal_of_source(source, time.perf_counter())
+            if limited is not None:
+                return limited
+        return heads.refusal(scope["http_version"], scope["headers"], self.hosts)
 
 
 def nothing_missing() -> list[str]:

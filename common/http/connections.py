@@ -9,7 +9,6 @@ being answered, the new one is refused.
 from collections import Counter
 from collections.abc import Iterable
 from heapq import nsmallest
-from ipaddress import IPv6Address
 from math import ceil
 from typing import Final, NamedTuple, Protocol
 
@@ -201,13 +200,3 @@ class ListenerState(ServerState):
         self._default_headers = headers
         self.header_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
         """The same, for responses that uvicorn does not write."""
-
-
-def source_of(address: str) -> str:
-    """The client that an address stands for: a client with an IPv6 network usually has all of its 64 bits."""
-    if ":" not in address:
-        return address
-    packed = IPv6Address(address.partition("%")[0])
-    if packed.ipv4_mapped is not None:
-        return str(packed.ipv4_mapped)
-    return f"{IPv6Address(int(packed) >> 64 << 64)}/64"

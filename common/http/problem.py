@@ -115,6 +115,20 @@ UNAVAILABLE: Final = ProblemType(
     example="Kafka cannot be reached; this request placed nothing, send it again",
     headers=(ProblemHeader("Retry-After", "the seconds after which to send the request again"),),
 )
+RATE_LIMITED: Final = ProblemType(
+    code="rate-limited",
+    status=429,
+    title="Too many requests",
+    when="the client or its address has sent more requests than it may",
+    remedy="wait for the seconds in Retry-After, with some jitter, and send the request again; it was not processed. "
+    "RateLimit-Policy says how many requests may come at once (`q`), and in how many seconds as many more (`w`)",
+    example="requests of the customer 'cust-000001': over 50 a second (200 at once)",
+    headers=(
+        ProblemHeader("Retry-After", "the seconds after which to send the request again"),
+        ProblemHeader("RateLimit-Policy", "the limit: `q` requests in `w` seconds"),
+        ProblemHeader("RateLimit", "what is left of it now (`r`), and the seconds until there is more (`t`)"),
+    ),
+)
 INTERNAL_ERROR: Final = ProblemType(
     code="internal",
     status=500,
@@ -198,7 +212,8 @@ HTTP_VERSION: Final = ProblemType(
 
 OF_ANY_REQUEST: Final = (
     MALFORMED_REQUEST, TOO_MANY_PIPELINED, FOREIGN_ORIGIN, TOO_SLOW, TOO_LARGE, UNSUPPORTED_MEDIA_TYPE,
-    EXPECTATION_FAILED, MISDIRECTED, HEAD_TOO_LARGE, INTERNAL_ERROR, NOT_IMPLEMENTED, UNAVAILABLE, HTTP_VERSION,
+    EXPECTATION_FAILED, MISDIRECTED, RATE_LIMITED, HEAD_TOO_LARGE, INTERNAL_ERROR, NOT_IMPLEMENTED, UNAVAILABLE,
+    HTTP_VERSION,
 )  # fmt: skip
 """What the server may answer to a request for any route. `METHOD_NOT_ALLOWED` and `NOT_FOUND` are for the others."""
 

@@ -21,7 +21,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common import metrics
 from common.http import framing, problem
-from common.http.connections import ListenerState, source_of
+from common.http.connections import ListenerState
+from common.http.limits.sources import source_of
 from common.http.problem import Problem, ProblemError
 from common.http.responses import problem_headers, request_id
 
@@ -55,7 +56,9 @@ class Connection(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.source = ""
-        """The client, as `source_of` names it."""
+        """The client, or the proxy before it, as `source_of` names it."""
+        self.peer = ""
+        """Its address."""
         self._gate = self.server_state.gate
         self._awaiting_since: float | None = self.loop.time()
         """Since when the rest of a request, or its first byte, is awaited; None while neither is."""
@@ -98,7 +101,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self.source = source_of(self.client[0]) if self.client else ""
+        self.peer = self.client[0] if self.client else ""
+        self.source = source_of(self.peer)
         self._gate.admit(self, self.loop.time())
 
     def data_received(self, data: bytes) -> None:

@@ -28,6 +28,7 @@ from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
 from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, make_room
 from common.http.heads import Hosts
+from common.http.limits.limiter import Limiter
 from common.http.protocol import Connection
 
 CHECK_EVERY_TICKS: Final = 10
@@ -143,9 +144,11 @@ async def serve(
     close: Callable[[], Awaitable[None]] | None = None,
     protocol: "Callable[..., Connection] | None" = None,
     listen_when: Readiness = nothing_missing,
+    limiter: Limiter | None = None,
 ) -> None:
     """Serve `app` on both ports, with `tasks` beside it, until SIGTERM or SIGINT; then drain. Each connection is a
-    `Connection`, or what `protocol` makes. The public port listens once `listen_when` names nothing any more.
+    `Connection`, or what `protocol` makes. The public port listens once `listen_when` names nothing any more. A
+    `protocol` that answers by itself shares its `limiter`.
 
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
     Raises `Fatal` when a port is taken, or when too few files may be open.
@@ -153,6 +156,7 @@ async def serve(
     room = make_room()
     public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
     app.hosts = Hosts(process.host, process.allowed_hosts, process.cors_origins)
+    app.limiter = limiter or Limiter(process.limits)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -20,6 +20,7 @@ from common.http.connections import make_room
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
 from common.http.heads import Hosts
+from common.http.limits.limiter import Limiter
 from common.http.responses import json_response
 from common.http.validation import decode_query
 from common.tracing.live import tracer_of
@@ -93,15 +94,19 @@ async def serve(settings: Api) -> None:
         degraded=degraded,
         direct=CONTRACT.direct({PLACE: PlaceOrder(desk, keyed, outcomes)}),
     )
-    read_head = head_reader(Hosts(process.host, process.allowed_hosts))
+    read_head, limiter = head_reader(Hosts(process.host, process.allowed_hosts)), Limiter(process.limits)
     accepted = accepted_head(PLACE.deprecation.headers() if PLACE.deprecation else ())
-    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, accepted=accepted)
+    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, limiter=limiter, accepted=accepted)
     tasks: list[server.Task] = [catalogue, log, backlog]
 
     def not_yet_serving() -> list[str]:
         return missing() + database.undetermined()
 
-    await server.serve(app, process, tasks, open_=open_, close=close, protocol=lane, listen_when=not_yet_serving)
+    await server.serve(
+        *(app, process, tasks, open_, close, lane),
+        listen_when=not_yet_serving,
+        limiter=limiter,
+    )
 
 
 def reads(lookup: Lookup, queries: OrderQueries) -> dict[Operation, Endpoint]:

@@ -8,7 +8,7 @@ from loguru import logger
 
 from common.errors import Fatal
 from common.http import connections
-from common.http.connections import NEW_S, Gate, Places, make_room, room_in, source_of
+from common.http.connections import NEW_S, Gate, Places, make_room, room_in
 from common.http.repeats import REPORT_EVERY_S
 
 
@@ -168,17 +168,3 @@ def test_the_soft_limit_is_raised_as_far_as_allowed(
     room = make_room()
     assert set_ == ([] if raised is None else [(raised, hard)])
     assert room.descriptors == (raised or (16_384 if soft == resource.RLIM_INFINITY else soft))
-
-
-@pytest.mark.parametrize(
-    ("address", "source"),
-    [
-        ("192.0.2.1", "192.0.2.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
-        ("fe80::1%eth0", "fe80::/64"),
-        ("::ffff:192.0.2.1", "192.0.2.1"),
-        ("", ""),
-    ],
-)
-def test_a_source_is_an_address_or_a_network_of_ipv6(address: str, source: str) -> None:
-    assert source_of(address) == source

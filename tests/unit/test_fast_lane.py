@@ -7,6 +7,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
+from ipaddress import ip_network
 
 import pytest
 import uvicorn
@@ -17,6 +18,9 @@ from common.http import problem
 from common.http.app import application, nothing_missing
 from common.http.connections import ListenerState
 from common.http.heads import Hosts
+from common.http.limits.buckets import Rate
+from common.http.limits.limiter import Limiter
+from common.http.limits.settings import RequestLimits
 from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
@@ -26,6 +30,7 @@ from tests.unit.order_api import PLACE, Api, FakeLog
 
 HOST = "127.0.0.1"
 HOSTS = Hosts()
+NO_LIMITS = RequestLimits()
 BODY = b'{"customer_id":"cust-1","product_id":"apple","quantity":2}'
 WAIT_S = 5.0
 
@@ -54,7 +59,9 @@ class SlowLog(FakeLog):
 class Served:
     """One way of serving an api, on a port of its own."""
 
-    def __init__(self, api: Api, *, fast: bool, accepted: bytes = accepted_head()) -> None:
+    def __init__(
+        self, api: Api, *, fast: bool, limits: RequestLimits = NO_LIMITS, accepted: bytes = accepted_head()
+    ) -> None:
         self.api = api
         self.ordinary = 0
         self.state = ListenerState()
@@ -65,7 +72,8 @@ class Served:
             await endpoint(scope, receive, send)
 
         app = application([], nothing_missing, direct={("POST", ORDERS_PATH): counted})
-        config = uvicorn.Config(app, ws="none", lifespan="off", log_config=None)
+        limiter = app.limiter = Limiter(limits)
+        config = uvicorn.Config(app, proxy_headers=False, ws="none", lifespan="off", log_config=None)
         config.load()
         kind = (
             partial(
@@ -75,6 +83,7 @@ class Served:
                 log=api.log,
                 read_head=head_reader(HOSTS),
                 accepted=accepted,
+                limiter=limiter,
             )
             if fast
             else Connection
@@ -207,6 +216,7 @@ UNUSUAL = {
     "a request to close": (request(b"connection: close"),),
     "HTTP/1.0": (request(line=b"POST /api/v1/orders HTTP/1.0"),),
     "a query": (request(line=b"POST /api/v1/orders?x=1 HTTP/1.1"),),
+    "two proxies' words": (request(b"x-forwarded-for: 192.0.2.1", b"x-forwarded-for: 192.0.2.2"),),
     "two keys": (request(b"idempotency-key: a", b"idempotency-key: b"),),
     "a folded header": (request(b"x-long: a", b" b"),),
     "an empty header": (request(b"x-empty:"),),
@@ -245,6 +255,31 @@ def test_both_ways_answer_a_failure_alike(name: str) -> None:
     answer, fast, _ = both(request(), api=REFUSED[name])
     assert fast.ordinary == 0
     assert answer.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
+
+
+FORWARDED = b"x-forwarded-for: 192.0.2.%d"
+BEHIND_A_PROXY = RequestLimits(address=Rate(1, 2), trusted_proxies=(ip_network("127.0.0.0/8"),))
+
+
+@pytest.mark.parametrize(
+    ("limits", "answered"),
+    [
+        (RequestLimits(address=Rate(1, 2)), [202, 202, 429, 429]),
+        (BEHIND_A_PROXY, [202, 202, 429, 202]),
+    ],
+)
+def test_both_ways_limit_the_requests_of_an_address_alike(limits: RequestLimits, answered: list[int]) -> None:
+    async def run() -> None:
+        fast, ordinary = (Served(Api(), fast=fast, limits=limits) for fast in (True, False))
+        for status, number in zip(answered, (1, 1, 1, 2), strict=True):
+            sent = request(FORWARDED % number)
+            got = await exchange(fast, sent)
+            assert got.startswith(b"HTTP/1.1 %d " % status)
+            assert alike(got) == alike(await exchange(ordinary, sent))
+        assert fast.ordinary == 0
+        assert len(fast.api.log.placed) == answered.count(202)
+
+    asyncio.run(run())
 
 
 def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:

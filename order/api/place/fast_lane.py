@@ -19,6 +19,8 @@ from typing import Any, Final, NamedTuple
 from common.codec import encode
 from common.events import OrderId
 from common.http.heads import Hosts, host_refusal
+from common.http.limits.limiter import Limiter
+from common.http.limits.sources import forwarded_source
 from common.http.problem import ProblemError
 from common.http.protocol import Connection, raw_problem
 from common.http.requests import BODY_BYTES_MAX, JSON, is_of_type
@@ -40,7 +42,16 @@ _HEAD_END: Final = b"\r\n\r\n"
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
 _ONCE: Final = frozenset(
-    {b"host", b"content-length", b"content-type", b"connection", b"idempotency-key", b"traceparent", b"x-request-id"}
+    {
+        b"host",
+        b"content-length",
+        b"content-type",
+        b"connection",
+        b"idempotency-key",
+        b"traceparent",
+        b"x-request-id",
+        b"x-forwarded-for",
+    }
 )
 _UNUSUAL: Final = frozenset(
     {b"transfer-encoding", b"content-encoding", b"content-range", b"expect", b"origin", b"prefer"}
@@ -56,6 +67,7 @@ class Head(NamedTuple):
     request_id: bytes | None
     traceparent: bytes | None
     key: str | None
+    forwarded_for: bytes
 
 
 def read_head(head: bytes, hosts: Hosts) -> Head | None:
@@ -86,6 +98,7 @@ def read_head(head: bytes, hosts: Hosts) -> Head | None:
         headers.get(b"x-request-id"),
         headers.get(b"traceparent"),
         None if key is None else key.decode("latin-1"),
+        headers.get(b"x-forwarded-for", b""),
     )
 
 
@@ -114,6 +127,7 @@ class FastLane(Connection):
         keyed: KeyedOrders,
         log: OrdersLog,
         read_head: Callable[[bytes], Head | None],
+        limiter: Limiter,
         accepted: bytes = accepted_head(),
         **named: Any,
     ) -> None:
@@ -122,6 +136,7 @@ class FastLane(Connection):
         self._keyed = keyed
         self._log = log
         self._read_head = read_head
+        self._limiter = limiter
         self._accepted = accepted
         self._serving = False
         self._early = b""
@@ -151,7 +166,9 @@ class FastLane(Connection):
         began = perf_counter()
         id_ = request_id(head.request_id)
         try:
-            if (refused := self._desk.refusal()) is not None:
+            proxies = self._limiter.proxies
+            source = self.source if not proxies else forwarded_source(self.peer, head.forwarded_for, proxies)
+            if (refused := self._limiter.refusal_of_source(source, began) or self._desk.refusal()) is not None:
                 raise ProblemError(refused)
             if head.key is not None:
                 self._start(self._serve_keyed(head, head.key, body, id_, began))

@@ -21,7 +21,8 @@ from common import metrics
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.connections import Places, source_of
+from common.http.connections import Places
+from common.http.limits.sources import source_of_request
 from common.http.problem import Problem, ProblemError
 from common.http.repeats import Repeats
 from common.http.responses import header
@@ -50,8 +51,7 @@ class OrderEvents:
         self._refused = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = scope.get("client")
-        source = source_of(client[0]) if client else ""
+        source = source_of_request(scope, ())
         limit = self._open.take(source)
         if limit is not None:
             raise ProblemError(self._no_room(limit, source, time.monotonic()))

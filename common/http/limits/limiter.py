@@ -1,0 +1,122 @@
+"""The limits of a process: which requests are over one, and what they are answered.
+
+- An address has a bucket for all its requests, and one for credentials that are not valid. A signature is checked only
+  if both have a token, so guessing is limited. Credentials that have been checked before are not affected by guesses.
+- A principal has a bucket by its scopes. A request with many orders takes a token for each.
+
+Each process has buckets of its own: with two instances, a client may send up to twice as much. Only a 429 has the
+RateLimit headers. Elsewhere they would have to be written for every order, for clients that do not read them.
+
+References: RFC 6585 §4 (429), draft-ietf-httpapi-ratelimit-headers-10 (RateLimit-Policy, RateLimit).
+"""
+
+from collections.abc import Set
+from math import ceil
+from typing import Final
+
+from loguru import logger
+from prometheus_client import Counter
+
+from common.http.limits.buckets import Buckets, Rate
+from common.http.limits.settings import RequestLimits
+from common.http.problem import RATE_LIMITED, Problem
+from common.http.repeats import Repeats
+
+_limited: Final = Counter(
+    "tandem_http_limited_total",
+    "Requests, and orders of many in one, refused because of a limit of requests.",
+    ["limit"],
+)
+
+
+MACHINES: Final = frozenset({"merchant", "operator", "auditor"})
+"""A principal with one of these scopes has the limit of machines, all others that of customers."""
+
+
+class Limit:
+    """One limit with its buckets and its count. Without a rate it refuses nothing."""
+
+    def __init__(self, name: str, rate: Rate | None, over: str) -> None:
+        """`over` begins the detail of a refusal; `{}` stands for the key."""
+        self.name = name
+        self._over = over
+        self._buckets = None if rate is None else Buckets(rate)
+        self._count = _limited.labels(name)
+        self._repeats = Repeats()
+
+    def refusal(self, key: str, now: float) -> Problem | None:
+        """Take a token, or refuse."""
+        if self._buckets is None or not (wait_s := self._buckets.take(key, now)):
+            return None
+        return self._refused(key, now, wait_s, 1)
+
+    def refusal_if_empty(self, key: str, now: float) -> Problem | None:
+        """Refuse if there is no token; take none."""
+        if self._buckets is None or self._buckets.left(key, now):
+            return None
+        return self._refused(key, now, 1 / self._buckets.rate.per_s, 1)
+
+    def take_up_to(self, key: str, now: float, tokens: int) -> tuple[int, Problem | None]:
+        """Take as many tokens as there are. Returns how many, and the refusal for the rest."""
+        if self._buckets is None or (taken := self._buckets.take_up_to(key, now, tokens)) == tokens:
+            return tokens, None
+        wait_s = min(tokens - taken, self._buckets.rate.burst) / self._buckets.rate.per_s
+        return taken, self._refused(key, now, wait_s, tokens - taken)
+
+    def take(self, key: str, now: float) -> None:
+        """Take a token if there is one."""
+        if self._buckets is not None:
+            self._buckets.take(key, now)
+
+    def _refused(self, key: str, now: float, wait_s: float, requests: int) -> Problem:
+        assert self._buckets is not None
+        self._count.inc(requests)
+        if times := self._repeats.count(now):
+            logger.warning("over the limit of requests: {} refused", times, limit=self.name, last=key)
+        rate, retry_after_s = self._buckets.rate, max(1, ceil(wait_s))
+        left = self._buckets.left(key, now)
+        return Problem(
+            RATE_LIMITED,
+            f"{self._over.format(repr(key[:64]))} over {rate.per_s} a second ({rate.burst} at once)",
+            retry_after_s=retry_after_s,
+            headers=(
+                ("ratelimit-policy", f'"{self.name}";q={rate.burst};w={max(1, round(rate.window_s))}'),
+                ("ratelimit", f'"{self.name}";r={left};t={retry_after_s}'),
+            ),
+        )
+
+
+class Limiter:
+    """The limits of one process. A source is what `common.http.limits.sources` makes of an address. All times are
+    seconds of one monotonic clock."""
+
+    def __init__(self, limits: RequestLimits) -> None:
+        self.proxies = limits.trusted_proxies
+        self._addresses = Limit("address", limits.address, "requests from the address {}:")
+        self._failures = Limit("failures", limits.failures, "credentials from the address {} that are not valid:")
+        self._customers = Limit("customer", limits.customer, "requests of the customer {}:")
+        self._machines = Limit("machine", limits.machine, "requests of {}:")
+
+    def refusal_of_source(self, source: str, now: float) -> Problem | None:
+        """Count a request from this source, or refuse it."""
+        return self._addresses.refusal(source, now)
+
+    def refusal_to_verify(self, source: str, now: float) -> Problem | None:
+        """Refuse to check credentials, after too many from this source that were not valid."""
+        return self._failures.refusal_if_empty(source, now)
+
+    def failed(self, source: str, now: float) -> None:
+        """Count credentials from this source that are not valid."""
+        self._failures.take(source, now)
+
+    def refusal_of_principal(self, subject: str, scopes: Set[str], now: float) -> Problem | None:
+        """Count a request of this principal, or refuse it."""
+        return self._limit_of(scopes).refusal(subject, now)
+
+    def lines_of_principal(self, subject: str, scopes: Set[str], now: float, lines: int) -> tuple[int, Problem | None]:
+        """Count the lines of a request with many orders, as far as they go. Returns how many, and the refusal for the
+        rest."""
+        return self._limit_of(scopes).take_up_to(subject, now, lines)
+
+    def _limit_of(self, scopes: Set[str]) -> Limit:
+        return self._customers if scopes.isdisjoint(MACHINES) else self._machines

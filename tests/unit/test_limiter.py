@@ -1,0 +1,153 @@
+"""The limits of requests: who is refused, what a refusal says, and that the modest are not refused with the greedy."""
+
+import asyncio
+import re
+from ipaddress import ip_network
+
+import httpx
+import pytest
+from loguru import logger
+from prometheus_client import REGISTRY
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from common.config import Env
+from common.errors import Fatal
+from common.http.app import application
+from common.http.limits.buckets import Rate
+from common.http.limits.limiter import Limiter
+from common.http.limits.settings import RequestLimits, request_limits
+from common.http.responses import json_response
+
+NOW = 5_000.0
+CUSTOMER = frozenset({"customer"})
+LIMITS = RequestLimits(customer=Rate(50, 200), machine=Rate(10_000, 20_000), address=Rate(1, 3), failures=Rate(1, 20))
+
+
+def test_a_refusal_says_the_limit_and_when_to_come_again() -> None:
+    limiter = Limiter(LIMITS)
+    answers = [limiter.refusal_of_principal("cust-1", CUSTOMER, NOW) for _ in range(201)]
+    assert answers[:200] == [None] * 200
+    refusal = answers[-1]
+    assert refusal is not None
+    assert (refusal.status, refusal.retry_after_s) == (429, 1)
+    assert refusal.detail == "requests of the customer 'cust-1': over 50 a second (200 at once)"
+    assert dict(refusal.headers) == {"ratelimit-policy": '"customer";q=200;w=4', "ratelimit": '"customer";r=0;t=1'}
+
+
+@pytest.mark.parametrize("scopes", [{"merchant"}, {"customer", "merchant"}, {"operator"}, {"auditor"}])
+def test_a_machine_may_send_5000_orders_a_second(scopes: set[str]) -> None:
+    limiter = Limiter(LIMITS)
+    for second in range(10):
+        for n in range(5_000):
+            assert limiter.refusal_of_principal("shop", scopes, NOW + second + n / 5_000) is None
+
+
+def test_one_greedy_customer_takes_nothing_from_a_hundred_modest_ones() -> None:
+    """All from one address, as behind a proxy or in one house: each modest one asks once a second, the greedy one 1,000
+    times."""
+    limiter = Limiter(RequestLimits(customer=Rate(50, 200), address=Rate(10_000, 20_000)))
+    served = {"greedy": 0, "modest": 0}
+    for second in range(20):
+        for n in range(1_000):
+            now = NOW + second + n / 1_000
+            names = ["greedy"] if n % 10 else ["greedy", f"modest-{n // 10}"]
+            for name in names:
+                refused = limiter.refusal_of_source("house", now) or limiter.refusal_of_principal(name, CUSTOMER, now)
+                served[name.partition("-")[0]] += refused is None
+    assert served["modest"] == 20 * 100
+    assert 200 + 19 * 50 <= served["greedy"] <= 200 + 20 * 50
+
+
+def test_lines_count_each_and_are_taken_as_far_as_they_go() -> None:
+    limiter = Limiter(LIMITS)
+    before = counted("customer")
+    taken, refusal = limiter.lines_of_principal("cust-1", CUSTOMER, NOW, 150)
+    assert (taken, refusal) == (150, None)
+    taken, refusal = limiter.lines_of_principal("cust-1", CUSTOMER, NOW, 1_000)
+    assert taken == 50
+    assert refusal is not None
+    assert refusal.retry_after_s == 4  # not for all of them: more than a burst never comes at once
+    assert counted("customer") - before == 950
+
+
+def test_guessing_is_limited_and_the_credentials_of_others_are_checked_again_later() -> None:
+    limiter = Limiter(LIMITS)
+    for _ in range(20):
+        assert limiter.refusal_to_verify("192.0.2.1", NOW) is None
+        limiter.failed("192.0.2.1", NOW)
+    assert limiter.refusal_to_verify("192.0.2.1", NOW) is not None
+    assert limiter.refusal_to_verify("192.0.2.2", NOW) is None
+    assert limiter.refusal_to_verify("192.0.2.1", NOW + 1.1) is None
+
+
+def test_without_a_rate_nothing_is_refused() -> None:
+    limiter = Limiter(RequestLimits())
+    for _ in range(10_000):
+        assert limiter.refusal_of_source("a", NOW) is None
+        assert limiter.refusal_of_principal("a", CUSTOMER, NOW) is None
+        limiter.failed("a", NOW)
+    assert limiter.refusal_to_verify("a", NOW) is None
+    assert limiter.lines_of_principal("a", CUSTOMER, NOW, 1_000) == (1_000, None)
+
+
+def counted(limit: str) -> float:
+    return REGISTRY.get_sample_value("tandem_http_limited_total", {"limit": limit}) or 0.0
+
+
+def test_refusals_are_logged_now_and_then() -> None:
+    limiter, lines = Limiter(LIMITS), list[str]()
+    sink = logger.add(lambda line: lines.append(str(line)), level="WARNING", format="{message}|{extra[last]}")
+    try:
+        for _ in range(100):
+            limiter.refusal_of_source("192.0.2.1", NOW)
+        limiter.refusal_of_source("192.0.2.1", NOW + 0.5)
+    finally:
+        logger.remove(sink)
+    assert lines == ["over the limit of requests: 1 refused|192.0.2.1\n"]
+
+
+async def things(_: Request) -> Response:
+    return json_response([])
+
+
+def test_requests_over_the_limit_of_their_address_are_refused_and_health_is_not() -> None:
+    app = application([Route("/things", things)])
+    app.limiter = Limiter(LIMITS)
+
+    async def run() -> tuple[list[httpx.Response], httpx.Response]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return [await client.get("/things") for _ in range(4)], await client.get("/livez")
+
+    [*served, refused], alive = asyncio.run(run())
+    assert [response.status_code for response in served] == [200] * 3
+    assert (refused.status_code, refused.headers["retry-after"], alive.status_code) == (429, "1", 200)
+    assert refused.json()["type"] == "/problems/rate-limited"
+    assert refused.headers["ratelimit-policy"] == '"address";q=3;w=3'
+    assert refused.headers["ratelimit"] == '"address";r=0;t=1'
+
+
+def test_the_defaults_and_how_a_limit_is_switched_off() -> None:
+    assert request_limits(Env("api", {})) == RequestLimits(
+        Rate(50, 200), Rate(10_000, 20_000), Rate(10_000, 20_000), Rate(1, 20)
+    )
+    environ = {"LIMIT_CUSTOMER": "0", "LIMIT_ADDRESS": "7/9", "TRUSTED_PROXIES": "10.0.0.0/8, 192.0.2.1"}
+    limits = request_limits(Env("api", environ))
+    assert (limits.customer, limits.address) == (None, Rate(7, 9))
+    assert limits.trusted_proxies == (ip_network("10.0.0.0/8"), ip_network("192.0.2.1/32"))
+
+
+@pytest.mark.parametrize("value", ["50", "50/", "0/5", "5/0", "-1/5", "50/200/7", "1e3/5", "50/1000001", "a/b"])
+def test_a_wrong_limit_is_named_with_what_is_allowed(value: str) -> None:
+    allowed = "A_SECOND/AT_ONCE, such as 50/200, each from 1 to 1000000; 0 for no limit"
+    with pytest.raises(Fatal, match=f"^api: LIMIT_CUSTOMER='{re.escape(value)}' must be {allowed}$"):
+        request_limits(Env("api", {"LIMIT_CUSTOMER": value}))
+
+
+@pytest.mark.parametrize("value", ["gateway", "10.0.0.1/8", "10.0.0.0/33", "10.0.0.0/8,"])
+def test_a_wrong_proxy_is_named(value: str) -> None:
+    with pytest.raises(
+        Fatal, match=r"^api: TRUSTED_PROXIES: '.*' must be an address or a network, such as 10.0.0.0/8$"
+    ):
+        request_limits(Env("api", {"TRUSTED_PROXIES": value}))
