@@ -109,6 +109,11 @@ observe *args:
 dlq *args='list':
     python -E -m dev ops dead_letters "$@"
 
+# List who deposited, restocked, changed a price, redrove, discarded or made a key (--json, --help)
+[group('operate')]
+audit *args:
+    python -E -m dev ops audit "$@"
+
 # Read the log again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
 [group('operate')]
 replay *args:

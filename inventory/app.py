@@ -3,20 +3,21 @@
 from typing import Final
 
 import msgspec
+from msgspec import to_builtins
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.audit.entry import Entry
 from common.database import Database
 from common.http import problem
 from common.http.caching import next_page
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
-from common.http.once import answered, change_once
+from common.http.once import Change, answered, change_once
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import path_identifier
 from common.http.responses import json_response
 from common.http.validation import decode_query
-from common.keyed_answers import Answer
 from common.postgres import AsyncConn
 from inventory import store
 from inventory.operations import (
@@ -54,18 +55,19 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
     async def put_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
 
-        async def put(connection: AsyncConn, body: ProductRequest, _: str | None) -> Answer:
-            created = await store.put_product(
+        async def change(connection: AsyncConn, body: ProductRequest, _: str | None) -> Change:
+            put = await store.put_product(
                 connection, product_id, body.name, body.unit_price, body.currency, body.active
             )
-            return answered(await _existing(connection, product_id), 201 if created else 200)
+            answer = answered(await _existing(connection, product_id), 201 if put == store.CREATED else 200)
+            return Change(answer, put and entry_of(product_id, body, put))
 
-        return await change_once(request, database, f"product {product_id}", _product_decoder, put)
+        return await change_once(request, database, f"product {product_id}", _product_decoder, change)
 
     async def post_restock(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
 
-        async def restock(connection: AsyncConn, body: RestockRequest, key: str | None) -> Answer:
+        async def restock(connection: AsyncConn, body: RestockRequest, key: str | None) -> Change:
             try:
                 product = await store.restock(connection, product_id, body.quantity, key)
             except store.UnknownProduct:
@@ -73,12 +75,26 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
             except store.StockTooHigh:
                 field = FieldError("#/quantity", f"would take the stock above {store.ON_HAND_MAX}")
                 raise ProblemError(problem.validation(field)) from None
-            # A restock whose answer was not kept, as earlier versions did not: it is answered with today's stock.
-            return answered(product or await _existing(connection, product_id), 201, replayed=product is None)
+            if product is None:
+                # A restock whose answer was not kept, as earlier versions did not: it is answered with today's stock.
+                return Change(answered(await _existing(connection, product_id), 201, replayed=True), None)
+            detail = {"quantity": body.quantity, "idempotency_key": key}
+            entry = Entry("restock", f"product {product_id}", detail, f"on hand {product.on_hand}")
+            return Change(answered(product, 201), entry)
 
         return await change_once(request, database, f"product {product_id}", _restock_decoder, restock)
 
     return {PRODUCTS: get_products, PRODUCT: get_product, PUT_PRODUCT: put_product, RESTOCK: post_restock}
+
+
+def entry_of(product_id: str, body: ProductRequest, put: store.Put) -> Entry:
+    """What the audit says of a product that was created or changed."""
+    target, detail = f"product {product_id}", to_builtins(body)
+    if put == store.CREATED:
+        return Entry("create-product", target, detail, "created")
+    if put != (body.unit_price, body.currency):
+        return Entry("change-price", target, detail, f"was {put.price} {put.currency}")
+    return Entry("change-product", target, detail, "changed")
 
 
 async def _existing(connection: AsyncConn, product_id: str) -> store.ProductView:

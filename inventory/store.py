@@ -11,6 +11,9 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import DictRow, class_row, dict_row
 
+from common.audit import table as audit
+from common.audit.entry import Entry as AuditEntry
+from common.audit.entry import user_author
 from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
 from common.keyed_answers import KeyReused
@@ -201,16 +204,27 @@ _PUT = """
         active = excluded.active, version = products.version + 1, changed_at = now()
       WHERE (products.name, products.unit_price, products.currency, products.active)
         IS DISTINCT FROM (excluded.name, excluded.unit_price, excluded.currency, excluded.active)
-    RETURNING old.product_id IS NULL AS created
+    RETURNING old.unit_price AS price, old.currency
 """
+
+
+class Put(NamedTuple):
+    """A product that was created, or changed: its price before that."""
+
+    price: int | None
+    currency: str | None
+
+
+CREATED: Final = Put(None, None)
 
 
 async def put_product(
     connection: AsyncConn, product_id: str, name: str, unit_price: int, currency: str, active: bool
-) -> bool:
-    """Create the product or change its catalogue entry; returns whether it was created."""
-    cursor = await connection.execute(_PUT, (product_id, name, unit_price, currency, active))
-    return await cursor.fetchone() == (True,)
+) -> Put | None:
+    """Create the product or change its catalogue entry. None if it was as wanted."""
+    cursor = connection.cursor(row_factory=class_row(Put))
+    await cursor.execute(_PUT, (product_id, name, unit_price, currency, active))
+    return await cursor.fetchone()
 
 
 _LOCK_PRODUCT = "SELECT on_hand FROM products WHERE product_id = %s FOR UPDATE"
@@ -285,4 +299,7 @@ _LOAD_DEMO = """
 def load_demo(connection: Conn, demo: Iterable[DemoProduct]) -> int:
     """Create the demo products that do not exist yet, each with a restock; returns how many."""
     with connection.transaction():
-        return connection.execute(_LOAD_DEMO, columns(demo)).rowcount
+        created = connection.execute(_LOAD_DEMO, columns(demo)).rowcount
+        if created:
+            audit.write(connection, user_author(), AuditEntry("load-demo", "products", {}, f"{created} created"))
+    return created

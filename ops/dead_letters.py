@@ -24,6 +24,8 @@ from typing import Any, Final, NamedTuple, get_args
 import msgspec
 import psycopg
 
+from common.audit import table as audit
+from common.audit.entry import Author, Entry, user_author
 from common.codec import decoded
 from common.config import Env
 from common.errors import Fatal, describe
@@ -33,6 +35,8 @@ from common.terminal import printable
 from ops import tool
 
 SQL: Final = tool.statements(__file__)
+NAMED_MAX: Final = 10
+"""Records that an entry of the audit names; `dead_letter_acts` has all of them."""
 _RECORD_ID: Final = re.compile(r"([a-z]+)/(\d+)@(\d+)(?:#([A-Za-z0-9+/_-]+))?")
 
 
@@ -144,7 +148,7 @@ def show(service: str, connection: Conn, chosen: argparse.Namespace) -> None:
             print(f"{'act':12} {printable(f'{act} by {actor} at {at}: {why}')}")
 
 
-def mark(connection: Conn, chosen: argparse.Namespace) -> int:
+def mark(connection: Conn, chosen: argparse.Namespace, author: Author) -> int:
     """Mark what was named and record the act, in one transaction. Returns how many events were marked."""
     with transaction(connection):
         connection.execute(SQL["lock_positions"])
@@ -154,10 +158,19 @@ def mark(connection: Conn, chosen: argparse.Namespace) -> int:
         rows = connection.execute(SQL[chosen.command], _columns([event.record for event in events])).fetchall()
         if rows:
             act = {"act": chosen.command, "actor": chosen.actor, "why": chosen.why}
-            connection.execute(SQL["record"], act | _columns([RecordId(*row) for row in rows]))
+            records = [RecordId(*row) for row in rows]
+            connection.execute(SQL["record"], act | _columns(records))
+            audit.write(connection, author, entry_of(chosen, records, f"{counted(len(records), 'event')} marked"))
         if chosen.dry_run:
             connection.rollback()
     return len(rows)
+
+
+def entry_of(chosen: argparse.Namespace, records: Sequence[RecordId], result: str) -> Entry:
+    """What the audit says of an act on these records."""
+    first, more = ", ".join(map(str, records[:NAMED_MAX])), len(records) - NAMED_MAX
+    target = f"{first} and {more} more" if more > 0 else first
+    return Entry(chosen.command, target, {"why": chosen.why}, result)
 
 
 def discardable(events: Sequence[ParkedEvent], chosen: argparse.Namespace) -> list[ParkedEvent]:
@@ -181,18 +194,20 @@ def type_named(value: bytes) -> str:
     return typed.type if typed else ""
 
 
-def resume(connection: Conn, chosen: argparse.Namespace) -> int:
+def resume(connection: Conn, chosen: argparse.Namespace, author: Author) -> int:
     """End a service's stops and record the act. Returns how many there were."""
     with transaction(connection):
         resumed = connection.execute(SQL["resume"]).rowcount
         if resumed:
             connection.execute(SQL["record_resume"], (chosen.actor, chosen.why))
+            entry = Entry("resume", "the consumer", {"why": chosen.why}, f"{counted(resumed, 'stop')} ended")
+            audit.write(connection, author, entry)
         if chosen.dry_run:
             connection.rollback()
     return resumed
 
 
-def skip(service: str, connection: Conn, chosen: argparse.Namespace) -> int:
+def skip(service: str, connection: Conn, chosen: argparse.Namespace, author: Author) -> int:
     """Record that the service is to skip these records. Returns how many. Raises `Fatal` for one that it has passed or
     does not read."""
     with transaction(connection):
@@ -212,6 +227,7 @@ def skip(service: str, connection: Conn, chosen: argparse.Namespace) -> int:
                 )
             ids.append(record._replace(topic_id=topic_id))
         connection.execute(SQL["record"], {"act": "skip", "actor": chosen.actor, "why": chosen.why} | _columns(ids))
+        audit.write(connection, author, entry_of(chosen, ids, f"{counted(len(ids), 'record')} will be skipped"))
         if chosen.dry_run:
             connection.rollback()
     return len(ids)
@@ -273,15 +289,15 @@ def main(arguments: Sequence[str]) -> int:
                 case "show":
                     show(service, connection, chosen)
                 case "redrive" | "discard":
-                    count = mark(connection, chosen)
+                    count = mark(connection, chosen, user_author(chosen.actor))
                     marked = "marked for redrive" if chosen.command == "redrive" else "marked as discarded"
                     print(f"{service}: {counted(count, 'event')} {marked}{note}")
                 case "resume":
-                    count = resume(connection, chosen)
+                    count = resume(connection, chosen, user_author(chosen.actor))
                     ended = f"{counted(count, 'stop')} ended" if count else "was not stopped"
                     print(f"{service}: {ended}{note}")
                 case "skip":
-                    count = skip(service, connection, chosen)
+                    count = skip(service, connection, chosen, user_author(chosen.actor))
                     print(f"{service}: {counted(count, 'record')} will be skipped when it starts to read{note}")
                     if not chosen.dry_run:
                         print(

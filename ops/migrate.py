@@ -58,6 +58,11 @@ _GRANTS = (
 _ADD_ONLY = (
     "REVOKE UPDATE, DELETE, TRUNCATE ON dead_letter_acts, replays FROM {service}",
     "REVOKE UPDATE, TRUNCATE ON keyed_answers FROM {service}",
+    # One transaction: a deposit that comes in between must not be refused.
+    """
+    REVOKE ALL ON audit FROM {service};
+    GRANT SELECT, INSERT (principal, kind, request_id, act, target, detail, result) ON audit TO {service}
+    """,
 )
 
 

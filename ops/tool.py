@@ -1,7 +1,6 @@
 """What the operator's tools have in common: how they end, how an act is consented to, how they print."""
 
 import argparse
-import getpass
 import os
 import sys
 import traceback
@@ -13,6 +12,7 @@ from typing import Any, Final, NoReturn, TypeVar
 import psycopg
 from confluent_kafka import KafkaException
 
+from common.audit.entry import user
 from common.config import ignore_foreign_variables
 from common.errors import TandemError, describe
 from common.events import SAGA
@@ -57,14 +57,6 @@ def services(environ: Mapping[str, str] = os.environ) -> dict[str, str]:
     """The consumer group of every service that has parked events: also of others, each named after its database."""
     names = (name.removesuffix(_URL).lower() for name in sorted(environ) if name.endswith(_URL))
     return GROUP_OF | {name: name for name in names if name not in GROUP_OF}
-
-
-def user() -> str:
-    """Who runs this, by name or by number."""
-    try:
-        return getpass.getuser()
-    except (ImportError, KeyError, OSError):
-        return f"uid {os.getuid()}"
 
 
 def add_consent(parser: argparse.ArgumentParser) -> None:

@@ -6,17 +6,17 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.audit.entry import Entry
 from common.database import Database
 from common.http import problem
 from common.http.caching import next_page
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
-from common.http.once import answered, change_once
+from common.http.once import Change, answered, change_once
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import path_identifier
 from common.http.responses import json_response
 from common.http.validation import decode_query
-from common.keyed_answers import Answer
 from common.postgres import AsyncConn
 from payment import store
 from payment.operations import ACCOUNT, DEPOSIT, LEDGER, DepositRequest, LedgerPage, LedgerQuery
@@ -34,7 +34,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
     async def post_deposit(request: Request) -> Response:
         customer_id = path_identifier(request, "customer_id")
 
-        async def deposit(connection: AsyncConn, body: DepositRequest, key: str | None) -> Answer:
+        async def deposit(connection: AsyncConn, body: DepositRequest, key: str | None) -> Change:
             try:
                 account = await store.deposit(connection, customer_id, body.amount, body.currency, key)
             except store.CurrencyDiffers as error:
@@ -43,8 +43,12 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
             except store.BalanceTooHigh:
                 field = FieldError("#/amount", f"would take the balance above {store.BALANCE_MAX}")
                 raise ProblemError(problem.validation(field)) from None
-            # A deposit whose answer was not kept, as earlier versions did not: it is answered with today's balance.
-            return answered(account or await _existing(connection, customer_id), 201, replayed=account is None)
+            if account is None:
+                # A deposit whose answer was not kept, as earlier versions did not: it is answered with today's balance.
+                return Change(answered(await _existing(connection, customer_id), 201, replayed=True), None)
+            detail = {"amount": body.amount, "currency": body.currency, "idempotency_key": key}
+            entry = Entry("deposit", f"account {customer_id}", detail, f"balance {account.balance}")
+            return Change(answered(account, 201), entry)
 
         return await change_once(request, database, f"account {customer_id}", _deposit_decoder, deposit)
 

@@ -7,6 +7,8 @@ import psycopg
 from msgspec import Struct
 from psycopg.rows import class_row
 
+from common.audit import table as audit
+from common.audit.entry import Entry, user_author
 from common.events import CustomerId, OrderId, rfc3339
 from common.http.responses import Moment, UuidText
 from common.keyed_answers import KeyReused
@@ -206,4 +208,7 @@ _LOAD_DEMO = """
 def load_demo(connection: Conn) -> int:
     """Open the demo accounts that do not exist yet, each with a deposit; returns how many."""
     with connection.transaction():
-        return connection.execute(_LOAD_DEMO).rowcount
+        opened = connection.execute(_LOAD_DEMO).rowcount
+        if opened:
+            audit.write(connection, user_author(), Entry("load-demo", "accounts", {}, f"{opened} opened"))
+    return opened

@@ -1,21 +1,36 @@
 """Requests that change a row, once however often they are sent under an `Idempotency-Key`."""
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from common import keyed_answers
+from common.audit import table as audit
+from common.audit.entry import Author, Entry
 from common.database import Database
 from common.http.problem import ProblemError
 from common.http.requests import REPLAYED, idempotency_key, idempotency_key_reused, read_body
+from common.http.responses import request_id_of
 from common.http.validation import decode_body
 from common.keyed_answers import Answer, Keyed, KeyReused
 from common.postgres import AsyncConn
 
 B = TypeVar("B")
+
+
+class Change(NamedTuple):
+    """What became of a request: its answer, and the entry for the audit; None if nothing was changed."""
+
+    answer: Answer
+    entry: Entry | None
+
+
+def author_of(request: Request) -> Author:
+    """Who sent the request."""
+    return Author("anonymous", "anonymous", request_id_of(request.scope).decode())
 
 
 def answered(content: object, status: int, *, replayed: bool = False) -> Answer:
@@ -34,10 +49,10 @@ async def change_once(
     database: Database,
     row: str,
     decoder: "msgspec.json.Decoder[B]",
-    act: Callable[[AsyncConn, B, str | None], Awaitable[Answer]],
+    act: Callable[[AsyncConn, B, str | None], Awaitable[Change]],
 ) -> Response:
     """The answer to a request to change a row, named such as `account cust-1`. `act` gets a connection in a
-    transaction, the body, and the key.
+    transaction, the body, and the key. The audit gets its entry in the same transaction.
 
     Raises `ProblemError` when the key or the body is not valid or the key came with another body,
     `DatabaseUnavailable`, and what `act` raises; then nothing is changed.
@@ -47,9 +62,23 @@ async def change_once(
     path = request.scope["path"]
     keyed = None if key is None else Keyed(f"{request.method} {path}", key, msgspec.json.encode(body))
 
+    author = author_of(request)
+
     async def change() -> Answer:
+        entries: list[Entry] = []
+
+        async def act_and_record() -> Answer:
+            answer, entry = await act(connection, body, key)
+            if entry is not None:
+                await audit.write_async(connection, author, entry)
+                entries.append(entry)
+            return answer
+
         async with database.change(row) as connection:
-            return await keyed_answers.once(connection, keyed, lambda: act(connection, body, key))
+            answer = await keyed_answers.once(connection, keyed, act_and_record)
+        for entry in entries:
+            audit.log(author, entry)
+        return answer
 
     try:
         answer = await database.writes.answer(change())

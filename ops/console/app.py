@@ -13,6 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.audit.entry import Author, user
 from common.config import Env
 from common.errors import Transient, describe
 from common.events import now
@@ -23,7 +24,7 @@ from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
 from common.http.problem import ProblemError
 from common.http.requests import read_body
-from common.http.responses import json_response
+from common.http.responses import json_response, request_id_of
 from common.http.validation import decode_body, decode_query
 from ops.console import drill, orders, parked
 from ops.console import operations as api
@@ -38,7 +39,6 @@ from ops.console.sources import SERVICES, Instances, Kafka, Targets
 from ops.databases import databases
 from ops.log import Log
 from ops.observe.gauges import Gauges, ProofGauges, Sampling
-from ops.tool import user
 from ops.verify.statements import TEXTS
 
 PASS_ON_S: Final = 35.0
@@ -126,9 +126,10 @@ async def serve(settings: Settings) -> None:
     async def act(request: Request) -> Response:
         wanted = decode_body(await read_body(request), _act)
         names = await unblocked(parked.named_by, asking, wanted)
+        author = Author(actor, "user", request_id_of(request.scope).decode())
         if wanted.dry_run:
-            return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, actor))
-        return accepted(parked.start(jobs, env, wanted, names, actor))
+            return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, author))
+        return accepted(parked.start(jobs, env, wanted, names, author))
 
     async def verify(request: Request) -> Response:
         decode_body(await read_body(request), _nothing)

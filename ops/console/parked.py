@@ -12,6 +12,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from common.audit import table as audit
+from common.audit.entry import Author, Entry
 from common.config import Env
 from common.errors import Fatal, describe
 from common.http import problem
@@ -205,21 +207,24 @@ def customers(databases: Databases, names: Iterable[Named]) -> dict[Named, Key]:
     return keys
 
 
-def attempt(env: Env, act: Act, named: Named, actor: str, *, dry_run: bool) -> dict[str, Any]:
+def attempt(env: Env, act: Act, named: Named, author: Author, *, dry_run: bool) -> dict[str, Any]:
     """Mark one event, or say what marking it would do."""
     chosen = argparse.Namespace(
         command=act.act, records=[record_id(named.record)], customer=None, all=False,
-        actor=actor, why=act.why.strip() or "dry run", dry_run=dry_run,
+        actor=author.principal, why=act.why.strip() or "dry run", dry_run=dry_run,
     )  # fmt: skip
     try:
         with dead_letters.connected(named.service, env) as connection:
-            count = dead_letters.mark(connection, chosen)
+            count = dead_letters.mark(connection, chosen, author)
     except Fatal as error:
         refused = {"result": "refused", "count": 0, "detail": str(error).removeprefix("dlq: ")}
         return {"service": named.service, "record": named.record, **refused}
     except Exception as error:
         failed = {"result": "failed", "count": 0, "detail": describe(error)}
         return {"service": named.service, "record": named.record, **failed}
+    if count and not dry_run:
+        entry = Entry(act.act, f"{named.service} {named.record}", {"why": chosen.why}, f"{count} marked")
+        audit.log(author, entry)
     result = ("marked", "") if count else ("unchanged", "it is not parked any more, or was marked already")
     return {
         "service": named.service,
@@ -230,13 +235,13 @@ def attempt(env: Env, act: Act, named: Named, actor: str, *, dry_run: bool) -> d
     }
 
 
-def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], actor: str) -> dict[str, Any]:
+def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], author: Author) -> dict[str, Any]:
     """What the act would change, event by event."""
     keys: dict[Named, Key] = {}
     taken: dict[Key, str] = {}
     results = []
     for named in dict.fromkeys(names):
-        result = attempt(env, act, named, actor, dry_run=True)
+        result = attempt(env, act, named, author, dry_run=True)
         if act.act == "redrive" and result["result"] == "marked":
             keys |= customers(databases, [named])
             first = taken.setdefault(keys[named], named.record)
@@ -252,14 +257,14 @@ def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], ac
     }
 
 
-def start(jobs: Jobs, env: Env, act: Act, names: Sequence[Named], actor: str) -> Job:
+def start(jobs: Jobs, env: Env, act: Act, names: Sequence[Named], author: Author) -> Job:
     """Do it in the background. Raises `ProblemError` 409 while another act is under way."""
 
     def work(job: Job) -> bool:
         names_once = list(dict.fromkeys(names))
         job.total = len(names_once)
         for named in names_once:
-            result = attempt(env, act, named, actor, dry_run=False)
+            result = attempt(env, act, named, author, dry_run=False)
             job.results.append(result)
             job.done += 1
             job.note = f"{named.service} {named.record}: {result['result']}"

@@ -32,6 +32,8 @@ from typing import Final
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from common.audit import table as audit
+from common.audit.entry import Entry, user_author
 from common.config import Env, brokers
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
@@ -81,6 +83,8 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
             notes = [f"{restored.decisions} published decisions brought back", *restored.notes, *notes]
         if notes:
             connection.execute(_RECORD, (number, chosen.actor, chosen.why, restored.decisions))
+            detail = {"why": chosen.why, "cover": chosen.cover}
+            audit.write(connection, user_author(chosen.actor), Entry("replay", f"replay {number}", detail, notes[0]))
         if chosen.dry_run:
             connection.rollback()
     for note in notes:

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 import uvicorn
 
+from common.audit.entry import user
 from common.config import ignore_foreign_variables
 from common.files import raise_limit
 from common.http import ready
@@ -26,7 +27,6 @@ from dev.native.supervise import Supervisor, Unanswered
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.settings import HOST, ROOT, SERVICES, Settings
-from ops import tool
 
 FOREIGN = {
     "http_proxy": "http://127.0.0.1:9",
@@ -217,7 +217,7 @@ def test_a_user_without_a_name_is_recorded_by_number(monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr("getpass.getuser", nameless)
     monkeypatch.setattr("os.getuid", lambda: 12345)
-    assert tool.user() == "uid 12345"
+    assert user() == "uid 12345"
 
 
 def test_a_checkout_has_unix_line_endings_however_git_is_configured() -> None:
