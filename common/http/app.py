@@ -99,7 +99,7 @@ class Frame:
             limited = self.limiter.refusal_of_source(source, time.perf_counter())
             if limited is not None:
                 return limited
-        return heads.refusal(scope["http_version"], scope["headers"], self.hosts)
+        return heads.refusal(scope["method"], scope["http_version"], scope["headers"], self.hosts)
 
 
 def nothing_missing() -> list[str]:

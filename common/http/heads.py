@@ -2,13 +2,15 @@
 
 - `Host` must name this process. Otherwise a web page whose owner points the page's name at this machine (DNS rebinding)
   could read and change everything.
-- `Origin` must be the host's own, or one of `CORS_ORIGINS`. A browser sends it with the requests of a page of another
-  site.
+- `Origin` must be the host's own, or one of `CORS_ORIGINS`. A browser sends it when a page of another origin wants to
+  change something, or to read the answer.
+- Without it, `Sec-Fetch-Site` must not say that a page of another origin has made the request, as it does with images,
+  scripts and frames. Such a page may only lead here: a link opens the page that it names.
 - A body must come as it is: no content coding is decoded, and no part of a resource can be changed.
 - The only expectation that can be met is `100-continue`.
 
 References: RFC 9110 §7.2 (Host), §8.4 (Content-Encoding), §10.1.1 (Expect), §14.5 (Content-Range), §15.5.20 (421);
-RFC 6454 §7 (Origin); RFC 6761 §6.3 (localhost).
+RFC 6454 §7 (Origin); https://www.w3.org/TR/fetch-metadata/; RFC 6761 §6.3 (localhost).
 """
 
 import re
@@ -30,8 +32,19 @@ _ORIGIN: Final = re.compile(rb"(?i:https?)://(?P<authority>[^/]+)")
 _DEFAULT_PORT: Final = re.compile(rb":(?:80|443)?\Z")
 
 _NO_HOST: Final = problem.malformed("an HTTP/1.1 request must have exactly one host header (RFC 9112 §3.2)")
+_FROM_A_PAGE: Final = Problem(
+    problem.FOREIGN_ORIGIN, "sec-fetch-site says that a page of another origin embeds this; it may only link to it"
+)
 _CODED: Final = Problem(problem.UNSUPPORTED_MEDIA_TYPE, headers=(("accept-encoding", "identity"),))
-_CHECKED: Final = frozenset({b"host", b"origin", b"content-type", b"content-encoding", b"content-range", b"expect"})
+_CHECKED: Final = frozenset(
+    {
+        *(b"host", b"origin", b"content-type", b"content-encoding", b"content-range", b"expect"),
+        *(b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest"),
+    }
+)
+_OTHER_ORIGINS: Final = frozenset({b"same-site", b"cross-site"})
+"""Values of `Sec-Fetch-Site`. A port is part of an origin, and not of a site."""
+_READS: Final = frozenset({"GET", "HEAD"})
 _LISTS: Final = frozenset({b"content-encoding", b"expect"})
 
 
@@ -47,7 +60,7 @@ class Hosts(NamedTuple):
     """Origins whose pages may send requests and read the answers, from `CORS_ORIGINS`."""
 
 
-def refusal(http_version: str, headers: Iterable[tuple[bytes, bytes]], hosts: Hosts) -> Problem | None:
+def refusal(method: str, http_version: str, headers: Iterable[tuple[bytes, bytes]], hosts: Hosts) -> Problem | None:
     """The reason to refuse a request with this head, if there is one. Names of headers are in lower case."""
     checked: dict[bytes, bytes] = {}
     for name, value in headers:
@@ -63,15 +76,18 @@ def refusal(http_version: str, headers: Iterable[tuple[bytes, bytes]], hosts: Ho
             return _NO_HOST
     elif (refused := host_refusal(host, hosts)) is not None:
         return refused
-    return None if len(checked) == (host is not None) else _refusal_of_rest(http_version, checked, host, hosts)
+    return None if len(checked) == (host is not None) else _refusal_of_rest(method, http_version, checked, host, hosts)
 
 
 def _refusal_of_rest(
-    http_version: str, checked: dict[bytes, bytes], host: bytes | None, hosts: Hosts
+    method: str, http_version: str, checked: dict[bytes, bytes], host: bytes | None, hosts: Hosts
 ) -> Problem | None:
-    if (origin := checked.get(b"origin")) is not None and not _is_own(origin, host, hosts):
-        detail = f"origin {_shown(origin)} is not the host of this request; set CORS_ORIGINS to accept its requests"
-        return Problem(problem.FOREIGN_ORIGIN, detail)
+    if (origin := checked.get(b"origin")) is not None:
+        if not _is_own(origin, host, hosts):
+            detail = f"origin {_shown(origin)} is not the host of this request; set CORS_ORIGINS to accept its requests"
+            return Problem(problem.FOREIGN_ORIGIN, detail)
+    elif checked.get(b"sec-fetch-site") in _OTHER_ORIGINS and not _leads_here(method, checked):
+        return _FROM_A_PAGE
     codings = {coding.strip().lower() for coding in checked.get(b"content-encoding", b"").split(b",")}
     if codings - {b"", b"identity"}:
         detail = f"content-encoding is {_shown(checked[b'content-encoding'])}; send the body without a content coding"
@@ -97,6 +113,12 @@ def host_refusal(host: bytes, hosts: Hosts) -> Problem | None:
         return None
     detail = f"this process does not answer for the host {name[:64]!r}; set ALLOWED_HOSTS if it should"
     return Problem(problem.MISDIRECTED, detail)
+
+
+def _leads_here(method: str, checked: dict[bytes, bytes]) -> bool:
+    """Whether a person follows a link: the answer becomes a page of its own, and no page of another origin sees it."""
+    opens = checked.get(b"sec-fetch-mode") == b"navigate" and checked.get(b"sec-fetch-dest") == b"document"
+    return opens and method in _READS
 
 
 def _is_own(origin: bytes, host: bytes | None, hosts: Hosts) -> bool:

@@ -42,9 +42,12 @@ def guarded(app: WSGIApplication, hosts: Hosts) -> WSGIApplication:
     """`app`, for requests whose head every process of Tandem would take (`common.http.heads`)."""
 
     def respond(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        named = ((b"host", "HTTP_HOST"), (b"origin", "HTTP_ORIGIN"))
-        headers = [(name, environ[variable].encode("latin-1")) for name, variable in named if variable in environ]
-        refused = refusal(environ["SERVER_PROTOCOL"].removeprefix("HTTP/"), headers, hosts)
+        headers = [
+            (name.removeprefix("HTTP_").replace("_", "-").lower().encode("latin-1"), str(value).encode("latin-1"))
+            for name, value in environ.items()
+            if name.startswith("HTTP_")
+        ]
+        refused = refusal(environ["REQUEST_METHOD"], environ["SERVER_PROTOCOL"].removeprefix("HTTP/"), headers, hosts)
         if refused is None:
             return app(environ, start_response)
         start_response(f"{refused.status} {refused.title}", [("content-type", CONTENT_TYPE.decode())])

@@ -205,6 +205,7 @@ UNUSUAL = {
     "a part": (request(b"content-range: bytes 0-1/2"),),
     "a page of another site": (request(b"origin: https://evil.example"),),
     "a page of its own": (request(b"origin: http://localhost"),),
+    "an image on a page of another site": (request(b"sec-fetch-site: cross-site"),),
     "another host": (request().replace(b"localhost", b"evil.example"),),
     "no host at all": (request().replace(b"localhost", b""),),
     "an upgrade and a wish to close": (request(b"connection: upgrade, close", b"upgrade: h2c"),),

@@ -9,8 +9,10 @@ LOOPBACK = Hosts()
 ANYWHERE = Hosts("::", frozenset({"gateway", "shop.example", "2001:db8::1"}))
 
 
-def status(*headers: tuple[bytes, bytes], version: str = "1.1", hosts: Hosts = LOOPBACK) -> int | None:
-    refused = refusal(version, headers, hosts)
+def status(
+    *headers: tuple[bytes, bytes], method: str = "POST", version: str = "1.1", hosts: Hosts = LOOPBACK
+) -> int | None:
+    refused = refusal(method, version, headers, hosts)
     return None if refused is None else refused.status
 
 
@@ -86,6 +88,42 @@ def test_pages_of_configured_hosts_may_send_requests_behind_a_proxy_too() -> Non
     assert status((b"host", b"shop.example"), (b"origin", b"https://shop.example:443"), hosts=ANYWHERE) is None
 
 
+FETCHED = {
+    "a script of its own page": ("same-origin", "cors", "empty", None),
+    "an address that a person types": ("none", "navigate", "document", None),
+    "a link on a page of another site": ("cross-site", "navigate", "document", None),
+    "a link on a page of another port": ("same-site", "navigate", "document", None),
+    "an image": ("cross-site", "no-cors", "image", 403),
+    "a script": ("same-site", "no-cors", "script", 403),
+    "a frame": ("cross-site", "navigate", "iframe", 403),
+    "an answer that nobody can read": ("cross-site", "no-cors", "empty", 403),
+}
+
+
+@pytest.mark.parametrize("name", FETCHED)
+def test_a_page_of_another_origin_may_link_here_and_nothing_else(name: str) -> None:
+    *fetch, due = FETCHED[name]
+    fetched = [
+        (b"host", b"localhost:8081"),
+        *(
+            (f"sec-fetch-{part}".encode(), value.encode())
+            for part, value in zip(("site", "mode", "dest"), fetch, strict=True)
+        ),
+    ]
+    assert status(*fetched, method="GET") == due
+    assert status(*fetched, method="HEAD") == due
+    assert status(*fetched, method="POST") == (403 if fetch[0] in ("cross-site", "same-site") else None)
+    own = (b"origin", b"http://localhost:8081")
+    assert status(*fetched, own, method="POST") is None  # an origin of its own is enough
+
+
+def test_a_configured_origin_is_accepted_from_another_site() -> None:
+    hosts = Hosts(origins=frozenset({b"https://shop.example"}))
+    sent = [(b"host", b"localhost"), (b"origin", b"https://shop.example"), (b"sec-fetch-site", b"cross-site")]
+    assert status(*sent, hosts=hosts) is None
+    assert status(*sent) == 403
+
+
 @pytest.mark.parametrize(
     ("name", "value", "due"),
     [
@@ -110,7 +148,7 @@ def test_an_expectation_of_http_1_0_is_ignored() -> None:
     assert status((b"expect", b"200-ok"), version="1.0") is None
 
 
-@pytest.mark.parametrize("name", [b"content-type", b"origin", b"content-range"])
+@pytest.mark.parametrize("name", [b"content-type", b"origin", b"content-range", b"sec-fetch-site"])
 def test_a_repeated_single_header_is_refused(name: bytes) -> None:
     assert status((b"host", b"localhost"), (name, b"a"), (name, b"a")) == 400
 

@@ -54,7 +54,7 @@ _ONCE: Final = frozenset(
     }
 )
 _UNUSUAL: Final = frozenset(
-    {b"transfer-encoding", b"content-encoding", b"content-range", b"expect", b"origin", b"prefer"}
+    {b"transfer-encoding", b"content-encoding", b"content-range", b"expect", b"origin", b"prefer", b"sec-fetch-site"}
 )
 _PERSISTENT: Final = frozenset({b"keep-alive", b"upgrade", b"http2-settings"})
 """Options of a connection that stays. Java's client offers an upgrade with every request, and an offer is ignored."""
