@@ -75,6 +75,11 @@ class Env:
             raise self.error(f"{name}={value!r} must be text in UTF-8 without control characters")
         return value
 
+    def optional(self, name: str) -> str | None:
+        """A text, or None if it is not set."""
+        self.names.add(name)
+        return self.text(name) if name in self._environ else None
+
     def integer(self, name: str, default: int | None = None, *, least: int, most: int, unit: str = "") -> int:
         raw = self.text(name, None if default is None else str(default))
         if not _WHOLE_NUMBER.fullmatch(raw) or not least <= int(raw) <= most:
@@ -282,6 +287,52 @@ def brokers(env: Env) -> Brokers:
 
 
 @dataclass(frozen=True, slots=True)
+class Auth:
+    """How requests say who asks: by tokens of `issuer` for `audience`, by API keys, or both."""
+
+    issuer: str
+    """The `iss` of its tokens; empty without keys of an issuer."""
+    audience: str
+    jwks_file: Path | None
+    jwks_url: str | None
+    keys_file: Path | None
+    leeway_s: int
+    """By how much clocks may differ."""
+
+
+def auth(env: Env, host: str) -> Auth | None:
+    """None with AUTH=off, which only a process on the loopback may have."""
+    jwks = env.optional("AUTH_JWKS")
+    is_url = jwks is not None and jwks.startswith(("https://", "http://"))
+    if is_url and not re.match(r"https://|http://(127\.0\.0\.1|localhost|\[::1\])[:/]", str(jwks)):
+        raise env.error(f"AUTH_JWKS={jwks!r} must be a path or an https URL: whoever can change keys can be anybody")
+    keys_file = env.optional("AUTH_KEYS_FILE")
+    settings = Auth(
+        issuer=env.optional("AUTH_ISSUER") or "",
+        audience=env.text("AUTH_AUDIENCE", "tandem"),
+        jwks_file=env.file("AUTH_JWKS") if jwks is not None and not is_url else None,
+        jwks_url=env.http_url("AUTH_JWKS", "") if is_url else None,
+        keys_file=None if keys_file is None else env.file("AUTH_KEYS_FILE"),
+        leeway_s=env.integer("AUTH_LEEWAY_S", 30, least=0, most=300, unit="s"),
+    )
+    if env.choice("AUTH", "on", ("on", "off")) == "off":
+        if host not in LOOPBACK and not env.flag("ALLOW_UNAUTHENTICATED"):
+            raise env.error(
+                f"AUTH=off on {host}: deposits and restocks create value, so a process that others can reach must know "
+                "who asks; set AUTH=on, or keep HTTP_HOST=127.0.0.1"
+            )
+        return None
+    lacking = ""
+    if jwks is None and keys_file is None:
+        lacking = "AUTH_JWKS (with AUTH_ISSUER) for tokens, or AUTH_KEYS_FILE for API keys; 'just up' makes both"
+    elif jwks is not None and not settings.issuer:
+        lacking = "AUTH_ISSUER, the iss of the tokens that the keys of AUTH_JWKS sign"
+    if lacking:
+        raise env.error(f"AUTH=on needs {lacking}")
+    return settings
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """The settings that all processes share. Instances share `host:port`; `host:admin_port` belongs to one alone."""
 
@@ -296,6 +347,8 @@ class Process:
     allowed_hosts: frozenset[str]
     cors_origins: frozenset[bytes]
     keep_alive_s: int
+    auth: Auth | None
+    """None with AUTH=off."""
     limits: RequestLimits
     logs: Logs
     tracing: Tracing | None
@@ -304,11 +357,6 @@ class Process:
 def process(env: Env, *, database: str, port: int) -> Process:
     """Read the shared settings. `port` is the default public port of this one."""
     host = env.text("HTTP_HOST", "127.0.0.1")
-    if not env.flag("ALLOW_UNAUTHENTICATED") and host not in LOOPBACK:
-        raise env.error(
-            f"refusing to listen on {host}: there is no authentication yet, and deposits and restocks "
-            "create value; keep HTTP_HOST=127.0.0.1, or set ALLOW_UNAUTHENTICATED=1 behind something that protects it"
-        )
     settings = Process(
         service=env.service,
         instance=env.text("INSTANCE", f"{env.service}-1"),
@@ -321,6 +369,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         allowed_hosts=env.hosts("ALLOWED_HOSTS"),
         cors_origins=env.origins("CORS_ORIGINS"),
         keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
+        auth=auth(env, host),
         limits=request_limits(env),
         logs=logs(env),
         tracing=tracing(env),

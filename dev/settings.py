@@ -271,6 +271,7 @@ def environment(
         "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
+        "AUTH": "off",
     }
     for database in [role for role in passwords if role not in SHARED_ROLES]:
         variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)

@@ -4,6 +4,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from common.auth.access import scopes
+from common.auth.principal import MERCHANT, SCOPES
 from common.currencies import ActiveCurrency
 from common.events import Identifier, UnitPrice
 from common.http import problem
@@ -56,7 +58,7 @@ class ProductPage(Struct, frozen=True):
 _PRODUCT: Final = ProductView("sku-0001", "Oak tray, small", 1_999, "EUR", True, 999_998)
 
 PRODUCTS: Final = Operation(
-    method="GET", path=PRODUCTS_PATH, id="listProducts", tag=TAG, conditional=True,
+    method="GET", path=PRODUCTS_PATH, id="listProducts", tag=TAG, access=scopes(*SCOPES), conditional=True,
     summary="List products, in the order of their ids", query=ProductsQuery,
     answers=(
         Answer(status=200, kind=ProductPage, headers=(LINK_NEXT,), example=ProductPage([_PRODUCT], "sku-0001")),
@@ -64,13 +66,14 @@ PRODUCTS: Final = Operation(
     problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 PRODUCT: Final = Operation(
-    method="GET", path=f"{PRODUCTS_PATH}/{{product_id}}", id="getProduct", tag=TAG, conditional=True,
+    method="GET", path=f"{PRODUCTS_PATH}/{{product_id}}", id="getProduct", tag=TAG, access=scopes(*SCOPES),
+    conditional=True,
     summary="Look a product up", parameters=_PRODUCT_ID,
     answers=(Answer(status=200, kind=ProductView, example=_PRODUCT),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PUT_PRODUCT: Final = Operation(
-    method="PUT", path=f"{PRODUCTS_PATH}/{{product_id}}", id="putProduct", tag=TAG,
+    method="PUT", path=f"{PRODUCTS_PATH}/{{product_id}}", id="putProduct", tag=TAG, access=scopes(MERCHANT),
     summary="Make a product, or change its entry in the catalogue", parameters=_PRODUCT_ID,
     key="the same key and body are the same change. A key belongs to its path",
     body=Body(kind=ProductRequest, examples={"a tray": ProductRequest("Oak tray, small", 1_999, "EUR", True)}),
@@ -81,7 +84,7 @@ PUT_PRODUCT: Final = Operation(
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 RESTOCK: Final = Operation(
-    method="POST", path=f"{PRODUCTS_PATH}/{{product_id}}/restocks", id="restock", tag=TAG,
+    method="POST", path=f"{PRODUCTS_PATH}/{{product_id}}/restocks", id="restock", tag=TAG, access=scopes(MERCHANT),
     summary="Add pieces to a product's stock", parameters=_PRODUCT_ID,
     key="the same key and body are the same restock. A key belongs to its path",
     body=Body(kind=RestockRequest, examples={"10 pieces": RestockRequest(10)}),

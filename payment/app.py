@@ -7,6 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.audit.entry import Entry
+from common.auth.guard import confined_to
 from common.database import Database
 from common.http import problem
 from common.http.caching import next_page
@@ -28,11 +29,11 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
     """The endpoint of each operation, served from this database."""
 
     async def get_account(request: Request) -> Response:
-        customer_id = path_identifier(request, "customer_id")
+        customer_id = _customer(request)
         return json_response(await database.reads.run(lambda connection: _existing(connection, customer_id)))
 
     async def post_deposit(request: Request) -> Response:
-        customer_id = path_identifier(request, "customer_id")
+        customer_id = _customer(request)
 
         async def deposit(connection: AsyncConn, body: DepositRequest, key: str | None) -> Change:
             try:
@@ -53,7 +54,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
         return await change_once(request, database, f"account {customer_id}", _deposit_decoder, deposit)
 
     async def get_ledger(request: Request) -> Response:
-        customer_id = path_identifier(request, "customer_id")
+        customer_id = _customer(request)
         query = decode_query(request.query_params, LedgerQuery)
 
         async def read(connection: AsyncConn) -> list[store.EntryView]:
@@ -74,3 +75,12 @@ async def _existing(connection: AsyncConn, customer_id: str) -> store.AccountVie
     if account is None:
         raise ProblemError(problem.not_found("account", customer_id))
     return account
+
+
+def _customer(request: Request) -> str:
+    """The customer in the path. Raises `ProblemError` 404 for another than the one to whom the request is confined, as
+    if there were no such account."""
+    customer_id = path_identifier(request, "customer_id")
+    if confined_to(request.scope) not in (None, customer_id):
+        raise ProblemError(problem.not_found("account", customer_id))
+    return customer_id

@@ -4,6 +4,8 @@ from typing import Annotated, Final
 
 from msgspec import Meta, Struct
 
+from common.auth.access import own, scopes
+from common.auth.principal import AUDITOR, MERCHANT, OPERATOR
 from common.currencies import ActiveCurrency
 from common.events import AMOUNT_MAX, Identifier
 from common.http import problem
@@ -14,6 +16,7 @@ from payment.store import AccountView, EntryView
 ENTRY_ID_MAX: Final = 2**63 - 1
 TAG: Final = "accounts"
 ACCOUNTS_PATH: Final = "/api/v1/accounts/{customer_id}"
+READ: Final = own(MERCHANT, OPERATOR, AUDITOR)
 _CUSTOMER_ID: Final = {"customer_id": Identifier}
 
 
@@ -45,13 +48,13 @@ _ENTRY: Final = EntryView(
 )
 
 ACCOUNT: Final = Operation(
-    method="GET", path=ACCOUNTS_PATH, id="getAccount", tag=TAG, conditional=True,
+    method="GET", path=ACCOUNTS_PATH, id="getAccount", tag=TAG, access=READ, conditional=True,
     summary="Look an account up", parameters=_CUSTOMER_ID,
     answers=(Answer(status=200, kind=AccountView, example=_ACCOUNT),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 DEPOSIT: Final = Operation(
-    method="POST", path=f"{ACCOUNTS_PATH}/deposits", id="deposit", tag=TAG,
+    method="POST", path=f"{ACCOUNTS_PATH}/deposits", id="deposit", tag=TAG, access=scopes(MERCHANT),
     summary="Deposit money; the first deposit opens the account", parameters=_CUSTOMER_ID,
     key="the same key and body are the same deposit. A key belongs to its path",
     body=Body(kind=DepositRequest, examples={"10 EUR": DepositRequest(1_000, "EUR")}),
@@ -59,7 +62,7 @@ DEPOSIT: Final = Operation(
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 LEDGER: Final = Operation(
-    method="GET", path=f"{ACCOUNTS_PATH}/ledger", id="listLedger", tag=TAG, conditional=True,
+    method="GET", path=f"{ACCOUNTS_PATH}/ledger", id="listLedger", tag=TAG, access=READ, conditional=True,
     summary="List what changed an account's balance, newest first", parameters=_CUSTOMER_ID, query=LedgerQuery,
     answers=(
         Answer(

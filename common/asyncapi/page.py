@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.asyncapi.document import document
+from common.auth.access import PUBLIC
 from common.http.contract.files import Files
 from common.http.contract.operation import Answer, Operation
 from common.http.contract.process import PAGE_HEADERS, TAG
@@ -20,17 +21,19 @@ _VIEWER: Final = "asyncapi-viewer.iife.js"
 
 
 DOCUMENT: Final = Operation(
-    method="GET", path=f"{PATH}.json", id="asyncapi", tag=TAG, summary="The events in the topics, as AsyncAPI",
+    method="GET", path=f"{PATH}.json", id="asyncapi", tag=TAG, access=PUBLIC,
+    summary="The events in the topics, as AsyncAPI",
     answers=(Answer(status=200, kind=dict[str, Any], description="an AsyncAPI 3.0 document"),), conditional=True,
 )  # fmt: skip
 PAGE: Final = Operation(
-    method="GET", path=PATH, id="asyncapiPage", tag=TAG, summary="A page to read that document", conditional=True,
+    method="GET", path=PATH, id="asyncapiPage", tag=TAG, access=PUBLIC,
+    summary="A page to read that document", conditional=True,
     answers=(
         Answer(status=200, kind=str, media_types=("text/html",), description="the page", headers=PAGE_HEADERS),
     ),
 )  # fmt: skip
 VIEWER: Final = Operation(
-    method="GET", path=f"{PATH}/{_VIEWER}", id="asyncapiViewer", tag=TAG, summary="The page's script",
+    method="GET", path=f"{PATH}/{_VIEWER}", id="asyncapiViewer", tag=TAG, access=PUBLIC, summary="The page's script",
     answers=(Answer(status=200, kind=str, description="the script"),), conditional=True, documented=False,
 )  # fmt: skip
 OPERATIONS: Final = (DOCUMENT, PAGE, VIEWER)

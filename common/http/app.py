@@ -1,4 +1,5 @@
-"""The ASGI application of every process: its routes, /livez, /readyz and /metrics, and each error as a problem."""
+"""The ASGI application of every process: its routes, each behind its rule, /livez, /readyz and /metrics, and each error
+as a problem."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,13 +12,17 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common import metrics
+from common.auth.access import Access
+from common.auth.authenticator import CLOSED, Authenticator
+from common.auth.guard import admit
 from common.database import DatabaseUnavailable
 from common.http import cors, heads, problem
+from common.http.contract.operation import Operation
 from common.http.contract.process import LIVEZ, METRICS, READYZ, Alive, ReadinessView
+from common.http.contract.service import OperationRoute
 from common.http.heads import Hosts
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits
@@ -49,20 +54,60 @@ class Frame:
     path, is called past router and middleware; it sets the id and counts for itself (`common.http.responses`).
     """
 
-    def __init__(self, app: Starlette, ready: Readiness, direct: Mapping[tuple[str, str], ASGIApp]) -> None:
+    def __init__(
+        self, app: Starlette, ready: Readiness, direct: Mapping[Operation, ASGIApp], auth: Authenticator
+    ) -> None:
         self.app = app
         self.ready = ready
+        self.auth = auth
+        """With `CLOSED`, only public operations are served."""
+        self.admin_port: int | None = None
         self.closed = ""
         """The reason why the public port takes no connections yet; /readyz reports it."""
         self.stopping = False
         self.hosts = Hosts()
         self.limiter = Limiter(RequestLimits())
-        self._direct = direct
-        routes = [route for route in app.routes if isinstance(route, Route)]
+        self._direct = {
+            (operation.method, operation.path): self._counted(self.guarded(operation.access, endpoint))
+            for operation, endpoint in direct.items()
+        }
+        routes = [route for route in app.routes if isinstance(route, OperationRoute)]
+        assert len(routes) == len(app.routes), "a route without an operation has no rule"
+        for route in routes:
+            route.app = self.guarded(route.operation.access, route.app)
         self._templates: dict[object, str] = {route.endpoint: route.path_format for route in routes}
-        served = {*direct, *((method, route.path_format) for route in routes for method in route.methods or ())}
+        served = {*self._direct, *((method, route.path_format) for route in routes for method in route.methods or ())}
         for method, path in served:
             metrics.http_requests.labels(method, path, 500)  # from zero, or the first would be no increase
+
+    def guarded(self, access: Access, endpoint: ASGIApp) -> ASGIApp:
+        """The endpoint, behind this rule."""
+        if access.public:
+            return endpoint
+
+        async def guarded_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            if not (access.open_on_admin_port and self._is_admin(scope)):
+                await admit(self.auth, access, scope)
+            await endpoint(scope, receive, send)
+
+        return guarded_endpoint
+
+    def _is_admin(self, scope: Scope) -> bool:
+        server = scope.get("server")
+        return server is not None and server[1] is not None and server[1] == self.admin_port
+
+    @staticmethod
+    def _counted(endpoint: ASGIApp) -> ASGIApp:
+        """The `direct` endpoint, with an answer to whoever is not let in; the router does that for others."""
+
+        async def counted_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
+            try:
+                await endpoint(scope, receive, send)
+            except ProblemError as error:
+                metrics.http_requests.labels(scope["method"], scope["path"], error.problem.status).inc()
+                await send_problem(send, error.problem, request_id_of(scope))
+
+        return counted_endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -108,30 +153,35 @@ def nothing_missing() -> list[str]:
 
 
 def application(
-    routes: Sequence[BaseRoute],
+    routes: Sequence[OperationRoute],
     ready: Readiness = nothing_missing,
     *,
     degraded: Readiness = nothing_missing,
-    direct: Mapping[tuple[str, str], ASGIApp] = MappingProxyType({}),
+    direct: Mapping[Operation, ASGIApp] = MappingProxyType({}),
+    auth: Authenticator = CLOSED,
 ) -> Frame:
     """The routes of a service together with /livez, /readyz and /metrics; every error as a problem document.
 
-    `degraded` names what is away although the process can do its main work. For `direct` see `Frame`.
+    `degraded` names what is away although the process can do its main work. For `direct` see `Frame`. `auth` tells who
+    asks; by default `serve` makes it from the settings of the process.
     """
 
     def what_is_missing() -> list[str]:
-        return [*ready(), *([frame.closed] if frame.closed else [])]
+        return [*ready(), *frame.auth.missing(), *([frame.closed] if frame.closed else [])]
+
+    def what_is_degraded() -> list[str]:
+        return [*degraded(), *frame.auth.degraded()]
 
     async def livez(_: Request) -> Response:
         return json_response(Alive())
 
     async def readyz(_: Request) -> Response:
         missing = what_is_missing()
-        return json_response(ReadinessView(not missing, missing, degraded()), 503 if missing else 200)
+        return json_response(ReadinessView(not missing, missing, what_is_degraded()), 503 if missing else 200)
 
     async def exposition(_: Request) -> Response:
         metrics.ready.set(not what_is_missing())
-        metrics.degraded.set(len(degraded()))
+        metrics.degraded.set(len(what_is_degraded()))
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
     async def on_http(request: Request, error: Exception) -> Response:
@@ -147,21 +197,26 @@ def application(
 
     def methods_of(path: str) -> set[str]:
         """All methods that a path takes, or any path (`*`); Starlette would name those of one route."""
-        methods = {method for method, direct_path in direct if path in (direct_path, "*")}
+        methods = {str(operation.method) for operation in direct if path in (operation.path, "*")}
         for route in app.routes:
-            if isinstance(route, Route) and (path == "*" or route.path_regex.match(path)):
+            if isinstance(route, OperationRoute) and (path == "*" or route.path_regex.match(path)):
                 methods |= route.methods or set()
         return methods
 
     app = Starlette(
-        routes=[*routes, Route(LIVEZ.path, livez), Route(READYZ.path, readyz), Route(METRICS.path, exposition)],
+        routes=[
+            *routes,
+            OperationRoute(LIVEZ, livez),
+            OperationRoute(READYZ, readyz),
+            OperationRoute(METRICS, exposition),
+        ],
         exception_handlers={
             HTTPException: on_http,
             **dict.fromkeys((ProblemError, ClientGone, DatabaseUnavailable, Exception), _on_error),
         },
     )
     app.router.redirect_slashes = False  # a redirect would repeat whatever host the client has named
-    frame = Frame(app, ready, direct)
+    frame = Frame(app, ready, direct, auth)
     return frame
 
 

@@ -137,6 +137,26 @@ INTERNAL_ERROR: Final = ProblemType(
     remedy="report it with its `request_id`. The outcome is unknown: repeat the request only with its idempotency key",
     example="it has been logged",
 )
+UNAUTHENTICATED: Final = ProblemType(
+    code="unauthenticated",
+    status=401,
+    title="Not authenticated",
+    when="the request has no credentials, or some that are not good: expired, revoked, of another issuer, or forged",
+    remedy="send `Authorization: Bearer …` with a valid token or API key; `detail` says what is wrong. Nothing was "
+    "changed",
+    example="the token has expired",
+    headers=(ProblemHeader("WWW-Authenticate", "how to authenticate (RFC 6750)"),),
+)
+FORBIDDEN: Final = ProblemType(
+    code="forbidden",
+    status=403,
+    title="Not allowed",
+    when="the credentials are good, but do not allow this: none of the scopes that the operation asks for, or a thing "
+    "that is to be made in another customer's name",
+    remedy="use credentials with one of the scopes that `detail` names; nothing was changed",
+    example="this needs one of the scopes merchant",
+    headers=(ProblemHeader("WWW-Authenticate", "the scopes that are needed (RFC 6750)", always=False),),
+)
 
 # What the server itself refuses, before or while it reads a request.
 

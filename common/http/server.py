@@ -23,6 +23,7 @@ import uvloop
 from loguru import logger
 
 from common import metrics
+from common.auth.authenticator import CLOSED, authenticator
 from common.config import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
@@ -151,10 +152,13 @@ async def serve(
     `protocol` that answers by itself shares its `limiter`.
 
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
-    Raises `Fatal` when a port is taken, or when too few files may be open.
+    Raises `Fatal` when a port is taken, when too few files may be open, or when the keys of credentials cannot be read.
     """
     room = make_room()
     public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
+    app.admin_port = process.admin_port
+    if app.auth is CLOSED:
+        app.auth = authenticator(process.auth)
     app.hosts = Hosts(process.host, process.allowed_hosts, process.cors_origins)
     app.limiter = limiter or Limiter(process.limits)
     config = uvicorn.Config(
@@ -203,6 +207,7 @@ async def serve(
         )
         await servers[0].serve([public])
 
+    following_keys = asyncio.create_task(app.auth.keep_current())
     if open_ is not None:
         await open_()
     for task in tasks:
@@ -220,6 +225,7 @@ async def serve(
         await asyncio.gather(serve_public(), servers[1].serve([admin]))
     finally:
         await asyncio.gather(*(asyncio.to_thread(task.stop) for task in tasks))
+        following_keys.cancel()
         if close is not None:
             await close()
         logger.info("stopped")

@@ -4,6 +4,8 @@ from typing import Annotated, Any, Final
 
 from msgspec import Meta, Struct
 
+from common.auth.access import PUBLIC, scopes
+from common.auth.principal import AUDITOR, OPERATOR, SCOPES
 from common.http import problem
 from common.http.contract.operation import LOCATION, Answer, Body, Header, Operation
 from common.http.contract.service import Contract
@@ -18,6 +20,8 @@ ORDERS: Final = "orders"
 DEAD_LETTERS: Final = "dead letters"
 JOBS: Final = "jobs"
 PAGE: Final = "page"
+READ: Final = scopes(OPERATOR, AUDITOR)
+ACT_ON: Final = scopes(OPERATOR)
 _ORDER_ID: Final = {"order_id": UuidText}
 _JOB_ID: Final = {"job_id": Annotated[str, Meta(max_length=64)]}
 
@@ -33,25 +37,30 @@ def _documents(description: str, status: int = 200, headers: tuple[Header, ...] 
 _STARTED: Final = (_documents("the job, which goes on in the background", 202, (LOCATION,)),)
 
 INDEX: Final = Operation(
-    method="GET", path="/", id="index", tag=PAGE, summary="The console's page", documented=False, conditional=True,
+    method="GET", path="/", id="index", tag=PAGE, access=PUBLIC,
+    summary="The console's page", documented=False, conditional=True,
     answers=(Answer(status=200, kind=str, media_types=("text/html",), description="the page"),),
 )  # fmt: skip
 FILE: Final = Operation(
-    method="GET", path="/static/{path:path}", id="file", tag=PAGE, summary="A file of the page", documented=False,
+    method="GET", path="/static/{path:path}", id="file", tag=PAGE, access=PUBLIC,
+    summary="A file of the page", documented=False,
     conditional=True, parameters={"path": str}, answers=(Answer(status=200, kind=str, description="the file"),),
     problems=(problem.NOT_FOUND,),
 )  # fmt: skip
 STREAM: Final = Operation(
-    method="GET", path="/api/stream", id="stream", tag=PAGE, summary="Server-sent events: all that the page shows live",
+    method="GET", path="/api/stream", id="stream", tag=PAGE, access=READ,
+    summary="Server-sent events: all that the page shows live",
     answers=(Answer(status=200, kind=str, media_types=("text/event-stream",), description="the events"),),
     problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 SEARCH: Final = Operation(
-    method="GET", path="/api/orders", id="searchOrders", tag=ORDERS, summary="Find orders, newest first", query=Search,
+    method="GET", path="/api/orders", id="searchOrders", tag=ORDERS, access=READ,
+    summary="Find orders, newest first", query=Search,
     answers=(_documents("a page of orders, and how far it was searched"),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 PLACE: Final = Operation(
-    method="POST", path="/api/orders", id="placeOrder", tag=ORDERS, summary="Pass an order on to the order api",
+    method="POST", path="/api/orders", id="placeOrder", tag=ORDERS, access=scopes(*SCOPES),
+    summary="Pass an order on to the order api",
     body=Body(
         kind=OrderRequest,
         examples={"one product": OrderRequest(customer_id="cust-000001", product_id="sku-0001", quantity=2)},
@@ -61,55 +70,58 @@ PLACE: Final = Operation(
     answers=(_documents("the order api's answer", 202),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 STORY: Final = Operation(
-    method="GET", path="/api/orders/{order_id}", id="getStory", tag=ORDERS, parameters=_ORDER_ID,
+    method="GET", path="/api/orders/{order_id}", id="getStory", tag=ORDERS, access=READ, parameters=_ORDER_ID,
     summary="All that the databases know of an order", answers=(_documents("the story"),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 EVENTS: Final = Operation(
-    method="GET", path="/api/orders/{order_id}/events", id="listEvents", tag=ORDERS, parameters=_ORDER_ID,
+    method="GET", path="/api/orders/{order_id}/events", id="listEvents", tag=ORDERS, access=READ, parameters=_ORDER_ID,
     summary="The records of an order, as the log has them", answers=(_documents("the records"),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PARKED: Final = Operation(
-    method="GET", path="/api/dead-letters", id="listParked", tag=DEAD_LETTERS, query=Listing,
+    method="GET", path="/api/dead-letters", id="listParked", tag=DEAD_LETTERS, access=READ, query=Listing,
     summary="List parked events", answers=(_documents("a page of parked events"),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 ACT: Final = Operation(
-    method="POST", path="/api/dead-letters/acts", id="act", tag=DEAD_LETTERS,
+    method="POST", path="/api/dead-letters/acts", id="act", tag=DEAD_LETTERS, access=ACT_ON,
     summary="Redrive or discard parked events, or say what that would change (dry_run)",
     body=Body(kind=Act, examples={"a dry run": Act(act="redrive", dry_run=True, filter=None, events=None)}),
     answers=(*_STARTED, _documents("what a dry run found")), problems=(BUSY, problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PARKED_EVENT: Final = Operation(
-    method="GET", path="/api/dead-letters/{service}/{record:path}", id="getParked", tag=DEAD_LETTERS,
+    method="GET", path="/api/dead-letters/{service}/{record:path}", id="getParked", tag=DEAD_LETTERS, access=READ,
     parameters={"service": str, "record": Annotated[str, Meta(description="such as orders/3@17")]},
     summary="A parked event with its bytes, and what operators did to it", answers=(_documents("the event"),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 VERIFY: Final = Operation(
-    method="POST", path="/api/verify", id="verify", tag=JOBS, summary="Start a full proof",
+    method="POST", path="/api/verify", id="verify", tag=JOBS, access=ACT_ON, summary="Start a full proof",
     body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=_STARTED, problems=(BUSY,),
 )  # fmt: skip
 LIST_JOBS: Final = Operation(
-    method="GET", path="/api/jobs", id="listJobs", tag=JOBS, summary="List the jobs that run or ended last",
+    method="GET", path="/api/jobs", id="listJobs", tag=JOBS, access=READ,
+    summary="List the jobs that run or ended last",
     answers=(_documents("the jobs"),),
 )  # fmt: skip
 JOB: Final = Operation(
-    method="GET", path="/api/jobs/{job_id}", id="getJob", tag=JOBS, parameters=_JOB_ID,
+    method="GET", path="/api/jobs/{job_id}", id="getJob", tag=JOBS, access=READ, parameters=_JOB_ID,
     summary="A job with its results", answers=(_documents("the job"),), problems=(problem.NOT_FOUND,),
 )  # fmt: skip
 STOP_JOB: Final = Operation(
-    method="POST", path="/api/jobs/{job_id}/stop", id="stopJob", tag=JOBS, parameters=_JOB_ID, summary="Stop a job",
+    method="POST", path="/api/jobs/{job_id}/stop", id="stopJob", tag=JOBS, access=ACT_ON, parameters=_JOB_ID,
+    summary="Stop a job",
     body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=_STARTED,
     problems=(CANNOT_STOP, problem.NOT_FOUND),
 )  # fmt: skip
 BREAK: Final = Operation(
-    method="POST", path="/api/break", id="breakIt", tag=JOBS, summary="Stop, kill or freeze a part of the stack",
+    method="POST", path="/api/break", id="breakIt", tag=JOBS, access=ACT_ON,
+    summary="Stop, kill or freeze a part of the stack",
     body=Body(kind=Drill, examples={"kill payment": Drill("kill", "payment")}), answers=_STARTED,
     problems=(NOT_ALLOWED, BUSY),
 )  # fmt: skip
 LOAD: Final = Operation(
-    method="POST", path="/api/load", id="load", tag=JOBS, summary="Start a shape of load",
+    method="POST", path="/api/load", id="load", tag=JOBS, access=ACT_ON, summary="Start a shape of load",
     body=Body(kind=Load, examples={"ten users": Load("load")}), answers=_STARTED, problems=(NOT_ALLOWED, BUSY),
 )  # fmt: skip
 

@@ -12,8 +12,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.asyncapi import page as asyncapi
+from common.auth.authenticator import authenticator
+from common.auth.guard import confined_to
 from common.database import Database
-from common.http import server
+from common.http import problem, server
 from common.http.app import application
 from common.http.caching import NO_STORE, next_page
 from common.http.connections import make_room
@@ -21,6 +23,7 @@ from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
 from common.http.heads import Hosts
 from common.http.limits.limiter import Limiter
+from common.http.problem import ProblemError
 from common.http.responses import json_response
 from common.http.validation import decode_query
 from common.tracing.live import tracer_of
@@ -59,6 +62,7 @@ async def serve(settings: Api) -> None:
     backlog = Backlog(settings, log.set_linger)
     desk = OrderDesk(catalogue, log, backlog, None if tracer is None else tracer.sampling)
     keyed = KeyedOrders(desk, requests, log, recent)
+    auth = authenticator(process.auth)
     room = make_room()
     outcomes = Outcomes(queries, lambda: app.stopping, min(WATCHED_MAX, 2 * room.long_lived))
     forgetting: list[asyncio.Task[None]] = []
@@ -93,10 +97,13 @@ async def serve(settings: Api) -> None:
         missing,
         degraded=degraded,
         direct=CONTRACT.direct({PLACE: PlaceOrder(desk, keyed, outcomes)}),
+        auth=auth,
     )
     read_head, limiter = head_reader(Hosts(process.host, process.allowed_hosts)), Limiter(process.limits)
     accepted = accepted_head(PLACE.deprecation.headers() if PLACE.deprecation else ())
-    lane = partial(FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, limiter=limiter, accepted=accepted)
+    lane = partial(
+        FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, auth=auth, limiter=limiter, accepted=accepted
+    )
     tasks: list[server.Task] = [catalogue, log, backlog]
 
     def not_yet_serving() -> list[str]:
@@ -113,11 +120,14 @@ def reads(lookup: Lookup, queries: OrderQueries) -> dict[Operation, Endpoint]:
     """The endpoints that are no bare ASGI."""
 
     async def get_order(request: Request) -> Response:
-        order = (await lookup.find(request.path_params["order_id"])).view
+        order = (await lookup.find(request.path_params["order_id"], confined_to(request.scope))).view
         return json_response(order, headers=None if order.settled else NO_STORE)
 
     async def list_orders(request: Request) -> Response:
-        page = await queries.page(decode_query(request.query_params, PageRequest))
+        query = decode_query(request.query_params, PageRequest)
+        if confined_to(request.scope) not in (None, query.customer_id):
+            raise ProblemError(problem.not_found("customer", query.customer_id))
+        page = await queries.page(query)
         return json_response(page, headers=next_page(request, page.next_cursor))
 
     return {LIST: list_orders, GET: get_order, **asyncapi.endpoints()}

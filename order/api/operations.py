@@ -5,13 +5,15 @@ from typing import Final
 from starlette.convertors import StringConvertor, register_url_convertor
 
 from common.asyncapi import page as asyncapi
+from common.auth.access import own
+from common.auth.principal import AUDITOR, MERCHANT, OPERATOR
 from common.events import Item
 from common.http import problem
 from common.http.contract.operation import LINK_NEXT, LOCATION, Answer, Body, Header, Link, Operation
 from common.http.contract.service import Contract
 from common.http.responses import UuidText
 from order.api.place.cancel import NOT_CANCELLABLE
-from order.api.place.desk import PRICE_CHANGED
+from order.api.place.desk import ACCESS, PRICE_CHANGED
 from order.api.place.keyed_requests import KEYS_KEPT_S
 from order.api.place.many import BYTES_MAX, LINES_MAX, NDJSON
 from order.api.place.single import ORDERS_PATH
@@ -38,6 +40,7 @@ register_url_convertor("order", OrderName())
 
 TAG: Final = "orders"
 DAY_S: Final = 86_400
+READ: Final = own(MERCHANT, OPERATOR, AUDITOR)
 _LINES: Final = tuple(kind.decode() for kind in NDJSON)
 _ORDER_ID: Final = "019ab7a2-5c1e-7d60-8f00-2b1f6c0a9e11"
 _KEPT: Final = f"A key is kept {KEYS_KEPT_S // DAY_S} days"
@@ -101,7 +104,7 @@ _VIEW: Final = OrderView(
 )
 
 PLACE: Final = Operation(
-    method="POST", path=ORDERS_PATH, id="placeOrder", tag=TAG,
+    method="POST", path=ORDERS_PATH, id="placeOrder", tag=TAG, access=ACCESS,
     summary="Place an order; it is accepted when the log has it",
     description=f"{_RETRIES} 200 instead of 202 comes only with Prefer: wait.",
     headers=(_PREFER,),
@@ -115,14 +118,14 @@ PLACE: Final = Operation(
     problems=(PRICE_CHANGED, problem.UNAVAILABLE),
 )  # fmt: skip
 LIST: Final = Operation(
-    method="GET", path=ORDERS_PATH, id="listOrders", tag=TAG, conditional=True,
+    method="GET", path=ORDERS_PATH, id="listOrders", tag=TAG, access=READ, conditional=True,
     summary="List a customer's orders, newest first",
     query=PageRequest,
     answers=(Answer(status=200, kind=OrderPage, headers=(LINK_NEXT,), example=OrderPage([_VIEW], None)),),
-    problems=(problem.UNAVAILABLE,),
+    problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PLACE_MANY: Final = Operation(
-    method="POST", path=f"{ORDERS_PATH}/batch", id="placeOrders", tag=TAG,
+    method="POST", path=f"{ORDERS_PATH}/batch", id="placeOrders", tag=TAG, access=ACCESS,
     summary=f"Place up to {LINES_MAX} orders, one a line, each accepted or refused by itself",
     description=f"The body has a JSON document a line, and the schema is that of a line; so it is with the answer. "
     f"{_RETRIES} That holds for each line, which can have an idempotency_key.",
@@ -149,7 +152,7 @@ PLACE_MANY: Final = Operation(
     problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 GET: Final = Operation(
-    method="GET", path=f"{ORDERS_PATH}/{{order_id:order}}", id="getOrder", tag=TAG, conditional=True,
+    method="GET", path=f"{ORDERS_PATH}/{{order_id:order}}", id="getOrder", tag=TAG, access=READ, conditional=True,
     summary="Look an order up",
     description="An order that was accepted is never \"not found\". A pending one must not be kept by a cache "
     "(`Cache-Control: no-store`).",
@@ -158,7 +161,7 @@ GET: Final = Operation(
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 STREAM: Final = Operation(
-    method="GET", path=f"{ORDERS_PATH}/{{order_id:order}}/events", id="streamOrder", tag=TAG,
+    method="GET", path=f"{ORDERS_PATH}/{{order_id:order}}/events", id="streamOrder", tag=TAG, access=READ,
     summary="Server-sent events until the order is settled: its timeline's entries by name, then 'settled'",
     parameters={"order_id": UuidText},
     headers=(_LAST_EVENT_ID,),
@@ -172,7 +175,7 @@ STREAM: Final = Operation(
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 CANCEL: Final = Operation(
-    method="POST", path=f"{ORDERS_PATH}/{{order_id:order}}/cancel", id="cancelOrder", tag=TAG,
+    method="POST", path=f"{ORDERS_PATH}/{{order_id:order}}/cancel", id="cancelOrder", tag=TAG, access=ACCESS,
     summary="Ask for an order to be cancelled; a rejection under way wins",
     parameters={"order_id": UuidText},
     key=f"a repeat gets the first answer, also once the order is cancelled. {_KEPT}",

@@ -18,11 +18,14 @@ from tests.waiting import eventually
 
 PROGRAM: Final = """
 import sys
-from starlette.routing import Route
 from common import config, log
+from common.auth.access import scopes
+from common.auth.principal import MERCHANT
 from common.config import Env
 from common.http import server
 from common.http.app import application
+from common.http.contract.operation import Operation
+from common.http.contract.service import OperationRoute
 from common.http.requests import read_body
 from common.http.responses import json_response
 
@@ -31,7 +34,10 @@ async def echo(request):
 
 process = config.process(Env("http"), database="DATABASE_URL", port=0)
 log.configure(process.service, process.instance, process.logs)
-app = application([Route("/echo", echo, methods=["POST"])])
+ECHO = Operation(
+    method="POST", path="/echo", id="echo", summary="", tag="test", access=scopes(MERCHANT), answers=()
+)
+app = application([OperationRoute(ECHO, echo)])
 server.run(server.serve(app, process))
 """
 OPEN_FILES: Final = 1_024
@@ -50,7 +56,11 @@ class Process:
         command = ["sh", "-c", f'ulimit -n {OPEN_FILES}; exec "$0" -c "$1"', sys.executable, PROGRAM]
         with self.log.open("wb") as out:
             self._process = subprocess.Popen(
-                command, cwd=ROOT, env={**os.environ, **ports, "DATABASE_URL": "postgresql://x"}, stdout=out, stderr=out
+                command,
+                cwd=ROOT,
+                env={**os.environ, **ports, "AUTH": "off", "DATABASE_URL": "postgresql://x"},
+                stdout=out,
+                stderr=out,
             )
 
     def text(self) -> str:

@@ -23,6 +23,7 @@ from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
 from order.api.place.single import PlaceOrder
 from order.api.read.outcomes import Outcomes
 from order.api.read.queries import OrderQueries, Stored, Watched
+from tests.routes import state_of
 
 JSON = {"content-type": "application/json"}
 PLACE = Acknowledged(3, 17, Milliseconds(1))
@@ -186,6 +187,7 @@ async def call(
     *,
     gone: bool = False,
     order_id: str = "",
+    customer: str | None = None,
 ) -> Answer | None:
     """A POST to a bare ASGI endpoint."""
     incoming: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
@@ -205,5 +207,6 @@ async def call(
     encoded = [(name.encode(), value.encode()) for name, value in named]
     parameters = {"order_id": order_id}
     scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": encoded, "path_params": parameters}
+    scope["state"] = state_of(customer)
     await endpoint(scope, receive, send)
     return Answer(sent) if sent else None

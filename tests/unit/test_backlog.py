@@ -16,7 +16,8 @@ from order.api.log.backlog import Backlog
 
 LIMIT = 1_000
 SETTINGS = replace(
-    config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://", "TOPIC_PARTITIONS": "1"})), backlog_max=LIMIT
+    config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://", "AUTH": "off", "TOPIC_PARTITIONS": "1"})),
+    backlog_max=LIMIT,
 )
 
 

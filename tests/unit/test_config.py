@@ -7,10 +7,10 @@ from common.config import Env
 from common.errors import Fatal
 from common.kafka.clients import secured
 
-REQUIRED = {"DB": "postgresql://x"}
+REQUIRED = {"DB": "postgresql://x", "AUTH": "off"}
 
 
-def test_defaults_need_only_the_database() -> None:
+def test_defaults_need_only_the_database_and_a_way_to_tell_who_asks() -> None:
     process = config.process(Env("payment", REQUIRED), database="DB", port=8082)
     assert (process.host, process.port, process.partitions) == ("127.0.0.1", 8082, 6)
 
@@ -28,7 +28,7 @@ def test_a_wrong_setting_is_named_with_its_value(value: str) -> None:
 
 def test_other_addresses_than_loopback_are_refused_unless_wanted() -> None:
     public = {**REQUIRED, "HTTP_HOST": "192.0.2.1"}
-    with pytest.raises(Fatal, match="no authentication"):
+    with pytest.raises(Fatal, match=r"AUTH=off on 192\.0\.2\.1: deposits"):
         config.process(Env("payment", public), database="DB", port=8082)
     allowed = {**public, "ALLOW_UNAUTHENTICATED": "1"}
     assert config.process(Env("payment", allowed), database="DB", port=8082).host == "192.0.2.1"

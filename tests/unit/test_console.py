@@ -54,7 +54,7 @@ from tests.waiting import eventually
 ORDERS_0 = Partition("orders", 0)
 URL = "postgresql://u:p@127.0.0.1:1/d"
 SERVICES = ("ORDER", "PAYMENT", "INVENTORY")
-REQUIRED = {f"{name}_{role}_URL": URL for name in SERVICES for role in ("AUDITOR", "DATABASE")}
+REQUIRED = {f"{name}_{role}_URL": URL for name in SERVICES for role in ("AUDITOR", "DATABASE")} | {"AUTH": "off"}
 TEXT = """\
 # HELP tandem_batches_total Batches committed.
 tandem_batches_total{group="payment"} 10.0
@@ -568,7 +568,7 @@ def test_the_settings_have_defaults_and_limits() -> None:
     assert (chosen.process.port, chosen.stack, chosen.order_api) == (8080, "other", Address("127.0.0.1", 8081))
     assert settings.load(Env("console", REQUIRED | {"CONSOLE_PORT": "9080"})).process.port == 9080
     for wrong in ({"CONSOLE_TARGETS": "payment=here"}, {"CONSOLE_ORDER_API": "x:99999"}, {"HTTP_HOST": "192.0.2.1"}):
-        with pytest.raises(Fatal, match=r"must be like HOST:PORT|no authentication"):
+        with pytest.raises(Fatal, match=r"must be like HOST:PORT|AUTH=off on"):
             settings.load(Env("console", REQUIRED | wrong))
 
 

@@ -245,16 +245,16 @@ def test_a_new_version_may_break_readers_but_not_the_replay_of_older_logs(
 ) -> None:
     made = documents.made()
     documents.publish(made, tmp_path)
-    monkeypatch.setattr(documents, "VERSION", "v2")
+    monkeypatch.setattr(documents, "VERSION", "v3")
     removed_answer_field(made)
     new_reason(made)
     assert judge(made, tmp_path, publish=True) == 0
-    assert list(documents.published(tmp_path)) == ["v1", "v2"]
+    assert list(documents.published(tmp_path)) == ["v2", "v3"]
     capsys.readouterr()
     reason_removed(made)
     assert judge(made, tmp_path, publish=True) == 1
     assert (
-        "v1/asyncapi.json: order.rejected: data.reason: the value 'inactive' is no longer read"
+        "v2/asyncapi.json: order.rejected: data.reason: the value 'inactive' is no longer read"
         in capsys.readouterr().out
     )
 
@@ -265,10 +265,10 @@ def test_what_an_old_log_says_keeps_its_meaning_in_every_version(
 ) -> None:
     made = documents.made()
     documents.publish(made, tmp_path)
-    monkeypatch.setattr(documents, "VERSION", "v2")
+    monkeypatch.setattr(documents, "VERSION", "v3")
     plant(made)
     assert judge(made, tmp_path, publish=True) == 1
-    assert "v1/asyncapi.json: order.deadline_passed: data.deadline_ms" in capsys.readouterr().out
+    assert "v2/asyncapi.json: order.deadline_passed: data.deadline_ms" in capsys.readouterr().out
 
 
 SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (

@@ -18,7 +18,7 @@ from common.postgres import POOL_TIMEOUT_S
 from tests.unit import virtual_time
 
 URL = "postgresql://nowhere"
-PROCESS = config.process(Env("test", {"DATABASE_URL": URL}), database="DATABASE_URL", port=1)
+PROCESS = config.process(Env("test", {"DATABASE_URL": URL, "AUTH": "off"}), database="DATABASE_URL", port=1)
 
 
 class FakeConnection:

@@ -13,9 +13,10 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
+from common.auth.authenticator import OPEN, Authenticator
 from common.events import OrderId
 from common.http import problem
-from common.http.app import application, nothing_missing
+from common.http.app import application
 from common.http.connections import ListenerState
 from common.http.heads import Hosts
 from common.http.limits.buckets import Rate
@@ -24,8 +25,9 @@ from common.http.limits.settings import RequestLimits
 from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
+from order.api import operations
 from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head
-from order.api.place.single import ORDERS_PATH, PlaceOrder
+from order.api.place.single import PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
 
 HOST = "127.0.0.1"
@@ -60,7 +62,13 @@ class Served:
     """One way of serving an api, on a port of its own."""
 
     def __init__(
-        self, api: Api, *, fast: bool, limits: RequestLimits = NO_LIMITS, accepted: bytes = accepted_head()
+        self,
+        api: Api,
+        *,
+        fast: bool,
+        limits: RequestLimits = NO_LIMITS,
+        accepted: bytes = accepted_head(),
+        auth: Authenticator = OPEN,
     ) -> None:
         self.api = api
         self.ordinary = 0
@@ -71,7 +79,7 @@ class Served:
             self.ordinary += 1
             await endpoint(scope, receive, send)
 
-        app = application([], nothing_missing, direct={("POST", ORDERS_PATH): counted})
+        app = application([], direct={operations.PLACE: counted}, auth=auth)
         limiter = app.limiter = Limiter(limits)
         config = uvicorn.Config(app, proxy_headers=False, ws="none", lifespan="off", log_config=None)
         config.load()
@@ -84,6 +92,7 @@ class Served:
                 read_head=head_reader(HOSTS),
                 accepted=accepted,
                 limiter=limiter,
+                auth=auth,
             )
             if fast
             else Connection

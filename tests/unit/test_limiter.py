@@ -10,7 +10,6 @@ from loguru import logger
 from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from common.config import Env
 from common.errors import Fatal
@@ -19,6 +18,7 @@ from common.http.limits.buckets import Rate
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits, request_limits
 from common.http.responses import json_response
+from tests.routes import public_route
 
 NOW = 5_000.0
 CUSTOMER = frozenset({"customer"})
@@ -113,7 +113,7 @@ async def things(_: Request) -> Response:
 
 
 def test_requests_over_the_limit_of_their_address_are_refused_and_health_is_not() -> None:
-    app = application([Route("/things", things)])
+    app = application([public_route("/things", things)])
     app.limiter = Limiter(LIMITS)
 
     async def run() -> tuple[list[httpx.Response], httpx.Response]:

@@ -93,13 +93,18 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def find(
-    queries: FakeQueries, log: FakeLog | None = None, *, accepted_here: bool = False, order_id: str = ORDER_ID
+    queries: FakeQueries,
+    log: FakeLog | None = None,
+    *,
+    accepted_here: bool = False,
+    order_id: str = ORDER_ID,
+    customer: str | None = None,
 ) -> Stored:
     async def main() -> Stored:
         orders = RecentOrders()
         if accepted_here:
             orders.remember(ORDER_ID, *recent())
-        return await Lookup(queries, orders, log or FakeLog()).find(order_id)
+        return await Lookup(queries, orders, log or FakeLog()).find(order_id, customer)
 
     return asyncio.run(main())
 

@@ -193,7 +193,9 @@ def test_a_refused_line_says_so_itself_and_says_when_to_retry(size: int) -> None
 
 
 def test_every_refusal_of_an_order_is_worded_for_a_line() -> None:
-    overloaded = Backlog(config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://"})), lambda _: None)
+    overloaded = Backlog(
+        config.api(Env("order-api", {"ORDER_DATABASE_URL": "postgresql://", "AUTH": "off"})), lambda _: None
+    )
     overloaded.set(Admission(0.0, 0.0, reason="so many wait"))
     refusals: list[Problem | None] = [
         CATALOGUE_UNREAD,

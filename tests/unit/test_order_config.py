@@ -17,7 +17,7 @@ from common.events import (
 )
 from order import config
 
-REQUIRED = {"ORDER_DATABASE_URL": "postgresql://x"}
+REQUIRED = {"ORDER_DATABASE_URL": "postgresql://x", "AUTH": "off"}
 
 
 def test_the_defaults_agree_with_one_another() -> None:

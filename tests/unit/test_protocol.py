@@ -11,16 +11,16 @@ import uvicorn
 import uvloop
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
 
 from common.http import protocol
-from common.http.app import application, nothing_missing
+from common.http.app import application
 from common.http.connections import ListenerState
 from common.http.protocol import Connection as ServedConnection
 from common.http.requests import BODY_BYTES_MAX, read_body
 from common.http.responses import json_response
 from tests.fuzz import oracle
 from tests.fuzz.wire import Answer, Connection, Gone, Target
+from tests.routes import public_route
 
 HOST = "127.0.0.1"
 POSTED = b"POST /echo HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
@@ -77,16 +77,14 @@ class Served:
             return StreamingResponse(lines())
 
         routes = [
-            Route("/parts", parts),
-            Route("/endless", endless),
-            Route("/wait", wait),
-            Route("/later", later),
-            Route("/echo", echo, methods=["POST"]),
-            Route("/large", large),
+            public_route("/parts", parts),
+            public_route("/endless", endless),
+            public_route("/wait", wait),
+            public_route("/later", later),
+            public_route("/echo", echo, "POST"),
+            public_route("/large", large),
         ]
-        config = uvicorn.Config(
-            application(routes, nothing_missing), http=ServedConnection, ws="none", lifespan="off", log_config=None
-        )
+        config = uvicorn.Config(application(routes), http=ServedConnection, ws="none", lifespan="off", log_config=None)
         config.load()
         self._listener = await asyncio.get_running_loop().create_server(
             lambda: ServedConnection(config=config, server_state=self._state, app_state={}), HOST, 0

@@ -7,13 +7,15 @@ import pytest
 from loguru import logger
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from common.auth.authenticator import OPEN
 from common.database import DatabaseUnavailable
-from common.http.app import UNKNOWN, Frame, application, nothing_missing
+from common.http.app import UNKNOWN, Frame, application
+from common.http.contract.operation import Method
 from common.http.repeats import REPORT_EVERY_S, Repeats
 from common.http.responses import json_response
+from tests.routes import public, public_route
 
 
 async def things(_: Request) -> Response:
@@ -25,9 +27,13 @@ async def make(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 APP = application(
-    [Route("/things", things), Route("/things", things, methods=["PUT"]), Route("/things/{thing_id}", things)],
-    nothing_missing,
-    direct={("POST", "/things"): make},
+    [
+        public_route("/things", things),
+        public_route("/things", things, "PUT"),
+        public_route("/things/{thing_id}", things),
+    ],
+    direct={public("/things", "POST"): make},
+    auth=OPEN,
 )
 
 
@@ -89,12 +95,12 @@ def test_another_spelling_of_a_path_is_not_found_and_not_sent_elsewhere(path: st
     ],
 )
 def test_a_write_whose_commit_got_no_answer_may_have_changed_something(
-    method: str, unchanged: bool, outcome: str
+    method: Method, unchanged: bool, outcome: str
 ) -> None:
     async def fail(_: Request) -> Response:
         raise DatabaseUnavailable("the payment database failed: lost", unchanged=unchanged)
 
-    app = application([Route("/deposits", fail, methods=[method])], nothing_missing)
+    app = application([public_route("/deposits", fail, method)])
     response = answer(method, "/deposits", app)
     assert (response.status_code, response.headers["retry-after"]) == (503, "1")
     assert response.json()["detail"] == f"the payment database failed: lost{outcome}"
@@ -137,7 +143,7 @@ def test_requests_that_are_not_served_are_logged_now_and_then_with_their_number(
 
     monkeypatch.setattr("common.http.repeats.REPORT_EVERY_S", 1e9)
     monkeypatch.setattr("common.http.app._not_served", Repeats())
-    app = application([Route("/away", away)], nothing_missing)
+    app = application([public_route("/away", away)])
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
     try:

@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from common.auth.access import PUBLIC
 from common.http import problem
 from common.http.app import Frame, application
 from common.http.caching import NO_STORE, is_current, next_page
@@ -19,23 +20,25 @@ from common.http.contract.service import Contract
 from common.http.heads import Hosts
 from common.http.problem import Problem, ProblemError
 from common.http.responses import json_response, send_problem
+from tests.routes import public
 
 SHOP: Final = "https://shop.example"
 
 THINGS: Final = Operation(
-    method="GET", path="/things", id="listThings", tag="things", summary="List things", conditional=True,
+    method="GET", path="/things", id="listThings", tag="things", access=PUBLIC, summary="List things", conditional=True,
     answers=(Answer(status=200, kind=list[str], description="things", headers=(LINK_NEXT,)),),
 )  # fmt: skip
 PENDING: Final = Operation(
-    method="GET", path="/pending", id="getPending", tag="things", summary="One that changes soon", conditional=True,
+    method="GET", path="/pending", id="getPending", tag="things", access=PUBLIC, conditional=True,
+    summary="One that changes soon",
     answers=(Answer(status=200, kind=str, description="it"),),
 )  # fmt: skip
 MAKE: Final = Operation(
-    method="POST", path="/things", id="makeThing", tag="things", summary="Make one",
+    method="POST", path="/things", id="makeThing", tag="things", access=PUBLIC, summary="Make one",
     answers=(Answer(status=201, kind=str, description="it"),),
 )  # fmt: skip
 OLD: Final = Operation(
-    method="GET", path="/old", id="old", tag="things", summary="What will go",
+    method="GET", path="/old", id="old", tag="things", access=PUBLIC, summary="What will go",
     answers=(Answer(status=200, kind=str, description="it"),),
     deprecation=Deprecation(since=date(2026, 11, 1), sunset=date(2027, 11, 1), page="/docs#/things/listThings"),
 )  # fmt: skip
@@ -79,7 +82,7 @@ def answer(method: str, path: str, frame: Frame | None = None, **headers: str) -
 
 
 def test_an_operation_without_an_endpoint_and_an_endpoint_without_an_operation_are_refused() -> None:
-    stranger = Operation(method="GET", path="/x", id="x", tag="x", summary="x", answers=())
+    stranger = Operation(method="GET", path="/x", id="x", tag="x", access=PUBLIC, summary="x", answers=())
     with pytest.raises(AssertionError, match="makeThing"):
         CONTRACT.routes({THINGS: things, PENDING: pending, OLD: make})
     with pytest.raises(AssertionError, match="'x'"):
@@ -127,7 +130,7 @@ def test_an_operation_that_goes_says_so(frame: Frame) -> None:
     assert "deprecation" not in answer("GET", "/old?problem", frame).headers
 
 
-@pytest.mark.parametrize("path", ["/things", "/openapi.json", "/problems", "/docs", "/livez", "/readyz", "/metrics"])
+@pytest.mark.parametrize("path", ["/things", "/openapi.json", "/problems", "/docs", "/livez", "/readyz"])
 def test_head_is_answered_as_get_without_a_body(path: str) -> None:
     head, get = answer("HEAD", path), answer("GET", path)
     assert head.status_code == get.status_code == 200
@@ -193,7 +196,7 @@ def test_a_page_of_a_named_origin_reads_the_answer_of_a_direct_endpoint() -> Non
     async def direct(scope: Scope, receive: Receive, send: Send) -> None:
         await json_response("made", 202)(scope, receive, send)
 
-    frame = application([], direct={("POST", "/things"): direct})
+    frame = application([], direct={public("/things", "POST"): direct})
     frame.hosts = Hosts(origins=frozenset({SHOP.encode()}))
     assert answer("POST", "/things", frame, origin=SHOP).headers["access-control-allow-origin"] == SHOP
 

@@ -32,7 +32,7 @@ def test_a_session_that_has_ended_is_freed_before_the_next_one(monkeypatch: pyte
     monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
     monkeypatch.setattr(loop, "_Session", Session)
     consumer = loop.BatchConsumer(
-        process(Env("payment", {"DB": "postgresql://x"}), database="DB", port=8082), PaymentHandler()
+        process(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082), PaymentHandler()
     )
     gc.disable()
     try:

@@ -17,6 +17,7 @@ from order.api.read.lookup import Lookup
 from order.api.read.outcomes import Outcomes
 from order.api.read.queries import Stored
 from order.api.read.stream import OrderEvents
+from tests.routes import state_of
 from tests.unit.order_api import FakeQueries
 from tests.unit.orders import order_id
 from tests.unit.test_outcomes import stored
@@ -38,9 +39,9 @@ class FakeLookup(Lookup):
     def __init__(self, order: Stored | None) -> None:
         self._order = order
 
-    async def find(self, order_id: str) -> Stored:
+    async def find(self, named: str, customer: str | None) -> Stored:
         if self._order is None:
-            raise ProblemError(problem.not_found("order", order_id))
+            raise ProblemError(problem.not_found("order", named))
         return self._order
 
 
@@ -76,6 +77,7 @@ class Client:
     async def read(self, endpoint: OrderEvents, last: str | None = None, method: str = "GET") -> "Client":
         headers = [] if last is None else [(b"last-event-id", last.encode())]
         scope = {"type": "http", "method": method, "headers": headers, "path_params": {"order_id": order_id(1)}}
+        scope["state"] = state_of()
         async with asyncio.timeout(10):
             await endpoint(scope, self.receive, self.send)
         return self

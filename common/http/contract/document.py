@@ -20,6 +20,8 @@ PROBLEM_JSON: Final = CONTENT_TYPE.decode()
 BYTES_MAX: Final = "x-bytes-max"
 """Our extension of a requestBody, since OpenAPI has no keyword for its limit: the bytes that it has at most."""
 EXAMPLE_ID: Final = "4f1d2c9be0a67b35"
+BEARER: Final = "bearer"
+_CREDENTIALS: Final = "A token (JWT) or an API key. Its scopes are customer, merchant, operator and auditor."
 _CONVERTER: Final = re.compile(r":\w+(?=\})")
 _OF_EVERY_ANSWER: Final = (REQUEST_ID, CACHE_CONTROL)
 
@@ -39,6 +41,7 @@ def make_document(title: str, version: str, description: str, operations: Sequen
         "tags": [{"name": name} for name in dict.fromkeys(operation.tag for operation in documented)],
         "paths": dict(paths),
         "components": {
+            "securitySchemes": {BEARER: {"type": "http", "scheme": "bearer", "description": _CREDENTIALS}},
             "schemas": schemas.components,
             "responses": dict(_common_responses(schemas)),
             "headers": {header.name: _header(header, schemas) for header in _OF_EVERY_ANSWER},
@@ -92,8 +95,9 @@ class _Description:
             "summary": operation.summary,
             "tags": [operation.tag],
         }
-        if operation.description:
-            described["description"] = operation.description
+        rule = operation.access.sentence()
+        described["description"] = f"{operation.description}\n\n{rule}" if operation.description else rule
+        described["security"] = [] if operation.access.public else [{BEARER: list(operation.access.accepted)}]
         if operation.deprecation is not None:
             described["deprecated"] = True
         if parameters := list(self._parameters()):

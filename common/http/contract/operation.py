@@ -11,6 +11,7 @@ from datetime import UTC, date, datetime, time
 from email.utils import format_datetime
 from typing import Any, Final, Literal
 
+from common.auth.access import Access
 from common.http import problem
 from common.http.problem import ProblemType
 from common.http.requests import BODY_BYTES_MAX, IDEMPOTENCY_KEY_CHARS_MAX
@@ -97,6 +98,8 @@ class Operation:
     """Its `operationId`."""
     summary: str
     tag: str
+    access: Access
+    """Who may use it."""
     answers: tuple[Answer, ...]
     problems: tuple[ProblemType, ...] = ()
     """What it answers beyond `all_problems` of its parts."""
@@ -118,6 +121,9 @@ class Operation:
     def all_problems(self) -> Iterator[ProblemType]:
         """The problems that it alone may answer, without those of any request."""
         yield from self.problems
+        if not self.access.public:
+            yield problem.UNAUTHENTICATED
+            yield problem.FORBIDDEN
         if self.body is not None:
             yield problem.TOO_LARGE
             yield problem.UNSUPPORTED_MEDIA_TYPE

@@ -4,6 +4,8 @@ from typing import Any, Final, Literal
 
 from msgspec import Struct
 
+from common.auth.access import PUBLIC, Access
+from common.auth.principal import AUDITOR, OPERATOR
 from common.http import problem
 from common.http.contract.operation import VARY, Answer, Header, Operation
 
@@ -48,26 +50,30 @@ class ProblemIndex(Struct, frozen=True):
 
 
 LIVEZ: Final = Operation(
-    method="GET", path="/livez", id="livez", tag=TAG, summary="Whether the process is alive",
+    method="GET", path="/livez", id="livez", tag=TAG, access=PUBLIC, summary="Whether the process is alive",
     answers=(Answer(status=200, kind=Alive),),
 )  # fmt: skip
 READYZ: Final = Operation(
-    method="GET", path="/readyz", id="readyz", tag=TAG, summary="Whether the process is ready, and what it lacks",
+    method="GET", path="/readyz", id="readyz", tag=TAG, access=PUBLIC,
+    summary="Whether the process is ready, and what it lacks",
     answers=(
         Answer(status=200, kind=ReadinessView, description="it is ready"),
         Answer(status=503, kind=ReadinessView, description="it is not ready"),
     ),
 )  # fmt: skip
 METRICS: Final = Operation(
-    method="GET", path="/metrics", id="metrics", tag=TAG, summary="Metrics in the text format of Prometheus",
+    method="GET", path="/metrics", id="metrics", tag=TAG,
+    access=Access(scopes=(OPERATOR, AUDITOR), open_on_admin_port=True),
+    summary="Metrics in the text format of Prometheus",
     answers=(Answer(status=200, kind=str, media_types=("text/plain",), description="the metrics"),),
 )  # fmt: skip
 OPENAPI: Final = Operation(
-    method="GET", path="/openapi.json", id="openapi", tag=TAG, summary="This document", conditional=True,
+    method="GET", path="/openapi.json", id="openapi", tag=TAG, access=PUBLIC, summary="This document", conditional=True,
     answers=(Answer(status=200, kind=dict[str, Any], description="an OpenAPI 3.1 document"),),
 )  # fmt: skip
 PROBLEMS: Final = Operation(
-    method="GET", path="/problems", id="listProblems", tag=TAG, summary="All types of problems", conditional=True,
+    method="GET", path="/problems", id="listProblems", tag=TAG, access=PUBLIC,
+    summary="All types of problems", conditional=True,
     description="HTML for a client that accepts it, otherwise JSON.",
     answers=(
         Answer(status=200, kind=ProblemIndex, headers=(VARY,)),
@@ -78,7 +84,7 @@ PROBLEMS: Final = Operation(
     ),
 )  # fmt: skip
 PROBLEM: Final = Operation(
-    method="GET", path="/problems/{code}", id="getProblem", tag=TAG, conditional=True,
+    method="GET", path="/problems/{code}", id="getProblem", tag=TAG, access=PUBLIC, conditional=True,
     summary="What a type of problem means; the type of a problem document leads here",
     description=PROBLEMS.description,
     parameters={"code": str},
@@ -92,14 +98,15 @@ PROBLEM: Final = Operation(
     problems=(problem.NOT_FOUND,),
 )  # fmt: skip
 DOCS: Final = Operation(
-    method="GET", path="/docs", id="docs", tag=TAG, summary="A page to read this document and try its requests",
+    method="GET", path="/docs", id="docs", tag=TAG, access=PUBLIC,
+    summary="A page to read this document and try its requests",
     answers=(
         Answer(status=200, kind=str, media_types=("text/html",), description="the page", headers=PAGE_HEADERS),
     ),
     conditional=True,
 )  # fmt: skip
 DOCS_FILE: Final = Operation(
-    method="GET", path="/docs/{file:path}", id="docsFile", tag=TAG, summary="A file of the page",
+    method="GET", path="/docs/{file:path}", id="docsFile", tag=TAG, access=PUBLIC, summary="A file of the page",
     parameters={"file": str}, answers=(Answer(status=200, kind=str, description="the file"),),
     problems=(problem.NOT_FOUND,), conditional=True, documented=False,
 )  # fmt: skip

@@ -29,6 +29,14 @@ that breaks clients gets a new path (`/api/v2`); the old one then says `Deprecat
 """
 
 
+class OperationRoute(Route):
+    """The route of an operation. `application` takes no other, so that there is none without a rule."""
+
+    def __init__(self, operation: Operation, endpoint: Any) -> None:
+        super().__init__(operation.path, endpoint, methods=[operation.method])
+        self.operation = operation
+
+
 class Contract:
     """What a service offers over HTTP."""
 
@@ -55,7 +63,9 @@ class Contract:
     def _document(self) -> bytes:
         return orjson.dumps(make_document(self.title, self.version, self.description, self.operations))
 
-    def routes(self, endpoints: Mapping[Operation, Endpoint], elsewhere: Collection[Operation] = ()) -> list[Route]:
+    def routes(
+        self, endpoints: Mapping[Operation, Endpoint], elsewhere: Collection[Operation] = ()
+    ) -> list[OperationRoute]:
         """A route for each operation, but those that are answered `elsewhere` and those of `common.http.app`. An
         endpoint is a function of a request, or bare ASGI.
 
@@ -72,14 +82,14 @@ class Contract:
         missing = {operation.id for operation in (*self.own, *PAGES)} ^ {o.id for o in (*own, *elsewhere)}
         assert not missing, f"operations without an endpoint, or endpoints without an operation: {sorted(missing)}"
         return [
-            Route(operation.path, endpoint_of(operation, own[operation]), methods=[operation.method])
+            OperationRoute(operation, endpoint_of(operation, own[operation]))
             for operation in (*self.own, *PAGES)
             if operation not in elsewhere
         ]
 
-    def direct(self, endpoints: Mapping[Operation, ASGIApp]) -> dict[tuple[str, str], ASGIApp]:
-        """The endpoints that are answered past router and middleware, by method and path."""
-        return {(operation.method, operation.path): endpoint_of(operation, app) for operation, app in endpoints.items()}
+    def direct(self, endpoints: Mapping[Operation, ASGIApp]) -> dict[Operation, ASGIApp]:
+        """The endpoints that are answered past router and middleware."""
+        return {operation: endpoint_of(operation, app) for operation, app in endpoints.items()}
 
     async def _answer_document(self, _: Request) -> Response:
         return Response(self._document, media_type="application/json")

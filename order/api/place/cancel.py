@@ -10,6 +10,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from common.auth.guard import confined_to
 from common.events import OrderCancelRequested, OutcomeData, make, now
 from common.http.once import answered, json_answer
 from common.http.problem import Problem, ProblemError, ProblemType
@@ -41,11 +42,11 @@ class CancelOrder:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        response = await self._respond(scope["path_params"]["order_id"], idempotency_key(scope))
+        stored = await self._lookup.find(scope["path_params"]["order_id"], confined_to(scope))
+        response = await self._respond(stored, idempotency_key(scope))
         await response(scope, receive, send)
 
-    async def _respond(self, order_id: str, key: str | None) -> Response:
-        stored = await self._lookup.find(order_id)
+    async def _respond(self, stored: Stored, key: str | None) -> Response:
         answer = _answer(stored) if key is None else await self._first_answer(stored, key)
         if not _is_final(stored):
             order = stored.view

@@ -10,6 +10,9 @@ from typing import Final
 
 from msgspec import UNSET
 
+from common.auth.access import own
+from common.auth.guard import not_in_this_name
+from common.auth.principal import MERCHANT
 from common.codec import encode
 from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, make, now
 from common.http import problem
@@ -24,6 +27,8 @@ from order.api.place.ids import adopted_traceparent, new_order_id
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import PLACED_NOTHING, Accepted
 
+ACCESS: Final = own(MERCHANT)
+"""Who may place orders, and cancel them: a customer their own, a merchant anyone's."""
 CATALOGUE_UNREAD: Final = problem.unavailable(
     f"the catalogue has no product, or has not been read yet; {PLACED_NOTHING}"
 )
@@ -65,18 +70,25 @@ class OrderDesk:
         """Why this number of orders, which arrived together, is not admitted."""
         return self.unable() or self._backlog.refusal_of_many(orders)
 
-    async def place(self, body: bytes, traceparent: bytes | None) -> Accepted:
-        """Accept an order: on return it is in the log. Raises `ProblemError`."""
-        order, sent = self.send(body, traceparent)
+    async def place(self, body: bytes, traceparent: bytes | None, customer: str | None) -> Accepted:
+        """Accept an order: on return it is in the log. It must be this customer's, if one is given.
+
+        Raises `ProblemError`.
+        """
+        order, sent = self.send(body, traceparent, customer)
         await self._log.acknowledged(OrderId(order.order_id), sent)
         return order
 
-    def send(self, body: bytes, traceparent: bytes | None) -> "tuple[Accepted, asyncio.Future[Acknowledged]]":
+    def send(
+        self, body: bytes, traceparent: bytes | None, customer: str | None
+    ) -> "tuple[Accepted, asyncio.Future[Acknowledged]]":
         """Send an order to the log. The answer holds once the future has its acknowledgement; see `OrdersLog.fate`.
 
         Raises `ProblemError`.
         """
-        event = self.draft(decode_body(body, order_request_decoder), traceparent)
+        request = decode_body(body, order_request_decoder)
+        check_name(request, customer)
+        event = self.draft(request, traceparent)
         return accepted(event), self._log.send(OrderId(event.subject), event.partitionkey, encode(event))
 
     def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced:
@@ -85,6 +97,12 @@ class OrderDesk:
         order_id = new_order_id()
         data = price(request, self._catalogue.products, order_id)
         return make(OrderPlaced, data, at=at, traceparent=adopted_traceparent(traceparent, order_id, self._recorded))
+
+
+def check_name(request: OrderRequest, customer: str | None) -> None:
+    """Raises `ProblemError` 403 when the request must be this customer's, and is another's."""
+    if customer is not None and request.customer_id != customer:
+        raise ProblemError(not_in_this_name(customer, ACCESS))
 
 
 def accepted(event: OrderPlaced) -> Accepted:

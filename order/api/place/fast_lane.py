@@ -16,6 +16,7 @@ from functools import lru_cache, partial
 from time import perf_counter
 from typing import Any, Final, NamedTuple
 
+from common.auth.authenticator import Authenticator
 from common.codec import encode
 from common.events import OrderId
 from common.http.heads import Hosts, host_refusal
@@ -27,7 +28,7 @@ from common.http.requests import BODY_BYTES_MAX, JSON, is_of_type
 from common.http.responses import request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
-from order.api.place.desk import OrderDesk
+from order.api.place.desk import ACCESS, OrderDesk
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.single import LOCATION, ORDERS_PATH, REPLAYED, accept_seconds, accepted_count, counted_problem
 from order.api.responses import Accepted
@@ -43,6 +44,7 @@ _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?
 _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
 _ONCE: Final = frozenset(
     {
+        b"authorization",
         b"host",
         b"content-length",
         b"content-type",
@@ -67,6 +69,7 @@ class Head(NamedTuple):
     request_id: bytes | None
     traceparent: bytes | None
     key: str | None
+    authorization: bytes | None
     forwarded_for: bytes
 
 
@@ -98,6 +101,7 @@ def read_head(head: bytes, hosts: Hosts) -> Head | None:
         headers.get(b"x-request-id"),
         headers.get(b"traceparent"),
         None if key is None else key.decode("latin-1"),
+        headers.get(b"authorization"),
         headers.get(b"x-forwarded-for", b""),
     )
 
@@ -127,6 +131,7 @@ class FastLane(Connection):
         keyed: KeyedOrders,
         log: OrdersLog,
         read_head: Callable[[bytes], Head | None],
+        auth: Authenticator,
         limiter: Limiter,
         accepted: bytes = accepted_head(),
         **named: Any,
@@ -138,6 +143,7 @@ class FastLane(Connection):
         self._read_head = read_head
         self._limiter = limiter
         self._accepted = accepted
+        self._auth = auth
         self._serving = False
         self._early = b""
 
@@ -152,17 +158,21 @@ class FastLane(Connection):
             end = data.find(_HEAD_END, len(REQUEST_LINE), HEAD_BYTES_MAX)
             head = self._read_head(data[len(REQUEST_LINE) : end]) if end > 0 else None
             if head is not None and head.length == len(data) - end - len(_HEAD_END):
-                self._serving = True
-                self._unanswered += 1
-                self._awaiting_since = None
-                self._serve(head, data[end + len(_HEAD_END) :])
-                return
+                # Credentials that are not known yet, or no longer good, are judged where all others are.
+                principal = self._auth.known(head.authorization)
+                if principal is not None and not principal.scopes.isdisjoint(ACCESS.accepted):
+                    self._serving = True
+                    self._unanswered += 1
+                    self._awaiting_since = None
+                    self._serve(head, data[end + len(_HEAD_END) :], ACCESS.confinement(principal))
+                    return
         super().data_received(data)
 
     def _is_between_requests(self) -> bool:
         return not (self.arriving or self._unanswered or self.flow.write_paused) and self._refusal is None
 
-    def _serve(self, head: Head, body: bytes) -> None:
+    def _serve(self, head: Head, body: bytes, customer: str | None) -> None:
+        """Serve a request that is confined to this customer, if to any."""
         began = perf_counter()
         id_ = request_id(head.request_id)
         try:
@@ -171,9 +181,9 @@ class FastLane(Connection):
             if (refused := self._limiter.refusal_of_source(source, began) or self._desk.refusal()) is not None:
                 raise ProblemError(refused)
             if head.key is not None:
-                self._start(self._serve_keyed(head, head.key, body, id_, began))
+                self._start(self._serve_keyed(head, head.key, body, customer, id_, began))
             else:
-                order, sent = self._desk.send(body, head.traceparent)
+                order, sent = self._desk.send(body, head.traceparent, customer)
                 sent.add_done_callback(partial(self._acknowledged, order, id_, began))
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), id_))
@@ -188,9 +198,11 @@ class FastLane(Connection):
         else:
             self._answer_accepted(order, request_id, began)
 
-    async def _serve_keyed(self, head: Head, key: str, body: bytes, request_id: bytes, began: float) -> None:
+    async def _serve_keyed(
+        self, head: Head, key: str, body: bytes, customer: str | None, request_id: bytes, began: float
+    ) -> None:
         try:
-            order, repeated = await self._keyed.place(body, head.traceparent, key)
+            order, repeated = await self._keyed.place(body, head.traceparent, key, customer)
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), request_id))
         else:

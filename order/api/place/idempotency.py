@@ -28,7 +28,7 @@ from common.http.validation import decode_body
 from common.keyed_answers import Answer, Keyed, KeyReused
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
-from order.api.place.desk import OrderDesk, accepted
+from order.api.place.desk import OrderDesk, accepted, check_name
 from order.api.place.keyed_requests import First, KeyedRequest, KeyedRequests
 from order.api.requests import OrderLine, OrderRequest, line_decoder, order_request_decoder
 from order.api.responses import PLACED_NOTHING, Accepted
@@ -71,13 +71,17 @@ class KeyedOrders:
         self._log = log
         self._recent = recent
 
-    async def place(self, body: bytes, traceparent: bytes | None, key: str) -> tuple[Accepted, bool]:
+    async def place(
+        self, body: bytes, traceparent: bytes | None, key: str, customer: str | None
+    ) -> tuple[Accepted, bool]:
         """Accept an order, or find it accepted: on return it is in the log. Also returns whether it is a repeat.
+        It must be this customer's, if one is given.
 
         Raises `ProblemError`.
         """
         checked_idempotency_key(key)
         request = decode_body(body, order_request_decoder)
+        check_name(request, customer)
         kept = await self.kept(self.begin(request, key, traceparent))
         if not kept.in_log:
             try:
@@ -86,9 +90,13 @@ class KeyedOrders:
                 raise ProblemError(with_key(error.problem)) from None
         return kept.accepted, kept.repeated
 
-    async def came_before(self, key: str, lines: Sequence[bytes]) -> bool:
-        """Whether a request of these lines came before under this key. Raises `ProblemError` 422 when others did."""
-        keyed = Keyed(MANY, key, encode([_meaning(line) for line in lines]))
+    async def came_before(self, key: str, lines: Sequence[bytes], customer: str | None) -> bool:
+        """Whether a request of these lines came before under this key. Raises `ProblemError` 422 when others did.
+
+        A customer's keys are their own: they meet nobody else's.
+        """
+        resource = MANY if customer is None else f"{MANY} {customer}"
+        keyed = Keyed(resource, key, encode([_meaning(line) for line in lines]))
         try:
             return (await self._requests.keep(keyed, Answer(200, b""))).replayed
         except KeyReused:

@@ -25,6 +25,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
+from common.auth.guard import confined_to
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
@@ -40,7 +41,7 @@ from common.http.responses import request_id_of
 from common.http.validation import decode_body
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
-from order.api.place.desk import OrderDesk
+from order.api.place.desk import OrderDesk, check_name
 from order.api.place.idempotency import Begun, KeyedOrders, key_of_line, with_key
 from order.api.requests import line_decoder
 from order.api.responses import PLACED_NOTHING, LineResult, of_line
@@ -125,8 +126,9 @@ class PlaceMany:
             headers = dict(scope["headers"])
             body = await receive_body(headers, receive, NDJSON, BYTES_MAX)
             numbers, lines = split(body)
-            replayed = key is not None and await self._keyed.came_before(key, lines)
-            answers = await self.place(lines, headers.get(b"traceparent"), key)
+            customer = confined_to(scope)
+            replayed = key is not None and await self._keyed.came_before(key, lines, customer)
+            answers = await self.place(lines, headers.get(b"traceparent"), key, customer)
         finally:
             self._under_way -= 1
         request_id = request_id_of(scope).decode()
@@ -134,36 +136,40 @@ class PlaceMany:
         await _response(results, replayed)(scope, receive, send)
 
     async def place(
-        self, lines: Sequence[bytes], traceparent: bytes | None, key: str | None = None
+        self, lines: Sequence[bytes], traceparent: bytes | None, key: str | None = None, customer: str | None = None
     ) -> list[Sent | Problem]:
-        """Place an order for each line. Returns in sequence where it went, or why it was refused."""
+        """Place an order for each line; each must be this customer's, if one is given. Returns in sequence where it
+        went, or why it was refused."""
         turn = asyncio.Lock()
         size = self._chunk_lines
         keyed_lines = [Line(line, None if key is None else key_of_line(key, n)) for n, line in enumerate(lines, 1)]
         chunks = (keyed_lines[start : start + size] for start in range(0, len(lines), size))
-        answers = await asyncio.gather(*(self._place_chunk(chunk, traceparent, turn) for chunk in chunks))
+        answers = await asyncio.gather(*(self._place_chunk(chunk, traceparent, customer, turn) for chunk in chunks))
         return [answer for chunk in answers for answer in chunk]
 
     async def _place_chunk(
-        self, lines: Sequence[Line], traceparent: bytes | None, turn: asyncio.Lock
+        self, lines: Sequence[Line], traceparent: bytes | None, customer: str | None, turn: asyncio.Lock
     ) -> list[Sent | Problem]:
         async with self._in_flight.acquire(len(lines)):
             async with turn:
-                answers = await self._send(lines, traceparent)
+                answers = await self._send(lines, traceparent, customer)
                 await asyncio.sleep(0)  # others are served before the next chunk
             # Most futures are done when the first of them wakes this task.
             return [await self._acknowledged(sent) if isinstance(sent, Sent) else sent for sent in answers]
 
-    async def _send(self, lines: Sequence[Line], traceparent: bytes | None) -> list[Sent | Problem]:
+    async def _send(
+        self, lines: Sequence[Line], traceparent: bytes | None, customer: str | None
+    ) -> list[Sent | Problem]:
         """Send a chunk to the log, in sequence, once the requests with keys are stored, all of them together."""
         if (refused := self._desk.refusal_of_many(len(lines))) is not None:
             return [refused] * len(lines)
-        drafts = [self._draft(line, traceparent) for line in lines]
+        drafts = [self._draft(line, traceparent, customer) for line in lines]
         return [await self._send_draft(draft) for draft in drafts]
 
-    def _draft(self, line: Line, traceparent: bytes | None) -> Begun | OrderPlaced | Problem:
+    def _draft(self, line: Line, traceparent: bytes | None, customer: str | None) -> Begun | OrderPlaced | Problem:
         try:
             request = decode_body(within_limit(line.content, "line"), line_decoder)
+            check_name(request, customer)
             if request.idempotency_key is not UNSET:
                 return self._keyed.begin(request, checked_idempotency_key(request.idempotency_key), traceparent)
             if line.key is not None:

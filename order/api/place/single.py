@@ -11,6 +11,7 @@ from prometheus_client import Histogram
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
+from common.auth.guard import confined_to
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
@@ -56,10 +57,11 @@ class PlaceOrder:
             body = await receive_body(headers, receive)
             traceparent = headers.get(b"traceparent")
             key = idempotency_key(scope) if b"idempotency-key" in headers else None
+            customer = confined_to(scope)
             if key is None:
-                order = await self._desk.place(body, traceparent)
+                order = await self._desk.place(body, traceparent, customer)
             else:
-                order, repeated = await self._keyed.place(body, traceparent, key)
+                order, repeated = await self._keyed.place(body, traceparent, key, customer)
                 if repeated:
                     extra.append(REPLAYED)
             accept_seconds.observe(perf_counter() - began)

@@ -34,17 +34,21 @@ class Lookup:
         self._ends = shared(log.ends)
         self._positions = shared(queries.positions)
 
-    async def find(self, named: str) -> Stored:
-        """The order of this id. Raises `ProblemError` 404 when there is none, 503 when that cannot be known now."""
+    async def find(self, named: str, customer: str | None) -> Stored:
+        """The order of this id. If a customer is given, others' orders are not there: the same is done and answered for
+        them as for an id that nobody has.
+
+        Raises `ProblemError` 404 when there is none, 503 when that cannot be known now.
+        """
         order_id = order_id_in(named)
         if order_id is None:
             raise ProblemError(problem.not_found("order", named[:64]))
         try:
-            return await self._stored_or_recent(order_id) or await self._read_by_saga(order_id)
+            return await self._stored_or_recent(order_id, customer) or await self._read_by_saga(order_id, customer)
         except (Transient, Fatal) as error:
             raise ProblemError(problem.unavailable(f"order {order_id} cannot be looked up: {error}")) from None
 
-    async def _stored_or_recent(self, order_id: OrderId) -> Stored | None:
+    async def _stored_or_recent(self, order_id: OrderId, customer: str | None) -> Stored | None:
         recent = self._recent.get(order_id)
         try:
             stored = await self._queries.by_id(order_id)
@@ -52,11 +56,11 @@ class Lookup:
             if recent is None or now() - recent.acknowledged.at > JUST_ACCEPTED_MS:
                 raise
             stored = None
-        if stored is not None or recent is None:
-            return stored
-        return as_accepted(recent.placed, recent.acknowledged)
+        if stored is None and recent is not None:
+            stored = as_accepted(recent.placed, recent.acknowledged)
+        return _if_of(customer, stored)
 
-    async def _read_by_saga(self, order_id: OrderId) -> Stored:
+    async def _read_by_saga(self, order_id: OrderId, customer: str | None) -> Stored:
         """The order once the saga has read to the end of the log. Raises `Transient` if it does not in time."""
         if self._log.undecided(order_id):
             raise Transient("the log has not acknowledged it yet and may still take it")
@@ -64,7 +68,8 @@ class Lookup:
         if not await self._saga_passes(ends):
             raise Transient(f"the saga is over {SAGA_WAIT_S:g} s behind the log; the order may be among what is unread")
         # Parked events first: an order goes from there to the stored ones, never back.
-        order = await self._queries.parked(order_id) or await self._stored_or_recent(order_id)
+        parked = _if_of(customer, await self._queries.parked(order_id))
+        order = parked or await self._stored_or_recent(order_id, customer)
         if order is None:
             raise ProblemError(problem.not_found("order", order_id))
         return order
@@ -81,3 +86,8 @@ class Lookup:
             if loop.time() >= give_up_at:
                 return False
             await asyncio.sleep(SAGA_CHECK_EVERY_S)
+
+
+def _if_of(customer: str | None, order: Stored | None) -> Stored | None:
+    """The order, unless it must be this customer's and is another's."""
+    return None if order is None or customer not in (None, order.view.customer_id) else order

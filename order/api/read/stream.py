@@ -8,6 +8,7 @@ does: without a `settled` there is more to come.
 References: WHATWG HTML, "Server-sent events".
 """
 
+import math
 import re
 import time
 from collections.abc import AsyncIterator
@@ -18,6 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
+from common.auth.guard import confined_to, principal_of
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
@@ -70,22 +72,24 @@ class OrderEvents:
         )
 
     async def _response(self, scope: Scope) -> Response:
-        order = await self._lookup.find(scope["path_params"]["order_id"])
+        order = await self._lookup.find(scope["path_params"]["order_id"], confined_to(scope))
         last = _LAST_EVENT_ID.fullmatch(header(scope, b"last-event-id"))
         if last and order.view.settled and last[0] == _settled_id(order):
             return Response(status_code=204)
         if scope["method"] == "HEAD":
             return Response(headers=_HEADERS)
-        return StreamingResponse(self._events(order, int(last[1]) if last else 0), headers=_HEADERS)
+        events = self._events(order, int(last[1]) if last else 0, principal_of(scope).expires_at)
+        return StreamingResponse(events, headers=_HEADERS)
 
-    async def _events(self, order: Stored, seen: int) -> AsyncIterator[bytes]:
-        """What comes after the first `seen` entries, until the order is settled or the process drains."""
+    async def _events(self, order: Stored, seen: int, expires_at: float = math.inf) -> AsyncIterator[bytes]:
+        """What comes after the first `seen` entries, until the order is settled, the process drains, or the client's
+        credentials have expired (`expires_at`, in seconds since 1970)."""
         yield b"retry: %d\n\n" % RETRY_MS
         order_id = OrderId(order.view.order_id)
         # An order that is only accepted may turn out to have another first entry: only the saga's timeline counts.
         stored = order if order.view.settled else None
         known = ANYTHING
-        while not self._outcomes.draining:
+        while not self._outcomes.draining and time.time() < expires_at:
             if stored is not None:
                 if entries := _entries(stored, seen):
                     yield entries
