@@ -194,6 +194,11 @@ class Env:
             raise self.error(f"{name}={str(path)!r} cannot be read: {error.strerror}") from error
         return path
 
+    def file_or_none(self, name: str) -> Path | None:
+        """A file that this process can read, if the setting names one."""
+        self.names.add(name)
+        return self.file(name) if name in self._environ else None
+
 
 def ignore_foreign_variables(environ: MutableMapping[str, str] = os.environ) -> None:
     """Forget what libraries would read by themselves: libpq's PGHOSTADDR, PGSERVICE and PGOPTIONS lead a connection to
@@ -333,6 +338,25 @@ def auth(env: Env, host: str) -> Auth | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """The files in PEM by which a process encrypts. Without a certificate it serves plain HTTP; without an authority it
+    calls others by plain HTTP."""
+
+    certificate: Path | None
+    key: Path | None
+    authority: Path | None
+
+
+def tls(env: Env) -> Tls:
+    """Raises `Fatal` when a file is missing, or one of certificate and key."""
+    certificate, key = env.file_or_none("TLS_CERT_FILE"), env.file_or_none("TLS_KEY_FILE")
+    if (certificate is None) != (key is None):
+        set_, missing = ("TLS_CERT_FILE", "TLS_KEY_FILE") if key is None else ("TLS_KEY_FILE", "TLS_CERT_FILE")
+        raise env.error(f"{set_} is set and {missing} is not: set both, or neither for plain HTTP")
+    return Tls(certificate, key, env.file_or_none("TLS_CA_FILE"))
+
+
+@dataclass(frozen=True, slots=True)
 class Process:
     """The settings that all processes share. Instances share `host:port`; `host:admin_port` belongs to one alone."""
 
@@ -350,6 +374,7 @@ class Process:
     auth: Auth | None
     """None with AUTH=off."""
     limits: RequestLimits
+    tls: Tls
     logs: Logs
     tracing: Tracing | None
 
@@ -371,6 +396,7 @@ def process(env: Env, *, database: str, port: int) -> Process:
         keep_alive_s=env.integer("KEEP_ALIVE_S", 75, least=1, most=3_600, unit="s"),
         auth=auth(env, host),
         limits=request_limits(env),
+        tls=tls(env),
         logs=logs(env),
         tracing=tracing(env),
     )

@@ -225,7 +225,10 @@ class Connection(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]  # what asyncio allows, uvicorn's type does not
         """The client sends nothing more. It may still read: it gets the answers that are due, though no stream, whose
-        client would never be known to have gone. Returns whether to keep the connection."""
+        client would never be known to have gone. Returns whether to keep the connection. TLS has no half-closed
+        connections."""
+        if not self.transport.can_write_eof():
+            return False
         answered = self._answered
         streams = answered is not None and answered.response_started and not answered.response_complete
         if not self._unanswered or self._in_body or streams:
@@ -282,7 +285,8 @@ class Connection(HttpToolsProtocol):
     def _send_refusal(self, refusal: Problem) -> None:
         self._unset_keepalive_if_required()
         self._write_refusal(refusal)
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connections
+            self.transport.write_eof()
         self.loop.call_later(REFUSED_CLOSE_S, self.transport.close)
 
     def _write_refusal(self, refusal: Problem) -> None:

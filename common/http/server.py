@@ -6,6 +6,8 @@ an admin port of its own, where a supervisor or a scraper reaches exactly this i
 An instance that comes or goes costs no request. It listens on the public port only once it can serve. When it ends, it
 takes no new connection, accepts what has connected, closes the listener, and answers each connection's next request
 with `connection: close`.
+
+With a certificate, both ports speak TLS and nothing else.
 """
 
 import asyncio
@@ -31,6 +33,8 @@ from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, 
 from common.http.heads import Hosts
 from common.http.limits.limiter import Limiter
 from common.http.protocol import Connection
+from common.tls.certificate import ServerCertificate
+from common.tls.listener import TlsListener
 
 CHECK_EVERY_TICKS: Final = 10
 """A tick is a tenth of a second."""
@@ -54,8 +58,12 @@ class Task(Protocol):
 class _Server(uvicorn.Server):
     """A uvicorn server for one port. `serve` handles the signals, since two of these share one loop."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate | None = None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, gate: Gate | None = None, certificate: ServerCertificate | None = None
+    ) -> None:
         super().__init__(config)
+        self._certificate = certificate
+        self._secured: TlsListener | None = None
         self.server_state: ListenerState = ListenerState(gate)
 
     @contextlib.contextmanager
@@ -69,7 +77,19 @@ class _Server(uvicorn.Server):
                 if isinstance(connection, Connection):
                     connection.check_time(now)
             self.server_state.gate.report(now)
+            if self._certificate is not None:
+                self._certificate.refresh(now)
         return await super().on_tick(counter)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._certificate is None:
+            await super().startup(sockets)
+            return
+        [listener] = sockets or []
+        listener.listen(self.config.backlog)
+        self._secured = TlsListener(listener, self._certificate, self.server_state, self._make_protocol)
+        self.servers = [self._secured]  # type: ignore[list-item]  # it can be closed like one of asyncio's
+        self.started = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Close the listeners without losing a connection, then drain.
@@ -89,11 +109,14 @@ class _Server(uvicorn.Server):
         accepted = [connection for listener in listeners for connection in _accept_all(listener)]
         loop = asyncio.get_running_loop()
         for connection in accepted:
+            if self._secured is not None:
+                self._secured.secure(connection)
+                continue
             await loop.connect_accepted_socket(self._make_protocol, connection)
         await super().shutdown(sockets)
 
-    def _make_protocol(self) -> asyncio.Protocol:
-        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+    def _make_protocol(self) -> Connection:
+        protocol: Connection = self.config.http_protocol_class(  # type: ignore[assignment, call-arg]
             config=self.config, server_state=self.server_state, app_state=self.lifespan.state
         )
         return protocol
@@ -161,6 +184,9 @@ async def serve(
         app.auth = authenticator(process.auth)
     app.hosts = Hosts(process.host, process.allowed_hosts, process.cors_origins)
     app.limiter = limiter or Limiter(process.limits)
+    files, certificate = process.tls, None
+    if files.certificate is not None and files.key is not None:
+        certificate = ServerCertificate(files.certificate, files.key)
     config = uvicorn.Config(
         app,
         loop="uvloop",
@@ -177,7 +203,8 @@ async def serve(
         timeout_keep_alive=process.keep_alive_s,
         timeout_graceful_shutdown=DRAIN_S,
     )
-    servers = [_Server(config, Gate(room.connections)), _Server(config, Gate(ADMIN_CONNECTIONS_MAX))]
+    gates = Gate(room.connections), Gate(ADMIN_CONNECTIONS_MAX)
+    servers = [_Server(config, gate, certificate) for gate in gates]
     metrics.watch_pool("connections", room.connections, lambda: len(servers[0].server_state.connections))
     app.closed = "the public port does not listen yet"
     stopping = asyncio.Event()

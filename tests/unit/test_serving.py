@@ -19,6 +19,7 @@ from common.http.app import application
 from common.http.connections import Gate
 from common.http.protocol import Connection
 from common.http.server import _bind, _Server, drop_handshakes
+from common.tls.certificate import ServerCertificate
 
 HOST = "127.0.0.1"
 REQUEST = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
@@ -27,11 +28,11 @@ WAIT_S = 5.0
 Act = Callable[[_Server, socket.socket], Coroutine[Any, Any, None]]
 
 
-def with_a_server(act: Act, gate: Gate | None = None) -> None:
+def with_a_server(act: Act, gate: Gate | None = None, certificate: ServerCertificate | None = None) -> None:
     async def main() -> None:
         config = uvicorn.Config(application([]), http=Connection, ws="none", lifespan="off", log_config=None)
         config.load()
-        server = _Server(config, gate)
+        server = _Server(config, gate, certificate)
         server.lifespan = config.lifespan_class(config)
         listener = _bind(HOST, 0)
         await server.startup([listener])
