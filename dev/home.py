@@ -17,20 +17,24 @@ from typing import IO
 
 import msgspec
 
+from common.errors import Fatal
 from common.files import write
-from dev.settings import ROLES, new_password, new_passwords
+from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
+from dev.settings import DATABASES, ROLES
 
 MARK = "tandem.mark"
 _MARK_TEXT = "This folder is Tandem's. 'just reset' deletes the data in it; without this file, it deletes nothing.\n"
 _MADE_EARLIER = frozenset({"bench", "cache", "lock", "lost+found"})
 """What a home may have before its first `just up`: jars, and what the bench keeps."""
+SECRETS = "secrets"
+SUPERUSER = "postgres"
 DATA = (
     "run",
     "supervisor",
     "logs",
     "kafka",
     "postgres",
-    "secrets",
+    SECRETS,
     "secrets.json",
     "targets.json",
     "stack.json.damaged",
@@ -144,28 +148,52 @@ def _naming(home: Path) -> Iterator[None]:
         raise HomeError(f"TANDEM_HOME={home} cannot be used: {error.strerror or error}; {remedy}") from error
 
 
-def stored_passwords(home: Path) -> dict[str, str]:
-    """The stack's passwords by role, made on the first call and kept in a file that only its owner can read.
+def make_passwords(home: Path) -> None:
+    """Make the passwords that the stack lacks, before it starts. `ops.migrate` gives PostgreSQL those of all roles but
+    the superuser's, which was set when the databases were made.
 
-    Raises `HomeError` when the file is damaged, or missing though the databases have its passwords.
+    Raises `HomeError` when that one is missing though there are databases.
     """
-    path = home / "secrets.json"
+    folder = home / SECRETS
+    _adopt(home / "secrets.json", folder)
+    missing = [role for role in ROLES if role not in stored_roles(folder)]
+    if SUPERUSER in missing and (home / "postgres/PG_VERSION").exists():
+        path = password_file(folder, SUPERUSER)
+        raise HomeError(f"{path} is missing, and the databases have the password that it held; {SEE_OPERATIONS}")
+    for role in missing:
+        write_password(folder, role, new_password())
+
+
+def check_passwords(home: Path) -> None:
+    """Raises `HomeError` when a password of the stack is missing or damaged."""
+    for role in ROLES:
+        try:
+            read_password(home / SECRETS, role)
+        except Fatal as error:
+            raise HomeError(f"{error}; {SEE_OPERATIONS}") from error
+
+
+def databases(home: Path) -> list[str]:
+    """The databases that have a role of their own, those of further services too."""
+    further = set(stored_roles(home / SECRETS)) - set(ROLES)
+    return [*DATABASES, *sorted(further)]
+
+
+def store_password(home: Path, role: str) -> None:
+    """Make a password for a further role, unless it has one."""
+    if role not in stored_roles(home / SECRETS):
+        write_password(home / SECRETS, role, new_password())
+
+
+def _adopt(path: Path, folder: Path) -> None:
+    """Take over the passwords that an earlier version kept in one file. Raises `HomeError` when that is damaged."""
     if not path.exists():
-        if (home / "postgres/PG_VERSION").exists():
-            raise HomeError(f"{path} is missing, and the databases have the passwords that it held; {SEE_OPERATIONS}")
-        home.mkdir(parents=True, exist_ok=True)
-        write(path, json.dumps(new_passwords(), indent=1), 0o600)
+        return
     try:
         passwords = msgspec.json.decode(path.read_bytes(), type=dict[str, str])
     except (msgspec.DecodeError, UnicodeDecodeError, OSError) as error:
         raise HomeError(f"{path} is damaged ({error}); {SEE_OPERATIONS}") from error
-    if lacking := [role for role in ROLES if not passwords.get(role)]:
-        raise HomeError(f"{path} is damaged (it has no password of {', '.join(lacking)}); {SEE_OPERATIONS}")
-    return passwords
-
-
-def store_password(home: Path, role: str) -> None:
-    """Make a password for a further role, unless it has one. Raises `HomeError` like `stored_passwords`."""
-    passwords = stored_passwords(home)
-    if role not in passwords:
-        write(home / "secrets.json", json.dumps(passwords | {role: new_password()}, indent=1), 0o600)
+    for role, password in passwords.items():
+        if password:
+            write_password(folder, role, password)
+    path.unlink()

@@ -9,7 +9,6 @@ import difflib
 import os
 import random
 import re
-import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -22,7 +21,9 @@ import order.config
 import payment.config
 from common.config import KAFKA_SECURITY, PORT_MAX, TOPIC_PARTITIONS, Env, topic_partitions
 from common.errors import Fatal
+from common.secrets.passwords import database_url, new_password
 from common.terminal import shortened
+from common.tls.authority import Certificate
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -147,6 +148,7 @@ class Settings:
 
     @property
     def secrets(self) -> Path:
+        """The folder of passwords, keys and certificates."""
         return self.home / "secrets"
 
     def port(self, service: Service) -> int:
@@ -233,7 +235,7 @@ def unknown_settings(environ: Iterable[str], dotenv: str = "", *, kind: Kind = "
             yield f"{name} has no effect in Compose: set it in docker-compose.yml"
         if name in OWN_SETTINGS or name.startswith(_NOT_OURS):
             continue
-        if name in _EXAMPLE:
+        if name in _STATED:
             yield f"{name} has no effect: the stack sets it"
         elif close := difflib.get_close_matches(name.upper(), OWN_SETTINGS, n=1, cutoff=0.84):
             yield f"{name} is not a setting of Tandem; did you mean {close[0]}?"
@@ -247,24 +249,33 @@ def compose_settings() -> frozenset[str]:
     return frozenset({"STACK", "TANDEM_HOME", PROJECT, *passed_on})
 
 
-def new_password() -> str:
-    """A password that a URL can contain unquoted."""
-    return secrets.token_urlsafe(24)
-
-
 def new_passwords() -> dict[str, str]:
     """A password for each role."""
     return {role: new_password() for role in ROLES}
 
 
+def certificate_settings(certificate: Certificate | None) -> dict[str, str]:
+    """What a server of HTTP shows; nothing when it serves plain HTTP."""
+    if certificate is None:
+        return {}
+    return {"TLS_CERT_FILE": str(certificate.certificate), "TLS_KEY_FILE": str(certificate.key)}
+
+
 def environment(
-    *, kafka_port: int, postgres_port: int, passwords: Mapping[str, str], partitions: int | None = None
+    *,
+    kafka_port: int,
+    postgres_port: int,
+    folder: Path,
+    databases: Iterable[str] = DATABASES,
+    authority: Path | None = None,
+    partitions: int | None = None,
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools. By default,
-    `partitions` are those of this process's own setting."""
+    """Where Kafka and the databases are, for services and the operator's tools. `folder` has the password files of the
+    roles. With an authority, whose certificate this is, all of it is encrypted. By default, `partitions` are those of
+    this process's own setting."""
 
     def url(role: str, database: str) -> str:
-        return f"postgresql://{role}:{passwords[role]}@{HOST}:{postgres_port}/{database}?sslmode=disable"
+        return database_url(role, database, host=HOST, port=postgres_port, folder=folder, authority=authority)
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
@@ -273,7 +284,9 @@ def environment(
         "HTTP_HOST": HOST,
         "AUTH": "off",
     }
-    for database in [role for role in passwords if role not in SHARED_ROLES]:
+    if authority is not None:
+        variables["TLS_CA_FILE"] = str(authority)
+    for database in databases:
         variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)
         variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
         variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)
@@ -288,19 +301,20 @@ def _names_read(environ: Mapping[str, str]) -> set[str]:
 
 
 _EXAMPLE: Final = {
-    **environment(kafka_port=9092, postgres_port=15432, passwords=dict.fromkeys(ROLES, "x"), partitions=6),
+    **environment(kafka_port=9092, postgres_port=15432, folder=Path("/"), partitions=6),
     **dict.fromkeys(KAFKA_SECURITY, "x"),
     "INSTANCE": "x",
     "HTTP_PORT": "1",
     "ADMIN_PORT": "2",
 }
 """The variables that the stack sets for each process, and that nothing else can set."""
-PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - frozenset(_EXAMPLE)
+_STATED: Final = frozenset(_EXAMPLE) | {"TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FILE"}
+PROCESS_SETTINGS: Final = frozenset(_names_read(_EXAMPLE)) - _STATED
 """What a process reads and the stack passes on from the caller's environment."""
 PROJECT: Final = "COMPOSE_PROJECT_NAME"
 OWN_SETTINGS: Final = STACK_SETTINGS | PROCESS_SETTINGS | {PROJECT, "TOPIC_REPLICAS"}
 _LIKE_OURS: Final = ("INVENTORY_", "ORDER_", "ORDERS_", "PAYMENT_", "TANDEM_", "TOPIC_")
-_NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "TANDEM_CALLER", "TANDEM_TEST_")
+_NOT_OURS: Final = ("COMPOSE_", "DOCKER_", "SSL_", "TANDEM_CALLER", "TANDEM_TEST_")
 
 
 free_port_range = range(20_000, 32_000)

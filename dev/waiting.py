@@ -28,8 +28,8 @@ _REMEDIES = {
     "no space left on device|disk quota exceeded": "free some space, or set TANDEM_HOME to a folder on another disk",
     "read-only file system": "make the disk writable, or set TANDEM_HOME to a folder on another disk",
     "address already in use": "'just doctor' shows what has the port; stop that, or set another port in .env",
-    "password authentication failed": "the databases were made with other passwords than those in secrets.json: "
-    "put the old file back, or delete all data with 'just reset'",
+    "password authentication failed": "the databases were made with other passwords than those in the folder secrets: "
+    "put the old files back, or delete all data with 'just reset'",
     "cannot allocate memory|insufficient memory|could not reserve|outofmemory|could not map anonymous shared memory": (
         "end other programs, or raise 'ulimit -v'"
     ),

@@ -7,7 +7,7 @@ are plain SQL: those of `common/migrations` run in every database, those of a pa
 dbmate runs them as the superuser, who owns the tables.
 
 Settings of each database, such as ORDER, PAYMENT and INVENTORY: `<D>_ADMIN_URL` (the superuser), `<D>_DATABASE_URL` and
-`<D>_AUDITOR_URL`. The last two say which role, password and database to make.
+`<D>_AUDITOR_URL`. The last two say which role and database to make, and which file has the role's password.
 """
 
 import os
@@ -17,15 +17,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import psycopg
 from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from common.backoff import delays_s
 from common.config import Env
 from common.errors import Fatal
 from common.postgres import Conn
+from common.secrets.passwords import password_of
 from ops import tool
 
 AUDITOR: Final = "auditor"
@@ -82,12 +84,13 @@ class Login(NamedTuple):
 
 
 def read_login(env: Env, variable: str) -> Login:
-    """The login in a connection URL. Raises `Fatal` when a part of it is missing."""
-    parts = urlsplit(env.database_url(variable))
-    login = Login(unquote(parts.username or ""), unquote(parts.password or ""), unquote(parts.path.lstrip("/")))
-    if not all(login):
-        raise Fatal(f"migrate: {variable} must name a user, a password and a database")
-    return login
+    """The login in a connection URL. Raises `Fatal` when a part of it is missing, or its password file."""
+    url = env.database_url(variable)
+    parameters = conninfo_to_dict(url)
+    role, database = parameters.get("user"), parameters.get("dbname")
+    if not (role and database and (parameters.get("password") or parameters.get("passfile"))):
+        raise Fatal(f"migrate: {variable} must name a user, a passfile and a database")
+    return Login(str(role), password_of(url), str(database))
 
 
 def connect(url: str) -> Conn:
@@ -144,13 +147,19 @@ def execute(connection: Conn, statements: Sequence[str], **names: str) -> None:
 def run_migrations(url: str, *directories: Path) -> None:
     """Run the SQL files that are new, oldest first, and print their names. Raises `Fatal` with what dbmate says. A file
     that cannot lock its table within `LOCK_TIMEOUT_MS` is not run, and neither are those after it."""
+    parts = urlsplit(url)
+    options_of_url = dict(parse_qsl(parts.query))
+    # dbmate's driver takes options that it does not know for settings of the session. It reads the password file that
+    # libpq's variable names.
+    kept = {name: value for name, value in options_of_url.items() if name in ("sslmode", "sslrootcert")}
+    target = urlunsplit(parts._replace(query=urlencode(kept | {"lock_timeout": LOCK_TIMEOUT_MS})))
     dbmate = Path(sysconfig.get_path("scripts")) / "dbmate"
     options = [option for directory in directories for option in ("--migrations-dir", str(directory))]
     done = subprocess.run(
         # Neither the caller's DBMATE_… variables nor those of .env, which dbmate reads itself, may steer it.
         [str(dbmate), "--env-file", os.devnull, *options, "--no-dump-schema", "migrate"],
         env={n: value for n, value in os.environ.items() if not n.startswith("DBMATE_")}
-        | {"DATABASE_URL": f"{url}{'&' if '?' in url else '?'}lock_timeout={LOCK_TIMEOUT_MS}"},
+        | {"DATABASE_URL": target, "PGPASSFILE": options_of_url.get("passfile", "")},
         cwd=ROOT,
         capture_output=True,
         text=True,

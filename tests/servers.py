@@ -1,6 +1,5 @@
 """A PostgreSQL and a broker on ports of their own. Stacks can use them one after the other, each as if new."""
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -11,6 +10,7 @@ from psycopg import sql
 
 from common.config import Brokers
 from common.kafka.clients import client_config
+from common.secrets.passwords import write_password
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
@@ -32,10 +32,11 @@ class Servers:
     """Infrastructure without anything in it: no database, no topic."""
 
     def __init__(self, directory: Path) -> None:
-        self.passwords: Mapping[str, str] = new_passwords()
+        self.secrets = directory / "secrets"
+        for role, password in new_passwords().items():
+            write_password(self.secrets, role, password)
         self.postgres_port, self.kafka_port, controller_port = free_ports(3)
-        password = self.passwords["postgres"]
-        self.postgres = Cluster(directory / "postgres", self.postgres_port, password, _POSTGRES)
+        self.postgres = Cluster(directory / "postgres", self.postgres_port, self.secrets, _POSTGRES)
         self.kafka: Broker = _Broker(directory / "kafka", self.kafka_port, controller_port)
 
     def start(self) -> None:

@@ -80,12 +80,12 @@ class Stack:
         self.directory = directory
         self._owns_servers = servers is None
         servers = servers or Servers(directory)
-        self.passwords = servers.passwords
+        self.secrets = servers.secrets
         self.postgres, self.postgres_port, self.kafka = servers.postgres, servers.postgres_port, servers.kafka
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.proxies: dict[str, Proxy] = {}
         self.variables = environment(
-            kafka_port=servers.kafka_port, postgres_port=self.postgres_port, passwords=self.passwords
+            kafka_port=servers.kafka_port, postgres_port=self.postgres_port, folder=self.secrets
         ) | dict(settings or {})
         self.instances: dict[str, Instance] = {}
         self.http = httpx.Client(timeout=15)

@@ -21,6 +21,7 @@ import psycopg
 from msgspec import Struct
 
 from common.config import Env, brokers
+from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
@@ -153,12 +154,14 @@ class Stack:
     def __init__(self, directory: Path, options: Mapping[str, Mapping[str, str]]) -> None:
         """`options` are settings of `kafka` and `postgres` that differ from Tandem's own."""
         self.directory = directory
-        passwords = new_passwords()
+        secrets = directory / "secrets"
+        for role, password in new_passwords().items():
+            write_password(secrets, role, password)
         postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", postgres_port, passwords["postgres"], options["postgres"])
+        self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"])
         self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
-        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, passwords=passwords)
+        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, folder=secrets)
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}

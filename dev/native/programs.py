@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from dev.home import stored_passwords
+from common.tls.authority import Authority, Certificate
+from dev.home import databases
 from dev.servers.console import Console
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
@@ -58,7 +59,10 @@ class Programs:
     def server(self, name: str) -> Server:
         settings = self.settings
         if name == "postgres":
-            return Cluster(settings.home / name, settings.postgres_port, stored_passwords(settings.home)["postgres"])
+            certificate = self.certificate(name)
+            cluster = Cluster(settings.home / name, settings.postgres_port, settings.secrets, certificate=certificate)
+            cluster.cache = settings.cache
+            return cluster
         if name == "kafka":
             ports = (settings.kafka_port, settings.kafka_controller_port)
             return Broker(settings.home / name, *ports, cache=settings.cache)
@@ -66,10 +70,15 @@ class Programs:
             return Warmer(settings.home, self.environment())
         if name == CONSOLE:
             addresses = (settings.console_port, settings.console_admin_port, settings.order_api_port)
-            return Console(settings.home, *addresses, self.targets_path, self.environment())
+            return Console(settings.home, *addresses, self.targets_path, self.environment(), self.certificate(name))
         service, number = self.instances[name]
         ports = (settings.port(service), settings.admin_port(service, number))
-        return Instance(settings.home, service, number, ports[0], self.environment(), ports[1])
+        certificate = self.certificate(service.name)
+        return Instance(settings.home, service, number, ports[0], self.environment(), ports[1], certificate)
+
+    def certificate(self, name: str) -> Certificate | None:
+        """The certificate of a server; None when it serves in the clear."""
+        return Authority(self.settings.secrets).ensure(name) if self.settings.secure else None
 
     @property
     def targets_path(self) -> Path:
@@ -89,7 +98,9 @@ class Programs:
         return dict(self.settings.told) | environment(
             kafka_port=self.settings.kafka_port,
             postgres_port=self.settings.postgres_port,
-            passwords=stored_passwords(self.settings.home),
+            folder=self.settings.secrets,
+            databases=databases(self.settings.home),
+            authority=self.settings.secrets / "ca.pem" if self.settings.secure else None,
             partitions=self.settings.topic_partitions,
         )
 

@@ -12,15 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from xmlrpc.client import Fault
 
 from common.files import write
+from common.secrets.passwords import database_url
 from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
-from dev.home import stored_passwords
 from dev.native.programs import SERVERS, Programs
 from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes
 from dev.servers.postgres import binary
+from dev.servers.secure_postgres import libpq as secure_libpq
 from dev.servers.server import StartError
 from dev.servers.warmth import NAME as WARM_UP
 from dev.settings import CONSOLE, HOST, ROOT, Settings
@@ -167,14 +168,23 @@ class NativeStack(Stack):
 
     def psql(self, database: str, arguments: list[str]) -> None:
         self._require_running()
-        passwords = stored_passwords(self.home)
-        if database not in passwords:
-            raise StackError(f"there is no database {database!r}; there are {', '.join(sorted(passwords))}")
-        options = ["-h", HOST, "-p", str(self.settings.postgres_port), "-U", database, "-d", database]
-        variables = {"PGPASSWORD": passwords[database], "PGCONNECT_TIMEOUT": str(CONNECT_S)}
+        databases = [*homes.databases(self.home), homes.SUPERUSER]
+        if database not in databases:
+            raise StackError(f"there is no database {database!r}; there are {', '.join(databases)}")
+        url = database_url(
+            database,
+            database,
+            host=HOST,
+            port=self.settings.postgres_port,
+            folder=self.settings.secrets,
+            authority=self.settings.secrets / "ca.pem" if self.settings.secure else None,
+        )
+        variables = {"PGCONNECT_TIMEOUT": str(CONNECT_S)}
+        if self.settings.secure:
+            variables["LD_PRELOAD"] = str(secure_libpq(self.settings.cache))
         program = str(binary("psql"))
         os.chdir(caller())
-        os.execve(program, [program, *PSQL_OPTIONS, *options, *arguments], child(variables))
+        os.execve(program, [program, *PSQL_OPTIONS, "-d", url, *arguments], child(variables))
 
     def ops(self, module: str, arguments: list[str]) -> None:
         self._require_running()
@@ -222,6 +232,8 @@ class NativeStack(Stack):
             raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
         if tight := list(tight_limits()):
             raise StackError("\n".join(tight))
+        homes.make_passwords(self.home)
+        homes.check_passwords(self.home)
         self.state.started("native", self.settings)
         # supervisord prepares them too, but here one sees the progress of the jars.
         for name in SERVERS:

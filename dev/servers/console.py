@@ -4,9 +4,10 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from dev.servers.instance import unready_at
+from common.tls.authority import Certificate
+from dev.servers.instance import authority_in, unready_at
 from dev.servers.server import Server
-from dev.settings import CONSOLE, HOST
+from dev.settings import CONSOLE, HOST, certificate_settings
 
 
 class Console(Server):
@@ -20,12 +21,14 @@ class Console(Server):
         order_api_port: int,
         targets: Path,
         variables: Mapping[str, str],
+        certificate: Certificate | None = None,
     ) -> None:
-        """`targets` is the file with the admin ports of the instances."""
+        """`targets` is the file with the admin ports of the instances. Without a certificate it serves plain HTTP."""
         super().__init__(directory / self.name)
         self.admin_port = admin_port
         self.variables = {
             **variables,
+            **certificate_settings(certificate),
             "INSTANCE": self.name,
             "HTTP_PORT": str(port),
             "ADMIN_PORT": str(admin_port),
@@ -44,4 +47,4 @@ class Console(Server):
         return {**super().environment(), **self.variables}
 
     def unready(self) -> str | None:
-        return unready_at(self.admin_port)
+        return unready_at(self.admin_port, authority_in(self.variables))

@@ -3,14 +3,16 @@
 import http.client
 import json
 import sys
-import urllib.error
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from dev.environment import direct
+from common.tls.authority import Certificate
+from common.tls.client import connection
 from dev.servers.server import Server
-from dev.settings import HOST, Service, free_ports
+from dev.settings import HOST, Service, certificate_settings, free_ports
+
+ANSWER_S = 5.0
 
 
 class Instance(Server):
@@ -22,8 +24,9 @@ class Instance(Server):
         port: int,
         variables: Mapping[str, str],
         admin_port: int | None = None,
+        certificate: Certificate | None = None,
     ) -> None:
-        """Without an `admin_port`, it takes a free one."""
+        """Without an `admin_port`, it takes a free one; without a certificate, it serves plain HTTP."""
         self.name = service.instance(number)
         super().__init__(directory / self.name)
         self.service = service
@@ -32,6 +35,7 @@ class Instance(Server):
         self.admin_port = admin_port or free_ports(1)[0]
         self.variables = {
             **variables,
+            **certificate_settings(certificate),
             "INSTANCE": self.name,
             "HTTP_PORT": str(port),
             "ADMIN_PORT": str(self.admin_port),
@@ -47,20 +51,28 @@ class Instance(Server):
         return {**super().environment(), **self.variables}
 
     def unready(self) -> str | None:
-        return unready_at(self.admin_port)
+        return unready_at(self.admin_port, authority_in(self.variables))
 
 
-def unready_at(port: int) -> str | None:
+def authority_in(variables: Mapping[str, str]) -> Path | None:
+    """The authority by which the servers with these settings are verified; None when they serve plain HTTP."""
+    return Path(variables["TLS_CA_FILE"]) if "TLS_CERT_FILE" in variables else None
+
+
+def unready_at(port: int, authority: Path | None = None) -> str | None:
     """What the service behind a port lacks, as its /readyz says; None when it is ready."""
+    asking = connection(HOST, port, timeout_s=ANSWER_S, authority=authority)
     try:
-        direct.open(f"http://{HOST}:{port}/readyz", timeout=5).close()
-    except urllib.error.HTTPError as error:
-        with error:
-            text = error.read().decode(errors="replace")
-        with suppress(ValueError, KeyError, TypeError):
-            answer = json.loads(text)  # without `missing`, it is the gateway's
-            text = "; ".join(answer["missing"]) if "missing" in answer else answer["detail"]
-        return text or str(error)
+        asking.request("GET", "/readyz")
+        answer = asking.getresponse()
+        text = answer.read().decode(errors="replace")
     except (OSError, http.client.HTTPException) as error:
-        return f"no answer on port {port} ({getattr(error, 'reason', error)})"
-    return None
+        return f"no answer on port {port} ({error})"
+    finally:
+        asking.close()
+    if answer.status == http.HTTPStatus.OK:
+        return None
+    with suppress(ValueError, KeyError, TypeError):
+        body = json.loads(text)  # without `missing`, it is the gateway's
+        text = "; ".join(body["missing"]) if "missing" in body else body["detail"]
+    return text or f"HTTP {answer.status}"

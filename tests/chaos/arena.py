@@ -33,7 +33,7 @@ class Arena(Stack):
     def __init__(self, directory: Path) -> None:
         super().__init__(directory, {"ORDER_SETTLE_DEADLINE_S": str(DEADLINE_S)})
         self.disks = {name: Disk(directory / f"{name}-disk") for name in ("postgres", "kafka")}
-        self.postgres = Cluster(self.disks["postgres"].path / "postgres", self.postgres_port, self.postgres.password)
+        self.postgres = Cluster(self.disks["postgres"].path / "postgres", self.postgres_port, self.secrets)
         self.kafka_links: dict[str, Proxy] = {}
         self.database_links: dict[str, Proxy] = {}
         names = [service.instance(n) for service in SERVICES for n in range(1, INSTANCES_EACH + 1)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dev.servers.postgres import binary
-from dev.settings import DATABASES, HOST
+from dev.settings import DATABASES
 from ops.tool import print_table
 from tests.chaos.arena import Arena
 
@@ -81,12 +81,8 @@ def keep_evidence(arena: Arena, report: Report, command: str) -> None:
     _write(arena.directory, "faults.txt", [" | ".join(row.cells()) for row in report.rows])
     _write(arena.directory, "failures.txt", [*report.failures, *report.wrong, f"again: {command}"])
     for database in DATABASES:
-        url = f"postgresql://postgres:{arena.passwords['postgres']}@{HOST}:{arena.postgres_port}/{database}"
-        subprocess.run(
-            [str(binary("pg_dump")), "--format=custom", f"--file={arena.directory / database}.dump", url],
-            timeout=DUMP_S,
-            check=False,
-        )
+        dump = ["--format=custom", f"--file={arena.directory / database}.dump", arena.postgres.url(database)]
+        subprocess.run([str(binary("pg_dump")), *dump], timeout=DUMP_S, check=False)
 
 
 def _write(directory: Path, name: str, lines: Sequence[str]) -> None:

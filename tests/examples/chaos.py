@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.settings import HOST, ROOT, Service, Settings, environment, free_ports
 from examples import notify_plain
@@ -46,8 +47,8 @@ class Beside(Arena):
         super().__init__(directory)
         self.gateway = gateway
         self.variables["CARD_GATEWAY_URL"] = f"http://{HOST}:{gateway.server_port}"
-        passwords = {**self.passwords, "notify": "x"}
-        known = environment(kafka_port=0, postgres_port=self.postgres_port, passwords=passwords)
+        write_password(self.secrets, "notify", "x")
+        known = environment(kafka_port=0, postgres_port=self.postgres_port, folder=self.secrets, databases=["notify"])
         self.variables |= {name: value for name, value in known.items() if name.startswith("NOTIFY_")}
 
     def start_infrastructure(self) -> None:

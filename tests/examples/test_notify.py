@@ -26,6 +26,7 @@ from common.events import (
 )
 from common.kafka.broker import Partition
 from common.kafka.clients import producer_config
+from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.settings import ROOT, Service, environment, free_ports
 from examples import notify_plain
@@ -63,8 +64,9 @@ class Notify:
 
     def __init__(self, stack: Stack, directory: Path) -> None:
         self._stack = stack
+        write_password(stack.secrets, "notify", "x")
         self._variables = environment(
-            kafka_port=0, postgres_port=stack.postgres_port, passwords={**stack.passwords, "notify": "x"}
+            kafka_port=0, postgres_port=stack.postgres_port, folder=stack.secrets, databases=["notify"]
         ) | dict(stack.variables)
         [port] = free_ports(1)
         self.tool("ops.migrate", "notify=examples.notify")

@@ -59,9 +59,7 @@ def make_as_771bd5c(stack: Stack, service: str, database: str) -> None:
         migrate.ensure_database(admin, database)
     with stack.postgres.connect(database) as admin:
         migrate.execute(admin, migrate._GRANTS, database=database, service=service, auditor=migrate.AUDITOR)
-        login = admin.info
-        url = f"postgresql://postgres:{login.password}@{login.host}:{login.port}/{database}?sslmode=disable"
-        migrate.run_migrations(url, OLD / service)
+        migrate.run_migrations(stack.postgres.url(database), OLD / service)
 
 
 def new_migrations(service: str) -> set[str]:

@@ -29,7 +29,7 @@ from dev.native.supervise import Status
 from dev.output import unbreakable
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at
-from dev.settings import HOST, ROLES, ROOT, SERVICES, Settings, free_ports
+from dev.settings import HOST, ROOT, SERVICES, Settings, free_ports
 from dev.stack import StackError
 from dev.state import State
 from ops.console.sources import Targets
@@ -87,7 +87,6 @@ def test_a_stack_remembers_its_ports_and_scale(tmp_path: Path) -> None:
 def test_the_tools_get_the_settings_with_which_the_stack_was_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dev.native.programs.stored_passwords", lambda _: dict.fromkeys(ROLES, "x"))
     monkeypatch.setenv("ORDER_SETTLE_DEADLINE_S", "60")
     monkeypatch.setenv("TOPIC_PARTITIONS", "12")
     State.load(tmp_path).started("native", replace(Settings.from_environment(), home=tmp_path))
@@ -481,7 +480,6 @@ def test_an_instance_is_frozen_by_its_name_and_one_that_does_not_run_is_refused(
 def test_the_console_finds_every_instance_in_the_file_that_the_stack_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dev.native.programs.stored_passwords", lambda _: dict.fromkeys(ROLES, "x"))
     stack = NativeStack(Settings(home=tmp_path))
     stack.state.scale = {"payment": 2}
     assert "console" in stack._configured()

@@ -16,18 +16,18 @@ import pytest
 
 from common.errors import Fatal
 from common.files import write
+from common.secrets.passwords import password_of, read_password
 from dev import home as homes
 from dev.__main__ import main, natural
 from dev.compose import tools_code
-from dev.home import HomeError, stored_passwords
+from dev.home import HomeError
 from dev.native.stack import NativeStack
 from dev.servers import processes
 from dev.servers.kafka import Broker
 from dev.servers.server import StartError
-from dev.settings import ROOT, Settings, environment, new_passwords
+from dev.settings import ROLES, ROOT, Settings, environment, new_passwords
 from dev.stack import StackError
 from dev.state import State
-from ops import tool
 
 
 def home_of(text: str) -> Path:
@@ -159,36 +159,62 @@ def test_a_damaged_state_is_named_and_the_stack_can_be_stopped(
     assert (tmp_path / "stack.json.damaged").read_text(encoding="latin-1") == text
 
 
-@pytest.mark.parametrize("text", [*DAMAGED, '{"order": 17}', json.dumps(new_passwords() | {"payment": ""})])
+@pytest.mark.parametrize("text", ["", "{", "*:*:*:order:", "*:*:*:payment:x", "\xff"])
 def test_damaged_passwords_are_named(text: str, tmp_path: Path) -> None:
-    (tmp_path / "secrets.json").write_text(text, encoding="latin-1")
-    with pytest.raises(HomeError, match=r"secrets\.json is damaged .*Damaged files"):
-        stored_passwords(tmp_path)
-    assert (tmp_path / "secrets.json").read_text(encoding="latin-1") == text
+    homes.make_passwords(tmp_path)
+    path = tmp_path / "secrets/order.pgpass"
+    path.write_text(text, encoding="latin-1")
+    homes.make_passwords(tmp_path)
+    with pytest.raises(HomeError, match=r"order\.pgpass.*(damaged|cannot be read).*Damaged files"):
+        homes.check_passwords(tmp_path)
+    assert path.read_text(encoding="latin-1") == text
 
 
-def test_deleted_passwords_are_not_made_anew_behind_a_database_that_has_them(tmp_path: Path) -> None:
-    passwords = stored_passwords(tmp_path)
-    assert (tmp_path / "secrets.json").stat().st_mode & 0o777 == 0o600
-    assert stored_passwords(tmp_path) == passwords
-    (tmp_path / "secrets.json").unlink()
+def test_the_passwords_are_readable_by_their_owner_only(tmp_path: Path) -> None:
+    homes.make_passwords(tmp_path)
+    files = [tmp_path / f"secrets/{role}.pgpass" for role in ROLES]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+
+
+def test_the_superusers_password_is_not_made_anew_behind_databases_that_have_it(tmp_path: Path) -> None:
+    homes.make_passwords(tmp_path)
+    texts = {path.name: path.read_text() for path in (tmp_path / "secrets").iterdir()}
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres/PG_VERSION").write_text("18")
-    with pytest.raises(HomeError, match=r"secrets\.json is missing"):
-        stored_passwords(tmp_path)
+    (tmp_path / "secrets/order.pgpass").unlink()
+    homes.make_passwords(tmp_path)  # `ops.migrate` gives it to the database
+    kept = {path.name for path in (tmp_path / "secrets").iterdir() if texts[path.name] == path.read_text()}
+    assert kept == texts.keys() - {"order.pgpass"}
+    (tmp_path / "secrets/postgres.pgpass").unlink()
+    with pytest.raises(HomeError, match=r"postgres\.pgpass is missing.*Damaged files"):
+        homes.make_passwords(tmp_path)
+
+
+def test_the_passwords_of_an_earlier_version_are_taken_over(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres/PG_VERSION").write_text("18")
+    earlier = new_passwords() | {"notify": "mine"}
+    (tmp_path / "secrets.json").write_text(json.dumps(earlier))
+    homes.make_passwords(tmp_path)
+    assert {role: read_password(tmp_path / "secrets", role) for role in earlier} == earlier
+    assert not (tmp_path / "secrets.json").exists()
+    (tmp_path / "secrets.json").write_text("{")
+    with pytest.raises(HomeError, match=r"secrets\.json is damaged"):
+        homes.make_passwords(tmp_path)
 
 
 def test_a_service_beside_the_stack_gets_a_password_and_a_database_of_its_own(tmp_path: Path) -> None:
-    before = stored_passwords(tmp_path)
+    homes.make_passwords(tmp_path)
     homes.store_password(tmp_path, "notify")
-    passwords = stored_passwords(tmp_path)
-    assert {role: password for role, password in passwords.items() if role != "notify"} == before
+    password = read_password(tmp_path / "secrets", "notify")
     homes.store_password(tmp_path, "notify")
-    assert stored_passwords(tmp_path) == passwords, "it keeps its password"
-    variables = environment(kafka_port=9092, postgres_port=15432, passwords=passwords, partitions=6)
-    url = f"postgresql://notify:{passwords['notify']}@127.0.0.1:15432/notify?sslmode=disable"
+    assert read_password(tmp_path / "secrets", "notify") == password, "it keeps its password"
+    folder, databases = tmp_path / "secrets", homes.databases(tmp_path)
+    variables = environment(kafka_port=9092, postgres_port=15432, folder=folder, databases=databases, partitions=6)
+    url = f"postgresql://notify@127.0.0.1:15432/notify?sslmode=disable&passfile={folder}/notify.pgpass"
     assert variables["NOTIFY_DATABASE_URL"] == url
-    assert tool.services(variables) == tool.GROUP_OF | {"notify": "notify"}
+    assert password_of(url) == password
 
 
 @pytest.mark.parametrize("text", ["", "version=1\n", "version=1\nnode.id=1\ncluster.id=\n", None])

@@ -1,0 +1,97 @@
+"""Passwords of database roles, in files that libpq reads at each connection.
+
+A connection URL names the file (`passfile`) instead of having the password in it: the environment of a process can be
+read in /proc, and a new password would need a restart. Each role has a file of its own, so that each process can be
+given that of its own role and no other.
+
+Reference: PostgreSQL 18, "The Password File".
+"""
+
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from psycopg.conninfo import conninfo_to_dict
+
+from common.errors import Fatal
+from common.files import write
+
+SUFFIX: Final = ".pgpass"
+
+
+def new_password() -> str:
+    """A password that a URL and a password file can contain unquoted."""
+    return secrets.token_urlsafe(24)
+
+
+def password_file(folder: Path, role: str) -> Path:
+    return folder / f"{role}{SUFFIX}"
+
+
+def write_password(folder: Path, role: str, password: str) -> None:
+    """Keep a role's password, for every server and database. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write(password_file(folder, role), f"*:*:*:{role}:{password}\n", 0o600)
+
+
+def stored_roles(folder: Path) -> list[str]:
+    """The roles whose passwords are kept in a folder."""
+    return sorted(path.name.removesuffix(SUFFIX) for path in folder.glob(f"*{SUFFIX}"))
+
+
+def read_password(folder: Path, role: str) -> str:
+    """Raises `Fatal` when the file is missing or damaged."""
+    path = password_file(folder, role)
+    password = _password_in(path, {"user": role})
+    if not password:
+        raise Fatal(f"{path} is damaged (it has no line *:*:*:{role}:PASSWORD)")
+    return password
+
+
+def password_of(url: str) -> str:
+    """The password that libpq would use for this connection: the URL's own, or that of its password file. Raises
+    `Fatal` when the file cannot be read, or has none for it."""
+    parameters = {name: str(value) for name, value in conninfo_to_dict(url).items()}
+    if password := parameters.get("password"):
+        return password
+    path = Path(parameters.get("passfile", ""))
+    password = _password_in(path, parameters)
+    if not password:
+        raise Fatal(f"{path} has no password of {parameters.get('user')!r} for {parameters.get('dbname')!r}")
+    return password
+
+
+def database_url(role: str, database: str, *, host: str, port: int, folder: Path, authority: Path | None = None) -> str:
+    """A connection URL without a password. With an authority, the connection is encrypted, and the server must show a
+    certificate that the authority has signed for this host, and prove that it knows the role's password."""
+    options = {"passfile": password_file(folder, role)}
+    if authority is None:
+        mode = "sslmode=disable"
+    else:
+        mode = "sslmode=verify-full&channel_binding=require"
+        options["sslrootcert"] = authority
+    paths = "".join(f"&{name}={quote(str(path))}" for name, path in options.items())
+    return f"postgresql://{role}@{host}:{port}/{database}?{mode}{paths}"
+
+
+def _password_in(path: Path, parameters: Mapping[str, str]) -> str:
+    """The password of the first line that fits a connection; empty if none does."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise Fatal(f"the password file {str(path)!r} cannot be read: {error}") from None
+    wanted = [parameters.get(name, default) for name, default in _PARAMETERS.items()]
+    for line in lines:
+        fields = [re.sub(r"\\(.)", r"\1", field) for field in re.findall(r"((?:[^:\\]|\\.)*)(?::|$)", line)]
+        if len(fields) > len(wanted) and all(
+            field in ("*", value) for field, value in zip(fields, wanted, strict=False)
+        ):
+            return fields[len(wanted)]
+    return ""
+
+
+_PARAMETERS: Final = {"host": "localhost", "port": "5432", "dbname": "", "user": ""}
+"""What a line names before its password, with the defaults."""
