@@ -3,6 +3,8 @@
 References: RFC 6750 §3 (WWW-Authenticate), RFC 9110 §15.5.2 and §15.5.4.
 """
 
+import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 from starlette.types import Scope
@@ -11,30 +13,60 @@ from common.auth.access import Access, Forbidden
 from common.auth.authenticator import Authenticator, KeysAway
 from common.auth.principal import Principal, Unauthenticated
 from common.http import problem
+from common.http.limits.limiter import Limiter
+from common.http.limits.sources import source_of_request
 from common.http.problem import Problem, ProblemError
 
 REALM: Final = 'Bearer realm="tandem"'
 KEYS_AWAY: Final = problem.unavailable("the keys of the issuer of tokens cannot be read now; nothing was changed")
 
 
-async def admit(authenticator: Authenticator, access: Access, scope: Scope) -> None:
-    """Note who asks, and to whose things they are confined, in the scope of the request.
+def authorizations_of(scope: Scope) -> list[bytes]:
+    """The credentials that a request brings."""
+    return [value for name, value in scope["headers"] if name == b"authorization"]
 
-    Raises `ProblemError` 401, 403 or, while no token can be verified, 503.
+
+async def admit(
+    authenticator: Authenticator, limiter: Limiter, access: Access, scope: Scope, authorizations: Sequence[bytes]
+) -> None:
+    """Note who asks by these `Authorization` headers, and to whose things they are confined, in the scope of the
+    request. The request counts, and so do credentials that are not good.
+
+    Raises `ProblemError` 401, 403, 429 or, while no token can be verified, 503.
     """
     state: dict[str, Any] = scope.setdefault("state", {})
-    authorizations = [value for name, value in scope["headers"] if name == b"authorization"]
+    principal = await identify(authenticator, limiter, authorizations, source_of_request(scope, limiter.proxies))
+    if (limited := limiter.refusal_of_principal(principal, time.perf_counter())) is not None:
+        raise ProblemError(limited)
     try:
-        principal = await authenticator.authenticate(authorizations)
         state["confined_to"] = access.confinement(principal)
-    except Unauthenticated as error:
-        raise ProblemError(unauthenticated(error)) from None
     except Forbidden:
         needed = ", ".join(access.accepted)
         raise ProblemError(forbidden(f"this needs one of the scopes {needed}", access)) from None
+    state["principal"] = principal
+
+
+async def identify(
+    authenticator: Authenticator, limiter: Limiter, authorizations: Sequence[bytes], source: str
+) -> Principal:
+    """Who asks by these `Authorization` headers. Credentials that are not known yet are verified only while not too
+    many from this source were wrong.
+
+    Raises `ProblemError` 401, 429 or 503.
+    """
+    if len(authorizations) == 1 and (known := authenticator.known(authorizations[0])) is not None:
+        return known
+    now = time.perf_counter()
+    if authorizations and (limited := limiter.refusal_to_verify(source, now)) is not None:
+        raise ProblemError(limited)
+    try:
+        return await authenticator.authenticate(authorizations)
+    except Unauthenticated as error:
+        if error.presented:
+            limiter.failed(source, now)
+        raise ProblemError(unauthenticated(error)) from None
     except KeysAway:
         raise ProblemError(KEYS_AWAY) from None
-    state["principal"] = principal
 
 
 def principal_of(scope: Scope) -> Principal:

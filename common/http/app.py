@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common import metrics
 from common.auth.access import Access
 from common.auth.authenticator import CLOSED, Authenticator
-from common.auth.guard import admit
+from common.auth.guard import admit, authorizations_of
 from common.database import DatabaseUnavailable
 from common.http import cors, heads, problem
 from common.http.contract.operation import Operation
@@ -67,6 +67,8 @@ class Frame:
         self.stopping = False
         self.hosts = Hosts()
         self.limiter = Limiter(RequestLimits())
+        self.authorizations_of = authorizations_of
+        """The credentials of a request. Only the console takes them from elsewhere too: from a session."""
         self._direct = {
             (operation.method, operation.path): self._counted(self.guarded(operation.access, endpoint))
             for operation, endpoint in direct.items()
@@ -87,7 +89,7 @@ class Frame:
 
         async def guarded_endpoint(scope: Scope, receive: Receive, send: Send) -> None:
             if not (access.open_on_admin_port and self._is_admin(scope)):
-                await admit(self.auth, access, scope)
+                await admit(self.auth, self.limiter, access, scope, self.authorizations_of(scope))
             await endpoint(scope, receive, send)
 
         return guarded_endpoint

@@ -62,7 +62,7 @@ async def serve(settings: Api) -> None:
     backlog = Backlog(settings, log.set_linger)
     desk = OrderDesk(catalogue, log, backlog, None if tracer is None else tracer.sampling)
     keyed = KeyedOrders(desk, requests, log, recent)
-    auth = authenticator(process.auth)
+    auth, limiter = authenticator(process.auth), Limiter(process.limits)
     room = make_room()
     outcomes = Outcomes(queries, lambda: app.stopping, min(WATCHED_MAX, 2 * room.long_lived))
     forgetting: list[asyncio.Task[None]] = []
@@ -87,7 +87,7 @@ async def serve(settings: Api) -> None:
 
     lookup = Lookup(queries, recent, log)
     endpoints: dict[Operation, Endpoint] = {
-        PLACE_MANY: PlaceMany(desk, keyed, log, settings.in_flight_max),
+        PLACE_MANY: PlaceMany(desk, keyed, log, settings.in_flight_max, limiter),
         STREAM: OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
         CANCEL: CancelOrder(lookup, requests, log),
         **reads(lookup, queries),
@@ -99,7 +99,7 @@ async def serve(settings: Api) -> None:
         direct=CONTRACT.direct({PLACE: PlaceOrder(desk, keyed, outcomes)}),
         auth=auth,
     )
-    read_head, limiter = head_reader(Hosts(process.host, process.allowed_hosts)), Limiter(process.limits)
+    read_head = head_reader(Hosts(process.host, process.allowed_hosts))
     accepted = accepted_head(PLACE.deprecation.headers() if PLACE.deprecation else ())
     lane = partial(
         FastLane, desk=desk, keyed=keyed, log=log, read_head=read_head, auth=auth, limiter=limiter, accepted=accepted

@@ -7,8 +7,11 @@ from typing import Any
 
 import msgspec
 
+from common.auth.principal import ANYONE, Principal
 from common.database import DatabaseUnavailable
 from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
+from common.http.limits.limiter import Limiter
+from common.http.limits.settings import RequestLimits
 from common.http.problem import Problem
 from common.kafka.async_publisher import Acknowledged
 from common.keyed_answers import Answer as Answered
@@ -155,6 +158,9 @@ class Answer:
         return document
 
 
+NO_LIMITS = RequestLimits()
+
+
 class Api:
     """One process's endpoints."""
 
@@ -165,11 +171,13 @@ class Api:
         products: Mapping[str, ProductData] = PRODUCTS,
         requests: FakeRequests | None = None,
         queries: FakeQueries | None = None,
+        limits: RequestLimits = NO_LIMITS,
     ) -> None:
         self.log = log or FakeLog()
         self.catalogue = FakeCatalogue(products)
         self.requests = requests or FakeRequests()
         self.recent = RecentOrders()
+        self.limiter = Limiter(limits)
         self.stopping = False
         self.desk = OrderDesk(self.catalogue, self.log, FakeBacklog())
         self.keyed = KeyedOrders(self.desk, self.requests, self.log, self.recent)
@@ -188,6 +196,7 @@ async def call(
     gone: bool = False,
     order_id: str = "",
     customer: str | None = None,
+    principal: Principal = ANYONE,
 ) -> Answer | None:
     """A POST to a bare ASGI endpoint."""
     incoming: list[dict[str, Any]] = [{"type": "http.request", "body": chunk, "more_body": True} for chunk in chunks]
@@ -207,6 +216,6 @@ async def call(
     encoded = [(name.encode(), value.encode()) for name, value in named]
     parameters = {"order_id": order_id}
     scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": encoded, "path_params": parameters}
-    scope["state"] = state_of(customer)
+    scope["state"] = state_of(customer) | {"principal": principal}
     await endpoint(scope, receive, send)
     return Answer(sent) if sent else None

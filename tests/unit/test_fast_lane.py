@@ -29,6 +29,7 @@ from order.api import operations
 from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head
 from order.api.place.single import PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
+from tests.unit.principals import ByName, principal
 
 HOST = "127.0.0.1"
 HOSTS = Hosts()
@@ -288,6 +289,24 @@ def test_both_ways_limit_the_requests_of_an_address_alike(limits: RequestLimits,
             assert alike(got) == alike(await exchange(ordinary, sent))
         assert fast.ordinary == 0
         assert len(fast.api.log.placed) == answered.count(202)
+
+    asyncio.run(run())
+
+
+def test_both_ways_limit_a_principal_alike() -> None:
+    async def run() -> None:
+        limits = RequestLimits(customer=Rate(1, 2))
+        names = ("cust-1", "cust-1", "cust-1", "cust-2")
+        fast, ordinary = (
+            Served(Api(), fast=fast, limits=limits, auth=ByName(principal("cust-1"), principal("cust-2")))
+            for fast in (True, False)
+        )
+        for status, name in zip([202, 202, 429, 202], names, strict=True):
+            sent = request(b"authorization: Bearer " + name.encode(), body=BODY.replace(b"cust-1", name.encode()))
+            got = await exchange(fast, sent)
+            assert got.startswith(b"HTTP/1.1 %d " % status)
+            assert alike(got) == alike(await exchange(ordinary, sent))
+        assert fast.ordinary == 2  # the first of each: its credentials are not known yet
 
     asyncio.run(run())
 

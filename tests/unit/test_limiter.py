@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import replace
 from ipaddress import ip_network
 
 import httpx
@@ -11,23 +12,27 @@ from prometheus_client import REGISTRY
 from starlette.requests import Request
 from starlette.responses import Response
 
+from common.auth.access import own
+from common.auth.principal import ANYONE
 from common.config import Env
 from common.errors import Fatal
 from common.http.app import application
+from common.http.contract.service import OperationRoute
 from common.http.limits.buckets import Rate
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits, request_limits
 from common.http.responses import json_response
-from tests.routes import public_route
+from tests.routes import public, public_route
+from tests.unit.principals import ByName, principal
 
 NOW = 5_000.0
-CUSTOMER = frozenset({"customer"})
+CUSTOMER = principal("cust-1")
 LIMITS = RequestLimits(customer=Rate(50, 200), machine=Rate(10_000, 20_000), address=Rate(1, 3), failures=Rate(1, 20))
 
 
 def test_a_refusal_says_the_limit_and_when_to_come_again() -> None:
     limiter = Limiter(LIMITS)
-    answers = [limiter.refusal_of_principal("cust-1", CUSTOMER, NOW) for _ in range(201)]
+    answers = [limiter.refusal_of_principal(CUSTOMER, NOW) for _ in range(201)]
     assert answers[:200] == [None] * 200
     refusal = answers[-1]
     assert refusal is not None
@@ -38,10 +43,10 @@ def test_a_refusal_says_the_limit_and_when_to_come_again() -> None:
 
 @pytest.mark.parametrize("scopes", [{"merchant"}, {"customer", "merchant"}, {"operator"}, {"auditor"}])
 def test_a_machine_may_send_5000_orders_a_second(scopes: set[str]) -> None:
-    limiter = Limiter(LIMITS)
+    limiter, shop = Limiter(LIMITS), principal("shop", *scopes)
     for second in range(10):
         for n in range(5_000):
-            assert limiter.refusal_of_principal("shop", scopes, NOW + second + n / 5_000) is None
+            assert limiter.refusal_of_principal(shop, NOW + second + n / 5_000) is None
 
 
 def test_one_greedy_customer_takes_nothing_from_a_hundred_modest_ones() -> None:
@@ -54,7 +59,7 @@ def test_one_greedy_customer_takes_nothing_from_a_hundred_modest_ones() -> None:
             now = NOW + second + n / 1_000
             names = ["greedy"] if n % 10 else ["greedy", f"modest-{n // 10}"]
             for name in names:
-                refused = limiter.refusal_of_source("house", now) or limiter.refusal_of_principal(name, CUSTOMER, now)
+                refused = limiter.refusal_of_source("house", now) or limiter.refusal_of_principal(principal(name), now)
                 served[name.partition("-")[0]] += refused is None
     assert served["modest"] == 20 * 100
     assert 200 + 19 * 50 <= served["greedy"] <= 200 + 20 * 50
@@ -63,9 +68,9 @@ def test_one_greedy_customer_takes_nothing_from_a_hundred_modest_ones() -> None:
 def test_lines_count_each_and_are_taken_as_far_as_they_go() -> None:
     limiter = Limiter(LIMITS)
     before = counted("customer")
-    taken, refusal = limiter.lines_of_principal("cust-1", CUSTOMER, NOW, 150)
+    taken, refusal = limiter.lines_of_principal(CUSTOMER, NOW, 150)
     assert (taken, refusal) == (150, None)
-    taken, refusal = limiter.lines_of_principal("cust-1", CUSTOMER, NOW, 1_000)
+    taken, refusal = limiter.lines_of_principal(CUSTOMER, NOW, 1_000)
     assert taken == 50
     assert refusal is not None
     assert refusal.retry_after_s == 4  # not for all of them: more than a burst never comes at once
@@ -86,10 +91,17 @@ def test_without_a_rate_nothing_is_refused() -> None:
     limiter = Limiter(RequestLimits())
     for _ in range(10_000):
         assert limiter.refusal_of_source("a", NOW) is None
-        assert limiter.refusal_of_principal("a", CUSTOMER, NOW) is None
+        assert limiter.refusal_of_principal(CUSTOMER, NOW) is None
         limiter.failed("a", NOW)
     assert limiter.refusal_to_verify("a", NOW) is None
-    assert limiter.lines_of_principal("a", CUSTOMER, NOW, 1_000) == (1_000, None)
+    assert limiter.lines_of_principal(CUSTOMER, NOW, 1_000) == (1_000, None)
+
+
+def test_with_auth_off_nobody_is_limited_as_a_principal() -> None:
+    limiter = Limiter(RequestLimits(customer=Rate(1, 1), machine=Rate(1, 1)))
+    assert [limiter.refusal_of_principal(ANYONE, NOW) for _ in range(3)] == [None] * 3
+    assert limiter.refusal_of_principal(CUSTOMER, NOW) is None
+    assert limiter.refusal_of_principal(CUSTOMER, NOW) is not None
 
 
 def counted(limit: str) -> float:
@@ -126,6 +138,22 @@ def test_requests_over_the_limit_of_their_address_are_refused_and_health_is_not(
     assert refused.json()["type"] == "/problems/rate-limited"
     assert refused.headers["ratelimit-policy"] == '"address";q=3;w=3'
     assert refused.headers["ratelimit"] == '"address";r=0;t=1'
+
+
+def test_a_principal_is_limited_and_guesses_from_its_address_do_not_lock_it_out() -> None:
+    auth = ByName(principal("ann"), principal("bob"))
+    app = application([OperationRoute(replace(public("/things"), access=own()), things)], auth=auth)
+    app.limiter = Limiter(RequestLimits(customer=Rate(1, 4), failures=Rate(1, 2)))
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            sent = ["ann", "ann", "eve-1", "eve-2", "eve-3", "bob", "ann", "", "ann", "ann"]
+            headers = [{"authorization": f"Bearer {name}"} if name else {} for name in sent]
+            return [(await client.get("/things", headers=each)).status_code for each in headers]
+
+    # A new credential is not looked at while guesses are refused; one that is known is, until its own limit is reached.
+    assert asyncio.run(run()) == [200, 200, 401, 401, 429, 429, 200, 401, 200, 429]
+    assert auth.verified == [b"Bearer ann", b"Bearer eve-1", b"Bearer eve-2"]
 
 
 def test_the_defaults_and_how_a_limit_is_switched_off() -> None:

@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 
+from common.auth.principal import Principal
 from common.config import Env
 from common.database import DatabaseUnavailable
 from common.events import OrderId
 from common.http import problem
+from common.http.limits.buckets import Rate
+from common.http.limits.settings import RequestLimits
 from common.http.problem import Problem, ProblemError
 from common.http.requests import BODY_BYTES_MAX
 from common.kafka.async_publisher import Acknowledged
@@ -19,9 +22,20 @@ from order.api.log.admission import Admission
 from order.api.log.backlog import Backlog
 from order.api.place import idempotency
 from order.api.place.desk import CATALOGUE_UNREAD
-from order.api.place.many import CHUNK_LINES, LINES_MAX, NO_ROOM, UNDER_WAY_MAX, PlaceMany, Sent, split
+from order.api.place.many import (
+    CHUNK_LINES,
+    LINES_MAX,
+    NO_ROOM,
+    NO_ROOM_FOR_CUSTOMER,
+    UNDER_WAY_MAX,
+    UNDER_WAY_OF_CUSTOMER_MAX,
+    PlaceMany,
+    Sent,
+    split,
+)
 from order.api.responses import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
 from tests.unit.order_api import PLACE, Answer, Api, FakeLog, FakeRequests, call
+from tests.unit.principals import principal
 
 NDJSON = {"content-type": "application/x-ndjson"}
 GOOD = {"customer_id": "cust-1", "product_id": "apple", "quantity": 2}
@@ -36,7 +50,9 @@ def send(api: Api, *lines: bytes, key: str | None = None) -> Answer:
     headers = NDJSON if key is None else {**NDJSON, "idempotency-key": key}
 
     async def main() -> Answer | None:
-        return await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [b"\n".join(lines)], headers)
+        return await call(
+            PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter), [b"\n".join(lines)], headers
+        )
 
     answer = asyncio.run(main())
     assert answer is not None
@@ -52,7 +68,7 @@ def post(api: Api, *lines: bytes, status: int = 200) -> list[dict[str, Any]]:
 
 def refusal(api: Api, body: bytes, kind: str = "application/x-ndjson") -> int:
     async def main() -> None:
-        await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX), [body], {"content-type": kind})
+        await call(PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter), [body], {"content-type": kind})
 
     with pytest.raises(ProblemError) as caught:
         asyncio.run(main())
@@ -277,7 +293,7 @@ def in_a_slow_log(act: "Callable[[PlaceMany, SlowLog], Any]", in_flight_max: int
         log = SlowLog()
         api = Api(log)
         async with asyncio.timeout(10):
-            await act(PlaceMany(api.desk, api.keyed, log, in_flight_max), log)
+            await act(PlaceMany(api.desk, api.keyed, log, in_flight_max, api.limiter), log)
         return log
 
     return asyncio.run(main())
@@ -323,3 +339,43 @@ def test_the_number_of_requests_under_way_is_limited() -> None:
         assert endpoint._under_way == 0
 
     in_a_slow_log(act, IN_FLIGHT_MAX)
+
+
+def test_one_customer_takes_only_a_part_of_the_requests_under_way() -> None:
+    async def act(endpoint: PlaceMany, log: SlowLog) -> None:
+        async def upload(customer: str | None) -> int:
+            try:
+                answer = await call(endpoint, [line(customer_id=customer or "cust-1")], NDJSON, customer=customer)
+            except ProblemError as error:
+                return 0 if error.problem == NO_ROOM_FOR_CUSTOMER else error.problem.status
+            assert answer is not None
+            return answer.status
+
+        greedy = [asyncio.ensure_future(upload("greedy")) for _ in range(UNDER_WAY_MAX)]
+        modest = [asyncio.ensure_future(upload(f"modest-{n}")) for n in range(5)]
+        await log.sent(UNDER_WAY_OF_CUSTOMER_MAX + 5)
+        log.acknowledge_all()
+        statuses = await asyncio.gather(*greedy)
+        assert statuses.count(200) == UNDER_WAY_OF_CUSTOMER_MAX
+        assert await asyncio.gather(*modest) == [200] * 5
+        assert (endpoint._under_way, +endpoint._under_way_of) == (0, {})
+
+    in_a_slow_log(act, IN_FLIGHT_MAX)
+
+
+def test_each_line_counts_for_the_limit_of_its_sender() -> None:
+    api = Api(limits=RequestLimits(customer=Rate(1, 3)))
+    shop, customer = principal("shop", "merchant"), principal("cust-1")
+
+    async def upload(sender: Principal) -> list[Any]:
+        endpoint = PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter)
+        answer = await call(endpoint, [b"\n".join([line()] * 6)], NDJSON, principal=sender)
+        assert answer is not None
+        return [json.loads(result) for result in answer.content.splitlines()]
+
+    results = asyncio.run(upload(customer))  # the request itself, which is let in elsewhere, pays for the first line
+    assert [result["status"] for result in results] == [202, 202, 202, 202, 429, 429]
+    assert results[-1]["retry_after"] == 2
+    assert results[-1]["problem"]["type"] == "/problems/rate-limited"
+    assert len(api.log.placed) == 4
+    assert [result["status"] for result in asyncio.run(upload(shop))] == [202] * 6

@@ -10,13 +10,13 @@ RateLimit headers. Elsewhere they would have to be written for every order, for 
 References: RFC 6585 §4 (429), draft-ietf-httpapi-ratelimit-headers-10 (RateLimit-Policy, RateLimit).
 """
 
-from collections.abc import Set
 from math import ceil
 from typing import Final
 
 from loguru import logger
 from prometheus_client import Counter
 
+from common.auth.principal import CUSTOMER, SCOPES, Principal
 from common.http.limits.buckets import Buckets, Rate
 from common.http.limits.settings import RequestLimits
 from common.http.problem import RATE_LIMITED, Problem
@@ -29,7 +29,7 @@ _limited: Final = Counter(
 )
 
 
-MACHINES: Final = frozenset({"merchant", "operator", "auditor"})
+MACHINES: Final = frozenset(SCOPES) - {CUSTOMER}
 """A principal with one of these scopes has the limit of machines, all others that of customers."""
 
 
@@ -96,6 +96,7 @@ class Limiter:
         self._failures = Limit("failures", limits.failures, "credentials from the address {} that are not valid:")
         self._customers = Limit("customer", limits.customer, "requests of the customer {}:")
         self._machines = Limit("machine", limits.machine, "requests of {}:")
+        self._everybody = Limit("everybody", None, "")  # with AUTH=off nobody is told from others
 
     def refusal_of_source(self, source: str, now: float) -> Problem | None:
         """Count a request from this source, or refuse it."""
@@ -109,14 +110,16 @@ class Limiter:
         """Count credentials from this source that are not valid."""
         self._failures.take(source, now)
 
-    def refusal_of_principal(self, subject: str, scopes: Set[str], now: float) -> Problem | None:
+    def refusal_of_principal(self, principal: Principal, now: float) -> Problem | None:
         """Count a request of this principal, or refuse it."""
-        return self._limit_of(scopes).refusal(subject, now)
+        return self._limit_of(principal).refusal(principal.subject, now)
 
-    def lines_of_principal(self, subject: str, scopes: Set[str], now: float, lines: int) -> tuple[int, Problem | None]:
+    def lines_of_principal(self, principal: Principal, now: float, lines: int) -> tuple[int, Problem | None]:
         """Count the lines of a request with many orders, as far as they go. Returns how many, and the refusal for the
         rest."""
-        return self._limit_of(scopes).take_up_to(subject, now, lines)
+        return self._limit_of(principal).take_up_to(principal.subject, now, lines)
 
-    def _limit_of(self, scopes: Set[str]) -> Limit:
-        return self._customers if scopes.isdisjoint(MACHINES) else self._machines
+    def _limit_of(self, principal: Principal) -> Limit:
+        if principal.scopes.isdisjoint(MACHINES):
+            return self._customers
+        return self._everybody if principal.kind == "anonymous" else self._machines

@@ -17,6 +17,7 @@ from time import perf_counter
 from typing import Any, Final, NamedTuple
 
 from common.auth.authenticator import Authenticator
+from common.auth.principal import Principal
 from common.codec import encode
 from common.events import OrderId
 from common.http.heads import Hosts, host_refusal
@@ -164,21 +165,27 @@ class FastLane(Connection):
                     self._serving = True
                     self._unanswered += 1
                     self._awaiting_since = None
-                    self._serve(head, data[end + len(_HEAD_END) :], ACCESS.confinement(principal))
+                    self._serve(head, data[end + len(_HEAD_END) :], principal)
                     return
         super().data_received(data)
 
     def _is_between_requests(self) -> bool:
         return not (self.arriving or self._unanswered or self.flow.write_paused) and self._refusal is None
 
-    def _serve(self, head: Head, body: bytes, customer: str | None) -> None:
-        """Serve a request that is confined to this customer, if to any."""
+    def _serve(self, head: Head, body: bytes, principal: Principal) -> None:
+        """Serve a request of this principal, who may place orders."""
+        customer = ACCESS.confinement(principal)
         began = perf_counter()
         id_ = request_id(head.request_id)
         try:
             proxies = self._limiter.proxies
             source = self.source if not proxies else forwarded_source(self.peer, head.forwarded_for, proxies)
-            if (refused := self._limiter.refusal_of_source(source, began) or self._desk.refusal()) is not None:
+            refused = (
+                self._limiter.refusal_of_source(source, began)
+                or self._limiter.refusal_of_principal(principal, began)
+                or self._desk.refusal()
+            )
+            if refused is not None:
                 raise ProblemError(refused)
             if head.key is not None:
                 self._start(self._serve_keyed(head, head.key, body, customer, id_, began))

@@ -3,6 +3,8 @@
 The answer has a line for each order, in the same sequence; blank lines have none. Its status is 200 if any order was
 accepted. If none was, it is an error that a client cannot overlook: 503 if any line can be sent again, else 422.
 
+Each line counts for the limit of requests of its sender, and those beyond it are refused with 429.
+
 With an `Idempotency-Key` header the whole request has a key, from which each line without one of its own gets its key.
 A client that gets no answer can send the whole request again if it has a key, or every line has; otherwise it cannot
 know which lines were accepted.
@@ -14,8 +16,10 @@ References: https://github.com/ndjson/ndjson-spec.
 """
 
 import asyncio
+from collections import Counter as Tally
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from time import perf_counter
 from typing import Final, NamedTuple
 
 import msgspec
@@ -25,10 +29,11 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
-from common.auth.guard import confined_to
+from common.auth.guard import confined_to, principal_of
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
+from common.http.limits.limiter import Limiter
 from common.http.problem import Problem, ProblemError
 from common.http.requests import (
     REPLAYED,
@@ -50,12 +55,18 @@ LINES_MAX: Final = 1_000
 BYTES_MAX: Final = 4 * 1024 * 1024
 UNDER_WAY_MAX: Final = 16
 """Requests at once in this process: each may hold its body and its answer in memory."""
+UNDER_WAY_OF_CUSTOMER_MAX: Final = 2
+"""Of these, requests of one customer: slow uploads of one must not keep out others."""
 CHUNK_LINES: Final = 100
 SHARE_MAX: Final = 0.5
 NDJSON: Final = (b"application/x-ndjson", b"application/jsonl")
 
 NO_ROOM: Final = problem.unavailable(
     f"{UNDER_WAY_MAX} uploads of many orders are under way at this process; {PLACED_NOTHING}"
+)
+NO_ROOM_FOR_CUSTOMER: Final = problem.unavailable(
+    f"{UNDER_WAY_OF_CUSTOMER_MAX} uploads of many orders of this customer are under way at this process; "
+    f"{PLACED_NOTHING}"
 )
 _lines: Final = Counter(
     "tandem_order_batch_lines_total", "Orders that came many in one request, by their answers.", ["status"]
@@ -105,14 +116,18 @@ class WeightedSemaphore:
 class PlaceMany:
     """Takes many orders in one request. Bare ASGI, behind the router."""
 
-    def __init__(self, desk: OrderDesk, keyed: KeyedOrders, log: OrdersLog, in_flight_max: int) -> None:
+    def __init__(
+        self, desk: OrderDesk, keyed: KeyedOrders, log: OrdersLog, in_flight_max: int, limiter: Limiter
+    ) -> None:
         self._desk = desk
+        self._limiter = limiter
         self._keyed = keyed
         self._log = log
         share = max(1, int(in_flight_max * SHARE_MAX))
         self._chunk_lines = min(CHUNK_LINES, share)
         self._in_flight = WeightedSemaphore(share)
         self._under_way = 0
+        self._under_way_of: Tally[str] = Tally()
         metrics.watch_pool("requests-of-many", UNDER_WAY_MAX, lambda: self._under_way)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -120,17 +135,26 @@ class PlaceMany:
             raise ProblemError(refused)
         if self._under_way >= UNDER_WAY_MAX:
             raise ProblemError(NO_ROOM)
+        customer = confined_to(scope)
+        if customer is not None and self._under_way_of[customer] >= UNDER_WAY_OF_CUSTOMER_MAX:
+            raise ProblemError(NO_ROOM_FOR_CUSTOMER)
         self._under_way += 1
+        self._under_way_of.update([customer] if customer else ())
         try:
             key = idempotency_key(scope)
             headers = dict(scope["headers"])
             body = await receive_body(headers, receive, NDJSON, BYTES_MAX)
             numbers, lines = split(body)
-            customer = confined_to(scope)
             replayed = key is not None and await self._keyed.came_before(key, lines, customer)
-            answers = await self.place(lines, headers.get(b"traceparent"), key, customer)
+            # The request itself has paid for one line.
+            further = max(0, len(lines) - 1)
+            paid, limited = self._limiter.lines_of_principal(principal_of(scope), perf_counter(), further)
+            answers = await self.place(lines[: paid + 1], headers.get(b"traceparent"), key, customer)
+            if limited is not None:
+                answers += [limited] * (further - paid)
         finally:
             self._under_way -= 1
+            self._under_way_of -= Tally([customer] if customer else ())  # which forgets those that have none
         request_id = request_id_of(scope).decode()
         results = [_result(number, answer, request_id) for number, answer in zip(numbers, answers, strict=True)]
         await _response(results, replayed)(scope, receive, send)
