@@ -252,6 +252,11 @@ screenshots:
 console-cost *args:
     python -E -m tests.browser.cost "$@"
 
+# Write the bill of materials (CycloneDX) of all that is pinned here: just sbom [FILE]
+[group('develop')]
+sbom *args:
+    python -E -m dev.supply.sbom "$@"
+
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]
 lock:

@@ -1,0 +1,1 @@
+"""What Tandem is made of that others have written, and where it comes from."""
