@@ -73,11 +73,11 @@ def _signing_key(jwk: Mapping[str, Any]) -> SigningKey | None:
         return None
     if jwk.get("alg", algorithms[0]) not in algorithms:
         return None
+    if jwk["kty"] == "RSA" and len(str(jwk.get("n"))) * 6 < RSA_BITS_MIN:  # base64 has 6 bits a character
+        raise ValueError(f"the RSA key {jwk.get('kid')!r} has fewer than {RSA_BITS_MIN} bits")
     try:
         key = JWKRegistry.import_key(dict(jwk))
     except (JoseError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"the key {jwk.get('kid')!r} cannot be read: {error}") from None
     assert isinstance(key, ECKey | OKPKey | RSAKey)
-    if isinstance(key, RSAKey) and key.public_key.key_size < RSA_BITS_MIN:
-        raise ValueError(f"the RSA key {jwk.get('kid')!r} has fewer than {RSA_BITS_MIN} bits")
     return SigningKey(key, algorithms)
