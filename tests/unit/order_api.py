@@ -183,9 +183,12 @@ class Api:
         self.keyed = KeyedOrders(self.desk, self.requests, self.log, self.recent)
         self.outcomes = Outcomes(queries or FakeQueries(), lambda: self.stopping)
 
-    def post(self, *chunks: bytes, headers: Mapping[str, str] = JSON, gone: bool = False) -> Answer | None:
+    def post(
+        self, *chunks: bytes, headers: Mapping[str, str] = JSON, gone: bool = False, customer: str | None = None
+    ) -> Answer | None:
         """Place an order whose body comes in chunks; None if no answer was sent because the client had `gone`."""
-        return asyncio.run(call(PlaceOrder(self.desk, self.keyed, self.outcomes), chunks, headers, gone=gone))
+        endpoint = PlaceOrder(self.desk, self.keyed, self.outcomes)
+        return asyncio.run(call(endpoint, chunks, headers, gone=gone, customer=customer))
 
 
 async def call(

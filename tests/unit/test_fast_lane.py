@@ -4,7 +4,7 @@ import asyncio
 import re
 import socket
 import struct
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from ipaddress import ip_network
@@ -13,7 +13,8 @@ import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
 
-from common.auth.authenticator import OPEN, Authenticator
+from common.auth.authenticator import OPEN, Authenticator, Open
+from common.auth.principal import Principal, Unauthenticated
 from common.events import OrderId
 from common.http import problem
 from common.http.app import application
@@ -147,11 +148,13 @@ async def exchange(served: Served, *pieces: bytes) -> bytes:
         return await answer(reader)
 
 
-def both(*pieces: bytes, api: Callable[[], Api] = Api) -> tuple[bytes, Served, Served]:
+def both(
+    *pieces: bytes, api: Callable[[], Api] = Api, auth: Callable[[], Authenticator] = lambda: OPEN
+) -> tuple[bytes, Served, Served]:
     """Send the same bytes to both, each with an api of its own. The answers must be alike; returns the lane's."""
 
     async def run() -> tuple[bytes, Served, Served]:
-        fast, ordinary = Served(api(), fast=True), Served(api(), fast=False)
+        fast, ordinary = (Served(api(), fast=each, auth=auth()) for each in (True, False))
         fast_answer, ordinary_answer = await exchange(fast, *pieces), await exchange(ordinary, *pieces)
         assert alike(fast_answer) == alike(ordinary_answer)
         return fast_answer, fast, ordinary
@@ -406,3 +409,68 @@ def test_an_idle_connection_is_closed_and_a_used_one_is_not() -> None:
             assert await asyncio.wait_for(reader.read(), WAIT_S) == b""
 
     asyncio.run(run())
+
+
+# Who asks
+
+
+class Remembers(Open):
+    """Remembers these, and learns of the others when it is asked the ordinary way."""
+
+    def __init__(self, **principals: Principal) -> None:
+        self.people = {f"Bearer {name}".encode(): principal for name, principal in principals.items()}
+        self.remembered = dict(self.people)
+
+    def known(self, authorization: bytes | None) -> Principal | None:
+        return self.remembered.get(authorization or b"")
+
+    async def authenticate(self, authorizations: Sequence[bytes]) -> Principal:
+        if not authorizations or authorizations[0] not in self.people:
+            raise Unauthenticated("the token has expired")
+        self.remembered[authorizations[0]] = self.people[authorizations[0]]
+        return self.people[authorizations[0]]
+
+
+def remembers() -> Remembers:
+    def principal(subject: str, *scopes: str) -> Principal:
+        return Principal(subject, frozenset(scopes), 2e9, "token")
+
+    return Remembers(
+        ann=principal("cust-1", "customer"), bob=principal("cust-2", "customer"), shop=principal("shop", "merchant"),
+        auditor=principal("a", "auditor"), both=principal("cust-2", "customer", "merchant"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", [(), (b"idempotency-key: k",)], ids=["unkeyed", "keyed"])
+@pytest.mark.parametrize(
+    ("name", "status", "fast"),
+    [("ann", 202, True), ("shop", 202, True), ("both", 202, True), ("bob", 403, True), ("auditor", 403, False),
+     ("nobody", 401, False), (None, 401, False)],
+)  # fmt: skip
+def test_the_lane_lets_in_whom_the_ordinary_way_lets_in(
+    name: str | None, status: int, fast: bool, key: tuple[bytes, ...]
+) -> None:
+    headers = () if name is None else (f"authorization: Bearer {name}".encode(),)
+    answered, lane, _ = both(request(*headers, *key), auth=remembers)
+    assert int(answered.split()[1]) == status
+    assert lane.ordinary == (not fast and status == 202)
+    assert [order.data.customer_id for order in lane.api.log.placed] == (["cust-1"] if status == 202 else [])
+
+
+def test_credentials_that_are_new_are_verified_once_and_then_served_fast() -> None:
+    async def run() -> tuple[Served, list[bytes]]:
+        auth = remembers()
+        auth.remembered.clear()
+        served = Served(Api(), fast=True, auth=auth)
+        asked = request(b"authorization: Bearer ann")
+        return served, [await exchange(served, asked) for _ in range(3)]
+
+    served, answers = asyncio.run(run())
+    assert [answered.split()[1] for answered in answers] == [b"202"] * 3
+    assert served.ordinary == 1
+
+
+def test_two_sets_of_credentials_are_not_served_fast() -> None:
+    answered, lane, _ = both(request(b"authorization: Bearer ann", b"authorization: Bearer shop"), auth=lambda: OPEN)
+    assert answered.split()[1] == b"202"
+    assert lane.ordinary == 1

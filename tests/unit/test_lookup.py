@@ -1,7 +1,7 @@
 """The rule of `GET /orders/{id}`: an accepted order is never "not found", and neither is one that may be in the log."""
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
@@ -208,3 +208,32 @@ def test_a_parked_record_that_is_nested_too_deeply_is_no_order() -> None:
     parked = asyncio.run(Rows().parked(ORDER_ID))
     assert parked is not None
     assert parked.view.order_id == ORDER_ID
+
+
+OTHERS: Final = "cust-2"
+
+
+@pytest.mark.parametrize("accepted_here", [True, False])
+@pytest.mark.parametrize("queries", [{"stored_after": 0}, {"parked": True}, {"stored_after": 1}], ids=str)
+def test_another_customers_order_is_not_there(queries: dict[str, Any], accepted_here: bool) -> None:
+    assert find(FakeQueries(**queries), accepted_here=accepted_here, customer="cust-1").view.order_id == ORDER_ID
+    other, nobodys = FakeQueries(**queries), FakeQueries()
+    answers = []
+    for asked, here in ((other, accepted_here), (nobodys, False)):
+        with pytest.raises(ProblemError) as caught:
+            find(asked, accepted_here=here, customer=OTHERS)
+        answers.append(caught.value.problem)
+    assert answers[0] == answers[1]
+    assert answers[0].status == 404
+    assert other.queried == nobodys.queried == 1  # the same way, and so the same time
+
+
+def test_while_nothing_can_be_ruled_out_another_customers_order_is_503_as_nobodys_is() -> None:
+    for queries in ({"behind": True}, {"away": True}):
+        answers = []
+        for accepted_here in (True, False):
+            with pytest.raises(ProblemError) as caught:
+                find(FakeQueries(**queries), accepted_here=accepted_here, customer=OTHERS)
+            answers.append(caught.value.problem)
+        assert answers[0] == answers[1]
+        assert answers[0].status == 503

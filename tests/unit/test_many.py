@@ -46,13 +46,12 @@ def line(**fields: Any) -> bytes:
     return json.dumps({**GOOD, **fields}).encode()
 
 
-def send(api: Api, *lines: bytes, key: str | None = None) -> Answer:
+def send(api: Api, *lines: bytes, key: str | None = None, customer: str | None = None) -> Answer:
     headers = NDJSON if key is None else {**NDJSON, "idempotency-key": key}
 
     async def main() -> Answer | None:
-        return await call(
-            PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter), [b"\n".join(lines)], headers
-        )
+        endpoint = PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter)
+        return await call(endpoint, [b"\n".join(lines)], headers, customer=customer)
 
     answer = asyncio.run(main())
     assert answer is not None
@@ -156,6 +155,30 @@ def test_a_key_of_the_whole_request_is_not_that_of_a_single_order() -> None:
     send(api, line(), key="k-2")
     assert send(api, line(idempotency_key="k-2")).status == 200
     assert len({event.subject for event in api.log.placed}) == 3
+
+
+def test_each_line_must_be_of_the_customer_who_asks() -> None:
+    api = Api()
+    sent = send(
+        api, line(), line(customer_id="cust-2"), line(customer_id="cust-2", idempotency_key="k"), customer="cust-1"
+    )
+    results = [json.loads(result) for result in sent.content.splitlines()]
+    assert [result["status"] for result in results] == [202, 403, 403]
+    assert results[1]["problem"]["type"] == "/problems/forbidden"
+    assert [event.data.customer_id for event in api.log.placed] == ["cust-1"]
+    assert api.requests.stored == {}
+    assert send(api, line(customer_id="cust-2"), customer="cust-1").status == 422
+
+
+def test_a_customers_keys_of_whole_requests_meet_nobody_elses() -> None:
+    api = Api()
+    for customer in ("cust-1", "cust-2", None):
+        answered = send(api, line(customer_id=customer or "cust-3"), key="k", customer=customer)
+        assert "idempotency-replayed" not in answered.headers
+    assert len(api.log.placed) == 3
+    with pytest.raises(ProblemError) as caught:
+        send(api, line(quantity=9), key="k", customer="cust-1")
+    assert caught.value.problem.code == "idempotency-key-reused"
 
 
 def test_a_key_that_cannot_be_stored_places_nothing() -> None:

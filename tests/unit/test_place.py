@@ -176,3 +176,17 @@ def test_an_unexpected_error_is_a_problem_document_too() -> None:
     answer, _ = post(ORDER, log=FakeLog(fails=RuntimeError("bug")))
     assert answer.status == 500
     assert "bug" not in json.dumps(answer.body)
+
+
+@pytest.mark.parametrize("key", [None, "basket-17"])
+def test_a_customer_orders_in_their_own_name_only(key: str | None) -> None:
+    api = Api()
+    headers = JSON if key is None else {**JSON, "idempotency-key": key}
+    refused = api.post(ORDER, headers=headers, customer="cust-2")
+    assert refused is not None
+    assert (refused.status, refused.body["type"]) == (403, "/problems/forbidden")
+    assert refused.body["detail"].endswith("customer_id must be 'cust-2'")
+    assert (api.log.placed, api.requests.stored) == ([], {})
+    accepted = api.post(ORDER, headers=headers, customer="cust-1")
+    assert accepted is not None
+    assert accepted.status == 202
