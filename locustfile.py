@@ -8,6 +8,8 @@ difference is explained in docs/PERFORMANCE.md.
 import os
 import random
 from collections import deque
+from functools import partial
+from ssl import create_default_context
 from typing import Any
 
 from locust import FastHttpUser, LoadTestShape, between, events, run_single_user, task
@@ -21,6 +23,7 @@ REMEMBERED = 50
 # The recipes without the UI set these: the shape to run, and the file for the ids of accepted orders.
 SHAPE = os.environ.get("TANDEM_SHAPE", "")
 ACCEPTED_FILE = os.environ.get("TANDEM_ACCEPTED_FILE", "")
+AUTHORITY = os.environ.get("TLS_CA_FILE", "")
 
 _accepted = open(ACCEPTED_FILE, "a", buffering=1) if ACCEPTED_FILE else None  # noqa: SIM115 - open as long as Locust runs
 
@@ -29,6 +32,9 @@ class Customer(FastHttpUser):
     """70 steps in 100 place an order, 20 look one up, 7 list orders and 3 cancel one."""
 
     wait_time = between(0.5, 1.5)
+    # Whether the server's certificate is verified, and by which authority.
+    insecure = not AUTHORITY
+    ssl_context_factory = partial(create_default_context, cafile=AUTHORITY or None)
 
     def on_start(self) -> None:
         self.customer_id = f"cust-{random.randrange(CUSTOMERS):06}"

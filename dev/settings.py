@@ -23,7 +23,7 @@ from common.config import KAFKA_SECURITY, PORT_MAX, TOPIC_PARTITIONS, Env, topic
 from common.errors import Fatal
 from common.secrets.passwords import database_url, new_password
 from common.terminal import shortened
-from common.tls.authority import Certificate
+from common.tls.authority import Authority, Certificate
 
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
@@ -145,6 +145,11 @@ class Settings:
     @property
     def cache(self) -> Path:
         return self.home / "cache"
+
+    @property
+    def authority(self) -> Path | None:
+        """The certificate of the stack's authority; None when nothing is encrypted."""
+        return Authority(self.secrets).path if self.secure else None
 
     @property
     def secrets(self) -> Path:

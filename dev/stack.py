@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import signal
 import sys
 from abc import ABC, abstractmethod
@@ -42,17 +43,22 @@ class Stack(ABC):
         """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)
 
+    @property
+    def scheme(self) -> str:
+        return "https" if self.settings.secure else "http"
+
     def print_addresses(self) -> None:
+        base = f"{self.scheme}://{HOST}"
         for service in SERVICES:
-            print(f"  {service.name:<10}  http://{HOST}:{self.settings.port(service):<5}  {service.serves}")
-        print(
-            f"  console     http://{HOST}:{self.settings.console_port:<5}  all of it, live: orders, proof, dead letters"
-        )
+            print(f"  {service.name:<10}  {base}:{self.settings.port(service):<5}  {service.serves}")
+        print(f"  console     {base}:{self.settings.console_port:<5}  all of it, live: orders, proof, dead letters")
         print(f"  kafka       {HOST}:{self.settings.kafka_port}")
         print("  databases   just psql order, just psql payment, just psql inventory")
         # curl would send it to the proxy of this shell.
         curl = "curl --noproxy '*' -i" if "http" in getproxies() and not proxy_bypass(HOST) else "curl -i"
-        print(f"\nPlace an order:\n\n  {curl} http://{HOST}:{self.settings.order_api_port}/api/v1/orders \\")
+        if self.settings.authority is not None:
+            curl += f" --cacert {shlex.quote(str(self.settings.authority))}"
+        print(f"\nPlace an order:\n\n  {curl} {base}:{self.settings.order_api_port}/api/v1/orders \\")
         body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
         print(f"    -H 'content-type: application/json' -d '{body}'\n")
 

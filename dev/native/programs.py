@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.tls.authority import Authority, Certificate
+from common.tls.authority import LOOPBACK, Authority, Certificate
 from dev.home import databases
 from dev.servers.console import Console
 from dev.servers.instance import Instance
@@ -78,7 +78,7 @@ class Programs:
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
-        return Authority(self.settings.secrets).ensure(name) if self.settings.secure else None
+        return Authority(self.settings.secrets).ensure(name, (name, *LOOPBACK)) if self.settings.secure else None
 
     @property
     def targets_path(self) -> Path:
@@ -100,7 +100,7 @@ class Programs:
             postgres_port=self.settings.postgres_port,
             folder=self.settings.secrets,
             databases=databases(self.settings.home),
-            authority=self.settings.secrets / "ca.pem" if self.settings.secure else None,
+            authority=self.settings.authority,
             partitions=self.settings.topic_partitions,
         )
 

@@ -177,7 +177,7 @@ class NativeStack(Stack):
             host=HOST,
             port=self.settings.postgres_port,
             folder=self.settings.secrets,
-            authority=self.settings.secrets / "ca.pem" if self.settings.secure else None,
+            authority=self.settings.authority,
         )
         variables = {"PGCONNECT_TIMEOUT": str(CONNECT_S)}
         if self.settings.secure:
@@ -203,14 +203,17 @@ class NativeStack(Stack):
 
     def locust(self, arguments: list[str]) -> None:
         self._require_running()
-        target = f"http://{HOST}:{self.settings.order_api_port}"
+        target = f"{self.scheme}://{HOST}:{self.settings.order_api_port}"
         options = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target]
-        os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child())
+        trust = {"TLS_CA_FILE": str(self.settings.authority)} if self.settings.authority else {}
+        os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child(trust))
 
     def observe(self, ports: list[int]) -> None:
         self._require_running()
         console = f"{HOST}:{self.settings.console_admin_port}"
-        observe.run(observe.Observers(self.home / "observe", ports, self.programs.targets_path.resolve(), console))
+        targets = self.programs.targets_path.resolve()
+        options = ["--authority", str(self.settings.authority)] if self.settings.authority else []
+        observe.run(observe.Observers(self.home / "observe", ports, targets, console, options))
 
     def become(self, name: str) -> None:
         """Turn this process into a program of the stack; supervisord starts each one so."""

@@ -26,6 +26,7 @@ from common.http.problem import ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response, request_id_of
 from common.http.validation import decode_body, decode_query
+from common.tls.client import connection as connect
 from ops.console import drill, orders, parked
 from ops.console import operations as api
 from ops.console.drill import Drill, Load
@@ -91,7 +92,7 @@ async def serve(settings: Settings) -> None:
     jobs = Jobs(
         lambda job: hub.publish("job", job.shown(), key=f"job {job.id}"), lambda job: hub.forget(f"job {job.id}")
     )
-    instances = Instances(Targets(settings.targets))
+    instances = Instances(Targets(settings.targets), settings.process.tls.authority)
     poller = Poller(Kafka(process.brokers), reading, instances, hub)
     proof = StandingProof(
         *(process.brokers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
@@ -106,7 +107,7 @@ async def serve(settings: Settings) -> None:
     async def place(request: Request) -> Response:
         body = await read_body(request)
         key = request.headers.get("idempotency-key")
-        return await unblocked(pass_on, settings.order_api, body, key)
+        return await unblocked(pass_on, settings.order_api, settings.process.tls.authority, body, key)
 
     async def story(request: Request) -> Response:
         told, _ = await unblocked(orders.story, asking, request.path_params["order_id"])
@@ -161,7 +162,9 @@ async def serve(settings: Settings) -> None:
     async def load(request: Request) -> Response:
         body = await read_body(request)
         drill.check_allowed(settings)
-        return accepted(drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api))
+        return accepted(
+            drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api, settings.process.tls.authority)
+        )
 
     async def page(request: Request) -> Response:
         return FILES.answer(request.path_params.get("path", "index.html"))
@@ -218,9 +221,9 @@ def accepted(job: Job) -> Response:
     return json_response(job.shown(), 202, {"location": f"/api/jobs/{job.id}"})
 
 
-def pass_on(order_api: Address, body: bytes, key: str | None) -> Response:
+def pass_on(order_api: Address, authority: Path | None, body: bytes, key: str | None) -> Response:
     """The order api's answer to an order, as it is. Raises `ProblemError` 503 when there is none."""
-    connection = http.client.HTTPConnection(order_api.host, order_api.port, timeout=PASS_ON_S)
+    connection = connect(order_api.host, order_api.port, timeout_s=PASS_ON_S, authority=authority)
     headers = {"content-type": "application/json"} | ({"idempotency-key": key} if key else {})
     try:
         connection.request("POST", "/api/v1/orders", body, headers)

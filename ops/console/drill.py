@@ -2,6 +2,7 @@
 what is asked, under the same lock as `just`."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -70,10 +71,11 @@ def start(jobs: Jobs, drill: Drill) -> Job:
     return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {}))
 
 
-def start_load(jobs: Jobs, shape: str, order_api: Address) -> Job:
-    """Run Locust with this shape against the order api. Raises `ProblemError`."""
+def start_load(jobs: Jobs, shape: str, order_api: Address, authority: Path | None) -> Job:
+    """Run Locust with this shape against the order api, by TLS if there is an authority. Raises `ProblemError`."""
+    scheme = "http" if authority is None else "https"
     arguments = ["-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary"]
-    arguments += ["--host", f"http://{order_api.host}:{order_api.port}"]
+    arguments += ["--host", f"{scheme}://{order_api.host}:{order_api.port}"]
     work = _running(jobs, arguments, {"TANDEM_SHAPE": shape})
     return jobs.start("load", f"just {shape}", work, can_stop=True)
 

@@ -16,6 +16,7 @@ from common.config import Brokers
 from common.events import READS, SAGA
 from common.kafka.broker import Partition, all_partitions, describe, log_ends
 from common.kafka.clients import client_config
+from common.tls.client import connection as connect
 from ops.console.flow import Scrape
 from ops.console.metrics import parse
 from ops.console.settings import Address
@@ -106,8 +107,10 @@ _ready: Final = msgspec.json.Decoder(_Ready)
 class Instances:
     """Asks every instance for its metrics and its readiness, side by side: a frozen one keeps no other waiting."""
 
-    def __init__(self, targets: Targets) -> None:
+    def __init__(self, targets: Targets, authority: Path | None) -> None:
+        """With an authority, they are asked by TLS, and must show a certificate for the name of their service."""
         self._targets = targets
+        self._authority = authority
         self._connections: dict[Target, http.client.HTTPConnection] = {}
         self._pool = ThreadPoolExecutor(SCRAPERS, "scrape")
 
@@ -125,7 +128,8 @@ class Instances:
     def _scrape(self, target: Target) -> Scrape:
         connection = self._connections.get(target)
         if connection is None:
-            connection = http.client.HTTPConnection(target.address.host, target.address.port, timeout=SCRAPE_S)
+            host, port = target.address.host, target.address.port
+            connection = connect(host, port, timeout_s=SCRAPE_S, authority=self._authority, name=target.service)
             self._connections[target] = connection
         for _ in range(2):  # a kept connection may have been closed meanwhile
             try:

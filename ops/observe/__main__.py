@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
     native.add_argument("--targets", required=True, metavar="FILE", help="the admin ports of the instances")
     native.add_argument("--console", required=True, metavar="HOST:PORT", help="the admin port of the console")
     native.add_argument("--alertmanager", required=True, metavar="HOST:PORT")
+    native.add_argument("--authority", metavar="FILE", help="by which instances are verified; without it, plain HTTP")
     native.add_argument("--webhook", default=WEBHOOK, metavar="URL", help="where alerts are sent (%(default)s)")
     native.add_argument("--factor", type=int, default=1, metavar="N", help="divide all times by it, for a drill")
     return described
@@ -33,7 +34,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parser().parse_args(arguments)
     if chosen.command == "native":
         pace = REAL if chosen.factor == 1 else Pace(chosen.factor, DRILL_MIN_S, DRILL_CAUSE_MIN_S)
-        texts = files.native(chosen.targets, chosen.console, chosen.alertmanager, chosen.webhook, pace)
+        texts = files.native(
+            chosen.targets, chosen.console, chosen.alertmanager, chosen.webhook, pace, chosen.authority
+        )
         write({chosen.folder / name: text for name, text in texts.items()})
     else:
         for path in write({files.ROOT / path: text for path, text in files.texts().items()}):

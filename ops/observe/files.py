@@ -32,12 +32,14 @@ def texts() -> dict[str, str]:
     return made | {OPERATIONS: with_tables((ROOT / OPERATIONS).read_text())}
 
 
-def native(targets: str, console: str, alertmanager: str, webhook: str, pace: Pace) -> dict[str, str]:
+def native(
+    targets: str, console: str, alertmanager: str, webhook: str, pace: Pace, authority: str | None = None
+) -> dict[str, str]:
     """The files of Prometheus and Alertmanager beside the native stack, by name."""
     every_s = max(1, round(scrape.SCRAPE_EVERY_S / pace.factor))
     contents = {
         "prometheus.yml": scrape.prometheus_native(
-            targets=targets, console=console, alertmanager=alertmanager, every_s=every_s
+            targets=targets, console=console, alertmanager=alertmanager, every_s=every_s, authority=authority
         ),
         "rules.yml": rules.rules(pace),
         "alertmanager.yml": rules.routes(webhook, pace),

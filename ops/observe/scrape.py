@@ -14,10 +14,14 @@ ALERTMANAGER: Final = "alertmanager:9095"
 PROMETHEUS: Final = "http://prometheus:9090"
 
 
-def prometheus_native(*, targets: str, console: str, alertmanager: str, every_s: float) -> dict[str, Any]:
-    """Prometheus beside the native stack. `targets` is the file with the admin ports of the instances."""
-    instances = {"job_name": "tandem", "file_sd_configs": [{"files": [targets], "refresh_interval": "2s"}]}
-    return _prometheus([instances, _console(_static(console))], alertmanager, every_s)
+def prometheus_native(
+    *, targets: str, console: str, alertmanager: str, every_s: float, authority: str | None = None
+) -> dict[str, Any]:
+    """Prometheus beside the native stack. `targets` is the file with the admin ports of the instances; `authority` that
+    by which their certificates are verified, without which they serve plain HTTP."""
+    secure = {"scheme": "https", "tls_config": {"ca_file": authority}} if authority else {}
+    instances = {"job_name": "tandem", "file_sd_configs": [{"files": [targets], "refresh_interval": "2s"}], **secure}
+    return _prometheus([instances, _console(_static(console) | secure)], alertmanager, every_s)
 
 
 def prometheus_compose() -> dict[str, Any]:
