@@ -30,7 +30,10 @@ def entries(env: Env, chosen: argparse.Namespace) -> list[dict[str, Any]]:
     """The newest entries that match, at most `chosen.limit`, oldest first. Raises `Fatal`."""
     services = [chosen.service] if chosen.service else [*tool.GROUP_OF]
     urls = {service: env.database_url(f"{service.upper()}_AUDITOR_URL") for service in tool.GROUP_OF}
-    filters = {name: getattr(chosen, name) for name in ("principal", "act", "target", "request_id", "since", "until")}
+    filters = {
+        name: getattr(chosen, name)
+        for name in ("principal", "credential", "act", "target", "request_id", "since", "until")
+    }
     found: list[list[dict[str, Any]]] = []
     for service, database in databases(urls, "audit").items():
         if service in services:
@@ -74,6 +77,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--service", choices=tool.GROUP_OF, help="only this service (default: all)")
     parser.add_argument("--principal", help="only what this one did")
+    parser.add_argument("--credential", metavar="ID", help="only what was done with this token or API key")
     parser.add_argument("--act", choices=get_args(Act), help="only acts of this kind")
     parser.add_argument("--target", help="only what was done to this, such as 'account cust-000001'")
     parser.add_argument("--request-id", help="only the act of this request")

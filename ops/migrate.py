@@ -63,7 +63,7 @@ _ADD_ONLY = (
     # One transaction: a deposit that comes in between must not be refused.
     """
     REVOKE ALL ON audit FROM {service};
-    GRANT SELECT, INSERT (principal, kind, request_id, act, target, detail, result) ON audit TO {service}
+    GRANT SELECT, INSERT (principal, kind, request_id, credential, act, target, detail, result) ON audit TO {service}
     """,
 )
 

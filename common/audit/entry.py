@@ -14,11 +14,13 @@ TEXT_CHARS_MAX: Final = 500
 
 class Author(NamedTuple):
     """Who acts. `kind` says how that is known: by a `token`, an API `key` or the operating system's `user` who runs a
-    command; `anonymous` when nobody is asked (AUTH=off). `request_id` is that of the HTTP request, if there is one."""
+    command; `anonymous` when nobody is asked (AUTH=off). `request_id` is that of the HTTP request, if there is one, and
+    `credential` the id of the token or key."""
 
     principal: str
     kind: Literal["token", "key", "user", "anonymous"]
     request_id: str | None = None
+    credential: str | None = None
 
 
 def user() -> str:

@@ -13,17 +13,17 @@ from common.audit.entry import TEXT_CHARS_MAX, Author, Entry
 from common.postgres import AsyncConn, Conn
 
 _INSERT: Final = """
-    INSERT INTO audit (principal, kind, request_id, act, target, detail, result)
-    VALUES (%s, %s, %s, %s, %s, %s::jsonb, %s)
+    INSERT INTO audit (principal, kind, request_id, credential, act, target, detail, result)
+    VALUES (%s, %s, %s, %s, %s, %s, %s::jsonb, %s)
 """
-Row = tuple[str, str, str | None, str, str, str, str]
+Row = tuple[str, str, str | None, str | None, str, str, str, str]
 
 
 def row_of(author: Author, entry: Entry) -> Row:
     """The values of the row. Texts are cut to `TEXT_CHARS_MAX`, so that none is refused."""
     detail = msgspec.json.encode(entry.detail).decode()
     target, result = entry.target[:TEXT_CHARS_MAX], entry.result[:TEXT_CHARS_MAX]
-    return author.principal, author.kind, author.request_id, entry.act, target, detail, result
+    return *author, entry.act, target, detail, result
 
 
 async def write_async(connection: AsyncConn, author: Author, entry: Entry) -> None:

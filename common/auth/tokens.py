@@ -137,10 +137,9 @@ def _principal(claims: Mapping[str, Any], expected: Expected, now: float) -> Pri
     subject, scope = claims.get("sub"), claims.get("scope", "")
     if not isinstance(subject, str) or not isinstance(scope, str):
         raise Unauthenticated("the token's sub and scope must be texts")
-    jti = claims.get("jti", "")
-    return principal_of(
-        subject, scope.split(" "), expires_at + expected.leeway_s, "token", jti if isinstance(jti, str) else ""
-    )
+    jti = claims.get("jti")
+    credential = jti if isinstance(jti, str) and jti.isprintable() else ""  # the audit keeps it
+    return principal_of(subject, scope.split(" "), expires_at + expected.leeway_s, "token", credential)
 
 
 def _time(claims: Mapping[str, Any], name: str) -> float | None:

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from common import keyed_answers
 from common.audit import table as audit
 from common.audit.entry import Author, Entry
+from common.auth.guard import principal_of
 from common.database import Database
 from common.http.problem import ProblemError
 from common.http.requests import REPLAYED, idempotency_key, idempotency_key_reused, read_body
@@ -29,8 +30,9 @@ class Change(NamedTuple):
 
 
 def author_of(request: Request) -> Author:
-    """Who sent the request."""
-    return Author("anonymous", "anonymous", request_id_of(request.scope).decode())
+    """Who sent the request. Raises `KeyError` for one to a public operation."""
+    who = principal_of(request.scope)
+    return Author(who.subject, who.kind, request_id_of(request.scope).decode(), who.credential or None)
 
 
 def answered(content: object, status: int, *, replayed: bool = False) -> Answer:

@@ -13,7 +13,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from common.audit.entry import Author, user
+from common.audit.entry import user
 from common.config import Env
 from common.errors import Transient, describe
 from common.events import now
@@ -22,9 +22,10 @@ from common.http.app import application
 from common.http.contract.files import HEADERS, Files
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
+from common.http.once import author_of
 from common.http.problem import ProblemError
 from common.http.requests import read_body
-from common.http.responses import json_response, request_id_of
+from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
 from common.tls.client import connection as connect
 from ops.console import drill, orders, parked
@@ -127,7 +128,9 @@ async def serve(settings: Settings) -> None:
     async def act(request: Request) -> Response:
         wanted = decode_body(await read_body(request), _act)
         names = await unblocked(parked.named_by, asking, wanted)
-        author = Author(actor, "user", request_id_of(request.scope).decode())
+        author = author_of(request)
+        if author.kind == "anonymous":
+            author = author._replace(principal=actor, kind="user")
         if wanted.dry_run:
             return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, author))
         return accepted(parked.start(jobs, env, wanted, names, author))

@@ -37,7 +37,7 @@ def test_a_deposit_has_one_entry_however_often_it_is_sent_and_a_refused_one_has_
     assert second.pop("entry_id") > first["entry_id"]
     assert second == {
         "service": "payment", "act": "deposit", "target": f"account {customer}",
-        "principal": "anonymous", "kind": "anonymous", "request_id": "r-0",
+        "principal": "anonymous", "kind": "anonymous", "request_id": "r-0", "credential": None,
         "detail": {**EURO, "idempotency_key": "k"}, "result": f"balance {BALANCE + 5}",
     }  # fmt: skip
     assert f"audit: deposit account {customer}" in stack["payment-1"].log.read_text()

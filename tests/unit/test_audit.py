@@ -1,14 +1,18 @@
 """The entries of the audit, and what `just audit` prints of them."""
 
 import argparse
+import math
 from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from starlette.requests import Request
 
 from common.audit import entry as audit
 from common.audit.entry import TEXT_CHARS_MAX, Author, Entry, user_author
 from common.audit.table import row_of
+from common.auth.principal import ANYONE, Principal
+from common.http.once import author_of
 from inventory.app import entry_of
 from inventory.operations import ProductRequest
 from inventory.store import CREATED, Put
@@ -23,6 +27,14 @@ def test_a_command_names_the_person_and_who_ran_it(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(audit, "user", lambda: "bea")
     assert user_author() == Author("bea", "user") == user_author("bea")
     assert user_author("ann") == Author("ann (run by bea)", "user")
+
+
+def test_a_request_names_its_principal_and_the_credential() -> None:
+    bea = Principal("bea", frozenset({"merchant"}), math.inf, "key", "tdm-7")
+    for principal, credential in ((bea, "tdm-7"), (ANYONE, None)):
+        state = {"principal": principal, "request_id": b"r-1"}
+        request = Request({"type": "http", "headers": [], "state": state})
+        assert author_of(request) == Author(principal.subject, principal.kind, "r-1", credential)
 
 
 def test_a_product_is_created_changed_or_priced_anew() -> None:
@@ -46,8 +58,8 @@ def test_an_act_on_many_events_names_the_first_of_them() -> None:
 
 def test_a_text_that_is_too_long_is_cut_and_not_refused() -> None:
     long = "x" * (TEXT_CHARS_MAX + 1)
-    row = row_of(Author("ann", "token", "r-1"), Entry("deposit", long, {"why": "☃"}, long))
-    assert row == ("ann", "token", "r-1", "deposit", long[:-1], '{"why":"☃"}', long[:-1])
+    row = row_of(Author("ann", "token", "r-1", "t-7"), Entry("deposit", long, {"why": "☃"}, long))
+    assert row == ("ann", "token", "r-1", "t-7", "deposit", long[:-1], '{"why":"☃"}', long[:-1])
 
 
 def test_a_line_shows_why_or_that_no_reason_was_given() -> None:
