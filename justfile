@@ -119,6 +119,11 @@ audit *args:
 replay *args:
     python -E -m dev ops replay "$@"
 
+# Make new passwords of the databases, and new certificates, while everything runs: just secrets rotate
+[group('operate')]
+secrets *args:
+    python -E -m dev secrets "$@"
+
 # Make the database of a service beside the stack: just migrate notify=examples.notify (see docs/ADD_A_SERVICE.md)
 [group('develop')]
 migrate *targets:

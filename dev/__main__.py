@@ -118,6 +118,8 @@ def parser() -> argparse.ArgumentParser:
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
     migrate = command("migrate", lambda stack, chosen: stack.migrate(chosen.targets), changes=True)
     migrate.add_argument("targets", nargs="*", type=target, metavar="database=package")
+    secrets = command("secrets", lambda stack, _: stack.rotate_secrets(), changes=True)
+    secrets.add_argument("action", choices=["rotate"], help="make new passwords and certificates")
     # Without a prefix of options, all that follows is passed on: REMAINDER does not take an option that comes first.
     passing: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
     env = command("env", lambda stack, chosen: stack.env(chosen.arguments), **passing)

@@ -125,6 +125,10 @@ class Stack(ABC):
     def ops(self, module: str, arguments: list[str]) -> None:
         """End as a module of `ops` with its arguments, and with its exit code."""
 
+    def rotate_secrets(self) -> None:
+        """Make new passwords and certificates while everything runs. Raises `StackError`."""
+        raise StackError(NATIVE_ONLY.format("secrets rotate"))
+
     def migrate(self, targets: list[str]) -> None:
         """Make the databases of services beside the stack, each `database=package`; without any, those of the stack.
         Raises `StackError`."""

@@ -100,6 +100,18 @@ class Premises:
             self._shared = stack
         return self._shared
 
+    def secure(self) -> Stack:
+        """A running stack in which nothing is sent in the clear. The other servers end: the machine has memory for one
+        broker a worker."""
+        self.close()
+        self._servers = self._shared = self.tenant = None
+        directory = self._directories.mktemp("secure")
+        stack = Stack(directory, servers=Servers(directory, secure=True), owns_servers=True)
+        self.tenant = stack
+        stack.start_infrastructure()
+        stack.launch_all()
+        return stack
+
     def close(self) -> None:
         if self.tenant is not None:
             self.tenant.stop()
@@ -136,6 +148,14 @@ def own_stack(premises: Premises) -> Stack:
     own.start_infrastructure()
     own.put_proxies()
     return own
+
+
+@pytest.fixture(scope="module")
+def secure_stack(premises: Premises) -> Iterator[Stack]:
+    """One of each process, where nothing is sent in the clear, on servers of its own, for the tests of one module."""
+    secure = premises.secure()
+    yield secure
+    secure.stop()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from psycopg import sql
 from common.config import Brokers
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
+from common.tls.authority import Authority, Certificate
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
@@ -31,13 +32,20 @@ class _Broker(Broker):
 class Servers:
     """Infrastructure without anything in it: no database, no topic."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, secure: bool = False) -> None:
+        """`secure`: nothing is sent in the clear, as with SECURE=1."""
         self.secrets = directory / "secrets"
         for role, password in new_passwords().items():
             write_password(self.secrets, role, password)
         self.postgres_port, self.kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", self.postgres_port, self.secrets, _POSTGRES)
+        self.authority = Authority(self.secrets) if secure else None
+        certificate = self.certificate("postgres")
+        self.postgres = Cluster(directory / "postgres", self.postgres_port, self.secrets, _POSTGRES, certificate)
         self.kafka: Broker = _Broker(directory / "kafka", self.kafka_port, controller_port)
+
+    def certificate(self, name: str) -> Certificate | None:
+        """The certificate of a server; None when it serves in the clear."""
+        return None if self.authority is None else self.authority.ensure(name)
 
     def start(self) -> None:
         """Start the servers that do not run."""

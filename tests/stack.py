@@ -13,9 +13,11 @@ import httpx
 import psycopg
 
 from common.config import Brokers, Env, brokers
+from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance as Child
+from dev.servers.instance import authority_in
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from tests.proxy import Proxy
 from tests.servers import Servers, start
@@ -35,12 +37,17 @@ class Instance(Child):
     """One process of a service, and its answers to health checks."""
 
     def get(self, path: str) -> httpx.Response:
-        return _http.get(f"http://{HOST}:{self.admin_port}{path}")
+        return self._get(self.admin_port, path)
+
+    def _get(self, port: object, path: str) -> httpx.Response:
+        if (authority := authority_in(self.variables)) is None:
+            return _http.get(f"http://{HOST}:{port}{path}")
+        return httpx.get(f"https://{HOST}:{port}{path}", verify=trusting(authority), trust_env=False)
 
     def listening(self) -> bool:
         """Whether its public port is open; instances share that, so another's counts too."""
         try:
-            return _http.get(f"http://{HOST}:{self.variables['HTTP_PORT']}/livez").status_code == 200
+            return self._get(self.variables["HTTP_PORT"], "/livez").status_code == 200
         except httpx.HTTPError:
             return False
 
@@ -74,21 +81,29 @@ class Stack:
     """Infrastructure, instances, and what a client does with them."""
 
     def __init__(
-        self, directory: Path, settings: Mapping[str, str] | None = None, servers: Servers | None = None
+        self,
+        directory: Path,
+        settings: Mapping[str, str] | None = None,
+        servers: Servers | None = None,
+        owns_servers: bool = False,
     ) -> None:
-        """`servers`, if given, are used and left running; otherwise it has some of its own."""
+        """`servers`, if given, are used, and left running unless it owns them; otherwise it has some of its own."""
         self.directory = directory
-        self._owns_servers = servers is None
+        self._owns_servers = owns_servers or servers is None
         servers = servers or Servers(directory)
+        self.servers = servers
         self.secrets = servers.secrets
         self.postgres, self.postgres_port, self.kafka = servers.postgres, servers.postgres_port, servers.kafka
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.proxies: dict[str, Proxy] = {}
         self.variables = environment(
-            kafka_port=servers.kafka_port, postgres_port=self.postgres_port, folder=self.secrets
+            kafka_port=servers.kafka_port,
+            postgres_port=self.postgres_port,
+            folder=self.secrets,
+            authority=self.authority,
         ) | dict(settings or {})
         self.instances: dict[str, Instance] = {}
-        self.http = httpx.Client(timeout=15)
+        self.http = httpx.Client(timeout=15, verify=True if self.authority is None else trusting(self.authority))
         self._auditors: dict[str, psycopg.Connection[Any]] = {}
         self._auditing = threading.RLock()
 
@@ -134,7 +149,10 @@ class Stack:
         return done.stdout
 
     def make(self, service: Service, number: int) -> Instance:
-        return Instance(self.directory, service, number, self.ports[service.name], self.variables)
+        certificate = self.servers.certificate(service.name)
+        return Instance(
+            self.directory, service, number, self.ports[service.name], self.variables, certificate=certificate
+        )
 
     def launch(self, name: str, number: int = 1, settings: Mapping[str, str] = MappingProxyType({})) -> Instance:
         """Start an instance of a service, with settings of its own, without waiting until it is ready."""
@@ -199,7 +217,13 @@ class Stack:
     # What a client does
 
     def url(self, service: str, path: str) -> str:
-        return f"http://{HOST}:{self.ports[service]}{API}{path}"
+        scheme = "http" if self.authority is None else "https"
+        return f"{scheme}://{HOST}:{self.ports[service]}{API}{path}"
+
+    @property
+    def authority(self) -> Path | None:
+        """By which the servers are verified; None when they serve in the clear."""
+        return None if self.servers.authority is None else self.servers.authority.path
 
     def product(self, product_id: str, *, price: int = 100, pieces: int = 0, active: bool = True) -> None:
         """Make a product, with pieces in stock. Waits for nothing: see `await_orderable`."""

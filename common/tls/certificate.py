@@ -70,9 +70,9 @@ class ServerCertificate:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced or written; None while it is away."""
+    """What changes when a file is replaced, written or given to another user; None while it is away."""
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return status.st_ino, status.st_ctime_ns, status.st_size

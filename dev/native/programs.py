@@ -80,6 +80,14 @@ class Programs:
         """The certificate of a server; None when it serves in the clear."""
         return Authority(self.settings.secrets).ensure(name, (name, *LOOPBACK)) if self.settings.secure else None
 
+    def renew_certificates(self) -> None:
+        """Make new certificates. The services read them by themselves, PostgreSQL with its configuration."""
+        for name in dict.fromkeys(["postgres", *(service.name for service, _ in self.instances.values()), CONSOLE]):
+            Authority(self.settings.secrets).renew(name, (name, *LOOPBACK))
+        cluster = self.server("postgres")
+        assert isinstance(cluster, Cluster)
+        cluster.show_certificate()
+
     @property
     def targets_path(self) -> Path:
         return self.settings.home / TARGETS

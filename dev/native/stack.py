@@ -191,6 +191,13 @@ class NativeStack(Stack):
         command = [sys.executable, "-m", f"ops.{module}", *arguments]
         os.execve(sys.executable, command, child(self.programs.environment()))
 
+    def rotate_secrets(self) -> None:
+        self._require_running()
+        if self.settings.secure:
+            self.programs.renew_certificates()
+            print("secrets: new certificates; new connections get them within a second", flush=True)
+        self.ops("secrets", ["rotate"])
+
     def migrate(self, targets: list[str]) -> None:
         self._require_running()
         for target in targets:

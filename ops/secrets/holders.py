@@ -1,0 +1,108 @@
+"""The secrets of the containers in Compose, and who gets which.
+
+Each holder has a volume of its own, which nobody else mounts: a service sees the password of its own role, and no
+other's. Everything is made in one more volume, and copied from there.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from common.files import write
+from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
+from common.tls.authority import LOOPBACK, Authority
+from ops import tool
+
+SUPERUSER: Final = "postgres"
+AUDITOR: Final = "auditor"
+SERVICES: Final = tuple(tool.GROUP_OF)
+ROLES: Final = (SUPERUSER, AUDITOR, *SERVICES)
+
+
+USER: Final = 10001
+"""That of our image, by number."""
+MADE: Final = "made"
+SHARED_HOST: Final = "tandem"
+"""A name in every certificate, for those who find the instances of several services by their addresses."""
+
+
+class Holder(NamedTuple):
+    """Who gets secrets: its number as a user, the roles it may be, and the certificates it shows."""
+
+    user: int
+    roles: tuple[str, ...] = ()
+    certificates: tuple[str, ...] = ()
+
+
+HOLDERS: Final = {
+    "order": Holder(USER, ("order",), ("order-api", "order-saga")),
+    "payment": Holder(USER, ("payment",), ("payment",)),
+    "inventory": Holder(USER, ("inventory",), ("inventory",)),
+    "console": Holder(USER, (AUDITOR, *SERVICES), ("console",)),
+    "setup": Holder(USER, ROLES),
+    "postgres": Holder(999, (SUPERUSER,), ("postgres",)),  # the number in its image, as below
+    "kafka": Holder(1000, (), ("kafka",)),
+    "gateway": Holder(0, (), ("gateway",)),
+}
+HOSTS: Final = {"postgres": tuple(f"{service}-db" for service in SERVICES)}
+"""The names of a server in the network, where they are not that of its certificate."""
+
+
+def make(folder: Path) -> None:
+    """Make what is missing, and renew certificates that expire soon. Raises `OSError` and `Fatal`."""
+    made = folder / MADE
+    for role in ROLES:
+        if role not in stored_roles(made):
+            write_password(made, role, new_password())
+    for name in _certificates():
+        _authority(folder).ensure(name, _hosts(name))
+    publish(folder)
+
+
+def renew_certificates(folder: Path) -> None:
+    """Make new certificates for all holders, but keep the authority. Raises `OSError` and `Fatal`."""
+    for name in _certificates():
+        _authority(folder).renew(name, _hosts(name))
+    publish(folder)
+
+
+def publish(folder: Path) -> None:
+    """Give each holder its copies. Each file is replaced as a whole. Raises `OSError` and `Fatal`."""
+    for name, holder in HOLDERS.items():
+        own = folder / name
+        own.mkdir(exist_ok=True)
+        authority = _authority(folder)
+        _give(holder, own / "ca.pem", authority.path.read_text())
+        for role in holder.roles:
+            _give(holder, password_file(own, role), password_file(folder / MADE, role).read_text())
+        for certificate in holder.certificates:
+            texts = [(authority.folder / f"{certificate}{suffix}").read_text() for suffix in (".key", ".pem")]
+            _give(holder, own / f"{certificate}.key", texts[0])
+            _give(holder, own / f"{certificate}.pem", texts[1])
+            _give(holder, own / f"{certificate}.both.pem", texts[1] + texts[0])  # HAProxy reads one file
+        if SUPERUSER in holder.roles:  # the image of PostgreSQL reads the first password without the rest of the line
+            _give(holder, own / "superuser", read_password(folder / MADE, SUPERUSER))
+        own.chmod(0o700)
+        os.chown(own, holder.user, holder.user)
+
+
+def _authority(folder: Path) -> Authority:
+    return Authority(folder / MADE)
+
+
+def _certificates() -> Iterator[str]:
+    return (name for holder in HOLDERS.values() for name in holder.certificates)
+
+
+def _hosts(name: str) -> tuple[str, ...]:
+    return (*HOSTS.get(name, (name,)), SHARED_HOST, *LOOPBACK)
+
+
+def _give(holder: Holder, path: Path, text: str) -> None:
+    if path.exists() and path.read_text() == text and path.stat().st_uid == holder.user:
+        return
+    new = path.with_name(f"{path.name}.new")  # it has its owner before it has its name
+    write(new, text, 0o600)
+    os.chown(new, holder.user, holder.user)
+    new.replace(path)
