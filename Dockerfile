@@ -18,6 +18,8 @@ COPY inventory inventory
 COPY ops ops
 # COPY keeps the modes of the checkout, and under umask 077 those are closed to the user below.
 RUN chmod -R a+rX .
+# New volumes take over the owner and the mode of these folders.
+RUN mkdir --mode=700 auth issuer && chown tandem auth issuer
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 ADMIN_PORT=9000
 # By number, so that an orchestrator can see that it is not root. It owns no file, it only reads them.
 USER 10001:10001

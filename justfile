@@ -134,6 +134,16 @@ migrate *targets:
 env +command:
     python -E -m dev env "$@"
 
+# Print a token: just token customer cust-000001, just token merchant|operator|auditor [NAME] (--ttl 15m)
+[group('run')]
+token *args:
+    python -E -m dev ops people.token "$@"
+
+# Make, list and revoke API keys for machines, or rotate the issuer's key: just keys create merchant shop
+[group('operate')]
+keys *args='list':
+    python -E -m dev ops people.keys "$@"
+
 # Report what is missing, what listens on a taken port, and what to do
 [group('look')]
 doctor:

@@ -9,6 +9,7 @@ import os
 import random
 from collections import deque
 from functools import partial
+from pathlib import Path
 from ssl import create_default_context
 from typing import Any
 
@@ -20,11 +21,13 @@ ORDERS = "/api/v1/orders"
 CUSTOMERS = 100_000
 PRODUCTS = 1_000
 REMEMBERED = 50
-# The recipes without the UI set these: the shape to run, and the file for the ids of accepted orders.
+# The recipes set these: the shape to run, the file for the ids of accepted orders, and one with a merchant's token.
 SHAPE = os.environ.get("TANDEM_SHAPE", "")
 ACCEPTED_FILE = os.environ.get("TANDEM_ACCEPTED_FILE", "")
 AUTHORITY = os.environ.get("TLS_CA_FILE", "")
+TOKEN_FILE = os.environ.get("TANDEM_TOKEN_FILE", "")
 
+_headers = {"authorization": f"Bearer {Path(TOKEN_FILE).read_text().strip()}"} if TOKEN_FILE else {}
 _accepted = open(ACCEPTED_FILE, "a", buffering=1) if ACCEPTED_FILE else None  # noqa: SIM115 - open as long as Locust runs
 
 
@@ -35,6 +38,7 @@ class Customer(FastHttpUser):
     # Whether the server's certificate is verified, and by which authority.
     insecure = not AUTHORITY
     ssl_context_factory = partial(create_default_context, cafile=AUTHORITY or None)
+    default_headers = _headers
 
     def on_start(self) -> None:
         self.customer_id = f"cust-{random.randrange(CUSTOMERS):06}"

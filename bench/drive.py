@@ -20,7 +20,7 @@ from bench.measure.meter import CONNECTIONS_MAX
 CONNECT_S: Final = 5.0
 
 
-def drive(url: tuple[str, int, str], rate: float, seconds: float) -> None:
+def drive(url: tuple[str, int, str], rate: float, seconds: float, token_file: str) -> None:
     host, port, path = url
     records = runner.run(
         Spec(
@@ -31,6 +31,7 @@ def drive(url: tuple[str, int, str], rate: float, seconds: float) -> None:
             rate=rate,
             duration_s=seconds,
             connections=CONNECTIONS_MAX,
+            tokens=token_file,
         )
     )
     cpu_us = records.cpu_s / max(1, records.requests) * 1e6
@@ -59,6 +60,7 @@ def main(arguments: list[str]) -> int:
     options.add_argument("url", type=parsed, help="such as http://127.0.0.1:8081/api/v1/orders")
     options.add_argument("rate", type=float, help="orders a second")
     options.add_argument("seconds", type=float)
+    options.add_argument("--token-file", default="", metavar="FILE", help="a merchant's token, to be sent along")
     chosen = options.parse_args(arguments)
     host, port, _ = chosen.url
     try:
@@ -66,7 +68,7 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"drive: cannot connect to {host}:{port}: {error.strerror or error}", file=sys.stderr)
         return 2
-    return run(lambda _: drive(chosen.url, chosen.rate, chosen.seconds))
+    return run(lambda _: drive(chosen.url, chosen.rate, chosen.seconds, chosen.token_file))
 
 
 if __name__ == "__main__":

@@ -10,46 +10,69 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.command import out_directory, parser, run, say, shown
 from bench.load.shapes import SHAPES
 from bench.measure import broker
 from bench.stack.private import System
+from common.files import write
 from dev.environment import child
 from dev.settings import HOST, ROOT, Settings
+from dev.stack import LOAD_TOKEN, TOKEN_TOOL
 from dev.state import State
 
 SOAK_DEFAULT = "10m"
 
 
+class Target(NamedTuple):
+    """A stack: the port of its order api, `verify` on it, and the environment that both of them need."""
+
+    port: int
+    verify: list[str]
+    variables: Mapping[str, str]
+    token_file: Path | None = None
+    """It has the token of a merchant, if the stack wants one."""
+
+
 @contextlib.contextmanager
-def target(directory: Path, *, own_stack: bool) -> Iterator[tuple[int, list[str], Mapping[str, str]]]:
-    """The running stack, or one of its own: the port of its order api, and `verify` on it with its environment."""
+def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
+    """The running stack, or one of its own, on which nobody needs a token."""
     if own_stack:
         with System(directory / "stack") as system:
             say(str(broker.warm_up(system)))
-            yield system.api_port, ["ops.verify"], system.environment()
+            yield Target(system.api_port, ["ops.verify"], system.environment())
     else:
         settings = Settings.from_environment()
         port = State.load(settings.home).remembered(settings).order_api_port
-        yield port, ["dev", "ops", "verify"], child()
+        yield Target(port, ["dev", "ops", "verify"], child(), made_token(directory / "token"))
+
+
+def made_token(path: Path) -> Path:
+    """A file with a token of the running stack. Raises `CalledProcessError`; the tool then says why."""
+    command = [sys.executable, "-m", "dev", "ops", TOKEN_TOOL, *LOAD_TOKEN]
+    token = subprocess.run(command, cwd=ROOT, env=child(), stdout=subprocess.PIPE, text=True, check=True).stdout
+    write(path, token, 0o600)
+    return path
 
 
 def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> int:
     report = out_directory() / f"locust-{shape}.html"
     accepted = directory / "accepted.txt"
     accepted.touch()
-    with target(directory, own_stack=own_stack) as (port, verify, variables):
+    with target(directory, own_stack=own_stack) as stack:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
-        command += ["--host", f"http://{HOST}:{port}", "--html", str(report)]
+        command += ["--host", f"http://{HOST}:{stack.port}", "--html", str(report)]
         if shape == "soak":
             command += ["--run-time", run_time]
-        environment = {**variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
+        environment = {**stack.variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
+        if stack.token_file is not None:
+            environment["TANDEM_TOKEN_FILE"] = str(stack.token_file)
         locust = subprocess.run(command, cwd=ROOT, env=environment)
         say(f"Locust's report: {shown(report)}")
         began = time.monotonic()
-        command = [sys.executable, "-m", *verify, "--accepted", str(accepted)]
-        verified = subprocess.run(command, cwd=ROOT, env=variables)
+        command = [sys.executable, "-m", *stack.verify, "--accepted", str(accepted)]
+        verified = subprocess.run(command, cwd=ROOT, env=stack.variables)
     orders = len(accepted.read_text().splitlines())
     proof = "NOT PROVED" if verified.returncode else "proved"
     say(f"verify of {orders} acknowledged orders: {proof}, in {time.monotonic() - began:.0f} s")

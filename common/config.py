@@ -321,7 +321,7 @@ def auth(env: Env, host: str) -> Auth | None:
         leeway_s=env.integer("AUTH_LEEWAY_S", 30, least=0, most=300, unit="s"),
     )
     if env.choice("AUTH", "on", ("on", "off")) == "off":
-        if host not in LOOPBACK and not env.flag("ALLOW_UNAUTHENTICATED"):
+        if host not in LOOPBACK:
             raise env.error(
                 f"AUTH=off on {host}: deposits and restocks create value, so a process that others can reach must know "
                 "who asks; set AUTH=on, or keep HTTP_HOST=127.0.0.1"

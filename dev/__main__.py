@@ -34,7 +34,7 @@ from dev.stack import Stack, StackError
 from dev.state import State
 from order.api.requests import order_id_in
 
-RECIPES = {"dead_letters": "dlq"}
+RECIPES = {"dead_letters": "dlq", "people.keys": "keys", "people.token": "token"}
 """The recipes whose name is not that of their module in `ops`."""
 FAILED: Final = 2
 SIGNALS = {"kill": signal.SIGKILL, "freeze": signal.SIGSTOP, "thaw": signal.SIGCONT}

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from common.files import write
 from common.terminal import printable
 from dev.observe import PORTS
 from dev.servers.instance import unready_at
 from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
-from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
+from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
 
 READY_S = 180
@@ -113,8 +114,17 @@ class ComposeStack(Stack):
         code = self._run("run", *terminal, "--rm", "--no-deps", *acting_user(), *mounts, *tool)
         raise SystemExit(tools_code(code))
 
+    def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        tool = ("setup", "python", "-m", f"ops.{module}", *arguments)
+        pipe = subprocess.PIPE
+        return self._process("run", "-T", "--rm", "--no-deps", *acting_user(), *tool, stdout=pipe, stderr=pipe)
+
     def locust(self, arguments: list[str]) -> None:
-        self._compose("--profile", "load", "run", "--rm", "--service-ports", "locust", *arguments)
+        token_file = self.settings.auth / "load.token"
+        token_file.parent.mkdir(mode=0o700, exist_ok=True)
+        write(token_file, self.token(*LOAD_TOKEN), 0o600)
+        given = ("-v", f"{token_file}:/load/token:ro", "-e", "TANDEM_TOKEN_FILE=/load/token")
+        self._compose("--profile", "load", "run", "--rm", "--service-ports", *given, "locust", *arguments)
 
     def observe(self, ports: list[int]) -> None:
         if tuple(ports) != PORTS:
@@ -159,9 +169,11 @@ class ComposeStack(Stack):
     def _run(self, *arguments: str) -> int:
         return self._process(*arguments).returncode
 
-    def _process(self, *arguments: str, stdout: int | None = None) -> subprocess.CompletedProcess[str]:
+    def _process(
+        self, *arguments: str, stdout: int | None = None, stderr: int | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [*compose_command(), *arguments]
-        return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, text=True)
+        return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, stderr=stderr, text=True)
 
     def environment(self) -> dict[str, str]:
         """What docker-compose.yml is filled in from: the settings of the stack, not those of this shell or of .env."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 from confluent_kafka import KafkaException
@@ -24,6 +25,7 @@ from dev.servers import jars, processes
 from dev.settings import HOST, dotenv, unknown_settings
 
 GIB = 1024**3
+OTHERS = 0o077  # the permissions of everybody but the owner
 DISK_GIB_MIN = 2  # the databases, the topics and a gigabyte of WAL, with room for a day's trials
 MEMORY_GIB_MIN = 1.5  # broker 400 MB, PostgreSQL 400 MB, four services 100 MB each
 
@@ -38,7 +40,7 @@ class Finding:
 def examine(stack: NativeStack) -> bool:
     """Prints every finding. Returns whether all are good."""
     running = stack.supervisor.running()
-    findings = list(machine(stack, running))
+    findings = [*machine(stack, running), *secrets(stack.home)]
     if (stack.requested.stack or stack.state.stack) == "compose":
         findings.append(compose_engine())
     else:
@@ -65,6 +67,15 @@ def machine(stack: NativeStack, running: bool) -> Iterator[Finding]:
         yield Finding(False, port, "set another port, in the environment or in .env")
     remedy = f"end other programs; {MEMORY_GIB_MIN} GB are needed"
     yield Finding(running or memory >= MEMORY_GIB_MIN, f"memory: {memory:.1f} GB available", remedy)
+
+
+def secrets(home: Path) -> Iterator[Finding]:
+    """Whether another user of this machine could read what lets one in."""
+    paths = [home / name for name in ("auth", "secrets")]
+    open_ = [str(path) for path in paths if path.exists() and path.stat().st_mode & OTHERS]
+    text = f"others can read {', '.join(open_)}" if open_ else "only this user can read them"
+    remedy = f"chmod go= {' '.join(open_)}; if others were there, 'just keys rotate-issuer --at-once', and new API keys"
+    yield Finding(not open_, f"secrets: {text}", remedy)
 
 
 def before_start(stack: NativeStack) -> Iterator[Finding]:

@@ -36,6 +36,7 @@ DATA = (
     "postgres",
     SECRETS,
     "secrets.json",
+    "auth",
     "targets.json",
     "stack.json.damaged",
     "stack.json",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final, Literal, Self, cast, get_args
 
 import inventory.config
@@ -143,6 +144,10 @@ class Settings:
         return self.home / "logs"
 
     @property
+    def auth(self) -> Path:
+        return self.home / "auth"
+
+    @property
     def cache(self) -> Path:
         return self.home / "cache"
 
@@ -217,7 +222,7 @@ def check_processes(environ: Mapping[str, str]) -> None:
     problems: list[str] = []
     for service in SERVICES:
         try:
-            service.read_settings(Env("", {**environ, **_EXAMPLE}))
+            service.read_settings(Env("", {**_OWN_AUTH, **environ, **_EXAMPLE}))
         except Fatal as error:
             problems.append(str(error))
     if problems:
@@ -266,6 +271,16 @@ def certificate_settings(certificate: Certificate | None) -> dict[str, str]:
     return {"TLS_CERT_FILE": str(certificate.certificate), "TLS_KEY_FILE": str(certificate.key)}
 
 
+def own_auth(folder: Path) -> dict[str, str]:
+    """The stack's own issuer of tokens, and its API keys. `just token` and `just keys` alone read the last file."""
+    return {
+        "AUTH_ISSUER": "tandem",
+        "AUTH_JWKS": str(folder / "jwks.json"),
+        "AUTH_KEYS_FILE": str(folder / "keys.json"),
+        "AUTH_ISSUER_FILE": str(folder / "issuer.json"),
+    }
+
+
 def environment(
     *,
     kafka_port: int,
@@ -274,10 +289,11 @@ def environment(
     databases: Iterable[str] = DATABASES,
     authority: Path | None = None,
     partitions: int | None = None,
+    auth: Mapping[str, str] = MappingProxyType({"AUTH": "off"}),
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, for services and the operator's tools. `folder` has the password files of the
-    roles. With an authority, whose certificate this is, all of it is encrypted. By default, `partitions` are those of
-    this process's own setting."""
+    """Where Kafka and the databases are, and who may ask, for services and the operator's tools. `folder` has the
+    password files of the roles. With an authority, whose certificate this is, all of it is encrypted. By default,
+    `partitions` are those of this process's own setting, and everybody may ask."""
 
     def url(role: str, database: str) -> str:
         return database_url(role, database, host=HOST, port=postgres_port, folder=folder, authority=authority)
@@ -287,7 +303,7 @@ def environment(
         "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
         "HTTP_HOST": HOST,
-        "AUTH": "off",
+        **auth,
     }
     if authority is not None:
         variables["TLS_CA_FILE"] = str(authority)
@@ -299,15 +315,18 @@ def environment(
 
 
 def _names_read(environ: Mapping[str, str]) -> set[str]:
-    env = Env("", environ)
+    env = Env("", {**_OWN_AUTH, **environ})
     for service in SERVICES:
         service.read_settings(env)
     return env.names
 
 
+_OWN_AUTH: Final = {"AUTH_ISSUER": "tandem", "AUTH_JWKS": "https://127.0.0.1/jwks.json"}
+"""Stands for files that `just up` makes before a process reads them."""
 _EXAMPLE: Final = {
-    **environment(kafka_port=9092, postgres_port=15432, folder=Path("/"), partitions=6),
+    **environment(kafka_port=9092, postgres_port=15432, folder=Path("/"), partitions=6, auth={}),
     **dict.fromkeys(KAFKA_SECURITY, "x"),
+    "AUTH_ISSUER_FILE": "x",
     "INSTANCE": "x",
     "HTTP_PORT": "1",
     "ADMIN_PORT": "2",

@@ -4,6 +4,7 @@ import dataclasses
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Collection
@@ -15,6 +16,12 @@ from dev.state import State
 
 DOWN = "Tandem is down; its data stays, and 'just up' brings it back"
 REMEMBERED = "remembered; 'just up' starts that many"
+
+TOKEN_TOOL = "people.token"  # noqa: S105 - the name of a module
+CUSTOMER_TOKEN = ("customer", "cust-000001")
+"""Of a customer of the demo data."""
+LOAD_TOKEN = ("merchant", "load", "--ttl", "24h")
+"""For Locust, whose users order in the name of many customers."""
 
 NATIVE_ONLY = (
     "'just {}' is for the native stack; in Compose, a further service is a further entry of docker-compose.yml"
@@ -58,9 +65,27 @@ class Stack(ABC):
         curl = "curl --noproxy '*' -i" if "http" in getproxies() and not proxy_bypass(HOST) else "curl -i"
         if self.settings.authority is not None:
             curl += f" --cacert {shlex.quote(str(self.settings.authority))}"
-        print(f"\nPlace an order:\n\n  {curl} {base}:{self.settings.order_api_port}/api/v1/orders \\")
+        credentials = ""
+        if self.settings.told.get("AUTH") == "off":
+            print("\nAUTH=off: whoever reaches these ports may do everything. Place an order:\n")
+        else:
+            print("\nPlace an order. This token is for an hour; 'just token customer cust-000001' makes another:\n")
+            print(f"  TOKEN={self.token(*CUSTOMER_TOKEN)}")
+            credentials = ' -H "authorization: Bearer $TOKEN"'
+        print(f"  {curl} {base}:{self.settings.order_api_port}/api/v1/orders{credentials} \\")
         body = '{"customer_id":"cust-000001","product_id":"sku-0001","quantity":2}'
         print(f"    -H 'content-type: application/json' -d '{body}'\n")
+
+    def token(self, *arguments: str) -> str:
+        """A token, with the arguments of `just token`. Raises `StackError`."""
+        done = self.run_tool(TOKEN_TOOL, *arguments)
+        if done.returncode:
+            raise StackError(f"there is no token: {done.stderr.strip()}")
+        return done.stdout.strip()
+
+    @abstractmethod
+    def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a module of `ops` on the stack, and return what it printed."""
 
     @abstractmethod
     def up(self) -> None: ...

@@ -21,6 +21,7 @@ from array import array
 from collections import deque
 from dataclasses import dataclass
 from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
 from typing import Final
 
 from bench.load import wire
@@ -60,7 +61,8 @@ class Generator:
         self.spec = spec
         self.board = board
         bodies, host = wire.bodies(spec.population), f"{spec.host}:{spec.port}"
-        self.requests = wire.requests(bodies, host, spec.path, lines=spec.lines, keyed=spec.keyed)
+        tokens = Path(spec.tokens).read_bytes().split() if spec.tokens else []
+        self.requests = wire.requests(bodies, host, spec.path, lines=spec.lines, keyed=spec.keyed, tokens=tokens)
         self.due_ns = array("q")
         self.done_ns = array("q")
         self.statuses = array("H")

@@ -29,6 +29,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     """The limit in an open loop; the number in a closed loop."""
     population: Population = Population()
     keyed: bool = False
+    tokens: str = ""
+    """A file with the token of each customer of the population, and a merchant's as the last; none is sent without."""
     lines: int = 0
     """Orders in a request that carries many; 0 sends single orders."""
     accepted: int = 202

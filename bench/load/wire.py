@@ -6,6 +6,7 @@ body, for example) raises `NotUnderstood`.
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from msgspec import Struct
@@ -15,6 +16,7 @@ MANY_PATH: Final = "/api/v1/orders/batch"
 ORDER_ID: Final = re.compile(rb'"order_id":"([0-9a-f-]{36})"')
 QUANTITIES: Final = (1, 2)
 
+_CUSTOMER: Final = slice(len(b'{"customer_id":"cust-'), len(b'{"customer_id":"cust-000000'))
 _HEAD_END: Final = b"\r\n\r\n"
 _LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength:[ \t]*(\d+)")
 _STATUS: Final = slice(len(b"HTTP/1.1 "), len(b"HTTP/1.1 200"))
@@ -53,14 +55,22 @@ def bodies(population: Population) -> list[bytes]:
     ]
 
 
-def requests(bodies: list[bytes], host: str, path: str, *, lines: int = 0, keyed: bool = False) -> list[Parts]:
-    """Requests of one order each, or of `lines` orders as NDJSON. Bodies that do not fill a request are left out."""
+def requests(
+    bodies: list[bytes], host: str, path: str, *, lines: int = 0, keyed: bool = False, tokens: Sequence[bytes] = ()
+) -> list[Parts]:
+    """Requests of one order each, or of `lines` orders as NDJSON. Bodies that do not fill a request are left out.
+
+    With `tokens`, each order brings the token of its customer, by number. Many orders bring the last one, a merchant's;
+    if it is the only one, so does each order.
+    """
     kind = "x-ndjson" if lines else "json"
     start = f"POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/{kind}\r\n".encode()
-    parts = []
+    parts, merchant = [], lines or len(tokens) == 1
     for first in range(0, len(bodies) - max(0, lines - 1), lines or 1):
         body = b"".join(line + b"\n" for line in bodies[first : first + lines]) if lines else bodies[first]
         rest = b"content-length: %d\r\n\r\n%b" % (len(body), body)
+        if tokens:
+            rest = b"authorization: Bearer %b\r\n%b" % (tokens[-1 if merchant else int(body[_CUSTOMER])], rest)
         parts.append(Parts(start + b"idempotency-key: ", b"\r\n" + rest) if keyed else Parts(start + rest, b""))
     return parts
 

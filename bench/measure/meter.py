@@ -8,13 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from msgspec.structs import replace
+
 from bench.load import governor, runner
 from bench.load.spec import Board, Spec
 from bench.load.wire import MANY_PATH, Population
 from bench.measure import broker
 from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
-from bench.stack.private import StackFailed, System
+from bench.stack.private import CUSTOMERS_WITH_TOKEN, StackFailed, System
 from bench.stack.processes import Window
 from dev.servers.warmth import SECONDS_MAX, Warmth
 
@@ -95,6 +97,10 @@ class Meter:
     def _spec(self, mode: Literal["open", "closed"], duration_s: float, **options: Any) -> Spec:
         self._count += 1
         options = {"population": Population(seed=self._count), **options}
+        if tokens := self.system.layout.tokens:
+            drawn: Population = options["population"]
+            population = replace(drawn, customers=min(drawn.customers, CUSTOMERS_WITH_TOKEN))
+            options |= {"population": population, "tokens": tokens}
         if options.get("lines"):
             options |= {"path": MANY_PATH, "accepted": 200}
         return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, **options)

@@ -11,7 +11,7 @@ it started, so a bench that is killed leaves nothing running.
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -21,6 +21,7 @@ import psycopg
 from msgspec import Struct
 
 from common.config import Env, brokers
+from common.files import write
 from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.logs import tail
@@ -28,8 +29,13 @@ from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
-from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords
+from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords, own_auth
+from ops.people.issuer import TTL_MAX_S
+from ops.people.settings import read_settings
 
+CUSTOMERS_WITH_TOKEN: Final = 10_000
+"""Fewer than an order api remembers, so that each token is verified once, as that of a customer who orders often."""
+TOKENS: Final = "tokens.txt"
 READY_S: Final = 90.0
 STOP_S: Final = 90.0
 
@@ -43,6 +49,8 @@ class Layout(Struct, frozen=True, kw_only=True):
     variables: dict[str, str]
     ports: dict[str, int]
     pids: dict[str, int]
+    tokens: str = ""
+    """With AUTH=on, the file of the customers' tokens."""
 
 
 class StackFailed(Exception):
@@ -62,6 +70,15 @@ def run_tool(variables: Mapping[str, str], *arguments: str, root: str | Path = R
     if done.returncode:
         raise StackFailed(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stdout}")
     return done.stdout
+
+
+def tokens(variables: Mapping[str, str]) -> Iterator[str]:
+    """The token of each customer, and a merchant's, from the issuer of a stack."""
+    settings = read_settings(Env("bench", variables))
+    key = settings.own_issuer().read()[-1]
+    for number in range(CUSTOMERS_WITH_TOKEN):
+        yield settings.token(key, f"cust-{number:06}", ("customer",), TTL_MAX_S)
+    yield settings.token(key, "bench", ("merchant",), TTL_MAX_S)
 
 
 def side_by_side(function: Callable[[T], object], values: Iterable[T]) -> None:
@@ -161,7 +178,9 @@ class Stack:
         self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"])
         self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
-        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, folder=secrets)
+        self.auth = directory / "auth" if os.environ.get("AUTH") == "on" else None
+        auth = {"AUTH": "off"} if self.auth is None else own_auth(self.auth)
+        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, folder=secrets, auth=auth)
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}
@@ -174,6 +193,9 @@ class Stack:
         if not databases_only:
             run_tool(self.variables, "ops.topics", "create")
         side_by_side(lambda service: run_tool(self.variables, service, "load-demo"), ("payment", "inventory"))
+        if self.auth is not None:
+            run_tool(self.variables, "ops.people")
+            write(self.auth / TOKENS, "\n".join(tokens(self.variables)), 0o600)
         if not databases_only:
             side_by_side(lambda service: self.launch(service.name, 1), SERVICES)
 
@@ -190,6 +212,7 @@ class Stack:
             root=str(ROOT),
             variables=self.variables,
             ports=self.ports,
+            tokens="" if self.auth is None else str(self.auth / TOKENS),
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
         )
 

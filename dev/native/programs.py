@@ -14,7 +14,7 @@ from dev.servers.processes import listener
 from dev.servers.server import Server
 from dev.servers.warmth import NAME as WARM_UP
 from dev.servers.warmth import Warmer
-from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment
+from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment, own_auth
 from dev.stack import StackError
 
 SERVERS = ("postgres", "kafka")
@@ -102,8 +102,15 @@ class Programs:
             for name, (service, number) in self.instances.items()
         ]
 
+    def tools_environment(self) -> dict[str, str]:
+        """That of the operator's tools, which alone know where the issuer's private keys are."""
+        return own_auth(self.settings.auth) | self.environment()
+
     def environment(self) -> dict[str, str]:
-        return dict(self.settings.told) | environment(
+        told = own_auth(self.settings.auth) | dict(self.settings.told)
+        del told["AUTH_ISSUER_FILE"]
+        return told | environment(
+            auth={},
             kafka_port=self.settings.kafka_port,
             postgres_port=self.settings.postgres_port,
             folder=self.settings.secrets,

@@ -25,7 +25,7 @@ from dev.servers.secure_postgres import libpq as secure_libpq
 from dev.servers.server import StartError
 from dev.servers.warmth import NAME as WARM_UP
 from dev.settings import CONSOLE, HOST, ROOT, Settings
-from dev.stack import DOWN, REMEMBERED, Stack, StackError, caller
+from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause
 
 READY_S = 90
@@ -42,7 +42,7 @@ SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
 
 SIGNALLED = {signal.SIGKILL: "killed", signal.SIGSTOP: "frozen", signal.SIGCONT: "thawed"}
 SET_UP = {
-    "postgres": ("ops.migrate", "payment load-demo", "inventory load-demo"),
+    "postgres": ("ops.people", "ops.migrate", "payment load-demo", "inventory load-demo"),
     "kafka": ("ops.topics create",),
 }
 """What makes a server ready for the services. Each command changes nothing the second time."""
@@ -189,7 +189,12 @@ class NativeStack(Stack):
     def ops(self, module: str, arguments: list[str]) -> None:
         self._require_running()
         command = [sys.executable, "-m", f"ops.{module}", *arguments]
-        os.execve(sys.executable, command, child(self.programs.environment()))
+        os.execve(sys.executable, command, child(self.programs.tools_environment()))
+
+    def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", f"ops.{module}", *arguments]
+        variables = child(self.programs.tools_environment())
+        return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
     def rotate_secrets(self) -> None:
         self._require_running()
@@ -212,8 +217,12 @@ class NativeStack(Stack):
         self._require_running()
         target = f"{self.scheme}://{HOST}:{self.settings.order_api_port}"
         options = ["-f", str(ROOT / "locustfile.py"), "--class-picker", "--web-host", HOST, "--host", target]
-        trust = {"TLS_CA_FILE": str(self.settings.authority)} if self.settings.authority else {}
-        os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child(trust))
+        token_file = self.settings.auth / "load.token"
+        write(token_file, self.token(*LOAD_TOKEN), 0o600)
+        variables = {"TANDEM_TOKEN_FILE": str(token_file)}
+        if self.settings.authority is not None:
+            variables["TLS_CA_FILE"] = str(self.settings.authority)
+        os.execve(sys.executable, [sys.executable, "-m", "locust", *options, *arguments], child(variables))
 
     def observe(self, ports: list[int]) -> None:
         self._require_running()
@@ -302,7 +311,7 @@ class NativeStack(Stack):
 
     def _set_up(self, server: str) -> None:
         self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)
-        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.environment()})
+        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.tools_environment()})
         for command in SET_UP[server]:
             # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
             try:

@@ -1,6 +1,6 @@
 """A client of the order api: place, wait, stream, cancel, page. Copy it; it needs nothing but httpx.
 
-    python examples/shop/shop.py http://127.0.0.1:8081 cust-000001 sku-0001
+    TOKEN=$(just token customer cust-000001) python examples/shop/shop.py http://127.0.0.1:8081 cust-000001 sku-0001
 
 A request that gets no answer may still have had its effect. So each request that changes something has an idempotency
 key, and is sent again with the same key until it is answered. Choose the key before the first attempt, and store it
@@ -9,11 +9,12 @@ with the basket: whoever sends the basket again, even after a crash of the shop,
 
 import itertools
 import json
+import os
 import random
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -48,8 +49,15 @@ class Unanswered(Exception):
 class Shop:
     """May be used from several threads."""
 
-    def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
-        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=TIMEOUT_S)
+    def __init__(self, url: str, token: Callable[[], str] | None = None, patience_s: float = PATIENCE_S) -> None:
+        """`token` returns the customer's token. It is called for each attempt, since a token expires."""
+
+        def authorised(request: httpx.Request) -> httpx.Request:
+            if token is not None:
+                request.headers["authorization"] = f"Bearer {token()}"
+            return request
+
+        self._http = httpx.Client(base_url=f"{url}/api/v1", timeout=TIMEOUT_S, auth=authorised)
         self._patience_s = patience_s
 
     def close(self) -> None:
@@ -175,7 +183,8 @@ def _server_sent(lines: Iterator[str]) -> Iterator[tuple[str, str, str]]:
 
 def main() -> None:
     url, customer_id, product_id = sys.argv[1:]
-    shop = Shop(url)
+    token = os.environ.get("TOKEN", "")
+    shop = Shop(url, (lambda: token) if token else None)
     order = {"customer_id": customer_id, "product_id": product_id, "quantity": 1}
     placed = shop.place(order, key=f"basket-{uuid.uuid4()}")
     print("placed", placed["order_id"], placed["amount"], placed["currency"])

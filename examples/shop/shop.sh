@@ -1,22 +1,24 @@
 #!/bin/sh
 # The order api from a shell: place an order, follow it, wait for it, cancel it, list the customer's orders.
 #
-#     examples/shop/shop.sh http://127.0.0.1:8081 cust-000001 sku-0001
+#     TOKEN=$(just token customer cust-000001) examples/shop/shop.sh http://127.0.0.1:8081 cust-000001 sku-0001
 #
 # A request that gets no answer may still have had its effect. So each request that changes something has an
 # Idempotency-Key, and is sent again with the same key until it is answered: that never orders twice.
 set -eu
 url=$1/api/v1/orders customer=$2 product=$3
 basket=${BASKET:-basket-$(date +%s)-$$} # a shop stores the key with the basket, before the first attempt
-answer=$(mktemp) headers=$(mktemp)
-trap 'rm -f "$answer" "$headers"' EXIT
+answer=$(mktemp) headers=$(mktemp) credentials=$(mktemp)
+trap 'rm -f "$answer" "$headers" "$credentials"' EXIT
+# In a file that only this user can read: everybody can see the arguments of a process.
+[ -z "${TOKEN:-}" ] || echo "authorization: Bearer $TOKEN" >"$credentials"
 
 # Send a request until it is answered, at most 10 times. The pause is what Retry-After asks for, and full jitter.
 api() {
     attempt=0
     : >"$headers"
     while [ "$attempt" -lt 10 ]; do
-        status=$(curl --silent --max-time 15 --dump-header "$headers" --output "$answer" --write-out '%{http_code}' "$@") || status=000
+        status=$(curl --silent --max-time 15 --header "@$credentials" --dump-header "$headers" --output "$answer" --write-out '%{http_code}' "$@") || status=000
         case $status in
             2??) cat "$answer"; return ;;
             408 | 429) ;;
@@ -39,7 +41,7 @@ order=$(field order_id <"$answer")
 echo "placed $order"
 
 # Server-sent events: one for each entry of the timeline, then `settled`, and the stream ends.
-curl --silent --no-buffer --max-time 60 "$url/$order/events" | sed -n 's/^event: /  /p'
+curl --silent --no-buffer --max-time 60 --header "@$credentials" "$url/$order/events" | sed -n 's/^event: /  /p'
 
 while api "$url/$order" >/dev/null || exit; ! grep -q '"settled":true' "$answer"; do sleep 0.2; done
 echo "settled $(field status <"$answer")"

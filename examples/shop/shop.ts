@@ -1,6 +1,6 @@
 // A client of the order api: place, wait, stream, cancel, page. Copy it with openapi.d.ts; it needs nothing else.
 //
-//     node examples/shop/shop.ts http://127.0.0.1:8081 cust-000001 sku-0001
+//     TOKEN=$(just token customer cust-000001) node examples/shop/shop.ts http://127.0.0.1:8081 cust-000001 sku-0001
 //
 // Node runs it as it is, from version 22.18 on. A request that gets no answer may still have had its effect. So each
 // request that changes something has an idempotency key, and is sent again with the same key until it is answered.
@@ -45,10 +45,13 @@ export class Unanswered extends Error {}
 
 export class Shop {
   readonly #base: string;
+  readonly #token: () => string;
   readonly #patienceMs: number;
 
-  constructor(url: string, patienceMs = PATIENCE_MS) {
+  /** `token` returns the customer's token. It is called for each attempt, since a token expires. */
+  constructor(url: string, token: () => string = () => "", patienceMs = PATIENCE_MS) {
     this.#base = `${url}/api/v1/orders`;
+    this.#token = token;
     this.#patienceMs = patienceMs;
   }
 
@@ -94,8 +97,8 @@ export class Shop {
       const silent = new AbortController();
       const alarm = setTimeout(() => silent.abort(), TIMEOUT_MS); // the api sends a comment every 10 s
       try {
-        const request = { headers: { "last-event-id": last }, signal: silent.signal };
-        const answer = await fetch(`${this.#base}/${orderId}/events`, request);
+        const headers = this.#authorised({ "last-event-id": last });
+        const answer = await fetch(`${this.#base}/${orderId}/events`, { headers, signal: silent.signal });
         if (answer.status === 200 && answer.body) {
           for await (const event of serverSent(answer.body, () => alarm.refresh())) {
             last = event.id;
@@ -127,6 +130,13 @@ export class Shop {
     }
   }
 
+  #authorised(headers?: HeadersInit): Headers {
+    const authorised = new Headers(headers);
+    const token = this.#token();
+    if (token) authorised.set("authorization", `Bearer ${token}`);
+    return authorised;
+  }
+
   /** Send a request that may be repeated, until it is answered. */
   async #send<T>(path: string, request: RequestInit = {}): Promise<T> {
     const until = Date.now() + this.#patienceMs;
@@ -134,7 +144,9 @@ export class Shop {
       let pause = jitterMs(attempt);
       let problem: unknown;
       try {
-        const answer = await fetch(this.#base + path, { ...request, signal: AbortSignal.timeout(TIMEOUT_MS) });
+        const headers = this.#authorised(request.headers);
+        const signal = AbortSignal.timeout(TIMEOUT_MS);
+        const answer = await fetch(this.#base + path, { ...request, headers, signal });
         if (answer.ok) return (await answer.json()) as T;
         problem = answer.status;
         pause += await checked(answer);
@@ -183,7 +195,7 @@ function sleep(ms: number): Promise<void> {
 }
 
 async function main(url: string, customerId: string, productId: string): Promise<void> {
-  const shop = new Shop(url);
+  const shop = new Shop(url, () => process.env.TOKEN ?? "");
   const order = { customer_id: customerId, product_id: productId, quantity: 1 };
   const placed = await shop.place(order, `basket-${crypto.randomUUID()}`);
   console.log("placed", placed.order_id);

@@ -2,7 +2,7 @@
 
 import asyncio
 import http.client
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -45,6 +45,8 @@ from ops.verify.statements import TEXTS
 
 PASS_ON_S: Final = 35.0
 """More than the order api takes for any answer."""
+PASSED_ON: Final = ("authorization", "idempotency-key")
+"""The headers of an order that the order api needs."""
 FILES: Final = Files(
     Path(__file__).parent / "static",
     {
@@ -107,8 +109,8 @@ async def serve(settings: Settings) -> None:
 
     async def place(request: Request) -> Response:
         body = await read_body(request)
-        key = request.headers.get("idempotency-key")
-        return await unblocked(pass_on, settings.order_api, settings.process.tls.authority, body, key)
+        passed = {name: value for name in PASSED_ON if (value := request.headers.get(name))}
+        return await unblocked(pass_on, settings.order_api, settings.process.tls.authority, body, passed)
 
     async def story(request: Request) -> Response:
         told, _ = await unblocked(orders.story, asking, request.path_params["order_id"])
@@ -165,9 +167,9 @@ async def serve(settings: Settings) -> None:
     async def load(request: Request) -> Response:
         body = await read_body(request)
         drill.check_allowed(settings)
-        return accepted(
-            drill.start_load(jobs, decode_body(body, _load).shape, settings.order_api, settings.process.tls.authority)
-        )
+        shape, asks = decode_body(body, _load).shape, request.headers.get("authorization", "")
+        authority = settings.process.tls.authority
+        return accepted(drill.start_load(jobs, shape, settings.order_api, authority, asks))
 
     async def page(request: Request) -> Response:
         return FILES.answer(request.path_params.get("path", "index.html"))
@@ -224,12 +226,14 @@ def accepted(job: Job) -> Response:
     return json_response(job.shown(), 202, {"location": f"/api/jobs/{job.id}"})
 
 
-def pass_on(order_api: Address, authority: Path | None, body: bytes, key: str | None) -> Response:
-    """The order api's answer to an order, as it is. Raises `ProblemError` 503 when there is none."""
+def pass_on(order_api: Address, authority: Path | None, body: bytes, headers: Mapping[str, str]) -> Response:
+    """The order api's answer to an order, as it is. Raises `ProblemError` 503 when there is none.
+
+    The order comes from the person at the console, with that person's credentials (decision 29).
+    """
     connection = connect(order_api.host, order_api.port, timeout_s=PASS_ON_S, authority=authority)
-    headers = {"content-type": "application/json"} | ({"idempotency-key": key} if key else {})
     try:
-        connection.request("POST", "/api/v1/orders", body, headers)
+        connection.request("POST", "/api/v1/orders", body, {"content-type": "application/json", **headers})
         answer = connection.getresponse()
         content = answer.read()
     except (OSError, http.client.HTTPException) as error:

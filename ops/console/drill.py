@@ -3,6 +3,7 @@ what is asked, under the same lock as `just`."""
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
@@ -71,12 +72,20 @@ def start(jobs: Jobs, drill: Drill) -> Job:
     return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {}))
 
 
-def start_load(jobs: Jobs, shape: str, order_api: Address, authority: Path | None) -> Job:
-    """Run Locust with this shape against the order api, by TLS if there is an authority. Raises `ProblemError`."""
+def start_load(jobs: Jobs, shape: str, order_api: Address, authority: Path | None, authorization: str) -> Job:
+    """Run Locust with this shape against the order api, with these credentials, and by TLS if there is an authority.
+    Raises `ProblemError`."""
     scheme = "http" if authority is None else "https"
     arguments = ["-m", "locust", "-f", "locustfile.py", "--headless", "--only-summary"]
     arguments += ["--host", f"{scheme}://{order_api.host}:{order_api.port}"]
-    work = _running(jobs, arguments, {"TANDEM_SHAPE": shape})
+
+    def work(job: Job) -> bool:
+        with NamedTemporaryFile("w", prefix="load-") as token_file:  # which this user alone can read
+            token_file.write(authorization.partition(" ")[2])
+            token_file.flush()
+            variables = {"TANDEM_SHAPE": shape} | ({"TANDEM_TOKEN_FILE": token_file.name} if authorization else {})
+            return _running(jobs, arguments, variables)(job)
+
     return jobs.start("load", f"just {shape}", work, can_stop=True)
 
 

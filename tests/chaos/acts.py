@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Final
 
@@ -187,6 +188,11 @@ class Native:
         assert done.returncode == 0, f"just {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    @cached_property
+    def headers(self) -> dict[str, str]:
+        """Those of a merchant."""
+        return {"authorization": f"Bearer {self.just('ops', 'people.token', 'merchant', 'chaos').strip()}"}
+
     @property
     def supervisor(self) -> int:
         return int((self.home / "supervisor/supervisord.pid").read_text())
@@ -196,11 +202,12 @@ class Native:
         ids = []
         for number in range(CUSTOMERS):
             body = {"customer_id": f"cust-{number:06d}", "product_id": "sku-0001", "quantity": 1}
-            answer = httpx.post(self.api, json=body)
+            answer = httpx.post(self.api, json=body, headers=self.headers)
             assert answer.status_code == 202, answer.text
             ids.append(str(answer.json()["order_id"]))
         for order_id in ids:
-            eventually(lambda i=order_id: httpx.get(f"{self.api}/{i}").json()["settled"], "settled", SETTLE_S)  # type: ignore[misc]
+            url = f"{self.api}/{order_id}"
+            eventually(lambda u=url: httpx.get(u, headers=self.headers).json()["settled"], "settled", SETTLE_S)  # type: ignore[misc]
         return ids
 
 

@@ -71,6 +71,14 @@ class TestWire:
         request = parts.before + b"k" + parts.after
         assert b"\r\nidempotency-key: k\r\ncontent-length: 2\r\n\r\n{}" in request
 
+    def test_an_order_brings_the_token_of_its_customer(self) -> None:
+        bodies, tokens = wire.bodies(Population(customers=3, bodies=3)), [b"t0", b"t1", b"t2", b"merchant"]
+        for parts in wire.requests(bodies, "h", "/p", tokens=tokens):
+            head, _, body = parts.before.partition(b"\r\n\r\n")
+            assert head.endswith(b"Bearer t%b\r\ncontent-length: %d" % (body[26:27], len(body)))
+        for options in ({"lines": 3, "tokens": tokens}, {"tokens": [b"merchant"]}):
+            assert all(b"Bearer merchant\r\n" in p.before for p in wire.requests(bodies, "h", "/p", **options))
+
     def test_many_orders_are_lines(self) -> None:
         [parts] = wire.requests([b"{1}", b"{2}", b"{3}"], "h", "/p", lines=2)
         assert parts.before.endswith(b"content-length: 8\r\n\r\n{1}\n{2}\n")

@@ -26,11 +26,11 @@ def test_a_wrong_setting_is_named_with_its_value(value: str) -> None:
         config.process(Env("payment", {**REQUIRED, "HTTP_PORT": value}), database="DB", port=8082)
 
 
-def test_other_addresses_than_loopback_are_refused_unless_wanted() -> None:
+def test_only_the_loopback_is_open_to_everybody() -> None:
     public = {**REQUIRED, "HTTP_HOST": "192.0.2.1"}
     with pytest.raises(Fatal, match=r"AUTH=off on 192\.0\.2\.1: deposits"):
         config.process(Env("payment", public), database="DB", port=8082)
-    allowed = {**public, "ALLOW_UNAUTHENTICATED": "1"}
+    allowed = {**public, "AUTH": "on", "AUTH_JWKS": "https://id.example/keys", "AUTH_ISSUER": "x"}
     assert config.process(Env("payment", allowed), database="DB", port=8082).host == "192.0.2.1"
 
 

@@ -505,6 +505,14 @@ def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.Monke
     assert "topic 'orders': retention.ms is 1000, must be -1" in finding.text
 
 
+def test_doctor_names_secrets_that_others_can_read(tmp_path: Path) -> None:
+    (tmp_path / "auth").mkdir(mode=0o700)
+    assert [finding.good for finding in doctor.secrets(tmp_path)] == [True]
+    (tmp_path / "auth").chmod(0o750)
+    [finding] = doctor.secrets(tmp_path)
+    assert (finding.good, finding.text) == (False, f"secrets: others can read {tmp_path / 'auth'}")
+
+
 def test_doctor_finds_nothing_wrong_with_a_warm_up_that_has_ended() -> None:
     """It ends by itself, as it should; a stopped service is a finding."""
     statuses = {

@@ -158,7 +158,7 @@ def test_the_first_order_goes_past_the_proxy_of_the_shell(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    NativeStack(Settings(home=tmp_path)).print_addresses()
+    NativeStack(Settings(home=tmp_path, told={"AUTH": "off"})).print_addresses()
     assert f"  {shown}http://127.0.0.1:8081/" in capsys.readouterr().out
 
 

@@ -1,0 +1,1 @@
+"""Tokens and keys: who may ask the services, and how an operator lets them in."""
