@@ -22,7 +22,6 @@ from common.http.app import application
 from common.http.contract.files import HEADERS, Files
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
-from common.http.once import author_of
 from common.http.problem import ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response
@@ -36,6 +35,8 @@ from ops.console.jobs import Job, Jobs
 from ops.console.parked import Act, Listing
 from ops.console.poller import Poller
 from ops.console.proof.rounds import StandingProof
+from ops.console.session.cookie import Cookie
+from ops.console.session.logins import Logins, Nothing
 from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES, Instances, Kafka, Targets
 from ops.databases import databases
@@ -62,7 +63,7 @@ _drill: Final = msgspec.json.Decoder(Drill)
 _load: Final = msgspec.json.Decoder(Load)
 
 
-_nothing: Final = msgspec.json.Decoder(api.Nothing)
+_nothing: Final = msgspec.json.Decoder(Nothing)
 
 
 async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
@@ -81,17 +82,17 @@ def wanted_by(request: Request, kind: type[T]) -> T:
 async def serve(settings: Settings) -> None:
     """Run the console until it is told to stop."""
     process = settings.process
-    actor = f"{user()} (console)"
+    logins = Logins(Cookie(process.port), f"{user()} (console)")
     env = Env("console")
     reading = databases(settings.auditor_urls, "console")
     asking = databases(settings.auditor_urls, "console-http")
 
     def first() -> Iterator[tuple[str, object]]:
         poller.wake()
-        yield "hello", hello(settings, actor)
+        yield "hello", hello(settings)
         yield "history", poller.history()
 
-    hub = Hub(first, lambda: frame.stopping)
+    hub = Hub(first, lambda: frame.stopping, lambda scope: logins.is_admitted(frame.auth, scope))
     jobs = Jobs(
         lambda job: hub.publish("job", job.shown(), key=f"job {job.id}"), lambda job: hub.forget(f"job {job.id}")
     )
@@ -130,9 +131,7 @@ async def serve(settings: Settings) -> None:
     async def act(request: Request) -> Response:
         wanted = decode_body(await read_body(request), _act)
         names = await unblocked(parked.named_by, asking, wanted)
-        author = author_of(request)
-        if author.kind == "anonymous":
-            author = author._replace(principal=actor, kind="user")
+        author = logins.author(request)
         if wanted.dry_run:
             return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, author))
         return accepted(parked.start(jobs, env, wanted, names, author))
@@ -178,6 +177,9 @@ async def serve(settings: Settings) -> None:
         api.INDEX: page,
         api.FILE: page,
         api.STREAM: hub,
+        api.WHO: logins.shown,
+        api.LOG_IN: logins.log_in,
+        api.LOG_OUT: logins.log_out,
         api.SEARCH: search,
         api.PLACE: place,
         api.STORY: story,
@@ -193,6 +195,7 @@ async def serve(settings: Settings) -> None:
         api.LOAD: load,
     }
     frame = application(api.CONTRACT.routes(endpoints), lambda: poller.missing() + proof.missing())
+    frame.authorizations_of = logins.authorizations_of
 
     async def open_() -> None:
         hub.open()
@@ -203,13 +206,12 @@ async def serve(settings: Settings) -> None:
     await server.serve(frame, process, [poller, proof, sampling], open_=open_, close=close)
 
 
-def hello(settings: Settings, actor: str) -> dict[str, Any]:
+def hello(settings: Settings) -> dict[str, Any]:
     """What a tab has to know first."""
     can_break = settings.stack == "native"
     return {
         "stack": settings.stack,
         "can_break": can_break,
-        "actor": actor,
         "services": SERVICES,
         "targets": (*SERVICES, *drill.SERVERS) if can_break else (),
         "instances_max": drill.SCALED_MAX,

@@ -9,7 +9,7 @@ References: WHATWG HTML, "Server-sent events".
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 import orjson
@@ -23,7 +23,8 @@ STREAMS_MAX: Final = 64
 QUEUE_MAX: Final = 128
 """Messages: about a minute of them, and all that a client gets when it connects."""
 HEARTBEAT_S: Final = 10.0
-CHECK_STOPPING_S: Final = 1.0
+CHECK_S: Final = 1.0
+"""How often a stream asks whether it has to end."""
 SEND_S: Final = 20.0
 """How long a client may leave one message unread when the system's buffers are full."""
 RETRY_MS: Final = 2_000
@@ -70,10 +71,16 @@ class Client:
 class Hub:
     """The clients, and the newest message of each kind."""
 
-    def __init__(self, first: Callable[[], Iterator[tuple[str, object]]], stopping: Callable[[], bool]) -> None:
-        """`first` makes what every client gets first."""
+    def __init__(
+        self,
+        first: Callable[[], Iterator[tuple[str, object]]],
+        stopping: Callable[[], bool],
+        is_admitted: Callable[[Scope], Awaitable[bool]],
+    ) -> None:
+        """`first` makes what every client gets first. A stream ends when its request `is_admitted` no more."""
         self._first = first
         self._stopping = stopping
+        self._is_admitted = is_admitted
         self._newest: dict[str, bytes] = {}
         self._clients: set[Client] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -116,7 +123,7 @@ class Hub:
         gone = asyncio.ensure_future(self._gone(receive))
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
-            await self._feed(client, gone, send)
+            await self._feed(client, gone, scope, send)
             await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_S)
         except TimeoutError:
             pass  # it reads nothing: the connection is closed
@@ -128,13 +135,17 @@ class Hub:
         while (await receive())["type"] != "http.disconnect":
             pass
 
-    async def _feed(self, client: Client, gone: "asyncio.Future[None]", send: Send) -> None:
-        silent_s = 0.0
+    async def _feed(self, client: Client, gone: "asyncio.Future[None]", scope: Scope, send: Send) -> None:
+        now = asyncio.get_running_loop().time
+        checked_at = sent_at = now()
         while not (gone.done() or client.dropped or self._stopping()):
-            text = await client.take(CHECK_STOPPING_S)
-            silent_s = 0.0 if text else silent_s + CHECK_STOPPING_S
-            if not text and silent_s < HEARTBEAT_S:
+            text = await client.take(CHECK_S)
+            if now() - checked_at >= CHECK_S:
+                if not await self._is_admitted(scope):
+                    return
+                checked_at = now()
+            if not text and now() - sent_at < HEARTBEAT_S:
                 continue
             body = {"type": "http.response.body", "body": text or b": nothing new\n\n", "more_body": True}
             await asyncio.wait_for(send(body), SEND_S)
-            silent_s = 0.0
+            sent_at = now()

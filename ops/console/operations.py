@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Final
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
 from common.auth.access import PUBLIC, scopes
-from common.auth.principal import AUDITOR, OPERATOR, SCOPES
+from common.auth.principal import AUDITOR, CUSTOMER, MERCHANT, OPERATOR
 from common.http import problem
 from common.http.contract.operation import LOCATION, Answer, Body, Header, Operation
 from common.http.contract.service import Contract
@@ -14,20 +14,19 @@ from ops.console.drill import NOT_ALLOWED, Drill, Load
 from ops.console.jobs import BUSY, CANNOT_STOP
 from ops.console.orders import Search
 from ops.console.parked import Act, Listing
+from ops.console.session.logins import Nothing, SessionView
 from order.api.requests import OrderRequest
 
 ORDERS: Final = "orders"
 DEAD_LETTERS: Final = "dead letters"
 JOBS: Final = "jobs"
 PAGE: Final = "page"
+SESSION: Final = "session"
 READ: Final = scopes(OPERATOR, AUDITOR)
 ACT_ON: Final = scopes(OPERATOR)
+SET_COOKIE: Final = Header(name="Set-Cookie", description="the cookie of the session", required=True)
 _ORDER_ID: Final = {"order_id": UuidText}
 _JOB_ID: Final = {"job_id": Annotated[str, Meta(max_length=64)]}
-
-
-class Nothing(Struct, forbid_unknown_fields=True):
-    """An empty object: the request is sent with a content type, which no page of another site can do unasked."""
 
 
 def _documents(description: str, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
@@ -53,13 +52,30 @@ STREAM: Final = Operation(
     answers=(Answer(status=200, kind=str, media_types=("text/event-stream",), description="the events"),),
     problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
+WHO: Final = Operation(
+    method="GET", path="/api/session", id="getSession", tag=SESSION, access=READ,
+    summary="Who uses the console, and what they may do", answers=(Answer(status=200, kind=SessionView),),
+)  # fmt: skip
+LOG_IN: Final = Operation(
+    method="POST", path="/api/session", id="logIn", tag=SESSION, access=READ,
+    summary="Begin a session with the token or the API key of this request; a cookie stands for it after that",
+    body=Body(kind=Nothing, examples={"nothing": Nothing()}),
+    answers=(
+        Answer(status=201, kind=SessionView, headers=(SET_COOKIE,)),
+        Answer(status=200, kind=SessionView, description="there is a session already, or AUTH=off"),
+    ),
+)  # fmt: skip
+LOG_OUT: Final = Operation(
+    method="DELETE", path="/api/session", id="logOut", tag=SESSION, access=READ, summary="End the session",
+    answers=(Answer(status=204, description="it has ended", headers=(SET_COOKIE,)),),
+)  # fmt: skip
 SEARCH: Final = Operation(
     method="GET", path="/api/orders", id="searchOrders", tag=ORDERS, access=READ,
     summary="Find orders, newest first", query=Search,
     answers=(_documents("a page of orders, and how far it was searched"),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 PLACE: Final = Operation(
-    method="POST", path="/api/orders", id="placeOrder", tag=ORDERS, access=scopes(*SCOPES),
+    method="POST", path="/api/orders", id="placeOrder", tag=ORDERS, access=scopes(CUSTOMER, MERCHANT),
     summary="Pass an order on to the order api",
     body=Body(
         kind=OrderRequest,
@@ -129,7 +145,7 @@ CONTRACT: Final = Contract(
     "Tandem console",
     "What the console's page asks for. It is for that page: its answers change without notice.",
     (
-        INDEX, FILE, STREAM, SEARCH, PLACE, STORY, EVENTS, PARKED, ACT, PARKED_EVENT, VERIFY, LIST_JOBS, JOB, STOP_JOB,
-        BREAK, LOAD,
+        INDEX, FILE, STREAM, WHO, LOG_IN, LOG_OUT, SEARCH, PLACE, STORY, EVENTS, PARKED, ACT, PARKED_EVENT, VERIFY,
+        LIST_JOBS, JOB, STOP_JOB, BREAK, LOAD,
     ),
 )  # fmt: skip

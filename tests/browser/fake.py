@@ -17,6 +17,7 @@ from tests.browser import made_up
 SEND_EVERY_S: Final = 1.0
 
 Json = dict[str, Any]
+UNAUTHENTICATED: Final[tuple[int, Json]] = (401, {"title": "No credentials", "detail": "the token has expired"})
 
 
 class Fake:
@@ -36,6 +37,10 @@ class Fake:
         self.jobs: dict[str, Json] = {}
         self.streams: list[queue.Queue[tuple[str, Json] | None]] = []
         self.refuses_streams = False
+        self.session: Json | None = made_up.session()
+        """Who has a session; None: nobody has, and all but the page itself is a 401."""
+        self.tokens: dict[str, Json] = {}
+        """The sessions that tokens begin."""
 
     def tell(self, kind: str, document: Json) -> None:
         """Send an event to every stream, and to those that open later."""
@@ -51,7 +56,17 @@ class Fake:
         for stream in list(self.streams):
             stream.put(None)
 
+    def end_session(self) -> None:
+        """Let nobody have a session, and end every stream."""
+        self.session = None
+        for stream in list(self.streams):
+            stream.put(None)
+
     def get(self, path: str, query: dict[str, str]) -> tuple[int, Json]:
+        if path == "/api/session" and self.session is not None:
+            return 200, self.session
+        if self.session is None:
+            return UNAUTHENTICATED
         self.queried.append((path, query))
         match [unquote(part) for part in path.split("/")[2:]]:
             case ["orders"]:
@@ -105,10 +120,22 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             assert self.headers["content-type"] == "application/json"
+            if self.path == "/api/session":
+                fake.session = fake.tokens.get(self.headers["authorization"].removeprefix("Bearer "))
+                self.answer_json(*(UNAUTHENTICATED if fake.session is None else (201, fake.session)))
+                return
             fake.posted.append((self.path, body, self.headers["idempotency-key"]))
             self.answer_json(*fake.answers.get(self.path, (404, {"detail": f"{self.path} is not there"})))
 
+        def do_DELETE(self) -> None:
+            fake.end_session()
+            self.send_response(204)
+            self.end_headers()
+
         def stream(self) -> None:
+            if fake.session is None:
+                self.answer_json(*UNAUTHENTICATED)
+                return
             if fake.refuses_streams:
                 self.answer_json(503, {"detail": "no more streams"})
                 return

@@ -25,13 +25,18 @@ EVIL: Final = '<img src=x onerror="document.title=1"><script>document.title=2</s
 
 def hello(can_break: bool = True) -> Json:
     return {
-        "stack": "native" if can_break else "compose", "can_break": can_break, "actor": "ana (console)",
+        "stack": "native" if can_break else "compose", "can_break": can_break,
         "services": SERVICES, "targets": [*SERVICES, "kafka", "postgres"] if can_break else [], "instances_max": 9,
         "shapes": ["load", "stress", "spike"], "statuses": ["pending", "confirmed", "rejected", "cancelled"],
         "reasons": ["insufficient_funds", "out_of_stock", "deadline"],
         "statements": [{"statement": n, "text": text, "counted": of} for n, (text, of) in enumerate(TEXTS, 1)],
         "at": NOW,
     }  # fmt: skip
+
+
+def session(actor: str = "ana (console)", by: str = "anonymous", may: tuple[str, ...] = ("act", "place")) -> Json:
+    """Who uses the page."""
+    return {"actor": actor, "by": by, "may": may, "ends_at": None}
 
 
 def latency(p50_ms: float, count: int) -> Json:

@@ -11,6 +11,7 @@ import orjson
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.requests import Request
+from starlette.types import Scope
 
 from common.codec import encode
 from common.config import Brokers, Env
@@ -217,6 +218,10 @@ def first() -> Iterator[tuple[str, object]]:
     yield "hello", {"stack": "native"}
 
 
+async def always(_: Scope) -> bool:
+    return True
+
+
 async def started(tab: Tab, opened: Hub) -> "asyncio.Task[None]":
     stream = asyncio.create_task(opened({"type": "http"}, tab.receive, tab.send))
     await until(lambda: bool(tab.sent))
@@ -225,7 +230,7 @@ async def started(tab: Tab, opened: Hub) -> "asyncio.Task[None]":
 
 def test_a_tab_gets_the_newest_of_each_kind_and_then_what_comes() -> None:
     async def play() -> str:
-        opened, tab = Hub(first, lambda: False), Tab()
+        opened, tab = Hub(first, lambda: False, always), Tab()
         opened.open()
         for number in range(3):
             opened.publish("flow", {"number": number})
@@ -250,7 +255,7 @@ def test_a_tab_gets_the_newest_of_each_kind_and_then_what_comes() -> None:
 
 def test_a_tab_that_does_not_read_is_dropped_and_keeps_nobody_waiting() -> None:
     async def play() -> int:
-        opened, slow, quick = Hub(first, lambda: False), Tab(), Tab()
+        opened, slow, quick = Hub(first, lambda: False, always), Tab(), Tab()
         opened.open()
         quick.reading.set()
         streams = [await started(tab, opened) for tab in (slow, quick)]
@@ -268,6 +273,31 @@ def test_a_tab_that_does_not_read_is_dropped_and_keeps_nobody_waiting() -> None:
         return clients
 
     assert asyncio.run(play()) == 1
+
+
+def test_a_stream_ends_with_what_it_was_let_in_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "CHECK_S", 0.001)
+    admitted = [True, True, False]
+
+    async def is_admitted(scope: Scope) -> bool:
+        assert scope["type"] == "http"
+        return admitted.pop(0)
+
+    async def play() -> str:
+        opened, tab = Hub(first, lambda: False, is_admitted), Tab()
+        opened.open()
+        tab.reading.set()
+        stream = await started(tab, opened)
+        while not stream.done():
+            opened.publish("flow", {"left": len(admitted)})
+            await asyncio.sleep(0.001)
+        assert opened.clients == 0
+        return tab.text
+
+    text = asyncio.run(play())
+    assert admitted == []
+    assert '"left":2' in text
+    assert '"left":0' not in text, "nothing is sent after that"
 
 
 # The light proof

@@ -3,11 +3,13 @@
 import { html, render, useEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { Problems, State } from "./parts.js";
 import { address, lastFilter, useRoute } from "./route.js";
+import { findSession, logOut, useSession } from "./session.js";
 import { connect, useNewest, useProof } from "./stream.js";
 import { BreakIt } from "./views/break_it.js";
 import { DeadLetter } from "./views/dead_letter.js";
 import { DeadLetters } from "./views/dead_letters.js";
 import { Flow } from "./views/flow.js";
+import { Login } from "./views/login.js";
 import { Order } from "./views/order.js";
 import { Orders } from "./views/orders.js";
 import { Proof } from "./views/proof.js";
@@ -57,7 +59,7 @@ function View({ route }) {
   }
 }
 
-function Page() {
+function Page({ who }) {
   const route = useRoute();
   const hello = useNewest("hello");
   const flow = useNewest("flow");
@@ -71,7 +73,7 @@ function Page() {
     if (arrived.current) main.current.querySelector("h1")?.focus();
     arrived.current = true;
   }, [view, id]);
-  const views = Object.keys(VIEWS).filter((name) => name !== "break-it" || hello?.can_break);
+  const views = Object.keys(VIEWS).filter((name) => name !== "break-it" || (hello?.can_break && who.may.includes("act")));
   const skip = (event) => {
     event.preventDefault();
     main.current.focus();
@@ -88,9 +90,22 @@ function Page() {
       <${View} key=${view} route=${route} />
     </main>
     <footer>
-      ${hello && html`${hello.stack} stack · you act as ${hello.actor}`}
+      ${hello && `${hello.stack} stack · `}you ${who.may.includes("act") ? "act" : "read"} as ${who.actor}
+      ${who.by !== "anonymous" && html` <button type="button" class="quiet" onClick=${logOut}>Log out</button>`}
     </footer>`;
 }
 
-connect();
-render(html`<${Page} />`, document.getElementById("page"));
+/** Draws nothing but the login until somebody has logged in. Each session has a page of its own, which remembers nothing of the one before. */
+function Console() {
+  const session = useSession();
+  const actor = session.who?.actor;
+  useEffect(() => {
+    if (actor) connect();
+  }, [actor]);
+  if (session.who === undefined) return html`<main id="main"><p role="status">Connecting …</p></main>`;
+  if (!session.who) return html`<${Login} ended=${session.ended} refusal=${session.refusal} />`;
+  return html`<${Page} key=${actor} who=${session.who} />`;
+}
+
+findSession();
+render(html`<${Console} />`, document.getElementById("page"));

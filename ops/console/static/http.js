@@ -9,6 +9,13 @@ export class Refusal extends Error {
   }
 }
 
+let onUnauthenticated = () => {};
+
+/** Calls `listener` when the server no longer knows who asks. */
+export function whenUnauthenticated(listener) {
+  onUnauthenticated = listener;
+}
+
 async function call(path, options) {
   let response;
   try {
@@ -17,6 +24,7 @@ async function call(path, options) {
     if (error.name === "AbortError") throw error;
     throw new Refusal(0, { detail: "the console does not answer; does it run? 'just ps' shows it" });
   }
+  if (response.status === 204) return undefined;
   const text = await response.text();
   let document;
   try {
@@ -24,6 +32,7 @@ async function call(path, options) {
   } catch {
     throw new Refusal(response.status, { detail: `the answer (${response.status}) is not JSON: ${text.slice(0, 200)}` });
   }
+  if (response.status === 401) onUnauthenticated();
   if (!response.ok) throw new Refusal(response.status, document);
   return document;
 }
@@ -34,6 +43,10 @@ export function get(path, signal) {
 
 export function post(path, body, headers = {}) {
   return call(path, { method: "POST", headers: { "content-type": "application/json", ...headers }, body: JSON.stringify(body) });
+}
+
+export function remove(path) {
+  return call(path, { method: "DELETE" });
 }
 
 /** `?a=1&b=2` of the entries that have a value, or nothing. */

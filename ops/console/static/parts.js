@@ -3,6 +3,7 @@
 import { html, useEffect, useLayoutEffect, useRef, useState } from "./vendor/htm-preact.js";
 import { ago, count, exactTime, seconds, time } from "./format.js";
 import { post } from "./http.js";
+import { useMay } from "./session.js";
 import { started, useJobs } from "./stream.js";
 
 const GLYPHS = { good: "✓", bad: "✕", warn: "!", wait: "…", off: "○" };
@@ -109,13 +110,14 @@ function Progress({ job }) {
 }
 
 export function Job({ job, children }) {
+  const mayAct = useMay("act");
   const [error, setError] = useState();
   const stop = () => post(`/api/jobs/${encodeURIComponent(job.id)}/stop`, {}).then(started, setError);
   return html`
     <li class="job">
       <div class="row"><${State} word=${job.state} /> <strong>${job.title}</strong>
         <span class="muted"><${Age} at=${job.ended_at ?? job.started_at} /></span>
-        ${job.state === "running" && job.can_stop && html`<button type="button" class="quiet" onClick=${stop}>Stop ${job.title}</button>`}</div>
+        ${mayAct && job.state === "running" && job.can_stop && html`<button type="button" class="quiet" onClick=${stop}>Stop ${job.title}</button>`}</div>
       <div class="row"><${Progress} job=${job} /></div>
       ${job.note && html`<p class="muted">${job.note}</p>`}
       ${job.output?.length > 0 && html`<details><summary>Output of ${job.title}</summary><pre tabindex="0">${job.output.join("\n")}</pre></details>`}

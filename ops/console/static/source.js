@@ -6,16 +6,21 @@ const POINTS_MAX = 90;
 const REOPEN_MS = 3000;
 
 /** Opens the stream and reports each event as (kind, document). It opens again for as long as the page lives; `link` says
- * whether it is open. */
+ * whether it is open, lost, or out: the session has ended, and the stream does not open again by itself. */
 export function follow(report) {
   const source = new EventSource(PATH);
   for (const kind of KINDS) source.addEventListener(kind, (event) => report(kind, JSON.parse(event.data)));
   source.onopen = () => report("link", "open");
   source.onerror = () => {
     report("link", "lost");
-    // After a refusal, such as a 503, the browser does not try again by itself.
-    if (source.readyState === EventSource.CLOSED) setTimeout(() => follow(report), REOPEN_MS);
+    // After a refusal, such as a 503, the browser does not try again by itself, nor does it say which one it was.
+    if (source.readyState !== EventSource.CLOSED) return;
+    isOut().then((out) => (out ? report("link", "out") : setTimeout(() => follow(report), REOPEN_MS)));
   };
+}
+
+function isOut() {
+  return fetch("/api/session", { cache: "no-store" }).then((answer) => answer.status === 401, () => false);
 }
 
 /** Puts an event into `newest`, a Map from kind to document; each job has an entry of its own. */

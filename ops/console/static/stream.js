@@ -2,6 +2,7 @@
 
 import { useEffect, useReducer } from "./vendor/htm-preact.js";
 import { seconds } from "./format.js";
+import { sessionEnded } from "./session.js";
 import { follow, remember } from "./source.js";
 
 const PROOF_SILENT_S = 120;
@@ -16,22 +17,29 @@ function notify(name) {
 }
 
 function take(kind, document) {
+  if (kind === "link" && document === "out") sessionEnded();
   notify(remember(newest, kind, document));
 }
 
-/** Starts to follow the stream: in the worker that all tabs share, or here when the browser has none. */
+let worker;
+
+/** Starts to follow the stream, for a session that has begun: in the worker that all tabs share, or here when the browser
+ * has none. */
 export function connect() {
   if (typeof SharedWorker === "undefined") {
     follow(take);
     return;
   }
-  const worker = new SharedWorker("/static/stream_worker.js", { type: "module", name: "tandem" });
-  worker.onerror = () => follow(take);
-  worker.port.onmessage = ({ data: [kind, document] }) => take(kind, document);
-  addEventListener("pagehide", () => worker.port.postMessage("goodbye"), { once: true });
+  if (!worker) {
+    worker = new SharedWorker("/static/stream_worker.js", { type: "module", name: "tandem" });
+    worker.onerror = () => follow(take);
+    worker.port.onmessage = ({ data: [kind, document] }) => take(kind, document);
+    addEventListener("pagehide", () => worker.port.postMessage("goodbye"));
+    addEventListener("pageshow", (event) => event.persisted && worker.port.postMessage("hello"));
+  }
+  worker.port.postMessage("hello");
 }
 
-addEventListener("pageshow", (event) => event.persisted && connect());
 document.addEventListener("visibilitychange", () => {
   const names = [...waiting];
   waiting.clear();

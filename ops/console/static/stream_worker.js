@@ -4,14 +4,26 @@ import { follow, remember } from "./source.js";
 
 const ports = new Set();
 const newest = new Map();
+let following = false;
 
-follow((kind, document) => {
+function report(kind, document) {
   remember(newest, kind, document);
+  if (kind === "link" && document === "out") {
+    following = false;
+    newest.clear(); // it was for whoever had the session
+  }
   for (const port of ports) port.postMessage([kind, document]);
-});
+}
 
 self.onconnect = ({ ports: [port] }) => {
-  for (const [key, document] of newest) port.postMessage([key.split(" ")[0], document]);
-  ports.add(port);
-  port.onmessage = () => ports.delete(port); // the tab says goodbye
+  port.onmessage = ({ data }) => {
+    if (data === "goodbye") {
+      ports.delete(port);
+      return;
+    }
+    for (const [key, document] of newest) port.postMessage([key.split(" ")[0], document]);
+    ports.add(port);
+    if (!following) follow(report);
+    following = true;
+  };
 };

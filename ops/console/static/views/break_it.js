@@ -4,6 +4,7 @@ import { html, useState } from "../vendor/htm-preact.js";
 import { count, seconds } from "../format.js";
 import { post } from "../http.js";
 import { Jobs, Refused, State } from "../parts.js";
+import { useMay } from "../session.js";
 import { started, useJobs, useNewest } from "../stream.js";
 import { Chart } from "./charts.js";
 import { Picture } from "./picture.js";
@@ -45,11 +46,13 @@ export function BreakIt() {
   const flow = useNewest("flow");
   const points = useNewest("history")?.points ?? [];
   const loads = useJobs(["load"]).some((job) => job.state === "running");
+  const mayAct = useMay("act");
   const [error, setError] = useState();
   const send = (path, body) => {
     setError();
     post(path, body).then(started, setError);
   };
+  if (hello?.can_break && !mayAct) return html`<h1 tabindex="-1">Break it</h1><p>Only an operator may break things.</p>`;
   if (!hello?.can_break) {
     return html`<h1 tabindex="-1">Break it</h1><p>${hello
       ? `This is the ${hello.stack} stack. Only a stack that 'just up' started as processes of this machine can be broken from here.`

@@ -5,10 +5,12 @@ import { bytes, count } from "../format.js";
 import { get } from "../http.js";
 import { At, Refused, State, Table } from "../parts.js";
 import { address, lastFilter } from "../route.js";
+import { useMay } from "../session.js";
 import { Act } from "./act.js";
 import { Figures } from "./flow.js";
 
 export function DeadLetter({ service, record }) {
+  const mayAct = useMay("act");
   const [event, setEvent] = useState();
   const [error, setError] = useState();
   const [acting, setActing] = useState();
@@ -38,10 +40,11 @@ export function DeadLetter({ service, record }) {
         ["in the log since", html`<${At} at=${event.record_at} />`],
         ["parked", html`<${At} at=${event.parked_at} />`],
       ]} />
-      <div class="actions">
-        <button type="button" disabled=${event.state !== "parked"} onClick=${() => act("redrive")}>Redrive …</button>
-        <button type="button" disabled=${event.state !== "parked"} onClick=${() => act("discard")}>Discard …</button>
-      </div>
+      ${mayAct && html`
+        <div class="actions">
+          <button type="button" disabled=${event.state !== "parked"} onClick=${() => act("redrive")}>Redrive …</button>
+          <button type="button" disabled=${event.state !== "parked"} onClick=${() => act("discard")}>Discard …</button>
+        </div>`}
       <section class="panel"><h2>Bytes</h2>
         <p class="muted">${bytes(event.bytes)}; what is not text is escaped${event.truncated ? "; the rest is left out" : ""}.</p>
         <pre tabindex="0" aria-label="Bytes of the record">${event.text}</pre></section>

@@ -5,6 +5,7 @@ import { bytes, count, fieldTime, time, timeField } from "../format.js";
 import { usePages } from "../pages.js";
 import { Choice, Field, Jobs, Problems, Refused, State, values } from "../parts.js";
 import { address, go, keepFilter } from "../route.js";
+import { useMay } from "../session.js";
 import { Windowed } from "../windowed.js";
 import { Act } from "./act.js";
 
@@ -59,12 +60,13 @@ export function DeadLetters({ filter }) {
   const { rows, page, loading, error, onEnd, refresh } = usePages("/api/dead-letters", filter, (page) => page.events);
   const [chosen, setChosen] = useState(new Map());
   const [acting, setActing] = useState();
+  const mayAct = useMay("act");
   const toggle = (event) => setChosen((chosen) => {
     const changed = new Map(chosen);
     if (!changed.delete(nameOf(event))) changed.set(nameOf(event), { service: event.service, record: event.record });
     return changed;
   });
-  const shown = useMemo(() => columns(chosen, toggle), [chosen]);
+  const shown = useMemo(() => columns(chosen, toggle).slice(mayAct ? 0 : 1), [chosen, mayAct]);
   const parked = useMemo(() => rows.filter((event) => event.state === "parked"), [rows]);
   const { state, ...matching } = filter;
   const byFilter = { ...matching, ...(matching.root && { root: matching.root === "true" }), ...(matching.since && { since: Number(matching.since) }) };
@@ -82,14 +84,15 @@ export function DeadLetters({ filter }) {
     <section class="panel"><h2>Filter</h2><${Filters} filter=${filter} /></section>
     <section class="panel"><h2>Parked events</h2>
       <${Refused} error=${error} />
-      <p role="status" class="muted">${loading ? "Reading …" : `Events: ${count(page?.total ?? rows.length)} match, ${count(rows.length)} loaded, ${count(chosen.size)} chosen.`}</p>
+      <p role="status" class="muted">${loading ? "Reading …" : `Events: ${count(page?.total ?? rows.length)} match, ${count(rows.length)} loaded${mayAct ? `, ${count(chosen.size)} chosen` : ""}.`}</p>
       <div class="actions">
-        ${["redrive", "discard"].map((act) => html`
+        ${mayAct && ["redrive", "discard"].map((act) => html`
           <button type="button" disabled=${chosen.size === 0} onClick=${() => setActing({ act, events: [...chosen.values()] })}>${act === "redrive" ? "Redrive" : "Discard"} the chosen …</button>
           <button type="button" class="quiet" disabled=${!someMatch} onClick=${() => setActing({ act, filter: byFilter })}>${act === "redrive" ? "Redrive" : "Discard"} all that match …</button>`)}
-        <button type="button" class="quiet" disabled=${parked.length === 0}
-          onClick=${() => setChosen(new Map(parked.map((event) => [nameOf(event), { service: event.service, record: event.record }])))}>Choose all loaded</button>
-        <button type="button" class="quiet" disabled=${chosen.size === 0} onClick=${() => setChosen(new Map())}>Choose none</button>
+        ${mayAct && html`
+          <button type="button" class="quiet" disabled=${parked.length === 0}
+            onClick=${() => setChosen(new Map(parked.map((event) => [nameOf(event), { service: event.service, record: event.record }])))}>Choose all loaded</button>
+          <button type="button" class="quiet" disabled=${chosen.size === 0} onClick=${() => setChosen(new Map())}>Choose none</button>`}
         <button type="button" class="quiet" onClick=${refresh}>Refresh</button>
       </div>
       <${Windowed} label="Dead letters" columns=${shown} rows=${rows} rowKey=${nameOf} onEnd=${onEnd} />

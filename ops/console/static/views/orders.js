@@ -5,6 +5,7 @@ import { fieldTime, money, time, timeField } from "../format.js";
 import { usePages } from "../pages.js";
 import { Choice, Field, Refused, State, values } from "../parts.js";
 import { address, go, keepFilter } from "../route.js";
+import { useMay } from "../session.js";
 import { useNewest } from "../stream.js";
 import { Windowed } from "../windowed.js";
 import { Place } from "./place.js";
@@ -45,10 +46,11 @@ function Find({ filter }) {
 }
 
 export function Orders({ filter }) {
+  const mayPlace = useMay("place");
   const { rows, page, loading, error, more, onEnd, refresh } = usePages("/api/orders", filter, (page) => page.orders);
   return html`
     <h1 tabindex="-1">Orders</h1>
-    <section class="panel"><h2>Place an order</h2><${Place} /></section>
+    ${mayPlace && html`<section class="panel"><h2>Place an order</h2><${Place} /></section>`}
     <section class="panel"><h2>Find orders</h2>
       <${Find} filter=${filter} />
       <${Refused} error=${error} />

@@ -4,6 +4,7 @@ import { html, useState } from "../vendor/htm-preact.js";
 import { count, seconds } from "../format.js";
 import { post } from "../http.js";
 import { Age, At, Jobs, Refused, State, Table } from "../parts.js";
+import { useMay } from "../session.js";
 import { started, useJobs, useProof } from "../stream.js";
 
 const verdict = (statement) => (statement.violations > 0 ? "violated" : statement.unproven > 0 ? "unproven" : "proved");
@@ -54,6 +55,7 @@ function Full({ full, texts }) {
 export function Proof() {
   const proof = useProof();
   const running = useJobs(["verify"]).some((job) => job.state === "running");
+  const mayAct = useMay("act");
   const [error, setError] = useState();
   const prove = () => {
     setError();
@@ -68,7 +70,9 @@ export function Proof() {
     </section>
     <section class="panel"><h2>Full proof</h2>
       <p>It reads the whole log and all three databases, as <code>just verify</code> does. The system keeps running.</p>
-      <button type="button" onClick=${prove} disabled=${running}>${running ? "A full proof is running" : "Prove everything now"}</button>
+      ${mayAct
+        ? html`<button type="button" onClick=${prove} disabled=${running}>${running ? "A full proof is running" : "Prove everything now"}</button>`
+        : html`<p class="muted">An operator can start it.</p>`}
       <${Refused} error=${error} />
       ${proof?.full && html`<${Full} full=${proof.full} texts=${texts} />`}
     </section>
