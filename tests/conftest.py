@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 import dev.settings
+import tests.guarded
 from common.config import ignore_foreign_variables
+from tests.guarded import Guarded
 from tests.servers import Servers
 from tests.stack import Stack
 
@@ -139,6 +141,13 @@ def servers(premises: Premises) -> Servers:
 def stack(premises: Premises) -> Stack:
     """One of each process, running. Tests bring customers and products of their own."""
     return premises.share()
+
+
+@pytest.fixture(scope="module")
+def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
+    """Instances beside those of the shared stack that ask for credentials."""
+    with tests.guarded.guarded(stack, tmp_path_factory.mktemp("guarded")) as instances:
+        yield instances
 
 
 @pytest.fixture(scope="module")

@@ -14,14 +14,17 @@ from typing import Any, Final
 import msgspec
 import pytest
 
-from dev.settings import HOST, ROOT
+from common.auth.principal import SCOPES
+from dev.settings import ROOT
 from ops.contract.documents import CONTRACTS
 from tests.fuzz.documented import CUSTOMER, PRODUCT, faults_of_request, undocumented_fields
+from tests.guarded import Guarded
 from tests.stack import Stack
 
 NAMES: Final = {"order": "order-api", "payment": "payment", "inventory": "inventory"}
 CONFIG: Final = Path(__file__).with_name("schemathesis.toml")
 RUN_S: Final = 300
+ALL: Final = " ".join(SCOPES)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -34,33 +37,38 @@ def examples(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("service", CONTRACTS)
-def test_every_example_of_the_document_is_taken(stack: Stack, service: str) -> None:
+def test_every_example_of_the_document_is_taken(guarded: Guarded, service: str) -> None:
     for operation in CONTRACTS[service].operations:
         if operation.body is None:
             continue
         path = operation.path.format(customer_id=CUSTOMER, product_id=PRODUCT)
         for summary, example in operation.body.examples.items():
             for media_type in operation.body.media_types:
-                answer = stack.http.request(
+                answer = guarded.http.request(
                     operation.method,
-                    f"http://{HOST}:{stack.ports[NAMES[service]]}{path}",
+                    guarded.url(NAMES[service], path),
                     content=msgspec.json.encode(example),
-                    headers={"content-type": media_type},
+                    headers={
+                        "content-type": media_type,
+                        "authorization": f"Bearer {guarded.issuer.token(CUSTOMER, ALL)}",
+                    },
                 )
                 statuses = {each.status for each in operation.answers if each.status < 300}
                 assert answer.status_code in statuses, f"{operation.id}, {summary}: {answer.text}"
 
 
 @pytest.mark.parametrize("service", CONTRACTS)
-def test_a_service_answers_as_its_document_says(stack: Stack, service: str, tmp_path: Path) -> None:
-    url = f"http://{HOST}:{stack.ports[NAMES[service]]}/openapi.json"
-    command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(CONFIG), "run", url]
+def test_a_service_answers_as_its_document_says(guarded: Guarded, service: str, tmp_path: Path) -> None:
+    url = guarded.url(NAMES[service], "/openapi.json")
+    credentials = f"Authorization: Bearer {guarded.key('fuzzer', *SCOPES)}"
+    options = ["--config-file", str(CONFIG), "run", "--header", credentials, url]
+    command = [sys.executable, "-m", "schemathesis.cli", *options]
     # In a folder of its own: it leaves a cache there.
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=RUN_S)
     print(done.stdout[-3_000:])
     assert done.returncode == 0, done.stdout[-20_000:] + done.stderr[-2_000:]
-    assert stack.http.get(url).json() == CONTRACTS[service].document()
+    assert guarded.http.get(url).json() == CONTRACTS[service].document()
 
 
 @pytest.mark.parametrize(
