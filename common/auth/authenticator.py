@@ -132,16 +132,20 @@ class Verifying:
 
     async def _newer_keys(self) -> bool:
         """Look for keys that were published since. Returns whether there are other ones now."""
-        changed = await self._signing.refresh_soon() if isinstance(self._signing, KeysUrl) else self._refresh_files()
+        if isinstance(self._signing, KeysUrl):
+            return self._forget_if(await self._signing.refresh_soon())
+        return self._refresh_files()
+
+    def _refresh_files(self) -> bool:
+        files = [source for source in (self._signing, self._api_keys) if isinstance(source, KeysFile)]
+        changed = [file.refresh() for file in files]
+        return self._forget_if(any(changed))
+
+    def _forget_if(self, changed: bool) -> bool:
+        """What is remembered may rest on a key that is gone."""
         if changed:
             self._known.clear()
         return changed
-
-    def _refresh_files(self) -> bool:
-        changed = [source.refresh() for source in (self._signing, self._api_keys) if isinstance(source, KeysFile)]
-        if any(changed):
-            self._known.clear()
-        return any(changed)
 
     async def keep_current(self) -> None:
         await asyncio.gather(self._follow_files(), self._follow_url())
@@ -154,8 +158,7 @@ class Verifying:
     async def _follow_url(self) -> None:
         while isinstance(self._signing, KeysUrl):
             try:
-                if await self._signing.refresh():
-                    self._known.clear()
+                self._forget_if(await self._signing.refresh())
             except Exception as error:  # whatever a library raises, the next fetch may work
                 logger.opt(exception=error).error("keys not fetched: {}", error)
             await asyncio.sleep(self._signing.pause_s())

@@ -361,6 +361,28 @@ def test_requests_that_name_an_unknown_key_share_one_fetch() -> None:
         following(authenticator, main)
 
 
+def test_what_rests_on_a_key_that_is_gone_is_forgotten_when_a_newer_one_is_fetched() -> None:
+    endpoint = Endpoint(FIRST.jwks())
+    authenticator = of_url(endpoint)
+
+    async def main() -> None:
+        await until(lambda: not authenticator.missing())
+        old, new = bearer(FIRST.token()), bearer(SECOND.token())
+        with pytest.raises(Unauthenticated):  # a fetch that changes nothing; after it, none is under way
+            await authenticator.authenticate([new])
+        await authenticator.authenticate([old])
+        endpoint.content = SECOND.jwks()
+        await authenticator.authenticate([new])
+        assert authenticator.known(old) is None
+        with pytest.raises(Unauthenticated):
+            await authenticator.authenticate([old])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "URL_RETRY_S", 0.0)
+        patch.setattr(sources, "URL_FETCH_EVERY_S", 1e9)
+        following(authenticator, main)
+
+
 def test_unknown_keys_cause_no_more_than_one_fetch_in_a_while() -> None:
     endpoint = Endpoint(FIRST.jwks())
     authenticator = of_url(endpoint)

@@ -78,6 +78,14 @@ def test_clocks_may_differ_by_the_leeway(claims: dict[str, float], at: float, go
             check(token, now=at)
 
 
+@pytest.mark.parametrize("name", ["exp", "nbf"])
+@pytest.mark.parametrize("value", [True, "1000", -1, 1e300, float("nan"), float("inf"), [1_000], {}])
+def test_a_time_must_be_seconds(name: str, value: object) -> None:
+    token = ISSUERS["Ed25519"].token(claims={"exp": 2_000, name: value})
+    with pytest.raises(Unauthenticated, match=f"{name} must be seconds since 1970"):
+        check(token, now=1)
+
+
 def test_an_audience_may_be_one_of_several() -> None:
     assert check(ISSUERS["Ed25519"].token(claims={"aud": ["other", AUDIENCE]})).subject == "cust-1"
 
