@@ -34,6 +34,7 @@ from order.api.read.queries import ANYTHING, Stored, Watched
 
 STREAMS_MAX: Final = 1_000
 """Open streams in this process."""
+STREAMS_OF_CUSTOMER_MAX: Final = 32
 HEARTBEAT_S: Final = 10.0
 """A comment this often keeps proxies from closing the connection."""
 RETRY_MS: Final = 1_000
@@ -48,27 +49,29 @@ class OrderEvents:
     def __init__(self, lookup: Lookup, outcomes: Outcomes, streams_max: int = STREAMS_MAX) -> None:
         self._lookup = lookup
         self._outcomes = outcomes
-        self._open = Places(streams_max)
+        self._open = Places(streams_max, STREAMS_OF_CUSTOMER_MAX)
         metrics.watch_pool("event-streams", streams_max, lambda: self._open.taken)
         self._refused = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         source = source_of_request(scope, ())
-        limit = self._open.take(source)
+        customer = confined_to(scope)
+        limit = self._open.take(source, customer)
         if limit is not None:
             raise ProblemError(self._no_room(limit, source, time.monotonic()))
         try:
             response = await self._response(scope)
             await response(scope, receive, send)
         finally:
-            self._open.give_back(source)
+            self._open.give_back(source, customer)
 
     def _no_room(self, limit: int, source: str, now: float) -> Problem:
         """The refusal of a stream, logged now and then with the number of them. `now` is in seconds."""
         if times := self._refused.count(now):
             logger.warning("too many event streams: {} refused", times, limit=limit, source=source)
         return problem.unavailable(
-            f"{limit} streams are open at this process already, in all or from this address; ask for the order"
+            f"{limit} streams are open at this process already, in all, from this address or of this customer; "
+            "ask for the order"
         )
 
     async def _response(self, scope: Scope) -> Response:
