@@ -22,92 +22,92 @@ default:
 # Start everything, wait until it is ready, and print the addresses (STACK=compose: in Docker Compose)
 [group('run')]
 up *args:
-    python -E -m dev up "$@"
+    exec python -E -m dev up "$@"
 
 # Stop everything; the data stays
 [group('run')]
 down *args:
-    python -E -m dev down "$@"
+    exec python -E -m dev down "$@"
 
 # Stop everything and delete the data, after asking (--yes: without asking)
 [group('run')]
 reset *args:
-    python -E -m dev reset "$@"
+    exec python -E -m dev reset "$@"
 
 # Start a service or an instance: just start payment, just start payment-1
 [group('run')]
 start *services:
-    python -E -m dev start "$@"
+    exec python -E -m dev start "$@"
 
 # Stop a service or an instance
 [group('run')]
 stop *services:
-    python -E -m dev stop "$@"
+    exec python -E -m dev stop "$@"
 
 # Restart a service, one instance after the other, or an instance
 [group('run')]
 restart *services:
-    python -E -m dev restart "$@"
+    exec python -E -m dev restart "$@"
 
 # Kill a service or an instance with SIGKILL (natively); supervisord starts it again
 [group('run')]
 kill *services:
-    python -E -m dev kill "$@"
+    exec python -E -m dev kill "$@"
 
 # Freeze a service or an instance with SIGSTOP (natively): its connections stay open, and nothing answers
 [group('run')]
 freeze *services:
-    python -E -m dev freeze "$@"
+    exec python -E -m dev freeze "$@"
 
 # Let what was frozen go on
 [group('run')]
 thaw *services:
-    python -E -m dev thaw "$@"
+    exec python -E -m dev thaw "$@"
 
 # Change how many instances run: just scale payment=3 (order-api, order-saga, payment, inventory)
 [group('run')]
 scale *counts:
-    python -E -m dev scale "$@"
+    exec python -E -m dev scale "$@"
 
 # Show what runs: state, pid, uptime, ready or not, port
 [group('look')]
 ps:
-    python -E -m dev ps
+    exec python -E -m dev ps
 
 # Follow the logs of everything or of some services (--no-follow: print the last lines; --order ID: those of an order)
 [group('look')]
 logs *args:
-    python -E -m dev logs "$@"
+    exec python -E -m dev logs "$@"
 
 # Open psql on a service's database, or run one statement: just psql payment -c 'SELECT …'
 [group('look')]
 psql *args:
-    python -E -m dev psql "$@"
+    exec python -E -m dev psql "$@"
 
 # List topics, partitions and consumer groups with their lag
 [group('look')]
 topics *args='list':
-    python -E -m dev ops topics "$@"
+    exec python -E -m dev ops topics "$@"
 
 # Tell the whole story of any order: its stages, payment, stock, parked events (--json, --otlp URL)
 [group('look')]
 trace *args:
-    python -E -m dev ops trace "$@"
+    exec python -E -m dev ops trace "$@"
 
 # Prove, on the running system, that no order was lost, charged twice or oversold (--json, --accepted FILE)
 [group('look')]
 verify *args:
-    python -E -m dev ops verify "$@"
+    exec python -E -m dev ops verify "$@"
 
 # Run Prometheus, Alertmanager and the watch beside the stack (in Compose with Grafana, Jaeger and Kafka UI)
 [group('look')]
 observe *args:
-    python -E -m dev observe "$@"
+    exec python -E -m dev observe "$@"
 
 # List, show, redrive or discard parked events, skip a record, or resume a stopped service: just dlq redrive --help
 [group('operate')]
 dlq *args='list':
-    python -E -m dev ops dead_letters "$@"
+    exec python -E -m dev ops dead_letters "$@"
 
 # List who deposited, restocked, changed a price, redrove, discarded or made a key (--json, --help)
 [group('operate')]
@@ -117,7 +117,7 @@ audit *args:
 # Read the log again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
 [group('operate')]
 replay *args:
-    python -E -m dev ops replay "$@"
+    exec python -E -m dev ops replay "$@"
 
 # Make new passwords of the databases, and new certificates, while everything runs: just secrets rotate
 [group('operate')]
@@ -127,12 +127,12 @@ secrets *args:
 # Make the database of a service beside the stack: just migrate notify=examples.notify (see docs/ADD_A_SERVICE.md)
 [group('develop')]
 migrate *targets:
-    python -E -m dev migrate "$@"
+    exec python -E -m dev migrate "$@"
 
 # Run a command with the settings of the stack's processes: just env python -m examples.notify
 [group('develop')]
 env +command:
-    python -E -m dev env "$@"
+    exec python -E -m dev env "$@"
 
 # Print a token: just token customer cust-000001, just token merchant|operator|auditor [NAME] (--ttl 15m)
 [group('run')]
@@ -147,7 +147,7 @@ keys *args='list':
 # Report what is missing, what listens on a taken port, and what to do
 [group('look')]
 doctor:
-    python -E -m dev doctor
+    exec python -E -m dev doctor
 
 [private]
 lint:
@@ -159,113 +159,113 @@ lint:
 # Check lint, formatting, types and imports, and run the unit tests, in seconds
 [group('develop')]
 check: lint
-    pytest tests/unit
+    exec pytest tests/unit
 
 # Tests wait more than they work, so three workers share two cores.
 # Check the same and run every test once, on ports of its own; arguments go to pytest
 [group('develop')]
 test *args: lint
-    pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
+    exec pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder "$@"
 
 # Check every state that the rules and the protocol can reach within bounds (--bound small|large, default small)
 [group('develop')]
 model *args:
-    python -E -m tests.model "$@"
+    exec python -E -m tests.model "$@"
 
 # Kill every process at each of its crash points under load, and check the data, in about 10 minutes (or name some)
 [group('develop')]
 crash-matrix *args:
-    python -E -m tests.crash "$@"
+    exec python -E -m tests.crash "$@"
 
 # Break a stack of its own in over thirty ways, drawn from a seed, and prove that it holds (--help)
 [group('develop')]
 chaos *args:
-    python -E -m tests.chaos "$@"
+    exec python -E -m tests.chaos "$@"
 
 # Break a stack of its own in 16 ways, and check that each raises exactly its alert, in minutes (or name faults)
 [group('develop')]
 alerts-drill *args:
-    python -E -m tests.alerts "$@"
+    exec python -E -m tests.alerts "$@"
 
 # Plant each known bug in a copy of the checkout, and see that a check finds it (just planted-bugs [NAME ...])
 [group('develop')]
 planted-bugs *args:
-    python -E -m tests.planted "$@"
+    exec python -E -m tests.planted "$@"
 
 # Attack a stack of its own with 200,000 hostile requests and mutated events, drawn from a seed (--help)
 [group('develop')]
 fuzz *args:
-    python -E -m tests.fuzz "$@"
+    exec python -E -m tests.fuzz "$@"
 
 # Measure speed and cost on a stack of its own, in about 7 minutes (--quick: 2, --full: 35, --against REV)
 [group('measure')]
 bench *args:
-    python -E -m bench "$@"
+    exec python -E -m bench "$@"
 
 # Place a million orders over HTTP on a stack of its own, and prove every one (just million 50000)
 [group('measure')]
 million *args:
-    python -E -m bench.million "$@"
+    exec python -E -m bench.million "$@"
 
 # Open Locust's web UI against the running stack, to choose a shape there (in Compose: a service of the load profile)
 [group('measure')]
 locust *args:
-    python -E -m dev locust "$@"
+    exec python -E -m dev locust "$@"
 
 # Report where the CPU time goes at a fixed rate, on a stack of its own: just profile [orders a second] [seconds]
 [group('measure')]
 profile *args:
-    python -E -m bench.profile "$@"
+    exec python -E -m bench.profile "$@"
 
 # Measure what a setting costs: just sweep TOPIC_PARTITIONS=3,6 ORDER_LINGER_MS=0,5 kafka.num.io.threads=2
 [group('measure')]
 sweep *args:
-    python -E -m bench.sweep "$@"
+    exec python -E -m bench.sweep "$@"
 
 # Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
 [group('measure')]
 drive *args:
-    python -E -m bench.drive "$@"
+    exec python -E -m bench.drive "$@"
 
 # Run 10 users for a minute against the running stack (--own-stack: one of its own), judge the figures, then verify
 [group('measure')]
 load *args:
-    python -E -m bench.shaped load "$@"
+    exec python -E -m bench.shaped load "$@"
 
 # Run 0 to 100 users
 [group('measure')]
 stress *args:
-    python -E -m bench.shaped stress "$@"
+    exec python -E -m bench.shaped stress "$@"
 
 # Run 0 to 50 to 0 users, then ten times as many
 [group('measure')]
 spike *args:
-    python -E -m bench.shaped spike "$@"
+    exec python -E -m bench.shaped spike "$@"
 
 # Run 10 users for as long as given: just soak 2h
 [group('measure')]
 soak *args:
-    python -E -m bench.shaped soak "$@"
+    exec python -E -m bench.shaped soak "$@"
 
 # Say what the code changes of the published documents in docs/contract, and fail if it breaks somebody (--publish)
 [group('develop')]
 contract *args:
-    python -E -m ops.contract "$@"
+    exec python -E -m ops.contract "$@"
 
 # Make examples/shop/openapi.d.ts anew, with npm, after the order api's types have changed
 [group('develop')]
 client-types:
-    python -E -m examples.shop.generate_types
+    exec python -E -m examples.shop.generate_types
 
 # Draw the console's pictures for the documents (docs/images/console-*.png), on a stack of its own, in 3 minutes
 [group('develop')]
 screenshots:
-    python -E -m tests.browser.screenshots
+    exec python -E -m tests.browser.screenshots
 
 # Measure what the console costs: list (100,000 events in a page), soak (twenty tabs beside a load), order (an order's CPU)
 [group('measure')]
 console-cost *args:
-    python -E -m tests.browser.cost "$@"
+    exec python -E -m tests.browser.cost "$@"
 
 # Write the bill of materials (CycloneDX) of all that is pinned here: just sbom [FILE]
 [group('develop')]

@@ -100,7 +100,7 @@ def programs(stack: NativeStack) -> Iterator[Finding]:
             remedy = f"'just start {name}'; if it ends again, 'just logs {name}' shows why"
             yield Finding(False, f"{name}: {status.state.lower()}, {status.remark}", remedy)
             continue
-        missing = stack.programs.server(name).unready()
+        missing = stack.programs.lacking(status)
         yield Finding(missing is None, f"{name}: {missing or 'ready'}", f"'just logs {name}' may show why")
 
 

@@ -6,11 +6,12 @@ from typing import Any
 
 from common.tls.authority import LOOPBACK, Authority, Certificate
 from dev.home import databases
+from dev.native.supervise import Status
 from dev.servers.console import Console
 from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
-from dev.servers.processes import listener
+from dev.servers.processes import is_frozen, listener
 from dev.servers.server import Server
 from dev.servers.warmth import NAME as WARM_UP
 from dev.servers.warmth import Warmer
@@ -55,6 +56,12 @@ class Programs:
         for name in chosen:
             turns.setdefault(self.instances[name][1] if name in self.instances else 0, []).append(name)
         return [turns[number] for number in sorted(turns)]
+
+    def lacking(self, status: Status) -> str | None:
+        """What a program that supervisord runs lacks; None when it is ready."""
+        if is_frozen(status.pid):
+            return f"frozen; 'just thaw {status.name}' lets it go on"
+        return self.server(status.name).unready()
 
     def server(self, name: str) -> Server:
         settings = self.settings

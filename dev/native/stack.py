@@ -145,11 +145,12 @@ class NativeStack(Stack):
             port, *others = programs.ports(name).values()
             admin_port = "-" if name in SERVERS else others[0]
             ready = f"no: {printable(missing)}" if missing else "yes" if running else "no"
-            print(row.format(name, status.state.lower(), status.pid or "-", uptime, port, admin_port, ready))
+            state = "frozen" if running and processes.is_frozen(status.pid) else status.state.lower()
+            print(row.format(name, state, status.pid or "-", uptime, port, admin_port, ready))
 
     def _lacking(self, status: Status) -> str | None:
         if status.state == "RUNNING":
-            return self.programs.server(status.name).unready()
+            return self.programs.lacking(status)
         return status.remark if status.state in ("BACKOFF", "FATAL", "EXITED") else None
 
     def logs(self, names: list[str], lines: int, follow: bool) -> None:

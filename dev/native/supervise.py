@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xmlrpc.client import Fault, ServerProxy, Transport
@@ -134,7 +135,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
                 state=info["statename"],
                 pid=info["pid"],
                 uptime_s=info["now"] - info["start"] if info["pid"] else 0,
-                remark=info["spawnerr"] or info["description"],
+                remark=info["spawnerr"] or (_ended(info["stop"]) if info["stop"] else info["description"]),
             )
             for info in self._call("getAllProcessInfo")
         }
@@ -216,6 +217,11 @@ class _Transport(Transport):
         connection = _Connection(self.directory)
         self._connection = host, connection  # to be closed with this
         return connection
+
+
+def _ended(at_s: int) -> str:
+    """When a program ended, by supervisord's clock in seconds since the Unix epoch."""
+    return f"ended at {datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 def program(server: Server, *, priority: int, stop_s: int, once: bool = False) -> str:

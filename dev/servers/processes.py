@@ -68,6 +68,14 @@ def _lives(process: psutil.Process) -> bool:
         return False
 
 
+def is_frozen(pid: int) -> bool:
+    """Whether a process has been stopped, as by `just freeze`. One that has ended is not."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_STOPPED)
+    except psutil.NoSuchProcess:
+        return False
+
+
 def thaw(pids: Sequence[int]) -> None:
     """Let frozen processes, and their children, go on: frozen, they could not end."""
     send(pids, signal.SIGCONT)

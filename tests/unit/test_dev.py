@@ -25,7 +25,7 @@ from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, last_lines, readable, show_lines_naming
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack, tells_taken_port
-from dev.native.supervise import Status
+from dev.native.supervise import Status, Supervisor
 from dev.output import unbreakable
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at
@@ -524,6 +524,45 @@ def test_doctor_finds_nothing_wrong_with_a_warm_up_that_has_ended() -> None:
     [finding] = doctor.programs(stack)
     assert not finding.good
     assert finding.text.startswith("payment-1: stopped")
+
+
+def test_a_frozen_process_is_shown_as_frozen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stack = NativeStack(Settings(home=tmp_path))
+    process = subprocess.Popen(["sleep", "600"])
+    try:
+        statuses = {
+            "payment-1": Status("payment-1", "RUNNING", process.pid, 61, ""),
+            "inventory-1": Status("inventory-1", "STOPPED", 0, 0, "ended at 2026-11-29T03:39:00Z"),
+        }
+        monkeypatch.setattr(stack, "_require_running", lambda: None)
+        monkeypatch.setattr(stack.supervisor, "statuses", lambda: statuses)
+        process.send_signal(signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        stack.ps()
+        found = list(doctor.programs(stack))
+    finally:
+        process.kill()
+        process.wait()
+    lines = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
+    assert lines["payment-1"][1] == "frozen"
+    assert lines["payment-1"][6:10] == ["no:", "frozen;", "'just", "thaw"]
+    assert lines["inventory-1"][1] == "stopped"
+    assert [finding.text for finding in found] == [
+        "payment-1: frozen; 'just thaw payment-1' lets it go on",
+        "inventory-1: stopped, ended at 2026-11-29T03:39:00Z",
+    ]
+
+
+def test_a_program_ended_at_a_time_in_utc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = {"name": "kafka", "statename": "STOPPED", "pid": 0, "now": 0, "start": 0, "spawnerr": ""}
+    ended = [{**known, "stop": 1_795_930_526, "description": "Nov 29 05:35 AM"}]
+    supervisor = Supervisor(tmp_path)
+    monkeypatch.setattr(supervisor, "_call", lambda _: ended)
+    assert supervisor.statuses()["kafka"].remark == "ended at 2026-11-29T05:35:26Z"
+    ended[0] |= {"stop": 0, "description": "Not started"}
+    assert supervisor.statuses()["kafka"].remark == "Not started"
 
 
 def test_the_lines_that_name_an_order_are_found_in_all_files_of_a_log_and_in_order(
