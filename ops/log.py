@@ -5,7 +5,7 @@ Records are read by assignment, without a group, so that no consumer notices.
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -86,6 +86,22 @@ class Log:
                 "queued.max.messages.kbytes": BUFFER_KIB,
             }
         )
+
+
+def members(admin: AdminClient, timeout_s: float = ANSWER_S) -> dict[str, list[Any]]:
+    """The members of our groups, as `confluent_kafka` describes them. A group that the broker has never seen has none.
+    Raises `KafkaException`, and `Transient` while a coordinator or a group cannot be read.
+
+    Only groups that a coordinator has loaded are described: a description that times out while librdkafka 2.16 looks
+    for the coordinator of a broker that has just come back aborts the process (librdkafka#4605).
+    """
+    listed = admin.list_consumer_groups(request_timeout=timeout_s).result()
+    if listed.errors:
+        raise Transient(f"the consumer groups cannot be read: {listed.errors[0]}")
+    loaded = {group.group_id for group in listed.valid}
+    names = [group for group in READS if group in loaded]
+    described = admin.describe_consumer_groups(names, request_timeout=timeout_s) if names else {}
+    return {group: described[group].result().members if group in described else [] for group in READS}
 
 
 class Tail:

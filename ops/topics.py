@@ -22,7 +22,7 @@ from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
 from common.kafka.broker import Partition
 from ops import log_dirs, tool
-from ops.log import ANSWER_S, Log
+from ops.log import ANSWER_S, Log, members
 
 GROUPS = sorted(READS)
 MISSING = "missing"
@@ -90,7 +90,7 @@ def show(log: Log) -> None:
     for drift in log.drift([topic for topic, of in sizes.items() if of]):
         print(drift)
     print()
-    clients = members(log.admin)
+    clients = {group: [member.client_id for member in of_group] for group, of_group in members(log.admin).items()}
     rows = []
     for group in GROUPS:
         committed = log.committed(group, bounds)
@@ -105,15 +105,6 @@ def show(log: Log) -> None:
                 f"{group}: client {stranger!r} is in this group, and is not named like an instance of {group}. End it: "
                 "it takes partitions away, and what it commits passes for lag 0 and for lost transactions"
             )
-
-
-def members(admin: AdminClient) -> dict[str, list[str]]:
-    """The client ids of each group's members. A group that the broker has never seen has none."""
-    groups = admin.describe_consumer_groups(GROUPS, request_timeout=TIMEOUT_S)
-    return {
-        group: [] if future.exception() else [member.client_id for member in future.result().members]
-        for group, future in groups.items()
-    }
 
 
 def strangers(group: str, clients: Sequence[str]) -> list[str]:

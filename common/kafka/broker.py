@@ -4,6 +4,7 @@ Nothing is left out of an answer. Every function raises `Transient` when the bro
 topic or partition, and `Fatal` when no retry helps, such as a missing authorization.
 """
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -12,11 +13,17 @@ from typing import Any, Final, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
 
+from common.backoff import delays_s
 from common.errors import Failure, Fatal, LossDetected, Transient, classify
 
 REQUEST_TIMEOUT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
 """A consumer notices within this time that a topic was created anew or has more partitions."""
+
+
+NO_COORDINATOR_YET: Final = frozenset(
+    {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
+)
 
 
 class Partition(NamedTuple):
@@ -95,18 +102,32 @@ def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: Offs
 def committed_offsets(
     consumer: Consumer, partitions: Iterable[Partition], timeout_s: float = REQUEST_TIMEOUT_S
 ) -> dict[Partition, int]:
-    """The offsets that the consumer's group has committed; the consumer need not have joined.
+    """The offsets that the consumer's group has committed; the consumer need not have joined. Retries for `timeout_s`
+    while the group's coordinator is only just found, as after the start of a broker.
 
     Not by `AdminClient.list_consumer_group_offsets`, which crashes the process (a null pointer, librdkafka 2.16) on a
     new broker that has no coordinator for the group yet.
     """
     with query("committed offsets cannot be read"):
-        answer = consumer.committed([TopicPartition(*partition) for partition in partitions], timeout_s)
-        for tp in answer:
-            if tp.error is not None:
-                raise KafkaException(tp.error)
+        answer = _committed(consumer, [TopicPartition(*partition) for partition in partitions], timeout_s)
     # Below zero: OFFSET_INVALID, nothing was committed.
     return {Partition(tp.topic, tp.partition): tp.offset for tp in answer if tp.offset >= 0}
+
+
+def _committed(consumer: Consumer, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+    until, delays = time.monotonic() + timeout_s, delays_s()
+    while True:
+        try:
+            answer = consumer.committed(partitions, timeout_s)
+            if error := next((tp.error for tp in answer if tp.error is not None), None):
+                raise KafkaException(error)
+        except KafkaException as error:
+            delay = next(delays)
+            if error.args[0].code() not in NO_COORDINATOR_YET or time.monotonic() + delay > until:
+                raise
+            time.sleep(delay)
+        else:
+            return answer
 
 
 def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:

@@ -20,6 +20,7 @@ from common.tls.client import connection as connect
 from ops.console.flow import Scrape
 from ops.console.metrics import parse
 from ops.console.settings import Address
+from ops.log import members
 
 SCRAPE_S: Final = 1.5
 SCRAPERS: Final = 8
@@ -176,22 +177,11 @@ class Kafka:
 
     def assigned(self) -> dict[str, list[str]]:
         """The partitions of each member of the groups, by its client id, which is the name of the instance, and by its
-        host. Without a group that cannot be described now. Raises `KafkaException`.
-
-        Only groups that a coordinator has loaded are described: a description that times out while librdkafka 2.16
-        looks for the coordinator of a broker that has just come back aborts the process (librdkafka#4605).
-        """
-        listed = self._admin.list_consumer_groups(request_timeout=MEMBERS_TIMEOUT_S).result()
-        loaded = {group.group_id for group in listed.valid}
-        names = [group for group in READS if group in loaded]
-        if listed.errors or not names:
-            return {}
-        groups = self._admin.describe_consumer_groups(names, request_timeout=MEMBERS_TIMEOUT_S)
+        host. Raises `KafkaException`, and `Transient`."""
         assigned: dict[str, list[str]] = {}
-        for future in groups.values():
-            if future.exception() is None:
-                for member in future.result().members:
-                    partitions = member.assignment.topic_partitions if member.assignment else []
-                    own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
-                    assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
+        for group in members(self._admin, MEMBERS_TIMEOUT_S).values():
+            for member in group:
+                partitions = member.assignment.topic_partitions if member.assignment else []
+                own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
+                assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
         return assigned

@@ -17,8 +17,7 @@ from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import reader_config
 from common.postgres import KEEPALIVES, connections
-from ops import topics
-from ops.log import Log
+from ops.log import Log, members
 from ops.log_dirs import Folder, folders
 from ops.tool import GROUP_OF
 
@@ -146,14 +145,13 @@ class BrokerSampler:
         """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position
         past its end is no record that came in between."""
         ends = {partition: end for partition, (_, end) in self._log.bounds(list(READERS)).items()}
-        members = topics.members(self._log.admin)
+        counts = {group: len(of_group) for group, of_group in members(self._log.admin).items()}
         first_unread: dict[tuple[str, Partition], Milliseconds] = {}
         for group in READS:
             unread = {
                 p: at.next_offset for (g, p), at in positions.items() if g == group and at.next_offset < ends.get(p, 0)
             }
             first_unread |= {(group, partition): at for partition, at in self._times(unread).items()}
-        counts = {group: len(members.get(group, ())) for group in READS}
         past_end = {
             where: at.next_offset - ends.get(where[1], 0)
             for where, at in positions.items()

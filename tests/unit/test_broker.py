@@ -1,6 +1,7 @@
 """Queries to the broker, here librdkafka's mock broker: they return an answer, or raise `Transient` or `Fatal`."""
 
 from concurrent.futures import Future
+from types import SimpleNamespace
 from typing import Final
 
 import pytest
@@ -73,6 +74,29 @@ def test_a_group_that_may_not_be_read_stops_a_consumer() -> None:
     with pytest.raises(TandemError, match=r"committed offsets cannot be read.*authorization failed") as refused:
         broker.committed_offsets(Unauthorized(), [Partition("orders", 0)])  # type: ignore[arg-type]
     assert classify(refused.value) is Failure.FATAL
+
+
+class NewBroker:
+    """Refuses this many requests, each in another way."""
+
+    def __init__(self, refusals: int) -> None:
+        self.refusals = refusals
+
+    def committed(self, partitions: list[TopicPartition], _: float) -> list[TopicPartition]:
+        self.refusals -= 1
+        if self.refusals < 0:
+            return [TopicPartition(tp.topic, tp.partition, 17) for tp in partitions]
+        error = KafkaError(KafkaError.NOT_COORDINATOR)
+        if self.refusals % 2:
+            raise KafkaException(error)
+        return [SimpleNamespace(error=error)]  # type: ignore[list-item]
+
+
+def test_a_coordinator_that_is_only_just_found_is_waited_for() -> None:
+    partition = Partition("orders", 0)
+    assert broker.committed_offsets(NewBroker(2), [partition]) == {partition: 17}  # type: ignore[arg-type]
+    with pytest.raises(Transient, match="committed offsets cannot be read"):
+        broker.committed_offsets(NewBroker(1_000), [partition], 0.1)  # type: ignore[arg-type]
 
 
 def test_a_broker_that_is_away_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
