@@ -5,7 +5,7 @@ from itertools import product
 from typing import Final
 
 from common import command, log
-from common.consume.loop import BatchConsumer
+from common.consume.consumer import BatchConsumer
 from common.database import Database
 from common.http import server
 from common.http.app import application

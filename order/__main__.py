@@ -1,7 +1,7 @@
 """`python -m order api` takes orders over HTTP; `python -m order saga` decides them."""
 
 from common import command, log
-from common.consume.loop import BatchConsumer
+from common.consume.consumer import BatchConsumer
 from common.http import server
 from common.http.app import application
 from order import config

@@ -1,7 +1,7 @@
 """`python -m payment` runs the service; `python -m payment load-demo` opens the demo accounts and returns."""
 
 from common import command, log
-from common.consume.loop import BatchConsumer
+from common.consume.consumer import BatchConsumer
 from common.database import Database
 from common.http import server
 from common.http.app import application

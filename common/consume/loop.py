@@ -5,17 +5,12 @@ decided, decide, store, advance the positions, commit. Then its results are publ
 the offsets committed to Kafka. A crash at any point repeats the batch: records below the stored position are not
 decided again, but their stored decisions are published again. So the position makes each record count once, and safety
 never depends on the group protocol or on a rebalance callback.
-
-The loop runs in its own thread, with its own consumer, publisher and connection.
 """
 
-import gc
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import psycopg
 from confluent_kafka import Consumer
@@ -44,49 +39,24 @@ from common.kafka.holes import offsets_without_record
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
 from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline
-from common.tracing.live import tracer_of
-from common.worker import Worker
+
+if TYPE_CHECKING:
+    from common.consume.consumer import BatchConsumer
 
 LAG_EVERY_S: Final = 1.0
 OPERATOR_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
 SMALL_BATCH_RECORDS: Final = 150
 """The rows of batches up to this size go along with the other statements. Larger ones are copied (`postgres.Table`)."""
-NICE: Final = 5
-"""A consumer gets a third of the api's share of a busy processor (`nice(1)`)."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
 
 Answer = TypeVar("Answer")
 
 
-class BatchConsumer(Worker, Generic[Locked]):
-    """Runs a handler over its topics until stopped: one `_Session` after the other."""
-
-    def __init__(self, process: Process, handler: Handler[Locked]) -> None:
-        super().__init__(f"{handler.group} consumer", self._run_session, group=handler.group)
-        self._process = process
-        self._handler = handler
-        self.tracer = tracer_of(handler.group, process.tracing)
-        """None when tracing is off."""
-        self.settings: SettingsWatch | None = None
-        """Of the topics that it reads and publishes to, once the broker is known."""
-
-    def degraded(self) -> list[str]:
-        """Settings of its topics that are not as they must be: it works, but not for long."""
-        return [str(drift) for drift in self.settings.drift] if self.settings else []
-
-    def _run_session(self) -> None:
-        _lower_priority()
-        # The session before, if any, is in reference cycles with Kafka clients, of which each has threads and
-        # connections (confluent-kafka-python #975). By itself the collector runs seldom (common.http.server).
-        gc.collect()
-        _Session(self._process, self._handler, self).run()
-
-
-class _Session(Generic[Locked]):
+class Session(Generic[Locked]):
     """One membership in the group, from joining to leaving. Only a transient failure of a batch does not end it."""
 
-    def __init__(self, process: Process, handler: Handler[Locked], worker: BatchConsumer[Locked]) -> None:
+    def __init__(self, process: Process, handler: Handler[Locked], worker: "BatchConsumer[Locked]") -> None:
         self._process = process
         self._handler = handler
         self._reads = handler.reads
@@ -365,13 +335,6 @@ class _Session(Generic[Locked]):
             self._lag_at_s = time.monotonic()
             for topic, behind in self._inbox.lag().items():
                 metrics.lag.labels(self._handler.group, topic).set(behind)
-
-
-def _lower_priority() -> None:
-    """On a busy machine the requests of waiting clients go first. On Linux this concerns the calling thread and those
-    that it starts, such as its Kafka clients'; elsewhere the whole process."""
-    with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def _ranges(batch: Sequence[Arrival]) -> list[str]:

@@ -7,7 +7,7 @@ import sys
 
 from common import command, log
 from common.config import Env
-from common.consume.loop import BatchConsumer
+from common.consume.consumer import BatchConsumer
 from common.database import Database
 from common.http import server
 from common.http.app import application

@@ -2,7 +2,7 @@
 
 from common import command, config, log
 from common.config import Env
-from common.consume.loop import BatchConsumer
+from common.consume.consumer import BatchConsumer
 from common.http import server
 from common.http.app import application
 from examples.notify.consumer import NotifyHandler

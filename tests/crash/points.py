@@ -39,7 +39,7 @@ class Point:
     scene: Scene = "load"
 
 
-_SESSION: Final = "common.consume.loop:_Session"
+_SESSION: Final = "common.consume.loop:Session"
 _FLUSH: Final = "common.kafka.publisher:Producer.flush"
 _PUBLISH: Final = "common.kafka.publisher:Publisher.publish"
 _ASYNC_PUBLISHER: Final = "common.kafka.async_publisher:AsyncPublisher"

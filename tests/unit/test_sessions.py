@@ -8,7 +8,7 @@ import pytest
 
 from common import worker
 from common.config import Env, process
-from common.consume import loop
+from common.consume import consumer as consumers
 from common.errors import LossDetected
 from payment.consumer import PaymentHandler
 
@@ -30,8 +30,8 @@ def test_a_session_that_has_ended_is_freed_before_the_next_one(monkeypatch: pyte
             raise LossDetected("a gap")
 
     monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
-    monkeypatch.setattr(loop, "_Session", Session)
-    consumer = loop.BatchConsumer(
+    monkeypatch.setattr(consumers, "Session", Session)
+    consumer = consumers.BatchConsumer(
         process(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082), PaymentHandler()
     )
     gc.disable()

@@ -1,0 +1,48 @@
+"""A consumer as a task of its process: one session of the loop after the other, in a thread of its own, with its own
+client, publisher and connection."""
+
+import gc
+import os
+from contextlib import suppress
+from typing import Final, Generic
+
+from common.config import Process
+from common.consume.handler import Handler, Locked
+from common.consume.loop import Session
+from common.kafka.settings import SettingsWatch
+from common.tracing.live import tracer_of
+from common.worker import Worker
+
+NICE: Final = 5
+"""A consumer gets a third of the api's share of a busy processor (`nice(1)`)."""
+
+
+class BatchConsumer(Worker, Generic[Locked]):
+    """Runs a handler over its topics until stopped: one `Session` after the other."""
+
+    def __init__(self, process: Process, handler: Handler[Locked]) -> None:
+        super().__init__(f"{handler.group} consumer", self._run_session, group=handler.group)
+        self._process = process
+        self._handler = handler
+        self.tracer = tracer_of(handler.group, process.tracing)
+        """None when tracing is off."""
+        self.settings: SettingsWatch | None = None
+        """Of the topics that it reads and publishes to, once the broker is known."""
+
+    def degraded(self) -> list[str]:
+        """Settings of its topics that are not as they must be: it works, but not for long."""
+        return [str(drift) for drift in self.settings.drift] if self.settings else []
+
+    def _run_session(self) -> None:
+        _lower_priority()
+        # The session before, if any, is in reference cycles with Kafka clients, of which each has threads and
+        # connections (confluent-kafka-python #975). By itself the collector runs seldom (common.http.server).
+        gc.collect()
+        Session(self._process, self._handler, self).run()
+
+
+def _lower_priority() -> None:
+    """On a busy machine the requests of waiting clients go first. On Linux this concerns the calling thread and those
+    that it starts, such as its Kafka clients'; elsewhere the whole process."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
