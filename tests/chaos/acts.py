@@ -25,8 +25,9 @@ from dev.environment import child
 from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
-from tests.faults.test_loss import delete_records, move, position, read_to_its_end, recreate
+from tests.faults.test_loss import read_to_its_end, recreate
 from tests.stack import Stack
+from tests.truncation import delete_records, move, position
 from tests.waiting import eventually
 
 CUSTOMERS: Final = 30

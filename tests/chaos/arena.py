@@ -13,8 +13,8 @@ from tests.stack import Instance, Stack
 from tests.waiting import eventually
 
 INSTANCES_EACH: Final = 2
-DEADLINE_S: Final = 30
-"""Short, so that outages outlast it and late results meet cancelled orders."""
+DEADLINE_S: Final = 5
+"""Shorter than the session of a group (6 s), so that outages outlast it and late results meet cancelled orders."""
 PRODUCTS: Final = 20
 SCARCE_PRODUCTS: Final = 20
 SCARCE_PIECES: Final = 25

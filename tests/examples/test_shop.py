@@ -133,8 +133,8 @@ def test_the_shell_client_does_not_repeat_a_refusal(api: str, customer: str) -> 
     assert "sku-no-such" in done.stderr
 
 
-def test_the_typescript_client(node: str, api: str, customer: str, product: str) -> None:
-    lines = told(node, str(SHOP / "shop.ts"), api, customer, product)
+def test_the_typescript_client(node: Path, api: str, customer: str, product: str) -> None:
+    lines = told(str(node), str(SHOP / "shop.ts"), api, customer, product)
     order_id = lines[0].removeprefix("placed ")
     assert lines[1] == "  order.placed"
     assert "settled confirmed" in lines

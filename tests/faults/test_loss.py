@@ -5,7 +5,7 @@ nothing. An operator's repair then takes effect without a restart.
 from collections.abc import Sequence
 
 import pytest
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from common.events import INVENTORY, ORDERS, PAYMENTS
@@ -14,6 +14,7 @@ from common.kafka.clients import client_config
 from common.kafka.settings import KEPT
 from tests.proof import LightProof
 from tests.stack import Stack
+from tests.truncation import delete_records, move, position
 from tests.waiting import eventually
 
 CUSTOMER = "ann"
@@ -64,22 +65,6 @@ def times_logged(shop: Stack, instance: str, words: str) -> int:
     return sum("loss detected" in line and words in line for line in shop[instance].log.read_text().splitlines())
 
 
-def position(shop: Stack, service: str, where: Partition) -> int:
-    [(offset,)] = shop.query(service, "SELECT next_offset FROM positions WHERE topic = %s AND partition = %s", where)
-    return int(offset)
-
-
-def move(shop: Stack, service: str, where: Partition, to: int) -> None:
-    """Accept a loss, as an operator would."""
-    with shop.postgres.connect(service) as owner:
-        owner.execute("UPDATE positions SET next_offset = %s WHERE topic = %s AND partition = %s", (to, *where))
-
-
-def delete_records(admin: AdminClient, where: Partition, before: int) -> None:
-    for future in admin.delete_records([TopicPartition(*where, before)]).values():
-        future.result()
-
-
 def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, partition: Partition) -> None:
     shop["payment-1"].stop()
     position_before = position(shop, "payment", partition)
@@ -107,6 +92,10 @@ def test_records_deleted_above_the_position(shop: Stack, admin: AdminClient, par
     assert shop.await_settled(kept)["status"] == "confirmed"
     assert times_logged(shop, "payment-1", "starts at offset") == 1, reason
     assert {shop.order(order_id)["status"] for order_id in lost} == {"pending"}, "they stay for all to see"
+    for order_id in lost:
+        shop.http.post(shop.url("order-api", f"/orders/{order_id}/cancel")).raise_for_status()
+        order = shop.await_settled(order_id)
+        assert (order["status"], order["payment"], order["inventory"]) == ("cancelled", "void", "released")
 
 
 def test_records_deleted_above_the_position_of_a_running_consumer(
