@@ -112,7 +112,7 @@ dlq *args='list':
 # List who deposited, restocked, changed a price, redrove, discarded or made a key (--json, --help)
 [group('operate')]
 audit *args:
-    python -E -m dev ops audit "$@"
+    exec python -E -m dev ops audit "$@"
 
 # Read the log again after a database was restored from a backup: just replay payment --why '…' [--dry-run]
 [group('operate')]
@@ -122,7 +122,7 @@ replay *args:
 # Make new passwords of the databases, and new certificates, while everything runs: just secrets rotate
 [group('operate')]
 secrets *args:
-    python -E -m dev secrets "$@"
+    exec python -E -m dev secrets "$@"
 
 # Make the database of a service beside the stack: just migrate notify=examples.notify (see docs/ADD_A_SERVICE.md)
 [group('develop')]
@@ -137,12 +137,12 @@ env +command:
 # Print a token: just token customer cust-000001, just token merchant|operator|auditor [NAME] (--ttl 15m)
 [group('run')]
 token *args:
-    python -E -m dev ops people.token "$@"
+    exec python -E -m dev ops people.token "$@"
 
 # Make, list and revoke API keys for machines, or rotate the issuer's key: just keys create merchant shop
 [group('operate')]
 keys *args='list':
-    python -E -m dev ops people.keys "$@"
+    exec python -E -m dev ops people.keys "$@"
 
 # Report what is missing, what listens on a taken port, and what to do
 [group('look')]
@@ -270,7 +270,7 @@ console-cost *args:
 # Write the bill of materials (CycloneDX) of all that is pinned here: just sbom [FILE]
 [group('develop')]
 sbom *args:
-    python -E -m dev.supply.sbom "$@"
+    exec python -E -m dev.supply.sbom "$@"
 
 # Renew the lock files to the newest versions that pyproject.toml allows
 [group('develop')]

@@ -74,11 +74,6 @@ async def unblocked(work: Callable[..., T], *arguments: Any) -> T:
         raise ProblemError(problem.unavailable(describe(error))) from error
 
 
-def wanted_by(request: Request, kind: type[T]) -> T:
-    """The query of a request; an empty field of a form filters nothing. Raises `ProblemError` 422."""
-    return decode_query({name: value for name, value in request.query_params.items() if value}, kind)
-
-
 async def serve(settings: Settings) -> None:
     """Run the console until it is told to stop."""
     process = settings.process
@@ -106,7 +101,7 @@ async def serve(settings: Settings) -> None:
     log = Log(process.brokers, "console-events")
 
     async def search(request: Request) -> Response:
-        return json_response(await unblocked(orders.search, asking, wanted_by(request, orders.Search)))
+        return json_response(await unblocked(orders.search, asking, decode_query(request.query_params, orders.Search)))
 
     async def place(request: Request) -> Response:
         body = await read_body(request)
@@ -122,7 +117,7 @@ async def serve(settings: Settings) -> None:
         return json_response({"story": told, "events": [orders.shown(record) for record in records]})
 
     async def listing(request: Request) -> Response:
-        return json_response(await unblocked(parked.page, asking, wanted_by(request, Listing)))
+        return json_response(await unblocked(parked.page, asking, decode_query(request.query_params, Listing)))
 
     async def parked_event(request: Request) -> Response:
         named = request.path_params["service"], request.path_params["record"]
@@ -150,7 +145,7 @@ async def serve(settings: Settings) -> None:
         return job
 
     async def one_job(request: Request) -> Response:
-        return json_response(named_job(request).shown(results=True))
+        return json_response(named_job(request).with_results())
 
     async def stop_job(request: Request) -> Response:
         decode_body(await read_body(request), _nothing)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, Final, Literal
+from typing import IO, Final, Literal, TypedDict
 
 from common.errors import describe
 from common.events import Milliseconds, now
@@ -48,6 +48,46 @@ CANNOT_STOP: Final = ProblemType(
 )
 
 
+class Attempt(TypedDict):
+    """What became of one parked event of an act. `count` is the number of events that it marked."""
+
+    service: str
+    record: str
+    result: Literal["marked", "unchanged", "refused", "failed"]
+    count: int
+    detail: str
+
+
+class JobView(TypedDict):
+    """A job and how far it is: `done` of `total` parts, with the last lines of its output. Times are in ms since the
+    Unix epoch, `expected_s` is how long the last one of this title took."""
+
+    id: str
+    kind: Kind
+    title: str
+    state: State
+    started_at: int
+    ended_at: int | None
+    expected_s: float | None
+    done: int
+    total: int | None
+    note: str
+    output: list[str]
+    can_stop: bool
+
+
+class JobWithResults(JobView):
+    """A job, and what became of each part of it."""
+
+    results: list[Attempt]
+
+
+class JobList(TypedDict):
+    """The jobs that run or ended last, newest first."""
+
+    jobs: list[JobView]
+
+
 @dataclass
 class Job:
     """A piece of work and how far it is."""
@@ -64,15 +104,28 @@ class Job:
     total: int | None = None
     note: str = ""
     output: deque[str] = field(default_factory=lambda: deque(maxlen=OUTPUT_LINES))
-    results: list[dict[str, Any]] = field(default_factory=list)
+    results: list[Attempt] = field(default_factory=list)
     process: "subprocess.Popen[str] | None" = None
     stopping: bool = False
 
-    def shown(self, *, results: bool = False) -> dict[str, Any]:
-        names = ("id", "kind", "title", "state", "started_at", "ended_at", "expected_s", "done", "total", "note")
-        shown = {name: getattr(self, name) for name in names}
-        shown |= {"output": list(self.output), "can_stop": self.can_stop and self.state == "running"}
-        return shown | {"results": list(self.results)} if results else shown
+    def shown(self) -> JobView:
+        return {
+            "id": self.id,
+            "kind": self.kind,
+            "title": self.title,
+            "state": self.state,
+            "started_at": self.started_at,
+            "ended_at": self.ended_at,
+            "expected_s": self.expected_s,
+            "done": self.done,
+            "total": self.total,
+            "note": self.note,
+            "output": list(self.output),
+            "can_stop": self.can_stop and self.state == "running",
+        }
+
+    def with_results(self) -> JobWithResults:
+        return {**self.shown(), "results": list(self.results)}
 
 
 class Jobs:

@@ -1,21 +1,23 @@
 """What the console offers over HTTP to its own page. Others may read it, but its answers change with the page."""
 
-from typing import Annotated, Any, Final
+from typing import Annotated, Final, Literal, TypedDict
 
 from msgspec import Meta
 
 from common.auth.access import PUBLIC, scopes
 from common.auth.principal import AUDITOR, CUSTOMER, MERCHANT, OPERATOR
 from common.http import problem
-from common.http.contract.operation import LOCATION, Answer, Body, Header, Operation
+from common.http.contract.operation import BUFFERING, LOCATION, Answer, Body, Header, Operation
 from common.http.contract.service import Contract
 from common.http.responses import UuidText
 from ops.console.drill import NOT_ALLOWED, Drill, Load
-from ops.console.jobs import BUSY, CANNOT_STOP
-from ops.console.orders import Search
-from ops.console.parked import Act, Listing
+from ops.console.jobs import BUSY, CANNOT_STOP, JobList, JobView, JobWithResults
+from ops.console.orders import OrderRecords, OrdersPage, Search
+from ops.console.parked import Act, DryRun, Listing, ParkedPage, ParkedWithBytes
 from ops.console.session.logins import Nothing, SessionView
+from ops.trace.story import Story
 from order.api.requests import OrderRequest
+from order.api.responses import Accepted
 
 ORDERS: Final = "orders"
 DEAD_LETTERS: Final = "dead letters"
@@ -29,11 +31,17 @@ _ORDER_ID: Final = {"order_id": UuidText}
 _JOB_ID: Final = {"job_id": Annotated[str, Meta(max_length=64)]}
 
 
-def _documents(description: str, status: int = 200, headers: tuple[Header, ...] = ()) -> Answer:
-    return Answer(status=status, kind=dict[str, Any], description=description, headers=headers)
+class Streamed(TypedDict):
+    """A message of the stream: what the page has to know first, the points of its charts, and then one of them at a
+    time; the flow, the proof and the jobs. `data` is JSON."""
+
+    event: Literal["hello", "history", "point", "flow", "proof", "job"]
+    data: str
 
 
-_STARTED: Final = (_documents("the job, which goes on in the background", 202, (LOCATION,)),)
+_STARTED: Final = Answer(
+    status=202, kind=JobView, headers=(LOCATION,), description="the job, which goes on in the background"
+)
 
 INDEX: Final = Operation(
     method="GET", path="/", id="index", tag=PAGE, access=PUBLIC,
@@ -49,7 +57,12 @@ FILE: Final = Operation(
 STREAM: Final = Operation(
     method="GET", path="/api/stream", id="stream", tag=PAGE, access=READ,
     summary="Server-sent events: all that the page shows live",
-    answers=(Answer(status=200, kind=str, media_types=("text/event-stream",), description="the events"),),
+    answers=(
+        Answer(
+            status=200, kind=Streamed, media_types=("text/event-stream",), headers=(BUFFERING,),
+            description="the events; the schema is that of one",
+        ),
+    ),
     problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 WHO: Final = Operation(
@@ -72,7 +85,7 @@ LOG_OUT: Final = Operation(
 SEARCH: Final = Operation(
     method="GET", path="/api/orders", id="searchOrders", tag=ORDERS, access=READ,
     summary="Find orders, newest first", query=Search,
-    answers=(_documents("a page of orders, and how far it was searched"),), problems=(problem.UNAVAILABLE,),
+    answers=(Answer(status=200, kind=OrdersPage),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 PLACE: Final = Operation(
     method="POST", path="/api/orders", id="placeOrder", tag=ORDERS, access=scopes(CUSTOMER, MERCHANT),
@@ -83,62 +96,62 @@ PLACE: Final = Operation(
     ),
     description="The answer is the order api's, whatever its status; that service's document has them all.",
     key="as in the order api",
-    answers=(_documents("the order api's answer", 202),), problems=(problem.UNAVAILABLE,),
+    answers=(Answer(status=202, kind=Accepted, description="the order api's answer"),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 STORY: Final = Operation(
     method="GET", path="/api/orders/{order_id}", id="getStory", tag=ORDERS, access=READ, parameters=_ORDER_ID,
-    summary="All that the databases know of an order", answers=(_documents("the story"),),
+    summary="All that the databases know of an order", answers=(Answer(status=200, kind=Story),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 EVENTS: Final = Operation(
     method="GET", path="/api/orders/{order_id}/events", id="listEvents", tag=ORDERS, access=READ, parameters=_ORDER_ID,
-    summary="The records of an order, as the log has them", answers=(_documents("the records"),),
+    summary="The records of an order, as the log has them", answers=(Answer(status=200, kind=OrderRecords),),
     problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PARKED: Final = Operation(
     method="GET", path="/api/dead-letters", id="listParked", tag=DEAD_LETTERS, access=READ, query=Listing,
-    summary="List parked events", answers=(_documents("a page of parked events"),), problems=(problem.UNAVAILABLE,),
+    summary="List parked events", answers=(Answer(status=200, kind=ParkedPage),), problems=(problem.UNAVAILABLE,),
 )  # fmt: skip
 ACT: Final = Operation(
     method="POST", path="/api/dead-letters/acts", id="act", tag=DEAD_LETTERS, access=ACT_ON,
     summary="Redrive or discard parked events, or say what that would change (dry_run)",
     body=Body(kind=Act, examples={"a dry run": Act(act="redrive", dry_run=True, filter=None, events=None)}),
-    answers=(*_STARTED, _documents("what a dry run found")), problems=(BUSY, problem.NOT_FOUND, problem.UNAVAILABLE),
+    answers=(_STARTED, Answer(status=200, kind=DryRun)), problems=(BUSY, problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 PARKED_EVENT: Final = Operation(
     method="GET", path="/api/dead-letters/{service}/{record:path}", id="getParked", tag=DEAD_LETTERS, access=READ,
     parameters={"service": str, "record": Annotated[str, Meta(description="such as orders/3@17")]},
-    summary="A parked event with its bytes, and what operators did to it", answers=(_documents("the event"),),
-    problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
+    summary="A parked event with its bytes, and what operators did to it",
+    answers=(Answer(status=200, kind=ParkedWithBytes),), problems=(problem.NOT_FOUND, problem.UNAVAILABLE),
 )  # fmt: skip
 VERIFY: Final = Operation(
     method="POST", path="/api/verify", id="verify", tag=JOBS, access=ACT_ON, summary="Start a full proof",
-    body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=_STARTED, problems=(BUSY,),
+    body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=(_STARTED,), problems=(BUSY,),
 )  # fmt: skip
 LIST_JOBS: Final = Operation(
     method="GET", path="/api/jobs", id="listJobs", tag=JOBS, access=READ,
     summary="List the jobs that run or ended last",
-    answers=(_documents("the jobs"),),
+    answers=(Answer(status=200, kind=JobList),),
 )  # fmt: skip
 JOB: Final = Operation(
     method="GET", path="/api/jobs/{job_id}", id="getJob", tag=JOBS, access=READ, parameters=_JOB_ID,
-    summary="A job with its results", answers=(_documents("the job"),), problems=(problem.NOT_FOUND,),
+    summary="A job with its results", answers=(Answer(status=200, kind=JobWithResults),), problems=(problem.NOT_FOUND,),
 )  # fmt: skip
 STOP_JOB: Final = Operation(
     method="POST", path="/api/jobs/{job_id}/stop", id="stopJob", tag=JOBS, access=ACT_ON, parameters=_JOB_ID,
     summary="Stop a job",
-    body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=_STARTED,
+    body=Body(kind=Nothing, examples={"nothing": Nothing()}), answers=(_STARTED,),
     problems=(CANNOT_STOP, problem.NOT_FOUND),
 )  # fmt: skip
 BREAK: Final = Operation(
     method="POST", path="/api/break", id="breakIt", tag=JOBS, access=ACT_ON,
     summary="Stop, kill or freeze a part of the stack",
-    body=Body(kind=Drill, examples={"kill payment": Drill("kill", "payment")}), answers=_STARTED,
+    body=Body(kind=Drill, examples={"kill payment": Drill("kill", "payment")}), answers=(_STARTED,),
     problems=(NOT_ALLOWED, BUSY),
 )  # fmt: skip
 LOAD: Final = Operation(
     method="POST", path="/api/load", id="load", tag=JOBS, access=ACT_ON, summary="Start a shape of load",
-    body=Body(kind=Load, examples={"ten users": Load("load")}), answers=_STARTED, problems=(NOT_ALLOWED, BUSY),
+    body=Body(kind=Load, examples={"ten users": Load("load")}), answers=(_STARTED,), problems=(NOT_ALLOWED, BUSY),
 )  # fmt: skip
 
 CONTRACT: Final = Contract(

@@ -1,13 +1,14 @@
 """Finds orders, and shows the whole story of one, as `ops.trace` tells it."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Final, Literal, TypedDict, cast, get_args
 
 from msgspec import Meta, Struct
 
-from common.events import Identifier, Milliseconds, Reason
+from common.events import Identifier, Milliseconds, PaymentState, Reason, StockState, Uuid
 from common.http import problem
 from common.http.problem import ProblemError
+from common.http.responses import UuidText
 from ops.console.parked import VALUE_BYTES_MAX, escaped
 from ops.console.store import SQL
 from ops.databases import Databases
@@ -40,8 +41,53 @@ class Search(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     since: Moment | None = None
     until: Moment | None = None
     order_id: Annotated[str, Meta(pattern=r"^[0-9a-fA-F-]{8,36}\Z")] | None = None
-    after: Annotated[str, Meta(pattern=r"^[0-9a-f-]{36}\Z")] | None = None
+    after: Uuid | None = None
     limit: Annotated[int, Meta(ge=1, le=200)] = 50
+
+
+class FoundOrder(TypedDict):
+    """An order. Amounts are in minor units, times in ms since the Unix epoch."""
+
+    order_id: UuidText
+    customer_id: str
+    status: Status
+    reason: Reason | None
+    amount: int | None
+    currency: str | None
+    payment: PaymentState | Literal["pending"]
+    inventory: StockState | Literal["pending"]
+    placed_at: int
+    decided_at: int | None
+    settled_at: int | None
+
+
+class OrdersPage(TypedDict):
+    """A page of orders, newest first; the `after` of the next one; and how many orders were searched, back to when."""
+
+    orders: list[FoundOrder]
+    next: str | None
+    searched: int
+    searched_to: int | None
+
+
+class RecordView(TypedDict):
+    """A record of the log: its text is escaped, and of limited length."""
+
+    topic: str
+    partition: int
+    offset: int
+    at: int
+    key: str | None
+    text: str
+    bytes: int
+    truncated: bool
+
+
+class OrderRecords(TypedDict):
+    """The story of an order, with the records of the log that it was read from."""
+
+    story: Story
+    events: list[RecordView]
 
 
 def id_range(search: Search) -> tuple[str, str]:
@@ -72,7 +118,7 @@ def time_of(order_id: str) -> Milliseconds:
     return Milliseconds(int(order_id.replace("-", "")[:12], 16))
 
 
-def search(databases: Databases, wanted: Search) -> dict[str, Any]:
+def search(databases: Databases, wanted: Search) -> OrdersPage:
     """A page of orders, newest first. Raises `Unreadable`."""
     low, high = id_range(wanted)
     below = high if wanted.after is None else min(wanted.after, high)
@@ -87,7 +133,7 @@ def search(databases: Databases, wanted: Search) -> dict[str, Any]:
         del row["searched"], row["last"]
     last_shown = found[-1]["order_id"] if len(found) == wanted.limit else None
     return {
-        "orders": found,
+        "orders": cast("list[FoundOrder]", found),
         "next": last_shown or (last if searched == DEPTH else None),
         "searched": searched,
         "searched_to": time_of(last) if last else None,
@@ -110,7 +156,7 @@ def story(databases: Databases, text: str, log: Log | None = None) -> tuple[Stor
     return told, found.records or ()
 
 
-def shown(record: LogRecord) -> dict[str, Any]:
+def shown(record: LogRecord) -> RecordView:
     """A record as the page shows it: escaped, and of limited length."""
     return {
         "topic": record.topic,

@@ -5,9 +5,8 @@ ends, every event is either marked or as it was.
 """
 
 import argparse
-import base64
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypedDict, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,7 +19,7 @@ from common.http import problem
 from common.http.problem import FieldError, ProblemError
 from common.terminal import printable
 from ops import dead_letters
-from ops.console.jobs import Job, Jobs
+from ops.console.jobs import Attempt, Job, Jobs
 from ops.console.store import SQL
 from ops.databases import Databases, Unreadable
 from ops.dead_letters import RecordId, record_id
@@ -28,11 +27,14 @@ from ops.dead_letters import RecordId, record_id
 EVENTS_MAX: Final = 1_000
 """Events in one act."""
 VALUE_BYTES_MAX: Final = 64 * 1024
-BEGINNING: Final = (0, "", -1, -1, "")
+_CURSOR: Final = (
+    r"^(order|payment|inventory),[0-9]{1,18},[a-z]{0,20},(-1|[0-9]{1,9}),(-1|[0-9]{1,18}),[A-Za-z0-9+/_-]{0,40}\Z"
+)
+"""A service, and the last event of a page: when the log got it, in microseconds, and its record."""
 
 Service = Literal["order", "payment", "inventory"]
 Moment = Annotated[int, Meta(ge=0, le=2**43)]
-_Text = Annotated[str, Meta(min_length=1, max_length=500)]
+_Text = Annotated[str, Meta(pattern=r"^[^\x00]{1,500}\Z")]
 
 
 class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -51,7 +53,7 @@ class Listing(Filter, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A page of them; by default of those that are not done."""
 
     state: Literal["open", "parked", "redrive", "discard", "decided", "done"] = "open"
-    after: Annotated[str, Meta(max_length=1_000)] | None = None
+    after: Annotated[str, Meta(pattern=_CURSOR, description="the `next` of the page before")] | None = None
     limit: Annotated[int, Meta(ge=1, le=500)] = 100
 
 
@@ -72,11 +74,90 @@ class Act(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     filter: Filter | None = None
 
 
-class Cursor(Struct, frozen=True, array_like=True):
-    """The last event of a page."""
+class ParkedView(TypedDict):
+    """A parked event. `topic_id` is the topic's, times are in ms since the Unix epoch."""
 
-    service: Service
-    place: tuple[int, str, int, int, str]
+    service: str
+    record: str
+    topic: str
+    partition: int
+    offset: int
+    topic_id: str
+    customer: str | None
+    root: bool
+    state: str
+    attempts: int
+    parked_at: int
+    record_at: int
+    type: str
+    bytes: int
+    error: str
+
+
+class StopView(TypedDict):
+    """Why a service has stopped, and since when."""
+
+    service: str
+    reason: str
+    stopped_at: int
+
+
+class ParkedPage(TypedDict):
+    """A page of parked events, and the `after` of the next one; how many match; the services that have stopped; and
+    those that could not be asked, with the reason."""
+
+    events: list[ParkedView]
+    next: str | None
+    total: int
+    stops: list[StopView]
+    problems: dict[str, str]
+
+
+class ActView(TypedDict):
+    """What an operator did to a parked event, and why."""
+
+    act: str
+    actor: str
+    why: str
+    acted_at: int
+
+
+class ParkedWithBytes(ParkedView):
+    """A parked event with its bytes, escaped and of limited length, and what operators did to it."""
+
+    key: str | None
+    text: str
+    truncated: bool
+    acts: list[ActView]
+
+
+class DryRun(TypedDict):
+    """What an act would change, event by event."""
+
+    act: Literal["redrive", "discard"]
+    results: list[Attempt]
+    would_change: int
+    refused: int
+
+
+class Cursor(NamedTuple):
+    """The last event of a page, in the order of `parked` in `store.sql`."""
+
+    service: str
+    at: int = 0
+    after_topic: str = ""
+    after_partition: int = -1
+    after_offset: int = -1
+    after_id: str = ""
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self))
+
+
+def cursor_in(text: str) -> Cursor:
+    """The cursor of a text that its pattern matches."""
+    service, at, topic, partition, offset, topic_id = text.split(",")
+    return Cursor(service, int(at), topic, int(partition), int(offset), topic_id)
 
 
 def escaped(value: bytes) -> str:
@@ -84,67 +165,57 @@ def escaped(value: bytes) -> str:
     return printable(value[:VALUE_BYTES_MAX].decode(errors="backslashreplace"))
 
 
-def cursor_text(cursor: Cursor) -> str:
-    return base64.urlsafe_b64encode(msgspec.json.encode(cursor)).decode().rstrip("=")
-
-
-def cursor_in(text: str) -> Cursor:
-    """Raises `ProblemError` 422 for a text that `cursor_text` never makes."""
-    try:
-        return msgspec.json.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)), type=Cursor)
-    except (ValueError, msgspec.DecodeError):
-        error = FieldError("#/after", "must be the next of the page before")
-        raise ProblemError(problem.validation(error)) from None
-
-
-def shown(service: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def shown(service: str, row: Mapping[str, Any]) -> ParkedView:
     """A row as the page shows it."""
     record = RecordId(row["topic"], row["partition"], row["offset"], row["earlier_topic"])
     names = (
         "topic", "partition", "offset", "topic_id", "customer", "root", "state", "attempts", "parked_at", "record_at",
         "type", "bytes", "error",
     )  # fmt: skip
-    return {"service": service, "record": str(record), **{name: row[name] for name in names}}
+    return cast("ParkedView", {"service": service, "record": str(record), **{name: row[name] for name in names}})
 
 
-def page(databases: Databases, wanted: Listing) -> dict[str, Any]:
-    """A page of parked events: service by service, in the order of the log. Raises `ProblemError`."""
-    cursor = None if wanted.after is None else cursor_in(wanted.after)
+def page(databases: Databases, wanted: Listing) -> ParkedPage:
+    """A page of parked events: service by service, in the order of the log."""
     filters = {name: getattr(wanted, name) for name in Filter.__struct_fields__ if name != "service"}
     filters["state"] = wanted.state
-    events: list[dict[str, Any]] = []
+    events: list[ParkedView] = []
     problems: dict[str, str] = {}
-    stops: list[dict[str, Any]] = []
+    stops: list[StopView] = []
     total, following = 0, None
-    services = [name for name in databases if wanted.service in (None, name)]
-    if cursor and cursor.service not in services:
-        raise ProblemError(problem.validation(FieldError("#/after", f"is of {cursor.service}, which is filtered out")))
-    for service in services:
+    services = list(databases)
+    cursor = Cursor(services[0]) if wanted.after is None else cursor_in(wanted.after)
+    for service in [name for name in services if wanted.service in (None, name)]:
         try:
             total += databases[service].query(SQL["parked_count"], **filters)[0]["total"]
-            stops += [{"service": service, **row} for row in databases[service].query(SQL["stops"])]
-            if following is not None or (cursor and services.index(service) < services.index(cursor.service)):
+            rows = databases[service].query(SQL["stops"])
+            stops += [{"service": service, "reason": row["reason"], "stopped_at": row["stopped_at"]} for row in rows]
+            if following is not None or services.index(service) < services.index(cursor.service):
                 continue
-            place = cursor.place if cursor and cursor.service == service else BEGINNING
-            after = dict(zip(("at", "after_topic", "after_partition", "after_offset", "after_id"), place, strict=True))
-            rows = databases[service].query(SQL["parked"], **filters, **after, limit=wanted.limit - len(events) + 1)
+            after = cursor if cursor.service == service else Cursor(service)
+            room = wanted.limit - len(events)
+            named = {name: value for name, value in after._asdict().items() if name != "service"}
+            rows = databases[service].query(SQL["parked"], **filters, **named, limit=room + 1)
         except Unreadable as error:
             problems[service] = str(error)
             continue
-        room = wanted.limit - len(events)
         events += [shown(service, row) for row in rows[:room]]
         if len(rows) > room:
-            last = rows[room - 1] if room else None
-            at = _place(last) if last else place
-            following = cursor_text(Cursor(service, at))  # type: ignore[arg-type]
-    return {"events": events, "next": following, "total": total, "stops": stops, "problems": problems}
+            following = _at(service, rows[room - 1]) if room else after
+    return {
+        "events": events,
+        "next": None if following is None else str(following),
+        "total": total,
+        "stops": stops,
+        "problems": problems,
+    }
 
 
-def _place(row: Mapping[str, Any]) -> tuple[int, str, int, int, str]:
-    return row["sort_at"], row["topic"], row["partition"], row["offset"], row["topic_id"]
+def _at(service: str, row: Mapping[str, Any]) -> Cursor:
+    return Cursor(service, row["sort_at"], row["topic"], row["partition"], row["offset"], row["topic_id"])
 
 
-def one(databases: Databases, service: str, text: str) -> dict[str, Any]:
+def one(databases: Databases, service: str, text: str) -> ParkedWithBytes:
     """A parked event with its bytes, escaped and of limited length, and what operators did to it. Raises `ProblemError`
     404, and `Unreadable`."""
     try:
@@ -163,7 +234,7 @@ def one(databases: Databases, service: str, text: str) -> dict[str, Any]:
         "key": row["customer"],
         "text": escaped(bytes(row["value"])),
         "truncated": row["bytes"] > VALUE_BYTES_MAX,
-        "acts": databases[service].query(SQL["acts"], **named, topic_id=row["topic_id"]),
+        "acts": cast("list[ActView]", databases[service].query(SQL["acts"], **named, topic_id=row["topic_id"])),
     }
 
 
@@ -187,7 +258,7 @@ def named_by(databases: Databases, act: Act) -> list[Named]:
         found = page(databases, wanted)
         if found["problems"]:
             raise ProblemError(problem.unavailable("; ".join(found["problems"].values())))
-        names += [Named(event["service"], event["record"]) for event in found["events"]]
+        names += [Named(cast("Service", event["service"]), event["record"]) for event in found["events"]]
         if found["next"] is None:
             return names
         wanted = msgspec.structs.replace(wanted, after=found["next"])
@@ -207,35 +278,29 @@ def customers(databases: Databases, names: Iterable[Named]) -> dict[Named, Key]:
     return keys
 
 
-def attempt(env: Env, act: Act, named: Named, author: Author, *, dry_run: bool) -> dict[str, Any]:
+def attempt(env: Env, act: Act, named: Named, author: Author, *, dry_run: bool) -> Attempt:
     """Mark one event, or say what marking it would do."""
     chosen = argparse.Namespace(
         command=act.act, records=[record_id(named.record)], customer=None, all=False,
         actor=author.principal, why=act.why.strip() or "dry run", dry_run=dry_run,
     )  # fmt: skip
+    done: Attempt = {"service": named.service, "record": named.record, "result": "marked", "count": 0, "detail": ""}
     try:
         with dead_letters.connected(named.service, env) as connection:
-            count = dead_letters.mark(connection, chosen, author)
+            done["count"] = dead_letters.mark(connection, chosen, author)
     except Fatal as error:
-        refused = {"result": "refused", "count": 0, "detail": str(error).removeprefix("dlq: ")}
-        return {"service": named.service, "record": named.record, **refused}
+        return {**done, "result": "refused", "detail": str(error).removeprefix("dlq: ")}
     except Exception as error:
-        failed = {"result": "failed", "count": 0, "detail": describe(error)}
-        return {"service": named.service, "record": named.record, **failed}
-    if count and not dry_run:
-        entry = Entry(act.act, f"{named.service} {named.record}", {"why": chosen.why}, f"{count} marked")
+        return {**done, "result": "failed", "detail": describe(error)}
+    if not done["count"]:
+        return {**done, "result": "unchanged", "detail": "it is not parked any more, or was marked already"}
+    if not dry_run:
+        entry = Entry(act.act, f"{named.service} {named.record}", {"why": chosen.why}, f"{done['count']} marked")
         audit.log(author, entry)
-    result = ("marked", "") if count else ("unchanged", "it is not parked any more, or was marked already")
-    return {
-        "service": named.service,
-        "record": named.record,
-        "result": result[0],
-        "count": count,
-        "detail": result[1],
-    }
+    return done
 
 
-def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], author: Author) -> dict[str, Any]:
+def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], author: Author) -> DryRun:
     """What the act would change, event by event."""
     keys: dict[Named, Key] = {}
     taken: dict[Key, str] = {}
@@ -246,7 +311,7 @@ def dry_run(databases: Databases, env: Env, act: Act, names: Sequence[Named], au
             keys |= customers(databases, [named])
             first = taken.setdefault(keys[named], named.record)
             if keys[named][1] is not None and first != named.record:
-                result |= {"result": "unchanged", "count": 0, "detail": f"goes along with {first}"}
+                result = {**result, "result": "unchanged", "count": 0, "detail": f"goes along with {first}"}
         results.append(result)
     refused = sum(result["result"] in ("refused", "failed") for result in results)
     return {

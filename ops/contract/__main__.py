@@ -30,6 +30,8 @@ def compare(published: Mapping[str, Mapping[str, Any]], made: Mapping[str, Any])
             found.append((name, Change("", "is gone", "everyone")))
         elif document != made[name]:
             changes = list((events if name == ASYNCAPI else http).changes(document, made[name]))
+            if name in documents.OF_OUR_PAGE:
+                changes = [change._replace(breaks="") for change in changes]
             found += [(name, change) for change in changes or [UNSAID]]
     found += [(name, Change("", "is new")) for name in made if name not in latest]
     for version, older in published.items():

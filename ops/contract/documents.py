@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import inventory.operations
+import ops.console.operations
 import order.api.operations
 import payment.operations
 from common.asyncapi.document import document as asyncapi
@@ -17,8 +18,11 @@ CONTRACTS: Final = {
     "order": order.api.operations.CONTRACT,
     "payment": payment.operations.CONTRACT,
     "inventory": inventory.operations.CONTRACT,
+    "console": ops.console.operations.CONTRACT,
 }
-"""What the services offer over HTTP to others. The console's is for its own page."""
+"""What the processes offer over HTTP."""
+OF_OUR_PAGE: Final = frozenset({"console.openapi.json"})
+"""Documents of what only a page of ours asks for: they change with it, and no change of them breaks anybody."""
 
 
 def made() -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 from common.events import Milliseconds, rfc3339
 from common.terminal import printable
 from ops.tool import print_table
-from ops.trace.story import ParkedEvent, Stage, Story
+from ops.trace.story import ParkedEvent, Row, Stage, Story
 
 
 def show(story: Story) -> None:
@@ -84,7 +84,8 @@ def _stage_row(stage: Stage) -> Sequence[Any]:
 
 
 def _rows(story: Story) -> Iterator[tuple[str, str]]:
-    for name, row in (("payment", story.payment), ("reservation", story.reservation)):
+    decisions: tuple[tuple[str, Row | None], ...] = (("payment", story.payment), ("reservation", story.reservation))
+    for name, row in decisions:
         if row is None:
             unread = ("payment" if name == "payment" else "inventory") in story.unread
             yield name, "unknown" if unread else "none"
@@ -92,9 +93,9 @@ def _rows(story: Story) -> Iterator[tuple[str, str]]:
         reason = f" ({row['reason']})" if row["reason"] else ""
         lines = ", ".join(f"{line['quantity']} x {line['product_id']}" for line in row.get("items") or ())
         amount = f" {row['amount']} {row['currency']}" if row.get("amount") is not None else ""
-        revoked = f", undone at {rfc3339(row['revoked_at'])}" if row["revoked_at"] else ""
+        revoked = f", undone by that of {rfc3339(row['revoked_at'])}" if row["revoked_at"] else ""
         contents = f"{amount}{lines and ' ' + lines}"
-        yield name, f"{row['state']}{reason}{contents}, decided at {rfc3339(row['decided_at'])}{revoked}"
+        yield name, f"{row['state']}{reason}{contents}, by the event of {rfc3339(row['decided_at'])}{revoked}"
         if name == "payment":
             for entry in story.ledger:
                 moved = f"{entry['amount']} {entry['currency']} from {entry['debit']} to {entry['credit']}"

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from confluent_kafka import KafkaException, TopicPartition
 
@@ -13,6 +13,7 @@ from ops.databases import Database, Databases, Unreadable
 from ops.dead_letters import RecordId
 from ops.log import ANSWER_S, Log
 from ops.tool import GROUP_OF, statements
+from ops.trace.rows import EntryRow, MovementRow, PaymentRow, ReservationRow
 from ops.trace.story import UNREADABLE, Found, LogRecord, ParkedEvent, Row, concerns, event_named, partition_of, window
 
 SQL: Final = statements(__file__)
@@ -59,12 +60,13 @@ def _read_database(order_id: str, name: str, database: Database, found: Found) -
         case "order":
             found.order = _row(database, "order", order_id)
         case "payment":
-            found.payment = _row(database, "payment", order_id)
+            found.payment = cast("PaymentRow | None", _row(database, "payment", order_id))
             if found.payment is not None:
                 customer_id = found.payment["customer_id"]
-                found.ledger = database.query(SQL["ledger"], order_id=order_id, customer_id=customer_id)
+                entries = database.query(SQL["ledger"], order_id=order_id, customer_id=customer_id)
+                found.ledger = cast("list[EntryRow]", entries)
         case "inventory":
-            found.reservation = _row(database, "reservation", order_id)
+            found.reservation = cast("ReservationRow | None", _row(database, "reservation", order_id))
     found.parked += [
         _parked(order_id, name, database, row)
         for row in database.query(SQL["parked"], order_id=order_id)
@@ -78,7 +80,7 @@ def _read_request(order_id: str, database: Database, found: Found) -> None:
 
 def _read_movements(order_id: str, database: Database, found: Found) -> None:
     if found.reservation is not None and found.reservation["items"]:
-        found.movements = database.query(SQL["movements"], order_id=order_id)
+        found.movements = cast("list[MovementRow]", database.query(SQL["movements"], order_id=order_id))
 
 
 def _row(database: Database, name: str, order_id: str) -> Row | None:

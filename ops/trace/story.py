@@ -20,6 +20,7 @@ from common.events import (
     type_of,
 )
 from common.tracing.ids import trace_of
+from ops.trace.rows import EntryRow, ItemRow, MovementRow, PaymentRow, ReservationRow
 
 RANKS: Final = {type_of(kind): kind.rank for kind in get_args(AnyOrderEvent)} | {
     type_of(OrderDiscarded): OrderDiscarded.rank
@@ -108,16 +109,16 @@ class Story(Struct, frozen=True, kw_only=True):
     reason: str | None
     amount: int | None
     currency: str | None
-    items: Any
+    items: list[ItemRow]
     placed_at: int | None
     decided_at: int | None
     settled_at: int | None
     idempotency_key: str | None
     stages: tuple[Stage, ...]
-    payment: Any
-    ledger: tuple[Any, ...]
-    reservation: Any
-    movements: tuple[Any, ...]
+    payment: PaymentRow | None
+    ledger: tuple[EntryRow, ...]
+    reservation: ReservationRow | None
+    movements: tuple[MovementRow, ...]
     parked: tuple[ParkedEvent, ...]
     unread: dict[str, str]
     """The sources (`order`, `payment`, `inventory`, `log`) that could not be read, and why."""
@@ -134,10 +135,10 @@ class Found(Struct, kw_only=True):
 
     order: Row | None = None
     request: Row | None = None
-    payment: Row | None = None
-    ledger: Sequence[Row] = ()
-    reservation: Row | None = None
-    movements: Sequence[Row] = ()
+    payment: PaymentRow | None = None
+    ledger: Sequence[EntryRow] = ()
+    reservation: ReservationRow | None = None
+    movements: Sequence[MovementRow] = ()
     parked: list[ParkedEvent] = []
     records: Sequence[LogRecord] | None = None
     """None if the log was not read."""
@@ -184,7 +185,7 @@ def tell(order_id: str, found: Found) -> Story:
     events = [event for record in found.records or () if (event := event_named(record.value, order_id)) is not None]
     traceparent = order.get("traceparent") or next((event.traceparent for event in events), "")
     trace = trace_of(order_id, traceparent)
-    holders = (order, found.payment or {}, found.reservation or {}, found.request or {})
+    holders: tuple[Row | None, ...] = (order, found.payment, found.reservation, found.request)
     customer = next((row["customer_id"] for row in holders if row), None)
     if customer is None and events:
         customer = events[0].data.customer_id

@@ -9,7 +9,7 @@ from common.auth.access import own
 from common.auth.principal import AUDITOR, MERCHANT, OPERATOR
 from common.events import Item
 from common.http import problem
-from common.http.contract.operation import LINK_NEXT, LOCATION, Answer, Body, Header, Link, Operation
+from common.http.contract.operation import BUFFERING, LINK_NEXT, LOCATION, Answer, Body, Header, Link, Operation
 from common.http.contract.service import Contract
 from common.http.responses import UuidText
 from order.api.place.cancel import NOT_CANCELLABLE
@@ -60,7 +60,6 @@ _LAST_EVENT_ID: Final = Header(
 _RETRY_AFTER: Final = Header(
     name="Retry-After", description="the seconds after which to send the lines again", required=True
 )
-_BUFFERING: Final = Header(name="X-Accel-Buffering", description="keeps proxies from holding events back")
 _LINKS: Final = tuple(
     Link(
         name=operation_id,
@@ -167,7 +166,7 @@ STREAM: Final = Operation(
     headers=(_LAST_EVENT_ID,),
     answers=(
         Answer(
-            status=200, kind=StreamedEvent, media_types=("text/event-stream",), headers=(_BUFFERING,),
+            status=200, kind=StreamedEvent, media_types=("text/event-stream",), headers=(BUFFERING,),
             description="the events; the schema is that of one",
         ),
         Answer(status=204, description="Last-Event-ID is the last event: do not reconnect"),

@@ -10,14 +10,11 @@ from playwright.sync_api import Page, expect
 from starlette.requests import Request
 from starlette.responses import Response
 
-import ops.console.operations
 from common.codec import encode
 from common.http.contract.operation import Operation
-from ops.contract import documents
+from ops.contract.documents import CONTRACTS
 from tests.browser.conftest import served
 from tests.browser.test_views import unfit
-
-CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
 
 received: Final[list[Any]] = []
 

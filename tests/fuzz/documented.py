@@ -1,13 +1,15 @@
 """Hooks of schemathesis: data that exists, the formats of its own that it does not know, and checks that it lacks.
 
 It finds undocumented statuses, media types and violated schemas by itself. Added here: no header and no field is
-undocumented, each problem document says what its head says, and whatever is accepted is allowed by the document. (Its
-own check of the last passes over a number that is out of bounds if it stands in a query beside a valid parameter.)
+undocumented, each problem document says what its head says, and whatever the document forbids is refused with the
+status for that. (Its own check of the last is content with any refusal, and passes over a number that is out of bounds
+if it stands in a query beside a valid parameter.)
 """
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import msgspec
@@ -15,31 +17,48 @@ import schemathesis
 from jsonschema_rs import Draft202012Validator
 from schemathesis import Case, CheckContext, HookContext, Response
 
-from common.events import IDENTIFIER_PATTERN
+from common.currencies import ActiveCurrency
+from common.events import Identifier
+from common.http.problem import (
+    IDEMPOTENCY_KEY,
+    IDEMPOTENCY_KEY_REUSED,
+    MALFORMED_JSON,
+    NOT_FOUND,
+    UNSUPPORTED_MEDIA_TYPE,
+    VALIDATION,
+)
 from ops.contract.schemas import pointed_at
+from order.api.place.cancel import NOT_CANCELLABLE
+from order.api.place.desk import PRICE_CHANGED
 
 CUSTOMER: Final = "cust-000001"
 PRODUCT: Final = "sku-0001"
-KNOWN: Final = {"customer_id": CUSTOMER, "product_id": PRODUCT}
+KNOWN: Final = {"customer_id": CUSTOMER, "product_id": PRODUCT, "currency": "EUR"}
 """What the examples of the documents name, and what every generated name becomes, so that most of it is found."""
 NDJSON: Final = ("application/x-ndjson", "application/jsonl")
 NOT_OF_OPENAPI: Final = frozenset({"connection", "content-length", "content-type", "date", "transfer-encoding"})
 """Headers of the connection and of the content: OpenAPI describes the latter by its media types."""
-_IDENTIFIER: Final = re.compile(IDENTIFIER_PATTERN)
 
 
 def with_known_names(value: Any) -> Any:
-    """The same, with names that exist in the place of others. What is no name stays what it is."""
+    """The same, with names that exist in the place of others. What is no name stays what it is, but for 2.0: by its
+    schema that is a whole number, and the services want it written as one."""
     if isinstance(value, list):
         return [with_known_names(each) for each in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     if not isinstance(value, Mapping):
         return value
     return {
-        name: KNOWN[name]
-        if name in KNOWN and isinstance(each, str) and _IDENTIFIER.match(each)
-        else with_known_names(each)
+        name: KNOWN[name] if name in KNOWN and is_name(name, each) else with_known_names(each)
         for name, each in value.items()
     }
+
+
+def is_name(field: str, value: Any) -> bool:
+    with suppress(msgspec.ValidationError):
+        return bool(msgspec.convert(value, ActiveCurrency if field == "currency" else Identifier))
+    return False
 
 
 @schemathesis.hook
@@ -99,13 +118,46 @@ def a_problem_says_what_its_head_says(_: CheckContext, response: Response, __: C
 
 
 @schemathesis.check
-def what_is_accepted_is_allowed(_: CheckContext, response: Response, case: Case[Any]) -> None:
-    if response.status_code < 400:
-        faults = list(faults_of_request(response, case))
-        assert not faults, f"accepted with {response.status_code}, although the document forbids it: {faults}"
+def what_is_allowed_is_accepted(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    """Or refused for what it meets, which no schema can say."""
+    if case.meta is None or not case.meta.generation.mode.is_positive or response.status_code < 400:
+        return
+    types = {kind.uri for kind in MET}
+    for problem in problems_of(response):
+        assert problem["type"] in types, f"the document allows it, and it was refused: {problem}"
 
 
-def faults_of_request(response: Response, case: Case[Any]) -> Iterator[str]:
+def problems_of(response: Response) -> Iterator[Mapping[str, Any]]:
+    """The problem that a request was answered with; of a request of many orders, those of its lines."""
+    for line in response.content.splitlines():
+        document = msgspec.json.decode(line)
+        yield document if "type" in document else document["problem"]
+
+
+MET: Final = (NOT_FOUND, IDEMPOTENCY_KEY_REUSED, PRICE_CHANGED, NOT_CANCELLABLE)
+"""Problems of requests that the document allows."""
+
+
+@schemathesis.check
+def what_is_forbidden_is_refused(_: CheckContext, response: Response, case: Case[Any]) -> None:
+    faults = list(faults_of_request(response, case))
+    statuses = {fault.status for fault in faults}
+    assert not faults or response.status_code in statuses, (
+        f"answered with {response.status_code}, not with {statuses}, although the document forbids it: {faults}"
+    )
+
+
+class Fault(NamedTuple):
+    """What the document forbids, and the status with which it is to be refused."""
+
+    what: str
+    status: int
+
+
+REFUSED_WITH: Final = {"query": VALIDATION.status, "path": NOT_FOUND.status, "header": IDEMPOTENCY_KEY.status}
+
+
+def faults_of_request(response: Response, case: Case[Any]) -> Iterator[Fault]:
     """What the document forbids of the request as it was sent, as far as its schemas say."""
     document, sent = document_of(case), urlsplit(str(response.request.url))
     operation = document["paths"][case.operation.path].get(case.method.lower())
@@ -125,14 +177,33 @@ def faults_of_request(response: Response, case: Case[Any]) -> Iterator[str]:
                 header = response.request.headers.get(name)
                 values = [] if header is None else [header.decode("latin-1") if isinstance(header, bytes) else header]
         if len(values) > 1 or (parameter.get("required") and not values):
-            yield f"{name} is there {len(values)} times"
+            yield Fault(f"{name} is there {len(values)} times", REFUSED_WITH[parameter["in"]])
         for value in values:
-            number = schema.get("type") == "integer" and re.fullmatch("-?[0-9]+", value)
-            if not validator(schema, document).is_valid(int(value) if number else value):
-                yield f"{name} is {value!r}"
-    body = operation.get("requestBody", {}).get("content", {}).get("application/json")
-    if body is not None and not validator(body["schema"], document).is_valid(msgspec.json.decode(sent_body(response))):
-        yield f"the body is {sent_body(response)[:200]!r}"
+            if not validator(schema, document).is_valid(typed(value, schema)):
+                yield Fault(f"{name} is {value!r}", REFUSED_WITH[parameter["in"]])
+    content, body = operation.get("requestBody", {}).get("content", {}).get("application/json"), sent_body(response)
+    if content is None:
+        return
+    what = f"the body is {body[:200]!r}"
+    if "content-type" not in {name.lower() for name in response.request.headers}:
+        yield Fault(what, UNSUPPORTED_MEDIA_TYPE.status)
+    try:
+        sent_value = msgspec.json.decode(body)
+    except msgspec.DecodeError:
+        yield Fault(what, MALFORMED_JSON.status)
+    else:
+        if not validator(content["schema"], document).is_valid(sent_value):
+            yield Fault(what, VALIDATION.status)
+
+
+def typed(text: str, schema: Mapping[str, Any]) -> Any:
+    """The value that a text stands for, if it can be of the type that the schema has."""
+    match schema.get("type"):
+        case "integer" if re.fullmatch("-?[0-9]+", text):
+            return int(text)
+        case "boolean":
+            return {"true": True, "false": False}.get(text, text)
+    return text
 
 
 def sent_body(response: Response) -> bytes:

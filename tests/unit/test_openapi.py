@@ -11,7 +11,6 @@ import pytest
 from jsonschema_rs import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-import ops.console.operations
 from common.codec import encode
 from common.events import Milliseconds, rfc3339
 from common.http import problem
@@ -19,13 +18,12 @@ from common.http.contract.operation import Operation
 from common.http.contract.service import Contract
 from common.http.problem import ProblemError
 from common.http.validation import decode_body
-from ops.contract import documents
+from ops.contract.documents import CONTRACTS
 from order.api.read.queries import _stored
 from order.api.requests import OrderRequest, order_request_decoder
 from order.api.responses import OrderView
 from tests.unit.orders import order_id
 
-CONTRACTS: Final = {**documents.CONTRACTS, "console": ops.console.operations.CONTRACT}
 OPERATIONS: Final = [
     pytest.param(operation, id=f"{service} {operation.id}")
     for service, contract in CONTRACTS.items()

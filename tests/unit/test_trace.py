@@ -27,6 +27,7 @@ from common.events import (
     make,
 )
 from ops.trace.__main__ import nowhere, order_named
+from ops.trace.rows import EntryRow, PaymentRow
 from ops.trace.show import show, status_of
 from ops.trace.spans import spans_of
 from ops.trace.story import Found, LogRecord, ParkedEvent, Row, concerns, tell, window
@@ -155,13 +156,13 @@ def test_a_parked_event_is_a_span_with_an_error() -> None:
 
 
 def test_the_story_is_printed_with_all_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    payment = {
-        "customer_id": "ann", "state": "refunded", "reason": None, "amount": 5, "currency": "EUR", "decided_at": 1_000,
-        "revoked_at": 1_015,
+    payment: PaymentRow = {
+        "customer_id": "ann", "state": "refunded", "reason": None, "amount": 5, "currency": "EUR", "balance": 9,
+        "decided_at": Milliseconds(1_000), "revoked_at": Milliseconds(1_015),
     }  # fmt: skip
-    entry = {
+    entry: EntryRow = {
         "entry_id": 9, "kind": "refund", "debit": "merchant", "credit": "customer", "amount": 5, "currency": "EUR",
-        "recorded_at": 1_015,
+        "recorded_at": Milliseconds(1_015),
     }  # fmt: skip
     order = order_row(status="rejected", reason="out_of_stock", settled_at=1_020)
     found = Found(

@@ -174,6 +174,7 @@ REQUEST_ID: Final = Header(
 CACHE_CONTROL: Final = Header(name="Cache-Control", description="whether a cache may keep the answer")
 LINK_NEXT: Final = Header(name="Link", description='the next page, as `rel="next"`; not there on the last page')
 LOCATION: Final = Header(name="Location", description="the path of what was made", required=True)
+BUFFERING: Final = Header(name="X-Accel-Buffering", description="keeps proxies from holding events back")
 VARY: Final = Header(name="Vary", description="the request headers on which the answer depends")
 DEPRECATION_HEADERS: Final = (
     Header(name="Deprecation", description="since when the operation is deprecated (RFC 9745)", required=True),

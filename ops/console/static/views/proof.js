@@ -36,7 +36,9 @@ function Standing({ proof }) {
           <td>${count(each.checked)} ${each.counted}</td><td>${count(each.violations)}</td><td>${count(each.unproven)}</td>
           <td><${Age} at=${each.proved_at} /></td></tr>`)}
     <//>
-    <${Offenders} offenders=${proof.offenders} />`;
+    <${Offenders} offenders=${proof.offenders} />
+    <p class="muted">What it finds wrong is shown until it is right again. The console remembers it in memory only: after a
+      restart of the console, the full proof finds it.</p>`;
 }
 
 function Full({ full, texts }) {
