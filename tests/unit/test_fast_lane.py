@@ -27,7 +27,7 @@ from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
 from order.api import operations
-from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head
+from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head, split_credentials
 from order.api.place.single import PlaceOrder
 from tests.unit.order_api import PLACE, Api, FakeLog
 from tests.unit.principals import ByName, principal
@@ -316,14 +316,50 @@ def test_both_ways_limit_a_principal_alike() -> None:
 
 def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
     head = read_head(
-        b"Host: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS
+        b"\r\nHost: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS
     )
     other = read_head(
-        b"x-request-id:r\r\ncontent-length: \t5 \r\nhost: localhost\r\ncontent-type: application/json", HOSTS
+        b"\r\nx-request-id:r\r\ncontent-length: \t5 \r\nhost: localhost\r\ncontent-type: application/json", HOSTS
     )
     assert head == other
     assert head is not None
     assert (head.length, head.request_id) == (5, b"r")
+
+
+@pytest.mark.parametrize(
+    ("lines", "rest", "value"),
+    [
+        (b"\r\nhost: h\r\nauthorization: Bearer a\r\nx: y", b"\r\nhost: h\r\nx: y", b"Bearer a"),
+        (b"\r\nAuthorization: Bearer a\r\nhost: h", b"\r\nhost: h", b"Bearer a"),
+        (b"\r\nhost: h\r\nauthorization: Bearer a", b"\r\nhost: h", b"Bearer a"),
+        (b"\r\nhost: h\r\nx-authorization: Bearer a", b"\r\nhost: h\r\nx-authorization: Bearer a", None),
+        (b"\r\nhost: h\r\nx: authorization: Bearer a", b"\r\nhost: h\r\nx: authorization: Bearer a", None),
+        (b"\r\nauthorization: a\r\nauthorization: b", b"\r\nauthorization: b", b"a"),
+        (b"\r\nAuthorization: a\r\nauthorization: b", b"\r\nAuthorization: a", b"b"),
+        (b"\r\nauthorization:  a \r\nx: y", b"\r\nx: y", b" a "),
+        (b"", b"", None),
+    ],
+)
+def test_credentials_are_taken_out_of_a_head(lines: bytes, rest: bytes, value: bytes | None) -> None:
+    assert split_credentials(lines) == (rest, value)
+
+
+@pytest.mark.parametrize(
+    "credentials",
+    [
+        (b"authorization: Bearer ann", b"Authorization: Bearer shop"),
+        (b"authorization: Bearer ann", b"AUTHORIZATION: Bearer ann"),
+        (b"authorization:Bearer ann",),
+        (b"AUTHORIZATION: Bearer ann",),
+        (b"authorization:  Bearer ann",),
+        (b"authorization: Bearer ann ",),
+        (b"authorization: Bearer ann\r\n folded",),
+        (b"authorization: Bearer\tann",),
+    ],
+)
+def test_credentials_of_unusual_form_are_judged_the_ordinary_way(credentials: tuple[bytes, ...]) -> None:
+    answered, lane, _ = both(request(*credentials), auth=remembers)
+    assert lane.ordinary == (answered.split()[1] == b"202")
 
 
 @asynccontextmanager

@@ -36,16 +36,18 @@ from order.api.responses import Accepted
 
 HEAD_BYTES_MAX: Final = 2_048
 HEADS_KEPT: Final = 256
-"""A client sends the same head with almost every request, so it is parsed once."""
+"""Clients of one kind send the same head with almost every request, but for their credentials, so it is parsed once."""
 
 REQUEST_LINE: Final = f"POST {ORDERS_PATH} HTTP/1.1\r\n".encode()
+_LINES_FROM: Final = len(REQUEST_LINE) - len(b"\r\n")
+"""Where the lines of the head begin, each with the line end before it."""
 _HEAD_END: Final = b"\r\n\r\n"
+_AUTHORIZATION: Final = (b"\r\nauthorization: ", b"\r\nAuthorization: ")
 # RFC 9110 §5.5 and §5.6.2, without obs-text and without empty values.
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
 _ONCE: Final = frozenset(
     {
-        b"authorization",
         b"host",
         b"content-length",
         b"content-type",
@@ -57,7 +59,16 @@ _ONCE: Final = frozenset(
     }
 )
 _UNUSUAL: Final = frozenset(
-    {b"transfer-encoding", b"content-encoding", b"content-range", b"expect", b"origin", b"prefer", b"sec-fetch-site"}
+    {
+        b"authorization",
+        b"transfer-encoding",
+        b"content-encoding",
+        b"content-range",
+        b"expect",
+        b"origin",
+        b"prefer",
+        b"sec-fetch-site",
+    }
 )
 _PERSISTENT: Final = frozenset({b"keep-alive", b"upgrade", b"http2-settings"})
 """Options of a connection that stays. Java's client offers an upgrade with every request, and an offer is ignored."""
@@ -70,14 +81,25 @@ class Head(NamedTuple):
     request_id: bytes | None
     traceparent: bytes | None
     key: str | None
-    authorization: bytes | None
     forwarded_for: bytes
 
 
-def read_head(head: bytes, hosts: Hosts) -> Head | None:
-    """The header lines of a request that can be served here, or None."""
+def split_credentials(lines: bytes) -> tuple[bytes, bytes | None]:
+    """The lines of a head but for the first `Authorization`, and its value as it stands there. Written in another way,
+    it stays among the lines. A value that is not as it should be is none that is known."""
+    for name in _AUTHORIZATION:
+        at = lines.find(name)
+        if at >= 0:
+            end = lines.find(b"\r\n", at + len(name))
+            end = end if end >= 0 else len(lines)
+            return lines[:at] + lines[end:], lines[at + len(name) : end]
+    return lines, None
+
+
+def read_head(lines: bytes, hosts: Hosts) -> Head | None:
+    """The header lines of a request that can be served here, or None. Each has its line end before it."""
     headers: dict[bytes, bytes] = {}
-    for line in head.split(b"\r\n"):
+    for line in lines.split(b"\r\n")[1:]:
         field = _FIELD.fullmatch(line)
         if field is None:
             return None
@@ -102,7 +124,6 @@ def read_head(head: bytes, hosts: Hosts) -> Head | None:
         headers.get(b"x-request-id"),
         headers.get(b"traceparent"),
         None if key is None else key.decode("latin-1"),
-        headers.get(b"authorization"),
         headers.get(b"x-forwarded-for", b""),
     )
 
@@ -157,10 +178,11 @@ class FastLane(Connection):
             return
         if data.startswith(REQUEST_LINE) and self._is_between_requests():
             end = data.find(_HEAD_END, len(REQUEST_LINE), HEAD_BYTES_MAX)
-            head = self._read_head(data[len(REQUEST_LINE) : end]) if end > 0 else None
+            lines, authorization = split_credentials(data[_LINES_FROM:end] if end > 0 else b"")
+            head = self._read_head(lines)
             if head is not None and head.length == len(data) - end - len(_HEAD_END):
                 # Credentials that are not known yet, or no longer good, are judged where all others are.
-                principal = self._auth.known(head.authorization)
+                principal = self._auth.known(authorization)
                 if principal is not None and not principal.scopes.isdisjoint(ACCESS.accepted):
                     self._serving = True
                     self._unanswered += 1
