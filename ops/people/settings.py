@@ -28,8 +28,8 @@ class Settings:
             raise Fatal(f"AUTH_JWKS={self.jwks!r} has the keys of another issuer ({self.issuer}): ask that one")
         return store
 
-    def token(self, key: Key, subject: str, scopes: Sequence[str], ttl_s: int) -> str:
-        """A token that expires in `ttl_s`."""
+    def token(self, key: Key, subject: str, scopes: Sequence[str], ttl_s: int, jti: str = "") -> str:
+        """A token that expires in `ttl_s`; `jti` is its id, by default a new one."""
         now = int(time.time())
         claims = {
             "iss": self.issuer,
@@ -38,7 +38,7 @@ class Settings:
             "scope": " ".join(scopes),
             "iat": now,
             "exp": now + ttl_s,
-            "jti": str(uuid.uuid4()),
+            "jti": jti or str(uuid.uuid4()),
         }
         return signed(key, claims)
 

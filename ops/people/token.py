@@ -6,6 +6,7 @@ user's. `just token` runs it.
 
 import argparse
 import re
+import uuid
 from collections.abc import Sequence
 from typing import Final
 
@@ -71,8 +72,10 @@ def main(arguments: Sequence[str]) -> int:
     env = Env("token")
     settings = read_settings(env)
     name = subject(chosen.scopes, chosen.name)
-    text = settings.token(settings.own_issuer().read()[-1], name, chosen.scopes, chosen.ttl)
-    record(env, "make-token", name, {"scopes": chosen.scopes, "ttl_s": chosen.ttl}, "made")
+    jti = str(uuid.uuid4())
+    text = settings.token(settings.own_issuer().read()[-1], name, chosen.scopes, chosen.ttl, jti)
+    detail = {"subject": name, "scopes": chosen.scopes, "ttl_s": chosen.ttl}
+    record(env, "make-token", f"token {jti}", detail, "made")
     print(text)
     return 0
 

@@ -37,7 +37,7 @@ def tracked() -> frozenset[str]:
 
 
 def pages() -> list[str]:
-    return sorted(path for path in tracked() if path == "README.md" or re.fullmatch(r"(docs|examples)/.+\.md", path))
+    return sorted(path for path in tracked() if re.fullmatch(r"(README|SECURITY|(docs|examples)/.+)\.md", path))
 
 
 def living_pages() -> list[str]:
