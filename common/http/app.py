@@ -115,13 +115,13 @@ class Frame:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if self.hosts.origins and (origin := cors.origin_of(scope["headers"], self.hosts.origins)) is not None:
+            send = cors.opened(scope, send, origin)
         refused = self._refusal(scope)
         if refused is not None:
             metrics.http_requests.labels(scope["method"], "unmatched", refused.status).inc()
             await send_problem(send, refused, request_id_of(scope))
             return
-        if self.hosts.origins and (origin := cors.origin_of(scope["headers"], self.hosts.origins)) is not None:
-            send = cors.opened(scope, send, origin)
         endpoint = self._direct.get((scope["method"], scope["path"]))
         if endpoint is not None:
             await endpoint(scope, receive, send)

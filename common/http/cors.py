@@ -16,7 +16,8 @@ REQUEST_HEADERS: Final = (
     b"authorization, content-type, idempotency-key, if-none-match, last-event-id, prefer, traceparent, x-request-id"
 )
 ANSWER_HEADERS: Final = (
-    b"deprecation, etag, idempotency-replayed, link, location, preference-applied, retry-after, sunset, x-request-id"
+    b"deprecation, etag, idempotency-replayed, link, location, preference-applied, ratelimit, ratelimit-policy, "
+    b"retry-after, sunset, www-authenticate, x-request-id"
 )
 
 

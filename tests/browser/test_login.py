@@ -52,6 +52,15 @@ def test_a_link_with_a_token_logs_in_and_the_address_forgets_it(page: Page) -> N
     assert TOKEN not in page.url
 
 
+def test_a_link_changes_no_session(page: Page, fake: Fake) -> None:
+    """Else a page of somebody else could make a person act under another name."""
+    fake.session = AUDRA
+    page.goto(f"/#token={TOKEN}")
+    expect(page.get_by_text("you read as audra")).to_be_visible()
+    assert page.url.endswith("/#/flow")
+    assert fake.session == AUDRA
+
+
 def test_a_link_with_a_token_that_is_not_good_says_so(page: Page) -> None:
     page.goto("/#token=wrong")
     expect(page.get_by_role("alert")).to_have_text("the token has expired")

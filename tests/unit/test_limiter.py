@@ -18,6 +18,7 @@ from common.config import Env
 from common.errors import Fatal
 from common.http.app import application
 from common.http.contract.service import OperationRoute
+from common.http.heads import Hosts
 from common.http.limits.buckets import Rate
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits, request_limits
@@ -138,6 +139,23 @@ def test_requests_over_the_limit_of_their_address_are_refused_and_health_is_not(
     assert refused.json()["type"] == "/problems/rate-limited"
     assert refused.headers["ratelimit-policy"] == '"address";q=3;w=3'
     assert refused.headers["ratelimit"] == '"address";r=0;t=1'
+
+
+def test_a_page_of_an_allowed_origin_can_read_when_to_come_again() -> None:
+    app = application([public_route("/things", things)])
+    app.limiter = Limiter(RequestLimits(address=Rate(1, 1)))
+    app.hosts = Hosts(origins=frozenset({b"https://shop.example"}))
+
+    async def run() -> list[httpx.Response]:
+        headers = {"origin": "https://shop.example"}
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return [await client.get("/things", headers=headers) for _ in range(2)]
+
+    served, refused = asyncio.run(run())
+    assert (served.status_code, refused.status_code) == (200, 429)
+    assert refused.headers["access-control-allow-origin"] == "https://shop.example"
+    exposed = refused.headers["access-control-expose-headers"].split(", ")
+    assert {"retry-after", "ratelimit", "ratelimit-policy"} <= {*exposed}
 
 
 def test_a_principal_is_limited_and_guesses_from_its_address_do_not_lock_it_out() -> None:

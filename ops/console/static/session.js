@@ -14,7 +14,7 @@ function change(next) {
   for (const redraw of listeners) redraw();
 }
 
-/** The token of an address that ends with `#token=…`, which is taken out of it: nobody finds it on the screen or in the history. */
+/** The token of an address that ends with `#token=…`, which is taken out of it, so that it does not stay on the screen. */
 function tokenOfAddress() {
   const match = /^#token=(.+)$/.exec(location.hash);
   if (!match) return undefined;
@@ -33,15 +33,20 @@ export async function logOut() {
   change({ who: null });
 }
 
-/** Finds out who uses the page: by a token in the address, or else by the session that the browser has. */
+/** Finds out who uses the page: by the session that the browser has, or else by a token in the address. A link must not make
+ * somebody act under another name, so it changes no session. */
 export async function findSession() {
   const token = tokenOfAddress();
   try {
-    if (token) await logIn(token);
-    else change({ who: await get(PATH) });
+    change({ who: await get(PATH) });
+    return;
   } catch (refusal) {
-    if (session.who === undefined) change({ who: null, refusal: token || refusal.status !== 401 ? refusal : undefined });
+    if (refusal.status !== 401 || !token) {
+      change({ who: null, refusal: refusal.status === 401 ? undefined : refusal });
+      return;
+    }
   }
+  logIn(token).catch((refusal) => change({ who: null, refusal }));
 }
 
 function ended() {
