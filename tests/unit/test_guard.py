@@ -72,6 +72,23 @@ FRAME: Final = application(
 )
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"cookie": "tandem-console-8080=" + "x" * 43},
+        {"cookie": "authorization=Bearer ann"},
+        {"authorization": "Basic YW5uOg=="},
+        {"proxy-authorization": "Bearer ann"},
+    ],
+)
+def test_nothing_that_a_browser_sends_by_itself_lets_anybody_in(header: dict[str, str]) -> None:
+    async def request() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(FRAME), base_url="http://localhost:8081") as client:
+            return await client.get("/own", headers=header)
+
+    assert asyncio.run(request()).status_code == 401
+
+
 def get(path: str, name: str | None = None, frame: Frame = FRAME, method: str = "GET") -> httpx.Response:
     async def request() -> httpx.Response:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(frame), base_url="http://localhost:8081") as client:
