@@ -21,6 +21,7 @@ from dev.waiting import Progress, Waiting
 READY_S = 180
 OBSERVABILITY = ("--profile", "observability")
 ACCEPTED_FOLDER = "/accepted"
+SECURED = ("-f", "docker-compose.yml", "-f", "dev/compose-secure.yml")
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
 
 
@@ -33,6 +34,8 @@ class ComposeStack(Stack):
         self.settings = self.requested
         self.state.started("compose", self.settings)
         self._up("--build")
+        if self.settings.authority is not None:
+            self._keep_authority(self.settings.authority)
         self._wait_ready([*(service.name for service in SERVICES), CONSOLE])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
@@ -42,6 +45,14 @@ class ComposeStack(Stack):
             # Compose says no more than that it ended.
             self._run("logs", "--tail", "5", "setup")
             raise StackError(f"docker compose up failed with exit code {code}; see above")
+
+    def _keep_authority(self, path: Path) -> None:
+        """Keep a copy of the authority's certificate for clients on this machine."""
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        done = self._process("exec", "-T", "gateway", "cat", "/secrets/ca.pem", stdout=subprocess.PIPE)
+        if done.returncode:
+            raise StackError("the certificate of the authority cannot be read from the gateway; see above")
+        write(path, done.stdout)
 
     def down(self) -> None:
         self._require_engine()
@@ -103,9 +114,16 @@ class ComposeStack(Stack):
         if database not in DATABASE_SERVICES:
             raise StackError(f"there is no database {database!r}; there are {', '.join(DATABASE_SERVICES)}")
         terminal = [] if sys.stdin.isatty() else ["-T"]
-        password = f"PGPASSWORD={database}"  # as docker-compose.yml has it
-        client = ["psql", "-U", database, "-h", HOST, database, *arguments]
-        raise SystemExit(self._run("exec", *terminal, "-e", password, DATABASE_SERVICES[database], *client))
+        # The container has the superuser's password and no other's; the session becomes the service's role.
+        login = ["-e", "PGPASSFILE=/secrets/postgres.pgpass", "-e", f"PGOPTIONS=-c role={database}"]
+        client = ["psql", "-U", "postgres", "-h", HOST, database, *arguments]
+        raise SystemExit(self._run("exec", *terminal, *login, DATABASE_SERVICES[database], *client))
+
+    def rotate_secrets(self) -> None:
+        rotate = ("secrets", "python", "-m", "ops.secrets", "rotate", "--folder", "/holders")
+        self._compose("run", "-T", "--rm", "--no-deps", *acting_user(), *rotate)
+        if self.settings.secure:
+            self._compose("kill", "-s", "SIGUSR2", "gateway")  # HAProxy reads its certificate again, and loses nothing
 
     def ops(self, module: str, arguments: list[str]) -> None:
         terminal = [] if sys.stdout.isatty() else ["-T"]
@@ -172,7 +190,7 @@ class ComposeStack(Stack):
     def _process(
         self, *arguments: str, stdout: int | None = None, stderr: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [*compose_command(), *arguments]
+        command = [*compose_command(), *(SECURED if self.settings.secure else ()), *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, stderr=stderr, text=True)
 
     def environment(self) -> dict[str, str]:
@@ -190,7 +208,7 @@ class ComposeStack(Stack):
         """Return when the gateway reaches a ready instance of every service, and the console is ready."""
         ports = {service.name: self.settings.port(service) for service in SERVICES}
         ports[CONSOLE] = self.settings.console_port
-        self._wait(lambda name: unready_at(ports[name]), services)
+        self._wait(lambda name: unready_at(ports[name], self.settings.authority), services)
 
     def _wait(self, missing: Callable[[str], str | None], services: Iterable[str]) -> None:
         if late := Waiting(services, READY_S).until_ready(lambda name: Progress(missing(name))):

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import httpx
 
+from common.tls.client import trusting
 from dev.servers.console import Console
 from dev.settings import HOST, free_ports
 from tests.stack import Stack
@@ -31,14 +32,17 @@ class RunningConsole(Console):
         ]
         self.targets.write_text(json.dumps(listed))
         addresses = (self.port, admin_port, stack.ports["order-api"])
-        super().__init__(stack.directory, *addresses, self.targets, stack.variables)
+        certificate = stack.servers.certificate("console")
+        super().__init__(stack.directory, *addresses, self.targets, stack.variables, certificate)
+        self.trusted = True if stack.authority is None else trusting(stack.authority)
         # Whatever a test makes of the first: a drill must not find the stack of this checkout.
         self.variables |= {"CONSOLE_STACK": "other", "TANDEM_HOME": str(stack.directory / "no-stack")}
-        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=30, trust_env=False, verify=self.trusted)
 
     @property
     def url(self) -> str:
-        return f"http://{HOST}:{self.port}"
+        scheme = "http" if self.trusted is True else "https"
+        return f"{scheme}://{HOST}:{self.port}"
 
     def metrics(self) -> dict[str, float]:
         """Its metrics, such as `tandem_source_up{source="kafka"}`; nothing while it is away."""
@@ -75,7 +79,7 @@ class Listener:
         self.newest: dict[str, Any] = {}
         self.counts: dict[str, int] = defaultdict(int)
         self.ended = threading.Event()
-        self._client = httpx.Client(timeout=30, trust_env=False)
+        self._client = httpx.Client(timeout=30, trust_env=False, verify=console.trusted)
         self._url = f"{console.url}/api/stream"
         self._thread = threading.Thread(target=self._listen, daemon=True)
         self._thread.start()

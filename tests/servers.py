@@ -11,7 +11,7 @@ from psycopg import sql
 from common.config import Brokers
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
-from common.tls.authority import Authority, Certificate
+from common.tls.authority import LOOPBACK, Authority, Certificate
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
@@ -45,7 +45,7 @@ class Servers:
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
-        return None if self.authority is None else self.authority.ensure(name)
+        return None if self.authority is None else self.authority.ensure(name, (name, *LOOPBACK))
 
     def start(self) -> None:
         """Start the servers that do not run."""

@@ -23,6 +23,7 @@ from msgspec import Struct
 from common.config import Env, brokers
 from common.files import write
 from common.secrets.passwords import write_password
+from common.tls.authority import Authority
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
@@ -175,12 +176,19 @@ class Stack:
         for role, password in new_passwords().items():
             write_password(secrets, role, password)
         postgres_port, kafka_port, controller_port = free_ports(3)
-        self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"])
+        authority = Authority(secrets) if Env("bench").flag("SECURE") else None
+        certificate = None if authority is None else authority.ensure("postgres")
+        self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"], certificate)
         self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.auth = directory / "auth" if os.environ.get("AUTH") == "on" else None
-        auth = {"AUTH": "off"} if self.auth is None else own_auth(self.auth)
-        self.variables = environment(kafka_port=kafka_port, postgres_port=postgres_port, folder=secrets, auth=auth)
+        self.variables = environment(
+            kafka_port=kafka_port,
+            postgres_port=postgres_port,
+            folder=secrets,
+            auth={"AUTH": "off"} if self.auth is None else own_auth(self.auth),
+            authority=None if authority is None else authority.path,
+        )
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}

@@ -20,6 +20,7 @@ def texts() -> dict[str, str]:
     """Every made file, by its path from the root, and what it must hold."""
     yamls = {
         "prometheus.yml": scrape.prometheus_compose(),
+        "prometheus-secure.yml": scrape.prometheus_compose(secure=True),
         "rules.yml": rules.rules(),
         "alertmanager.yml": rules.routes("http://host.docker.internal:9096/"),
         "grafana-source.yml": scrape.GRAFANA_SOURCE,

@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from common.events import SAGA
 from ops.observe.rules import duration
+from ops.secrets.holders import SHARED_HOST
 
 DATABASE_OF: Final = {"order-api": "order", SAGA: "order", "payment": "payment", "inventory": "inventory"}
 """The database of each service."""
@@ -24,10 +25,13 @@ def prometheus_native(
     return _prometheus([instances, _console(_static(console) | secure)], alertmanager, every_s)
 
 
-def prometheus_compose() -> dict[str, Any]:
+def prometheus_compose(*, secure: bool = False) -> dict[str, Any]:
     """Prometheus in Compose, where a name has an address for each instance."""
+    tls = {"ca_file": "/secrets/ca.pem", "server_name": SHARED_HOST}
+    scheme = {"scheme": "https", "tls_config": tls} if secure else {}
     instances = {
         "job_name": "tandem",
+        **scheme,
         **_by_name(*DATABASE_OF),
         "relabel_configs": [
             {"source_labels": ["__meta_dns_name"], "target_label": "service"},
@@ -40,7 +44,7 @@ def prometheus_compose() -> dict[str, Any]:
         ],
     }
     kafka = {"job_name": "kafka", **_static("kafka-exporter:9308")}
-    return _prometheus([instances, _console(_by_name(CONSOLE)), kafka], ALERTMANAGER, SCRAPE_EVERY_S)
+    return _prometheus([instances, _console(_by_name(CONSOLE) | scheme), kafka], ALERTMANAGER, SCRAPE_EVERY_S)
 
 
 def _console(where: dict[str, Any]) -> dict[str, Any]:

@@ -44,9 +44,17 @@ HOLDERS: Final = {
     "postgres": Holder(999, (SUPERUSER,), ("postgres",)),  # the number in its image, as below
     "kafka": Holder(1000, (), ("kafka",)),
     "gateway": Holder(0, (), ("gateway",)),
+    "client": Holder(0),  # knows whom to trust
 }
 HOSTS: Final = {"postgres": tuple(f"{service}-db" for service in SERVICES)}
 """The names of a server in the network, where they are not that of its certificate."""
+
+
+HBA: Final = """\
+# Read with dev/compose-secure.yml. Who may enter the container may be any role; all others encrypt.
+local   all all     trust
+hostssl all all all scram-sha-256
+"""
 
 
 def make(folder: Path) -> None:
@@ -81,6 +89,8 @@ def publish(folder: Path) -> None:
             _give(holder, own / f"{certificate}.key", texts[0])
             _give(holder, own / f"{certificate}.pem", texts[1])
             _give(holder, own / f"{certificate}.both.pem", texts[1] + texts[0])  # HAProxy reads one file
+        if "postgres" in holder.certificates:
+            _give(holder, own / "hba.conf", HBA)
         if SUPERUSER in holder.roles:  # the image of PostgreSQL reads the first password without the rest of the line
             _give(holder, own / "superuser", read_password(folder / MADE, SUPERUSER))
         own.chmod(0o700)

@@ -12,13 +12,15 @@ import psycopg
 import pytest
 
 from common.secrets.passwords import password_file, read_password, write_password
-from common.tls.authority import Authority
+from common.tls.authority import LOOPBACK, Authority
 from common.tls.client import trusting
 from dev.settings import DATABASES, HOST, ROLES, ROOT, SERVICES
+from tests.console import Listener, RunningConsole
 from tests.stack import API, Stack
 from tests.waiting import eventually
 
 CLIENTS = 4
+WAIT_S = 10.0
 ORDERS_BETWEEN = 20
 """Orders that each client places before, between and after the changes."""
 
@@ -87,6 +89,26 @@ def test_a_password_that_is_not_in_a_file_of_its_owner_alone_is_not_used(shop: S
         psycopg.connect(url(shop, passfile=str(password_file(tmp_path, "payment"))))
 
 
+def test_the_console_sees_every_instance_and_passes_orders_on(shop: Stack) -> None:
+    console = RunningConsole(shop)
+    console.start()
+    tab = Listener(console)
+    try:
+        ready = dict.fromkeys(shop.instances, "ready")
+        tab.await_message(
+            "flow",
+            lambda flow: {i["name"]: i["state"] for i in flow["instances"]} == ready or None,
+            "the console finds every instance ready",
+        )
+        body = {"customer_id": "cust-secure", "product_id": "sku-secure", "quantity": 1}
+        assert console.post("/api/orders", body).status_code == 202
+    finally:
+        console.stop()
+        tab.ended.wait(WAIT_S)
+        tab.close()
+        console.http.close()
+
+
 def secrets_of(stack: Stack) -> dict[str, str]:
     """Every secret of the stack, by the name of its file: the text that must be seen nowhere."""
     secrets = {path.name: path.read_text().strip() for path in stack.secrets.glob("*.password")}
@@ -153,7 +175,7 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
         more()
         assert shop.servers.authority is not None
         for name in ("postgres", *(service.name for service in SERVICES)):
-            shop.servers.authority.renew(name)
+            shop.servers.authority.renew(name, (name, *LOOPBACK))
         shop.postgres.show_certificate()
         shop.run_tool("ops.secrets", "rotate")
         more()

@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from common.config import Env
 from common.errors import Fatal
 from common.secrets.passwords import database_url, password_of, write_password
+from dev.settings import ROOT
 from ops.secrets import holders
 from ops.secrets.rotate import urls_by_server
 
@@ -78,3 +81,43 @@ def test_the_servers_of_a_rotation_are_those_of_the_superusers(tmp_path: Path) -
         ("h", "1"): ["postgres", "notify", "auditor", "order", "auditor"],
         ("h", "2"): ["postgres", "payment", "auditor"],
     }
+
+
+def services(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())["services"]
+    return found
+
+
+def test_secure_compose_is_the_same_stack_with_nothing_in_the_clear() -> None:
+    plain, secure = services("docker-compose.yml"), services("dev/compose-secure.yml")
+    assert secure.keys() <= plain.keys()
+    verified = "sslmode=verify-full&channel_binding=require&sslrootcert=/secrets/ca.pem"
+    for name, service in plain.items():
+        settings = service.get("environment", {})
+        changed = secure.get(name, {}).get("environment", {})
+        urls = {variable: url for variable, url in settings.items() if variable.endswith("_URL")}
+        expected = {variable: url.replace("sslmode=disable", verified) for variable, url in urls.items()}
+        assert {variable: changed.get(variable) for variable in urls} == expected, name
+        if "HTTP_PORT" in settings:
+            files = [f"/secrets/{name}.pem", f"/secrets/{name}.key", "/secrets/ca.pem"]
+            assert [changed[v] for v in ("TLS_CERT_FILE", "TLS_KEY_FILE", "TLS_CA_FILE")] == files
+        if service["image"].startswith("postgres:"):
+            command = secure[name]["command"]
+            assert command[: len(service["command"])] == service["command"]
+            assert {"--ssl=on", "--hba_file=/secrets/hba.conf"} <= set(command)
+
+
+def test_each_container_mounts_its_own_secrets_and_no_others() -> None:
+    for name, service in services("docker-compose.yml").items():
+        mounted = [volume.split(":")[0] for volume in service.get("volumes", ()) if volume.startswith("secrets-")]
+        if name == "secrets":
+            assert {volume.removeprefix("secrets-") for volume in mounted} == {*holders.HOLDERS, holders.MADE}
+            continue
+        assert len(mounted) <= 1
+        passfiles = {
+            url.partition("/secrets/")[2] for url in service.get("environment", {}).values() if "passfile" in url
+        }
+        if passfiles:
+            [volume] = mounted
+            roles = holders.HOLDERS[volume.removeprefix("secrets-")].roles
+            assert passfiles == {f"{role}.pgpass" for role in roles}

@@ -30,7 +30,10 @@ WRITE_ANYWHERE: Final = {
 }
 """Images of others whose root file system stays writable: the broker's writes its configuration, the others were not
 tried without."""
-CAPABILITIES: Final = {"gateway": {"DAC_OVERRIDE", "SETGID", "SETUID"}}
+CAPABILITIES: Final = {
+    "gateway": {"DAC_OVERRIDE", "SETGID", "SETUID"},
+    "secrets": {"CHOWN", "DAC_OVERRIDE", "FOWNER"},  # gives each container its own
+}
 READERS: Final = {"locust", "prometheus", "alertmanager", "grafana"}
 """Root, to read files that are their owner's alone."""
 
