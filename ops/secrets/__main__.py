@@ -48,7 +48,6 @@ def main(arguments: Sequence[str]) -> int:
     author, entry = user_author(), Entry("rotate", "secrets", {"roles": roles}, "new passwords")
     with connect(env.database_url("ORDER_DATABASE_URL"), "secrets") as connection, connection.transaction():
         table.write(connection, author, entry)
-    table.log(author, entry)
     print(f"secrets: new passwords of {', '.join(roles)}")
     return 0
 
