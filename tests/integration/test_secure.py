@@ -14,7 +14,7 @@ import pytest
 from common.secrets.passwords import password_file, read_password, write_password
 from common.tls.authority import LOOPBACK, Authority
 from common.tls.client import trusting
-from dev.settings import DATABASES, HOST, ROLES, ROOT, SERVICES
+from dev.settings import CONSOLE, DATABASES, HOST, ROLES, ROOT, SERVICES
 from tests.console import Listener, RunningConsole
 from tests.stack import API, Stack
 from tests.waiting import eventually
@@ -174,7 +174,7 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
     try:
         more()
         assert shop.servers.authority is not None
-        for name in ("postgres", *(service.name for service in SERVICES)):
+        for name in ("postgres", CONSOLE, *(service.name for service in SERVICES)):
             shop.servers.authority.renew(name, (name, *LOOPBACK))
         shop.postgres.show_certificate()
         shop.run_tool("ops.secrets", "rotate")
