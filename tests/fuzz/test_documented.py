@@ -62,16 +62,18 @@ def test_every_example_of_the_document_is_taken(guarded: Guarded, service: str) 
 @pytest.mark.parametrize("service", NAMES)
 def test_a_service_answers_as_its_document_says(guarded: Guarded, service: str, tmp_path: Path) -> None:
     credentials = f"Authorization: Bearer {guarded.key('fuzzer', *SCOPES)}"
-    answers_as_documented(guarded.url(NAMES[service], ""), service, tmp_path, "--header", credentials)
+    answers_as_documented(guarded.url(NAMES[service]), service, tmp_path, "--header", credentials)
 
 
-def test_the_console_answers_as_its_document_says(stack: Stack, tmp_path: Path) -> None:
+def test_the_console_answers_as_its_document_says(guarded: Guarded, tmp_path: Path) -> None:
     """What reads, and ends: other requests act on the stack, and the stream goes on for ever."""
-    console = RunningConsole(stack)
+    console = RunningConsole(guarded.stack)
+    console.variables |= guarded.settings("order-api") | {"HTTP_PORT": str(console.port)}
     console.start()
     try:
+        credentials = f"Authorization: Bearer {guarded.key('fuzzer', *SCOPES)}"
         chosen = ("--include-method", "GET", "--exclude-path", "/api/stream", "--max-examples", "5")
-        answers_as_documented(console.url, "console", tmp_path, *chosen)
+        answers_as_documented(console.url, "console", tmp_path, "--header", credentials, *chosen)
     finally:
         console.stop()
 
