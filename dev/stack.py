@@ -20,6 +20,8 @@ REMEMBERED = "remembered; 'just up' starts that many"
 TOKEN_TOOL = "people.token"  # noqa: S105 - the name of a module
 CUSTOMER_TOKEN = ("customer", "cust-000001")
 """Of a customer of the demo data."""
+CONSOLE_TOKEN = ("operator,merchant", "--ttl", "12h")
+"""For the console: as a merchant too, or its form could place no order."""
 LOAD_TOKEN = ("merchant", "load", "--ttl", "24h")
 """For Locust, whose users order in the name of many customers."""
 
@@ -69,6 +71,8 @@ class Stack(ABC):
         if self.settings.told.get("AUTH") == "off":
             print("\nAUTH=off: whoever reaches these ports may do everything. Place an order:\n")
         else:
+            print("\nOpen the console, as its operator for 12 hours:\n")
+            print(f"  {base}:{self.settings.console_port}/#token={self.token(*CONSOLE_TOKEN)}")
             print("\nPlace an order. This token is for an hour; 'just token customer cust-000001' makes another:\n")
             print(f"  TOKEN={self.token(*CUSTOMER_TOKEN)}")
             credentials = ' -H "authorization: Bearer $TOKEN"'

@@ -32,8 +32,7 @@ HEADER: Final = ("id", "name", "scopes", "created", "expires", "state")
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="just keys", description="API keys for machines, and the issuer's key.")
-    described.set_defaults(command="list", json=False)
-    commands = described.add_subparsers(dest="command")
+    commands = described.add_subparsers(dest="command", required=True)
     create = commands.add_parser("create", help="make a key, and print it; it is shown this once")
     add_person(create)
     create.add_argument("--days", type=days, help="how long it lasts; without it, until it is revoked")

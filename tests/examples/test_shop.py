@@ -105,9 +105,10 @@ def test_a_shop_gives_up_when_its_patience_ends() -> None:
     shop.close()
 
 
-def told(*command: str) -> list[str]:
-    """The lines that a client prints."""
-    done = subprocess.run(command, env=child(), cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
+def told(*command: str, token: str = "") -> list[str]:
+    """The lines that a client prints, with a token if there is one."""
+    variables = child({"TOKEN": token} if token else None)
+    done = subprocess.run(command, env=variables, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()
 

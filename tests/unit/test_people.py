@@ -159,9 +159,12 @@ def test_a_rotation_that_fails_half_way_refuses_no_token(
 ) -> None:
     before = say(token.main, "merchant")
 
+    written: list[Path] = []
+
     def until_the_disk_is_full(path: Path, *rest: Any) -> None:
-        if path.name == "issuer.json":
+        if written:
             raise OSError(28, "No space left on device")
+        written.append(path)
         write(path, *rest)
 
     monkeypatch.setattr("ops.people.issuer.write", until_the_disk_is_full)
