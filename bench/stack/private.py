@@ -197,13 +197,13 @@ class Stack:
         """Start the servers, load the demo data, start one instance of each service."""
         servers = [self.postgres] if databases_only else [self.postgres, self.kafka]
         side_by_side(lambda server: server.start(READY_S), servers)
+        if self.auth is not None:
+            run_tool(self.variables, "ops.people")
+            write(self.auth / TOKENS, "\n".join(tokens(self.variables)), 0o600)
         run_tool(self.variables, "ops.migrate")
         if not databases_only:
             run_tool(self.variables, "ops.topics", "create")
         side_by_side(lambda service: run_tool(self.variables, service, "load-demo"), ("payment", "inventory"))
-        if self.auth is not None:
-            run_tool(self.variables, "ops.people")
-            write(self.auth / TOKENS, "\n".join(tokens(self.variables)), 0o600)
         if not databases_only:
             side_by_side(lambda service: self.launch(service.name, 1), SERVICES)
 
