@@ -8,8 +8,10 @@ import psycopg
 import pytest
 
 from common.postgres import connect
+from tests.guarded import Guarded
 from tests.integration.conftest import BALANCE, PRICE, draw
 from tests.stack import Stack
+from tests.waiting import eventually
 
 EURO = {"amount": 5, "currency": "EUR"}
 
@@ -41,6 +43,19 @@ def test_a_deposit_has_one_entry_however_often_it_is_sent_and_a_refused_one_has_
         "detail": {**EURO, "idempotency_key": "k"}, "result": f"balance {BALANCE + 5}",
     }  # fmt: skip
     assert f"audit: deposit account {customer}" in stack["payment-1"].log.read_text()
+
+
+def test_an_entry_names_the_principal_and_its_credential(guarded: Guarded, customer: str) -> None:
+    token = guarded.issuer.token("ann", "merchant", claims={"jti": "t-7"})
+    key = guarded.key("shop", "merchant")
+    account = f"/api/v1/accounts/{customer}"
+    eventually(lambda: guarded.ask("payment", "GET", account, key).is_success, "the key is known")
+    path = f"{account}/deposits"
+    for credentials in (token, key):
+        assert guarded.ask("payment", "POST", path, credentials, body=EURO).status_code == 201
+    assert guarded.ask("payment", "POST", path, guarded.issuer.token(customer), body=EURO).status_code == 403
+    named = [(each["principal"], each["kind"], each["credential"]) for each in entries(guarded.stack, customer)]
+    assert named == [("anonymous", "anonymous", None), ("ann", "token", "t-7"), ("shop", "key", key.split("_")[1])]
 
 
 def test_a_product_and_its_stock_have_entries_for_what_changed(stack: Stack) -> None:
