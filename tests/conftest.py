@@ -35,6 +35,7 @@ LONGEST: Final = (
     "tests/faults/test_killed_under_load.py",
     "tests/alerts/test_alerts.py",
     "tests/integration/test_stored.py",
+    "tests/integration/test_secure.py",
 )
 """The modules that take longest, in that order, so that the workers end at about the same time."""
 SHARING: Final = "stack"
