@@ -37,6 +37,8 @@ from ops.people.settings import read_settings
 CUSTOMERS_WITH_TOKEN: Final = 10_000
 """Fewer than an order api remembers, so that each token is verified once, as that of a customer who orders often."""
 TOKENS: Final = "tokens.txt"
+UNREACHED: Final = dict.fromkeys(("LIMIT_ADDRESS", "LIMIT_CUSTOMER", "LIMIT_MACHINE"), "1000000/1000000")
+"""One address and one merchant stand for many. Their requests are counted, as everybody's are."""
 READY_S: Final = 90.0
 STOP_S: Final = 90.0
 
@@ -189,6 +191,7 @@ class Stack:
             auth={"AUTH": "off"} if self.auth is None else own_auth(self.auth),
             authority=None if authority is None else authority.path,
         )
+        self.variables |= UNREACHED
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}

@@ -25,7 +25,7 @@ READERS: Final = 4
 ROTATIONS: Final = 5
 
 
-class Guarded:
+class Closed:
     """An order api with AUTH=on beside the shared one, with an issuer and API keys of its own."""
 
     def __init__(self, stack: Stack, home: Path) -> None:
@@ -55,36 +55,36 @@ class Guarded:
 
 
 @pytest.fixture(scope="module")
-def guarded(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guarded]:
-    guarded = Guarded(stack, tmp_path_factory.mktemp("home"))
-    yield guarded
-    guarded.http.close()
-    guarded.instance.stop()
-    del stack.instances[guarded.instance.name]
+def closed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
+    closed = Closed(stack, tmp_path_factory.mktemp("home"))
+    yield closed
+    closed.http.close()
+    closed.instance.stop()
+    del stack.instances[closed.instance.name]
 
 
 @pytest.fixture(scope="module")
-def first_order(stack: Stack, guarded: Guarded) -> None:
+def first_order(stack: Stack, closed: Closed) -> None:
     """What the demo data has."""
     customer, product = FIRST_ORDER
     stack.account(customer, 10**9)
     stack.product(product, pieces=10**6)
     body = {"customer_id": customer, "product_id": product, "quantity": 1}
-    headers = {"authorization": f"Bearer {guarded.token('customer', customer)}"}
+    headers = {"authorization": f"Bearer {closed.token('customer', customer)}"}
     eventually(
-        lambda: guarded.http.post("/orders", json=body, headers=headers).status_code == 202, "the product is orderable"
+        lambda: closed.http.post("/orders", json=body, headers=headers).status_code == 202, "the product is orderable"
     )
 
 
 def test_the_lines_that_up_prints_place_an_order(
-    guarded: Guarded, first_order: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    closed: Closed, first_order: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stack = NativeStack(guarded.settings)
-    monkeypatch.setattr(stack, "run_tool", guarded.run)
+    stack = NativeStack(closed.settings)
+    monkeypatch.setattr(stack, "run_tool", closed.run)
     stack.print_addresses()
     printed = capsys.readouterr().out
     [link] = re.findall(r"^  http://127\.0\.0\.1:8080/#token=(\S+)$", printed, re.MULTILINE)
-    assert guarded.status(link) == 200
+    assert closed.status(link) == 200
     script = printed[printed.index("  TOKEN=") :]
     placed = subprocess.run(["sh", "-c", script], env=child(), capture_output=True, text=True)
     assert placed.stdout.startswith("HTTP/1.1 202 Accepted"), placed.stdout + placed.stderr
@@ -95,56 +95,56 @@ def test_the_lines_that_up_prints_place_an_order(
 @pytest.mark.parametrize(
     "program", [[sys.executable, str(SHOP / "shop.py")], [str(SHOP / "shop.sh")]], ids=["py", "sh"]
 )
-def test_the_shops_order_with_a_token(guarded: Guarded, first_order: None, program: list[str]) -> None:
-    command = [*program, f"http://{HOST}:{guarded.port}", *FIRST_ORDER]
-    assert told(*command, token=guarded.token("customer", FIRST_ORDER[0]))[0].startswith("placed ")
+def test_the_shops_order_with_a_token(closed: Closed, first_order: None, program: list[str]) -> None:
+    command = [*program, f"http://{HOST}:{closed.port}", *FIRST_ORDER]
+    assert told(*command, token=closed.token("customer", FIRST_ORDER[0]))[0].startswith("placed ")
     refused = subprocess.run(command, env=child(), capture_output=True, text=True)
     assert (refused.returncode != 0, "send Authorization: Bearer" in refused.stderr) == (True, True), refused.stderr
 
 
-def test_the_typescript_shop_orders_with_a_token(guarded: Guarded, first_order: None, node: str) -> None:
-    test_the_shops_order_with_a_token(guarded, first_order, [node, str(SHOP / "shop.ts")])
+def test_the_typescript_shop_orders_with_a_token(closed: Closed, first_order: None, node: str) -> None:
+    test_the_shops_order_with_a_token(closed, first_order, [node, str(SHOP / "shop.ts")])
 
 
-def test_a_revoked_key_is_refused_and_the_others_are_not(guarded: Guarded) -> None:
+def test_a_revoked_key_is_refused_and_the_others_are_not(closed: Closed) -> None:
     assert FILE_CHECK_EVERY_S <= 1, "'just keys revoke' says that a key is refused within a second"
-    leaked, other = (guarded.run("people.keys", "create", "merchant", f"shop-{n}").stdout.strip() for n in range(2))
+    leaked, other = (closed.run("people.keys", "create", "merchant", f"shop-{n}").stdout.strip() for n in range(2))
     for key in (leaked, other):
-        eventually(lambda k=key: guarded.status(k) == 200, "the key is known")  # type: ignore[misc]
-    guarded.run("people.keys", "revoke", leaked)
-    eventually(lambda: guarded.status(leaked) == 401, "the key is refused")
-    assert guarded.status(other) == 200
+        eventually(lambda k=key: closed.status(k) == 200, "the key is known")  # type: ignore[misc]
+    closed.run("people.keys", "revoke", leaked)
+    eventually(lambda: closed.status(leaked) == 401, "the key is refused")
+    assert closed.status(other) == 200
 
 
 class Reader(threading.Thread):
     """Asks with the newest token, again and again, and notes each answer that is not 200."""
 
-    def __init__(self, guarded: Guarded, tokens: Sequence[str]) -> None:
+    def __init__(self, closed: Closed, tokens: Sequence[str]) -> None:
         super().__init__()
         self.answered = 0
         self.refused: list[int] = []
         self.stopping = threading.Event()
-        self._guarded = guarded
+        self._closed = closed
         self._tokens = tokens
 
     def run(self) -> None:
         while not self.stopping.is_set():
             for token in (self._tokens[0], self._tokens[-1]):
-                status = self._guarded.status(token)
+                status = self._closed.status(token)
                 self.answered += 1
                 if status != 200:
                     self.refused.append(status)
 
 
-def test_no_request_is_refused_while_the_issuers_key_is_rotated(guarded: Guarded) -> None:
-    tokens = [guarded.token("auditor", "reader")]
-    readers = [Reader(guarded, tokens) for _ in range(READERS)]
+def test_no_request_is_refused_while_the_issuers_key_is_rotated(closed: Closed) -> None:
+    tokens = [closed.token("auditor", "reader")]
+    readers = [Reader(closed, tokens) for _ in range(READERS)]
     for reader in readers:
         reader.start()
     try:
         for _ in range(ROTATIONS):
-            guarded.run("people.keys", "rotate-issuer")
-            tokens.append(guarded.token("auditor", "reader"))
+            closed.run("people.keys", "rotate-issuer")
+            tokens.append(closed.token("auditor", "reader"))
             before = [reader.answered for reader in readers]
             eventually(
                 lambda b=before: all(r.answered > n + 1 for r, n in zip(readers, b, strict=True)),  # type: ignore[misc]
@@ -155,6 +155,6 @@ def test_no_request_is_refused_while_the_issuers_key_is_rotated(guarded: Guarded
             reader.stopping.set()
             reader.join(PATIENCE_S)
     assert [reader.refused for reader in readers] == [[]] * READERS
-    guarded.run("people.keys", "rotate-issuer", "--at-once")
+    closed.run("people.keys", "rotate-issuer", "--at-once")
     for token in tokens:
-        eventually(lambda t=token: guarded.status(t) == 401, "the older tokens have ended")  # type: ignore[misc]
+        eventually(lambda t=token: closed.status(t) == 401, "the older tokens have ended")  # type: ignore[misc]
