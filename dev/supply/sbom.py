@@ -28,7 +28,8 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from common.errors import Fatal
-from dev.servers.jars import pinned
+from dev.servers import jars as broker
+from dev.servers import secure_postgres
 from dev.settings import ROOT
 
 VERSION: Final = SchemaVersion.V1_6
@@ -97,8 +98,8 @@ def licences(name: str) -> list[License]:
 
 
 def jars() -> Iterator[Component]:
-    """The broker's jars, which the native stack runs."""
-    for coordinate, digest in pinned().items():
+    """The jars of the broker and of PostgreSQL with OpenSSL, which the native stack runs."""
+    for coordinate, digest in (broker.pinned() | secure_postgres.pinned()).items():
         group, artifact, version = coordinate.split(":")
         purl = PackageURL("maven", namespace=group, name=artifact, version=version)
         yield component(purl, ComponentScope.OPTIONAL, hashes=[sha256(digest)])

@@ -12,7 +12,7 @@ import yaml
 from cyclonedx.model.component import ComponentScope
 
 from common.errors import Fatal
-from dev.servers.jars import pinned
+from dev.servers import jars, secure_postgres
 from dev.settings import ROOT
 from dev.supply import sbom
 
@@ -49,7 +49,9 @@ def test_the_bill_lists_all_that_is_pinned(bill: dict[str, Any]) -> None:
     purls = {component["purl"] for component in bill["components"]}
     locked = re.findall(r"^([\w.-]+)==([^\s;]+)", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE)
     assert {f"pkg:pypi/{name}@{version}" for name, version in locked} <= purls
-    assert {"pkg:maven/{}/{}@{}".format(*coordinate.split(":")) for coordinate in pinned()} <= purls
+    assert {
+        "pkg:maven/{}/{}@{}".format(*coordinate.split(":")) for coordinate in jars.pinned() | secure_postgres.pinned()
+    } <= purls
     assert {"pkg:npm/uplot@1.6.32", "pkg:pypi/asyncapi-viewer@2.1.1", "pkg:docker/postgres@18"} <= purls
     assert len(purls) == len(bill["components"])
     vendored = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("*/**/vendor/*.js")}
