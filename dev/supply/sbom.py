@@ -28,9 +28,11 @@ from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
 from common.errors import Fatal
+from common.terminal import complain
 from dev.servers import jars as broker
 from dev.servers import secure_postgres
 from dev.settings import ROOT
+from dev.stack import caller
 
 VERSION: Final = SchemaVersion.V1_6
 LOCK_FILES: Final = {
@@ -47,6 +49,7 @@ _VENDORED: Final = re.compile(
 )
 _IMAGE: Final = re.compile(r"^(?: *image:|FROM) ([\w./-]+):([\w.-]+)(?:@sha256:([0-9a-f]{64}))?", re.MULTILINE)
 _TYPES: Final = {"npm": "npm", "PyPI": "pypi"}
+FAILED: Final = 2
 LICENSE_CHARS_MAX: Final = 80
 """Some packages give the whole text of their licence as its name."""
 
@@ -164,11 +167,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="sbom", description=__doc__)
     parser.add_argument("file", nargs="?", type=Path, help="where to write it (default: standard output)")
     chosen = parser.parse_args()
-    text = document() + "\n"
-    if chosen.file is None:
-        sys.stdout.write(text)
-    else:
-        chosen.file.write_text(text)
+    try:
+        text = document() + "\n"
+        if chosen.file is None:
+            sys.stdout.write(text)
+        else:
+            Path(caller(), chosen.file).write_text(text)
+    except (Fatal, OSError) as error:
+        complain(str(error) if isinstance(error, Fatal) else f"sbom: {error}")
+        return FAILED
     return 0
 
 

@@ -75,6 +75,18 @@ def test_a_package_without_hashes_is_not_listed_but_refused(tmp_path: Path) -> N
         list(sbom.python_packages({"lock.txt": ComponentScope.REQUIRED}, tmp_path))
 
 
+def test_a_file_that_cannot_be_written_is_one_line_and_not_a_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TANDEM_CALLER", str(tmp_path))
+    monkeypatch.setattr(sbom, "document", lambda: "{}")
+    monkeypatch.setattr("sys.argv", ["sbom", "bill.json"])
+    assert (sbom.main(), (tmp_path / "bill.json").read_text()) == (0, "{}\n")
+    monkeypatch.setattr("sys.argv", ["sbom", "nowhere/bill.json"])
+    assert sbom.main() == sbom.FAILED
+    assert "sbom: [Errno 2] No such file or directory" in capsys.readouterr().err
+
+
 def test_a_vendored_file_of_no_package_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "page/vendor"
     folder.mkdir(parents=True)
