@@ -2,13 +2,17 @@
 
 import asyncio
 import json
+import math
+import time
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
 import pytest
 from loguru import logger
 
+from common.auth.principal import ANYONE
 from common.http import problem
 from common.http.problem import ProblemError
 from common.http.repeats import REPORT_EVERY_S
@@ -48,7 +52,8 @@ class FakeLookup(Lookup):
 class Client:
     """Reads a stream until it ends, or until it has received the text that it waits for."""
 
-    def __init__(self, *, leaves_after: bytes | None = None) -> None:
+    def __init__(self, *, leaves_after: bytes | None = None, expires_at: float = math.inf) -> None:
+        self._principal = replace(ANYONE, expires_at=expires_at)
         self.start: dict[str, Any] = {}
         self.content = b""
         self._leaves_after = leaves_after
@@ -77,7 +82,7 @@ class Client:
     async def read(self, endpoint: OrderEvents, last: str | None = None, method: str = "GET") -> "Client":
         headers = [] if last is None else [(b"last-event-id", last.encode())]
         scope = {"type": "http", "method": method, "headers": headers, "path_params": {"order_id": order_id(1)}}
-        scope["state"] = state_of()
+        scope["state"] = state_of(principal=self._principal)
         async with asyncio.timeout(10):
             await endpoint(scope, self.receive, self.send)
         return self
@@ -89,10 +94,11 @@ def read(
     last: str | None = None,
     stopping: bool = False,
     leaves_after: bytes | None = None,
+    expires_at: float = math.inf,
 ) -> Client:
     async def main() -> Client:
         endpoint = OrderEvents(FakeLookup(order), Outcomes(FakeQueries(*answers), lambda: stopping))
-        client = await Client(leaves_after=leaves_after).read(endpoint, last)
+        client = await Client(leaves_after=leaves_after, expires_at=expires_at).read(endpoint, last)
         assert endpoint._open.taken == 0
         return client
 
@@ -117,6 +123,10 @@ def test_every_entry_is_sent_once_and_then_the_end() -> None:
         ("4-settled", "settled"),
     ]
     assert client.events[-1][2]["settled"] is True
+
+
+def test_a_stream_ends_when_the_credentials_of_its_client_have_expired() -> None:
+    assert read(stored(), [stored()], expires_at=time.time() - 1).content == b"retry: 1000\n\n"
 
 
 def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
