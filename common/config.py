@@ -63,6 +63,10 @@ class Env:
     def error(self, text: str) -> Fatal:
         return Fatal(f"{self.service}: {text}" if self.service else text)
 
+    def is_set(self, name: str) -> bool:
+        self.names.add(name)
+        return name in self._environ
+
     def text(self, name: str, default: str | None = None, *, printable: bool = True) -> str:
         self.names.add(name)
         value = self._environ.get(name, default)

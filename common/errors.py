@@ -72,14 +72,9 @@ _TRANSIENT_STATES = frozenset(
 _POISON_STATES = frozenset({"23502", "23503", "23514"})  # NOT NULL, foreign key, CHECK
 _SEQUENCE_EXHAUSTED = "2200H"  # of the class of wrong values, and the fault of no event
 
+# A missing right or a refused password is transient: nothing is lost while an operator mends it, and then it goes on.
 _FATAL_KAFKA = frozenset(
     {
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.SASL_AUTHENTICATION_FAILED,
-        KafkaError._AUTHENTICATION,
         KafkaError._INVALID_ARG,
         KafkaError.UNSUPPORTED_VERSION,
         KafkaError.MSG_SIZE_TOO_LARGE,

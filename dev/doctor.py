@@ -12,7 +12,7 @@ import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from common.config import Brokers
+from common.config import Env, brokers
 from common.errors import TandemError
 from common.events import PRODUCTS, READERS
 from common.kafka.clients import client_config
@@ -22,7 +22,7 @@ from dev.environment import tight_limits
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack
 from dev.servers import jars, processes
-from dev.settings import HOST, dotenv, unknown_settings
+from dev.settings import dotenv, unknown_settings
 
 GIB = 1024**3
 OTHERS = 0o077  # the permissions of everybody but the owner
@@ -106,7 +106,7 @@ def programs(stack: NativeStack) -> Iterator[Finding]:
 
 def topics(stack: NativeStack) -> Iterator[Finding]:
     """Settings of topics that someone has changed. A broker that does not answer is another finding."""
-    client = AdminClient(client_config(Brokers(f"{HOST}:{stack.settings.kafka_port}"), "doctor"))
+    client = AdminClient(client_config(brokers(Env("doctor", stack.programs.environment())), "doctor"))
     with suppress(TandemError, KafkaException):
         drift = fetch_drift(client, [*READERS, PRODUCTS])
         yield Finding(

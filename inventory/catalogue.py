@@ -8,7 +8,7 @@ lacks only an operator may decide: see `ops.replay.inventory`.
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from common.codec import decoded, decoder_for
 from common.config import Brokers
@@ -16,6 +16,7 @@ from common.errors import LossDetected
 from common.events import PRODUCTS, ProductChanged, ProductData
 from common.kafka.broker import Topic
 from common.kafka.clients import reader_config
+from common.kafka.identity import Consumer
 
 POLL_S: Final = 0.2
 RECORDS_MAX: Final = 2_000

@@ -18,8 +18,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from confluent_kafka import KafkaError, Message, Producer
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, Message
 
 from common import metrics
 from common.codec import encode
@@ -29,6 +28,7 @@ from common.events import PRODUCTS, product_changed
 from common.kafka import broker
 from common.kafka.broker import Topic, TopicWatch
 from common.kafka.clients import client_config, producer_config
+from common.kafka.identity import AdminClient, Producer
 from common.postgres import Conn, connect, lead
 from common.worker import Worker
 from inventory import catalogue, store

@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
 from common.config import Brokers
 from common.errors import Fatal, Transient
 from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config, reader_config
+from common.kafka.identity import AdminClient, Consumer
 from common.kafka.settings import Drift, fetch_drift
 
 ANSWER_S: Final = 10.0

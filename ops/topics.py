@@ -1,14 +1,18 @@
-"""`python -m ops.topics create|list|trim|rewind|forget`: makes, shows and trims the topics.
+"""`python -m ops.topics create|list|trim|rewind|forget|allow|rotate`: makes, shows and trims the topics.
 
-create   make the topics that are missing, and set again what has been changed in the others
+create   make the topics that are missing, and set again what has been changed in the others; the same for users and
+         rights, where the broker asks for them
 list     print topics and partitions; consumer groups with members and lag
 trim     delete the records that every group has passed, and say what that has freed; nothing else ever deletes one
          (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
+allow    let a service beside Tandem read what happens to orders, where the broker asks for users
+rotate   give every user at the broker a new password
 forget   delete the committed offsets of a service beside Tandem that is gone for good: a trim then waits for it no more
 """
 
 import argparse
+import re
 import sys
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -20,8 +24,9 @@ from common.config import Env, brokers, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
+from common.kafka.access import fetch_drift
 from common.kafka.broker import Partition
-from ops import log_dirs, tool
+from ops import access, log_dirs, tool
 from ops.log import ANSWER_S, Log, members
 
 GROUPS = sorted(READS)
@@ -89,6 +94,9 @@ def show(log: Log) -> None:
         print(f"{', '.join(missing)}: missing; 'just topics create' makes it, and OPERATIONS says what was lost")
     for drift in log.drift([topic for topic, of in sizes.items() if of]):
         print(drift)
+    if access.is_asked_for(log):
+        for strayed in fetch_drift(log.admin):
+            print(strayed)
     print()
     clients = {group: [member.client_id for member in of_group] for group, of_group in members(log.admin).items()}
     rows = []
@@ -226,16 +234,24 @@ def set_committed(admin: AdminClient, group: str, offsets: list[TopicPartition])
             raise KafkaException(partition.error)
 
 
+def service_name(text: str) -> str:
+    if re.fullmatch("[a-z][a-z0-9-]{0,62}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a service's name, such as notify")
+
+
 def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="topics", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("create")
+    commands.add_parser("rotate")
     commands.add_parser("list")
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
     commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
     commands.add_parser("forget").add_argument("group")
+    commands.add_parser("allow").add_argument("service", type=service_name)
     chosen = parser.parse_args(arguments)
     env = Env("topics")
     log = Log(brokers(env), "topics")
@@ -243,6 +259,14 @@ def main(arguments: Sequence[str]) -> int:
     match chosen.command:
         case "create":
             create(log.admin, topic_partitions(env), env.integer("TOPIC_REPLICAS", 1, least=1, most=9))
+            if access.is_asked_for(log):
+                access.create(log, access.passwords_folder(env))
+        case "rotate":
+            access.rotate(log, access.passwords_folder(env))
+        case "allow":
+            if not access.is_asked_for(log):
+                raise Fatal("topics: this broker asks for no users, so every service may read already")
+            access.allow(log, chosen.service, access.passwords_folder(env))
         case "list":
             show(log)
         case "trim":

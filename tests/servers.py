@@ -8,14 +8,13 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from common.config import Brokers
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
 from common.tls.authority import LOOPBACK, Authority, Certificate
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
-from dev.settings import HOST, free_ports, new_passwords
+from dev.settings import free_ports, new_passwords
 from tests.waiting import eventually
 
 # Tests kill processes, never the machine: what the operating system has is safe, so nothing needs to wait for the disk.
@@ -41,7 +40,9 @@ class Servers:
         self.authority = Authority(self.secrets) if secure else None
         certificate = self.certificate("postgres")
         self.postgres = Cluster(directory / "postgres", self.postgres_port, self.secrets, _POSTGRES, certificate)
-        self.kafka: Broker = _Broker(directory / "kafka", self.kafka_port, controller_port)
+        ports = self.kafka_port, controller_port
+        secrets = self.secrets if secure else None
+        self.kafka: Broker = _Broker(directory / "kafka", *ports, secrets=secrets, secure=secure)
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
@@ -58,7 +59,7 @@ class Servers:
             own = "SELECT datname FROM pg_database WHERE NOT datistemplate AND datname <> 'postgres'"
             for (name,) in owner.execute(own).fetchall():
                 owner.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
-        admin = AdminClient(client_config(Brokers(f"{HOST}:{self.kafka_port}"), "test"))
+        admin = AdminClient(client_config(self.kafka.brokers(), "test"))
         if groups := [group.group_id for group in admin.list_consumer_groups().result().valid]:
             # A member that was killed counts until its session ends.
             eventually(lambda: delete_groups(admin, groups), f"the consumer groups {groups} are deleted")

@@ -13,11 +13,14 @@ import httpx
 import psycopg
 
 from common.config import Brokers, Env, brokers
+from common.kafka.access import ADMIN
 from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
+from dev.servers import users
 from dev.servers.instance import Instance as Child
 from dev.servers.instance import authority_in
+from dev.servers.users import identity
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from tests.proxy import Proxy
 from tests.servers import Servers, start
@@ -93,6 +96,7 @@ class Stack:
         servers = servers or Servers(directory)
         self.servers = servers
         self.secrets = servers.secrets
+        self.secure = servers.authority is not None
         self.postgres, self.postgres_port, self.kafka = servers.postgres, servers.postgres_port, servers.kafka
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.proxies: dict[str, Proxy] = {}
@@ -102,6 +106,8 @@ class Stack:
             folder=self.secrets,
             authority=self.authority,
         ) | dict(settings or {})
+        if self.secure:
+            self.variables |= identity(self.secrets, ADMIN)
         self.instances: dict[str, Instance] = {}
         self.http = httpx.Client(timeout=15, verify=True if self.authority is None else trusting(self.authority))
         self._auditors: dict[str, psycopg.Connection[Any]] = {}
@@ -128,15 +134,19 @@ class Stack:
         """How a test reaches the log."""
         return brokers(Env("test", self.variables))
 
-    def tool_environment(self) -> dict[str, str]:
-        return child(self.variables)
+    def variables_of(self, user: str) -> dict[str, str]:
+        """The variables of a process that is this user at the broker, where users are asked for."""
+        return self.variables | (identity(self.secrets, user) if self.secure else {})
+
+    def tool_environment(self, user: str = ADMIN) -> dict[str, str]:
+        return child(self.variables_of(user))
 
     def tool(self, *arguments: str, timeout_s: float = 120) -> "subprocess.CompletedProcess[str]":
         """Run a tool to its end."""
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=ROOT,
-            env=self.tool_environment(),
+            env=self.tool_environment(users.of_tool(arguments[0].removeprefix("ops."), arguments[1:])),
             capture_output=True,
             text=True,
             timeout=timeout_s,
@@ -151,7 +161,12 @@ class Stack:
     def make(self, service: Service, number: int) -> Instance:
         certificate = self.servers.certificate(service.name)
         return Instance(
-            self.directory, service, number, self.ports[service.name], self.variables, certificate=certificate
+            self.directory,
+            service,
+            number,
+            self.ports[service.name],
+            self.variables_of(service.name),
+            certificate=certificate,
         )
 
     def launch(self, name: str, number: int = 1, settings: Mapping[str, str] = MappingProxyType({})) -> Instance:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from loguru import logger
 
 from common import metrics
@@ -21,6 +21,7 @@ from common.consume.records import Arrival, arrival_of
 from common.errors import LossDetected
 from common.kafka.broker import Partition, query
 from common.kafka.clients import consumer_config
+from common.kafka.identity import Consumer, note_refusal
 
 BATCH_RECORDS_MAX: Final = 2_000
 BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
@@ -329,6 +330,7 @@ class Inbox:
 
     def _client_error(self, error: KafkaError) -> None:
         """While the broker is away the client reports it many times a second. Log it once."""
+        note_refusal(error)
         if not self._broker_away:
             self._log.warning("Kafka client: {}", error.str())
         if error.code() == KafkaError._ALL_BROKERS_DOWN:

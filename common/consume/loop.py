@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 import psycopg
 from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient
 from loguru import logger
 
 from common import log, metrics, postgres
@@ -36,6 +35,7 @@ from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
 from common.kafka.holes import offsets_without_record
+from common.kafka.identity import AdminClient
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
 from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline

@@ -33,6 +33,7 @@ from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, 
 from common.http.heads import Hosts
 from common.http.limits.limiter import Limiter
 from common.http.protocol import Connection
+from common.kafka.identity import PasswordWatch
 from common.tls.certificate import ServerCertificate
 from common.tls.listener import TlsListener
 
@@ -177,6 +178,7 @@ async def serve(
     Order of the end: stop accepting, let requests in flight finish (at most `DRAIN_S`), stop the tasks, `close`.
     Raises `Fatal` when a port is taken, when too few files may be open, or when the keys of credentials cannot be read.
     """
+    tasks = [PasswordWatch(process.brokers), *tasks]
     room = make_room()
     public, admin = _bind(process.host, process.port), _bind(process.host, process.admin_port)
     app.admin_port = process.admin_port

@@ -7,12 +7,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import Final, NamedTuple
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 from loguru import logger
 
 from common.config import Brokers
 from common.events import Milliseconds
 from common.kafka.clients import producer_config
+from common.kafka.identity import Producer, note_refusal, refusal
 
 REPORTS_EVERY_S: Final = 0.001
 # With nothing in flight no report comes, but an error may: a lost broker is noticed before the next request.
@@ -146,6 +147,7 @@ class AsyncPublisher:
                 future.set_exception(TimeoutError())
 
     def _on_error(self, error: KafkaError) -> None:
+        note_refusal(error)
         if error.code() == KafkaError._ALL_BROKERS_DOWN:
             self.all_brokers_down.set()
 
@@ -162,7 +164,8 @@ class AsyncPublisher:
         try:
             metadata = self._producer.list_topics(topic, timeout_s).topics[topic]
         except KafkaException:
-            return "Kafka cannot be reached"
+            refused = refusal()
+            return f"Kafka cannot be reached: {refused}" if refused else "Kafka cannot be reached"
         if metadata.error is None:
             return ""
         if metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:

@@ -1,7 +1,7 @@
 """What the broker knows: topics, the ends of their partitions, committed offsets.
 
 Nothing is left out of an answer. Every function raises `Transient` when the broker does not answer or does not know a
-topic or partition, and `Fatal` when no retry helps, such as a missing authorization.
+topic or partition, and `Fatal` when no retry helps.
 """
 
 import time
@@ -15,6 +15,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # typ
 
 from common.backoff import delays_s
 from common.errors import Failure, Fatal, LossDetected, Transient, classify
+from common.kafka.identity import refusal
 
 REQUEST_TIMEOUT_S: Final = 5.0
 WATCH_EVERY_S: Final = 5.0
@@ -55,7 +56,8 @@ def query(failed: str) -> Iterator[None]:
         yield
     except KafkaException as error:
         kind = Transient if classify(error) is Failure.TRANSIENT else Fatal
-        raise kind(f"{failed}: {error.args[0].str()}") from error
+        why = f"{error.args[0].str()}; {refused}" if (refused := refusal()) else error.args[0].str()
+        raise kind(f"{failed}: {why}") from error
 
 
 def describe(admin: AdminClient, names: Iterable[str]) -> dict[str, Topic]:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message
 from loguru import logger
 from msgspec import Struct
 
 from common.config import Brokers
 from common.errors import Transient
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, delivery_of, producer_config
+from common.kafka.identity import Producer
 
 FULL_QUEUE_POLL_S: Final = 0.1
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.kafka.access import OPERATOR
 from common.tls.authority import LOOPBACK, Authority, Certificate
 from dev.home import databases
 from dev.native.supervise import Status
@@ -13,6 +14,7 @@ from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.processes import is_frozen, listener
 from dev.servers.server import Server
+from dev.servers.users import identity
 from dev.servers.warmth import NAME as WARM_UP
 from dev.servers.warmth import Warmer
 from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment, own_auth
@@ -72,16 +74,24 @@ class Programs:
             return cluster
         if name == "kafka":
             ports = (settings.kafka_port, settings.kafka_controller_port)
-            return Broker(settings.home / name, *ports, cache=settings.cache)
+            return Broker(
+                settings.home / name,
+                *ports,
+                cache=settings.cache,
+                secrets=settings.secrets,
+                secure=bool(settings.secure),
+            )
         if name == WARM_UP:
-            return Warmer(settings.home, self.environment())
+            return Warmer(settings.home, self.environment(WARM_UP))
         if name == CONSOLE:
             addresses = (settings.console_port, settings.console_admin_port, settings.order_api_port)
-            return Console(settings.home, *addresses, self.targets_path, self.environment(), self.certificate(name))
+            return Console(
+                settings.home, *addresses, self.targets_path, self.environment(CONSOLE), self.certificate(name)
+            )
         service, number = self.instances[name]
         ports = (settings.port(service), settings.admin_port(service, number))
         certificate = self.certificate(service.name)
-        return Instance(settings.home, service, number, ports[0], self.environment(), ports[1], certificate)
+        return Instance(settings.home, service, number, ports[0], self.environment(service.name), ports[1], certificate)
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
@@ -109,14 +119,15 @@ class Programs:
             for name, (service, number) in self.instances.items()
         ]
 
-    def tools_environment(self) -> dict[str, str]:
+    def tools_environment(self, user: str = OPERATOR) -> dict[str, str]:
         """That of the operator's tools, which alone know where the issuer's private keys are."""
-        return own_auth(self.settings.auth) | self.environment()
+        return own_auth(self.settings.auth) | self.environment(user)
 
-    def environment(self) -> dict[str, str]:
+    def environment(self, user: str = OPERATOR) -> dict[str, str]:
+        """The variables of a process, which is `user` at the broker."""
         told = own_auth(self.settings.auth) | dict(self.settings.told)
         del told["AUTH_ISSUER_FILE"]
-        return told | environment(
+        variables = told | environment(
             auth={},
             kafka_port=self.settings.kafka_port,
             postgres_port=self.settings.postgres_port,
@@ -125,6 +136,7 @@ class Programs:
             authority=self.settings.authority,
             partitions=self.settings.topic_partitions,
         )
+        return variables | (identity(self.settings.secrets, user) if self.settings.secure else {})
 
     def ports(self, name: str) -> dict[str, int]:
         """The ports on which a program listens, by the setting that decides each."""

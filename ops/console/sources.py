@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import msgspec
-from confluent_kafka.admin import AdminClient
 
 from common.config import Brokers
 from common.events import READS, SAGA
 from common.kafka.broker import Partition, all_partitions, describe, log_ends
 from common.kafka.clients import client_config
+from common.kafka.identity import AdminClient
 from common.tls.client import connection as connect
 from ops.console.flow import Scrape
 from ops.console.metrics import parse

@@ -9,13 +9,14 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 import psycopg
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 from psycopg.conninfo import make_conninfo
 
 from common.config import Brokers
 from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import reader_config
+from common.kafka.identity import Consumer
 from common.postgres import KEEPALIVES, connections
 from ops.log import Log, members
 from ops.log_dirs import Folder, folders

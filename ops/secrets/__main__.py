@@ -1,4 +1,4 @@
-"""`python -m ops.secrets rotate`: new passwords for all roles while everything runs.
+"""`python -m ops.secrets rotate`: new passwords for all roles and Kafka users while everything runs.
 
 `python -m ops.secrets make FOLDER` makes those of the containers in Compose. A second run changes nothing.
 """
@@ -11,10 +11,11 @@ from pathlib import Path
 
 from common.audit import table
 from common.audit.entry import Entry, user_author
-from common.config import Env
+from common.config import Env, brokers
 from common.errors import Fatal
 from common.postgres import connect
-from ops import tool
+from ops import access, tool
+from ops.log import Log
 from ops.secrets import holders
 from ops.secrets.rotate import nothing, rotate, urls_by_server
 
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str]) -> int:
         publish = partial(holders.publish, chosen.folder)
         holders.renew_certificates(chosen.folder)
     roles = rotate(urls, publish)
+    if (users := access.passwords_folder(env)) is not None:
+        access.rotate(Log(brokers(env), "secrets"), users)
     author, entry = user_author(), Entry("rotate", "secrets", {"roles": roles}, "new passwords")
     with connect(env.database_url("ORDER_DATABASE_URL"), "secrets") as connection, connection.transaction():
         table.write(connection, author, entry)

@@ -15,14 +15,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
-from confluent_kafka.admin import AdminClient
-
 from common.codec import encode
 from common.config import Process
 from common.events import ORDERS, READS, SAGA, DeadlineData, Milliseconds, OrderDeadlinePassed, make, now
 from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
+from common.kafka.identity import AdminClient
 from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, lead, transaction
 from common.tracing.live import tracer_of

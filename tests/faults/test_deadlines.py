@@ -7,12 +7,12 @@ from contextlib import contextmanager
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient
 
 from common.config import Brokers, Env
 from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka.clients import client_config, producer_config
+from common.kafka.identity import AdminClient
 from common.kafka.publisher import Outgoing, Publisher
 from common.postgres import Conn, connect, lead
 from order import config

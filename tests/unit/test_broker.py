@@ -59,21 +59,21 @@ def test_a_missing_topic_cannot_be_described() -> None:
         broker.describe(admin, ["orders"])  # type: ignore[arg-type]
 
 
-def test_a_refusal_that_no_retry_mends_stops_a_consumer() -> None:
+def test_a_missing_right_is_named_and_waited_for() -> None:
     admin = Refusing(KafkaError.TOPIC_AUTHORIZATION_FAILED)
     with pytest.raises(TandemError, match=r"topic 'orders' cannot be described.*authorization failed") as refused:
         broker.describe(admin, ["orders"])  # type: ignore[arg-type]
-    assert classify(refused.value) is Failure.FATAL
+    assert classify(refused.value) is Failure.TRANSIENT
 
 
-def test_a_group_that_may_not_be_read_stops_a_consumer() -> None:
+def test_a_right_to_a_group_is_named_and_waited_for() -> None:
     class Unauthorized:
         def committed(self, *_: object) -> list[TopicPartition]:
             raise KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
 
     with pytest.raises(TandemError, match=r"committed offsets cannot be read.*authorization failed") as refused:
         broker.committed_offsets(Unauthorized(), [Partition("orders", 0)])  # type: ignore[arg-type]
-    assert classify(refused.value) is Failure.FATAL
+    assert classify(refused.value) is Failure.TRANSIENT
 
 
 class NewBroker:

@@ -496,7 +496,8 @@ def test_the_console_finds_every_instance_in_the_file_that_the_stack_writes(
 
 def test_doctor_names_a_topic_that_someone_has_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     drift = Drift("orders", "retention.ms", "1000", "-1")
-    stack: Any = SimpleNamespace(settings=SimpleNamespace(kafka_port=1))
+    programs = SimpleNamespace(environment=lambda: {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"})
+    stack: Any = SimpleNamespace(programs=programs)
     monkeypatch.setattr(doctor, "fetch_drift", lambda *_: [])
     assert [finding.good for finding in doctor.topics(stack)] == [True]
     monkeypatch.setattr(doctor, "fetch_drift", lambda *_: [drift])

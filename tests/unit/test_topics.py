@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.config import Brokers
 from common.errors import Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka.broker import Partition
@@ -29,6 +30,7 @@ def log_with(*existing: str) -> Log:
         Log,
         SimpleNamespace(
             admin=admin,
+            brokers=Brokers("127.0.0.1:1"),
             bounds=bounds,
             committed=lambda group, partitions: {},
             drift=lambda names: [],

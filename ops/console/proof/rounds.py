@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 import orjson
-from confluent_kafka import Consumer
 
 from common.codec import decoded, decoder_for
 from common.config import Brokers
@@ -22,6 +21,7 @@ from common.consume.positions import Stored
 from common.errors import describe
 from common.events import ORDERS, READERS, OrderPlaced, now
 from common.kafka.broker import Partition, all_partitions, log_bounds
+from common.kafka.identity import Consumer
 from common.worker import Worker
 from ops.console.jobs import Job, Jobs
 from ops.console.proof.judge import (

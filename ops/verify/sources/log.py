@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
-from confluent_kafka import Consumer, KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from msgspec import Raw, Struct
 
 from common.codec import UNDECODABLE, decoded
@@ -25,6 +25,7 @@ from common.consume.records import within_range
 from common.errors import describe
 from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, StrictRef
 from common.kafka.broker import Partition
+from common.kafka.identity import Consumer
 from ops.log import Log, Tail
 from ops.verify.evidence.buckets import Writer
 from ops.verify.evidence.kinds import KINDS_OF, MOVING, PLACED, TOPIC_OF, TOPICS, course_of

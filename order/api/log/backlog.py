@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from confluent_kafka import Consumer
-from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Counter, Gauge
 
@@ -22,6 +20,7 @@ from common.http.problem import Problem
 from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
+from common.kafka.identity import AdminClient, Consumer
 from common.worker import Worker
 from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission
 from order.api.responses import PLACED_NOTHING

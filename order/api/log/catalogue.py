@@ -12,8 +12,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, Message, TopicPartition
 from loguru import logger
 from prometheus_client import Counter
 
@@ -24,6 +23,7 @@ from common.events import PRODUCTS, ProductData
 from common.kafka import broker
 from common.kafka.broker import TopicWatch
 from common.kafka.clients import client_config, reader_config
+from common.kafka.identity import AdminClient, Consumer
 from common.worker import Worker
 
 _UNREAD: Final = f"topic {PRODUCTS!r} has not been read to its end"

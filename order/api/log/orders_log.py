@@ -12,7 +12,6 @@ from functools import partial
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import AdminClient
 from loguru import logger
 from prometheus_client import Gauge
 
@@ -25,6 +24,7 @@ from common.http.problem import Problem, ProblemError
 from common.kafka import broker
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, client_config, delivery_of
+from common.kafka.identity import AdminClient
 from common.kafka.settings import SettingsWatch
 from common.tracing.live import Tracer
 from common.worker import Worker

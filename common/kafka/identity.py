@@ -1,0 +1,138 @@
+"""Clients that keep up with their password, and what a broker says that does not take them.
+
+A password may be changed at any time. A client logs in with the new one from its next connection on; those that it has
+stay. Between the change at the broker and the change of the file, a client that connects is refused, and tries again.
+"""
+
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Final
+
+import confluent_kafka
+import confluent_kafka.admin
+from confluent_kafka import KafkaError
+from loguru import logger
+
+from common.config import Brokers
+from common.errors import Fatal
+
+CHECK_EVERY_S: Final = 1.0
+REPORT_EVERY_S: Final = 10.0
+RECENT_S: Final = 15.0
+_REFUSALS: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+
+_lock: Final = threading.Lock()
+_clients: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
+_passwords: Final[dict[str, str]] = {}
+"""The password of each user that was changed since this process began."""
+_refused = (-RECENT_S, "")
+_reported_s = -REPORT_EVERY_S
+
+
+class Producer(confluent_kafka.Producer):
+    """A producer that keeps up with its password."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(_current(config))
+        _watch(self, config)
+
+
+class Consumer(confluent_kafka.Consumer):
+    """A consumer that keeps up with its password."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(_current(config))
+        _watch(self, config)
+
+
+class AdminClient(confluent_kafka.admin.AdminClient):
+    """An admin client that keeps up with its password."""
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__(_current(config))
+        _watch(self, config)
+
+
+def _current(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the password as it is now: a producer that is renewed has an old one."""
+    current = {"error_cb": note_refusal, **config}
+    if password := _passwords.get(config.get("sasl.username", "")):
+        current["sasl.password"] = password
+    return current
+
+
+def _watch(client: Any, config: Mapping[str, Any]) -> None:
+    if "security.protocol" in config:
+        with _lock:
+            _clients.add(client)
+
+
+def note_refusal(error: KafkaError) -> None:
+    """A client's `error_cb`: log, now and then, that the broker does not take it, or it not the broker."""
+    global _refused, _reported_s
+    if error.code() not in _REFUSALS:
+        return
+    now_s = time.monotonic()
+    _refused = now_s, error.str()
+    if now_s - _reported_s >= REPORT_EVERY_S:
+        _reported_s = now_s
+        logger.warning("no connection to Kafka is made: {}", error.str())
+
+
+def refusal() -> str:
+    """What was said at the last attempt to connect, if that has just failed; empty otherwise."""
+    at_s, text = _refused
+    return text if time.monotonic() - at_s < RECENT_S else ""
+
+
+class PasswordWatch:
+    """Gives the clients of this process a new password when the file has one."""
+
+    def __init__(self, brokers: Brokers) -> None:
+        self._brokers = brokers
+        self._password = brokers.password() if brokers.protocol == "SASL_SSL" else ""
+        self._unreadable = ""
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="kafka-password", daemon=True)
+
+    def start(self) -> None:
+        if self._brokers.protocol != "PLAINTEXT":
+            self._thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    def check(self) -> None:
+        """Read the file, and let the admin clients say what they have met, which they do only when they are polled."""
+        with _lock:
+            clients = list(_clients)
+        if self._brokers.protocol == "SASL_SSL":
+            self._follow(clients)
+        for client in clients:
+            if isinstance(client, AdminClient):
+                client.poll(0)
+
+    def _follow(self, clients: list[Any]) -> None:
+        try:
+            password = self._brokers.password()
+        except Fatal as error:
+            if str(error) != self._unreadable:
+                logger.warning("the password of Kafka stays as it was: {}", error)
+            self._unreadable = str(error)
+            return
+        self._unreadable = ""
+        if password == self._password:
+            return
+        user = self._brokers.username
+        self._password = _passwords[user] = password
+        for client in clients:
+            with suppress(RuntimeError):  # it was closed, and is not collected yet
+                client.set_sasl_credentials(user, password)
+        logger.info("Kafka's user {!r} has a new password: connections log in with it from now on", user)
+
+    def _run(self) -> None:
+        while not self._stopping.wait(CHECK_EVERY_S):
+            self.check()

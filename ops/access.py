@@ -1,0 +1,61 @@
+"""Users and rights at a broker that asks for them: made, and reported where they differ from what they must be."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from common.config import Env
+from common.errors import Fatal
+from common.events import READERS
+from common.kafka import access
+from ops.log import Log
+
+
+def is_asked_for(log: Log) -> bool:
+    """Whether the broker knows its clients: otherwise it has no rights to give."""
+    return log.brokers.protocol != "PLAINTEXT"
+
+
+def passwords_folder(env: Env) -> Path | None:
+    """The folder with the passwords of all users, for those who make them."""
+    return Path(env.text("KAFKA_PASSWORDS_DIR", printable=False)) if env.is_set("KAFKA_PASSWORDS_DIR") else None
+
+
+def create(log: Log, folder: Path | None) -> None:
+    """Make the users, with their passwords from the folder, and set their rights. Without a folder, whoever runs the
+    broker makes the users."""
+    if folder is not None:
+        _make_users(log, folder, access.USERS)
+    drift = access.fetch_drift(log.admin)
+    access.grant(log.admin, [d.right for d in drift if d.missing])
+    access.revoke(log.admin, [d.right for d in drift if not d.missing and d.right.user in access.USERS])
+    for mended in drift:
+        if mended.right.user in access.USERS:
+            print(f"topics: {mended.right} {'granted' if mended.missing else 'taken away'}")
+        else:
+            print(f"topics: {mended}")
+
+
+def rotate(log: Log, folder: Path | None) -> None:
+    """Give every user a new password: in its file first, from which the broker's can be set again. Running clients read
+    it within a second. Raises `Fatal` without the folder of passwords."""
+    if folder is None:
+        raise Fatal("topics: KAFKA_PASSWORDS_DIR is not set: whoever runs the broker changes its passwords")
+    for user in access.USERS:
+        access.make_password(folder, user)
+    _make_users(log, folder, access.USERS)
+
+
+def allow(log: Log, service: str, folder: Path | None) -> None:
+    """Let a service beside Tandem read what happens to orders. Raises `Fatal` for one of Tandem's own users."""
+    if service in (*access.USERS, access.ADMIN, access.BROKER):
+        raise Fatal(f"topics: {service!r} is a user of Tandem's own; a service beside it needs another name")
+    if folder is not None:
+        _make_users(log, folder, [service])
+    access.grant(log.admin, access.rights_beside(service))
+    print(f"topics: {service} may read {', '.join(READERS)}; its own topics begin with '{service}.'")
+
+
+def _make_users(log: Log, folder: Path, users: Sequence[str]) -> None:
+    passwords = {user: access.ensure_password(folder, user) for user in users}
+    for user in access.set_passwords(log.brokers, log.admin, passwords):
+        print(f"topics: user {user} has the password in {access.password_file(folder, user).name}")

@@ -1,0 +1,341 @@
+"""A broker that asks who its clients are: every user may do what its service needs, and nothing else.
+
+Each right is tried, because a list of rights proves nothing. No attempt changes anything that services use.
+"""
+
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    NewTopic,
+    ScramCredentialInfo,
+    ScramMechanism,
+    UserScramCredentialUpsertion,
+)
+
+from common.config import Brokers
+from common.errors import Fatal, Transient
+from common.events import ORDERS, READS
+from common.kafka import access, holes, scram, wire
+from common.kafka.access import ADMIN, CLUSTER, TOPICS, USERS, Right
+from common.kafka.broker import Partition
+from common.kafka.clients import client_config, producer_config
+from common.tls.authority import Authority
+from dev.settings import HOST
+from ops import log_dirs
+from tests.stack import Stack
+from tests.waiting import eventually
+
+ANSWER_S: Final = 10.0
+STRANGER: Final = "test-stranger"
+"""A topic, a group and a user that no service has."""
+TOO_LARGE: Final = bytes(2 * 1024 * 1024)
+DENIED: Final = frozenset(
+    {
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError._NOENT,  # the client finds no leader of a partition that it may not describe
+    }
+)
+
+
+NO_ANSWER: Final = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN})
+
+
+class Client:
+    """What one user tries. Each attempt raises `KafkaException` when the broker refuses it, for whatever reason."""
+
+    def __init__(self, brokers: Brokers) -> None:
+        self.brokers, self.user = brokers, brokers.username
+        self.admin = AdminClient(client_config(brokers, self.user))
+        # Not idempotent: who may write nowhere would get no further than the producer's id.
+        config = {**client_config(brokers, self.user), "acks": "all", "message.max.bytes": 2 * len(TOO_LARGE)}
+        self._producer = Producer(config)
+
+    def write(self, topic: str) -> None:
+        """More than a topic takes, so that nothing is written if it may."""
+        errors: list[KafkaError | None] = []
+        self._producer.produce(topic, TOO_LARGE, partition=0, on_delivery=lambda error, _: errors.append(error))
+        assert self._producer.flush(ANSWER_S) == 0
+        if errors[0] is not None:
+            raise KafkaException(errors[0])
+
+    def read(self, topic: str) -> None:
+        """By hand: the client library does not fetch what it cannot describe, and says nothing."""
+        address = self.brokers.servers.split(":")
+        try:
+            holes._fetch(self.brokers, address[0], int(address[1]), Partition(topic, 0), 0)
+        except Transient as error:
+            raise _refused(error, KafkaError.TOPIC_AUTHORIZATION_FAILED) from None
+
+    def describe(self, topic: str) -> None:
+        error = self.admin.list_topics(topic, timeout=ANSWER_S).topics[topic].error
+        if error is not None:
+            raise KafkaException(error)
+
+    def describe_configs(self, topic: str) -> None:
+        _await(self.admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, topic)]))
+
+    def alter_configs(self, topic: str) -> None:
+        entry = ConfigEntry("segment.ms", "86400000", incremental_operation=AlterConfigOpType.SET)
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+        _await(self.admin.incremental_alter_configs([resource], validate_only=True))
+
+    def delete(self, topic: str) -> None:
+        """None of its records, which takes the same right as all."""
+        _await(self.admin.delete_records([TopicPartition(topic, 0, 0)]))
+
+    def create(self, topic: str) -> None:
+        _await(self.admin.create_topics([NewTopic(topic, 1, 1)], validate_only=True))
+
+    def commit(self, group: str) -> None:
+        """For a group that the client is no member of: the broker refuses that while it has members."""
+        offsets = ConsumerGroupTopicPartitions(group, [TopicPartition(ORDERS, 0, 0)])
+        [future] = self.admin.alter_consumer_group_offsets([offsets], request_timeout=ANSWER_S).values()
+        for partition in future.result().topic_partitions:
+            if partition.error is not None:
+                raise KafkaException(partition.error)
+
+    def describe_group(self, group: str) -> None:
+        _await(self.admin.describe_consumer_groups([group], request_timeout=ANSWER_S))
+
+    def delete_group(self, group: str) -> None:
+        _await(self.admin.delete_consumer_groups([group], request_timeout=ANSWER_S))
+
+    def transact(self, transactional_id: str) -> None:
+        config = producer_config(self.brokers, self.user, linger_ms=0)
+        Producer({**config, "transactional.id": transactional_id}).init_transactions(ANSWER_S)
+
+    def describe_cluster(self, _: str) -> None:
+        try:
+            log_dirs.folders(self.brokers, self.admin)
+        except Transient as error:
+            raise _refused(error, KafkaError.CLUSTER_AUTHORIZATION_FAILED) from None
+
+    def grant_itself(self, _: str) -> None:
+        right = Right(self.user, "TOPIC", STRANGER, "READ")
+        try:
+            access.grant(self.admin, [right])
+        except (Fatal, Transient) as error:
+            raise error.__cause__ or error from None
+        access.revoke(self.admin, [right])
+
+    def set_password(self, user: str) -> None:
+        credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4_096)
+        _await(self.admin.alter_user_scram_credentials([UserScramCredentialUpsertion(user, credential, b"known")]))
+
+
+def _refused(error: Transient, code: int) -> Exception:
+    """What the client library would raise, if the answer to a request by hand has this code."""
+    return KafkaException(KafkaError(code)) if f"error {code} " in str(error) else error
+
+
+def _await(futures: Mapping[Any, Any]) -> None:
+    for future in futures.values():
+        future.result(ANSWER_S)
+
+
+Attempt = Callable[[Client, str], None]
+ON_TOPICS: Final[Mapping[Attempt, str]] = {
+    Client.write: "WRITE",
+    Client.read: "READ",
+    Client.describe: "DESCRIBE",
+    Client.describe_configs: "DESCRIBE_CONFIGS",
+    Client.alter_configs: "ALTER_CONFIGS",
+    Client.delete: "DELETE",
+    Client.create: "CREATE",
+}
+ATTEMPTS: Final[list[tuple[Attempt, str, list[tuple[str, str, str]]]]] = [
+    *(
+        (attempt, topic, [("TOPIC", topic, operation)])
+        for topic in (*TOPICS, STRANGER)
+        for attempt, operation in ON_TOPICS.items()
+    ),
+    *(
+        (attempt, group, needs)
+        for group in (*READS, STRANGER)
+        for attempt, needs in (
+            (Client.commit, [("GROUP", group, "READ"), ("TOPIC", ORDERS, "READ")]),
+            (Client.describe_group, [("GROUP", group, "DESCRIBE")]),
+            (Client.delete_group, [("GROUP", group, "DELETE")]),
+        )
+    ),
+    (Client.transact, "inventory-test", [("TRANSACTIONAL_ID", "inventory-test", "WRITE")]),
+    (Client.describe_cluster, CLUSTER, [("BROKER", CLUSTER, "DESCRIBE")]),
+    (Client.grant_itself, CLUSTER, [("BROKER", CLUSTER, "ALTER")]),
+    (Client.set_password, STRANGER, [("BROKER", CLUSTER, "ALTER")]),
+]
+"""Everything that a client might try, on what, and the rights that it takes."""
+INCLUDED: Final = {"DESCRIBE": {"DESCRIBE", "READ", "WRITE", "DELETE", "ALTER"}}
+
+
+def may(user: str, kind: str, name: str, operation: str) -> bool:
+    """Whether a right of the table covers this."""
+    return any(
+        right.kind == kind
+        and right.operation in INCLUDED.get(operation, {operation})
+        and (right.name in (name, "*") or (right.prefixed and name.startswith(right.name)))
+        for right in access.rights_of(user)
+    )
+
+
+@pytest.fixture(scope="module")
+def topic_of_nobody(secure_stack: Stack) -> None:
+    """A topic that exists: refusals of one that does not would prove little."""
+    admin = AdminClient(client_config(secure_stack.brokers, "test"))
+    _await(admin.create_topics([NewTopic(STRANGER, 1, 1)]))
+
+
+@pytest.mark.usefixtures("topic_of_nobody")
+@pytest.mark.parametrize("user", USERS)
+def test_each_user_may_do_what_its_service_needs_and_nothing_else(secure_stack: Stack, user: str) -> None:
+    client = Client(secure_stack.kafka.brokers(user))
+    wrong = []
+    for attempt, name, needs in ATTEMPTS:
+        allowed, refusal = all(may(user, *need) for need in needs), None
+        try:
+            attempt(client, name)
+        except KafkaException as error:
+            refusal = error.args[0]
+        code = refusal.code() if refusal is not None else KafkaError.NO_ERROR
+        if (code in DENIED) is allowed or code in NO_ANSWER:
+            wrong.append(f"{attempt.__name__} {name}: {'allowed' if allowed else 'not allowed'}, but {refusal}")
+    assert wrong == []
+
+
+def test_the_rights_are_as_they_must_be_and_a_change_is_reported_and_mended(secure_stack: Stack) -> None:
+    assert "access:" not in secure_stack.run_tool("ops.topics", "list")
+    admin = AdminClient(client_config(secure_stack.brokers, "test"))
+    lost, added = Right("auditor", "TOPIC", "orders", "READ"), Right("auditor", "TOPIC", "orders", "WRITE")
+    foreign = Right("mallory", "TOPIC", "pay", "WRITE", prefixed=True)
+    access.revoke(admin, [lost])
+    access.grant(admin, [added, foreign])
+    assert secure_stack.run_tool("ops.topics", "list").count("access: ") == 3
+    mended = secure_stack.run_tool("ops.topics", "create")
+    assert f"{lost} granted" in mended
+    assert f"{added} taken away" in mended
+    assert f"{foreign} is none of Tandem's rights" in mended
+    access.revoke(admin, [foreign])
+    assert access.fetch_drift(admin) == []
+
+
+def reach(brokers: Brokers) -> None:
+    AdminClient(client_config(brokers, "test")).list_topics(timeout=2)
+
+
+@pytest.fixture
+def others(tmp_path: Path, secure_stack: Stack) -> dict[str, Brokers]:
+    """Clients that the broker must not take, or that must not take the broker."""
+    good = secure_stack.kafka.brokers("payment")
+    wrong = tmp_path / "wrong"
+    wrong.write_text("not the password")
+    foreign = Authority(tmp_path / "other").ensure("payment")
+    return {
+        "without TLS": Brokers(good.servers),
+        "with a wrong password": replace(good, password_file=wrong),
+        "an unknown user": replace(good, username="nobody"),
+        "the password of another": replace(good, username="inventory"),
+        "another authority": replace(good, ca_file=foreign.authority),
+        "a certificate instead of a password": Brokers(
+            good.servers, "SSL", good.ca_file, cert_file=foreign.certificate, key_file=foreign.key
+        ),
+    }
+
+
+def test_nobody_gets_in_without_the_right_password(secure_stack: Stack, others: dict[str, Brokers]) -> None:
+    reach(secure_stack.kafka.brokers("payment"))
+    with ThreadPoolExecutor() as pool:
+        attempts = {who: pool.submit(reach, brokers) for who, brokers in others.items()}
+    assert [who for who, attempt in attempts.items() if not isinstance(attempt.exception(), KafkaException)] == []
+
+
+def test_requests_by_hand_are_refused_alike(secure_stack: Stack, others: dict[str, Brokers]) -> None:
+    port = secure_stack.kafka.port
+    for brokers in others.values():
+        with pytest.raises(Transient, match=r"does not (take user|answer)"):
+            wire.request(brokers, HOST, port, log_dirs.API_KEY, log_dirs.API_VERSION, log_dirs.ALL_TOPICS)
+    with pytest.raises(scram.Refused, match="invalid credentials"):
+        wire.authenticate(secure_stack.kafka.brokers(), ADMIN, "not the password", HOST, port)
+
+
+@pytest.fixture(scope="module")
+def order(secure_stack: Stack) -> Callable[[], str]:
+    """Places an order of a customer who can pay."""
+    secure_stack.account("cust-secure", 10_000_000)
+    secure_stack.product("sku-secure", pieces=100_000)
+    secure_stack.await_orderable("sku-secure")
+    return lambda: secure_stack.place("cust-secure", ("sku-secure", 2))
+
+
+def test_an_order_is_settled_and_proved(secure_stack: Stack, order: Callable[[], str]) -> None:
+    """Every service has the rights that it needs, and so have the tools."""
+    order_id = order()
+    assert secure_stack.await_settled(order_id)["status"] == "confirmed"
+    proof = secure_stack.tool("ops.verify", "--settle-within", "60")
+    assert proof.returncode == 0, proof.stdout + proof.stderr
+    assert order_id in secure_stack.run_tool("ops.trace", order_id)
+    assert "authorization failed" not in secure_stack.logs()
+
+
+def test_a_service_without_its_right_says_so_and_goes_on_when_it_has_it_again(
+    secure_stack: Stack, order: Callable[[], str]
+) -> None:
+    admin = AdminClient(client_config(secure_stack.brokers, "test"))
+    may_read, may_write = Right("payment", "TOPIC", "orders", "READ"), Right("payment", "TOPIC", "payments", "WRITE")
+    for right in (may_read, may_write):
+        access.revoke(admin, [right])
+        order_id = order()
+        secure_stack["payment-1"].await_unready("authorization failed")
+        assert "access: payment: " in secure_stack.run_tool("ops.topics", "list")
+        access.grant(admin, [right])
+        assert secure_stack.await_settled(order_id)["status"] == "confirmed"
+        secure_stack.await_ready("payment-1")
+
+
+def test_new_passwords_are_taken_up_while_orders_come(secure_stack: Stack, order: Callable[[], str]) -> None:
+    old = {user: secure_stack.kafka.brokers(user).password() for user in USERS}
+    placed, stop = [order()], threading.Event()
+    load = threading.Thread(target=lambda: placed.extend(order() for _ in iter(stop.is_set, True)))
+    load.start()
+    rotated = secure_stack.run_tool("ops.topics", "rotate")
+    for instance in secure_stack.instances.values():
+        eventually(lambda i=instance: "has a new password" in i.log.read_text(), f"{instance.name} has read it")  # type: ignore[misc]
+    stop.set()
+    load.join()
+    assert len(placed) > 1
+    for user, password in old.items():
+        assert f"user {user} has the password in " in rotated
+        with pytest.raises(scram.Refused):
+            wire.authenticate(secure_stack.brokers, user, password, HOST, secure_stack.kafka.port)
+    # Now everybody has to log in again.
+    secure_stack.kafka.stop()
+    secure_stack.kafka.start()
+    secure_stack.await_ready()
+    placed.append(eventually(lambda: _accepted(order), "orders are accepted again"))
+    for order_id in placed:
+        assert secure_stack.await_settled(order_id)["status"] == "confirmed"
+
+
+def _accepted(order: Callable[[], str]) -> str | None:
+    try:
+        return order()
+    except AssertionError:
+        return None

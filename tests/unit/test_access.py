@@ -1,0 +1,97 @@
+"""Who may do what at the broker, as a person would say it."""
+
+from pathlib import Path
+
+import pytest
+
+from common.events import PRODUCTS, READERS
+from common.kafka import access
+from common.kafka.access import USERS, Right, drift_of, ensure_password, rights, rights_beside, rights_of
+from dev.servers import users
+
+
+def who_may(kind: str, name: str, operation: str) -> list[str]:
+    covers = [r for r in rights() if r.kind == kind and r.operation == operation]
+    return sorted({r.user for r in covers if r.name in (name, "*") or (r.prefixed and name.startswith(r.name))})
+
+
+def test_each_topic_is_written_by_those_whose_events_it_holds() -> None:
+    assert who_may("TOPIC", "orders", "WRITE") == ["order-api", "order-saga"]
+    assert who_may("TOPIC", "payments", "WRITE") == ["payment"]
+    assert who_may("TOPIC", "inventory", "WRITE") == ["inventory"]
+    assert who_may("TOPIC", PRODUCTS, "WRITE") == ["inventory"]
+
+
+def test_each_topic_is_read_by_its_consumers_and_by_those_who_look_on() -> None:
+    looking_on = ["auditor", "console", "operator"]
+    assert who_may("TOPIC", "orders", "READ") == sorted(["inventory", "order-saga", "payment", *looking_on])
+    for results in ("payments", "inventory"):
+        assert who_may("TOPIC", results, "READ") == sorted(["order-saga", *looking_on])
+    assert who_may("TOPIC", PRODUCTS, "READ") == sorted(["inventory", "order-api", *looking_on])
+
+
+@pytest.mark.parametrize("user", ["auditor", "console"])
+def test_who_looks_on_changes_nothing(user: str) -> None:
+    assert {right.operation for right in rights_of(user)} == {"READ", "DESCRIBE", "DESCRIBE_CONFIGS"}
+    assert all(right.operation == "DESCRIBE" for right in rights_of(user) if right.kind != "TOPIC")
+
+
+def test_records_and_offsets_are_deleted_and_set_by_the_operator_alone() -> None:
+    for topic in (*READERS, PRODUCTS):
+        assert who_may("TOPIC", topic, "DELETE") == ["operator"]
+    assert who_may("GROUP", "payment", "READ") == ["operator", "payment"]
+    assert who_may("GROUP", "payment", "DELETE") == ["operator"]
+
+
+def test_nobody_alters_topics_users_or_rights() -> None:
+    assert not {"ALTER", "ALTER_CONFIGS", "ALL", "CLUSTER_ACTION"} & {right.operation for right in rights()}
+    assert {right.name for right in rights() if right.operation == "CREATE"} == {"warm-up"}
+
+
+def test_a_service_beside_tandem_reads_orders_and_owns_what_bears_its_name() -> None:
+    beside = rights_beside("notify")
+    assert {r.name for r in beside if r.kind == "TOPIC" and r.operation == "READ"} == {*READERS, "notify."}
+    assert {r.name for r in beside if r.operation in ("WRITE", "CREATE")} == {"notify."}
+    assert drift_of([*rights(), *beside]) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        (
+            rights() - {Right("payment", "TOPIC", "orders", "READ")},
+            "payment: READ on TOPIC orders is missing; 'just",
+        ),
+        (
+            rights() | {Right("console", "TOPIC", "orders", "WRITE")},
+            "console: WRITE on TOPIC orders is not needed;",
+        ),
+        (rights() | {Right("eve", "TOPIC", "*", "ALL")}, "eve: ALL on TOPIC * is none of Tandem's rights"),
+        (
+            rights() | {Right("eve", "TOPIC", "ord", "WRITE", True)},
+            "eve: WRITE on TOPIC ord… is none of Tandem's",
+        ),
+        (rights() | {Right("eve", "BROKER", "kafka-cluster", "ALTER")}, "eve: ALTER on BROKER kafka-cluster is none"),
+    ],
+)
+def test_a_change_is_named_with_the_way_out(changed: frozenset[Right], text: str) -> None:
+    [drift] = drift_of(changed)
+    assert text in str(drift)
+
+
+def test_a_password_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    first = ensure_password(tmp_path / "secrets", "payment")
+    assert ensure_password(tmp_path / "secrets", "payment") == first
+    assert access.password_file(tmp_path / "secrets", "payment").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
+    assert len(first) >= 32
+    access.make_password(tmp_path / "secrets", "payment")
+    assert ensure_password(tmp_path / "secrets", "payment") != first
+
+
+def test_a_tool_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:
+    assert {users.of_tool(tool, []) for tool in ("verify", "trace", "replay")} == {access.AUDITOR}
+    assert users.of_tool("topics", ["list"]) == users.of_tool("dead_letters", ["list"]) == access.OPERATOR
+    assert users.of_tool("topics", ["create"]) == access.ADMIN
+    for user in USERS:
+        assert "KAFKA_PASSWORDS_DIR" not in users.identity(tmp_path, user)
