@@ -266,7 +266,11 @@ def test_a_record_that_an_operator_has_given_up_is_parked_unread(slow: tuple[Inb
 
 @pytest.mark.parametrize(
     ("code", "failure"),
-    [(KafkaError.TOPIC_AUTHORIZATION_FAILED, Failure.FATAL), (KafkaError._TRANSPORT, Failure.TRANSIENT)],
+    [
+        (KafkaError.UNSUPPORTED_VERSION, Failure.FATAL),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, Failure.TRANSIENT),
+        (KafkaError._TRANSPORT, Failure.TRANSIENT),
+    ],
 )
 def test_an_error_of_the_client_names_the_topic(slow: tuple[Inbox, SlowClient], code: int, failure: Failure) -> None:
     with pytest.raises(TandemError, match="topic 'orders' cannot be read: ") as raised:
