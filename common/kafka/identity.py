@@ -8,12 +8,12 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any, Final
 
 import confluent_kafka
 import confluent_kafka.admin
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Message, TopicPartition
+from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 from loguru import logger
 
 from common.config import Brokers
@@ -41,11 +41,34 @@ class Producer(confluent_kafka.Producer):
 
 
 class Consumer(confluent_kafka.Consumer):
-    """A consumer that keeps up with its password."""
+    """A consumer that keeps up with its password.
+
+    It takes a new one in the thread that uses it: from another, `set_sasl_credentials` waits for a call that polls, and
+    while polls follow one another it may wait for ever (confluent-kafka 2.16).
+    """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
+        self.new_login: tuple[str, str] | None = None
         super().__init__(_current(config))
         _watch(self, config)
+
+    def _follow(self) -> None:
+        if self.new_login is not None:
+            login, self.new_login = self.new_login, None
+            self.set_sasl_credentials(*login)
+
+    def consume(self, *args: Any, **options: Any) -> list[Message]:
+        self._follow()
+        return super().consume(*args, **options)
+
+    def committed(self, *args: Any, **options: Any) -> list[TopicPartition]:
+        self._follow()
+        return super().committed(*args, **options)
+
+    def list_topics(self, *args: Any, **options: Any) -> ClusterMetadata:
+        self._follow()
+        metadata: ClusterMetadata = super().list_topics(*args, **options)
+        return metadata
 
 
 class AdminClient(confluent_kafka.admin.AdminClient):
@@ -129,7 +152,9 @@ class PasswordWatch:
         user = self._brokers.username
         self._password = _passwords[user] = password
         for client in clients:
-            with suppress(RuntimeError):  # it was closed, and is not collected yet
+            if isinstance(client, Consumer):
+                client.new_login = user, password
+            else:
                 client.set_sasl_credentials(user, password)
         logger.info("Kafka's user {!r} has a new password: connections log in with it from now on", user)
 

@@ -34,14 +34,13 @@ def test_a_new_password_reaches_every_client_and_those_made_later(
     brokers: Brokers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[tuple[str, str, str]] = []
-    for kind in (AdminClient, Producer):
+    for kind in (AdminClient, Producer, Consumer):
         monkeypatch.setattr(
             kind, "set_sasl_credentials", lambda self, *login: told.append((type(self).__name__, *login)), raising=False
         )
     watch, old = PasswordWatch(brokers), config(brokers)
     clients = [AdminClient(old), Producer(old)]
-    closed = Consumer({**old, "group.id": "test"})
-    closed.close()
+    polling = Consumer({**old, "group.id": "test"})
     watch.check()
     assert told == []
     assert brokers.password_file is not None
@@ -49,8 +48,11 @@ def test_a_new_password_reaches_every_client_and_those_made_later(
     watch.check()
     watch.check()
     assert sorted(told) == [("AdminClient", "payment", "second"), ("Producer", "payment", "second")]
+    polling.consume(1, 0)
+    assert told[2:] == [("Consumer", "payment", "second")]
+    polling.close()
     assert identity._current(old)["sasl.password"] == "second"
-    del clients, closed
+    del clients
 
 
 def test_a_file_that_is_gone_for_a_moment_changes_nothing(brokers: Brokers) -> None:
