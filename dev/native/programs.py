@@ -98,12 +98,16 @@ class Programs:
         return Authority(self.settings.secrets).ensure(name, (name, *LOOPBACK)) if self.settings.secure else None
 
     def renew_certificates(self) -> None:
-        """Make new certificates. The services read them by themselves, PostgreSQL with its configuration."""
+        """Make new certificates. The services read them by themselves, PostgreSQL and the broker when told."""
         for name in dict.fromkeys(["postgres", *(service.name for service, _ in self.instances.values()), CONSOLE]):
             Authority(self.settings.secrets).renew(name, (name, *LOOPBACK))
         cluster = self.server("postgres")
         assert isinstance(cluster, Cluster)
         cluster.show_certificate()
+        Authority(self.settings.secrets).renew("kafka")
+        broker = self.server("kafka")
+        assert isinstance(broker, Broker)
+        broker.show_certificate()
 
     @property
     def targets_path(self) -> Path:

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 
 from common.config import Brokers
 from common.files import write
 from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
 from common.kafka.clients import SASL_MECHANISM, client_config
-from common.tls.authority import Authority
+from common.tls.authority import Authority, Certificate
 from dev.environment import child
 from dev.home import SEE_OPERATIONS
 from dev.servers import jars
@@ -25,6 +25,8 @@ from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
 KEY_STORE = "keys.pem"
+SHOWN = "listener.name.sasl_ssl.ssl.keystore.location"
+ANSWER_S = 10.0
 FORMAT = "format.arguments"
 USERS = "users"
 """The file that says that the log was formatted with users."""
@@ -195,13 +197,29 @@ class Broker(Server):
         authority, password = Authority(self.secrets).path, password_file(self.secrets, user)
         return Brokers(servers, "SASL_SSL", authority, user, password)
 
+    def show_certificate(self) -> None:
+        """Let the running broker show the certificate that its folder of secrets has now. Open connections stay. Raises
+        `KafkaException`."""
+        assert self.secrets is not None
+        self._write_key_store(self.secrets)
+        # It reads the file again when its path is set, be it the same.
+        entry = ConfigEntry(SHOWN, KEY_STORE, incremental_operation=AlterConfigOpType.SET)
+        broker = ConfigResource(ConfigResource.Type.BROKER, self.options["node.id"], incremental_configs=[entry])
+        admin = AdminClient(client_config(self.brokers(), "dev"))
+        for future in admin.incremental_alter_configs([broker], request_timeout=ANSWER_S).values():
+            future.result()
+
+    def _write_key_store(self, secrets: Path) -> Certificate:
+        certificate = Authority(secrets).ensure(BROKER)
+        write(self.directory / KEY_STORE, certificate.key.read_text() + certificate.certificate.read_text(), 0o600)
+        return certificate
+
     def _secured(self) -> dict[str, str]:
         """The options that name files and hold a password. Makes the key store of the broker's certificate."""
         if not self.secure:
             return {}
         assert self.secrets is not None
-        certificate = Authority(self.secrets).ensure(BROKER)
-        write(self.directory / KEY_STORE, certificate.key.read_text() + certificate.certificate.read_text(), 0o600)
+        certificate = self._write_key_store(self.secrets)
         login = f'username="{BROKER}" password="{ensure_password(self.secrets, BROKER)}"'
         module = "org.apache.kafka.common.security.scram.ScramLoginModule"
         return {

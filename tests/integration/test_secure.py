@@ -177,6 +177,8 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
         for name in ("postgres", CONSOLE, *(service.name for service in SERVICES)):
             shop.servers.authority.renew(name, (name, *LOOPBACK))
         shop.postgres.show_certificate()
+        shop.servers.authority.renew("kafka")
+        shop.kafka.show_certificate()
         shop.run_tool("ops.secrets", "rotate")
         more()
         with shop.postgres.connect() as owner:  # every connection has to be made anew, with the new password
