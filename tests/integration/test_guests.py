@@ -37,9 +37,9 @@ class Route(NamedTuple):
 
 
 def routes() -> Iterator[Route]:
-    """All operations of the documents, in which the body's example is the first one."""
-    for service, contract in CONTRACTS.items():
-        document = contract.document()
+    """All operations of these services, with the first example of each body. The console has tests of its own."""
+    for service in NAMES:
+        document = CONTRACTS[service].document()
         for path, methods in document["paths"].items():
             for method in METHODS:
                 if method not in methods:
