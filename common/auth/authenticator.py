@@ -23,6 +23,9 @@ REMEMBERED_MAX: Final = 20_000
 """Principals; some 1 KB each."""
 _BEARER: Final = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _KEY_PREFIX: Final = PREFIX.encode()
+_USUAL: Final = (b"Bearer ", b"bearer ")
+"""How clients write the scheme. HTTP allows more forms, thousands with blanks: remembered in each of them, one token
+would drive out all others."""
 
 
 class KeysAway(Exception):
@@ -108,8 +111,11 @@ class Verifying:
         (authorization,) = authorizations
         if (principal := self.known(authorization)) is not None:
             return principal
-        self._known.pop(authorization, None)
         text = _credentials(authorization)
+        usual = authorization if authorization.removesuffix(text) in _USUAL else _USUAL[0] + text
+        if (principal := self.known(usual)) is not None:
+            return principal
+        self._known.pop(usual, None)
         try:
             principal = self._check(text)
         except UnknownKey:
@@ -118,7 +124,7 @@ class Verifying:
             principal = self._check(text)
         if len(self._known) >= REMEMBERED_MAX:
             del self._known[next(iter(self._known))]
-        self._known[authorization] = principal
+        self._known[usual] = principal
         return principal
 
     def _check(self, text: bytes) -> Principal:

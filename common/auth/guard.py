@@ -69,6 +69,17 @@ async def identify(
         raise ProblemError(KEYS_AWAY) from None
 
 
+async def is_still_good(authenticator: Authenticator, authorizations: Sequence[bytes]) -> bool:
+    """Whether the credentials of a request that was let in, such as a stream, have neither expired nor been revoked."""
+    try:
+        await authenticator.authenticate(authorizations)
+    except Unauthenticated:
+        return False
+    except KeysAway:
+        return True  # nothing says that they are no longer good
+    return True
+
+
 def principal_of(scope: Scope) -> Principal:
     """Who asks. Raises `KeyError` for a public operation, which asks nobody."""
     principal: Principal = scope["state"]["principal"]

@@ -39,7 +39,7 @@ class KeysFile(Generic[T]):
         self._version: object = None
         try:
             self._version = self._version_now()
-            self.value: T | None = self._value()
+            self.value: T | None = self._value(self._content())
         except (OSError, ValueError) as error:
             raise Fatal(f"{setting}={str(path)!r}: {error}") from None
 
@@ -49,8 +49,9 @@ class KeysFile(Generic[T]):
             version = self._version_now()
             if version == self._version:
                 return False
-            self._version = version
-            self.value = self._value()
+            content = self._content()
+            self._version = version  # only now: a key may have been revoked, and no descriptor free to read of it
+            self.value = self._value(content)
         except (OSError, ValueError) as error:
             if str(error) != self._problem:
                 self._problem = str(error)
@@ -67,9 +68,11 @@ class KeysFile(Generic[T]):
         status = os.stat(self._path)
         return status.st_mtime_ns, status.st_size, status.st_ino
 
-    def _value(self) -> T:
+    def _content(self) -> bytes:
         with self._path.open("rb") as file:
-            content = file.read(FILE_BYTES_MAX + 1)
+            return file.read(FILE_BYTES_MAX + 1)
+
+    def _value(self, content: bytes) -> T:
         if len(content) > FILE_BYTES_MAX:
             raise ValueError(f"it is over {FILE_BYTES_MAX} bytes")
         return self._read(content)

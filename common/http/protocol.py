@@ -230,7 +230,12 @@ class Connection(HttpToolsProtocol):
         if not self.transport.can_write_eof():
             return False
         answered = self._answered
-        streams = answered is not None and answered.response_started and not answered.response_complete
+        streams = (
+            answered is not None
+            and answered.response_started
+            and not answered.response_complete
+            and not answered.expected_content_length  # what is left of an answer of known length
+        )
         if not self._unanswered or self._in_body or streams:
             return False
         self._closing = True
@@ -241,8 +246,11 @@ class Connection(HttpToolsProtocol):
     def give_way(self) -> None:
         """See `common.http.connections.Guest`."""
         answered = self._in_body and self.cycle.response_started
+        unread = self.transport.get_write_buffer_size()
         if self.arriving and not answered and self._refusal is None:
             self._write_refusal(_CROWDED)
+        if unread:  # it would stay open, uncounted, until the client has read what is left
+            self.transport.abort()
         self.transport.close()
 
     def turn_away(self) -> None:

@@ -88,7 +88,7 @@ async def serve(settings: Api) -> None:
     lookup = Lookup(queries, recent, log)
     endpoints: dict[Operation, Endpoint] = {
         PLACE_MANY: PlaceMany(desk, keyed, log, settings.in_flight_max, limiter),
-        STREAM: OrderEvents(lookup, outcomes, min(STREAMS_MAX, room.long_lived)),
+        STREAM: OrderEvents(lookup, outcomes, auth, min(STREAMS_MAX, room.long_lived)),
         CANCEL: CancelOrder(lookup, requests, log),
         **reads(lookup, queries),
     }

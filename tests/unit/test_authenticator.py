@@ -1,6 +1,7 @@
 """Who is remembered and for how long, API keys, and where keys come from: files that change, a URL that fails."""
 
 import asyncio
+import errno
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -103,6 +104,17 @@ def test_it_remembers_a_bounded_number(jwks: Path, monkeypatch: pytest.MonkeyPat
     for header in headers:
         asyncio.run(authenticator.authenticate([header]))
     assert [authenticator.known(header) is not None for header in headers] == [False, False, True, True, True]
+
+
+def test_one_token_in_many_forms_drives_out_no_other(jwks: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("common.auth.authenticator.REMEMBERED_MAX", 4)
+    authenticator = Verifying(settings(jwks_file=jwks))
+    others, token = bearer(FIRST.token("cust-2")), FIRST.token().encode()
+    asyncio.run(authenticator.authenticate([others]))
+    for scheme in (b"Bearer ", b"bearer ", b"BEARER ", b"bEARER ", *(b"Bearer" + b" " * n for n in range(2, 9))):
+        asyncio.run(authenticator.authenticate([scheme + token]))
+    assert authenticator.known(others) is not None
+    assert authenticator.known(b"bearer " + token) is not None, "a usual form is found at once"
 
 
 def test_what_is_refused_is_not_remembered(jwks: Path) -> None:
@@ -298,6 +310,30 @@ def test_a_file_that_breaks_leaves_the_last_good_keys(jwks: Path) -> None:
     assert "AUTH_JWKS: " in said
     assert "the last good keys are in use" in said
     assert authenticator.missing() == []
+
+
+def test_a_key_is_revoked_even_if_its_file_could_not_be_opened_at_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "keys.json"
+    text, stored = made()
+    path.write_bytes(write_key_file([stored]))
+    authenticator = Verifying(settings(keys_file=path), now=lambda: NOW)
+    opens = Path.open
+
+    def no_descriptors(self: Path, mode: str = "r") -> Any:
+        if mode != "rb":
+            return opens(self, mode)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    async def main() -> str:
+        monkeypatch.setattr(Path, "open", no_descriptors)
+        replace(path, write_key_file([structs.replace(stored, revoked_at=CREATED)]))
+        await until(lambda: "Too many open files" in str(authenticator.degraded()))
+        monkeypatch.setattr(Path, "open", opens)
+        return await until_refused(authenticator, bearer(text))
+
+    assert following(authenticator, main) == "the API key was revoked"
 
 
 def test_a_missing_file_ends_the_process_with_its_name(tmp_path: Path) -> None:

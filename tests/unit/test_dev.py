@@ -364,6 +364,14 @@ def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
     assert {words[2] for words in lines if words[:1] == ["server-template"]} == {str(ComposeStack.instances_max)}
 
 
+def test_the_gateway_believes_no_client_who_says_where_it_comes_from() -> None:
+    """Clients of this machine come from Docker's own network, and so from an address whose word counts."""
+    words = [line.partition(" # ")[0].split() for line in (ROOT / "dev/gateway.cfg").read_text().splitlines()]
+    replaced = words.count(["http-request", "set-header", "x-forwarded-for", "%[src]"])
+    assert replaced == len([each for each in words if each[:1] == ["listen"]]) == 4
+    assert ["option", "forwardfor"] not in words, "it would add to what the client has written"
+
+
 @pytest.mark.parametrize("recipe", ["verify", "dead_letters"])
 def test_a_stack_that_is_not_up_is_unproven_and_not_violated(
     recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -249,6 +249,22 @@ def test_every_refusal_of_an_order_is_worded_for_a_line() -> None:
         assert "request" not in of_line(refused).detail
 
 
+def test_a_refusal_of_many_lines_is_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A customer at the limit sends the cheapest request there is; its answer must not be the dearest."""
+    written: list[str] = []
+    body = Problem.body
+
+    def counted(refused: Problem, request_id: str) -> bytes:
+        written.append(request_id)
+        return body(refused, request_id)
+
+    monkeypatch.setattr(Problem, "body", counted)
+    refused = problem.unavailable("full", retry_after_s=3)
+    answers = post(Api(FullLog(0, refused)), *[line()] * CHUNK_LINES, status=503)
+    assert [answer["line"] for answer in answers] == list(range(1, CHUNK_LINES + 1))
+    assert len(written) == 1
+
+
 def test_an_unknown_outcome_concerns_only_its_line_and_names_the_order() -> None:
     unknown = ProblemError(problem.unavailable("nobody knows", order_id="the-order"))
     plain, keyed = post(Api(FakeLog(fails=unknown)), line(), line(idempotency_key="k"), status=503)
@@ -399,6 +415,7 @@ def test_each_line_counts_for_the_limit_of_its_sender() -> None:
     results = asyncio.run(upload(customer))  # the request itself, which is let in elsewhere, pays for the first line
     assert [result["status"] for result in results] == [202, 202, 202, 202, 429, 429]
     assert results[-1]["retry_after"] == 2
+    assert results[-1]["line"] == 6
     assert results[-1]["problem"]["type"] == "/problems/rate-limited"
     assert len(api.log.placed) == 4
     assert [result["status"] for result in asyncio.run(upload(shop))] == [202] * 6

@@ -330,6 +330,31 @@ async def test_a_client_that_does_not_read_is_cut_off(served: Served) -> None:
 
 
 @on_a_server
+async def test_a_large_answer_is_sent_as_its_client_reads_it(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/large"))
+    await eventually(lambda: any(c.flow.write_paused for c in served.connections))
+    [held] = served.connections
+    assert held.transport.get_write_buffer_size() < LARGE / 4
+    assert not held.cycle.response_complete
+    connection.half_close()
+    await eventually(lambda: held._closing)
+    answer = await answered(connection)
+    assert answer.body == b"x" * LARGE
+    assert await connection.rest() == b""
+
+
+@on_a_server
+async def test_a_connection_that_gives_way_does_not_wait_for_a_client_that_reads_nothing(served: Served) -> None:
+    connection = await served.connect()
+    connection.send(get("/large"))
+    await eventually(lambda: any(c.flow.write_paused for c in served.connections))
+    [held] = served.connections
+    held.give_way()
+    await eventually(lambda: not served.connections)
+
+
+@on_a_server
 async def test_a_client_that_pipelines_and_goes_away_leaves_no_traceback(served: Served) -> None:
     complaints: list[logging.LogRecord] = []
     handler = Kept(complaints)

@@ -97,7 +97,8 @@ def test_the_cookie_is_for_this_host_and_no_script_or_other_site(secure: bool) -
         assert text.split("; ") == [
             f"{name}={id_}", "Path=/", "Max-Age=60", "HttpOnly", "SameSite=Strict", *(["Secure"] if secure else []),
         ]  # fmt: skip
-        assert cookie.read([(b"cookie", b"a=b; " + text.split(";")[0].encode())]) == id_
+        asking = {**scope, "headers": [*scope["headers"], (b"cookie", b"a=b; " + text.split(";")[0].encode())]}
+        assert cookie.read(asking) == id_
         assert cookie.forget(scope).startswith(f"{name}=; Path=/; Max-Age=0")
 
 
@@ -111,7 +112,13 @@ def test_the_cookie_is_for_this_host_and_no_script_or_other_site(secure: bool) -
     ],
 )
 def test_another_cookie_is_none(header: bytes) -> None:
-    assert Cookie(PORT).read([(b"cookie", header)]) is None
+    assert Cookie(PORT).read({"headers": [(b"cookie", header)]}) is None
+
+
+def test_over_tls_no_other_host_can_set_the_cookie() -> None:
+    plain = {"headers": [(b"cookie", b"tandem-console-8080=" + b"x" * 43)]}
+    assert Cookie(PORT).read({**plain, "scheme": "https"}) is None
+    assert Cookie(PORT).read({**plain, "scheme": "http"}) == "x" * 43
 
 
 # Over HTTP

@@ -2,17 +2,15 @@
 
 import asyncio
 import json
-import math
-import time
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from loguru import logger
 
-from common.auth.principal import ANYONE
+from common.auth.authenticator import OPEN, Open
+from common.auth.principal import ANYONE, Principal, Unauthenticated
 from common.http import problem
 from common.http.problem import ProblemError
 from common.http.repeats import REPORT_EVERY_S
@@ -52,8 +50,7 @@ class FakeLookup(Lookup):
 class Client:
     """Reads a stream until it ends, or until it has received the text that it waits for."""
 
-    def __init__(self, *, leaves_after: bytes | None = None, expires_at: float = math.inf) -> None:
-        self._principal = replace(ANYONE, expires_at=expires_at)
+    def __init__(self, *, leaves_after: bytes | None = None) -> None:
         self.start: dict[str, Any] = {}
         self.content = b""
         self._leaves_after = leaves_after
@@ -79,10 +76,13 @@ class Client:
             for number, name, data in blocks
         ]
 
-    async def read(self, endpoint: OrderEvents, last: str | None = None, method: str = "GET") -> "Client":
+    async def read(
+        self, endpoint: OrderEvents, last: str | None = None, method: str = "GET", authorization: bytes = b""
+    ) -> "Client":
         headers = [] if last is None else [(b"last-event-id", last.encode())]
+        headers += [(b"authorization", authorization)] if authorization else []
         scope = {"type": "http", "method": method, "headers": headers, "path_params": {"order_id": order_id(1)}}
-        scope["state"] = state_of(principal=self._principal)
+        scope["state"] = state_of()
         async with asyncio.timeout(10):
             await endpoint(scope, self.receive, self.send)
         return self
@@ -94,11 +94,10 @@ def read(
     last: str | None = None,
     stopping: bool = False,
     leaves_after: bytes | None = None,
-    expires_at: float = math.inf,
 ) -> Client:
     async def main() -> Client:
-        endpoint = OrderEvents(FakeLookup(order), Outcomes(FakeQueries(*answers), lambda: stopping))
-        client = await Client(leaves_after=leaves_after, expires_at=expires_at).read(endpoint, last)
+        endpoint = OrderEvents(FakeLookup(order), Outcomes(FakeQueries(*answers), lambda: stopping), OPEN)
+        client = await Client(leaves_after=leaves_after).read(endpoint, last)
         assert endpoint._open.taken == 0
         return client
 
@@ -123,10 +122,6 @@ def test_every_entry_is_sent_once_and_then_the_end() -> None:
         ("4-settled", "settled"),
     ]
     assert client.events[-1][2]["settled"] is True
-
-
-def test_a_stream_ends_when_the_credentials_of_its_client_have_expired() -> None:
-    assert read(stored(), [stored()], expires_at=time.time() - 1).content == b"retry: 1000\n\n"
 
 
 def test_the_entries_of_a_settled_order_are_sent_at_once() -> None:
@@ -188,6 +183,29 @@ def test_a_stream_ends_when_the_process_drains() -> None:
     assert read(stored(), stopping=True).start["status"] == 200
 
 
+def test_a_stream_ends_when_the_credentials_of_its_client_are_no_longer_good() -> None:
+    class Revoking(Open):
+        """Takes the credentials twice."""
+
+        taken = 0
+
+        async def authenticate(self, authorizations: Sequence[bytes]) -> Principal:
+            assert authorizations == [b"Bearer mine"]
+            self.taken += 1
+            if self.taken > 2:
+                raise Unauthenticated("the API key was revoked")
+            return ANYONE
+
+    async def main() -> Client:
+        queries = FakeQueries(
+            [stored("pending", "payment.completed")], [settled("payment.completed", "order.confirmed")]
+        )
+        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(queries, lambda: False), Revoking())
+        return await Client().read(endpoint, authorization=b"Bearer mine")
+
+    assert names(asyncio.run(main())) == [("1", "order.placed"), ("2", "payment.completed")]
+
+
 def test_an_unknown_order_has_no_events() -> None:
     with pytest.raises(ProblemError) as caught:
         read(None)
@@ -196,7 +214,7 @@ def test_an_unknown_order_has_no_events() -> None:
 
 def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room() -> None:
     async def main() -> None:
-        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), streams_max=2)
+        endpoint = OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), OPEN, streams_max=2)
         clients = [Client(), Client()]
         reading = [asyncio.ensure_future(client.read(endpoint)) for client in clients]
         await asyncio.sleep(0)
@@ -217,7 +235,7 @@ def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room()
 def test_a_head_request_is_answered_without_waiting() -> None:
     async def main() -> None:
         client = await Client().read(
-            OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False)), method="HEAD"
+            OrderEvents(FakeLookup(stored()), Outcomes(FakeQueries(), lambda: False), OPEN), method="HEAD"
         )
         assert (client.start["status"], client.content) == (200, b"")
 
@@ -228,7 +246,7 @@ def test_refused_streams_are_logged_now_and_then_with_their_number() -> None:
     lines: list[str] = []
     sink = logger.add(lambda message: lines.append(message.record["message"]), level="WARNING")
     try:
-        endpoint = OrderEvents(FakeLookup(None), Outcomes(FakeQueries(), lambda: False), streams_max=0)
+        endpoint = OrderEvents(FakeLookup(None), Outcomes(FakeQueries(), lambda: False), OPEN, streams_max=0)
         for now in (1.0, 2.0, 3.0, 1.0 + REPORT_EVERY_S):
             assert endpoint._no_room(0, "192.0.2.1", now).status == 503
     finally:

@@ -9,7 +9,6 @@ Reference: RFC 6265bis (draft-ietf-httpbis-rfc6265bis-20) §4.1.
 """
 
 import re
-from collections.abc import Iterable
 from typing import Final
 
 from starlette.types import Scope
@@ -24,15 +23,18 @@ class Cookie:
     def __init__(self, port: int) -> None:
         self._name = f"tandem-console-{port}"
 
-    def read(self, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
-        """The id of a session, if these headers of a request have one."""
+    def read(self, scope: Scope) -> str | None:
+        """The id of a session, if a request has one. Over TLS only the cookie with the prefix counts: another host of
+        the same domain, or a page without TLS, can set one without it."""
         values: dict[str, str] = {}
-        for name, value in headers:
+        for name, value in scope["headers"]:
             if name == b"cookie":
                 for pair in value.decode("latin-1").split(";"):
                     key, _, text = pair.strip().partition("=")
                     values.setdefault(key, text)
-        id_ = values.get(_SECURE_PREFIX + self._name) or values.get(self._name)
+        id_ = values.get(_SECURE_PREFIX + self._name)
+        if id_ is None and scope.get("scheme") != "https":
+            id_ = values.get(self._name)
         return id_ if id_ is not None and _ID.fullmatch(id_) else None
 
     def set_(self, scope: Scope, id_: str, life_s: int) -> str:

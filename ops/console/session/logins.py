@@ -16,9 +16,9 @@ from starlette.types import Scope
 
 from common.audit.entry import Author
 from common.auth import guard
-from common.auth.authenticator import Authenticator, KeysAway
+from common.auth.authenticator import Authenticator
 from common.auth.guard import principal_of
-from common.auth.principal import CUSTOMER, MERCHANT, OPERATOR, Unauthenticated
+from common.auth.principal import CUSTOMER, MERCHANT, OPERATOR
 from common.http.once import author_of
 from common.http.requests import read_body
 from common.http.responses import json_response
@@ -58,7 +58,7 @@ class Logins:
         """The credentials of a request: its own, or those of its session, which it is given as if it had brought
         them."""
         own = guard.authorizations_of(scope)
-        id_ = None if own else self._cookie.read(scope["headers"])
+        id_ = None if own else self._cookie.read(scope)
         session = None if id_ is None else self._sessions.find(id_, self._now())
         if session is None:
             return own
@@ -73,13 +73,7 @@ class Logins:
         id_ = scope["state"].get("session")
         if id_ is not None and self._sessions.find(id_, self._now()) is None:
             return False
-        try:
-            await authenticator.authenticate(guard.authorizations_of(scope))
-        except Unauthenticated:
-            return False
-        except KeysAway:
-            return True  # nothing says that the credentials are no longer good
-        return True
+        return await guard.is_still_good(authenticator, guard.authorizations_of(scope))
 
     async def log_in(self, request: Request) -> Response:
         """Begin a session for the credentials of this request, in the place of the one that it has."""
@@ -111,7 +105,7 @@ class Logins:
         return author._replace(principal=self._actor, kind="user") if author.kind == "anonymous" else author
 
     def _end(self, request: Request) -> None:
-        id_ = self._cookie.read(request.scope["headers"])
+        id_ = self._cookie.read(request.scope)
         if id_ is not None:
             self._sessions.end(id_)
 

@@ -156,8 +156,7 @@ class PlaceMany:
             self._under_way -= 1
             self._under_way_of -= Tally([customer] if customer else ())  # which forgets those that have none
         request_id = request_id_of(scope).decode()
-        results = [_result(number, answer, request_id) for number, answer in zip(numbers, answers, strict=True)]
-        await _response(results, replayed)(scope, receive, send)
+        await _response(results(numbers, answers, request_id), replayed)(scope, receive, send)
 
     async def place(
         self, lines: Sequence[bytes], traceparent: bytes | None, key: str | None = None, customer: str | None = None
@@ -235,16 +234,24 @@ def split(body: bytes) -> tuple[list[int], list[bytes]]:
 _encode_lines: Final = msgspec.json.Encoder().encode_lines
 
 
-def _result(number: int, answer: Sent | Problem, request_id: str) -> LineResult:
-    if isinstance(answer, Problem):
+def results(numbers: Sequence[int], answers: Sequence[Sent | Problem], request_id: str) -> list[LineResult]:
+    """What became of each line. A refusal of many lines is written once: to refuse must not cost more than to take."""
+    written: dict[int, Raw] = {}
+
+    def result(number: int, answer: Sent | Problem) -> LineResult:
+        if isinstance(answer, Sent):
+            _accepted_lines.inc()
+            return LineResult(number, 202, answer.order_id, answer.repeated)
         _lines.labels(answer.status).inc()
         retry_after_s = answer.retry_after_s
-        if retry_after_s is None:
-            return LineResult(number, answer.status, problem=Raw(answer.body(request_id)))
-        document = Raw(of_line(answer).body(request_id))
-        return LineResult(number, answer.status, problem=document, retry_after=retry_after_s)
-    _accepted_lines.inc()
-    return LineResult(number, 202, answer.order_id, answer.repeated)
+        if (document := written.get(id(answer))) is None:
+            in_words = answer if retry_after_s is None else of_line(answer)
+            document = written[id(answer)] = Raw(in_words.body(request_id))
+        return LineResult(
+            number, answer.status, problem=document, retry_after=UNSET if retry_after_s is None else retry_after_s
+        )
+
+    return [result(number, answer) for number, answer in zip(numbers, answers, strict=True)]
 
 
 def _response(results: Sequence[LineResult], replayed: bool) -> Response:

@@ -8,10 +8,9 @@ does: without a `settled` there is more to come.
 References: WHATWG HTML, "Server-sent events".
 """
 
-import math
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from loguru import logger
@@ -19,7 +18,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
-from common.auth.guard import confined_to, principal_of
+from common.auth.authenticator import Authenticator
+from common.auth.guard import authorizations_of, confined_to, is_still_good
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
@@ -46,8 +46,9 @@ _HEADERS: Final = {"content-type": "text/event-stream", "cache-control": "no-sto
 class OrderEvents:
     """Bare ASGI, so that it knows how many streams are open: each until it has ended or its client has gone."""
 
-    def __init__(self, lookup: Lookup, outcomes: Outcomes, streams_max: int = STREAMS_MAX) -> None:
+    def __init__(self, lookup: Lookup, outcomes: Outcomes, auth: Authenticator, streams_max: int = STREAMS_MAX) -> None:
         self._lookup = lookup
+        self._auth = auth
         self._outcomes = outcomes
         self._open = Places(streams_max, STREAMS_OF_CUSTOMER_MAX)
         metrics.watch_pool("event-streams", streams_max, lambda: self._open.taken)
@@ -81,18 +82,18 @@ class OrderEvents:
             return Response(status_code=204)
         if scope["method"] == "HEAD":
             return Response(headers=_HEADERS)
-        events = self._events(order, int(last[1]) if last else 0, principal_of(scope).expires_at)
+        events = self._events(order, int(last[1]) if last else 0, authorizations_of(scope))
         return StreamingResponse(events, headers=_HEADERS)
 
-    async def _events(self, order: Stored, seen: int, expires_at: float = math.inf) -> AsyncIterator[bytes]:
+    async def _events(self, order: Stored, seen: int, authorizations: Sequence[bytes]) -> AsyncIterator[bytes]:
         """What comes after the first `seen` entries, until the order is settled, the process drains, or the client's
-        credentials have expired (`expires_at`, in seconds since 1970)."""
+        credentials (`authorizations`) have expired or been revoked."""
         yield b"retry: %d\n\n" % RETRY_MS
         order_id = OrderId(order.view.order_id)
         # An order that is only accepted may turn out to have another first entry: only the saga's timeline counts.
         stored = order if order.view.settled else None
         known = ANYTHING
-        while not self._outcomes.draining and time.time() < expires_at:
+        while not self._outcomes.draining and await is_still_good(self._auth, authorizations):
             if stored is not None:
                 if entries := _entries(stored, seen):
                     yield entries
