@@ -2,8 +2,10 @@
 
 import asyncio
 import re
+import time
 from dataclasses import replace
 from ipaddress import ip_network
+from typing import Any, cast
 
 import httpx
 import pytest
@@ -23,8 +25,15 @@ from common.http.limits.buckets import Rate
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits, request_limits
 from common.http.responses import json_response
+from order.api.app import reads
+from order.api.operations import LIST
+from order.api.read.lookup import Lookup
+from order.api.requests import PageRequest
+from order.api.responses import OrderPage
 from tests.routes import public, public_route
+from tests.unit.order_api import FakeQueries
 from tests.unit.principals import ByName, principal
+from tests.unit.test_outcomes import stored
 
 NOW = 5_000.0
 CUSTOMER = principal("cust-1")
@@ -76,6 +85,22 @@ def test_lines_count_each_and_are_taken_as_far_as_they_go() -> None:
     assert refusal is not None
     assert refusal.retry_after_s == 4  # not for all of them: more than a burst never comes at once
     assert counted("customer") - before == 950
+
+
+@pytest.mark.parametrize(("orders", "counted"), [(0, 1), (20, 1), (21, 2), (100, 5)])
+def test_a_long_page_counts_as_many_requests(orders: int, counted: int) -> None:
+    class Pages(FakeQueries):
+        async def page(self, request: PageRequest) -> OrderPage:
+            return OrderPage([stored().view] * orders, None)
+
+    limiter = Limiter(RequestLimits(customer=Rate(1, 10)))
+    endpoint: Any = reads(cast("Lookup", None), Pages(), limiter)[LIST]
+    state = {"principal": CUSTOMER, "confined_to": "cust-1"}
+    scope = {"type": "http", "headers": [], "query_string": b"customer_id=cust-1&limit=100", "state": state}
+    assert limiter.refusal_of_principal(CUSTOMER, time.perf_counter()) is None  # who lets it in counts it
+    assert asyncio.run(endpoint(Request(scope))).status_code == 200
+    left = limiter.lines_of_principal(CUSTOMER, time.perf_counter(), 100)[0]
+    assert left == 10 - counted
 
 
 def test_guessing_is_limited_and_the_credentials_of_others_are_checked_again_later() -> None:

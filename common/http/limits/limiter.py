@@ -63,10 +63,10 @@ class Limit:
         wait_s = min(tokens - taken, self._buckets.rate.burst) / self._buckets.rate.per_s
         return taken, self._refused(key, now, wait_s, tokens - taken)
 
-    def take(self, key: str, now: float) -> None:
-        """Take a token if there is one."""
+    def take(self, key: str, now: float, tokens: int = 1) -> None:
+        """Take so many tokens, or those there are."""
         if self._buckets is not None:
-            self._buckets.take(key, now)
+            self._buckets.take_up_to(key, now, tokens)
 
     def _refused(self, key: str, now: float, wait_s: float, requests: int) -> Problem:
         assert self._buckets is not None
@@ -118,6 +118,10 @@ class Limiter:
         """Count the lines of a request with many orders, as far as they go. Returns how many, and the refusal for the
         rest."""
         return self._limit_of(principal).take_up_to(principal.subject, now, lines)
+
+    def charge(self, principal: Principal, now: float, requests: int) -> None:
+        """Count so many further requests for an answer that was as dear. The next ones wait for it."""
+        self._limit_of(principal).take(principal.subject, now, requests)
 
     def _limit_of(self, principal: Principal) -> Limit:
         if principal.scopes.isdisjoint(MACHINES):
