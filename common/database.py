@@ -31,6 +31,8 @@ T = TypeVar("T")
 _UNKNOWN_CLASSES: Final = frozenset({"08", "57"})
 _QUERY_CANCELED: Final = "57014"
 _COMPLETION_UNKNOWN: Final = "40003"
+_SESSION_ENDED: Final = frozenset({"57P01", "57P02", "57P05"})
+"""By an operator or a shutdown, by a crash, or because it was idle."""
 
 
 class DatabaseUnavailable(Transient):
@@ -39,6 +41,10 @@ class DatabaseUnavailable(Transient):
     def __init__(self, reason: str, *, unchanged: bool = True) -> None:
         super().__init__(reason)
         self.unchanged = unchanged
+
+
+class SessionLost(DatabaseUnavailable):
+    """The session ended while it was in use, or cannot be used any more: another one may do."""
 
 
 class DatabaseProbe:
@@ -150,6 +156,14 @@ class DatabasePool:
 
         return await self.answer(connect_and_work())
 
+    async def read(self, work: Callable[[AsyncConn], Coroutine[Any, Any, T]]) -> T:
+        """Like `run`, for work that changes nothing. If its session is lost, as when a server restarts or an operator
+        ends it, the work is repeated once, in another session."""
+        try:
+            return await self.run(work)
+        except SessionLost:
+            return await self.run(work)
+
     async def answer(self, work: Coroutine[Any, Any, T]) -> T:
         """The work's result. Raises `DatabaseUnavailable` when there is none within `RUN_TIMEOUT_S`: a server that is
         frozen never gives an answer."""
@@ -168,7 +182,17 @@ def _failed(name: str, error: psycopg.Error) -> DatabaseUnavailable:
             reason = f"the {name} database is busy: somebody else has locked this"
         case _:
             reason = f"the {name} database failed: {describe(error).removeprefix('PostgreSQL: ')}"
-    return DatabaseUnavailable(reason, unchanged=_is_rolled_back(error.sqlstate))
+    kind = SessionLost if _is_session_lost(error) else DatabaseUnavailable
+    return kind(reason, unchanged=_is_rolled_back(error.sqlstate))
+
+
+def _is_session_lost(error: psycopg.Error) -> bool:
+    if is_session_stale(error):
+        return True
+    state = error.sqlstate
+    if state is None:
+        return isinstance(error, psycopg.OperationalError)
+    return state in _SESSION_ENDED or state[:2] == "08"
 
 
 def _is_rolled_back(state: str | None) -> bool:

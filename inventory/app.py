@@ -41,7 +41,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
     async def get_products(request: Request) -> Response:
         query = decode_query(request.query_params, ProductsQuery)
         # One product more than asked for shows whether there is a next page.
-        products = await database.reads.run(
+        products = await database.reads.read(
             lambda connection: store.products(connection, after=query.cursor or "", limit=query.limit + 1)
         )
         page = products[: query.limit]
@@ -50,7 +50,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
 
     async def get_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")
-        return json_response(await database.reads.run(lambda connection: _existing(connection, product_id)))
+        return json_response(await database.reads.read(lambda connection: _existing(connection, product_id)))
 
     async def put_product(request: Request) -> Response:
         product_id = path_identifier(request, "product_id")

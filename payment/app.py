@@ -30,7 +30,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
 
     async def get_account(request: Request) -> Response:
         customer_id = _customer(request)
-        return json_response(await database.reads.run(lambda connection: _existing(connection, customer_id)))
+        return json_response(await database.reads.read(lambda connection: _existing(connection, customer_id)))
 
     async def post_deposit(request: Request) -> Response:
         customer_id = _customer(request)
@@ -62,7 +62,7 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
             # One entry more than asked for shows whether there is a next page.
             return await store.entries(connection, customer_id, before=query.cursor, limit=query.limit + 1)
 
-        entries = await database.reads.run(read)
+        entries = await database.reads.read(read)
         page = entries[: query.limit]
         cursor = str(page[-1].entry_id) if len(entries) > query.limit else None
         return json_response(LedgerPage(customer_id, page, cursor), headers=next_page(request, cursor))

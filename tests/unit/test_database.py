@@ -14,7 +14,7 @@ from psycopg_pool import PoolTimeout
 from common import config, database
 from common.config import Env
 from common.database import Database, DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
-from common.postgres import POOL_TIMEOUT_S
+from common.postgres import POOL_TIMEOUT_S, AsyncConn
 from tests.unit import virtual_time
 
 URL = "postgresql://nowhere"
@@ -109,6 +109,37 @@ def test_only_what_an_operator_has_to_repair_is_logged_as_an_error(error: psycop
         logger.remove(sink)
     assert len(lines) == logged
     assert all("the order database cannot do what a request needs: PostgreSQL: " in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("error", "sessions"),
+    [
+        (errors.AdminShutdown(), 2),
+        (psycopg.OperationalError("server closed the connection unexpectedly"), 2),
+        (errors.FeatureNotSupported("cached plan must not change result type"), 2),
+        (errors.LockNotAvailable(), 1),
+        (errors.QueryCanceled(), 1),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.parametrize("changes", [False, True])
+def test_what_only_reads_is_repeated_once_when_its_session_is_lost(
+    error: psycopg.Error, sessions: int, changes: bool
+) -> None:
+    begun: list[Any] = []
+
+    async def work(connection: AsyncConn) -> None:
+        begun.append(connection)
+        await connection.execute("SELECT 1")
+
+    async def main() -> None:
+        pool = DatabasePool(URL, "test", DatabaseProbe(URL, "test", "order"), size=1)
+        pool._pool = FakePool(error)  # type: ignore[assignment]
+        with pytest.raises(DatabaseUnavailable):
+            await (pool.run if changes else pool.read)(work)
+
+    virtual_time.run(main())
+    assert len(begun) == (1 if changes else sessions)
 
 
 @pytest.mark.parametrize("error", [errors.CheckViolation(), errors.NumericValueOutOfRange(), psycopg.DataError("NUL")])

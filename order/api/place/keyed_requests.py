@@ -104,7 +104,7 @@ class KeyedRequests:
 
     async def find(self, keyed: Keyed) -> Answer | None:
         """The answer to an earlier request of another kind. Raises `DatabaseUnavailable` and `KeyReused`."""
-        return await self._pool.run(lambda connection: keyed_answers.find(connection, keyed))
+        return await self._pool.read(lambda connection: keyed_answers.find(connection, keyed))
 
     async def keep(self, keyed: Keyed, answer: Answer) -> Answer:
         """Store the answer; returns it, or that to an earlier request. Raises `DatabaseUnavailable` and `KeyReused`."""

@@ -129,7 +129,7 @@ class OrderQueries:
             rows: list[TupleRow] = await (await connection.execute(query, parameters)).fetchall()
             return rows
 
-        return await self._pool.run(fetch)
+        return await self._pool.read(fetch)
 
 
 def as_accepted(placed: OrderPlaced, acknowledged: Acknowledged) -> Stored:
