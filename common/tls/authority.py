@@ -85,6 +85,8 @@ class Authority:
             named = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         except Exception:  # signed by another authority, or without names: cryptography raises many kinds
             return False
+        if not _fits(files.key, leaf):  # the process that renewed it was killed in between
+            return False
         remaining = leaf.not_valid_after_utc - datetime.now(UTC)
         return remaining > timedelta(days=RENEW_DAYS) and set(named) == set(_general_names(hosts))
 
@@ -182,6 +184,14 @@ def _read(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except (OSError, ValueError) as error:
         raise Fatal(f"{path} is damaged ({error}); delete it, and it is made anew at the next start") from None
+
+
+def _fits(path: Path, certificate: x509.Certificate) -> bool:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (ValueError, TypeError):
+        return False
+    return key.public_key() == certificate.public_key()
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> str:

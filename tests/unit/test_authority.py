@@ -4,11 +4,13 @@ import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
 
 from common.errors import Fatal
+from common.files import write
 from common.tls.authority import LEAF_DAYS, LOOPBACK, RENEW_DAYS, Authority, Certificate
 
 
@@ -67,6 +69,26 @@ def test_a_certificate_is_kept_until_it_expires_soon_or_its_hosts_change(authori
     assert serial(("payment",)) == third != second
     authority.path.unlink()
     assert serial(("payment",)) != third, "its authority is another one"
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_a_renewal_that_was_killed_after_the_key_is_made_up_for(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, damaged: bool
+) -> None:
+    made = authority.ensure("payment")
+
+    def until_killed(path: Path, *rest: Any) -> None:
+        if path == made.certificate:
+            raise KeyboardInterrupt
+        write(path, *rest)
+
+    with monkeypatch.context() as killed:
+        killed.setattr("common.tls.authority.write", until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            authority.renew("payment")
+    if damaged:
+        made.key.write_text("nonsense")
+    assert shakes_hands(authority.ensure("payment"), authority.path, "localhost")
 
 
 def test_a_certificate_is_valid_for_as_long_as_stated(authority: Authority) -> None:
