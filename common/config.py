@@ -274,6 +274,8 @@ class Brokers:
             raise Fatal(f"KAFKA_PASSWORD_FILE={str(self.password_file)!r} cannot be read: {error}") from error
         if not password:
             raise Fatal(f"KAFKA_PASSWORD_FILE={str(self.password_file)!r} is empty: it must hold the password")
+        if not password.isprintable():
+            raise Fatal(f"KAFKA_PASSWORD_FILE={str(self.password_file)!r} is damaged: it must hold one line of text")
         return password
 
 

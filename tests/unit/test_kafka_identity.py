@@ -63,6 +63,19 @@ def test_a_file_that_is_gone_for_a_moment_changes_nothing(brokers: Brokers) -> N
     assert identity._passwords == {}
 
 
+@pytest.mark.parametrize("damaged", [b"", b"\0" * 32, b"\xff" * 32, b"sec\nond"])
+def test_a_damaged_file_changes_nothing_until_it_is_mended(brokers: Brokers, damaged: bytes) -> None:
+    watch, client = PasswordWatch(brokers), Producer(config(brokers))
+    assert brokers.password_file is not None
+    brokers.password_file.write_bytes(damaged)
+    watch.check()
+    assert identity._passwords == {}
+    brokers.password_file.write_text("second")
+    watch.check()
+    assert identity._passwords == {"payment": "second"}
+    del client
+
+
 @pytest.mark.usefixtures("brokers")
 def test_a_refusal_is_remembered_for_a_while_and_others_are_not(monkeypatch: pytest.MonkeyPatch) -> None:
     note_refusal(KafkaError(KafkaError._ALL_BROKERS_DOWN))
