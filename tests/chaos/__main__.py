@@ -68,7 +68,6 @@ def _chaos(directory: Path, seed: int, faults: list[str], seconds: float, orders
     report = Report()
     failed = True
     try:
-        arena.directory.mkdir(parents=True)
         arena.start()
         run = Run(arena, seed, rate)
         report = run.report

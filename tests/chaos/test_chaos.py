@@ -15,7 +15,6 @@ ORDERS_PER_S = 40
 
 def test_a_few_faults_under_load_lose_nothing(tmp_path: Path) -> None:
     arena = Arena(tmp_path / "arena")
-    arena.directory.mkdir()
     try:
         arena.start()
         run = Run(arena, SEED, ORDERS_PER_S)

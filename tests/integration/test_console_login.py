@@ -1,18 +1,25 @@
 """The console of a stack that asks for credentials: sessions with real tokens and keys, and what they let do."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Final
 
 import httpx
 import pytest
 
+from common.auth.principal import SCOPES
 from dev.settings import HOST
 from tests.console import RunningConsole
 from tests.guarded import Guarded
+from tests.guests import Route, named, routes
 from tests.integration.conftest import draw
 from tests.stack import Stack
+from tests.tokens import bad_tokens
 from tests.waiting import eventually
+
+GUARDED: Final = [route for route in routes("console") if route.accepts]
+NOBODYS: Final = "019ab7a2-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +48,34 @@ def test_the_page_is_open_and_what_it_shows_is_not(console: RunningConsole) -> N
     for path in ("/api/session", "/api/stream", "/api/orders", "/api/jobs", "/api/dead-letters"):
         answer = console.http.get(path)
         assert (answer.status_code, answer.json()["type"]) == (401, "/problems/unauthenticated")
+
+
+def ask(console: RunningConsole, route: Route, token: str | None) -> httpx.Response:
+    """A request of this route, about things that do not exist."""
+    path = route.path.format(order_id=NOBODYS, job_id="none", service="payment", record="orders/0@999999999")
+    headers = {"content-type": route.media_type} if route.media_type else {}
+    headers |= {"authorization": f"Bearer {token}"} if token is not None else {}
+    content = json.dumps(route.body) if route.media_type else None
+    return console.http.request(route.method, path, headers=headers, content=content)
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+def test_bad_guests_are_not_let_in(console: RunningConsole, guarded: Guarded, route: Route) -> None:
+    guests: dict[str, str | None] = {**bad_tokens(guarded.issuer), "nonsense": "nonsense", "none": None}
+    for fault, token in guests.items():
+        answer = ask(console, route, token)
+        assert answer.status_code == 401, f"{fault}: {answer.text}"
+        assert answer.headers["www-authenticate"].startswith('Bearer realm="tandem"')
+
+
+@pytest.mark.parametrize("route", GUARDED, ids=named)
+def test_a_scope_that_the_document_does_not_name_is_refused(
+    console: RunningConsole, guarded: Guarded, route: Route
+) -> None:
+    for scope in {*SCOPES, "Operator", ""} - {*route.accepts}:
+        answer = ask(console, route, guarded.issuer.token("ana", scope))
+        assert answer.status_code == 403, f"{scope}: {answer.text}"
+        assert answer.json()["type"] == "/problems/forbidden"
 
 
 def test_an_order_goes_to_the_order_api_with_the_persons_own_credentials(

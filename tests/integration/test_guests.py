@@ -6,72 +6,28 @@ Instances that ask for credentials run beside the shared stack (`tests/guarded.p
 import json
 import re
 import time
-from collections.abc import Iterator
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import httpx
 import pytest
 
 from common.auth.principal import AUDITOR, CUSTOMER, MERCHANT, OPERATOR, SCOPES
-from ops.contract.documents import CONTRACTS
 from tests.guarded import Guarded
+from tests.guests import Route, named, routes
 from tests.integration.conftest import draw
 from tests.tokens import Issuer, b64, bad_tokens
 from tests.waiting import eventually
 
 NAMES: Final = {"order": "order-api", "payment": "payment", "inventory": "inventory"}
-METHODS: Final = ("get", "post", "put", "delete")
 NOBODYS: Final = "019ab7a2-0000-7000-8000-000000000000"
 
-
-class Route(NamedTuple):
-    """An operation, with an example of its request. `accepts` are scopes; without any it is public."""
-
-    id: str
-    service: str
-    method: str
-    path: str
-    accepts: tuple[str, ...]
-    body: Any
-    media_type: str
-
-
-def routes() -> Iterator[Route]:
-    """All operations of these services, with the first example of each body. The console has tests of its own."""
-    for service in NAMES:
-        document = CONTRACTS[service].document()
-        for path, methods in document["paths"].items():
-            for method in METHODS:
-                if method not in methods:
-                    continue
-                operation = methods[method]
-                [*schemes] = operation["security"]
-                content: dict[str, Any] = operation.get("requestBody", {}).get("content", {})
-                media_type = next(iter(content), "")
-                bodies = [each["value"] for kind in content.values() for each in kind["examples"].values()]
-                accepts = tuple(schemes[0]["bearer"]) if schemes else ()
-                yield Route(
-                    operation["operationId"],
-                    NAMES[service],
-                    method.upper(),
-                    path,
-                    accepts,
-                    (*bodies, None)[0],
-                    media_type,
-                )
-
-
-ROUTES: Final = tuple(routes())
+ROUTES: Final = tuple(routes("order", "payment", "inventory"))
 GUARDED: Final = [route for route in ROUTES if route.accepts]
 OWN: Final = [
     route
     for route in GUARDED
     if CUSTOMER in route.accepts and MERCHANT in route.accepts and route.service != "inventory"
 ]
-
-
-def named(route: Route) -> str:
-    return f"{route.service} {route.id}"
 
 
 class Shop:
@@ -114,7 +70,7 @@ class Shop:
             body = {"customer_id": customer_id, "product_id": self.product, "quantity": 1}
         headers = {"content-type": route.media_type} if route.media_type else {}
         return self.guarded.ask(
-            route.service,
+            NAMES[route.service],
             method or route.method,
             path,
             token,
@@ -187,7 +143,7 @@ def test_bad_guests_are_not_let_in(shop: Shop, route: Route) -> None:
 def test_two_sets_of_credentials_are_none(shop: Shop, route: Route) -> None:
     good = ("authorization", f"Bearer {shop.token(shop.ann, *SCOPES)}")
     url = shop.guarded.url(
-        route.service, route.path.format(order_id=shop.order_id, customer_id=shop.ann, product_id="x")
+        NAMES[route.service], route.path.format(order_id=shop.order_id, customer_id=shop.ann, product_id="x")
     )
     for pair in ([good, good], [good, ("authorization", "Bearer other")]):
         check_unauthenticated(shop.guarded.http.request(route.method, url, headers=pair))
@@ -197,7 +153,7 @@ def test_two_sets_of_credentials_are_none(shop: Shop, route: Route) -> None:
 def test_a_token_in_the_query_is_none(shop: Shop, route: Route) -> None:
     path = route.path.format(order_id=shop.order_id, customer_id=shop.ann, product_id=shop.product)
     query = f"?access_token={shop.token(shop.ann, *SCOPES)}"
-    check_unauthenticated(shop.guarded.ask(route.service, route.method, path + query))
+    check_unauthenticated(shop.guarded.ask(NAMES[route.service], route.method, path + query))
 
 
 @pytest.mark.parametrize("route", GUARDED, ids=named)
