@@ -11,9 +11,11 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
 from common.files import write
+from common.kafka.access import ADMIN
 from common.terminal import printable
 from dev.observe import PORTS
 from dev.servers.instance import unready_at
+from dev.servers.users import identity, of_tool
 from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
 from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting
@@ -21,6 +23,7 @@ from dev.waiting import Progress, Waiting
 READY_S = 180
 OBSERVABILITY = ("--profile", "observability")
 ACCEPTED_FOLDER = "/accepted"
+SECRETS = Path("/secrets")
 SECURED = ("-f", "docker-compose.yml", "-f", "dev/compose-secure.yml")
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
 
@@ -126,16 +129,30 @@ class ComposeStack(Stack):
             self._compose("kill", "-s", "SIGUSR2", "gateway")  # HAProxy reads its certificate again, and loses nothing
 
     def ops(self, module: str, arguments: list[str]) -> None:
+        command = arguments[0] if module == "topics" and arguments and self.settings.secure else ""
+        if command == "rotate":
+            raise StackError("in Compose, Kafka's passwords change with all others: 'just secrets rotate'")
         terminal = [] if sys.stdout.isatty() else ["-T"]
         mounts, translated = mounted(arguments)
-        tool = ("setup", "sh", "-c", TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
-        code = self._run("run", *terminal, "--rm", "--no-deps", *acting_user(), *mounts, *tool)
+        # It alone may write passwords.
+        container = "secrets" if command == "allow" else "setup"
+        tool = (container, "sh", "-c", TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
+        code = self._run("run", *terminal, "--rm", "--no-deps", *self._caller(module, arguments), *mounts, *tool)
         raise SystemExit(tools_code(code))
 
     def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         tool = ("setup", "python", "-m", f"ops.{module}", *arguments)
         pipe = subprocess.PIPE
-        return self._process("run", "-T", "--rm", "--no-deps", *acting_user(), *tool, stdout=pipe, stderr=pipe)
+        as_caller = self._caller(module, arguments)
+        return self._process("run", "-T", "--rm", "--no-deps", *as_caller, *tool, stdout=pipe, stderr=pipe)
+
+    def _caller(self, module: str, arguments: Sequence[str]) -> list[str]:
+        """The options that say who runs a tool, and which user it is at the broker; without, it is the set-up's."""
+        user = of_tool(module, arguments)
+        if not self.settings.secure or user == ADMIN:
+            return acting_user()
+        variables = identity(SECRETS, user) | {"KAFKA_BOOTSTRAP_SERVERS": "kafka:19092"}
+        return [*acting_user(), *(part for name, value in variables.items() for part in ("-e", f"{name}={value}"))]
 
     def locust(self, arguments: list[str]) -> None:
         token_file = self.settings.auth / "load.token"

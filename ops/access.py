@@ -1,6 +1,6 @@
 """Users and rights at a broker that asks for them: made, and reported where they differ from what they must be."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from common.config import Env
@@ -35,13 +35,14 @@ def create(log: Log, folder: Path | None) -> None:
             print(f"topics: {mended}")
 
 
-def rotate(log: Log, folder: Path | None) -> None:
-    """Give every user a new password: in its file first, from which the broker's can be set again. Running clients read
-    it within a second. Raises `Fatal` without the folder of passwords."""
+def rotate(log: Log, folder: Path | None, publish: Callable[[], None] = lambda: None) -> None:
+    """Give every user a new password: in its file first, from which the broker's can be set again; `publish` makes the
+    copies of that. Running clients read it within a second. Raises `Fatal` without the folder of passwords."""
     if folder is None:
         raise Fatal("topics: KAFKA_PASSWORDS_DIR is not set: whoever runs the broker changes its passwords")
     for user in access.USERS:
         access.make_password(folder, user)
+    publish()
     _make_users(log, folder, access.USERS)
 
 

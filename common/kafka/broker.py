@@ -11,7 +11,13 @@ from contextlib import contextmanager
 from typing import Any, Final, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
-from confluent_kafka.admin import AdminClient, ConfigResource, OffsetSpec  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    AdminClient,
+    AlterConfigOpType,
+    ConfigEntry,
+    ConfigResource,
+    OffsetSpec,
+)
 
 from common.backoff import delays_s
 from common.errors import Failure, Fatal, LossDetected, Transient, classify
@@ -195,3 +201,19 @@ class TopicWatch:
 
 def _broker_away(error: BaseException | None) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART
+
+
+def read_key_store(admin: AdminClient, node_id: str, path: str, listeners: Iterable[str]) -> None:
+    """Let these listeners of a broker show the certificate that the file `path` has now. Open connections stay. Raises
+    `Transient` and `Fatal`."""
+    # The broker reads the file again when its path is set, be it the same.
+    entries = [
+        ConfigEntry(
+            f"listener.name.{name.lower()}.ssl.keystore.location", path, incremental_operation=AlterConfigOpType.SET
+        )
+        for name in listeners
+    ]
+    node = ConfigResource(ConfigResource.Type.BROKER, node_id, incremental_configs=entries)
+    with query("the broker's certificate cannot be renewed"):
+        for future in admin.incremental_alter_configs([node], request_timeout=REQUEST_TIMEOUT_S).values():
+            future.result()

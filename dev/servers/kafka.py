@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
+from confluent_kafka.admin import AdminClient
 
 from common.config import Brokers
 from common.files import write
 from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
+from common.kafka.broker import read_key_store
 from common.kafka.clients import SASL_MECHANISM, client_config
 from common.tls.authority import Authority, Certificate
 from dev.environment import child
@@ -25,8 +26,6 @@ from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
 KEY_STORE = "keys.pem"
-SHOWN = "listener.name.sasl_ssl.ssl.keystore.location"
-ANSWER_S = 10.0
 FORMAT = "format.arguments"
 USERS = "users"
 """The file that says that the log was formatted with users."""
@@ -199,15 +198,11 @@ class Broker(Server):
 
     def show_certificate(self) -> None:
         """Let the running broker show the certificate that its folder of secrets has now. Open connections stay. Raises
-        `KafkaException`."""
+        `Transient` and `Fatal`."""
         assert self.secrets is not None
         self._write_key_store(self.secrets)
-        # It reads the file again when its path is set, be it the same.
-        entry = ConfigEntry(SHOWN, KEY_STORE, incremental_operation=AlterConfigOpType.SET)
-        broker = ConfigResource(ConfigResource.Type.BROKER, self.options["node.id"], incremental_configs=[entry])
         admin = AdminClient(client_config(self.brokers(), "dev"))
-        for future in admin.incremental_alter_configs([broker], request_timeout=ANSWER_S).values():
-            future.result()
+        read_key_store(admin, self.options["node.id"], KEY_STORE, ["SASL_SSL"])
 
     def _write_key_store(self, secrets: Path) -> Certificate:
         certificate = Authority(secrets).ensure(BROKER)

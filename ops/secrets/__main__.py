@@ -47,7 +47,10 @@ def main(arguments: Sequence[str]) -> int:
         holders.renew_certificates(chosen.folder)
     roles = rotate(urls, publish)
     if (users := access.passwords_folder(env)) is not None:
-        access.rotate(Log(brokers(env), "secrets"), users)
+        log = Log(brokers(env), "secrets")
+        access.rotate(log, users, publish)
+        if chosen.folder is not None:
+            holders.show_certificate(log.admin)
     author, entry = user_author(), Entry("rotate", "secrets", {"roles": roles}, "new passwords")
     with connect(env.database_url("ORDER_DATABASE_URL"), "secrets") as connection, connection.transaction():
         table.write(connection, author, entry)

@@ -9,7 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from confluent_kafka.admin import AdminClient
+
 from common.files import write
+from common.kafka import access
+from common.kafka.broker import read_key_store
 from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
 from common.tls.authority import LOOPBACK, Authority
 from ops import tool
@@ -28,24 +32,30 @@ SHARED_HOST: Final = "tandem"
 
 
 class Holder(NamedTuple):
-    """Who gets secrets: its number as a user, the roles it may be, and the certificates it shows."""
+    """Who gets secrets: its number as a user, its roles in the databases, its certificates, and its users at Kafka."""
 
     user: int
     roles: tuple[str, ...] = ()
     certificates: tuple[str, ...] = ()
+    kafka_users: tuple[str, ...] = ()
 
 
 HOLDERS: Final = {
-    "order": Holder(USER, ("order",), ("order-api", "order-saga")),
-    "payment": Holder(USER, ("payment",), ("payment",)),
-    "inventory": Holder(USER, ("inventory",), ("inventory",)),
-    "console": Holder(USER, (AUDITOR, *SERVICES), ("console",)),
-    "setup": Holder(USER, ROLES),
+    "order-api": Holder(USER, ("order",), ("order-api",), ("order-api",)),
+    "order-saga": Holder(USER, ("order",), ("order-saga",), ("order-saga",)),
+    "payment": Holder(USER, ("payment",), ("payment",), ("payment",)),
+    "inventory": Holder(USER, ("inventory",), ("inventory",), ("inventory",)),
+    "console": Holder(USER, (AUDITOR, *SERVICES), ("console",), (access.CONSOLE,)),
+    "setup": Holder(USER, ROLES, (access.ADMIN,), access.USERS),
     "postgres": Holder(999, (SUPERUSER,), ("postgres",)),  # the number in its image, as below
-    "kafka": Holder(1000, (), ("kafka",)),
+    "kafka": Holder(1000, (), (access.BROKER,)),
     "gateway": Holder(0, (), ("gateway",)),
     "client": Holder(0),  # knows whom to trust
+    "auditor": Holder(USER, (), (access.AUDITOR,)),  # what watches Kafka
 }
+KEY_STORE: Final = f"/secrets/{access.BROKER}.both.pem"
+LISTENERS: Final = ("USERS", "HOST", "CERTIFICATES")
+"""Where the broker reads its certificate, and the listeners that show it to others (dev/compose-secure.yml)."""
 HOSTS: Final = {"postgres": tuple(f"{service}-db" for service in SERVICES)}
 """The names of a server in the network, where they are not that of its certificate."""
 
@@ -63,6 +73,8 @@ def make(folder: Path) -> None:
     for role in ROLES:
         if role not in stored_roles(made):
             write_password(made, role, new_password())
+    for user in access.USERS:
+        access.ensure_password(made, user)
     for name in _certificates():
         _authority(folder).ensure(name, _hosts(name))
     publish(folder)
@@ -75,6 +87,11 @@ def renew_certificates(folder: Path) -> None:
     publish(folder)
 
 
+def show_certificate(admin: AdminClient) -> None:
+    """Let the broker show the certificate that it was given. Raises `Transient` and `Fatal`."""
+    read_key_store(admin, "1", KEY_STORE, LISTENERS)
+
+
 def publish(folder: Path) -> None:
     """Give each holder its copies. Each file is replaced as a whole. Raises `OSError` and `Fatal`."""
     for name, holder in HOLDERS.items():
@@ -84,6 +101,8 @@ def publish(folder: Path) -> None:
         _give(holder, own / "ca.pem", authority.path.read_text())
         for role in holder.roles:
             _give(holder, password_file(own, role), password_file(folder / MADE, role).read_text())
+        for user in holder.kafka_users:
+            _give(holder, access.password_file(own, user), access.password_file(folder / MADE, user).read_text())
         for certificate in holder.certificates:
             texts = [(authority.folder / f"{certificate}{suffix}").read_text() for suffix in (".key", ".pem")]
             _give(holder, own / f"{certificate}.key", texts[0])

@@ -9,8 +9,12 @@ import yaml
 
 from common.config import Env
 from common.errors import Fatal
+from common.kafka import access
 from common.secrets.passwords import database_url, password_of, write_password
-from dev.settings import ROOT
+from dev.compose import ComposeStack
+from dev.servers.kafka import SECURE
+from dev.settings import ROOT, Settings
+from dev.stack import StackError
 from ops.secrets import holders
 from ops.secrets.rotate import urls_by_server
 
@@ -51,7 +55,13 @@ def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monke
     monkeypatch.setattr(os, "chown", lambda path, user, group: owners.__setitem__(Path(path), user))
     holders.make(tmp_path)
     files = {name: {path.name for path in (tmp_path / name).iterdir()} for name in holders.HOLDERS}
-    assert files["payment"] == {"ca.pem", "payment.pgpass", "payment.key", "payment.pem", "payment.both.pem"}
+    certificate = {"payment.key", "payment.pem", "payment.both.pem"}
+    assert files["payment"] == {"ca.pem", "payment.pgpass", "kafka-payment.password", *certificate}
+    for user in access.USERS:
+        given_to = {user} & holders.HOLDERS.keys() - {"auditor"}  # what watches Kafka shows a certificate
+        assert {name for name, held in files.items() if f"kafka-{user}.password" in held} == {"setup", *given_to}
+    assert {name for name, held in files.items() if "admin.key" in held} == {"setup"}
+    assert {name for name, held in files.items() if "kafka.key" in held} == {"kafka"}
     assert {name for name, held in files.items() if "postgres.pgpass" in held} == {"setup", "postgres"}
     assert {name for name, held in files.items() if "ca.key" in held} == set()
     given = {path.name.removesuffix(".new"): user for path, user in owners.items()}
@@ -64,7 +74,7 @@ def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monke
     holders.renew_certificates(tmp_path)
     changed = {path.name for path, text in texts.items() if path.read_text() != text}
     assert {"payment.key", "payment.pem", "postgres.key"} <= changed
-    assert not {name for name in changed if name.endswith(".pgpass")} | (changed & {"ca.pem", "ca.key"})
+    assert not {name for name in changed if name.endswith((".pgpass", ".password"))} | (changed & {"ca.pem", "ca.key"})
 
 
 def test_the_servers_of_a_rotation_are_those_of_the_superusers(tmp_path: Path) -> None:
@@ -105,6 +115,75 @@ def test_secure_compose_is_the_same_stack_with_nothing_in_the_clear() -> None:
             command = secure[name]["command"]
             assert command[: len(service["command"])] == service["command"]
             assert {"--ssl=on", "--hba_file=/secrets/hba.conf"} <= set(command)
+
+
+def listeners(settings: str) -> dict[str, str]:
+    return dict(listener.split(":", 1) for listener in settings.split(","))
+
+
+def test_secure_compose_lets_nobody_in_at_kafka_without_a_user_or_a_certificate() -> None:
+    plain, secure = services("docker-compose.yml"), services("dev/compose-secure.yml")
+    broker = secure["kafka"]["environment"]
+    names = listeners(broker["KAFKA_LISTENERS"])
+    protocols = listeners(broker["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"])
+    assert protocols.keys() == names.keys()
+    for name, protocol in protocols.items():
+        if protocol == "SASL_SSL":
+            login = broker[f"KAFKA_LISTENER_NAME_{name}_SCRAM___SHA___512_SASL_JAAS_CONFIG"]
+            assert login.endswith("ScramLoginModule required;"), "without a password"
+        else:
+            assert (protocol, broker[f"KAFKA_LISTENER_NAME_{name}_SSL_CLIENT_AUTH"]) == ("SSL", "required")
+    assert names["CONTROLLER"] == "//127.0.0.1:9093", "in its container"
+    assert (
+        set(holders.LISTENERS)
+        == names.keys() - {"CONTROLLER"}
+        == listeners(broker["KAFKA_ADVERTISED_LISTENERS"]).keys()
+    )
+    assert protocols[broker["KAFKA_INTER_BROKER_LISTENER_NAME"]] == "SSL"
+    assert "SSL:" not in broker["KAFKA_ADVERTISED_LISTENERS"], "the image would ask for other key stores"
+    differs = {"listener.security.protocol.map", "inter.broker.listener.name", "sasl.mechanism.inter.broker.protocol"}
+    for setting, value in SECURE.items():
+        if setting not in {*differs, "ssl.keystore.location"}:
+            assert broker["KAFKA_" + setting.replace(".", "_").upper()].replace("$$", "$") == value, setting
+    assert f"/secrets/{access.BROKER}.both.pem" == broker["KAFKA_SSL_KEYSTORE_LOCATION"] == holders.KEY_STORE
+    assert secure["kafka"]["volumes"] == ["secrets-kafka:/secrets:ro"]
+    for name, service in plain.items():
+        if "KAFKA_BOOTSTRAP_SERVERS" not in service.get("environment", {}) or name == "setup":
+            continue
+        told, holder = secure[name]["environment"], holders.HOLDERS[name]
+        assert told["KAFKA_SECURITY_PROTOCOL"] == "SASL_SSL"
+        assert holder.kafka_users == (told["KAFKA_USERNAME"],) == (name,)
+        assert told["KAFKA_PASSWORD_FILE"] == f"/secrets/kafka-{name}.password"
+    for name in ("setup", "secrets"):
+        told = secure[name]["environment"]
+        assert (told["KAFKA_BOOTSTRAP_SERVERS"], told["KAFKA_SECURITY_PROTOCOL"]) == ("kafka:19094", "SSL")
+        assert told["KAFKA_CERT_FILE"] == f"/secrets/{access.ADMIN}.pem"
+    for name in ("kafka-exporter", "kafka-ui"):
+        assert secure[name]["volumes"] == ["secrets-auditor:/secrets:ro"]
+        assert (secure[name]["user"], holders.HOLDERS["auditor"].user) == (str(holders.USER), holders.USER)
+        assert "/secrets/auditor." in str(secure[name])
+
+
+def test_a_tool_in_compose_is_the_user_that_it_is_natively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[tuple[str, ...]] = []
+
+    def run(_: ComposeStack, *arguments: str) -> int:
+        ran.append(arguments)
+        return 0
+
+    monkeypatch.setattr(ComposeStack, "_run", run)
+    stack = ComposeStack(Settings(home=tmp_path, secure=True))
+    stack.settings = stack.requested  # as once it is up
+    for module, arguments in (("verify", []), ("topics", ["list"]), ("topics", ["create"]), ("topics", ["allow", "a"])):
+        with pytest.raises(SystemExit):
+            stack.ops(module, arguments)
+    as_auditor, as_operator, as_admin, allow = ran
+    assert {"KAFKA_USERNAME=auditor", "KAFKA_PASSWORD_FILE=/secrets/kafka-auditor.password"} <= set(as_auditor)
+    assert {"KAFKA_USERNAME=operator", "KAFKA_BOOTSTRAP_SERVERS=kafka:19092"} <= set(as_operator)
+    assert not [part for part in (*as_admin, *allow) if part.startswith("KAFKA_")], "by its certificate"
+    assert ("setup" in as_admin, "secrets" in allow) == (True, True), "which may write the new user's password"
+    with pytest.raises(StackError, match="'just secrets rotate'"):
+        stack.ops("topics", ["rotate"])
 
 
 def test_each_container_mounts_its_own_secrets_and_no_others() -> None:
