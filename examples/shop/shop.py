@@ -81,12 +81,15 @@ class Shop:
         """The order as it stands. Raises `Refused` and `Unanswered`."""
         return self._json("GET", f"/orders/{order_id}")
 
-    def wait(self, order_id: str, within_s: float = PATIENCE_S) -> Order:
-        """The order once it is settled: decided, paid or refunded, reserved or released. Raises `TimeoutError`."""
+    def wait(self, order_id: str, within_s: float = PATIENCE_S, *, undone: bool = False) -> Order:
+        """The order once it is settled: decided, paid or refunded, reserved or released. Raises `TimeoutError`.
+
+        With `undone`, after `cancel`: until the cancellation is decided, a confirmed order is still that, and settled.
+        """
         until_s = time.monotonic() + within_s
         for attempt in itertools.count():
             order = self.order(order_id)
-            if order["settled"]:
+            if order["settled"] and not (undone and order["status"] == "confirmed"):
                 return order
             if time.monotonic() > until_s:
                 break
@@ -192,7 +195,7 @@ def main() -> None:
         print(" ", name, event["status"] if name == "settled" else f"after {event['after_ms']} ms")
     print("waited:", shop.wait(placed["order_id"])["status"])
     if shop.cancel(placed["order_id"], key=f"cancel-{placed['order_id']}"):
-        print("after the cancellation:", shop.wait(placed["order_id"])["status"])
+        print("after the cancellation:", shop.wait(placed["order_id"], undone=True)["status"])
     print("orders of", customer_id, [entry["status"] for entry in shop.orders(customer_id)][:5])
     shop.close()
 

@@ -77,12 +77,15 @@ export class Shop {
     return this.#send(`/${orderId}`);
   }
 
-  /** The order once it is settled: decided, paid or refunded, reserved or released. */
-  async wait(orderId: string, withinMs = PATIENCE_MS): Promise<Order> {
+  /**
+   * The order once it is settled: decided, paid or refunded, reserved or released. With `undone`, after `cancel`: until
+   * the cancellation is decided, a confirmed order is still that, and settled.
+   */
+  async wait(orderId: string, { withinMs = PATIENCE_MS, undone = false } = {}): Promise<Order> {
     const until = Date.now() + withinMs;
     for (let attempt = 0; ; attempt++) {
       const order = await this.order(orderId);
-      if (order.settled) return order;
+      if (order.settled && !(undone && order.status === "confirmed")) return order;
       if (Date.now() > until) throw new Error(`order ${orderId} is not settled after ${withinMs} ms`);
       await sleep(Math.min(POLL_MS * 2 ** attempt, POLL_MAX_MS));
     }
@@ -202,7 +205,7 @@ async function main(url: string, customerId: string, productId: string): Promise
   for await (const event of shop.stream(placed.order_id)) console.log(" ", event.name);
   console.log("settled", (await shop.wait(placed.order_id)).status);
   if (await shop.cancel(placed.order_id, `cancel-${placed.order_id}`)) {
-    console.log("after the cancellation:", (await shop.wait(placed.order_id)).status);
+    console.log("after the cancellation:", (await shop.wait(placed.order_id, { undone: true })).status);
   }
   for await (const listed of shop.orders(customerId)) console.log(listed.order_id);
 }

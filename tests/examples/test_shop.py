@@ -59,10 +59,8 @@ def test_the_stream_tells_the_story_and_ends_with_the_order(shop: Shop, customer
 def test_a_cancelled_order_is_settled_again(shop: Shop, customer: str, product: str) -> None:
     placed = shop.place({"customer_id": customer, "product_id": product, "quantity": 1}, key="basket-3")
     assert shop.cancel(placed["order_id"], key="cancel-3")
-    order = eventually(
-        lambda: o if (o := shop.wait(placed["order_id"]))["status"] == "cancelled" else None, "the order is cancelled"
-    )
-    assert order["settled"]
+    order = shop.wait(placed["order_id"], undone=True)
+    assert (order["status"], order["settled"]) == ("cancelled", True)
     assert shop.cancel(placed["order_id"], key="cancel-3"), "a repeat gets the first answer"
     assert not shop.cancel(placed["order_id"], key="cancel-4")
 
@@ -117,6 +115,7 @@ def test_the_python_client_as_a_program(api: str, customer: str, product: str) -
     lines = told(sys.executable, str(SHOP / "shop.py"), api, customer, product)
     assert lines[0].startswith("placed ")
     assert "  settled confirmed" in lines
+    assert "after the cancellation: cancelled" in lines
     assert lines[-1].startswith(f"orders of {customer} [")
 
 
@@ -139,6 +138,7 @@ def test_the_typescript_client(node: Path, api: str, customer: str, product: str
     order_id = lines[0].removeprefix("placed ")
     assert lines[1] == "  order.placed"
     assert "settled confirmed" in lines
+    assert "after the cancellation: cancelled" in lines
     assert lines[-1] == order_id
 
 
