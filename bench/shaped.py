@@ -26,13 +26,15 @@ SOAK_DEFAULT = "10m"
 
 
 class Target(NamedTuple):
-    """A stack: the port of its order api, `verify` on it, and the environment that both of them need."""
+    """A stack: the address of its order api, `verify` on it, and the environment that both of them need."""
 
-    port: int
+    url: str
     verify: list[str]
     variables: Mapping[str, str]
     token_file: Path | None = None
     """It has the token of a merchant, if the stack wants one."""
+    authority: Path | None = None
+    """The certificate by which the server's is verified, if the stack is encrypted."""
 
 
 @contextlib.contextmanager
@@ -41,11 +43,17 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
     if own_stack:
         with System(directory / "stack") as system:
             say(str(broker.warm_up(system)))
-            yield Target(system.api_port, ["ops.verify"], system.environment())
+            yield Target(f"http://{HOST}:{system.api_port}", ["ops.verify"], system.environment())
     else:
         settings = Settings.from_environment()
-        port = State.load(settings.home).remembered(settings).order_api_port
-        yield Target(port, ["dev", "ops", "verify"], child(), made_token(directory / "token"))
+        yield running(State.load(settings.home).remembered(settings), made_token(directory / "token"))
+
+
+def running(settings: Settings, token_file: Path) -> Target:
+    """The stack that was started with these settings."""
+    scheme = "http" if settings.authority is None else "https"
+    url = f"{scheme}://{HOST}:{settings.order_api_port}"
+    return Target(url, ["dev", "ops", "verify"], child(), token_file, settings.authority)
 
 
 def made_token(path: Path) -> Path:
@@ -62,12 +70,14 @@ def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> in
     accepted.touch()
     with target(directory, own_stack=own_stack) as stack:
         command = [sys.executable, "-m", "locust", "-f", str(ROOT / "locustfile.py"), "--headless", "--only-summary"]
-        command += ["--host", f"http://{HOST}:{stack.port}", "--html", str(report)]
+        command += ["--host", stack.url, "--html", str(report)]
         if shape == "soak":
             command += ["--run-time", run_time]
         environment = {**stack.variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
         if stack.token_file is not None:
             environment["TANDEM_TOKEN_FILE"] = str(stack.token_file)
+        if stack.authority is not None:
+            environment["TLS_CA_FILE"] = str(stack.authority)
         locust = subprocess.run(command, cwd=ROOT, env=environment)
         say(f"Locust's report: {shown(report)}")
         began = time.monotonic()

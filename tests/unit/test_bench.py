@@ -4,11 +4,12 @@ import socket
 import threading
 import time
 from array import array
+from pathlib import Path
 
 import msgspec
 import pytest
 
-from bench import drive
+from bench import drive, shaped
 from bench.load import governor, runner, shapes, wire
 from bench.load.generator import NS
 from bench.load.latency import summary, supported
@@ -18,6 +19,7 @@ from bench.measure import pairs
 from bench.measure.measured import NoResult, check
 from bench.measure.orders_log import Event, Outcome, add_event
 from dev.servers import warmth
+from dev.settings import Settings
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
@@ -292,3 +294,10 @@ class TestPairs:
 def test_a_url_where_nothing_listens_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert drive.main(["http://127.0.0.1:1/api/v1/orders", "10", "1"]) == 2
     assert capsys.readouterr().err == "drive: cannot connect to 127.0.0.1:1: Connection refused\n"
+
+
+def test_a_shape_meets_the_stack_as_it_was_started(tmp_path: Path) -> None:
+    plain = shaped.running(Settings(home=tmp_path, order_api_port=7), tmp_path / "token")
+    assert (plain.url, plain.authority) == ("http://127.0.0.1:7", None)
+    encrypted = shaped.running(Settings(home=tmp_path, order_api_port=7, secure=True), tmp_path / "token")
+    assert (encrypted.url, encrypted.authority) == ("https://127.0.0.1:7", tmp_path / "secrets" / "ca.pem")
