@@ -20,7 +20,8 @@ from common.http.limits.buckets import Rate
 from common.http.limits.settings import RequestLimits, request_limits
 from common.tracing.export import check_installed
 
-LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
+"""How a machine names itself."""
 LOG_LEVELS: Final = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_FORMATS: Final = ("json", "text")
 PORT_MAX: Final = 65_535

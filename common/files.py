@@ -1,7 +1,10 @@
-"""Files: how many a process may open, which bounds its connections too, and how one is replaced."""
+"""Files: how many a process may open, which bounds its connections too, how one is replaced, and who may do so."""
 
+import fcntl
 import os
 import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -27,6 +30,24 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
         _replace(path, text, mode)
     except OSError as error:
         raise OSError(error.errno, f"{path} could not be written: {error.strerror}") from error
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process at a time change the files of a folder. It is made, for its owner only, if it is missing."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def stamp(path: Path) -> tuple[int, int, int]:
+    """Changes when a file is replaced, written or given to another user. Raises `OSError` when it is away."""
+    status = path.stat()
+    return status.st_ino, status.st_ctime_ns, status.st_size
 
 
 def _replace(path: Path, text: str, mode: int) -> None:

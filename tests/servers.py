@@ -8,9 +8,10 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
+from common.config import LOOPBACK
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
-from common.tls.authority import LOOPBACK, Authority, Certificate
+from common.tls.authority import Authority, Certificate
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server

@@ -4,7 +4,6 @@ What was good last stays in use while a newer one cannot be read: an issuer that
 """
 
 import asyncio
-import os
 import urllib.error
 import urllib.request
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import Final, Generic, TypeVar
 from loguru import logger
 
 from common.errors import Fatal
+from common.files import stamp
 
 FILE_CHECK_EVERY_S: Final = 0.5
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -38,7 +38,7 @@ class KeysFile(Generic[T]):
         self._problem = ""
         self._version: object = None
         try:
-            self._version = self._version_now()
+            self._version = stamp(self._path)
             self.value: T | None = self._value(self._content())
         except (OSError, ValueError) as error:
             raise Fatal(f"{setting}={str(path)!r}: {error}") from None
@@ -46,7 +46,7 @@ class KeysFile(Generic[T]):
     def refresh(self) -> bool:
         """Read it if it has changed. Returns whether there are other keys now."""
         try:
-            version = self._version_now()
+            version = stamp(self._path)
             if version == self._version:
                 return False
             content = self._content()
@@ -63,10 +63,6 @@ class KeysFile(Generic[T]):
 
     def degraded(self) -> list[str]:
         return [f"{self._setting}: {self._problem}; the last good keys are in use"] if self._problem else []
-
-    def _version_now(self) -> tuple[int, int, int]:
-        status = os.stat(self._path)
-        return status.st_mtime_ns, status.st_size, status.st_ino
 
     def _content(self) -> bytes:
         with self._path.open("rb") as file:

@@ -7,7 +7,6 @@ PKCS #8 and readable by their owner only.
 Reference: RFC 5280.
 """
 
-import fcntl
 import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -19,8 +18,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from common.config import LOOPBACK
 from common.errors import Fatal
-from common.files import write
+from common.files import locked, write
 
 AUTHORITY_DAYS: Final = 3_650
 LEAF_DAYS: Final = 90
@@ -30,7 +30,6 @@ CLOCK_SKEW: Final = timedelta(minutes=5)
 """Certificates are valid from this long before they are made: the clocks of two machines may differ."""
 _PURPOSES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 _REMEDY: Final = "delete ca.pem and ca.key, and all certificates are made anew at the next start"
-LOOPBACK: Final = ("localhost", "127.0.0.1", "::1")
 
 
 class Certificate(NamedTuple):
@@ -53,9 +52,7 @@ class Authority:
     def ensure(self, name: str, hosts: Sequence[str] = LOOPBACK) -> Certificate:
         """The certificate of a server or a client, made unless there is one for these hosts that is valid for
         `RENEW_DAYS`. `hosts` are names and IP addresses. Raises `Fatal` when a file is damaged."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.folder / "lock").open("w") as lock:  # processes that start side by side make one authority
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder):  # processes that start side by side make one authority
             certificate = self._named(name)
             if not self._is_good(certificate, hosts):
                 self._sign(certificate, name, hosts, timedelta(days=LEAF_DAYS))
@@ -66,9 +63,7 @@ class Authority:
     ) -> Certificate:
         """Sign a new certificate, with a new key, in the place of the old. A `valid` below zero makes one that has
         expired. Raises `Fatal` when a file is damaged."""
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with (self.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(self.folder):
             certificate = self._named(name)
             self._sign(certificate, name, hosts, valid)
             return certificate

@@ -5,7 +5,6 @@ as in the middle of a change, or cannot be read, leave the old certificate in pl
 """
 
 import ssl
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -14,6 +13,7 @@ from cryptography import x509
 from loguru import logger
 
 from common.errors import Fatal
+from common.files import stamp
 
 WARN_DAYS: Final = 14
 WARN_EVERY_S: Final = 3_600.0
@@ -65,14 +65,9 @@ class ServerCertificate:
         self.valid_until = x509.load_pem_x509_certificate(self._certificate.read_bytes()).not_valid_after_utc
         return context
 
-    def _stamps(self) -> Sequence[tuple[int, int, int] | None]:
-        return [_stamp(self._certificate), _stamp(self._key)]
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """What changes when a file is replaced, written or given to another user; None while it is away."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_ctime_ns, status.st_size
+    def _stamps(self) -> tuple[object, ...] | None:
+        """Changes with the files; None while one of them is away."""
+        try:
+            return stamp(self._certificate), stamp(self._key)
+        except OSError:
+            return None

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from common.config import LOOPBACK
 from common.kafka.access import OPERATOR
-from common.tls.authority import LOOPBACK, Authority, Certificate
+from common.tls.authority import Authority, Certificate
 from dev.home import databases
 from dev.native.supervise import Status
 from dev.servers.console import Console

@@ -6,11 +6,12 @@ cache only with the right hash, and all hashes are checked again before each sta
 `python -m dev.servers.jars` renews the pins from the versions named here.
 """
 
-import fcntl
 import hashlib
 import shutil
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
+
+from common.files import locked
 
 PINS = Path(__file__).with_name("jars.sha256")
 # Without a binding of slf4j, the broker logs nothing, not even its failures.
@@ -28,8 +29,7 @@ def provide(cache: Path, link: Path) -> None:
     jars = cache / "jars"
     if missing(cache):  # else it may be a folder that nobody can write to
         jars.mkdir(parents=True, exist_ok=True)
-        with (jars / ".lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        with locked(jars):
             if pins := missing(cache):
                 fetch_all(pins, jars, cache / "downloads")
     if not (link.is_symlink() and link.readlink() == jars):

@@ -5,7 +5,6 @@ major version, so a data directory opens with either. Their OpenSSL, 1.1.1, is n
 for a stack on the loopback of one machine, and no more.
 """
 
-import fcntl
 import platform
 import shutil
 import tarfile
@@ -14,6 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+from common.files import locked
 from dev.servers import jars
 from dev.servers.server import StartError
 
@@ -44,8 +44,7 @@ def provide(cache: Path) -> Path:
     if folder.is_dir():
         return folder
     cache.mkdir(parents=True, exist_ok=True)
-    with (cache / ".postgres.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(cache):
         if not folder.is_dir():
             _fetch(*_PINS[machine], folder)
     return folder

@@ -6,9 +6,8 @@ from pathlib import Path
 from common.auth.api_keys import write_key_file
 from common.config import Env
 from common.errors import Fatal
-from common.files import write
+from common.files import locked, write
 from ops import tool
-from ops.people.issuer import locked
 from ops.people.settings import Settings, read_settings
 
 

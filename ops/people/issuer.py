@@ -7,10 +7,7 @@ A new key is published before it signs, and the one before it stays published un
 token is refused because of a rotation: a process that meets a key that it does not know reads the public file again.
 """
 
-import fcntl
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +16,7 @@ from joserfc import jws
 from joserfc.jwk import OKPKey
 
 from common.errors import Fatal
-from common.files import write
+from common.files import locked, write
 
 ALGORITHM: Final = "EdDSA"
 TTL_DEFAULT_S: Final = 3_600
@@ -70,18 +67,6 @@ def signed(key: Key, claims: dict[str, Any]) -> str:
     header = {"alg": ALGORITHM, "typ": "at+jwt", "kid": key.jwk["kid"]}
     private = OKPKey.import_key(dict(key.jwk))
     return jws.serialize_compact(header, msgspec.json.encode(claims), private, registry=_REGISTRY)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Let one process at a time change the files of a folder, which is made if it is missing."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 class Store:

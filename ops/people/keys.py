@@ -19,9 +19,8 @@ import msgspec
 from common.auth.api_keys import PREFIX, StoredKey, new_key, read_key_file, write_key_file
 from common.config import Env
 from common.errors import Fatal
-from common.files import write
+from common.files import locked, write
 from ops import tool
-from ops.people.issuer import locked
 from ops.people.record import record
 from ops.people.settings import Settings, read_settings
 from ops.people.token import add_person, subject

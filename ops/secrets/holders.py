@@ -11,11 +11,12 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
+from common.config import LOOPBACK
 from common.files import write
 from common.kafka import access
 from common.kafka.broker import read_key_store
 from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
-from common.tls.authority import LOOPBACK, Authority
+from common.tls.authority import Authority
 from ops import tool
 
 SUPERUSER: Final = "postgres"

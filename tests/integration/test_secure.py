@@ -11,8 +11,9 @@ import psutil
 import psycopg
 import pytest
 
+from common.config import LOOPBACK
 from common.secrets.passwords import password_file, read_password, write_password
-from common.tls.authority import LOOPBACK, Authority
+from common.tls.authority import Authority
 from common.tls.client import trusting
 from dev.settings import CONSOLE, DATABASES, HOST, ROLES, ROOT, SERVICES
 from tests.console import Listener, RunningConsole

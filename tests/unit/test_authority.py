@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 
+from common.config import LOOPBACK
 from common.errors import Fatal
 from common.files import write
-from common.tls.authority import LEAF_DAYS, LOOPBACK, RENEW_DAYS, Authority, Certificate
+from common.tls.authority import LEAF_DAYS, RENEW_DAYS, Authority, Certificate
 
 
 @pytest.fixture
