@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Callable, Mapping
 
-from common.config import ignore_foreign_variables
+from common.config.env import ignore_foreign_variables
 from common.errors import Fatal
 from common.terminal import complain, open_streams
 

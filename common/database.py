@@ -16,7 +16,7 @@ from loguru import logger
 from psycopg_pool import PoolTimeout
 
 from common import metrics
-from common.config import Process
+from common.config.process import Process
 from common.errors import Failure, Transient, classify, describe, is_session_stale
 from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, connect_async, pool
 

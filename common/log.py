@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 from loguru import logger
 
-from common.config import Logs
+from common.config.telemetry import Logs
 from common.events import Milliseconds, rfc3339
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from types import FrameType
 from typing import Any, Final, NoReturn
 from xmlrpc.client import Fault
 
-from common.config import PORT_MAX, ignore_foreign_variables
+from common.config.env import PORT_MAX, ignore_foreign_variables
 from common.errors import Fatal
 from common.files import raise_limit
 from common.terminal import complain, flushed, open_streams

@@ -12,7 +12,8 @@ import psutil
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from common.config import Env, brokers
+from common.config.env import Env
+from common.config.kafka import brokers
 from common.errors import TandemError
 from common.events import PRODUCTS, READERS
 from common.kafka.clients import client_config

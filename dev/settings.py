@@ -20,7 +20,8 @@ from typing import Final, Literal, Self, cast, get_args
 import inventory.config
 import order.config
 import payment.config
-from common.config import KAFKA_SECURITY, PORT_MAX, TOPIC_PARTITIONS, Env, topic_partitions
+from common.config.env import PORT_MAX, Env
+from common.config.kafka import KAFKA_SECURITY, TOPIC_PARTITIONS, topic_partitions
 from common.errors import Fatal
 from common.secrets.passwords import database_url, new_password
 from common.terminal import shortened

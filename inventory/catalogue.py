@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from common.codec import decoded, decoder_for
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import LossDetected
 from common.events import PRODUCTS, ProductChanged, ProductData
 from common.kafka.broker import Topic

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaError, Message
 
 from common import metrics
 from common.codec import encode
-from common.config import Process
+from common.config.process import Process
 from common.errors import LossDetected, Transient
 from common.events import PRODUCTS, product_changed
 from common.kafka import broker

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.events import READERS
 from common.kafka import access

@@ -15,7 +15,7 @@ from typing import Any, Final, get_args
 import msgspec
 
 from common.audit.entry import Act
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from ops import tool
 from ops.databases import Unreadable, databases

@@ -27,7 +27,7 @@ import psycopg
 from common.audit import table as audit
 from common.audit.entry import Author, Entry, user_author
 from common.codec import decoded
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal, describe
 from common.events import AnyOrderEvent, OrderPlaced, type_of
 from common.postgres import Conn, connect, transaction

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds

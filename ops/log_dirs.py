@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.kafka import broker, wire
 

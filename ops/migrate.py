@@ -24,7 +24,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from common.backoff import delays_s
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.postgres import Conn
 from common.secrets.passwords import password_of

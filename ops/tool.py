@@ -13,7 +13,7 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from common.audit.entry import user
-from common.config import ignore_foreign_variables
+from common.config.env import ignore_foreign_variables
 from common.errors import TandemError, describe
 from common.events import SAGA
 from common.terminal import complain, flushed, open_streams, printable, shortened, width

@@ -20,7 +20,8 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
-from common.config import Env, brokers, topic_partitions
+from common.config.env import Env
+from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Final
 
-from common import config
-from common.config import Env, Process
+from common.config.env import Env
+from common.config.process import Process, process_settings
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB
 
 DATABASE: Final = "ORDER_DATABASE_URL"
@@ -32,7 +32,7 @@ def api(env: Env | None = None) -> Api:
     """Read the api's settings. Raises `Fatal`, also for limits that contradict one another."""
     env = env or Env("order-api")
     settings = Api(
-        process=config.process(env, database=DATABASE, port=8081),
+        process=process_settings(env, database=DATABASE, port=8081),
         deadline_ms=env.integer("ORDER_DEADLINE_MS", 5_000, least=100, most=600_000, unit="ms"),
         in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", 2_000, least=1, most=1_000_000, unit="orders"),
         settle_within_s=env.integer("ORDERS_SETTLE_WITHIN_S", 60, least=1, most=3_600, unit="s"),
@@ -65,4 +65,4 @@ def saga(env: Env | None = None) -> Saga:
     """Read the saga's settings. Raises `Fatal`."""
     env = env or Env("order-saga")
     deadline_s = env.integer("ORDER_SETTLE_DEADLINE_S", 3_600, least=1, most=30 * 86_400, unit="s")
-    return Saga(config.process(env, database=DATABASE, port=8084), deadline_s * 1_000)
+    return Saga(process_settings(env, database=DATABASE, port=8084), deadline_s * 1_000)

@@ -1,9 +1,9 @@
 """Payment's settings."""
 
-from common import config
-from common.config import Env, Process
+from common.config.env import Env
+from common.config.process import Process, process_settings
 
 
 def load(env: Env | None = None) -> Process:
     """Read the settings. Raises `Fatal`."""
-    return config.process(env or Env("payment"), database="PAYMENT_DATABASE_URL", port=8082)
+    return process_settings(env or Env("payment"), database="PAYMENT_DATABASE_URL", port=8082)

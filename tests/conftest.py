@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, settings
 
 import dev.settings
 import tests.guarded
-from common.config import ignore_foreign_variables
+from common.config.env import ignore_foreign_variables
 from tests.guarded import Guarded
 from tests.servers import Servers
 from tests.stack import Stack

@@ -9,7 +9,7 @@ from jsonschema_rs import Draft7Validator
 
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import PRODUCTS, READERS
 from ops.contract.schemas import Rooted
 from ops.log import Log

@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from psycopg import sql
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
 from common.tls.authority import Authority, Certificate

@@ -12,7 +12,8 @@ from typing import Any, Final, TypeVar
 import httpx
 import psycopg
 
-from common.config import Brokers, Env, brokers
+from common.config.env import Env
+from common.config.kafka import Brokers, brokers
 from common.kafka.access import ADMIN
 from common.tls.client import trusting
 from dev.environment import child

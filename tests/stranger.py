@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import confluent_kafka
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.kafka.clients import secured
 
 _PRODUCER: Final = 0

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import ORDERS
 from common.kafka.broker import Partition, all_partitions, log_ends
 from ops.log import Log

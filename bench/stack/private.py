@@ -20,7 +20,8 @@ import msgspec
 import psycopg
 from msgspec import Struct
 
-from common.config import Env, brokers
+from common.config.env import Env
+from common.config.kafka import brokers
 from common.files import write
 from common.secrets.passwords import write_password
 from common.tls.authority import Authority

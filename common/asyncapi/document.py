@@ -11,7 +11,7 @@ import msgspec
 
 from common.asyncapi.examples import example
 from common.codec import encode
-from common.config import TOPIC_PARTITIONS
+from common.config.kafka import TOPIC_PARTITIONS
 from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS, RECEIVES, SENDS, Event, Identifier, type_of
 from common.http.contract.schemas import Schemas
 from common.kafka.settings import partitions_of, wanted

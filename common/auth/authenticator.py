@@ -17,7 +17,7 @@ from common.auth.principal import ANYONE, Principal, Unauthenticated, UnknownKey
 from common.auth.signing_keys import SigningKey, read_jwks
 from common.auth.sources import FILE_CHECK_EVERY_S, KeysFile, KeysUrl, fetch
 from common.auth.tokens import TOKEN_BYTES_MAX, Expected, check_token
-from common.config import Auth
+from common.config.auth import Auth
 
 REMEMBERED_MAX: Final = 20_000
 """Principals; some 1 KB each."""

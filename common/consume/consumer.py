@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from typing import Final, Generic
 
-from common.config import Process
+from common.config.process import Process
 from common.consume.handler import Handler, Locked
 from common.consume.loop import Session
 from common.kafka.settings import SettingsWatch

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from loguru import logger
 
 from common import metrics
-from common.config import Process
+from common.config.process import Process
 from common.consume.handler import HELD_RECORDS_MAX, Arrivals
 from common.consume.positions import Start
 from common.consume.reading import Reading, WithoutRecord

@@ -19,7 +19,7 @@ from loguru import logger
 from common import log, metrics, postgres
 from common.backoff import delays_s
 from common.codec import encode
-from common.config import Process
+from common.config.process import Process
 from common.consume import limits, parking, positions
 from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.inbox import Inbox

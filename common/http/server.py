@@ -26,7 +26,7 @@ from loguru import logger
 
 from common import metrics
 from common.auth.authenticator import CLOSED, authenticator
-from common.config import Process
+from common.config.process import Process
 from common.errors import Fatal
 from common.http.app import Frame, Readiness, nothing_missing
 from common.http.connections import ADMIN_CONNECTIONS_MAX, Gate, ListenerState, make_room

@@ -24,7 +24,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialUpsertion,
 )
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import ORDERS, PRODUCTS, READERS, READS, RECEIVES, SENDS
 from common.files import write
 from common.kafka import broker, scram, wire

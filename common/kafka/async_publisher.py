@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from confluent_kafka import KafkaError, KafkaException, Message
 from loguru import logger
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import Milliseconds
 from common.kafka.clients import producer_config
 from common.kafka.identity import Producer, note_refusal, refusal

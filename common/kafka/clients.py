@@ -5,7 +5,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 
 # Java's partitioner, so that any client of any language puts a customer into the same partition.
 PARTITIONER: Final = "murmur2_random"

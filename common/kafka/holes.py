@@ -13,7 +13,7 @@ from typing import Final
 from confluent_kafka import KafkaError
 from confluent_kafka.admin import AdminClient
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.events import Milliseconds
 from common.kafka import broker, wire

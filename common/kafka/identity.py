@@ -16,7 +16,7 @@ from confluent_kafka import KafkaError, Message, TopicPartition
 from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 from loguru import logger
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Fatal
 
 CHECK_EVERY_S: Final = 1.0

@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError, KafkaException, Message
 from loguru import logger
 from msgspec import Struct
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, delivery_of, producer_config
 from common.kafka.identity import Producer

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from io import BufferedRWPair
 from typing import Final
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.kafka import scram
 from common.kafka.broker import REQUEST_TIMEOUT_S

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.errors import Fatal
 from common.files import locked, write
 

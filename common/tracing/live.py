@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import msgspec
 
 from common.codec import decoded
-from common.config import Tracing
+from common.config.telemetry import Tracing
 from common.consume.records import Received
 from common.events import Event
 from common.kafka.async_publisher import Acknowledged, OnDelivery

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.kafka.access import OPERATOR
 from common.tls.authority import Authority, Certificate
 from dev.home import databases

@@ -11,7 +11,7 @@ from pathlib import Path
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.files import write
 from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
 from common.kafka.broker import read_key_store

@@ -19,7 +19,8 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from msgspec import Struct
 
 from common.codec import encode
-from common.config import Brokers, Env, brokers
+from common.config.env import Env
+from common.config.kafka import Brokers, brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.broker import topic_ends

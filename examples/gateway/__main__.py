@@ -6,7 +6,7 @@ Its settings are payment's, CARD_GATEWAY_URL, and CARD_HOLD_S: how long an order
 import sys
 
 from common import command, log
-from common.config import Env
+from common.config.env import Env
 from common.consume.consumer import BatchConsumer
 from common.database import Database
 from common.http import server

@@ -10,7 +10,7 @@ from typing import Final
 from loguru import logger
 
 from common.backoff import delays_s
-from common.config import Process
+from common.config.process import Process
 from common.postgres import AsyncConn, connect_async
 from common.worker import Worker
 from examples.gateway import store

@@ -1,7 +1,8 @@
 """`python -m examples.notify` runs the service. On its ports are health and metrics."""
 
-from common import command, config, log
-from common.config import Env
+from common import command, log
+from common.config.env import Env
+from common.config.process import process_settings
 from common.consume.consumer import BatchConsumer
 from common.http import server
 from common.http.app import application
@@ -9,7 +10,7 @@ from examples.notify.consumer import NotifyHandler
 
 
 def serve() -> None:
-    process = config.process(Env("notify"), database="NOTIFY_DATABASE_URL", port=8090)
+    process = process_settings(Env("notify"), database="NOTIFY_DATABASE_URL", port=8090)
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, NotifyHandler())
     health = application([], consumer.missing, degraded=consumer.degraded)

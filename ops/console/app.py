@@ -14,7 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.audit.entry import user
-from common.config import Env
+from common.config.env import Env
 from common.errors import Transient, describe
 from common.events import now
 from common.http import problem, server

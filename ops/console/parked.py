@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 
 from common.audit import table as audit
 from common.audit.entry import Author, Entry
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal, describe
 from common.http import problem
 from common.http.problem import FieldError, ProblemError

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, cast, get_args
 
-from common import config
-from common.config import PORT_MAX, Env, Process
+from common.config.env import PORT_MAX, Env
+from common.config.process import Process, process_settings
 from ops.tool import GROUP_OF
 
 NAME: Final = "console"
@@ -49,7 +49,7 @@ def load(env: Env | None = None) -> Settings:
     port = env.port("CONSOLE_PORT", PORT)
     targets = env.text("CONSOLE_TARGETS", TARGETS, printable=False)
     return Settings(
-        process=config.process(env, database="ORDER_AUDITOR_URL", port=port),
+        process=process_settings(env, database="ORDER_AUDITOR_URL", port=port),
         stack=cast(Kind, env.choice("CONSOLE_STACK", "other", get_args(Kind))),
         order_api=_address(env, "CONSOLE_ORDER_API", env.text("CONSOLE_ORDER_API", "127.0.0.1:8081")),
         targets=Path(targets) if "=" not in targets else _targets(env, targets),

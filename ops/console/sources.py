@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import READS, SAGA
 from common.kafka.broker import Partition, all_partitions, describe, log_ends
 from common.kafka.clients import client_config

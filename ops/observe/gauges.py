@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import READS, now
 from common.worker import Worker
 from ops.observe.samples import (

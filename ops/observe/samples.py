@@ -12,7 +12,7 @@ import psycopg
 from confluent_kafka import KafkaException, TopicPartition
 from psycopg.conninfo import make_conninfo
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
 from common.kafka.broker import Partition
 from common.kafka.clients import reader_config

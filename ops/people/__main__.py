@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from common.auth.api_keys import write_key_file
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.files import locked, write
 from ops import tool

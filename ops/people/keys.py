@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from common.auth.api_keys import PREFIX, StoredKey, new_key, read_key_file, write_key_file
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.files import locked, write
 from ops import tool

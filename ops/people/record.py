@@ -7,7 +7,7 @@ import psycopg
 
 from common.audit import table as audit
 from common.audit.entry import Act, Entry, user_author
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.postgres import connect
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from ops.people.issuer import Key, Store, signed
 

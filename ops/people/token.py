@@ -12,7 +12,7 @@ from typing import Final
 
 from common.audit.entry import user
 from common.auth.principal import CUSTOMER, SCOPES
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.events import IDENTIFIER_PATTERN
 from ops import tool

@@ -34,7 +34,8 @@ from confluent_kafka.admin import AdminClient
 
 from common.audit import table as audit
 from common.audit.entry import Entry, user_author
-from common.config import Env, brokers
+from common.config.env import Env
+from common.config.kafka import brokers
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
 from common.events import READS

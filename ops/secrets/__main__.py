@@ -11,7 +11,8 @@ from pathlib import Path
 
 from common.audit import table
 from common.audit.entry import Entry, user_author
-from common.config import Env, brokers
+from common.config.env import Env
+from common.config.kafka import brokers
 from common.errors import Fatal
 from common.postgres import connect
 from ops import access, tool

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from confluent_kafka.admin import AdminClient
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.files import write
 from common.kafka import access
 from common.kafka.broker import read_key_store

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from psycopg.conninfo import conninfo_to_dict
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.postgres import Conn
 from common.secrets.passwords import SUFFIX, new_password, write_password

@@ -13,7 +13,8 @@ from typing import Final
 
 from msgspec import json
 
-from common.config import HTTP_URL, Env, brokers
+from common.config.env import HTTP_URL, Env
+from common.config.kafka import brokers
 from common.errors import Fatal
 from common.events import OrderId
 from common.tracing import export

@@ -12,7 +12,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from common import log
-from common.config import PORT_MAX, Env, brokers, logs
+from common.config.env import PORT_MAX, Env
+from common.config.kafka import brokers
+from common.config.telemetry import logs
 from common.errors import Fatal
 from common.http.heads import Hosts
 from ops import tool

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from ops.tool import chunks
 from ops.verify.evidence.progress import Behind, Progress
 from ops.verify.report import OFFENDERS_SHOWN, Report

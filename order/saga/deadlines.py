@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 from common.codec import encode
-from common.config import Process
+from common.config.process import Process
 from common.events import ORDERS, READS, SAGA, DeadlineData, Milliseconds, OrderDeadlinePassed, make, now
 from common.kafka import broker
 from common.kafka.broker import Partition

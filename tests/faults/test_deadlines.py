@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import pytest
 from confluent_kafka import Producer
 
-from common.config import Brokers, Env
+from common.config.env import Env
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka.clients import client_config, producer_config

@@ -30,7 +30,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialUpsertion,
 )
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, READS
 from common.kafka import access, holes, scram, wire

@@ -18,10 +18,11 @@ from tests.waiting import eventually
 
 PROGRAM: Final = """
 import sys
-from common import config, log
+from common import log
+from common.config.process import process_settings
 from common.auth.access import scopes
 from common.auth.principal import MERCHANT
-from common.config import Env
+from common.config.env import Env
 from common.http import server
 from common.http.app import application
 from common.http.contract.operation import Operation
@@ -32,7 +33,7 @@ from common.http.responses import json_response
 async def echo(request):
     return json_response({"read": len(await read_body(request))})
 
-process = config.process(Env("http"), database="DATABASE_URL", port=0)
+process = process_settings(Env("http"), database="DATABASE_URL", port=0)
 log.configure(process.service, process.instance, process.logs)
 ECHO = Operation(
     method="POST", path="/echo", id="echo", summary="", tag="test", access=scopes(MERCHANT), answers=()

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from common.config import Env
+from common.config.env import Env
 from common.consume import positions
 from common.kafka.broker import Partition
 from common.postgres import Conn, connect, pipeline

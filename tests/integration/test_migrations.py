@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from ops import migrate, tool
 from tests.stack import Stack

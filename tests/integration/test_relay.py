@@ -6,7 +6,8 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
 from common.codec import decoded, decoder_for, encode
-from common.config import Env, Process
+from common.config.env import Env
+from common.config.process import Process
 from common.events import PRODUCTS, Milliseconds, ProductData, product_changed
 from common.kafka.clients import client_config, producer_config
 from inventory import config

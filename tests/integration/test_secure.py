@@ -11,7 +11,7 @@ import psutil
 import psycopg
 import pytest
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.secrets.passwords import password_file, read_password, write_password
 from common.tls.authority import Authority
 from common.tls.client import trusting

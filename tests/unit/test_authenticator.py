@@ -16,7 +16,7 @@ from common.auth import sources
 from common.auth.api_keys import StoredKey, check_key, new_key, read_key_file, write_key_file
 from common.auth.authenticator import CLOSED, OPEN, REMEMBERED_MAX, KeysAway, Verifying
 from common.auth.principal import ANYONE, Principal, Unauthenticated
-from common.config import Auth
+from common.config.auth import Auth
 from common.errors import Fatal
 from tests.tokens import AUDIENCE, ISSUER, Issuer
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from cryptography import x509
 
-from common.config import LOOPBACK
+from common.config.env import LOOPBACK
 from common.errors import Fatal
 from common.files import write
 from common.tls.authority import LEAF_DAYS, RENEW_DAYS, Authority, Certificate

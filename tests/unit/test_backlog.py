@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Transient
 from common.events import ORDERS, READERS, READS
 from common.kafka import broker

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import ProductData
 from order.api.log.catalogue import Catalogue, Edition
 

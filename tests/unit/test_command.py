@@ -47,7 +47,7 @@ def test_a_mistake_ends_with_one_line(
 
 def test_a_service_whose_stdout_is_closed_serves_without_a_log() -> None:
     code = (
-        "from common import command, log; from common.config import Logs; "
+        "from common import command, log; from common.config.telemetry import Logs; "
         "command.run('payment', {'': lambda: log.configure('payment', 'payment-1', Logs('INFO', 'json'))})"
     )
     command = ["sh", "-c", 'exec "$0" -c "$1" >&-', sys.executable, code]

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from common import config
-from common.config import Env
+from common.config.env import Env
+from common.config.kafka import brokers
+from common.config.process import process_settings
 from common.errors import Fatal
 from common.kafka.clients import secured
 
@@ -11,27 +12,27 @@ REQUIRED = {"DB": "postgresql://x", "AUTH": "off"}
 
 
 def test_defaults_need_only_the_database_and_a_way_to_tell_who_asks() -> None:
-    process = config.process(Env("payment", REQUIRED), database="DB", port=8082)
+    process = process_settings(Env("payment", REQUIRED), database="DB", port=8082)
     assert (process.host, process.port, process.partitions) == ("127.0.0.1", 8082, 6)
 
 
 def test_a_missing_setting_is_named() -> None:
     with pytest.raises(Fatal, match="payment: DB is not set"):
-        config.process(Env("payment", {}), database="DB", port=8082)
+        process_settings(Env("payment", {}), database="DB", port=8082)
 
 
 @pytest.mark.parametrize("value", ["0", "70000", "http", "8081.0"])
 def test_a_wrong_setting_is_named_with_its_value(value: str) -> None:
     with pytest.raises(Fatal, match=f"HTTP_PORT={value}|HTTP_PORT='{value}'"):
-        config.process(Env("payment", {**REQUIRED, "HTTP_PORT": value}), database="DB", port=8082)
+        process_settings(Env("payment", {**REQUIRED, "HTTP_PORT": value}), database="DB", port=8082)
 
 
 def test_only_the_loopback_is_open_to_everybody() -> None:
     public = {**REQUIRED, "HTTP_HOST": "192.0.2.1"}
     with pytest.raises(Fatal, match=r"AUTH=off on 192\.0\.2\.1: deposits"):
-        config.process(Env("payment", public), database="DB", port=8082)
+        process_settings(Env("payment", public), database="DB", port=8082)
     allowed = {**public, "AUTH": "on", "AUTH_JWKS": "https://id.example/keys", "AUTH_ISSUER": "x"}
-    assert config.process(Env("payment", allowed), database="DB", port=8082).host == "192.0.2.1"
+    assert process_settings(Env("payment", allowed), database="DB", port=8082).host == "192.0.2.1"
 
 
 @pytest.mark.parametrize(
@@ -53,13 +54,13 @@ def test_only_the_loopback_is_open_to_everybody() -> None:
 )
 def test_a_wrong_value_is_one_line_with_what_is_allowed(name: str, value: str, allowed: str) -> None:
     with pytest.raises(Fatal, match=f"^payment: {name}='[^\n]*' must be {allowed}[^\n]*$"):
-        config.process(Env("payment", {**REQUIRED, name: value}), database="DB", port=8082)
+        process_settings(Env("payment", {**REQUIRED, name: value}), database="DB", port=8082)
 
 
 @pytest.mark.parametrize("name", ["DB", "TOPIC_PARTITIONS", "LOG_LEVEL", "HTTP_HOST"])
 def test_an_empty_value_is_no_default(name: str) -> None:
     with pytest.raises(Fatal, match=f"payment: {name}='' is empty: set a value or remove it"):
-        config.process(Env("payment", {**REQUIRED, name: ""}), database="DB", port=8082)
+        process_settings(Env("payment", {**REQUIRED, name: ""}), database="DB", port=8082)
 
 
 @pytest.mark.parametrize(
@@ -73,32 +74,32 @@ def test_a_wrong_url_is_shown_without_its_password(url: str) -> None:
 
 def test_the_two_ports_of_a_process_differ() -> None:
     with pytest.raises(Fatal, match="HTTP_PORT and ADMIN_PORT are both 8082"):
-        config.process(Env("payment", {**REQUIRED, "ADMIN_PORT": "8082"}), database="DB", port=8082)
+        process_settings(Env("payment", {**REQUIRED, "ADMIN_PORT": "8082"}), database="DB", port=8082)
 
 
 def test_hosts_are_names_and_addresses_without_ports() -> None:
     variables = {**REQUIRED, "ALLOWED_HOSTS": "Shop.example., 192.0.2.1,2001:DB8:0::1,,"}
-    process = config.process(Env("payment", variables), database="DB", port=8082)
+    process = process_settings(Env("payment", variables), database="DB", port=8082)
     assert process.allowed_hosts == {"shop.example", "192.0.2.1", "2001:db8::1"}
     for wrong in ("http://shop", "shop:80", "*", "a b", "[::1]", "shop/"):
         with pytest.raises(Fatal, match=r"payment: ALLOWED_HOSTS: .* must be a host name or an IP address"):
-            config.process(Env("payment", {**REQUIRED, "ALLOWED_HOSTS": f"ok,{wrong}"}), database="DB", port=8082)
+            process_settings(Env("payment", {**REQUIRED, "ALLOWED_HOSTS": f"ok,{wrong}"}), database="DB", port=8082)
 
 
 def test_origins_are_as_browsers_send_them() -> None:
     variables = {**REQUIRED, "CORS_ORIGINS": "https://Shop.example:443, http://localhost:3000,http://[::1]:80,"}
-    process = config.process(Env("payment", variables), database="DB", port=8082)
+    process = process_settings(Env("payment", variables), database="DB", port=8082)
     assert process.cors_origins == {b"https://shop.example", b"http://localhost:3000", b"http://[::1]"}
-    assert config.process(Env("payment", REQUIRED), database="DB", port=8082).cors_origins == frozenset()
+    assert process_settings(Env("payment", REQUIRED), database="DB", port=8082).cors_origins == frozenset()
     for wrong in ("*", "shop.example", "https://shop.example/", "https://*.example", "null"):
         with pytest.raises(Fatal, match=r"payment: CORS_ORIGINS: .* must be like https://shop.example"):
-            config.process(Env("payment", {**REQUIRED, "CORS_ORIGINS": wrong}), database="DB", port=8082)
+            process_settings(Env("payment", {**REQUIRED, "CORS_ORIGINS": wrong}), database="DB", port=8082)
 
 
 def test_an_idle_connection_is_kept_for_75_s_unless_set() -> None:
-    assert config.process(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
+    assert process_settings(Env("payment", REQUIRED), database="DB", port=8082).keep_alive_s == 75
     variables = {**REQUIRED, "KEEP_ALIVE_S": "5"}
-    assert config.process(Env("payment", variables), database="DB", port=8082).keep_alive_s == 5
+    assert process_settings(Env("payment", variables), database="DB", port=8082).keep_alive_s == 5
 
 
 def kafka(tmp_path: Path, **changes: str) -> dict[str, str]:
@@ -115,12 +116,12 @@ def kafka(tmp_path: Path, **changes: str) -> dict[str, str]:
 
 
 def test_a_password_is_read_from_its_file_each_time(tmp_path: Path) -> None:
-    brokers = config.brokers(Env("payment", kafka(tmp_path)))
-    assert (brokers.username, brokers.password()) == ("payment", "s3cret")
+    settings = brokers(Env("payment", kafka(tmp_path)))
+    assert (settings.username, settings.password()) == ("payment", "s3cret")
     (tmp_path / "password").write_text("new")
-    assert brokers.password() == "new"
-    assert secured(brokers)["sasl.password"] == "new"
-    assert "new" not in repr(brokers)
+    assert settings.password() == "new"
+    assert secured(settings)["sasl.password"] == "new"
+    assert "new" not in repr(settings)
 
 
 @pytest.mark.parametrize(
@@ -135,17 +136,17 @@ def test_what_the_protocol_needs_has_to_be_there(
     tmp_path: Path, protocol: str, needed: list[str], not_needed: list[str]
 ) -> None:
     settings = kafka(tmp_path, KAFKA_SECURITY_PROTOCOL=protocol, **{f"KAFKA_{name}": "" for name in not_needed})
-    assert secured(config.brokers(Env("payment", settings))).get("security.protocol", "PLAINTEXT") == protocol
+    assert secured(brokers(Env("payment", settings))).get("security.protocol", "PLAINTEXT") == protocol
     for name in needed:
         lacking = {n: value for n, value in settings.items() if n != f"KAFKA_{name}"}
         with pytest.raises(Fatal, match=f"payment: KAFKA_{name} is not set"):
-            config.brokers(Env("payment", lacking))
+            brokers(Env("payment", lacking))
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     settings = kafka(tmp_path, KAFKA_CA_FILE=str(tmp_path / "absent"))
     with pytest.raises(Fatal, match=r"KAFKA_CA_FILE='.*absent' cannot be read: No such file"):
-        config.brokers(Env("payment", settings))
+        brokers(Env("payment", settings))
     (tmp_path / "empty").write_text(" \n")
     with pytest.raises(Fatal, match=r"KAFKA_PASSWORD_FILE='.*empty' is empty"):
-        config.brokers(Env("payment", kafka(tmp_path) | {"KAFKA_PASSWORD_FILE": str(tmp_path / "empty")}))
+        brokers(Env("payment", kafka(tmp_path) | {"KAFKA_PASSWORD_FILE": str(tmp_path / "empty")}))

@@ -15,7 +15,8 @@ from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
 from common.codec import encode
-from common.config import Brokers, Env
+from common.config.env import Env
+from common.config.kafka import Brokers
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, Milliseconds

@@ -11,14 +11,15 @@ from loguru import logger
 from psycopg import errors
 from psycopg_pool import PoolTimeout
 
-from common import config, database
-from common.config import Env
+from common import database
+from common.config.env import Env
+from common.config.process import process_settings
 from common.database import Database, DatabasePool, DatabaseProbe, DatabaseUnavailable, in_time
 from common.postgres import POOL_TIMEOUT_S, AsyncConn
 from tests.unit import virtual_time
 
 URL = "postgresql://nowhere"
-PROCESS = config.process(Env("test", {"DATABASE_URL": URL, "AUTH": "off"}), database="DATABASE_URL", port=1)
+PROCESS = process_settings(Env("test", {"DATABASE_URL": URL, "AUTH": "off"}), database="DATABASE_URL", port=1)
 
 
 class FakeConnection:

@@ -18,7 +18,7 @@ import pytest
 import uvicorn
 
 from common.audit.entry import user
-from common.config import ignore_foreign_variables
+from common.config.env import ignore_foreign_variables
 from common.files import raise_limit
 from common.http import ready
 from dev.environment import OPEN_FILES_MAX, child, tight_limits

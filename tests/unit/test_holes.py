@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.kafka import wire
 from common.kafka.broker import Partition

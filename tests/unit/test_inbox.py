@@ -14,9 +14,9 @@ from confluent_kafka import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import config
 from common.codec import encode
-from common.config import Env
+from common.config.env import Env
+from common.config.process import process_settings
 from common.consume import inbox
 from common.consume.handler import HELD_RECORDS_MAX, InOrderOfArrival
 from common.consume.inbox import SLOT_S, Inbox, until_next_slot_s
@@ -66,7 +66,7 @@ def test_an_error_in_a_callback_is_raised_by_the_poll(monkeypatch: pytest.Monkey
             return []
         raise KafkaException(KafkaError(KafkaError.NOT_COORDINATOR))
 
-    process = config.process(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
+    process = process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival(),
         0.0, lambda *_: {},
@@ -101,7 +101,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     """An inbox that has partitions 0 and 1 and commits at once, and its client."""
     monkeypatch.setattr(inbox, "Consumer", SlowClient)
     monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 0.0)
-    process = config.process(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
+    process = process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival(),
         0.0, lambda *_: {},

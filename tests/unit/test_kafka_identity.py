@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.kafka import identity
 from common.kafka.clients import client_config
 from common.kafka.identity import AdminClient, Consumer, PasswordWatch, Producer, note_refusal, refusal

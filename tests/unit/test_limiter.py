@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from common.auth.access import own
 from common.auth.principal import ANYONE
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.http.app import application
 from common.http.contract.service import OperationRoute

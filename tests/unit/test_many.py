@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from common.auth.principal import Principal
-from common.config import Env
+from common.config.env import Env
 from common.database import DatabaseUnavailable
 from common.events import OrderId
 from common.http import problem

@@ -1,7 +1,7 @@
 import pytest
 
 from common.codec import encode
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.events import (
     ITEMS_MAX,

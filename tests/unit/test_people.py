@@ -14,7 +14,7 @@ from common.auth.api_keys import check_key, read_key_file
 from common.auth.principal import Principal, Unauthenticated, UnknownKey
 from common.auth.signing_keys import read_jwks
 from common.auth.tokens import Expected, check_token
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.files import write
 from dev.settings import free_ports, own_auth

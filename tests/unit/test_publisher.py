@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.events import Milliseconds
 from common.kafka import async_publisher
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from common.config import Env
+from common.config.env import Env
 from common.errors import Fatal
 from common.kafka import access
 from common.secrets.passwords import database_url, password_of, write_password

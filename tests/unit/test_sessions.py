@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from common import worker
-from common.config import Env, process
+from common.config.env import Env
+from common.config.process import process_settings
 from common.consume import consumer as consumers
 from common.errors import LossDetected
 from payment.consumer import PaymentHandler
@@ -32,7 +33,8 @@ def test_a_session_that_has_ended_is_freed_before_the_next_one(monkeypatch: pyte
     monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
     monkeypatch.setattr(consumers, "Session", Session)
     consumer = consumers.BatchConsumer(
-        process(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082), PaymentHandler()
+        process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082),
+        PaymentHandler(),
     )
     gc.disable()
     try:

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import pytest
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka.broker import Partition

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from common.codec import encode
-from common.config import Env, Tracing, tracing
+from common.config.env import Env
+from common.config.telemetry import Tracing, tracing
 from common.consume.records import Received
 from common.errors import Fatal
 from common.events import (

@@ -15,7 +15,7 @@ from confluent_kafka import KafkaError, KafkaException
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from psycopg.conninfo import conninfo_to_dict
 
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
 from common.events import READERS, AnyOrderEvent, type_of

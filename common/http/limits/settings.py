@@ -1,15 +1,10 @@
 """The settings of the limits of requests."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network
-from typing import TYPE_CHECKING
 
+from common.config.env import Env
 from common.http.limits.buckets import Rate
-
-if TYPE_CHECKING:  # which reads these settings with all others of a process
-    from common.config import Env
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from common.codec import decoded, decoder_for
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.consume.positions import Stored
 from common.errors import describe
 from common.events import ORDERS, READERS, OrderPlaced, now

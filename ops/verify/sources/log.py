@@ -20,7 +20,7 @@ from confluent_kafka import KafkaError, KafkaException
 from msgspec import Raw, Struct
 
 from common.codec import UNDECODABLE, decoded
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.consume.records import within_range
 from common.errors import describe
 from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, StrictRef

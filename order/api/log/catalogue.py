@@ -17,7 +17,7 @@ from loguru import logger
 from prometheus_client import Counter
 
 from common.codec import UNDECODABLE, decoder_for
-from common.config import Brokers
+from common.config.kafka import Brokers
 from common.errors import LossDetected
 from common.events import PRODUCTS, ProductData
 from common.kafka import broker
