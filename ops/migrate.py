@@ -27,7 +27,7 @@ from common.backoff import delays_s
 from common.config.env import Env
 from common.errors import Fatal
 from common.postgres import Conn
-from common.secrets.passwords import password_of
+from common.secrets.passwords import password_of, urls_to_try
 from ops import tool
 
 AUDITOR: Final = "auditor"
@@ -46,6 +46,8 @@ _REVOKE_FROM_PUBLIC = (
 _GRANTS = (
     "GRANT CONNECT ON DATABASE {database} TO {service}, {auditor}",
     "REVOKE ALL ON SCHEMA public FROM PUBLIC",
+    # By default every role may fill the disk with large objects, which belong to no table.
+    "REVOKE EXECUTE ON FUNCTION lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC",
     "GRANT USAGE ON SCHEMA public TO {service}, {auditor}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {service}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO {service}",
@@ -57,7 +59,8 @@ _GRANTS = (
     "ALTER ROLE {auditor} SET idle_in_transaction_session_timeout = '30min'",
 )
 # Here and not in `common/migrations`, whose SQL cannot name the role. A service's own migrations can.
-_ADD_ONLY = (
+_TAKE_BACK = (
+    "REVOKE INSERT, UPDATE, DELETE ON schema_migrations FROM {service}",
     "REVOKE UPDATE, DELETE, TRUNCATE ON dead_letter_acts, replays FROM {service}",
     "REVOKE UPDATE, TRUNCATE ON keyed_answers FROM {service}",
     # One transaction: a deposit that comes in between must not be refused.
@@ -95,14 +98,23 @@ def read_login(env: Env, variable: str) -> Login:
 
 def connect(url: str) -> Conn:
     """Connect, and retry for `CONNECT_WITHIN_S` while the server comes up. Raises `Fatal`."""
+    return _connect(url)[0]
+
+
+def _connect(url: str) -> tuple[Conn, str]:
+    """The connection, and the URL that the server took: its password may be that of a rotation that was interrupted."""
     deadline = time.monotonic() + CONNECT_WITHIN_S
     delays = delays_s()
     while True:
-        try:
-            return psycopg.connect(url, autocommit=True, connect_timeout=5, client_encoding="utf8")
-        except psycopg.OperationalError as error:
-            if time.monotonic() > deadline:
-                raise Fatal(f"migrate: no connection to PostgreSQL after {CONNECT_WITHIN_S:.0f} s: {error}") from error
+        refusals = []
+        for known in urls_to_try(url):
+            try:
+                return psycopg.connect(known, autocommit=True, connect_timeout=5, client_encoding="utf8"), known
+            except psycopg.OperationalError as error:
+                refusals.append(error)
+        if time.monotonic() > deadline:
+            first = refusals[0]
+            raise Fatal(f"migrate: no connection to PostgreSQL after {CONNECT_WITHIN_S:.0f} s: {first}") from first
         time.sleep(next(delays))
 
 
@@ -200,8 +212,9 @@ def migrate(name: str, env: Env, package: str = "") -> None:
     admin_url = env.database_url(f"{name.upper()}_ADMIN_URL")
     login = read_login(env, f"{name.upper()}_DATABASE_URL")
     auditor = read_login(env, f"{name.upper()}_AUDITOR_URL")
+    admin, admin_url = _connect(admin_url)
     database_url = urlunsplit(urlsplit(admin_url)._replace(path=f"/{login.database}"))
-    with connect(admin_url) as admin:
+    with admin:
         take_turn(admin)
         ensure_role(admin, login.role, login.password)
         ensure_role(admin, AUDITOR, auditor.password)
@@ -209,7 +222,7 @@ def migrate(name: str, env: Env, package: str = "") -> None:
         with connect(database_url) as connection:
             execute(connection, _GRANTS, database=login.database, service=login.role, auditor=AUDITOR)
             run_migrations(database_url, migrations_of("common"), migrations)
-            execute(connection, _ADD_ONLY, service=login.role)
+            execute(connection, _TAKE_BACK, service=login.role)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from psycopg.conninfo import conninfo_to_dict
 
@@ -34,7 +34,37 @@ def password_file(folder: Path, role: str) -> Path:
 def write_password(folder: Path, role: str, password: str) -> None:
     """Keep a role's password, for every server and database. Raises `OSError`."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write(password_file(folder, role), f"*:*:*:{role}:{password}\n", 0o600)
+    write(password_file(folder, role), _line(role, password), 0o600)
+
+
+def pending_file(folder: Path, role: str) -> Path:
+    """Where a new password is while the server is given it: if the process that does so is killed, one of the two
+    files has the password that the server knows."""
+    return folder / f"{role}{SUFFIX}.next"
+
+
+def begin_change(folder: Path, role: str) -> str:
+    """A new password for a role, kept beside the one in use. It is that of a change which was interrupted, if there was
+    one, since some servers may know it already. Raises `OSError`, and `Fatal` when that file is damaged."""
+    path = pending_file(folder, role)
+    if not path.exists():
+        write(path, _line(role, new_password()), 0o600)
+    return _whole(path, role)
+
+
+def end_change(folder: Path, role: str) -> None:
+    """Put the new password in the place of the old, when all servers know it. Raises `OSError`."""
+    pending_file(folder, role).replace(password_file(folder, role))
+
+
+def urls_to_try(url: str) -> list[str]:
+    """A connection URL, and the one with the password of a change that was interrupted, if there was one."""
+    parts = urlsplit(url)
+    options = dict(parse_qsl(parts.query))
+    pending = Path(f"{options.get('passfile', '')}.next")
+    if not ("passfile" in options and pending.exists()):
+        return [url]
+    return [url, urlunsplit(parts._replace(query=urlencode(options | {"passfile": str(pending)}, quote_via=quote)))]
 
 
 def stored_roles(folder: Path) -> list[str]:
@@ -44,11 +74,7 @@ def stored_roles(folder: Path) -> list[str]:
 
 def read_password(folder: Path, role: str) -> str:
     """Raises `Fatal` when the file is missing or damaged."""
-    path = password_file(folder, role)
-    password = _password_in(path, {"user": role})
-    if not password:
-        raise Fatal(f"{path} is damaged (it has no line *:*:*:{role}:PASSWORD)")
-    return password
+    return _whole(password_file(folder, role), role)
 
 
 def password_of(url: str) -> str:
@@ -75,6 +101,17 @@ def database_url(role: str, database: str, *, host: str, port: int, folder: Path
         options["sslrootcert"] = authority
     paths = "".join(f"&{name}={quote(str(path))}" for name, path in options.items())
     return f"postgresql://{role}@{host}:{port}/{database}?{mode}{paths}"
+
+
+def _line(role: str, password: str) -> str:
+    return f"*:*:*:{role}:{password}\n"
+
+
+def _whole(path: Path, role: str) -> str:
+    password = _password_in(path, {"user": role})
+    if not password:
+        raise Fatal(f"{path} is damaged (it has no line *:*:*:{role}:PASSWORD)")
+    return password
 
 
 def _password_in(path: Path, parameters: Mapping[str, str]) -> str:

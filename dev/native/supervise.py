@@ -107,6 +107,7 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
         """Start supervisord; it knows these programs, and starts none of them yet."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(parents=True, exist_ok=True)
+        self.logs.chmod(0o700)  # they name customers, and who did what
         self._write(programs)
         # What supervisord expands, it takes literally, whatever is in it.
         paths = {"TANDEM_HOME": str(self.home), "TANDEM_ROOT": str(ROOT), "TANDEM_PYTHON": shlex.quote(sys.executable)}

@@ -152,24 +152,38 @@ class Broker(Server):
 
     def prepare(self) -> None:
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
+        self.directory.chmod(0o700)  # every record is in it, in the clear
+        meta = self.directory / "log/meta.properties"
+        if meta.exists():
+            self._check_logins()
         options = self.options | self._secured()
         # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in options.items()]
         write(self.directory / PROPERTIES, "".join(lines), 0o600)
         jars.provide(self.cache, self.directory / JARS)
         # Formatting writes this file last: without it, an earlier attempt was interrupted.
-        meta = self.directory / "log/meta.properties"
         if meta.exists():
             check_meta(meta)
-            if self.secure and not (self.directory / USERS).exists():
-                raise StartError(
-                    f"kafka: {self.directory} was made by a version without users, so nobody could log in; start "
-                    "without SECURE=1, or 'just reset', which deletes all data"
-                )
         elif partitions := sorted(path.name for path in meta.parent.glob("*-[0-9]*")):
             raise StartError(f"kafka: {meta} is missing, and {meta.parent} has {partitions[0]}; {SEE_OPERATIONS}")
         else:
             self._format()
+
+    def _check_logins(self) -> None:
+        """Raises `StartError` when nobody could log in who makes the other users."""
+        if not self.secure:
+            return
+        assert self.secrets is not None
+        without = "start without SECURE=1, or 'just reset', which deletes all data"
+        if not (self.directory / USERS).exists():
+            raise StartError(
+                f"kafka: {self.directory} was made by a version without users, so nobody could log in; {without}"
+            )
+        for user in (ADMIN, BROKER):
+            if not (path := password_file(self.secrets, user)).exists():
+                raise StartError(
+                    f"kafka: {path} is missing, and the broker has the password that it held; put it back, {without}"
+                )
 
     def command(self) -> list[str]:
         # Compression libraries are unpacked here. In /tmp, which may be full or closed to programs, that would fail.

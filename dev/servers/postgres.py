@@ -15,7 +15,7 @@ import psutil
 import psycopg
 
 from common.files import write
-from common.secrets.passwords import database_url, read_password
+from common.secrets.passwords import database_url, end_change, read_password, urls_to_try
 from common.tls.authority import Certificate
 from dev.environment import child
 from dev.servers.secure_postgres import provide
@@ -109,11 +109,17 @@ class Cluster(Server):
         return as_ordinary_user(self.directory, [str(self._binary("postgres")), "-D", str(self.directory)])
 
     def unready(self) -> str | None:
-        try:
-            self.connect(connect_timeout=2).close()
-        except psycopg.OperationalError as error:
-            return str(error).strip().splitlines()[0]
-        return None
+        lacking = None
+        for number, url in enumerate(urls_to_try(self.url())):
+            try:
+                psycopg.connect(url, connect_timeout=2).close()
+            except psycopg.OperationalError as error:
+                lacking = lacking or str(error).strip().splitlines()[0]
+            else:
+                if number:  # a rotation of the passwords was interrupted after the server knew the new one
+                    end_change(self.secrets, "postgres")
+                return None
+        return lacking
 
     def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
         """A superuser's connection."""

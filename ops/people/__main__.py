@@ -5,17 +5,16 @@ from pathlib import Path
 
 from common.auth.api_keys import write_key_file
 from common.config.env import Env
-from common.errors import Fatal
 from common.files import locked, write
 from ops import tool
-from ops.people.settings import Settings, read_settings
+from ops.people.settings import AnotherIssuer, Settings, read_settings
 
 
 def ensure_issuer(settings: Settings) -> None:
     """Nothing is made where the tokens are those of another issuer."""
     try:
         store = settings.own_issuer()
-    except Fatal:
+    except AnotherIssuer:
         print(f"people: tokens come from another issuer, {settings.issuer}")
         return
     made = store.ensure()

@@ -77,13 +77,14 @@ class Store:
         self.published = published
 
     def is_own(self) -> bool:
-        """Whether the public file is this issuer's, or not there yet."""
+        """Whether the public file is this issuer's, or not there yet. Raises `Fatal` when it does not say."""
         try:
             document = msgspec.json.decode(self.published.read_bytes())
         except FileNotFoundError:
             return True
-        except (msgspec.DecodeError, OSError):
-            return False
+        except (msgspec.DecodeError, OSError) as error:
+            remedy = "put it back; if no other issuer made it, delete it, and 'just up' makes it anew"
+            raise Fatal(f"the public keys in {self.published} cannot be read ({error}); {remedy}") from error
         return isinstance(document, dict) and document.get("made_by") == MADE_BY
 
     def read(self) -> list[Key]:

@@ -11,6 +11,10 @@ from common.errors import Fatal
 from ops.people.issuer import Key, Store, signed
 
 
+class AnotherIssuer(Fatal):
+    """Tokens come from an issuer that is not the stack's own."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """The issuer's name, for whom its tokens are, the files of its keys, and the file of API keys."""
@@ -22,10 +26,10 @@ class Settings:
     api_keys: Path
 
     def own_issuer(self) -> Store:
-        """The stack's own issuer. Raises `Fatal` if tokens come from another one."""
+        """The stack's own issuer. Raises `AnotherIssuer` if tokens come from that, and `Fatal` if nobody can tell."""
         store = Store(self.private, Path(self.jwks))
         if self.jwks.startswith(("http://", "https://")) or not store.is_own():
-            raise Fatal(f"AUTH_JWKS={self.jwks!r} has the keys of another issuer ({self.issuer}): ask that one")
+            raise AnotherIssuer(f"AUTH_JWKS={self.jwks!r} has the keys of another issuer ({self.issuer}): ask that one")
         return store
 
     def token(self, key: Key, subject: str, scopes: Sequence[str], ttl_s: int, jti: str = "") -> str:

@@ -15,7 +15,14 @@ from common.config.env import LOOPBACK
 from common.files import write
 from common.kafka import access
 from common.kafka.broker import read_key_store
-from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
+from common.secrets.passwords import (
+    new_password,
+    password_file,
+    pending_file,
+    read_password,
+    stored_roles,
+    write_password,
+)
 from common.tls.authority import Authority
 from ops import tool
 
@@ -104,6 +111,8 @@ def publish(folder: Path) -> None:
             _give(holder, password_file(own, role), password_file(folder / MADE, role).read_text())
         for user in holder.kafka_users:
             _give(holder, access.password_file(own, user), access.password_file(folder / MADE, user).read_text())
+        if SUPERUSER in holder.roles and (pending := pending_file(folder / MADE, SUPERUSER)).exists():
+            _give(holder, pending_file(own, SUPERUSER), pending.read_text())
         for certificate in holder.certificates:
             texts = [(authority.folder / f"{certificate}{suffix}").read_text() for suffix in (".key", ".pem")]
             _give(holder, own / f"{certificate}.key", texts[0])

@@ -1,8 +1,9 @@
 """New passwords for the roles of the databases, while everything runs.
 
-The server and the password file cannot change at the same moment. The role is altered in a transaction that is
-committed right after the file is replaced, so a connection in between is refused, and its process retries. Connections
-that exist go on, with the rights that they have. PostgreSQL also reads its certificate again.
+The server and the password file cannot change at the same moment. The new password is in a file beside the old one when
+the role is altered, and takes its place right after that is committed. A connection in between is refused, and its
+process retries. A run that was killed is finished by the next one, and by `ops.migrate`: each knows both passwords.
+Connections that exist go on, with the rights that they have. PostgreSQL also reads its certificate again.
 
 The settings of `ops.migrate` say which servers, roles and files there are. A second run makes new passwords again.
 """
@@ -17,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from common.config.env import Env
 from common.errors import Fatal
 from common.postgres import Conn
-from common.secrets.passwords import SUFFIX, new_password, write_password
+from common.secrets.passwords import SUFFIX, begin_change, end_change
 from ops.migrate import connect, ensure_role
 
 _ADMIN = "_ADMIN_URL"
@@ -57,13 +58,13 @@ def rotate(urls: Mapping[Server, Sequence[str]], publish: Callable[[], None] = n
 
 
 def _change(role: str, file: Path, admins: Sequence[Conn], publish: Callable[[], None]) -> None:
-    password = new_password()
+    password = begin_change(file.parent, role)
     with ExitStack() as stack:
         for admin in admins:
             stack.enter_context(admin.transaction())
             ensure_role(admin, role, password)
-        write_password(file.parent, role, password)
-        publish()
+    end_change(file.parent, role)
+    publish()
 
 
 def _server(url: str) -> Server:

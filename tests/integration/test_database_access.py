@@ -30,6 +30,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "create a table": "CREATE TABLE test (id integer)",
     "create a temporary table": "CREATE TEMPORARY TABLE test (id integer)",
     "create a schema": "CREATE SCHEMA test",
+    "create a large object": "SELECT lo_create(0)",
+    "write a large object": "SELECT lo_from_bytea(0, 'x')",
     "create a role": "CREATE ROLE test",
     "become the superuser": "SET ROLE postgres",
     "change the superuser's password": "ALTER ROLE postgres PASSWORD 'known'",
@@ -41,6 +43,7 @@ ELSEWHERE: Final[Mapping[str, str]] = {
 ALL: Final = frozenset({"select", "insert", "update", "delete"})
 NARROWER: Final[Mapping[str, frozenset[str]]] = {
     "audit": frozenset({"select"}),
+    "schema_migrations": frozenset({"select"}),
     "dead_letter_acts": ALL - {"update", "delete"},
     "replays": ALL - {"update", "delete"},
     "keyed_answers": ALL - {"update"},

@@ -1,7 +1,9 @@
 """A stack in which nothing is sent in the clear: plain connections are refused, no secret can be seen from outside, and
 secrets change under load without a failed request."""
 
+import signal
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from common.config.env import LOOPBACK
 from common.secrets.passwords import password_file, read_password, write_password
 from common.tls.authority import Authority
 from common.tls.client import trusting
+from dev.servers import users
 from dev.settings import CONSOLE, DATABASES, HOST, ROLES, ROOT, SERVICES
 from tests.console import Listener, RunningConsole
 from tests.stack import API, Stack
@@ -143,6 +146,11 @@ def test_no_secret_is_in_arguments_environments_logs_or_the_repository(shop: Sta
     assert set(modes.values()) == {0o600}
 
 
+def test_no_other_user_of_the_machine_can_read_what_the_servers_keep(shop: Stack) -> None:
+    kept = [shop.kafka.directory, shop.postgres.directory, shop.secrets]
+    assert {path.name: path.stat().st_mode & 0o777 for path in kept} == {path.name: 0o700 for path in kept}
+
+
 def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
     placed: list[str] = []
     refused: list[object] = []
@@ -198,3 +206,37 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
     for order_id in placed[-CLIENTS:]:
         shop.await_settled(order_id)
     assert "proved" in shop.run_tool("ops.verify")
+
+
+KILLED = """
+import os, runpy, signal
+from ops.secrets import rotate
+real = rotate.{step}
+def die(*arguments):
+    if "postgres" in arguments:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+rotate.{step} = die
+runpy.run_module("ops.secrets", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_rotation_that_is_killed_locks_nobody_out_and_can_be_repeated(shop: Stack) -> None:
+    def kill_before(step: str) -> None:
+        script = [sys.executable, "-c", KILLED.format(step=step), "rotate"]
+        environment = shop.tool_environment(users.of_tool("secrets", ["rotate"]))
+        assert subprocess.run(script, cwd=ROOT, env=environment).returncode == -signal.SIGKILL
+
+    first = read_password(shop.secrets, "postgres")
+    kill_before("ensure_role")
+    assert shop.postgres.unready() is None
+    assert read_password(shop.secrets, "postgres") == first
+    kill_before("end_change")  # the server knows the new password, and the file has the old one
+    shop.run_tool("ops.migrate")
+    shop.run_tool("ops.secrets", "rotate")
+    second = read_password(shop.secrets, "postgres")
+    kill_before("end_change")
+    assert shop.postgres.unready() is None
+    shop.postgres.connect().close()
+    assert read_password(shop.secrets, "postgres") not in (first, second)
+    assert shop.http.get(shop.url("payment", "/accounts/cust-secure")).status_code == 200

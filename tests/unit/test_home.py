@@ -16,6 +16,7 @@ import pytest
 
 from common.errors import Fatal
 from common.files import write
+from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
 from common.secrets.passwords import password_of, read_password
 from dev import home as homes
 from dev.__main__ import main, natural
@@ -228,6 +229,24 @@ def test_a_brokers_identity_is_never_made_anew_over_its_topics(
     if text is not None:
         (tmp_path / "kafka/log/meta.properties").write_text(text)
     with pytest.raises(StartError, match=r"meta\.properties is (damaged|missing).*Damaged files"):
+        broker.prepare()
+
+
+@pytest.mark.parametrize("lost", [ADMIN, BROKER])
+def test_the_passwords_that_a_broker_was_formatted_with_are_never_made_anew(
+    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dev.servers.jars.provide", lambda cache, link: None)
+    secrets = tmp_path / "secrets"
+    broker = Broker(tmp_path / "kafka", 1, 2, cache=tmp_path, secrets=secrets, secure=True)
+    (tmp_path / "kafka/log").mkdir(parents=True)
+    (tmp_path / "kafka/users").touch()
+    (tmp_path / "kafka/log/meta.properties").write_text("version=1\nnode.id=1\ncluster.id=x\n")
+    for user in (ADMIN, BROKER):
+        ensure_password(secrets, user)
+    broker.prepare()
+    password_file(secrets, lost).unlink()
+    with pytest.raises(StartError, match=rf"kafka-{lost}\.password is missing, .* put it back, start without SECURE=1"):
         broker.prepare()
 
 

@@ -185,6 +185,16 @@ def test_the_keys_of_another_issuer_are_left_alone(tmp_path: Path, monkeypatch: 
             main(arguments)
 
 
+def test_a_damaged_file_of_public_keys_is_no_other_issuers(folder: Path, say: Callable[..., str]) -> None:
+    (folder / "jwks.json").write_text("{")
+    for main, arguments in ((people.main, []), (token.main, ["merchant"])):
+        with pytest.raises(Fatal, match=r"jwks\.json cannot be read .*; put it back; .*'just up' makes it anew"):
+            main(arguments)
+    (folder / "jwks.json").unlink()
+    people.main([])
+    assert principal(folder, say(token.main, "merchant")).scopes == {"merchant"}
+
+
 @pytest.mark.parametrize("text", ["[]", "{", '[{"jwk": 1}]'])
 def test_a_damaged_file_of_keys_is_named_with_the_way_out(text: str, tmp_path: Path) -> None:
     (tmp_path / "issuer.json").write_text(text)

@@ -10,7 +10,16 @@ import yaml
 from common.config.env import Env
 from common.errors import Fatal
 from common.kafka import access
-from common.secrets.passwords import database_url, password_of, write_password
+from common.secrets.passwords import (
+    begin_change,
+    database_url,
+    end_change,
+    password_of,
+    pending_file,
+    stored_roles,
+    urls_to_try,
+    write_password,
+)
 from dev.compose import ComposeStack
 from dev.servers.kafka import SECURE
 from dev.settings import ROOT, Settings
@@ -48,6 +57,20 @@ def test_a_password_file_is_read_as_libpq_reads_it(line: str, password: str | No
             password_of(url)
     else:
         assert password_of(url) == password
+
+
+def test_while_a_password_changes_both_are_known_and_a_repeat_makes_no_third(tmp_path: Path) -> None:
+    folder = tmp_path / "a folder?&"
+    write_password(folder, "order", "old")
+    url = database_url("order", "order", host="127.0.0.1", port=5, folder=folder, authority=folder / "ca.pem")
+    assert urls_to_try(url) == [url]
+    new = begin_change(folder, "order")
+    assert [password_of(known) for known in urls_to_try(url)] == ["old", new]
+    assert pending_file(folder, "order").stat().st_mode & 0o777 == 0o600
+    assert (begin_change(folder, "order"), stored_roles(folder)) == (new, ["order"])
+    end_change(folder, "order")
+    assert (urls_to_try(url), password_of(url)) == ([url], new)
+    assert begin_change(folder, "order") != new
 
 
 def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
