@@ -1,6 +1,8 @@
 """The bench's own arithmetic: what it counts as latency, as held, as broken, as lost."""
 
 import socket
+import subprocess
+import sys
 import threading
 import time
 from array import array
@@ -18,8 +20,10 @@ from bench.load.wire import NotUnderstood, Population
 from bench.measure import pairs
 from bench.measure.measured import NoResult, check
 from bench.measure.orders_log import Event, Outcome, add_event
+from common.tls.authority import Authority
+from dev.environment import child
 from dev.servers import warmth
-from dev.settings import Settings
+from dev.settings import ROOT, Settings
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"
 BODY = b'{"order_id":"01997c00-0000-7000-8000-000000000000","status":"pending"}'
@@ -301,3 +305,17 @@ def test_a_shape_meets_the_stack_as_it_was_started(tmp_path: Path) -> None:
     assert (plain.url, plain.authority) == ("http://127.0.0.1:7", None)
     encrypted = shaped.running(Settings(home=tmp_path, order_api_port=7, secure=True), tmp_path / "token")
     assert (encrypted.url, encrypted.authority) == ("https://127.0.0.1:7", tmp_path / "secrets" / "ca.pem")
+
+
+def test_the_load_trusts_the_authority_of_the_stack(tmp_path: Path) -> None:
+    """The client calls the factory with the authorities of the machine (geventhttpclient's `init_ssl_context`)."""
+    authority = Authority(tmp_path).ensure("order-api").authority
+    code = "import locustfile as l; print(l.Customer.ssl_context_factory(cafile='/none').cert_store_stats()['x509_ca'])"
+    trusted = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=child({"TLS_CA_FILE": str(authority)}),
+        capture_output=True,
+        text=True,
+    )
+    assert trusted.stdout == "1\n", trusted.stderr
