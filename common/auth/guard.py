@@ -11,7 +11,7 @@ from starlette.types import Scope
 
 from common.auth.access import Access, Forbidden
 from common.auth.authenticator import Authenticator, KeysAway
-from common.auth.principal import Principal, Unauthenticated
+from common.auth.principal import Outdated, Principal, Unauthenticated
 from common.http import problem
 from common.http.limits.limiter import Limiter
 from common.http.limits.sources import source_of_request
@@ -50,7 +50,7 @@ async def identify(
     authenticator: Authenticator, limiter: Limiter, authorizations: Sequence[bytes], source: str
 ) -> Principal:
     """Who asks by these `Authorization` headers. Credentials that are not known yet are verified only while not too
-    many from this source were wrong.
+    many from this source were wrong. Those that have ended do not count: their clients would lock out others.
 
     Raises `ProblemError` 401, 429 or 503.
     """
@@ -62,7 +62,7 @@ async def identify(
     try:
         return await authenticator.authenticate(authorizations)
     except Unauthenticated as error:
-        if error.presented:
+        if error.presented and not isinstance(error, Outdated):
             limiter.failed(source, now)
         raise ProblemError(unauthenticated(error)) from None
     except KeysAway:

@@ -41,5 +41,14 @@ class Unauthenticated(Exception):
         """Whether there were any."""
 
 
-class UnknownKey(Unauthenticated):
-    """A token names a signing key that is not there; it may have been published since."""
+class Outdated(Unauthenticated):
+    """A token that may have been good once, as clients send it that have not noticed its end. No guess, and refused
+    without a look at its signature, so it cannot be used to guess either."""
+
+
+class Expired(Outdated):
+    """A token says itself that it has expired."""
+
+
+class UnknownKey(Outdated):
+    """A token names a signing key that is not there; it may have been published since, or withdrawn."""

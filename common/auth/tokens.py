@@ -13,7 +13,7 @@ from joserfc.errors import JoseError, UnsupportedAlgorithmError
 from joserfc.jws import CompactSignature, JWSRegistry
 from joserfc.util import urlsafe_b64decode
 
-from common.auth.principal import CUSTOMER, SCOPES, Principal, Unauthenticated, UnknownKey
+from common.auth.principal import CUSTOMER, SCOPES, Expired, Principal, Unauthenticated, UnknownKey
 from common.auth.signing_keys import SigningKey
 from common.events import IDENTIFIER_PATTERN
 
@@ -54,7 +54,8 @@ class _Registry(JWSRegistry):
 def check_token(text: bytes, keys: Mapping[str, SigningKey], expected: Expected, now: float) -> Principal:
     """The principal of a token. `now` is in seconds since 1970.
 
-    Raises `UnknownKey` if no key has the token's `kid`, and `Unauthenticated` for any other fault.
+    Raises `UnknownKey` if no key has the token's `kid`, `Expired` before it looks at the signature, and
+    `Unauthenticated` for any other fault.
     """
     if len(text) > TOKEN_BYTES_MAX:
         raise Unauthenticated(f"the token is over {TOKEN_BYTES_MAX} bytes")
@@ -64,7 +65,10 @@ def check_token(text: bytes, keys: Mapping[str, SigningKey], expected: Expected,
     except (JoseError, ValueError, TypeError, RecursionError):
         raise Unauthenticated(_MALFORMED) from None
     signing = _key_of(header, keys)
-    return _principal(_verified_claims(signed, signing), expected, now)
+    claims = _claims(signed)
+    expires_at = _check_expiry(claims, expected, now)
+    _verify(signed, signing)
+    return _principal(claims, expires_at, expected, now)
 
 
 def _key_of(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> SigningKey:
@@ -86,17 +90,31 @@ def _key_of(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> Signin
     return signing
 
 
-def _verified_claims(signed: CompactSignature, signing: SigningKey) -> dict[str, Any]:
+def _claims(signed: CompactSignature) -> dict[str, Any]:
+    """What the token says, whoever has signed it."""
+    try:
+        return _members(signed.payload or b"")
+    except (ValueError, RecursionError):
+        raise Unauthenticated("the token's claims are not a JSON object that has each name once") from None
+
+
+def _check_expiry(claims: Mapping[str, Any], expected: Expected, now: float) -> float:
+    """When the token expires. Raises `Expired` if it has."""
+    expires_at = _time(claims, "exp")
+    if expires_at is None:
+        raise Unauthenticated("the token has no time of expiry (exp)")
+    if now >= expires_at + expected.leeway_s:
+        raise Expired("the token has expired")
+    return expires_at
+
+
+def _verify(signed: CompactSignature, signing: SigningKey) -> None:
     try:
         good = jws.validate_compact(signed, signing.key, registry=_Registry(signing.algorithms))
     except (JoseError, ValueError, TypeError):
         good = False
     if not good:
         raise Unauthenticated(_NOT_SIGNED)
-    try:
-        return _members(signed.payload or b"")
-    except (ValueError, RecursionError):
-        raise Unauthenticated("the token's claims are not a JSON object that has each name once") from None
 
 
 def _members(document: bytes) -> dict[str, Any]:
@@ -114,17 +132,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _principal(claims: Mapping[str, Any], expected: Expected, now: float) -> Principal:
+def _principal(claims: Mapping[str, Any], expires_at: float, expected: Expected, now: float) -> Principal:
     if claims.get("iss") != expected.issuer:
         raise Unauthenticated("the token is of another issuer (iss)")
     audiences = claims.get("aud")
     if expected.audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise Unauthenticated("the token is for another audience (aud)")
-    expires_at = _time(claims, "exp")
-    if expires_at is None:
-        raise Unauthenticated("the token has no time of expiry (exp)")
-    if now >= expires_at + expected.leeway_s:
-        raise Unauthenticated("the token has expired")
     not_before = _time(claims, "nbf")
     if not_before is not None and now < not_before - expected.leeway_s:
         raise Unauthenticated("the token is not valid yet (nbf)")

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, cast
@@ -15,7 +16,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from common.auth.access import own
-from common.auth.principal import ANYONE
+from common.auth.authenticator import Open
+from common.auth.guard import identify
+from common.auth.principal import ANYONE, Expired, Principal, Unauthenticated, UnknownKey
 from common.config.env import Env
 from common.errors import Fatal
 from common.http.app import application
@@ -24,6 +27,7 @@ from common.http.heads import Hosts
 from common.http.limits.buckets import Rate
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits, request_limits
+from common.http.problem import ProblemError
 from common.http.responses import json_response
 from order.api.app import reads
 from order.api.operations import LIST
@@ -111,6 +115,37 @@ def test_guessing_is_limited_and_the_credentials_of_others_are_checked_again_lat
     assert limiter.refusal_to_verify("192.0.2.1", NOW) is not None
     assert limiter.refusal_to_verify("192.0.2.2", NOW) is None
     assert limiter.refusal_to_verify("192.0.2.1", NOW + 1.1) is None
+
+
+class Refusing(Open):
+    """Refuses credentials as an authenticator does."""
+
+    def __init__(self, error: Unauthenticated) -> None:
+        self.error = error
+
+    def known(self, authorization: bytes | None) -> Principal | None:
+        return None
+
+    async def authenticate(self, authorizations: Sequence[bytes]) -> Principal:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "statuses"),
+    [
+        (Unauthenticated("the token is not signed by a key of the issuer"), {401, 429}),
+        (Expired("the token has expired"), {401}),
+        (UnknownKey("the token is not signed by a key of the issuer"), {401}),
+    ],
+)
+def test_clients_whose_tokens_have_ended_lock_nobody_out(error: Unauthenticated, statuses: set[int]) -> None:
+    limiter = Limiter(RequestLimits(failures=Rate(1, 20)))
+    answered = set()
+    for _ in range(40):
+        with pytest.raises(ProblemError) as caught:
+            asyncio.run(identify(Refusing(error), limiter, [b"Bearer x"], "192.0.2.1"))
+        answered.add(caught.value.problem.status)
+    assert answered == statuses
 
 
 def test_without_a_rate_nothing_is_refused() -> None:

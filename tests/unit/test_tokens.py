@@ -6,7 +6,7 @@ from typing import Final
 
 import pytest
 
-from common.auth.principal import Principal, Unauthenticated, UnknownKey
+from common.auth.principal import Outdated, Principal, Unauthenticated, UnknownKey
 from common.auth.signing_keys import read_jwks
 from common.auth.tokens import TOKEN_BYTES_MAX, Expected, check_token
 from tests.tokens import ALGORITHMS, AUDIENCE, ISSUER, Issuer, b64, bad_tokens
@@ -46,6 +46,17 @@ def test_what_a_refusal_says_helps_its_owner_and_no_forger() -> None:
     assert reason("not yet valid") == "the token is not valid yet (nbf)"
     unsigned = ("signed by another key", "unknown key", "tampered payload", "alg none", "public key as a secret")
     assert {reason(fault) for fault in unsigned} == {"the token is not signed by a key of the issuer"}
+
+
+def test_only_a_token_that_has_ended_is_refused_without_a_look_at_its_signature() -> None:
+    """So only what was refused for its signature counts as a guess."""
+    for fault in ("expired", "expired a moment ago", "unknown key"):
+        with pytest.raises(Outdated):
+            check(BAD["Ed25519"][fault])
+    for fault in ("signed by another key", "tampered payload", "alg none", "public key as a secret", "not yet valid"):
+        with pytest.raises(Unauthenticated) as caught:
+            check(BAD["Ed25519"][fault])
+        assert not isinstance(caught.value, Outdated), fault
 
 
 def test_the_name_of_the_algorithm_before_rfc_9864_is_taken_too() -> None:
