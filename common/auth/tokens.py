@@ -65,10 +65,10 @@ def check_token(text: bytes, keys: Mapping[str, SigningKey], expected: Expected,
     except (JoseError, ValueError, TypeError, RecursionError):
         raise Unauthenticated(_MALFORMED) from None
     signing = _key_of(header, keys)
-    claims = _claims(signed)
-    expires_at = _check_expiry(claims, expected, now)
+    if _has_expired(signed, expected, now):
+        raise Expired("the token has expired")
     _verify(signed, signing)
-    return _principal(claims, expires_at, expected, now)
+    return _principal(_claims(signed), expected, now)
 
 
 def _key_of(header: Mapping[str, Any], keys: Mapping[str, SigningKey]) -> SigningKey:
@@ -98,14 +98,14 @@ def _claims(signed: CompactSignature) -> dict[str, Any]:
         raise Unauthenticated("the token's claims are not a JSON object that has each name once") from None
 
 
-def _check_expiry(claims: Mapping[str, Any], expected: Expected, now: float) -> float:
-    """When the token expires. Raises `Expired` if it has."""
-    expires_at = _time(claims, "exp")
-    if expires_at is None:
-        raise Unauthenticated("the token has no time of expiry (exp)")
-    if now >= expires_at + expected.leeway_s:
-        raise Expired("the token has expired")
-    return expires_at
+def _has_expired(signed: CompactSignature, expected: Expected, now: float) -> bool:
+    """Whether the token itself says so. Whatever else is wrong with it is said once its signature is known to be
+    good."""
+    try:
+        expires_at = _time(_claims(signed), "exp")
+    except Unauthenticated:
+        return False
+    return expires_at is not None and now >= expires_at + expected.leeway_s
 
 
 def _verify(signed: CompactSignature, signing: SigningKey) -> None:
@@ -132,12 +132,15 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return members
 
 
-def _principal(claims: Mapping[str, Any], expires_at: float, expected: Expected, now: float) -> Principal:
+def _principal(claims: Mapping[str, Any], expected: Expected, now: float) -> Principal:
     if claims.get("iss") != expected.issuer:
         raise Unauthenticated("the token is of another issuer (iss)")
     audiences = claims.get("aud")
     if expected.audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise Unauthenticated("the token is for another audience (aud)")
+    expires_at = _time(claims, "exp")
+    if expires_at is None:
+        raise Unauthenticated("the token has no time of expiry (exp)")
     not_before = _time(claims, "nbf")
     if not_before is not None and now < not_before - expected.leeway_s:
         raise Unauthenticated("the token is not valid yet (nbf)")

@@ -23,6 +23,7 @@ from playwright.sync_api import (
     sync_playwright,
 )
 
+from common.auth.authenticator import OPEN
 from common.http.app import application
 from common.http.contract.operation import Operation
 from common.http.contract.service import Contract, Endpoint
@@ -71,7 +72,7 @@ def origin(fake: Fake) -> Iterator[str]:
 def served(contract: Contract, endpoints: Mapping[Operation, Endpoint]) -> Iterator[str]:
     """The address of a process that offers only this."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(application(contract.routes(endpoints)), log_level="error"))
+    server = uvicorn.Server(uvicorn.Config(application(contract.routes(endpoints), auth=OPEN), log_level="error"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"

@@ -1,6 +1,8 @@
 """The page in use: forms, filters, acts, the keyboard, and long lists."""
 
-from playwright.sync_api import Page, expect
+import re
+
+from playwright.sync_api import Page, Route, expect
 
 from tests.browser import made_up
 from tests.browser.fake import Fake
@@ -100,6 +102,18 @@ def test_filters_reach_the_server_and_stay(page: Page, fake: Fake) -> None:
     page.get_by_role("button", name="Clear").click()
     expect(page.get_by_label("Error contains")).to_have_value("")
     expect(page).to_have_url(page.url.split("#")[0] + "#/dead-letters")
+
+
+def test_a_choice_stays_when_the_list_arrives_after_it(page: Page) -> None:
+    held: list[Route] = []
+    page.route("**/api/dead-letters?*", lambda route: held.append(route))
+    page.goto("/#/dead-letters")
+    page.get_by_label("Service").select_option("payment")
+    for route in held:
+        route.continue_()
+    page.unroute("**/api/dead-letters?*")
+    expect(page.get_by_text(re.compile("Events: [0-9]+ match"))).to_be_visible()
+    expect(page.get_by_label("Service")).to_have_value("payment")
 
 
 def test_orders_are_found_by_customer_status_and_time(page: Page, fake: Fake) -> None:

@@ -35,6 +35,7 @@ class Server:
             "HTTP_PORT": str(self.port),
             "ADMIN_PORT": str(admin_port),
             "DATABASE_URL": "postgresql://x",
+            "AUTH": "off",
             "TLS_CERT_FILE": str(self.certificate.certificate),
             "TLS_KEY_FILE": str(self.certificate.key),
         }

@@ -13,6 +13,8 @@ from tests.tokens import ALGORITHMS, AUDIENCE, ISSUER, Issuer, b64, bad_tokens
 
 EXPECTED: Final = Expected(ISSUER, AUDIENCE, leeway_s=30)
 ISSUERS: Final = {algorithm: Issuer(algorithm, f"key-{algorithm}") for algorithm in ALGORITHMS}
+BAD_AT: Final = time.time()
+"""When these were made: a test that runs much later would find all of them expired."""
 BAD: Final = {algorithm: bad_tokens(issuer) for algorithm, issuer in ISSUERS.items()}
 
 
@@ -33,13 +35,13 @@ def test_a_token_says_who_asks_and_what_they_may_until_it_expires(algorithm: str
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_bad_token_is_refused(algorithm: str, fault: str) -> None:
     with pytest.raises(Unauthenticated):
-        check(BAD[algorithm][fault], ISSUERS[algorithm])
+        check(BAD[algorithm][fault], ISSUERS[algorithm], BAD_AT)
 
 
 def test_what_a_refusal_says_helps_its_owner_and_no_forger() -> None:
     def reason(fault: str) -> str:
         with pytest.raises(Unauthenticated) as caught:
-            check(BAD["Ed25519"][fault])
+            check(BAD["Ed25519"][fault], now=BAD_AT)
         return str(caught.value)
 
     assert reason("expired") == "the token has expired"
@@ -52,10 +54,10 @@ def test_only_a_token_that_has_ended_is_refused_without_a_look_at_its_signature(
     """So only what was refused for its signature counts as a guess."""
     for fault in ("expired", "expired a moment ago", "unknown key"):
         with pytest.raises(Outdated):
-            check(BAD["Ed25519"][fault])
+            check(BAD["Ed25519"][fault], now=BAD_AT)
     for fault in ("signed by another key", "tampered payload", "alg none", "public key as a secret", "not yet valid"):
         with pytest.raises(Unauthenticated) as caught:
-            check(BAD["Ed25519"][fault])
+            check(BAD["Ed25519"][fault], now=BAD_AT)
         assert not isinstance(caught.value, Outdated), fault
 
 

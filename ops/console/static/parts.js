@@ -61,7 +61,7 @@ export function Field({ label, name, hint, ...input }) {
 export function Choice({ label, name, value, options, ...select }) {
   return html`
     <label class="field"><span>${label}</span>
-      <select name=${name} value=${value ?? ""} ...${select}>
+      <select name=${name} ...${select}>
         ${options.map(([option, text]) => html`<option value=${option} selected=${option === (value ?? "")}>${text ?? option}</option>`)}
       </select>
     </label>`;
