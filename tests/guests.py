@@ -5,6 +5,8 @@ from typing import Any, Final, NamedTuple
 
 from ops.contract.documents import CONTRACTS
 
+NOBODYS: Final = "019ab7a2-0000-7000-8000-000000000000"
+"""The id of an order that nobody has placed."""
 METHODS: Final = ("get", "post", "put", "delete")
 
 

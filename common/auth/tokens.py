@@ -37,7 +37,7 @@ class Expected(NamedTuple):
     leeway_s: float
 
 
-class _Registry(JWSRegistry):
+class Registry(JWSRegistry):
     """Takes the algorithms that it was made with, by whatever name, and headers with parameters unknown to it."""
 
     max_header_length = TOKEN_BYTES_MAX
@@ -61,7 +61,7 @@ def check_token(text: bytes, keys: Mapping[str, SigningKey], expected: Expected,
         raise Unauthenticated(f"the token is over {TOKEN_BYTES_MAX} bytes")
     try:
         header = _members(urlsafe_b64decode(text.partition(b".")[0]))
-        signed = jws.extract_compact(text, registry=_Registry())
+        signed = jws.extract_compact(text, registry=Registry())
     except (JoseError, ValueError, TypeError, RecursionError):
         raise Unauthenticated(_MALFORMED) from None
     signing = _key_of(header, keys)
@@ -110,7 +110,7 @@ def _has_expired(signed: CompactSignature, expected: Expected, now: float) -> bo
 
 def _verify(signed: CompactSignature, signing: SigningKey) -> None:
     try:
-        good = jws.validate_compact(signed, signing.key, registry=_Registry(signing.algorithms))
+        good = jws.validate_compact(signed, signing.key, registry=Registry(signing.algorithms))
     except (JoseError, ValueError, TypeError):
         good = False
     if not good:

@@ -15,6 +15,7 @@ import msgspec
 from joserfc import jws
 from joserfc.jwk import OKPKey
 
+from common.auth.tokens import Registry
 from common.errors import Fatal
 from common.files import locked, write
 
@@ -34,14 +35,6 @@ class Key(msgspec.Struct, frozen=True):
 
     jwk: dict[str, Any]
     until: float | None = None
-
-
-class _Registry(jws.JWSRegistry):
-    def get_alg(self, name: str) -> Any:
-        return self.algorithms[name]  # without a warning that RFC 9864 has renamed EdDSA
-
-
-_REGISTRY: Final = _Registry(algorithms=[ALGORITHM])
 
 
 def new_key() -> Key:
@@ -66,7 +59,7 @@ def signed(key: Key, claims: dict[str, Any]) -> str:
     """A token with these claims (RFC 9068)."""
     header = {"alg": ALGORITHM, "typ": "at+jwt", "kid": key.jwk["kid"]}
     private = OKPKey.import_key(dict(key.jwk))
-    return jws.serialize_compact(header, msgspec.json.encode(claims), private, registry=_REGISTRY)
+    return jws.serialize_compact(header, msgspec.json.encode(claims), private, registry=Registry((ALGORITHM,)))
 
 
 class Store:

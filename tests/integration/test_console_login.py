@@ -12,14 +12,13 @@ from common.auth.principal import SCOPES
 from dev.settings import HOST
 from tests.console import RunningConsole
 from tests.guarded import Guarded
-from tests.guests import Route, named, routes
+from tests.guests import NOBODYS, Route, named, routes
 from tests.integration.conftest import draw
 from tests.stack import Stack
 from tests.tokens import bad_tokens
 from tests.waiting import eventually
 
 GUARDED: Final = [route for route in routes("console") if route.accepts]
-NOBODYS: Final = "019ab7a2-0000-7000-8000-000000000000"
 
 
 @pytest.fixture(scope="module")

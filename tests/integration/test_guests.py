@@ -13,13 +13,12 @@ import pytest
 
 from common.auth.principal import AUDITOR, CUSTOMER, MERCHANT, OPERATOR, SCOPES
 from tests.guarded import Guarded
-from tests.guests import Route, named, routes
+from tests.guests import NOBODYS, Route, named, routes
 from tests.integration.conftest import draw
 from tests.tokens import Issuer, b64, bad_tokens
 from tests.waiting import eventually
 
 NAMES: Final = {"order": "order-api", "payment": "payment", "inventory": "inventory"}
-NOBODYS: Final = "019ab7a2-0000-7000-8000-000000000000"
 
 ROUTES: Final = tuple(routes("order", "payment", "inventory"))
 GUARDED: Final = [route for route in ROUTES if route.accepts]
