@@ -155,6 +155,7 @@ lint:
     ruff format --check
     mypy
     lint-imports --no-cache
+    python -E -m dev.supply.migrations
 
 # Check lint, formatting, types and imports, and run the unit tests, in seconds
 [group('develop')]
