@@ -3,8 +3,9 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -79,6 +80,18 @@ class Instance(Child):
             return missing if all(word in missing for word in words) else None
 
         return self.await_answer(missing_all, f"says {words} on /readyz")
+
+
+@contextmanager
+def frozen(*instances: Instance) -> Iterator[None]:
+    """Freeze them for a while. They thaw even if the test fails, or the tests after it would wait for them in vain."""
+    for instance in instances:
+        instance.pause()
+    try:
+        yield
+    finally:
+        for instance in instances:
+            instance.resume()
 
 
 class Stack:

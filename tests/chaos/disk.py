@@ -6,11 +6,23 @@ possible here.
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 ROOMY: Final = "80%"
 """The disk's size as a share of the memory; a tmpfs takes only what is written."""
+NAME: Final = "tandem-chaos-{pid}"
+"""What a disk is called in the list of mounts, by the process that uses it."""
+
+
+def orphans(mounts: str, is_alive: Callable[[int], bool]) -> list[str]:
+    """The disks, of those in a list like /proc/self/mounts, whose process was killed before it could unmount them."""
+    prefix, _, _ = NAME.partition("{")
+    disks = [line.removeprefix(prefix).split(" ") for line in mounts.splitlines() if line.startswith(prefix)]
+    return [path for pid, path, *_ in disks if not is_alive(int(pid))]
 
 
 class Disk:
@@ -19,12 +31,11 @@ class Disk:
         self.mounted = False
 
     def mount(self) -> None:
+        for orphan in orphans(Path("/proc/self/mounts").read_text(), psutil.pid_exists):
+            subprocess.run(["umount", "--lazy", orphan], capture_output=True)
         self.path.mkdir(parents=True)
-        done = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", f"size={ROOMY},mode=0711", "tandem-chaos", str(self.path)],
-            capture_output=True,
-        )
-        self.mounted = done.returncode == 0
+        options = ["-t", "tmpfs", "-o", f"size={ROOMY},mode=0711", NAME.format(pid=os.getpid())]
+        self.mounted = subprocess.run(["mount", *options, str(self.path)], capture_output=True).returncode == 0
 
     def fill(self) -> None:
         """Leave no free space. If something is written meanwhile, try again."""

@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from tests.audit import assert_consistent, await_rest
-from tests.stack import Stack
+from tests.stack import Stack, frozen
 from tests.waiting import eventually
 
 CUSTOMERS = 5
@@ -119,10 +119,9 @@ def test_with_the_broker_away_orders_are_refused_at_once_and_accepted_when_it_re
 def test_with_a_frozen_consumer_another_takes_over_and_the_zombie_does_no_harm(shop: Stack) -> None:
     shop.launch("payment", 2)
     shop.await_ready("payment-2")
-    shop["payment-1"].pause()
-    ids = place_some(shop)
-    await_confirmed(shop, ids)
-    shop["payment-1"].resume()
+    with frozen(shop["payment-1"]):
+        ids = place_some(shop)
+        await_confirmed(shop, ids)
     shop.await_ready("payment-1")
     await_confirmed(shop, place_some(shop))
     shop["payment-2"].stop()

@@ -21,7 +21,7 @@ from common.events import ORDERS, PAYMENTS, Item, Milliseconds, OrderPlaced, Pla
 from common.kafka.broker import topic_ends
 from common.kafka.clients import client_config, producer_config
 from tests.audit import assert_consistent
-from tests.stack import Stack
+from tests.stack import Stack, frozen
 from tests.stranger import Stranger
 from tests.waiting import eventually
 
@@ -321,10 +321,9 @@ def test_an_event_that_breaks_a_constraint_is_found_in_its_batch_and_redriven_wh
     with shop.postgres.connect("payment") as owner:
         owner.execute("ALTER TABLE payments ADD CONSTRAINT not_bounded_7 CHECK (customer_id <> 'bounded-7')")
     try:
-        shop["payment-1"].pause()
-        orders = {customer_id: shop.place(customer_id, ("sku-a", 1)) for customer_id in customers}
-        second = shop.place("bounded-7", ("sku-a", 1))
-        shop["payment-1"].resume()
+        with frozen(shop["payment-1"]):
+            orders = {customer_id: shop.place(customer_id, ("sku-a", 1)) for customer_id in customers}
+            second = shop.place("bounded-7", ("sku-a", 1))
         for customer_id, order_id in orders.items():
             if customer_id != "bounded-7":
                 assert shop.await_settled(order_id)["status"] == "confirmed"

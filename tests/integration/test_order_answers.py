@@ -14,7 +14,7 @@ import pytest
 
 from dev.settings import HOST
 from tests.integration.conftest import BALANCE, PRICE
-from tests.stack import API, Instance, Stack
+from tests.stack import API, Instance, Stack, frozen
 from tests.waiting import eventually
 
 NDJSON = {"content-type": "application/x-ndjson"}
@@ -79,8 +79,7 @@ def test_a_wait_ends_with_202_in_time_and_at_once_when_the_process_drains(
 ) -> None:
     leaving = stack.launch("order-api", 9)
     stack.await_ready(leaving.name)
-    stack["order-saga-1"].pause()
-    try:
+    with frozen(stack["order-saga-1"]):
         began = time.monotonic()
         short = stack.http.post(
             at(leaving, "/orders"), json=body(customer, product), headers={"prefer": "wait=1", "idempotency-key": "w"}
@@ -101,8 +100,6 @@ def test_a_wait_ends_with_202_in_time_and_at_once_when_the_process_drains(
             eventually(lambda: accepted(leaving) >= 2, "the order is accepted")
             leaving.stop()
             assert waiting.result().status_code == 202
-    finally:
-        stack["order-saga-1"].resume()
     del stack.instances[leaving.name]
     again = stack.http.post(
         stack.url("order-api", "/orders"),
@@ -148,8 +145,7 @@ def test_events_of_an_unknown_order_are_not_found(stack: Stack) -> None:
 def test_a_stream_ends_when_its_process_drains_and_goes_on_elsewhere(stack: Stack, product: str, customer: str) -> None:
     leaving = stack.launch("order-api", 10)
     stack.await_ready(leaving.name)
-    stack["payment-1"].pause()
-    try:
+    with frozen(stack["payment-1"]):
         order_id = stack.place(customer, (product, 1))
         with stack.http.stream("GET", at(leaving, f"/orders/{order_id}/events")) as response:
             stream = events(response)
@@ -159,8 +155,6 @@ def test_a_stream_ends_when_its_process_drains_and_goes_on_elsewhere(stack: Stac
             rest = list(stream)  # raises if the process has to cut it off
             stopping.join()
         del stack.instances[leaving.name]
-    finally:
-        stack["payment-1"].resume()
     seen = [first, *rest]
     assert "settled" not in [event["event"] for event in seen]
     headers = {"last-event-id": seen[-1]["id"]}

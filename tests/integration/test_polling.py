@@ -5,19 +5,16 @@ import pytest
 
 from dev.settings import HOST
 from tests.integration.conftest import draw
-from tests.stack import Stack
+from tests.stack import Stack, frozen
 
 
 def test_a_client_that_polls_gets_an_order_again_only_when_it_has_changed(
     stack: Stack, product: str, customer: str
 ) -> None:
-    stack["payment-1"].pause()
-    try:
+    with frozen(stack["payment-1"]):
         url = stack.url("order-api", f"/orders/{stack.place(customer, (product, 1))}")
         pending = stack.http.get(url)
         assert (pending.json()["settled"], pending.headers["cache-control"]) == (False, "no-store")
-    finally:
-        stack["payment-1"].resume()
     stack.await_settled(pending.json()["order_id"])
     settled = stack.http.get(url, headers={"if-none-match": pending.headers["etag"]})
     assert (settled.status_code, settled.headers["cache-control"]) == (200, "private, no-cache")

@@ -16,7 +16,7 @@ import pytest
 
 from tests.history import History
 from tests.proof import Proof
-from tests.stack import Stack
+from tests.stack import Stack, frozen
 from tests.waiting import eventually
 
 CUSTOMERS: Final = 24
@@ -99,10 +99,7 @@ def test_no_false_alarm_under_load_with_consumers_killed(shop: Stack, tmp_path: 
 
 
 def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated(shop: Stack) -> None:
-    frozen = [shop["payment-1"], shop["payment-2"]]
-    for instance in frozen:
-        instance.pause()
-    try:
+    with frozen(shop["payment-1"], shop["payment-2"]):
         for i in range(CUSTOMERS):
             shop.place(f"cust-{i}", ("sku-a", 1))
         proof = Proof.run(shop)
@@ -110,9 +107,6 @@ def test_orders_that_a_frozen_service_has_not_read_are_unproven_and_not_violated
         assert proof.report["offenders"] == []
         assert "payment stands at offset" in orjson.dumps(proof.report["statements"][0]["reasons"]).decode()
         assert "waiting: payment stands at offset" in proof.stderr, "the tool says what it waits for"
-    finally:
-        for instance in frozen:
-            instance.resume()
     eventually(lambda: Proof.run(shop, "--patience", "15").exit_code == 0, "all is proved again")
 
 

@@ -4,6 +4,7 @@ from itertools import islice
 
 import pytest
 
+from tests.chaos.disk import orphans
 from tests.chaos.faults import INJECT
 from tests.chaos.schedule import KINDS, NAMES, SECOND_FAULT_SHARE, Step, deal
 
@@ -44,3 +45,12 @@ def test_only_chosen_faults_are_dealt(only: tuple[str, ...]) -> None:
 
 def test_each_kind_can_be_injected() -> None:
     assert set(INJECT) == set(NAMES)
+
+
+def test_a_disk_is_an_orphan_if_its_process_was_killed() -> None:
+    mounts = (
+        "/dev/vda / ext4 rw 0 0\n"
+        "tandem-chaos-11 /mnt/a/kafka-disk tmpfs rw,relatime 0 0\n"
+        "tandem-chaos-12 /mnt/b/kafka-disk tmpfs rw,relatime 0 0\n"
+    )
+    assert orphans(mounts, is_alive=lambda pid: pid == 12) == ["/mnt/a/kafka-disk"]
