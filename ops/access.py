@@ -6,7 +6,8 @@ from pathlib import Path
 from common.config.env import Env
 from common.errors import Fatal
 from common.events import READERS
-from common.kafka import access
+from common.kafka import access, grants
+from common.secrets import kafka as passwords
 from ops.log import Log
 
 
@@ -25,9 +26,9 @@ def create(log: Log, folder: Path | None) -> None:
     broker makes the users."""
     if folder is not None:
         _make_users(log, folder, access.USERS)
-    drift = access.fetch_drift(log.admin)
-    access.grant(log.admin, [d.right for d in drift if d.missing])
-    access.revoke(log.admin, [d.right for d in drift if not d.missing and d.right.user in access.USERS])
+    drift = grants.fetch_drift(log.admin)
+    grants.grant(log.admin, [d.right for d in drift if d.missing])
+    grants.revoke(log.admin, [d.right for d in drift if not d.missing and d.right.user in access.USERS])
     for mended in drift:
         if mended.right.user in access.USERS:
             print(f"topics: {mended.right} {'granted' if mended.missing else 'taken away'}")
@@ -41,7 +42,7 @@ def rotate(log: Log, folder: Path | None, publish: Callable[[], None] = lambda: 
     if folder is None:
         raise Fatal("topics: KAFKA_PASSWORDS_DIR is not set: whoever runs the broker changes its passwords")
     for user in access.USERS:
-        access.make_password(folder, user)
+        passwords.make_password(folder, user)
     publish()
     _make_users(log, folder, access.USERS)
 
@@ -52,11 +53,11 @@ def allow(log: Log, service: str, folder: Path | None) -> None:
         raise Fatal(f"topics: {service!r} is a user of Tandem's own; a service beside it needs another name")
     if folder is not None:
         _make_users(log, folder, [service])
-    access.grant(log.admin, access.rights_beside(service))
+    grants.grant(log.admin, access.rights_beside(service))
     print(f"topics: {service} may read {', '.join(READERS)}; its own topics begin with '{service}.'")
 
 
 def _make_users(log: Log, folder: Path, users: Sequence[str]) -> None:
-    passwords = {user: access.ensure_password(folder, user) for user in users}
-    for user in access.set_passwords(log.brokers, log.admin, passwords):
-        print(f"topics: user {user} has the password in {access.password_file(folder, user).name}")
+    wanted = {user: passwords.ensure_password(folder, user) for user in users}
+    for user in grants.set_passwords(log.brokers, log.admin, wanted):
+        print(f"topics: user {user} has the password in {passwords.password_file(folder, user).name}")

@@ -25,8 +25,8 @@ from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READERS, READS
 from common.kafka import broker, settings
-from common.kafka.access import fetch_drift
 from common.kafka.broker import Partition
+from common.kafka.grants import fetch_drift
 from ops import access, log_dirs, tool
 from ops.log import ANSWER_S, Log, members
 

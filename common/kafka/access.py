@@ -6,29 +6,10 @@ A service beside Tandem gets `rights_beside`, and topics and groups of its own, 
 References: Kafka's documentation, "Authorization and ACLs": a right to read or write includes the right to describe.
 """
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, Final, NamedTuple
+from collections.abc import Iterable
+from typing import Final, NamedTuple
 
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AclBinding,
-    AclBindingFilter,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-    ScramCredentialInfo,
-    ScramMechanism,
-    UserScramCredentialAlteration,
-    UserScramCredentialUpsertion,
-)
-
-from common.config.kafka import Brokers
 from common.events import ORDERS, PRODUCTS, READERS, READS, RECEIVES, SENDS
-from common.files import write
-from common.kafka import broker, scram, wire
-from common.secrets.passwords import new_password
 
 ADMIN: Final = "admin"
 """Makes topics, users and rights."""
@@ -42,9 +23,6 @@ WARM_UP: Final = "warm-up"
 TOPICS: Final = (*READERS, PRODUCTS)
 ANY: Final = "*"
 CLUSTER: Final = "kafka-cluster"
-ANSWER_S: Final = 15.0
-ITERATIONS: Final = 4_096
-"""The least that Kafka takes. More would slow down guessing, and nobody guesses a password of 192 random bits."""
 _HARMLESS: Final = frozenset({"READ", "DESCRIBE", "DESCRIBE_CONFIGS"})
 
 
@@ -161,104 +139,3 @@ def _names_ours(right: Right) -> bool:
     if right.kind != "TOPIC":
         return False
     return any(right.name in (ANY, topic) or (right.prefixed and topic.startswith(right.name)) for topic in TOPICS)
-
-
-def fetch_drift(admin: AdminClient) -> list[Drift]:
-    """How the broker's rights differ from what they must be. Raises `Transient` and `Fatal`."""
-    return drift_of(_right(binding) for binding in _fetch(admin))
-
-
-def _fetch(admin: AdminClient) -> list[AclBinding]:
-    everything = AclBindingFilter(
-        ResourceType.ANY,
-        None,  # type: ignore[arg-type]  # of any name
-        ResourcePatternType.ANY,
-        None,  # type: ignore[arg-type]  # for all users
-        None,  # type: ignore[arg-type]  # for all hosts
-        AclOperation.ANY,
-        AclPermissionType.ANY,
-    )
-    with broker.query("the rights cannot be read"):
-        bindings = admin.describe_acls(everything, request_timeout=ANSWER_S).result()
-    return [binding for binding in bindings if binding.permission_type == AclPermissionType.ALLOW]
-
-
-def _right(binding: AclBinding) -> Right:
-    prefixed = binding.resource_pattern_type == ResourcePatternType.PREFIXED
-    user = binding.principal.removeprefix("User:")
-    kind, operation = ResourceType(binding.restype), AclOperation(binding.operation)
-    return Right(user, kind.name, binding.name, operation.name, prefixed)
-
-
-def grant(admin: AdminClient, granted: Iterable[Right]) -> None:
-    """Give these rights. Raises `Transient` and `Fatal`."""
-    bindings = [
-        AclBinding(*_pattern(right), f"User:{right.user}", ANY, AclOperation[right.operation], AclPermissionType.ALLOW)
-        for right in granted
-    ]
-    _await(admin.create_acls(bindings, request_timeout=ANSWER_S) if bindings else {}, "rights cannot be granted")
-
-
-def revoke(admin: AdminClient, revoked: Iterable[Right]) -> None:
-    """Take these rights away. Raises `Transient` and `Fatal`."""
-    filters = [
-        AclBindingFilter(
-            *_pattern(right), f"User:{right.user}", ANY, AclOperation[right.operation], AclPermissionType.ALLOW
-        )
-        for right in revoked
-    ]
-    _await(admin.delete_acls(filters, request_timeout=ANSWER_S) if filters else {}, "rights cannot be taken away")
-
-
-def _pattern(right: Right) -> tuple[ResourceType, str, ResourcePatternType]:
-    pattern = ResourcePatternType.PREFIXED if right.prefixed else ResourcePatternType.LITERAL
-    return ResourceType[right.kind], right.name, pattern
-
-
-def _await(futures: Mapping[Any, Any], failed: str) -> None:
-    for future in futures.values():
-        with broker.query(failed):
-            future.result()
-
-
-def set_passwords(brokers: Brokers, admin: AdminClient, passwords: Mapping[str, str]) -> list[str]:
-    """Make the users that are missing, and set the passwords that are others. Returns whose were set. Raises
-    `Transient` and `Fatal`."""
-    host, _, port = brokers.servers.split(",")[0].rpartition(":")
-    with broker.query("the users cannot be read"):
-        known = admin.describe_user_scram_credentials(request_timeout=ANSWER_S).result()  # type: ignore[union-attr]
-    changed = []
-    for user, password in passwords.items():
-        if user in known:
-            try:
-                wire.authenticate(brokers, user, password, host, int(port))
-                continue
-            except scram.Refused:
-                pass
-        changed.append(user)
-    credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-    changes: list[UserScramCredentialAlteration] = [
-        UserScramCredentialUpsertion(user, credential, passwords[user].encode()) for user in changed
-    ]
-    if changes:
-        futures = admin.alter_user_scram_credentials(changes, request_timeout=ANSWER_S)
-        _await(futures, "the passwords of the users cannot be set")
-    return changed
-
-
-def password_file(folder: Path, user: str) -> Path:
-    return folder / f"kafka-{user}.password"
-
-
-def ensure_password(folder: Path, user: str) -> str:
-    """The user's password, made and written to its file (0600) unless there is one. Raises `OSError`."""
-    path = password_file(folder, user)
-    if not path.exists():
-        make_password(folder, user)
-    return path.read_text(encoding="utf-8").strip()
-
-
-def make_password(folder: Path, user: str) -> None:
-    """Write a new password to the user's file. Raises `OSError`."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write(password_file(folder, user), f"{new_password()}\n", 0o600)

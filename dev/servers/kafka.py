@@ -13,9 +13,10 @@ from confluent_kafka.admin import AdminClient
 
 from common.config.kafka import Brokers
 from common.files import write
-from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
+from common.kafka.access import ADMIN, BROKER
 from common.kafka.broker import read_key_store
 from common.kafka.clients import SASL_MECHANISM, client_config
+from common.secrets.kafka import ensure_password, password_file
 from common.tls.authority import Authority, Certificate
 from dev.environment import child
 from dev.home import SEE_OPERATIONS

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from common.kafka.access import ADMIN, AUDITOR, OPERATOR, password_file
+from common.kafka.access import ADMIN, AUDITOR, OPERATOR
+from common.secrets.kafka import password_file
 from common.tls.authority import Authority
 
 _OF_TOOLS: Final = {"verify": AUDITOR, "trace": AUDITOR, "replay": AUDITOR}

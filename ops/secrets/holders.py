@@ -15,6 +15,7 @@ from common.config.env import LOOPBACK
 from common.files import write
 from common.kafka import access
 from common.kafka.broker import read_key_store
+from common.secrets import kafka
 from common.secrets.passwords import (
     new_password,
     password_file,
@@ -82,7 +83,7 @@ def make(folder: Path) -> None:
         if role not in stored_roles(made):
             write_password(made, role, new_password())
     for user in access.USERS:
-        access.ensure_password(made, user)
+        kafka.ensure_password(made, user)
     for name in _certificates():
         _authority(folder).ensure(name, _hosts(name))
     publish(folder)
@@ -110,7 +111,7 @@ def publish(folder: Path) -> None:
         for role in holder.roles:
             _give(holder, password_file(own, role), password_file(folder / MADE, role).read_text())
         for user in holder.kafka_users:
-            _give(holder, access.password_file(own, user), access.password_file(folder / MADE, user).read_text())
+            _give(holder, kafka.password_file(own, user), kafka.password_file(folder / MADE, user).read_text())
         if SUPERUSER in holder.roles and (pending := pending_file(folder / MADE, SUPERUSER)).exists():
             _give(holder, pending_file(own, SUPERUSER), pending.read_text())
         for certificate in holder.certificates:

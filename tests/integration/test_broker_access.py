@@ -33,7 +33,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, READS
-from common.kafka import access, holes, scram, wire
+from common.kafka import access, grants, holes, scram, wire
 from common.kafka.access import ADMIN, CLUSTER, TOPICS, USERS, Right
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
@@ -134,10 +134,10 @@ class Client:
     def grant_itself(self, _: str) -> None:
         right = Right(self.user, "TOPIC", STRANGER, "READ")
         try:
-            access.grant(self.admin, [right])
+            grants.grant(self.admin, [right])
         except (Fatal, Transient) as error:
             raise error.__cause__ or error from None
-        access.revoke(self.admin, [right])
+        grants.revoke(self.admin, [right])
 
     def set_password(self, user: str) -> None:
         credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, 4_096)
@@ -227,15 +227,15 @@ def test_the_rights_are_as_they_must_be_and_a_change_is_reported_and_mended(secu
     admin = AdminClient(client_config(secure_stack.brokers, "test"))
     lost, added = Right("auditor", "TOPIC", "orders", "READ"), Right("auditor", "TOPIC", "orders", "WRITE")
     foreign = Right("mallory", "TOPIC", "pay", "WRITE", prefixed=True)
-    access.revoke(admin, [lost])
-    access.grant(admin, [added, foreign])
+    grants.revoke(admin, [lost])
+    grants.grant(admin, [added, foreign])
     assert secure_stack.run_tool("ops.topics", "list").count("access: ") == 3
     mended = secure_stack.run_tool("ops.topics", "create")
     assert f"{lost} granted" in mended
     assert f"{added} taken away" in mended
     assert f"{foreign} is none of Tandem's rights" in mended
-    access.revoke(admin, [foreign])
-    assert access.fetch_drift(admin) == []
+    grants.revoke(admin, [foreign])
+    assert grants.fetch_drift(admin) == []
 
 
 def reach(brokers: Brokers) -> None:
@@ -314,11 +314,11 @@ def test_a_service_without_its_right_says_so_and_goes_on_when_it_has_it_again(
     admin = AdminClient(client_config(secure_stack.brokers, "test"))
     may_read, may_write = Right("payment", "TOPIC", "orders", "READ"), Right("payment", "TOPIC", "payments", "WRITE")
     for right in (may_read, may_write):
-        access.revoke(admin, [right])
+        grants.revoke(admin, [right])
         order_id = order()
         secure_stack["payment-1"].await_unready("authorization failed")
         assert "access: payment: " in secure_stack.run_tool("ops.topics", "list")
-        access.grant(admin, [right])
+        grants.grant(admin, [right])
         assert secure_stack.await_settled(order_id)["status"] == "confirmed"
         secure_stack.await_ready("payment-1")
 

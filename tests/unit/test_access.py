@@ -6,7 +6,8 @@ import pytest
 
 from common.events import PRODUCTS, READERS
 from common.kafka import access
-from common.kafka.access import USERS, Right, drift_of, ensure_password, rights, rights_beside, rights_of
+from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
+from common.secrets import kafka
 from dev.servers import users
 
 
@@ -80,13 +81,13 @@ def test_a_change_is_named_with_the_way_out(changed: frozenset[Right], text: str
 
 
 def test_a_password_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    first = ensure_password(tmp_path / "secrets", "payment")
-    assert ensure_password(tmp_path / "secrets", "payment") == first
-    assert access.password_file(tmp_path / "secrets", "payment").stat().st_mode & 0o777 == 0o600
+    first = kafka.ensure_password(tmp_path / "secrets", "payment")
+    assert kafka.ensure_password(tmp_path / "secrets", "payment") == first
+    assert kafka.password_file(tmp_path / "secrets", "payment").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert len(first) >= 32
-    access.make_password(tmp_path / "secrets", "payment")
-    assert ensure_password(tmp_path / "secrets", "payment") != first
+    kafka.make_password(tmp_path / "secrets", "payment")
+    assert kafka.ensure_password(tmp_path / "secrets", "payment") != first
 
 
 def test_a_tool_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:

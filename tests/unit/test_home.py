@@ -16,7 +16,8 @@ import pytest
 
 from common.errors import Fatal
 from common.files import write
-from common.kafka.access import ADMIN, BROKER, ensure_password, password_file
+from common.kafka.access import ADMIN, BROKER
+from common.secrets.kafka import ensure_password, password_file
 from common.secrets.passwords import password_of, read_password
 from dev import home as homes
 from dev.__main__ import main, natural

@@ -1,0 +1,24 @@
+"""Passwords of Kafka's users, each in a file of its own (0600), which clients read again while they run."""
+
+from pathlib import Path
+
+from common.files import write
+from common.secrets.passwords import new_password
+
+
+def password_file(folder: Path, user: str) -> Path:
+    return folder / f"kafka-{user}.password"
+
+
+def ensure_password(folder: Path, user: str) -> str:
+    """The user's password, made and written to its file (0600) unless there is one. Raises `OSError`."""
+    path = password_file(folder, user)
+    if not path.exists():
+        make_password(folder, user)
+    return path.read_text(encoding="utf-8").strip()
+
+
+def make_password(folder: Path, user: str) -> None:
+    """Write a new password to the user's file. Raises `OSError`."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    write(password_file(folder, user), f"{new_password()}\n", 0o600)
