@@ -18,7 +18,16 @@ from psycopg_pool import PoolTimeout
 from common import metrics
 from common.config.process import Process
 from common.errors import Failure, Transient, classify, describe, is_session_stale
-from common.postgres import POOL_TIMEOUT_S, READS_SIZE, WRITES_SIZE, AsyncConn, connect_async, pool
+from common.postgres import (
+    CONNECT_TIMEOUT_S,
+    POOL_TIMEOUT_S,
+    READS_SIZE,
+    WRITES_SIZE,
+    AsyncConn,
+    connect_async,
+    hosts_of,
+    pool,
+)
 
 PING_EVERY_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.5
@@ -53,6 +62,8 @@ class DatabaseProbe:
     def __init__(self, url: str, instance: str, name: str) -> None:
         """`name` is the service's, such as `order`."""
         self._url = url
+        self._connect_timeout_s = ANSWER_TIMEOUT_S + CONNECT_TIMEOUT_S * (hosts_of(url) - 1)
+        """A server that is frozen must not hide the one that took over from it."""
         self._session = f"{instance}-probe"
         self.name = name
         self.reachable: bool | None = None
@@ -63,7 +74,8 @@ class DatabaseProbe:
         try:
             while True:
                 try:
-                    connection = await in_time(self._ping(connection))
+                    timeout_s = self._connect_timeout_s if connection is None else ANSWER_TIMEOUT_S
+                    connection = await in_time(self._ping(connection), timeout_s)
                     self._report(None)
                 except (psycopg.Error, OSError, TimeoutError) as error:
                     if connection is not None:  # only this connection may be lost: try a new one before reporting

@@ -12,7 +12,7 @@ from typing import Any, Final
 import psycopg
 from psycopg import Connection
 from psycopg.adapt import Dumper, Loader
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import PipelineStatus, TransactionStatus
 from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -174,6 +174,27 @@ def pool(url: str, instance: str, *, size: int) -> "AsyncConnectionPool[AsyncCon
         name=f"{instance}-http",
     )
     return opened
+
+
+_TIMELINE: Final = """
+    SELECT CASE WHEN pg_is_in_recovery() THEN 0
+      ELSE ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::int END
+"""
+
+
+STANDBY: Final = 0
+
+
+def timeline(connection: Conn) -> int:
+    """The number of the server's timeline, which rises with each promotion of a standby; `STANDBY` for a server that is
+    one."""
+    [(number,)] = connection.execute(_TIMELINE).fetchall()
+    return int(number)
+
+
+def hosts_of(url: str) -> int:
+    """How many servers a connection tries, one after the other."""
+    return str(conninfo_to_dict(url).get("host", "")).count(",") + 1
 
 
 def lead(connection: Conn, role: str) -> bool:

@@ -297,7 +297,7 @@ def environment(
     `partitions` are those of this process's own setting, and everybody may ask."""
 
     def url(role: str, database: str) -> str:
-        return database_url(role, database, host=HOST, port=postgres_port, folder=folder, authority=authority)
+        return database_url(role, database, host=HOST, ports=[postgres_port], folder=folder, authority=authority)
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",

@@ -109,13 +109,23 @@ def _connect(url: str) -> tuple[Conn, str]:
         refusals = []
         for known in urls_to_try(url):
             try:
-                return psycopg.connect(known, autocommit=True, connect_timeout=5, client_encoding="utf8"), known
+                connection = psycopg.connect(known, autocommit=True, connect_timeout=5, client_encoding="utf8")
+                return connection, _of_one_server(known, connection)
             except psycopg.OperationalError as error:
                 refusals.append(error)
         if time.monotonic() > deadline:
             first = refusals[0]
             raise Fatal(f"migrate: no connection to PostgreSQL after {CONNECT_WITHIN_S:.0f} s: {first}") from first
         time.sleep(next(delays))
+
+
+def _of_one_server(url: str, connection: Conn) -> str:
+    """The URL of the server that was reached, where one names several: dbmate knows no primaries and standbys."""
+    parts = urlsplit(url)
+    user, _, hosts = parts.netloc.rpartition("@")
+    if "," not in hosts:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{user}@{connection.info.host}:{connection.info.port}"))
 
 
 def ensure_role(connection: Conn, role: str, password: str) -> None:

@@ -167,6 +167,11 @@ class Inbox:
         if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
             self._commit()
 
+    def keep(self, positions: Mapping[Partition, int]) -> None:
+        """Commit these positions, which the database has lost, when the group is left: committed offsets ahead of the
+        database are what shows the loss from then on."""
+        self._uncommitted.update(positions)
+
     def _commit(self) -> None:
         """Send the offsets, and wait for nothing. A refusal is not an error: they are committed later, here or by the
         partition's next owner, for whom these records are repeats.

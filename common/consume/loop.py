@@ -24,7 +24,7 @@ from common.consume import limits, parking, positions
 from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.inbox import Inbox
 from common.consume.parking import Breaker, Sorted
-from common.consume.positions import Start
+from common.consume.positions import FailedOver, Start, WentBack
 from common.consume.records import Arrival, Received, Record
 from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
@@ -79,6 +79,7 @@ class Session(Generic[Locked]):
         self._report(f"connecting to PostgreSQL, and to Kafka at {process.brokers}")
         self._connection = connect(process.database_url, process.instance)
         try:
+            self._timeline = postgres.timeline(self._connection)
             self._admin = AdminClient(client_config(process.brokers, process.instance))
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
@@ -105,6 +106,9 @@ class Session(Generic[Locked]):
                     self._attend_when_due()
                     self._report_lag_when_due()
                     self._tally.report_when_due(time.monotonic())
+            except WentBack as loss:
+                self._inbox.keep(loss.positions)
+                raise
             finally:
                 self._tally.report()
                 self._inbox.close()
@@ -308,12 +312,22 @@ class Session(Generic[Locked]):
         if self._connection.closed:
             try:
                 self._connection = connect(self._process.database_url, self._process.instance)
+                self._check_not_failed_over()
             except psycopg.OperationalError as failure:
                 self._log.warning("no connection: {}", describe(failure))
         elif isinstance(error, psycopg.Error) and error.sqlstate == LOCK_NOT_AVAILABLE:
             ended = terminate_stale_blockers(self._connection)
             if ended:
                 self._log.warning("terminated sessions that kept rows locked for too long", pids=ended)
+
+    def _check_not_failed_over(self) -> None:
+        """Raises `WentBack` or `FailedOver` when the new connection leads to a server that was a standby before."""
+        timeline = postgres.timeline(self._connection)
+        if timeline == postgres.STANDBY:
+            raise FailedOver("the database is a standby now")
+        if timeline != self._timeline:
+            positions.check_not_back(self._inbox.positions, positions.read(self._connection))
+            raise FailedOver(f"the database is on timeline {timeline}, was on {self._timeline}: a standby took over")
 
     # Reports
 

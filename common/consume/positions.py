@@ -15,7 +15,7 @@ from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
 from common.consume.records import Record
-from common.errors import LossDetected, Superseded
+from common.errors import LossDetected, Superseded, Transient
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic
@@ -27,6 +27,18 @@ class Stored(NamedTuple):
 
     topic_id: str
     next_offset: int
+
+
+class WentBack(LossDetected):
+    """The database has lost positions that it had stored. `positions` are those that it had."""
+
+    def __init__(self, reason: str, positions: Mapping[Partition, int]) -> None:
+        super().__init__(reason)
+        self.positions = positions
+
+
+class FailedOver(Transient):
+    """Another server has become the primary, and has all positions: begin a new session, which checks the rest."""
 
 
 class Start(NamedTuple):
@@ -54,9 +66,9 @@ def start_offset(
     if committed is not None and committed > stored.next_offset:
         raise LossDetected(
             f"{partition}: offset {committed} is committed, but the database's position is {stored.next_offset}: it "
-            "has lost transactions, as when it is restored from a backup, or someone set the group's offsets forward, "
-            "or another program is in the group ('just topics' names it); 'just replay' brings back what was published "
-            "and lets it read the log again"
+            "has lost transactions (the database went back), as when a standby took over without them, or it is "
+            "restored from a backup; or someone set the group's offsets forward, or another program is in the group "
+            "('just topics' names it); 'just replay' brings back what was published and lets it read the log again"
         )
     if log_start > stored.next_offset:
         raise LossDetected(
@@ -159,16 +171,37 @@ def fetch(cursor: "psycopg.Cursor[Any]") -> dict[Partition, int]:
     return {Partition(topic, number): offset for topic, number, offset in cursor.fetchall()}
 
 
+def read(connection: Conn) -> dict[Partition, int]:
+    """All positions, outside a transaction."""
+    rows = connection.execute("SELECT topic, partition, next_offset FROM positions").fetchall()
+    return {Partition(topic, number): offset for topic, number, offset in rows}
+
+
 def check_not_superseded(
     known: Mapping[Partition, int], stored: Mapping[Partition, int], partitions: Iterable[Partition]
 ) -> None:
     """Raises `Superseded` unless the positions are where this instance left them. An instance that was frozen while its
-    partitions were given away finds out here."""
+    partitions were given away finds out here. Raises `WentBack` when one is behind that: positions only rise."""
+    check_not_back({partition: known[partition] for partition in partitions}, stored)
     for partition in partitions:
         if stored.get(partition) != known[partition]:
             raise Superseded(
                 f"{partition}: the position is {stored.get(partition)}, not {known[partition]}: another instance has it"
             )
+
+
+def check_not_back(known: Mapping[Partition, int], stored: Mapping[Partition, int]) -> None:
+    """Raises `WentBack` when a position is behind the one that this instance stored or read before. Decided anew, those
+    records could get other decisions than the published ones."""
+    lost = {partition: offset for partition, offset in known.items() if stored.get(partition, offset) < offset}
+    if lost:
+        partition, offset = min(lost.items())
+        raise WentBack(
+            f"{partition}: the database went back: its position is {stored[partition]}, and {offset} was stored: it "
+            "has lost transactions, as when a standby took over without them, or it was restored under the running "
+            "service; 'just replay' brings back what was published and lets it read the log again",
+            lost,
+        )
 
 
 def check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Record]) -> None:

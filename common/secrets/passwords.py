@@ -9,7 +9,7 @@ Reference: PostgreSQL 18, "The Password File".
 
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
@@ -90,9 +90,22 @@ def password_of(url: str) -> str:
     return password
 
 
-def database_url(role: str, database: str, *, host: str, port: int, folder: Path, authority: Path | None = None) -> str:
+def database_url(
+    role: str,
+    database: str,
+    *,
+    host: str,
+    ports: Sequence[int],
+    folder: Path,
+    authority: Path | None = None,
+    writes: bool = True,
+) -> str:
     """A connection URL without a password. With an authority, the connection is encrypted, and the server must show a
-    certificate that the authority has signed for this host, and prove that it knows the role's password."""
+    certificate that the authority has signed for this host, and prove that it knows the role's password.
+
+    With several ports, one server is the primary and the others are its standbys, whichever it is at the moment: libpq
+    tries one after the other. `writes` is False for a role whose own sessions are read-only, such as the auditor.
+    """
     options = {"passfile": password_file(folder, role)}
     if authority is None:
         mode = "sslmode=disable"
@@ -100,7 +113,9 @@ def database_url(role: str, database: str, *, host: str, port: int, folder: Path
         mode = "sslmode=verify-full&channel_binding=require"
         options["sslrootcert"] = authority
     paths = "".join(f"&{name}={quote(str(path))}" for name, path in options.items())
-    return f"postgresql://{role}@{host}:{port}/{database}?{mode}{paths}"
+    hosts = ",".join(f"{host}:{port}" for port in ports)
+    wanted = "" if len(ports) == 1 else f"&target_session_attrs={'read-write' if writes else 'primary'}"
+    return f"postgresql://{role}@{hosts}/{database}?{mode}{wanted}{paths}"
 
 
 def _line(role: str, password: str) -> str:

@@ -178,7 +178,7 @@ class NativeStack(Stack):
             database,
             database,
             host=HOST,
-            port=self.settings.postgres_port,
+            ports=[self.settings.postgres_port],
             folder=self.settings.secrets,
             authority=self.settings.authority,
         )

@@ -128,7 +128,9 @@ class Cluster(Server):
     def url(self, database: str = "postgres") -> str:
         """Where the superuser connects."""
         authority = None if self.certificate is None else self.certificate.authority
-        return database_url("postgres", database, host=HOST, port=self.port, folder=self.secrets, authority=authority)
+        return database_url(
+            "postgres", database, host=HOST, ports=[self.port], folder=self.secrets, authority=authority
+        )
 
     def _binary(self, name: str) -> Path:
         return binary(name) if self.certificate is None else provide(self.cache) / "bin" / name

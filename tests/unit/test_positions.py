@@ -1,7 +1,7 @@
 import pytest
 
-from common.consume.positions import Stored, start_offset
-from common.errors import LossDetected
+from common.consume.positions import Stored, WentBack, check_not_superseded, start_offset
+from common.errors import LossDetected, Superseded
 from common.kafka.broker import Partition, Topic, check_partition_counts, check_same
 
 PARTITION = Partition("orders", 3)
@@ -59,3 +59,17 @@ def test_a_topic_is_the_same_while_its_id_and_its_partition_count_are() -> None:
         check_same(described, Topic("orders", "b", 12))
     with pytest.raises(LossDetected, match="has 13 partitions, positions are known for 12"):
         check_same(described, Topic("orders", "a", 13))
+
+
+def test_a_position_behind_the_one_that_was_stored_is_a_database_that_went_back() -> None:
+    other = Partition("orders", 4)
+    known = {PARTITION: 50, other: 7}
+    check_not_superseded(known, {PARTITION: 50, other: 7}, known)
+    with pytest.raises(Superseded, match="another instance has it"):
+        check_not_superseded(known, {PARTITION: 51, other: 7}, known)
+    with pytest.raises(
+        WentBack, match=r"orders/3: the database went back: its position is 49, and 50 was stored"
+    ) as back:
+        check_not_superseded(known, {PARTITION: 49, other: 7}, known)
+    assert back.value.positions == {PARTITION: 50}, "the others stay as they are committed"
+    assert isinstance(back.value, LossDetected)

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import yaml
+from psycopg.conninfo import conninfo_to_dict
 
 from common.config.env import Env
 from common.errors import Fatal
@@ -31,7 +32,7 @@ from ops.secrets.rotate import urls_by_server
 def test_a_url_names_the_file_and_not_the_password(tmp_path: Path) -> None:
     folder = tmp_path / "a folder?&"
     write_password(folder, "order", "s3cret")
-    url = database_url("order", "order", host="127.0.0.1", port=5, folder=folder, authority=folder / "ca.pem")
+    url = database_url("order", "order", host="127.0.0.1", ports=[5], folder=folder, authority=folder / "ca.pem")
     assert "s3cret" not in url
     assert password_of(url) == "s3cret"
     assert Env("", {"X": url}).database_url("X") == url
@@ -62,7 +63,7 @@ def test_a_password_file_is_read_as_libpq_reads_it(line: str, password: str | No
 def test_while_a_password_changes_both_are_known_and_a_repeat_makes_no_third(tmp_path: Path) -> None:
     folder = tmp_path / "a folder?&"
     write_password(folder, "order", "old")
-    url = database_url("order", "order", host="127.0.0.1", port=5, folder=folder, authority=folder / "ca.pem")
+    url = database_url("order", "order", host="127.0.0.1", ports=[5], folder=folder, authority=folder / "ca.pem")
     assert urls_to_try(url) == [url]
     new = begin_change(folder, "order")
     assert [password_of(known) for known in urls_to_try(url)] == ["old", new]
@@ -102,7 +103,7 @@ def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monke
 
 def test_the_servers_of_a_rotation_are_those_of_the_superusers(tmp_path: Path) -> None:
     def url(role: str, port: int) -> str:
-        return database_url(role, role, host="h", port=port, folder=tmp_path)
+        return database_url(role, role, host="h", ports=[port], folder=tmp_path)
 
     environ = {
         f"{name}_{kind}_URL": url(role, port)
@@ -223,3 +224,19 @@ def test_each_container_mounts_its_own_secrets_and_no_others() -> None:
             [volume] = mounted
             roles = holders.HOLDERS[volume.removeprefix("secrets-")].roles
             assert passfiles == {f"{role}.pgpass" for role in roles}
+
+
+def test_a_url_of_several_servers_asks_for_the_one_that_takes_writes(tmp_path: Path) -> None:
+    write_password(tmp_path, "order", "s3cret")
+    one = database_url("order", "order", host="h", ports=[5], folder=tmp_path)
+    assert "target_session_attrs" not in one
+    url = database_url("order", "order", host="h", ports=[5, 6], folder=tmp_path)
+    assert Env("", {"X": url}).database_url("X") == url
+    assert conninfo_to_dict(url) | {"passfile": ""} == {
+        "user": "order", "dbname": "order", "host": "h,h", "port": "5,6", "sslmode": "disable",
+        "target_session_attrs": "read-write", "passfile": "",
+    }  # fmt: skip
+    assert password_of(url) == "s3cret"
+    # The auditor's sessions are read-only by default, which libpq would take for a standby.
+    auditor = database_url("auditor", "order", host="h", ports=[5, 6], folder=tmp_path, writes=False)
+    assert conninfo_to_dict(auditor)["target_session_attrs"] == "primary"
