@@ -9,7 +9,6 @@ from typing import Final, Generic
 from common.config.process import Process
 from common.consume.handler import Handler, Locked
 from common.consume.loop import Session
-from common.kafka.settings import SettingsWatch
 from common.tracing.live import tracer_of
 from common.worker import Worker
 
@@ -26,19 +25,20 @@ class BatchConsumer(Worker, Generic[Locked]):
         self._handler = handler
         self.tracer = tracer_of(handler.group, process.tracing)
         """None when tracing is off."""
-        self.settings: SettingsWatch | None = None
-        """Of the topics that it reads and publishes to, once the broker is known."""
+        self._session: Session[Locked] | None = None
 
     def degraded(self) -> list[str]:
-        """Settings of its topics that are not as they must be: it works, but not for long."""
-        return [str(drift) for drift in self.settings.drift] if self.settings else []
+        """What is not as it must be while it works."""
+        return self._session.degraded() if self._session else []
 
     def _run_session(self) -> None:
         _lower_priority()
         # The session before, if any, is in reference cycles with Kafka clients, of which each has threads and
         # connections (confluent-kafka-python #975). By itself the collector runs seldom (common.http.server).
+        self._session = None
         gc.collect()
-        Session(self._process, self._handler, self).run()
+        self._session = Session(self._process, self._handler, self, self.tracer)
+        self._session.run()
 
 
 def _lower_priority() -> None:

@@ -10,7 +10,7 @@ never depends on the group protocol or on a rebalance callback.
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import psycopg
 from confluent_kafka import Consumer
@@ -39,9 +39,8 @@ from common.kafka.identity import AdminClient
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
 from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline
-
-if TYPE_CHECKING:
-    from common.consume.consumer import BatchConsumer
+from common.tracing.live import Tracer
+from common.worker import Worker
 
 LAG_EVERY_S: Final = 1.0
 OPERATOR_EVERY_S: Final = 1.0
@@ -56,14 +55,15 @@ Answer = TypeVar("Answer")
 class Session(Generic[Locked]):
     """One membership in the group, from joining to leaving. Only a transient failure of a batch does not end it."""
 
-    def __init__(self, process: Process, handler: Handler[Locked], worker: "BatchConsumer[Locked]") -> None:
+    def __init__(self, process: Process, handler: Handler[Locked], worker: Worker, tracer: Tracer | None) -> None:
+        """`worker` runs it, and is told how it stands."""
         self._process = process
         self._handler = handler
         self._reads = handler.reads
         self._worker = worker
         self._stopping = worker.stopping
         self._report = worker.report
-        self._tracer = worker.tracer
+        self._tracer = tracer
         self._log = logger.bind(group=handler.group)
         self._breaker = Breaker()
         self._tally = Tally(handler.group)
@@ -72,6 +72,11 @@ class Session(Generic[Locked]):
         self._operator_at_s = time.monotonic()
         self._operator_failed = False
         self._lag_at_s = 0.0
+        self._settings: SettingsWatch | None = None
+
+    def degraded(self) -> list[str]:
+        """Settings of its topics that are not as they must be: it works, but not for long."""
+        return [str(drift) for drift in self._settings.drift] if self._settings else []
 
     def run(self) -> None:
         """Consume until stopped. Raises whatever ends the session."""
@@ -84,7 +89,7 @@ class Session(Generic[Locked]):
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
-            self._settings = self._worker.settings = SettingsWatch(self._admin, topics)
+            self._settings = SettingsWatch(self._admin, topics)
             self._publisher = Publisher(process.brokers, process.instance)
             self._inbox = Inbox(
                 process,
@@ -148,8 +153,7 @@ class Session(Generic[Locked]):
                 self._check_retryable(error)
                 self._report_retry(error)
                 self._recover(error)
-                self._topic_watch.check(time.monotonic())
-                self._settings.check(time.monotonic())
+                self._check_topics()
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag_when_due()
                 batch = self._inbox.owned(batch)
@@ -259,8 +263,7 @@ class Session(Generic[Locked]):
         if time.monotonic() - self._operator_at_s < OPERATOR_EVERY_S:
             return
         self._operator_at_s = time.monotonic()
-        self._topic_watch.check(self._operator_at_s)
-        self._settings.check(self._operator_at_s)
+        self._check_topics()
         self._worker.report_no_loss()
         try:
             self._wait_while_stopped()
@@ -277,14 +280,20 @@ class Session(Generic[Locked]):
             self._report_retry(error)
             self._recover(error)
 
+    def _check_topics(self) -> None:
+        """Check, when it is due, that the topics are still the same, and their settings as they must be."""
+        now_s = time.monotonic()
+        self._topic_watch.check(now_s)
+        if self._settings is not None:
+            self._settings.check(now_s)
+
     def _wait_while_stopped(self) -> None:
         waited = False
         while (reason := self._query(lambda: parking.stopped(self._connection))) and not self._stopping.is_set():
             waited = True
             self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
-            self._topic_watch.check(time.monotonic())
-            self._settings.check(time.monotonic())
+            self._check_topics()
             self._report_lag_when_due()
         if waited:
             self._report("")
