@@ -109,6 +109,11 @@ observe *args:
 dlq *args='list':
     exec python -E -m dev ops dead_letters "$@"
 
+# Split the stock of a product that is ordered all the time, so that instances of inventory do not wait for one another
+[group('operate')]
+split *args:
+    exec python -E -m dev ops split "$@"
+
 # List who deposited, restocked, changed a price, redrove, discarded or made a key (--json, --help)
 [group('operate')]
 audit *args:
@@ -222,6 +227,11 @@ profile *args:
 [group('measure')]
 sweep *args:
     exec python -E -m bench.sweep "$@"
+
+# Measure one product against a thousand, with one and with three instances of inventory, in about 10 minutes
+[group('measure')]
+hot *args:
+    exec python -E -m bench.hot "$@"
 
 # Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
 [group('measure')]

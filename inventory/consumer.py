@@ -16,9 +16,10 @@ RELEVANT: Final = frozenset(get_args(Relevant))
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """A decided batch: what to store, the reservations as they were before, and the records to answer."""
+    """A decided batch: what to store, the locked rows, the reservations as they were, and the records to answer."""
 
     decisions: Decisions
+    locked: store.Locked
     stored: dict[OrderId, Reservation]
     records: Sequence[Received]
 
@@ -34,7 +35,7 @@ class Batch:
         if revoked:
             store.update_reservations(connection, revoked)
         if self.decisions.on_hand:
-            store.update_stock(connection, self.decisions.on_hand)
+            self.locked.update_stock(connection, self.decisions.on_hand)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         return answers(self.records, self.decisions.reservations, self.stored, answer)
@@ -52,13 +53,16 @@ class InventoryHandler:
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         events = [r.event for r in of_kinds(records, RELEVANT)]
         products = {item.product_id for event in events if isinstance(event, OrderPlaced) for item in event.data.items}
-        return store.lock(connection, products, {event.data.order_id for event in events})
+        partition = min((record.partition.number for record in records), default=0)
+        return store.lock(connection, products, {event.data.order_id for event in events}, partition)
 
     def decide(self, locked: store.Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         products, reservations = locked.read()
         new = of_kinds(fresh, RELEVANT)
         decisions = decide(products, reservations, ((r.event, r.at) for r in new))
-        return Batch(decisions, reservations, [*of_kinds(repeats, RELEVANT), *new])
+        if decisions.is_short:
+            decisions = decide(locked.read_whole(products), reservations, ((r.event, r.at) for r in new))
+        return Batch(decisions, locked, reservations, [*of_kinds(repeats, RELEVANT), *new])
 
 
 def answer(reservation: Reservation, traceparent: str) -> Event:

@@ -34,10 +34,14 @@ Relevant = OrderPlaced | OrderDiscarded | Revocation
 
 
 class Product(Struct, frozen=True, gc=False):
-    """A product's stock. `on_hand` is in pieces and never below zero; an inactive product is not sold."""
+    """A product's stock. `on_hand` is in pieces and never below zero; an inactive product is not sold.
+
+    Unless it is the `whole` stock, `on_hand` is what the locked bucket has (`inventory.buckets`).
+    """
 
     on_hand: int
     active: bool
+    whole: bool = True
 
 
 class Reservation(Struct, frozen=True, kw_only=True, gc=False):
@@ -63,11 +67,16 @@ class Movement(NamedTuple):
 
 
 class Decisions(NamedTuple):
-    """The decisions of a batch. `reservations` holds every reservation touched, as it now stands."""
+    """The decisions of a batch. `reservations` holds every reservation touched, as it now stands.
+
+    If it `is_short`, an order asked for more of a product than its bucket has: these are not the decisions, and the
+    batch must be decided again with the whole stock.
+    """
 
     reservations: dict[OrderId, Reservation]
     on_hand: dict[ProductId, int]
     movements: list[Movement]
+    is_short: bool = False
 
 
 def decide(
@@ -83,6 +92,7 @@ def decide(
     changed: dict[OrderId, Reservation] = {}
     on_hand: dict[ProductId, int] = {}
     movements: list[Movement] = []
+    is_short = False
     for event, at in events:
         order_id = OrderId(event.data.order_id)
         before = changed.get(order_id) or reservations.get(order_id)
@@ -94,6 +104,8 @@ def decide(
                     continue
                 lines = per_product(data.items)
                 reason = refusal(lines, products, on_hand)
+                if reason == "out_of_stock" and not all(is_whole(line, products) for line in lines):
+                    is_short = True
                 changed[order_id] = Reservation(
                     order_id=order_id,
                     customer_id=CustomerId(data.customer_id),
@@ -128,7 +140,7 @@ def decide(
                         product_id = ProductId(line.product_id)
                         on_hand[product_id] = level(product_id, products, on_hand) + line.quantity
                         movements.append(Movement("release", order_id, product_id, line.quantity, at))
-    return Decisions(changed, on_hand, movements)
+    return Decisions(changed, on_hand, movements, is_short)
 
 
 def per_product(items: Iterable[Item]) -> tuple[Line, ...]:
@@ -153,6 +165,12 @@ def refusal(
         if product is None or level(product_id, products, on_hand) < line.quantity:
             reason = "out_of_stock"
     return reason
+
+
+def is_whole(line: Line, products: Mapping[ProductId, Product]) -> bool:
+    """Whether there are no more pieces of the line's product than are known here."""
+    product = products.get(ProductId(line.product_id))
+    return product is None or product.whole
 
 
 def level(product_id: ProductId, products: Mapping[ProductId, Product], on_hand: Mapping[ProductId, int]) -> int:

@@ -3,13 +3,12 @@
 A statement that locks several products locks them in the order of product_id. Otherwise it could deadlock with a batch.
 """
 
-from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
 
 import msgspec
-import psycopg
 from msgspec import Struct
-from psycopg.rows import DictRow, class_row, dict_row
+from psycopg.rows import class_row, dict_row
 
 from common.audit import table as audit
 from common.audit.entry import Entry as AuditEntry
@@ -18,6 +17,8 @@ from common.codec import encode
 from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
 from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, Table, columns, timestamp
+from inventory import buckets
+from inventory.buckets import Buckets
 from inventory.catalogue import Entry
 from inventory.decide import Movement, Product, Reservation
 
@@ -29,7 +30,7 @@ ON_HAND_MAX: Final = 2**53
 # transaction has the position of the order's partition locked. An array, not a join: it uses the index on product_id.
 _LOCK_PRODUCTS = """
     SELECT product_id, on_hand, active FROM products
-    WHERE product_id = ANY(ARRAY(
+    WHERE buckets = 0 AND product_id = ANY(ARRAY(
       SELECT unnest(%s::text[])
       UNION
       SELECT item ->> 'product_id' FROM reservations, json_array_elements(items) AS item
@@ -64,23 +65,44 @@ _MOVEMENTS = Table(
 _lines = msgspec.json.Decoder(tuple[Line, ...])
 
 
-class Locked(NamedTuple):
-    """Two queries of a pipeline; their rows can be read when it has ended."""
+class Locked:
+    """The rows of a batch, some of which are locked when they are read.
 
-    products: "psycopg.Cursor[Any]"
-    reservations: "psycopg.Cursor[DictRow]"
+    The statements of `lock` are in a pipeline; their rows can be read when it has ended.
+    """
+
+    def __init__(self, connection: Conn, product_ids: Collection[str], orders: Sequence[str], partition: int) -> None:
+        self._product_ids = product_ids
+        self._partition = partition
+        self._locked = connection.execute(_LOCK_PRODUCTS, (list(product_ids), orders))
+        self._reservations = connection.cursor(row_factory=dict_row).execute(_READ_RESERVATIONS, (orders,))
+        self._buckets = Buckets(connection)
 
     def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
-        products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self.products}
-        reservations = [Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self.reservations]
+        """The products, and the reservations of the orders. Locks a bucket of products that are split."""
+        products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self._locked}
+        reservations = [Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self._reservations]
+        reserved = {line.product_id for r in reservations if r.state == "reserved" for line in r.lines}
+        if missing := {*self._product_ids, *reserved} - products.keys():
+            products |= self._buckets.lock_one(missing, self._partition)
         return products, {reservation.order_id: reservation for reservation in reservations}
 
+    def read_whole(self, products: Mapping[ProductId, Product]) -> dict[ProductId, Product]:
+        """The products as `read` gave them, with the whole stock of those that are split."""
+        is_whole = all(product.whole for product in products.values())
+        return dict(products) if is_whole else {**products, **self._buckets.lock_all()}
 
-def lock(connection: Conn, products: Collection[str], orders: Collection[str]) -> Locked:
-    """Lock these products and those reserved for the orders, then read the reservations. Call it in pipeline mode."""
-    ids = list(orders)
-    locked = connection.execute(_LOCK_PRODUCTS, (list(products), ids))
-    return Locked(locked, connection.cursor(row_factory=dict_row).execute(_READ_RESERVATIONS, (ids,)))
+    def update_stock(self, connection: Conn, on_hand: Mapping[ProductId, int]) -> None:
+        """Store new levels, in pieces. Call it in pipeline mode."""
+        self._buckets.update(on_hand)
+        if unsplit := {product_id: level for product_id, level in on_hand.items() if product_id not in self._buckets}:
+            connection.execute(_UPDATE_STOCK, (list(unsplit), list(unsplit.values())))
+
+
+def lock(connection: Conn, products: Collection[str], orders: Collection[str], partition: int = 0) -> Locked:
+    """Lock these products and those reserved for the orders, then read the reservations. Call it in pipeline mode. The
+    number of a partition chooses among the buckets of products that are split."""
+    return Locked(connection, products, list(orders), partition)
 
 
 def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -> None:
@@ -99,10 +121,6 @@ def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
 def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -> None:
     rows = ((r.order_id, r.state, r.reason, timestamp(r.revoked_at)) for r in reservations)
     connection.execute(_UPDATE_RESERVATIONS, columns(rows))
-
-
-def update_stock(connection: Conn, on_hand: dict[ProductId, int]) -> None:
-    connection.execute(_UPDATE_STOCK, (list(on_hand), list(on_hand.values())))
 
 
 # For the relay: single statements in autocommit, in the session that has the relay's lock.
@@ -180,7 +198,12 @@ class ProductView(Struct, frozen=True):
     on_hand: int
 
 
-_VIEW = "SELECT product_id, name, unit_price, currency, active, on_hand FROM products"
+_VIEW = """
+    SELECT product_id, name, unit_price, currency, active, CASE WHEN buckets = 0 THEN on_hand ELSE (
+      SELECT sum(on_hand)::bigint FROM stock_buckets WHERE stock_buckets.product_id = products.product_id
+    ) END AS on_hand
+    FROM products
+"""
 
 
 async def product(connection: AsyncConn, product_id: str) -> ProductView | None:
@@ -227,7 +250,7 @@ async def put_product(
     return await cursor.fetchone()
 
 
-_LOCK_PRODUCT = "SELECT on_hand FROM products WHERE product_id = %s FOR UPDATE"
+_LOCK_PRODUCT = "SELECT buckets FROM products WHERE product_id = %s FOR UPDATE"
 _ENTER_RESTOCK = """
     INSERT INTO movements (product_id, kind, quantity, recorded_at, idempotency_key)
     VALUES (%s, 'restock', %s, now(), %s)
@@ -235,10 +258,7 @@ _ENTER_RESTOCK = """
     RETURNING movement_id
 """
 _RESTOCK = "SELECT quantity FROM movements WHERE product_id = %s AND idempotency_key = %s"
-_ADD_STOCK = """
-    UPDATE products SET on_hand = on_hand + %s WHERE product_id = %s
-    RETURNING product_id, name, unit_price, currency, active, on_hand
-"""
+_ADD_STOCK = "UPDATE products SET on_hand = on_hand + %s WHERE product_id = %s"
 
 
 class UnknownProduct(Exception):
@@ -265,11 +285,14 @@ async def restock(connection: AsyncConn, product_id: str, quantity: int, key: st
         if await cursor.fetchone() != (quantity,):
             raise KeyReused
         return None
-    if row[0] + quantity > ON_HAND_MAX:
+    if row[0] > 0:
+        await buckets.restock(connection, product_id, quantity)
+    else:
+        await connection.execute(_ADD_STOCK, (quantity, product_id))
+    stocked = await product(connection, product_id)
+    if stocked is not None and stocked.on_hand > ON_HAND_MAX:
         raise StockTooHigh
-    stocked = connection.cursor(row_factory=class_row(ProductView))
-    await stocked.execute(_ADD_STOCK, (quantity, product_id))
-    return await stocked.fetchone()
+    return stocked
 
 
 # Demo data.

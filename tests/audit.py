@@ -25,7 +25,9 @@ _PAYMENT: Final = {
 }
 _INVENTORY: Final = {
     "what is on hand is what the movements say": """
-        SELECT product_id, on_hand, moved FROM products FULL JOIN (
+        SELECT product_id, on_hand, moved FROM (
+          SELECT product_id, products.on_hand + coalesce(sum(stock_buckets.on_hand), 0) AS on_hand
+          FROM products LEFT JOIN stock_buckets USING (product_id) GROUP BY product_id) AS stock FULL JOIN (
           SELECT product_id, sum(CASE kind WHEN 'reserve' THEN -quantity ELSE quantity END) AS moved
           FROM movements GROUP BY product_id) AS entries USING (product_id)
         WHERE on_hand IS DISTINCT FROM coalesce(moved, 0) OR on_hand < 0""",

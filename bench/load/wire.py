@@ -27,6 +27,8 @@ class Population(Struct, frozen=True, kw_only=True):
 
     customers: int = 100_000
     products: int = 1_000
+    first: int = 0
+    """The number of the first of these products."""
     bodies: int = 50_000
     """How many different bodies are prepared; they are sent in turn."""
     seed: int = 1
@@ -50,7 +52,11 @@ def bodies(population: Population) -> list[bytes]:
     draw.shuffle(customers)
     return [
         b'{"customer_id":"cust-%06d","product_id":"sku-%04d","quantity":%d}'
-        % (customers[number % len(customers)], draw.randrange(population.products), draw.choice(QUANTITIES))
+        % (
+            customers[number % len(customers)],
+            population.first + draw.randrange(population.products),
+            draw.choice(QUANTITIES),
+        )
         for number in range(population.bodies)
     ]
 

@@ -65,9 +65,10 @@ class Meter:
         settle: bool,
         connections: int = CONNECTIONS_CLOSED,
         requests_max: int = 0,
+        **options: Any,
     ) -> Measured:
         """A closed-loop load. Its orders need not be decided at its end, unless it is to `settle` them."""
-        spec = self._spec("closed", duration_s, connections=connections, requests_max=requests_max)
+        spec = self._spec("closed", duration_s, connections=connections, requests_max=requests_max, **options)
         return self._measure(name, spec, "closed", settle=settle)
 
     def governed(self, name: str, first_rate: float, duration_s: float, **options: Any) -> Measured:

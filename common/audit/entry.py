@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple
 
 Act = Literal[
-    "deposit", "restock", "create-product", "change-product", "change-price", "load-demo",
+    "deposit", "restock", "create-product", "change-product", "change-price", "split", "load-demo",
     "redrive", "discard", "resume", "skip", "replay", "make-token", "create-key", "revoke-key", "rotate",
 ]  # fmt: skip
 TEXT_CHARS_MAX: Final = 500

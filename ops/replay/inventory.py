@@ -81,14 +81,15 @@ def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:
     """
     published = lost(connection, events(log, INVENTORY), SQL["stored"])
     product_ids = {line.product_id for event in published.values() for line in event.data.items}
-    products, reservations = store.lock(connection, product_ids, published.keys()).read()
-    rebuilt, shortfalls = rebuild(published.values(), products, reservations)
+    locked = store.lock(connection, product_ids, published.keys())
+    products, reservations = locked.read()
+    rebuilt, shortfalls = rebuild(published.values(), locked.read_whole(products), reservations)
     notes = cover_notes(shortfalls, "restocks", cover)
     if shortfalls:
         connection.execute(SQL["restock"], (cover, *columns(shortfalls)))
         for product_id, quantity in shortfalls:
             rebuilt.on_hand[product_id] += quantity
-    batch = Batch(rebuilt, reservations, ())
+    batch = Batch(rebuilt, locked, reservations, ())
     batch.store(connection)
     batch.update(connection)
     return Restored(len(published), notes)

@@ -22,6 +22,7 @@ VERIFY_S: Final = 600.0
 _TOO_EARLY: Final = """
     SELECT count(*) FROM orders WHERE reason = 'deadline' AND decided_at < placed_at + make_interval(secs => %s)
 """
+_OVERSOLD: Final = "SELECT FROM products WHERE on_hand < 0 UNION ALL SELECT FROM stock_buckets WHERE on_hand < 0"
 _UNSETTLED: Final = "SELECT count(*) FROM orders WHERE settled_at IS NULL"
 
 
@@ -137,7 +138,7 @@ class Run:
         [(unsettled,)] = arena.query("order", _UNSETTLED)
         [(too_early,)] = arena.query("order", _TOO_EARLY, (DEADLINE_S,))
         report.totals = {promise: len(order_ids) for promise, order_ids in book.broken(arena).items()} | {
-            "oversold": len(arena.query("inventory", "SELECT FROM products WHERE on_hand < 0")),
+            "oversold": len(arena.query("inventory", _OVERSOLD)),
             "unsettled": unsettled,
             "cancelled before their time": too_early,
         }

@@ -41,12 +41,14 @@ UNKNOWN: Final = "01997c00-0000-7000-8000-00000000abcd"
 
 @pytest.fixture(scope="module")
 def shop(own_stack: Stack) -> Stack:
-    """Customers with and without money, a product in stock and one of few pieces. No order ever
-    becomes due: the saga would cancel a forged one before the proof looks at it."""
+    """Customers with and without money, a product in stock, one of few pieces and one that is split. No order
+    ever becomes due: the saga would cancel a forged one before the proof looks at it."""
     own_stack.variables["ORDER_SETTLE_DEADLINE_S"] = str(30 * 86_400)
     own_stack.launch_all()
     own_stack.product("sku-a", price=PRICE, pieces=10**6)
     own_stack.product("sku-scarce", price=PRICE, pieces=5)
+    own_stack.product("sku-b", price=PRICE, pieces=2)
+    own_stack.run_tool("ops.split", "sku-b", "2", "--why", "test")
     for i in range(CUSTOMERS):
         own_stack.account(f"cust-{i}", 10**7)
     own_stack.account("cust-poor", 1)
@@ -161,6 +163,19 @@ CORRUPTIONS: Final = {
     "oversold": (
         3, "sku-scarce", "inventory", "products", "product_id = 'sku-scarce'",
         "UPDATE products SET on_hand = -1 WHERE product_id = 'sku-scarce'",
+    ),
+    "stock split, and a bucket off by one": (
+        3, "sku-b", "inventory", "stock_buckets", "product_id = 'sku-b'",
+        "UPDATE stock_buckets SET on_hand = on_hand + 1 WHERE product_id = 'sku-b' AND bucket = 1",
+    ),
+    "stock split, and one bucket oversold from another": (
+        3, "sku-b", "inventory", "stock_buckets", "product_id = 'sku-b'",
+        ("UPDATE stock_buckets SET on_hand = (ARRAY[-1, 3])[bucket + 1] "
+            "WHERE product_id = 'sku-b'"),
+    ),
+    "stock split, and a bucket gone": (
+        3, "sku-b", "inventory", "stock_buckets", "product_id = 'sku-b'",
+        "DELETE FROM stock_buckets WHERE product_id = 'sku-b' AND bucket = 1",
     ),
     "a release of another quantity": (
         3, "cancelled", "inventory", "movements", BY_ORDER,

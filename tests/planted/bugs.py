@@ -150,6 +150,14 @@ BUGS: Final = (
         "lines = tuple(Line(item.product_id, item.quantity) for item in data.items)",
         _STOCK,
     ),
+    Bug(
+        "bucket-taken-for-the-stock",
+        "an order is rejected although other buckets have the pieces",
+        "inventory/decide.py",
+        '                if reason == "out_of_stock" and not all(is_whole(line, products) for line in lines):\n',
+        '                if reason == "out_of_stock" and not lines:\n',
+        ("tests/unit/test_inventory_decide.py",),
+    ),
     # The order api
     Bug(
         "float-money",
@@ -408,6 +416,14 @@ BUGS: Final = (
         "    ))\n    ORDER BY product_id FOR UPDATE",
         "    ))\n    FOR UPDATE",
         ("tests/integration/test_locks.py",),
+    ),
+    Bug(
+        "bucket-kept-while-all-are-locked",
+        "two batches that both run short deadlock: each keeps the bucket that the other wants",
+        "inventory/buckets.py",
+        '            self._connection.execute("ROLLBACK TO SAVEPOINT no_bucket", prepare=False)\n',
+        "",
+        ("tests/integration/test_buckets.py",),
     ),
     Bug(
         "refund-not-in-the-ledger",

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.events import ITEMS_MAX, QUANTITY_MAX, Contradiction, Line, Milliseconds, OrderId, OrderPlaced, ProductId
+from inventory.buckets import shared_out
 from inventory.decide import Decisions, Movement, Product, Relevant, Reservation, decide
 from tests.unit.orders import as_read, cancelled, cut, order_id, placed, rejected
 
@@ -275,3 +276,39 @@ def test_pieces_of_a_product_that_is_gone_cannot_come_back_and_the_contradiction
     del warehouse.products[ProductId("tea")]
     with pytest.raises(Contradiction, match=r"4 pieces of product 'tea'.*row is gone.*'Rows that are gone'"):
         warehouse.take(cancelled())
+
+
+# Stock in buckets
+
+
+def in_a_bucket(pieces: int) -> dict[ProductId, Product]:
+    return {ProductId("tea"): Product(pieces, active=True, whole=False)}
+
+
+def test_what_a_bucket_has_is_sold_without_the_others() -> None:
+    decisions = decide(in_a_bucket(4), {}, as_read([order(1, tea=3), order(2, tea=1)]))
+    assert not decisions.is_short
+    assert decisions.on_hand == {ProductId("tea"): 0}
+
+
+def test_an_order_that_a_bucket_cannot_fill_is_decided_again_with_the_whole_stock() -> None:
+    assert decide(in_a_bucket(4), {}, as_read([order(1, tea=3), order(2, tea=2)])).is_short
+    whole = {ProductId("tea"): Product(4, active=True)}
+    decisions = decide(whole, {}, as_read([order(1, tea=3), order(2, tea=2)]))
+    assert not decisions.is_short
+    assert decisions.reservations[order_id(2)].reason == "out_of_stock"
+
+
+def test_other_buckets_do_not_help_an_order_that_no_stock_could_fill() -> None:
+    products = in_a_bucket(4) | {ProductId("pot"): Product(9, active=False)}
+    decisions = decide(products, {}, as_read([order(1, tea=5, pot=1), order(2, nothing=1)]))
+    assert not decisions.is_short
+    assert [decisions.reservations[order_id(n)].reason for n in (1, 2)] == ["inactive", "out_of_stock"]
+
+
+@given(st.integers(0, 2**53), st.sets(st.integers(0, 63), min_size=1))
+def test_shares_add_up_and_differ_by_a_piece_at_most(pieces: int, buckets: set[int]) -> None:
+    shares = shared_out(pieces, buckets)
+    assert shares.keys() == buckets
+    assert sum(shares.values()) == pieces
+    assert max(shares.values()) - min(shares.values()) <= 1

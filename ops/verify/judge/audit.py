@@ -81,6 +81,8 @@ def audit_stock(inventory: Snapshot, report: Report) -> None:
         problem = f"{row['on_hand']} pieces are on hand, the sum of its movements is {row['moved'] or 0}"
         if row["wrong"]:
             problem += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
+        if row["split"]:
+            problem += f"; {row['split']} of {row['buckets']} buckets are there, the least has {row['lowest']}"
         report.violate(f"product {row['product_id']}", Finding(STOCK, problem), {"row": row})
 
 

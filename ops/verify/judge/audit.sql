@@ -44,8 +44,17 @@ FROM (
 ) AS a USING (currency)
 
 -- name: products
-SELECT product_id, on_hand, moved, restocks, reserves, releases, coalesce(wrong, 0) AS wrong
-FROM (SELECT *, count(*) OVER (PARTITION BY product_id) AS rows FROM products) AS p FULL JOIN (
+-- The stock of a product that is split is what its buckets have together. `lowest` is the least of them.
+SELECT product_id, on_hand, moved, restocks, reserves, releases, coalesce(wrong, 0) AS wrong,
+  buckets, coalesce(split, 0) AS split, lowest
+FROM (
+  SELECT product_id, on_hand + coalesce(in_buckets, 0) AS on_hand, least(on_hand, lowest) AS lowest, buckets, split,
+    count(*) OVER (PARTITION BY product_id) AS rows
+  FROM products FULL JOIN (
+    SELECT product_id, sum(on_hand) AS in_buckets, min(on_hand) AS lowest,
+      count(*) AS split
+    FROM stock_buckets GROUP BY product_id) AS b USING (product_id)
+) AS p FULL JOIN (
   SELECT product_id, sum(CASE kind WHEN 'reserve' THEN -quantity ELSE quantity END) AS moved,
     sum(quantity) FILTER (WHERE kind = 'restock') AS restocks,
     sum(quantity) FILTER (WHERE kind = 'reserve') AS reserves,
@@ -53,7 +62,8 @@ FROM (SELECT *, count(*) OVER (PARTITION BY product_id) AS rows FROM products) A
     count(*) FILTER (WHERE (quantity > 0 AND kind IN ('restock', 'reserve', 'release')
       AND (kind = 'restock') = (order_id IS NULL)) IS NOT TRUE) AS wrong
   FROM movements GROUP BY product_id) AS entries USING (product_id)
-WHERE (on_hand = coalesce(moved, 0) AND on_hand >= 0 AND rows = 1 AND coalesce(wrong, 0) = 0) IS NOT TRUE
+WHERE (on_hand = coalesce(moved, 0) AND lowest >= 0 AND coalesce(split, 0) = buckets AND rows = 1
+  AND coalesce(wrong, 0) = 0) IS NOT TRUE
 ORDER BY product_id LIMIT %(most)s
 
 -- name: product_count
