@@ -29,6 +29,7 @@ GIB = 1024**3
 OTHERS = 0o077  # the permissions of everybody but the owner
 DISK_GIB_MIN = 2  # the databases, the topics and a gigabyte of WAL, with room for a day's trials
 MEMORY_GIB_MIN = 1.5  # broker 400 MB, PostgreSQL 400 MB, four services 100 MB each
+BROKER_GIB = 0.4  # each further broker
 
 
 @dataclass(frozen=True)
@@ -66,8 +67,9 @@ def machine(stack: NativeStack, running: bool) -> Iterator[Finding]:
         yield Finding(False, f"setting: {setting}", "remove it, in the environment or in .env")
     for port in stack.requested.risky_ports():
         yield Finding(False, port, "set another port, in the environment or in .env")
-    remedy = f"end other programs; {MEMORY_GIB_MIN} GB are needed"
-    yield Finding(running or memory >= MEMORY_GIB_MIN, f"memory: {memory:.1f} GB available", remedy)
+    needed = MEMORY_GIB_MIN + BROKER_GIB * ((stack.requested.brokers or 1) - 1)
+    remedy = f"end other programs; {needed:.1f} GB are needed"
+    yield Finding(running or memory >= needed, f"memory: {memory:.1f} GB available", remedy)
 
 
 def secrets(home: Path) -> Iterator[Finding]:

@@ -20,7 +20,7 @@ import msgspec
 from common.errors import Fatal
 from common.files import write
 from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
-from dev.settings import DATABASES, ROLES
+from dev.settings import BROKERS, DATABASES, ROLES
 
 MARK = "tandem.mark"
 _MARK_TEXT = "This folder is Tandem's. 'just reset' deletes the data in it; without this file, it deletes nothing.\n"
@@ -33,6 +33,8 @@ DATA = (
     "supervisor",
     "logs",
     "kafka",
+    *(f"kafka-{number}" for number in range(1, int(BROKERS[-1]) + 1)),
+    "kafka-quorum.json",
     "postgres",
     SECRETS,
     "secrets.json",
@@ -147,6 +149,15 @@ def _naming(home: Path) -> Iterator[None]:
     except OSError as error:
         remedy = "set TANDEM_HOME to a folder that you can write to"
         raise HomeError(f"TANDEM_HOME={home} cannot be used: {error.strerror or error}; {remedy}") from error
+
+
+def check_brokers(home: Path, brokers: int) -> None:
+    """Raises `HomeError` when the log was made by another number of brokers: copies of it are not made afterwards."""
+    single = (home / "kafka/log/meta.properties").exists()
+    several = any(home.glob("kafka-[0-9]/log/meta.properties"))
+    if made := (1 if single and brokers > 1 else int(BROKERS[-1]) if several and brokers == 1 else 0):
+        remedy = f"set BROKERS={made}, or 'just reset', which deletes all data"
+        raise HomeError(f"BROKERS={brokers}, and the log in {home} was made with BROKERS={made}; {remedy}")
 
 
 def make_passwords(home: Path) -> None:

@@ -71,6 +71,9 @@ ADMIN_PORTS = range(
     CONSOLE_ADMIN_OFFSET + 1,
 )
 """The admin ports of all instances and of the console, from ADMIN_PORT_BASE on."""
+BROKERS: Final = ("1", "3")
+BROKER_PORTS: Final = 100
+"""How far the ports of a broker are above those of the one before it."""
 Kind = Literal["native", "compose"]
 """How a stack runs."""
 
@@ -88,6 +91,8 @@ class Settings:
     secure: bool | None = None
     """Whether nothing is sent in the clear. None: as the stack was started last."""
     postgres_port: int = 15432
+    brokers: int | None = None
+    """How many brokers Kafka has, 1 or 3. None: as the stack was started last."""
     kafka_port: int = 9092
     kafka_controller_port: int = 9093
     order_api_port: int = 8081
@@ -108,9 +113,11 @@ class Settings:
         stack = cast(Kind, env.choice("STACK", "", get_args(Kind))) if "STACK" in environ else None
         home = _home(env.text("TANDEM_HOME", ".tandem", printable=False))
         secure = env.flag("SECURE") if "SECURE" in environ else None
+        brokers = int(env.choice("BROKERS", "1", BROKERS)) if "BROKERS" in environ else None
         told = {name: environ[name] for name in sorted(PROCESS_SETTINGS | {PROJECT}) if name in environ}
+        partitions = topic_partitions(env)
         settings = cls(
-            home=home, stack=stack, secure=secure, topic_partitions=topic_partitions(env), told=told, **ports
+            home=home, stack=stack, secure=secure, brokers=brokers, topic_partitions=partitions, told=told, **ports
         )
         settings.check_ports()
         return settings
@@ -118,6 +125,12 @@ class Settings:
     def check_ports(self) -> None:
         """Raises `Fatal` when two ports are the same, or will be when a service is scaled."""
         ports = {name.upper(): getattr(self, name) for name in PORT_SETTINGS if name != "admin_port_base"}
+        for number in range(2, (self.brokers or 1) + 1):
+            port, controller_port = self.kafka_ports(number)
+            ports |= {
+                f"KAFKA_PORT of kafka-{number}": port,
+                f"KAFKA_CONTROLLER_PORT of kafka-{number}": controller_port,
+            }
         for (name, port), (other_name, other_port) in combinations(ports.items(), 2):
             if port == other_port:
                 raise Fatal(f"{name}={port} and {other_name}={other_port} are the same; each needs a port of its own")
@@ -139,6 +152,16 @@ class Settings:
             if port != getattr(Settings, name) and (port in outgoing or last in outgoing):
                 chosen = f"{name.upper()}={port}"
                 yield f"{chosen} is among the ports of outgoing connections ({bounds}): a restart may find it taken"
+
+    def kafka_ports(self, number: int) -> tuple[int, int]:
+        """Where a broker listens to clients and to controllers."""
+        further = BROKER_PORTS * (number - 1)
+        return self.kafka_port + further, self.kafka_controller_port + further
+
+    @property
+    def kafka_servers(self) -> str:
+        """Where clients find Kafka."""
+        return ",".join(f"{HOST}:{self.kafka_ports(number)[0]}" for number in range(1, (self.brokers or 1) + 1))
 
     @property
     def logs(self) -> Path:
@@ -206,6 +229,8 @@ def _home(text: str) -> Path:
 
 
 def _port_max(name: str) -> int:
+    if name.startswith("kafka"):
+        return PORT_MAX - BROKER_PORTS * (int(BROKERS[-1]) - 1)
     return PORT_MAX - ADMIN_PORTS[-1] if name == "admin_port_base" else PORT_MAX
 
 
@@ -284,7 +309,7 @@ def own_auth(folder: Path) -> dict[str, str]:
 
 def environment(
     *,
-    kafka_port: int,
+    kafka_servers: str,
     postgres_port: int,
     folder: Path,
     databases: Iterable[str] = DATABASES,
@@ -300,9 +325,10 @@ def environment(
         return database_url(role, database, host=HOST, ports=[postgres_port], folder=folder, authority=authority)
 
     variables = {
-        "KAFKA_BOOTSTRAP_SERVERS": f"{HOST}:{kafka_port}",
+        "KAFKA_BOOTSTRAP_SERVERS": kafka_servers,
         "KAFKA_SECURITY_PROTOCOL": "PLAINTEXT",
         "TOPIC_PARTITIONS": str(partitions or topic_partitions(Env(""))),
+        "TOPIC_REPLICAS": str(len(kafka_servers.split(","))),
         "HTTP_HOST": HOST,
         **auth,
     }
@@ -325,7 +351,7 @@ def _names_read(environ: Mapping[str, str]) -> set[str]:
 _OWN_AUTH: Final = {"AUTH_ISSUER": "tandem", "AUTH_JWKS": "https://127.0.0.1/jwks.json"}
 """Stands for files that `just up` makes before a process reads them."""
 _EXAMPLE: Final = {
-    **environment(kafka_port=9092, postgres_port=15432, folder=Path("/"), partitions=6, auth={}),
+    **environment(kafka_servers="127.0.0.1:9092", postgres_port=15432, folder=Path("/"), partitions=6, auth={}),
     **dict.fromkeys(KAFKA_SECURITY, "x"),
     "AUTH_ISSUER_FILE": "x",
     "INSTANCE": "x",

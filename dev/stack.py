@@ -48,6 +48,9 @@ class Stack(ABC):
         self.state = State.load(self.home)
         if settings.secure is None:
             settings = dataclasses.replace(settings, secure=self.state.secure)
+        if settings.brokers is None:
+            settings = dataclasses.replace(settings, brokers=self.state.brokers)
+            settings.check_ports()
         self.requested = settings
         """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)
@@ -61,7 +64,7 @@ class Stack(ABC):
         for service in SERVICES:
             print(f"  {service.name:<10}  {base}:{self.settings.port(service):<5}  {service.serves}")
         print(f"  console     {base}:{self.settings.console_port:<5}  all of it, live: orders, proof, dead letters")
-        print(f"  kafka       {HOST}:{self.settings.kafka_port}")
+        print(f"  kafka       {self.settings.kafka_servers}")
         print("  databases   just psql order, just psql payment, just psql inventory")
         # curl would send it to the proxy of this shell.
         curl = "curl --noproxy '*' -i" if "http" in getproxies() and not proxy_bypass(HOST) else "curl -i"

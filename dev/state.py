@@ -26,6 +26,7 @@ class _Stored(msgspec.Struct):
     up: bool = False  # as of the last `up` or `down`
     ports: dict[str, _Port] = {}
     secure: bool = False
+    brokers: Annotated[int, msgspec.Meta(ge=1, le=3)] = 1
     topic_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
     told: dict[str, str] = {}
     scale: dict[str, _Count] = {}
@@ -38,6 +39,7 @@ class State:
     up: bool = False
     ports: dict[str, int] = field(default_factory=dict)
     secure: bool = False
+    brokers: int = 1
     topic_partitions: int | None = None
     told: dict[str, str] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
@@ -66,13 +68,13 @@ class State:
             return cls(home / FILE)
 
     def save(self) -> None:
-        stored = _Stored(self.stack, self.up, self.ports, self.secure, self.topic_partitions, self.told, self.scale)
+        stored = _Stored(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "path"})
         write(self.path, msgspec.json.format(msgspec.json.encode(stored), indent=1).decode())
 
     def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
-        self.secure = bool(settings.secure)
+        self.secure, self.brokers = bool(settings.secure), settings.brokers or 1
         self.topic_partitions, self.told = settings.topic_partitions, dict(settings.told)
         self.save()
 
@@ -87,7 +89,7 @@ class State:
         ports: dict[str, Any] = {name: self.ports[name] for name in PORT_SETTINGS if name in self.ports}
         if self.topic_partitions is not None:
             settings = dataclasses.replace(settings, topic_partitions=self.topic_partitions, told=self.told)
-        return dataclasses.replace(settings, secure=self.secure, **ports)
+        return dataclasses.replace(settings, secure=self.secure, brokers=self.brokers, **ports)
 
     def changed(self, settings: Settings) -> list[str]:
         """What the environment asks for, and the stack was started without, such as `PAYMENT_PORT=9082`."""
@@ -97,6 +99,8 @@ class State:
         changed = {name.upper(): value for name, value in requested.items() if value != started[name]}
         if settings.secure is not None and settings.secure != self.secure:
             changed["SECURE"] = int(settings.secure)
+        if settings.brokers is not None and settings.brokers != self.brokers:
+            changed["BROKERS"] = settings.brokers
         changed |= {name: value for name, value in settings.told.items() if value != self.told.get(name)}
         return [f"{name}={value}" for name, value in changed.items()]
 

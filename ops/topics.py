@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from common.config.env import Env
 from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
-from common.events import PRODUCTS, READERS, READS
+from common.events import ORDERS, PRODUCTS, READERS, READS
 from common.kafka import broker, settings
 from common.kafka.broker import Partition
 from common.kafka.grants import fetch_drift
@@ -39,9 +39,10 @@ FREED_WITHIN_S = 15.0
 """The broker looks for segments to delete every 10 s, and from 30 s after its start."""
 
 
-def create(admin: AdminClient, partitions: int, replicas: int) -> None:
+def create(log: Log, partitions: int, replicas: int) -> None:
     """Make the missing topics, and set the others as they must be. Raises `Fatal` when one exists with another
     partition count."""
+    admin = log.admin
     counts = {topic: settings.partitions_of(topic, partitions) for topic in (*READERS, PRODUCTS)}
     topics = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
     for name, future in admin.create_topics(topics, request_timeout=TIMEOUT_S).items():
@@ -52,7 +53,11 @@ def create(admin: AdminClient, partitions: int, replicas: int) -> None:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
     _await_leaders(admin, [topic.topic for topic in topics])
-    drift = settings.fetch_drift(admin, counts)
+    names = [*counts]
+    if replicas > 1:
+        log.committed(GROUPS[0], [Partition(ORDERS, 0)])  # Kafka makes its topic of offsets when it is first asked
+        names.append(settings.OFFSETS)
+    drift = settings.fetch_drift(admin, names)
     settings.mend(admin, drift)
     for mended in drift:
         print(f"topics: {mended.topic}: {mended.setting} set to {mended.wanted}, it was {mended.value}")
@@ -259,7 +264,7 @@ def main(arguments: Sequence[str]) -> int:
     log.wait(START_S if chosen.command == "create" else ANSWER_S)
     match chosen.command:
         case "create":
-            create(log.admin, topic_partitions(env), env.integer("TOPIC_REPLICAS", 1, least=1, most=9))
+            create(log, topic_partitions(env), env.integer("TOPIC_REPLICAS", 1, least=1, most=9))
             if access.is_asked_for(log):
                 access.create(log, access.passwords_folder(env))
         case "rotate":

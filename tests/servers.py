@@ -12,7 +12,7 @@ from common.config.env import LOOPBACK
 from common.kafka.clients import client_config
 from common.secrets.passwords import write_password
 from common.tls.authority import Authority, Certificate
-from dev.servers.kafka import Broker
+from dev.servers.kafka import Broker, make_brokers
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
 from dev.settings import free_ports, new_passwords
@@ -32,18 +32,18 @@ class _Broker(Broker):
 class Servers:
     """Infrastructure without anything in it: no database, no topic."""
 
-    def __init__(self, directory: Path, *, secure: bool = False) -> None:
+    def __init__(self, directory: Path, *, secure: bool = False, brokers: int = 1) -> None:
         """`secure`: nothing is sent in the clear, as with SECURE=1."""
         self.secrets = directory / "secrets"
         for role, password in new_passwords().items():
             write_password(self.secrets, role, password)
-        self.postgres_port, self.kafka_port, controller_port = free_ports(3)
+        [self.postgres_port] = free_ports(1)
         self.authority = Authority(self.secrets) if secure else None
         certificate = self.certificate("postgres")
         self.postgres = Cluster(directory / "postgres", self.postgres_port, self.secrets, _POSTGRES, certificate)
-        ports = self.kafka_port, controller_port
         secrets = self.secrets if secure else None
-        self.kafka: Broker = _Broker(directory / "kafka", *ports, secrets=secrets, secure=secure)
+        self.brokers = make_brokers(directory, brokers, secrets=secrets, secure=secure, make=_Broker)
+        self.kafka = self.brokers[0]
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
@@ -51,7 +51,7 @@ class Servers:
 
     def start(self) -> None:
         """Start the servers that do not run."""
-        start(self.postgres, self.kafka)
+        start(self.postgres, *self.brokers)
 
     def clear(self) -> None:
         """Leave no database, no topic and no consumer group. Nothing may use the servers meanwhile."""
@@ -70,8 +70,8 @@ class Servers:
             eventually(lambda: not topic_names(admin), f"the topics {topics} are deleted")
 
     def stop(self) -> None:
-        self.kafka.kill()
-        self.postgres.kill()
+        for server in (*self.brokers, self.postgres):
+            server.kill()
 
 
 def start(*servers: Server) -> None:

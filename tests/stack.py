@@ -115,7 +115,7 @@ class Stack:
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.proxies: dict[str, Proxy] = {}
         self.variables = environment(
-            kafka_port=servers.kafka_port,
+            kafka_servers=servers.kafka.brokers().servers,
             postgres_port=self.postgres_port,
             folder=self.secrets,
             authority=self.authority,
@@ -129,7 +129,7 @@ class Stack:
 
     def start_servers(self) -> None:
         """A PostgreSQL and a broker with nothing in them."""
-        start(self.postgres, self.kafka)
+        start(self.postgres, self.kafka, *self.servers.brokers[1:])
 
     def start_infrastructure(self) -> None:
         self.start_servers()
@@ -217,8 +217,8 @@ class Stack:
         for proxy in self.proxies.values():
             proxy.cut()
         if self._owns_servers:
-            self.kafka.kill()
-            self.postgres.kill()
+            for server in (self.kafka, *self.servers.brokers[1:], self.postgres):
+                server.kill()
 
     def logs(self) -> str:
         """How each process stands, and the last lines of its log."""

@@ -29,8 +29,13 @@ class Rates(Struct, frozen=True, kw_only=True):
 
 def warm_up(system: System, seconds_max: float = SECONDS_MAX) -> Warmth:
     """Warm the system's broker, see `dev.servers.warmth`."""
-    broker_pid = system.layout.pids["kafka"]
-    return warmth.warm_up(system.brokers, lambda: processes.tree_cpu_s(broker_pid), seconds_max)
+    return warmth.warm_up(system.brokers, lambda: cpu_s(system), seconds_max)
+
+
+def cpu_s(system: System) -> float:
+    """The CPU seconds of all brokers."""
+    pids = [pid for name, pid in system.layout.pids.items() if processes.group_of(name) == "broker"]
+    return sum(map(processes.tree_cpu_s, pids))
 
 
 def rates(system: System, records: int) -> Rates:
@@ -38,11 +43,10 @@ def rates(system: System, records: int) -> Rates:
     value = placed_event()
     keys = [f"cust-{number:06}".encode() for number in range(KEYS)]
     producer = Producer(producer_config(system.brokers, TOPIC, linger_ms=LINGER_MS))
-    broker_pid = system.layout.pids["kafka"]
     clocks = []
 
     def read_clocks() -> None:
-        clocks.append((time.perf_counter(), processes.tree_cpu_s(broker_pid)))
+        clocks.append((time.perf_counter(), cpu_s(system)))
 
     with own_topic(system.brokers, TOPIC) as consumer:
         read_clocks()

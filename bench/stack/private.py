@@ -28,10 +28,10 @@ from common.tls.authority import Authority
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
-from dev.servers.kafka import Broker
+from dev.servers.kafka import make_brokers
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
-from dev.settings import ROOT, SERVICES, environment, free_ports, new_passwords, own_auth
+from dev.settings import ROOT, SERVICES, Settings, environment, free_ports, new_passwords, own_auth
 from ops.people.issuer import TTL_MAX_S
 from ops.people.settings import read_settings
 
@@ -178,15 +178,15 @@ class Stack:
         secrets = directory / "secrets"
         for role, password in new_passwords().items():
             write_password(secrets, role, password)
-        postgres_port, kafka_port, controller_port = free_ports(3)
+        [postgres_port] = free_ports(1)
         authority = Authority(secrets) if Env("bench").flag("SECURE") else None
         certificate = None if authority is None else authority.ensure("postgres")
         self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"], certificate)
-        self.kafka = Broker(directory / "kafka", kafka_port, controller_port, options["kafka"])
+        self.brokers = make_brokers(directory, Settings.from_environment().brokers or 1, options["kafka"])
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.auth = directory / "auth" if os.environ.get("AUTH") == "on" else None
         self.variables = environment(
-            kafka_port=kafka_port,
+            kafka_servers=self.brokers[0].brokers().servers,
             postgres_port=postgres_port,
             folder=secrets,
             auth={"AUTH": "off"} if self.auth is None else own_auth(self.auth),
@@ -199,7 +199,7 @@ class Stack:
 
     def start(self, *, databases_only: bool) -> None:
         """Start the servers, load the demo data, start one instance of each service."""
-        servers = [self.postgres] if databases_only else [self.postgres, self.kafka]
+        servers = [self.postgres] if databases_only else [self.postgres, *self.brokers]
         side_by_side(lambda server: server.start(READY_S), servers)
         if self.auth is not None:
             run_tool(self.variables, "ops.people")
@@ -219,7 +219,7 @@ class Stack:
         instance.start(READY_S)
 
     def layout(self) -> Layout:
-        servers: list[Server] = [self.postgres, self.kafka, *self.instances.values()]
+        servers: list[Server] = [self.postgres, *self.brokers, *self.instances.values()]
         return Layout(
             root=str(ROOT),
             variables=self.variables,
@@ -230,7 +230,7 @@ class Stack:
 
     def stop(self) -> None:
         """Kill everything: nothing is kept."""
-        for server in (*self.instances.values(), self.kafka, self.postgres):
+        for server in (*self.instances.values(), *self.brokers, self.postgres):
             server.kill()
 
 

@@ -18,6 +18,8 @@ from common.kafka.broker import REQUEST_TIMEOUT_S
 from common.kafka.clients import MESSAGE_BYTES_MAX
 
 CHECK_EVERY_S: Final = 5.0
+OFFSETS: Final = "__consumer_offsets"
+"""Kafka's own topic of committed offsets. Its other topics are made with the copies that an acknowledgement needs."""
 MESSAGE_BYTES: Final = "max.message.bytes"
 
 # The broker's own time and no retention: a wrong clock must not delete orders that nobody has read.
@@ -73,6 +75,8 @@ def wanted(topic: str, replicas: int) -> dict[str, str]:
     the only one.
     """
     in_sync = {"min.insync.replicas": str(max(1, replicas - 1))} if replicas else {}
+    if topic == OFFSETS:
+        return in_sync
     return {**(COMPACTED if topic == PRODUCTS else KEPT), **in_sync}
 
 

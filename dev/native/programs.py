@@ -14,6 +14,7 @@ from dev.servers.instance import Instance
 from dev.servers.kafka import Broker
 from dev.servers.postgres import Cluster
 from dev.servers.processes import is_frozen, listener
+from dev.servers.quorum import Node, Quorum
 from dev.servers.server import Server
 from dev.servers.users import identity
 from dev.servers.warmth import NAME as WARM_UP
@@ -21,7 +22,6 @@ from dev.servers.warmth import Warmer
 from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment, own_auth
 from dev.stack import StackError
 
-SERVERS = ("postgres", "kafka")
 TARGETS = "targets.json"
 
 
@@ -34,7 +34,10 @@ class Programs:
             for service in SERVICES
             for number in range(1, counts[service.name] + 1)
         }
-        self.names = [*SERVERS, *self.instances, CONSOLE]
+        count = settings.brokers or 1
+        self.brokers = {f"kafka-{number}": number for number in range(1, count + 1)} if count > 1 else {"kafka": 1}
+        self.servers = ["postgres", *self.brokers]
+        self.names = [*self.servers, *self.instances, CONSOLE]
 
     def matching(self, names: Iterable[str]) -> list[str]:
         """The programs of these names. The name of a service means all its instances."""
@@ -45,7 +48,7 @@ class Programs:
                 service, _, number = name.rpartition("-")
                 if service in {s.name for s in SERVICES} and number.isdecimal() and int(number):
                     raise StackError(f"there is no {name!r}; 'just scale {service}={number}' adds it")
-                services = ", ".join([*SERVERS, *(service.name for service in SERVICES), CONSOLE])
+                services = ", ".join([*self.servers, *(service.name for service in SERVICES), CONSOLE])
                 raise StackError(
                     f"there is no {name!r}; services are {services}, instances are {', '.join(self.instances)}"
                 )
@@ -53,12 +56,13 @@ class Programs:
         return chosen
 
     def turns(self, chosen: Iterable[str]) -> list[list[str]]:
-        """These programs in groups, to restart one group after the other: the servers, then the first instance of each
-        service, then the second ones, and so on."""
-        turns: dict[int, list[str]] = {}
+        """These programs in groups, to restart one group after the other: PostgreSQL with the first broker, the further
+        brokers, then the first instance of each service, then the second ones, and so on."""
+        turns: dict[tuple[bool, int], list[str]] = {}
         for name in chosen:
-            turns.setdefault(self.instances[name][1] if name in self.instances else 0, []).append(name)
-        return [turns[number] for number in sorted(turns)]
+            number = self.instances[name][1] if name in self.instances else self.brokers.get(name, 1)
+            turns.setdefault((name not in self.servers, number), []).append(name)
+        return [turns[turn] for turn in sorted(turns)]
 
     def lacking(self, status: Status) -> str | None:
         """What a program that supervisord runs lacks; None when it is ready."""
@@ -73,15 +77,8 @@ class Programs:
             cluster = Cluster(settings.home / name, settings.postgres_port, settings.secrets, certificate=certificate)
             cluster.cache = settings.cache
             return cluster
-        if name == "kafka":
-            ports = (settings.kafka_port, settings.kafka_controller_port)
-            return Broker(
-                settings.home / name,
-                *ports,
-                cache=settings.cache,
-                secrets=settings.secrets,
-                secure=bool(settings.secure),
-            )
+        if name in self.brokers:
+            return self._broker(name)
         if name == WARM_UP:
             return Warmer(settings.home, self.environment(WARM_UP))
         if name == CONSOLE:
@@ -93,6 +90,22 @@ class Programs:
         ports = (settings.port(service), settings.admin_port(service, number))
         certificate = self.certificate(service.name)
         return Instance(settings.home, service, number, ports[0], self.environment(service.name), ports[1], certificate)
+
+    def _broker(self, name: str) -> Broker:
+        settings, number = self.settings, self.brokers[name]
+        quorum = None
+        if len(self.brokers) > 1:
+            nodes = [Node(other, *settings.kafka_ports(other)) for other in self.brokers.values()]
+            quorum = Quorum(settings.home, nodes)
+        return Broker(
+            settings.home / name,
+            *settings.kafka_ports(number),
+            cache=settings.cache,
+            secrets=settings.secrets,
+            secure=bool(settings.secure),
+            quorum=quorum,
+            number=number,
+        )
 
     def certificate(self, name: str) -> Certificate | None:
         """The certificate of a server; None when it serves in the clear."""
@@ -106,9 +119,8 @@ class Programs:
         assert isinstance(cluster, Cluster)
         cluster.show_certificate()
         Authority(self.settings.secrets).renew("kafka")
-        broker = self.server("kafka")
-        assert isinstance(broker, Broker)
-        broker.show_certificate()
+        for name in self.brokers:
+            self._broker(name).show_certificate()
 
     @property
     def targets_path(self) -> Path:
@@ -134,7 +146,7 @@ class Programs:
         del told["AUTH_ISSUER_FILE"]
         variables = told | environment(
             auth={},
-            kafka_port=self.settings.kafka_port,
+            kafka_servers=self.settings.kafka_servers,
             postgres_port=self.settings.postgres_port,
             folder=self.settings.secrets,
             databases=databases(self.settings.home),
@@ -148,8 +160,10 @@ class Programs:
         settings = self.settings
         if name == "postgres":
             return {"POSTGRES_PORT": settings.postgres_port}
-        if name == "kafka":
-            return {"KAFKA_PORT": settings.kafka_port, "KAFKA_CONTROLLER_PORT": settings.kafka_controller_port}
+        if name in self.brokers:
+            return dict(
+                zip(("KAFKA_PORT", "KAFKA_CONTROLLER_PORT"), settings.kafka_ports(self.brokers[name]), strict=True)
+            )
         if name == CONSOLE:
             return {"CONSOLE_PORT": settings.console_port, "ADMIN_PORT_BASE": settings.console_admin_port}
         service, number = self.instances[name]

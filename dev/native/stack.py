@@ -19,7 +19,7 @@ from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
-from dev.native.programs import SERVERS, Programs
+from dev.native.programs import Programs
 from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes, users
 from dev.servers.postgres import binary
@@ -74,9 +74,9 @@ class NativeStack(Stack):
             self.supervisor.set_programs(self._configured())
         else:
             self._launch()
-        self.supervisor.start(SERVERS)
+        self.supervisor.start(self.programs.servers)
         with ThreadPoolExecutor() as pool:
-            list(pool.map(self._set_up, SERVERS))
+            list(pool.map(self._set_up, SET_UP))
         self._start([*self.programs.instances, CONSOLE])
         self.supervisor.start([WARM_UP])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
@@ -145,7 +145,7 @@ class NativeStack(Stack):
             running = status.state == "RUNNING"
             uptime = f"{status.uptime_s // 60}:{status.uptime_s % 60:02}" if running else "-"
             port, *others = programs.ports(name).values()
-            admin_port = "-" if name in SERVERS else others[0]
+            admin_port = "-" if name in programs.servers else others[0]
             ready = f"no: {printable(missing)}" if missing else "yes" if running else "no"
             state = "frozen" if running and processes.is_frozen(status.pid) else status.state.lower()
             print(row.format(name, state, status.pid or "-", uptime, port, admin_port, ready))
@@ -256,11 +256,12 @@ class NativeStack(Stack):
             raise StackError("\n".join(["ports are taken:", *(f"  {line}" for line in taken), remedy]))
         if tight := list(tight_limits()):
             raise StackError("\n".join(tight))
+        homes.check_brokers(self.home, self.settings.brokers or 1)
         homes.make_passwords(self.home)
         homes.check_passwords(self.home)
         self.state.started("native", self.settings)
         # supervisord prepares them too, but here one sees the progress of the jars.
-        for name in SERVERS:
+        for name in self.programs.servers:
             print(f"preparing {name}", flush=True)
             self.programs.server(name).prepare()
         self.supervisor.launch(self._configured())
@@ -271,7 +272,7 @@ class NativeStack(Stack):
         write(programs.targets_path, json.dumps(programs.targets(), indent=1))
         texts = {}
         for name in programs.names:
-            priority, stop_s = (1, SERVER_STOP_S) if name in SERVERS else (2, SERVICE_STOP_S)
+            priority, stop_s = (1, SERVER_STOP_S) if name in programs.servers else (2, SERVICE_STOP_S)
             texts[name] = program(programs.server(name), priority=priority, stop_s=stop_s)
         texts[WARM_UP] = program(programs.server(WARM_UP), priority=3, stop_s=SERVICE_STOP_S, once=True)
         return texts
@@ -290,8 +291,9 @@ class NativeStack(Stack):
             if self.supervisor.running():
                 names = list(self.supervisor.statuses())
                 print(f"stopping {', '.join(names)}", flush=True)
-                self.supervisor.stop([name for name in names if name not in SERVERS])
-                self.supervisor.stop([name for name in names if name in SERVERS])
+                servers = self.programs.servers
+                self.supervisor.stop([name for name in names if name not in servers])
+                self.supervisor.stop([name for name in names if name in servers])
                 self.supervisor.shutdown()
         except (StackError, Fault) as error:
             print(error, flush=True)  # what runs is ended without supervisord
@@ -315,7 +317,7 @@ class NativeStack(Stack):
             raise StackError(f"{self.state.path} is missing, so the ports are unknown; 'just down' and 'just up' again")
 
     def _set_up(self, server: str) -> None:
-        self._wait_ready([server], SERVER_READY_S, SERVER_SILENT_S)
+        self._wait_ready(self.programs.matching([server]), SERVER_READY_S, SERVER_SILENT_S)
         variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.tools_environment(ADMIN)})
         for command in SET_UP[server]:
             # Printed here, because a tool that printed by itself would end when nobody reads its output any more.

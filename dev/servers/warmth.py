@@ -87,8 +87,9 @@ def own_topic(brokers: Brokers, topic: str) -> Iterator[Consumer]:
     """
     admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
     starts = dict.fromkeys(range(PARTITIONS), 0)
+    copies = len(admin.list_topics(timeout=TIMEOUT_S).brokers)
     try:
-        admin.create_topics([NewTopic(topic, PARTITIONS, 1)])[topic].result(TIMEOUT_S)
+        admin.create_topics([NewTopic(topic, PARTITIONS, copies)])[topic].result(TIMEOUT_S)
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
@@ -175,12 +176,12 @@ def broker_process(port: int) -> psutil.Process:
 
 def main(brokers: Brokers) -> None:
     os.nice(LEAST_PRIORITY)
-    broker = broker_process(int(brokers.servers.rpartition(":")[2]))
+    processes = [broker_process(int(server.rpartition(":")[2])) for server in brokers.servers.split(",")]
     admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
 
     def cpu_s() -> float:
-        times = broker.cpu_times()
-        return times.user + times.system
+        times = [process.cpu_times() for process in processes]
+        return sum(of_one.user + of_one.system for of_one in times)
 
     def records() -> int:
         return sum(topic_ends(admin, [ORDERS]).values())

@@ -48,7 +48,9 @@ class Beside(Arena):
         self.gateway = gateway
         self.variables["CARD_GATEWAY_URL"] = f"http://{HOST}:{gateway.server_port}"
         write_password(self.secrets, "notify", "x")
-        known = environment(kafka_port=0, postgres_port=self.postgres_port, folder=self.secrets, databases=["notify"])
+        known = environment(
+            kafka_servers="-", postgres_port=self.postgres_port, folder=self.secrets, databases=["notify"]
+        )
         self.variables |= {name: value for name, value in known.items() if name.startswith("NOTIFY_")}
 
     def start_infrastructure(self) -> None:

@@ -66,7 +66,10 @@ class Notify:
         self._stack = stack
         write_password(stack.secrets, "notify", "x")
         self._variables = environment(
-            kafka_port=0, postgres_port=stack.postgres_port, folder=stack.secrets, databases=["notify"]
+            kafka_servers="-",
+            postgres_port=stack.postgres_port,
+            folder=stack.secrets,
+            databases=["notify"],
         ) | dict(stack.variables)
         [port] = free_ports(1)
         self.tool("ops.migrate", "notify=examples.notify")
