@@ -233,6 +233,11 @@ sweep *args:
 hot *args:
     exec python -E -m bench.hot "$@"
 
+# Hold a simulation against what was measured (check), draw how far Tandem goes (draw), or measure anew (measure)
+[group('measure')]
+simulate *args:
+    exec python -E -m bench.simulate "$@"
+
 # Send orders to any URL at a fixed rate: just drive http://127.0.0.1:8081/api/v1/orders 100 10
 [group('measure')]
 drive *args:

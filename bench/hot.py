@@ -1,17 +1,19 @@
 """Measure one product against a thousand: `python -m bench.hot [--seconds S] [--orders N]`.
 
-With one instance of inventory and then with three, orders go to a thousand products, to one product, and to one whose
-stock is split in as many buckets as there are partitions. Each load is measured twice on the same stack: the highest
-rate that the whole system holds, and how fast inventory alone works off a backlog, where nothing but its rows limits
-it. Prints a row of Markdown for each, and at the end the worst share of the split product in the thousand.
+With one instance of inventory and then with three, orders go to a thousand products and to one; with three, also to
+one, and then to a thousand, that are split in as many buckets as there are partitions. Each is measured twice on the
+same stack: the highest rate that the whole system holds, and how fast inventory alone works off a backlog, where
+nothing but its rows limits it. Prints a row of Markdown for each, and what one product does as a share of a thousand.
 
-A thousand products come first and last: the two differ by the machine's drift alone.
+With three instances, a thousand products come twice: the two rows differ by the machine's drift alone.
 """
 
 import sys
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from statistics import mean
 from typing import Final, NamedTuple
 
 import httpx
@@ -21,7 +23,9 @@ from bench.load.wire import Population
 from bench.measure.meter import Meter, private_meter
 from bench.measure.orders_log import OrdersLog
 from dev.settings import HOST
+from inventory.buckets import split
 
+PARTITIONS: Final = 6
 INSTANCES: Final = (1, 3)
 PIECES: Final = 10**9
 WARM_UP_PER_S: Final = 1_000.0
@@ -34,30 +38,40 @@ STOPPED_S: Final = 2.0
 
 
 class Case(NamedTuple):
-    """Which products are ordered, and in how many buckets each is."""
+    """Which products are ordered: so many, from this one on. `in_buckets` says what they are split in; 0 is whole."""
 
     name: str
     products: int
-    buckets: int
+    first: int = 0
+    in_buckets: int = 0
 
 
 class Row(NamedTuple):
-    """What was measured: orders a second held, records a second of inventory alone, and its CPU an order in µs."""
+    """What was measured: orders a second held, records a second of inventory alone, and the CPU of an order in µs."""
 
     held_per_s: float
     drained_per_s: float
     cpu_us: float
 
 
-def cases(partitions: int) -> list[Case]:
-    """What is measured, in order."""
-    many = Case("1,000 products", 1_000, 0)
-    return [many, Case("1 product", 1, 0), Case(f"1 product in {partitions} buckets", 1, partitions), many]
+MANY: Final = Case("1,000 products", 1_000)
+ONE: Final = Case("1 product", 1)
+
+
+def cases(instances: int, partitions: int) -> list[Case]:
+    """What is measured, in order. One instance waits for no other. What is split stays so, and all are at the end."""
+    if instances == 1:
+        return [MANY, ONE]
+    split = Case("1 product in buckets", 1, first=1, in_buckets=partitions)
+    return [MANY, ONE, split, MANY, Case("1,000 products in buckets", 1_000, in_buckets=partitions)]
 
 
 def measure(meter: Meter, case: Case, instances: int, seconds: float, orders: int) -> Row:
-    """A load of one case. Which product is the one differs by case: a split is not undone."""
-    population = Population(products=case.products, first=1 if case.buckets else 0, seed=950 + instances)
+    if case.in_buckets:
+        with meter.system.connect(SERVICE) as connection, connection.transaction():
+            for number in range(case.first, case.first + case.products):
+                split(connection, f"sku-{number:04}", case.in_buckets)
+    population = Population(products=case.products, first=case.first, seed=950 + instances)
     name = f"{case.name}, {instances} of inventory"
     held = meter.highest_held(name, WARM_UP_PER_S, seconds, seconds, population=population)
     drained = drain(meter, name, population, orders)
@@ -88,42 +102,43 @@ def drain(meter: Meter, name: str, population: Population, orders: int) -> float
     return (last - first) / max(ended - began, 1e-9)
 
 
-def prepare(meter: Meter, partitions: int) -> None:
-    """Stock that lasts, and the product that is split."""
-    inventory = f"http://{HOST}:{meter.system.layout.ports[SERVICE]}/api/v1/products"
-    for product in ("sku-0000", "sku-0001"):
-        restocks = httpx.post(f"{inventory}/{product}/restocks", json={"quantity": PIECES}, trust_env=False)
-        restocks.raise_for_status()
-    meter.system.tool("ops.split", "sku-0001", str(partitions), "--why", "bench")
+def restock(meter: Meter, product: str) -> None:
+    """Stock that lasts."""
+    url = f"http://{HOST}:{meter.system.layout.ports[SERVICE]}/api/v1/products/{product}/restocks"
+    httpx.post(url, json={"quantity": PIECES}, trust_env=False).raise_for_status()
 
 
 def main(seconds: float, orders: int, directory: Path) -> None:
     say = partial(print, file=sys.stderr, flush=True)
     with private_meter(directory / "hot", say) as meter:
-        partitions = int(meter.system.layout.variables.get("TOPIC_PARTITIONS", "6"))
-        prepare(meter, partitions)
+        for product in ("sku-0000", "sku-0001"):
+            restock(meter, product)
         meter.warm_broker()
         meter.open("warm-up", WARM_UP_PER_S, WARM_UP_S)
         print("| ordered | inventory | held, orders/s | inventory alone, records/s | CPU of inventory and PostgreSQL |")
         print("|---|---:|---:|---:|---:|", flush=True)
-        shares = []
-        running = 1
         for instances in INSTANCES:
-            for number in range(running + 1, instances + 1):
+            for number in range(2, instances + 1):
                 meter.system.start(SERVICE, number)
-            running = instances
             rows = []
-            for case in cases(partitions):
+            for case in cases(instances, PARTITIONS):
                 row = measure(meter, case, instances, seconds, orders)
-                rows.append(row)
+                rows.append((case, row))
                 print(f"| {case.name} | {instances} | {row.held_per_s:,.0f} | {row.drained_per_s:,.0f} | "
                       f"{row.cpu_us:.0f} us |", flush=True)  # fmt: skip
-            many = [(rows[0][i] + rows[-1][i]) / 2 for i in range(2)]
-            for row, name in ((rows[1], "whole"), (rows[2], "split")):
-                shares.append(f"{instances} of inventory, {name}: held {row.held_per_s / many[0]:.2f}, "
-                              f"alone {row.drained_per_s / many[1]:.2f}")  # fmt: skip
+            print(shares(rows), flush=True)
         meter.verify()
-    print("\nOne product as a share of a thousand:", *shares, sep="\n- ")
+
+
+def shares(rows: Sequence[tuple[Case, Row]]) -> str:
+    """What one product does as a share of a thousand."""
+    many = [row for case, row in rows if case == MANY]
+    held, drained = (mean(row[i] for row in many) for i in range(2))
+    ones = [(case, row) for case, row in rows if case.products == 1]
+    return "\n".join(
+        f"{case.name}: held {row.held_per_s / held:.2f} of a thousand, alone {row.drained_per_s / drained:.2f}"
+        for case, row in ones
+    )
 
 
 if __name__ == "__main__":
