@@ -64,6 +64,16 @@ freeze *services:
 thaw *services:
     exec python -E -m dev thaw "$@"
 
+# Let the standby of a service's database take over from its primary, which stays stopped (STANDBYS): just failover payment
+[group('operate')]
+failover service:
+    exec python -E -m dev failover "$@"
+
+# Make the old primary of a service's database a standby, as a copy of the new one: just rejoin payment
+[group('operate')]
+rejoin service:
+    exec python -E -m dev rejoin "$@"
+
 # Change how many instances run: just scale payment=3 (order-api, order-saga, payment, inventory)
 [group('run')]
 scale *counts:

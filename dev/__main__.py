@@ -98,6 +98,9 @@ def parser() -> argparse.ArgumentParser:
         command(name, act_on_services, changes=True).add_argument("services", nargs="+", metavar="service")
     for name in SIGNALS:
         command(name, signal_services, changes=True).add_argument("services", nargs="+", metavar="service")
+    databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
+    for name, act in (("failover", fail_over), ("rejoin", rejoin)):
+        command(name, act, changes=True).add_argument("service", choices=databases, metavar="service")
     scale = command("scale", scale_services, changes=True)
     scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
     command("ps", lambda stack, _: stack.ps())
@@ -106,7 +109,6 @@ def parser() -> argparse.ArgumentParser:
     log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
     log.add_argument("--order", type=order_named, metavar="ID", help="print all lines that name an order, and return")
     log.add_argument("-n", "--lines", type=natural, default=20, help="how many of the last lines of each")
-    databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}
     psql = command(
         "psql", lambda stack, chosen: stack.psql(databases.get(chosen.service, chosen.service), chosen.arguments)
     )
@@ -226,6 +228,18 @@ def act_on_services(stack: Stack, arguments: argparse.Namespace) -> None:
 def signal_services(stack: Stack, arguments: argparse.Namespace) -> None:
     """Kill, freeze or thaw them, as the command's name says."""
     stack.send_signal(arguments.services, SIGNALS[arguments.command])
+
+
+def database_of(service: str) -> str:
+    return next((s.database for s in SERVICES if s.name == service), service)
+
+
+def fail_over(stack: Stack, arguments: argparse.Namespace) -> None:
+    stack.fail_over(database_of(arguments.service))
+
+
+def rejoin(stack: Stack, arguments: argparse.Namespace) -> None:
+    stack.rejoin(database_of(arguments.service))
 
 
 def scale_services(stack: Stack, arguments: argparse.Namespace) -> None:

@@ -36,6 +36,7 @@ DATA = (
     *(f"kafka-{number}" for number in range(1, int(BROKERS[-1]) + 1)),
     "kafka-quorum.json",
     "postgres",
+    "pairs",
     SECRETS,
     "secrets.json",
     "auth",
@@ -160,6 +161,11 @@ def check_brokers(home: Path, brokers: int) -> None:
         raise HomeError(f"BROKERS={brokers}, and the log in {home} was made with BROKERS={made}; {remedy}")
 
 
+def clusters(home: Path) -> list[Path]:
+    """The folders of the databases that were made."""
+    return [found.parent for name in ("postgres", "pairs/*") for found in sorted(home.glob(f"{name}/PG_VERSION"))]
+
+
 def make_passwords(home: Path) -> None:
     """Make the passwords that the stack lacks, before it starts. `ops.migrate` gives PostgreSQL those of all roles but
     the superuser's, which was set when the databases were made.
@@ -169,7 +175,7 @@ def make_passwords(home: Path) -> None:
     folder = home / SECRETS
     _adopt(home / "secrets.json", folder)
     missing = [role for role in ROLES if role not in stored_roles(folder)]
-    if SUPERUSER in missing and (home / "postgres/PG_VERSION").exists():
+    if SUPERUSER in missing and any(clusters(home)):
         path = password_file(folder, SUPERUSER)
         raise HomeError(f"{path} is missing, and the databases have the password that it held; {SEE_OPERATIONS}")
     for role in missing:

@@ -10,7 +10,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import combinations
 from pathlib import Path
@@ -76,6 +76,8 @@ BROKER_PORTS: Final = 100
 """How far the ports of a broker are above those of the one before it."""
 Kind = Literal["native", "compose"]
 """How a stack runs."""
+Standbys = Literal["0", "1", "async"]
+"""Whether each database has a standby, and a commit waits for it (`1`) or not (`async`)."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Settings:
     stack: Kind | None = None
     secure: bool | None = None
     """Whether nothing is sent in the clear. None: as the stack was started last."""
+    standbys: Standbys | None = None
+    """None: as the stack was started last."""
     postgres_port: int = 15432
     brokers: int | None = None
     """How many brokers Kafka has, 1 or 3. None: as the stack was started last."""
@@ -114,10 +118,18 @@ class Settings:
         home = _home(env.text("TANDEM_HOME", ".tandem", printable=False))
         secure = env.flag("SECURE") if "SECURE" in environ else None
         brokers = int(env.choice("BROKERS", "1", BROKERS)) if "BROKERS" in environ else None
+        standbys = cast(Standbys, env.choice("STANDBYS", "", get_args(Standbys))) if "STANDBYS" in environ else None
         told = {name: environ[name] for name in sorted(PROCESS_SETTINGS | {PROJECT}) if name in environ}
         partitions = topic_partitions(env)
         settings = cls(
-            home=home, stack=stack, secure=secure, brokers=brokers, topic_partitions=partitions, told=told, **ports
+            home=home,
+            stack=stack,
+            secure=secure,
+            standbys=standbys,
+            brokers=brokers,
+            topic_partitions=partitions,
+            told=told,
+            **ports,
         )
         settings.check_ports()
         return settings
@@ -131,6 +143,8 @@ class Settings:
                 f"KAFKA_PORT of kafka-{number}": port,
                 f"KAFKA_CONTROLLER_PORT of kafka-{number}": controller_port,
             }
+        for further in range(1, 2 * len(DATABASES) if self.has_standbys else 1):
+            ports[f"POSTGRES_PORT+{further}"] = self.postgres_port + further
         for (name, port), (other_name, other_port) in combinations(ports.items(), 2):
             if port == other_port:
                 raise Fatal(f"{name}={port} and {other_name}={other_port} are the same; each needs a port of its own")
@@ -184,6 +198,17 @@ class Settings:
     def secrets(self) -> Path:
         """The folder of passwords, keys and certificates."""
         return self.home / "secrets"
+
+    @property
+    def has_standbys(self) -> bool:
+        return self.standbys not in (None, "0")
+
+    def postgres_ports(self, database: str) -> list[int]:
+        """The ports of the servers that a database may be on. One that is not among `DATABASES` is beside the first."""
+        if not self.has_standbys:
+            return [self.postgres_port]
+        first = self.postgres_port + 2 * (DATABASES.index(database) if database in DATABASES else 0)
+        return [first, first + 1]
 
     def port(self, service: Service) -> int:
         port: int = getattr(self, service.port_setting)
@@ -310,19 +335,21 @@ def own_auth(folder: Path) -> dict[str, str]:
 def environment(
     *,
     kafka_servers: str,
-    postgres_port: int,
+    postgres_port: int | Callable[[str], Sequence[int]],
     folder: Path,
     databases: Iterable[str] = DATABASES,
     authority: Path | None = None,
     partitions: int | None = None,
     auth: Mapping[str, str] = MappingProxyType({"AUTH": "off"}),
 ) -> dict[str, str]:
-    """Where Kafka and the databases are, and who may ask, for services and the operator's tools. `folder` has the
-    password files of the roles. With an authority, whose certificate this is, all of it is encrypted. By default,
-    `partitions` are those of this process's own setting, and everybody may ask."""
+    """Where Kafka and the databases are, and who may ask, for services and the operator's tools. `postgres_port` is
+    that of all databases, or gives the ports of the servers that a database may be on. `folder` has the password files
+    of the roles. With an authority, whose certificate this is, all of it is encrypted. By default, `partitions` are
+    those of this process's own setting, and everybody may ask."""
 
-    def url(role: str, database: str) -> str:
-        return database_url(role, database, host=HOST, ports=[postgres_port], folder=folder, authority=authority)
+    def url(role: str, database: str, ports_of: str, *, writes: bool = True) -> str:
+        ports = [postgres_port] if isinstance(postgres_port, int) else postgres_port(ports_of)
+        return database_url(role, database, host=HOST, ports=ports, folder=folder, authority=authority, writes=writes)
 
     variables = {
         "KAFKA_BOOTSTRAP_SERVERS": kafka_servers,
@@ -335,9 +362,9 @@ def environment(
     if authority is not None:
         variables["TLS_CA_FILE"] = str(authority)
     for database in databases:
-        variables[f"{database.upper()}_DATABASE_URL"] = url(database, database)
-        variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres")
-        variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database)
+        variables[f"{database.upper()}_DATABASE_URL"] = url(database, database, database)
+        variables[f"{database.upper()}_ADMIN_URL"] = url("postgres", "postgres", database)
+        variables[f"{database.upper()}_AUDITOR_URL"] = url("auditor", database, database, writes=False)
     return variables
 
 

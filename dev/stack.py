@@ -50,7 +50,9 @@ class Stack(ABC):
             settings = dataclasses.replace(settings, secure=self.state.secure)
         if settings.brokers is None:
             settings = dataclasses.replace(settings, brokers=self.state.brokers)
-            settings.check_ports()
+        if settings.standbys is None:
+            settings = dataclasses.replace(settings, standbys=self.state.standbys)
+        settings.check_ports()
         self.requested = settings
         """The settings of the environment, which apply when the stack starts."""
         self.settings = self.state.remembered(settings)
@@ -156,6 +158,14 @@ class Stack(ABC):
     @abstractmethod
     def ops(self, module: str, arguments: list[str]) -> None:
         """End as a module of `ops` with its arguments, and with its exit code."""
+
+    def fail_over(self, database: str) -> None:
+        """Let the standby of a database take over. Raises `StackError`."""
+        raise StackError(NATIVE_ONLY.format("failover"))
+
+    def rejoin(self, database: str) -> None:
+        """Make the old primary of a database a standby. Raises `StackError`."""
+        raise StackError(NATIVE_ONLY.format("rejoin"))
 
     def rotate_secrets(self) -> None:
         """Make new passwords and certificates while everything runs. Raises `StackError`."""

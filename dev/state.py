@@ -14,7 +14,7 @@ import msgspec
 
 from common.files import write
 from dev.home import SEE_OPERATIONS, HomeError
-from dev.settings import PORT_SETTINGS, SERVICES, Kind, Settings
+from dev.settings import PORT_SETTINGS, SERVICES, Kind, Settings, Standbys
 
 FILE = "stack.json"
 _Port = Annotated[int, msgspec.Meta(ge=1, le=65_535)]
@@ -27,6 +27,7 @@ class _Stored(msgspec.Struct):
     ports: dict[str, _Port] = {}
     secure: bool = False
     brokers: Annotated[int, msgspec.Meta(ge=1, le=3)] = 1
+    standbys: Standbys = "0"
     topic_partitions: Annotated[int, msgspec.Meta(ge=1, le=1_000)] | None = None
     told: dict[str, str] = {}
     scale: dict[str, _Count] = {}
@@ -40,6 +41,7 @@ class State:
     ports: dict[str, int] = field(default_factory=dict)
     secure: bool = False
     brokers: int = 1
+    standbys: Standbys = "0"
     topic_partitions: int | None = None
     told: dict[str, str] = field(default_factory=dict)
     scale: dict[str, int] = field(default_factory=dict)
@@ -74,7 +76,11 @@ class State:
     def started(self, stack: Kind, settings: Settings) -> None:
         self.stack, self.up = stack, True
         self.ports = {name: getattr(settings, name) for name in PORT_SETTINGS}
-        self.secure, self.brokers = bool(settings.secure), settings.brokers or 1
+        self.secure, self.brokers, self.standbys = (
+            bool(settings.secure),
+            settings.brokers or 1,
+            settings.standbys or "0",
+        )
         self.topic_partitions, self.told = settings.topic_partitions, dict(settings.told)
         self.save()
 
@@ -89,7 +95,8 @@ class State:
         ports: dict[str, Any] = {name: self.ports[name] for name in PORT_SETTINGS if name in self.ports}
         if self.topic_partitions is not None:
             settings = dataclasses.replace(settings, topic_partitions=self.topic_partitions, told=self.told)
-        return dataclasses.replace(settings, secure=self.secure, brokers=self.brokers, **ports)
+        settings = dataclasses.replace(settings, secure=self.secure, brokers=self.brokers, standbys=self.standbys)
+        return dataclasses.replace(settings, **ports)
 
     def changed(self, settings: Settings) -> list[str]:
         """What the environment asks for, and the stack was started without, such as `PAYMENT_PORT=9082`."""
@@ -101,6 +108,8 @@ class State:
             changed["SECURE"] = int(settings.secure)
         if settings.brokers is not None and settings.brokers != self.brokers:
             changed["BROKERS"] = settings.brokers
+        if settings.standbys not in (None, self.standbys):
+            changed["STANDBYS"] = settings.standbys
         changed |= {name: value for name, value in settings.told.items() if value != self.told.get(name)}
         return [f"{name}={value}" for name, value in changed.items()]
 

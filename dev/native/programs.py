@@ -8,6 +8,7 @@ from common.config.env import LOOPBACK
 from common.kafka.access import OPERATOR
 from common.tls.authority import Authority, Certificate
 from dev.home import databases
+from dev.native.pairs import Pairs
 from dev.native.supervise import Status
 from dev.servers.console import Console
 from dev.servers.instance import Instance
@@ -36,7 +37,9 @@ class Programs:
         }
         count = settings.brokers or 1
         self.brokers = {f"kafka-{number}": number for number in range(1, count + 1)} if count > 1 else {"kafka": 1}
-        self.servers = ["postgres", *self.brokers]
+        self.pairs = Pairs(settings)
+        self.clusters = list(self.pairs.ports) or ["postgres"]
+        self.servers = [*self.clusters, *self.brokers]
         self.names = [*self.servers, *self.instances, CONSOLE]
 
     def matching(self, names: Iterable[str]) -> list[str]:
@@ -44,6 +47,8 @@ class Programs:
         chosen: list[str] = []
         for name in names:
             programs = [p for p in self.names if name in (p, p.rpartition("-")[0])]
+            if name == "postgres":
+                programs = self.clusters
             if not programs:
                 service, _, number = name.rpartition("-")
                 if service in {s.name for s in SERVICES} and number.isdecimal() and int(number):
@@ -72,6 +77,8 @@ class Programs:
 
     def server(self, name: str) -> Server:
         settings = self.settings
+        if name in self.pairs.ports:
+            return self.pairs.member(name)
         if name == "postgres":
             certificate = self.certificate(name)
             cluster = Cluster(settings.home / name, settings.postgres_port, settings.secrets, certificate=certificate)
@@ -115,9 +122,10 @@ class Programs:
         """Make new certificates. The services read them by themselves, PostgreSQL and the broker when told."""
         for name in dict.fromkeys(["postgres", *(service.name for service, _ in self.instances.values()), CONSOLE]):
             Authority(self.settings.secrets).renew(name, (name, *LOOPBACK))
-        cluster = self.server("postgres")
-        assert isinstance(cluster, Cluster)
-        cluster.show_certificate()
+        for name in self.clusters:
+            cluster = self.server(name)
+            assert isinstance(cluster, Cluster)
+            cluster.show_certificate()
         Authority(self.settings.secrets).renew("kafka")
         for name in self.brokers:
             self._broker(name).show_certificate()
@@ -147,7 +155,7 @@ class Programs:
         variables = told | environment(
             auth={},
             kafka_servers=self.settings.kafka_servers,
-            postgres_port=self.settings.postgres_port,
+            postgres_port=self.settings.postgres_ports,
             folder=self.settings.secrets,
             databases=databases(self.settings.home),
             authority=self.settings.authority,
@@ -158,6 +166,8 @@ class Programs:
     def ports(self, name: str) -> dict[str, int]:
         """The ports on which a program listens, by the setting that decides each."""
         settings = self.settings
+        if name in self.pairs.ports:
+            return {"POSTGRES_PORT": self.pairs.ports[name]}
         if name == "postgres":
             return {"POSTGRES_PORT": settings.postgres_port}
         if name in self.brokers:

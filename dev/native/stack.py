@@ -19,6 +19,7 @@ from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
+from dev.native import failover
 from dev.native.programs import Programs
 from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes, users
@@ -138,7 +139,8 @@ class NativeStack(Stack):
         statuses = {name: s for name, s in self.supervisor.statuses().items() if name in programs.names}
         with ThreadPoolExecutor() as pool:  # each of them may take seconds to say nothing
             lacking = dict(zip(statuses, pool.map(self._lacking, statuses.values()), strict=True))
-        row = "{:<14} {:<9} {:>8} {:>9} {:>6} {:>6}  {}"
+        width = max(14, *map(len, programs.names))
+        row = f"{{:<{width}}} " + "{:<9} {:>8} {:>9} {:>6} {:>6}  {}"
         print(row.format("NAME", "STATE", "PID", "UPTIME", "PORT", "ADMIN", "READY"))
         for name in (name for name in programs.names if name in statuses):
             status, missing = statuses[name], lacking[name]
@@ -178,7 +180,7 @@ class NativeStack(Stack):
             database,
             database,
             host=HOST,
-            ports=[self.settings.postgres_port],
+            ports=self.settings.postgres_ports(database),
             folder=self.settings.secrets,
             authority=self.settings.authority,
         )
@@ -199,10 +201,39 @@ class NativeStack(Stack):
         variables = child(self.programs.tools_environment(users.of_tool(module, arguments)))
         return subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
 
+    def fail_over(self, database: str) -> None:
+        self._require_running()
+        failover.fail_over(self, database)
+
+    def rejoin(self, database: str) -> None:
+        self._require_running()
+        failover.rejoin(self, database)
+
+    def configure_supervisor(self) -> None:
+        """Let supervisord know the programs as they are now."""
+        self.supervisor.set_programs(self._configured())
+
+    def start_servers(self, names: Collection[str], within_s: float) -> None:
+        """Start servers, and return when they are ready. Raises `StartError`."""
+        self.supervisor.start(names)
+        self._wait_ready(names, within_s)
+
+    def _check_clusters(self) -> None:
+        """Raises `StackError` when the databases were made with standbys, and are to have none now, or the reverse."""
+        wrong = [path for path in homes.clusters(self.home) if (path.name == "postgres") == self.settings.has_standbys]
+        if wrong:
+            made, asked = ("0", "1") if self.settings.has_standbys else ("1", "0")
+            raise StackError(
+                f"the databases were made with STANDBYS={made} and are in {wrong[0]}; STANDBYS={asked} would begin "
+                "with empty ones: choose another TANDEM_HOME, or 'just reset'"
+            )
+
     def rotate_secrets(self) -> None:
         self._require_running()
         if self.settings.secure:
             self.programs.renew_certificates()
+            for name in self.programs.pairs.ports:
+                self.programs.pairs.member(name).configure()  # a standby has none but this to tell it
             print("secrets: new certificates; new connections get them within a second", flush=True)
         self.ops("secrets", ["rotate"])
 
@@ -257,13 +288,15 @@ class NativeStack(Stack):
         if tight := list(tight_limits()):
             raise StackError("\n".join(tight))
         homes.check_brokers(self.home, self.settings.brokers or 1)
+        self._check_clusters()
         homes.make_passwords(self.home)
         homes.check_passwords(self.home)
         self.state.started("native", self.settings)
         # supervisord prepares them too, but here one sees the progress of the jars.
         for name in self.programs.servers:
-            print(f"preparing {name}", flush=True)
-            self.programs.server(name).prepare()
+            if name not in self.programs.pairs.ports:  # a standby is prepared when its primary runs
+                print(f"preparing {name}", flush=True)
+                self.programs.server(name).prepare()
         self.supervisor.launch(self._configured())
 
     def _configured(self) -> dict[str, str]:

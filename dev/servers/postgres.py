@@ -92,12 +92,19 @@ class Cluster(Server):
         if not (self.directory / "PG_VERSION").exists():
             self._initialise()
         self._remove_stale_lock()
-        lines = [f"{name} = '{value}'\n" for name, value in self.options.items()]
-        write(self.directory / "postgresql.conf", "".join(lines))
+        self.write_configuration()
         kind, addresses = ("host", f"{HOST}/32") if self.certificate is None else ("hostssl", "all")
         access = [f"{kind} {database} all {addresses} scram-sha-256\n" for database in ("all", "replication")]
         write(self.directory / "pg_hba.conf", "".join(access))
         self.show_certificate()
+
+    def configuration(self) -> Mapping[str, str]:
+        """The settings of postgresql.conf."""
+        return self.options
+
+    def write_configuration(self) -> None:
+        lines = [f"{name} = '{value.replace(chr(39), chr(39) * 2)}'\n" for name, value in self.configuration().items()]
+        write(self.directory / "postgresql.conf", "".join(lines))
 
     def show_certificate(self) -> None:
         """Take over the certificate; a server that runs reads it again with its configuration (SIGHUP)."""

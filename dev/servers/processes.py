@@ -57,8 +57,13 @@ def of_stack(home: Path) -> list[psutil.Process]:
     for process in tuple(started):
         with suppress(psutil.NoSuchProcess):
             started += process.children(recursive=True)
-    started += [process for process in psutil.process_iter() if works_in(process, home / "postgres")]
+    started += [process for process in psutil.process_iter() if works_in_cluster_of(process, home)]
     return [process for process in dict.fromkeys(started) if process.pid not in own and _lives(process)]
+
+
+def works_in_cluster_of(process: psutil.Process, home: Path) -> bool:
+    folders = [home / "postgres", *(home / "pairs").glob("postgres-*")]
+    return any(works_in(process, folder) for folder in folders)
 
 
 def _lives(process: psutil.Process) -> bool:

@@ -1,9 +1,20 @@
 """The settings of a stack: each is checked, and all are compared, before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
 from common.errors import Fatal
-from dev.settings import OWN_SETTINGS, ROOT, Settings, check_processes, free_ports, unknown_settings
+from dev.settings import (
+    DATABASES,
+    OWN_SETTINGS,
+    ROOT,
+    Settings,
+    check_processes,
+    environment,
+    free_ports,
+    unknown_settings,
+)
 
 
 @pytest.mark.parametrize(
@@ -96,3 +107,23 @@ def test_default_ports_are_below_those_of_outgoing_connections() -> None:
 def test_a_copy_of_the_example_sets_nothing() -> None:
     lines = (ROOT / ".env.example").read_text().splitlines()
     assert not [line for line in lines if line and not line.startswith("#")], "the remembered stack would be overruled"
+
+
+def test_with_standbys_each_database_has_two_ports_that_no_other_setting_may_have() -> None:
+    settings = Settings.from_environment({"STANDBYS": "1", "POSTGRES_PORT": "15432"})
+    ports = [settings.postgres_ports(database) for database in (*DATABASES, "notify")]
+    assert ports == [[15432, 15433], [15434, 15435], [15436, 15437], [15432, 15433]]
+    assert Settings.from_environment({}).postgres_ports("payment") == [15432]
+    Settings.from_environment({"KAFKA_PORT": "15437"})
+    with pytest.raises(Fatal, match=r"KAFKA_PORT=15437 and POSTGRES_PORT\+5=15437 are the same"):
+        Settings.from_environment({"STANDBYS": "async", "KAFKA_PORT": "15437"})
+    with pytest.raises(Fatal, match="STANDBYS"):
+        Settings.from_environment({"STANDBYS": "2"})
+
+
+def test_a_process_may_be_sent_to_the_primary_wherever_it_is() -> None:
+    settings = Settings.from_environment({"STANDBYS": "1"})
+    variables = environment(kafka_servers="h:1", postgres_port=settings.postgres_ports, folder=Path("/f"), partitions=6)
+    assert "@127.0.0.1:15434,127.0.0.1:15435/payment?" in variables["PAYMENT_DATABASE_URL"]
+    assert "target_session_attrs=read-write" in variables["PAYMENT_ADMIN_URL"]
+    assert "target_session_attrs=primary" in variables["PAYMENT_AUDITOR_URL"], "its sessions are read-only by default"

@@ -1,0 +1,72 @@
+"""`just failover` and `just rejoin`: a standby takes over from its primary, and the old primary becomes a standby."""
+
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from dev.native.pairs import Pairs
+from dev.servers import processes
+from dev.servers.member import Member
+from dev.stack import StackError
+
+if TYPE_CHECKING:
+    from dev.native.stack import NativeStack
+
+REJOIN_WITHIN_S = 300
+
+
+def fail_over(stack: "NativeStack", database: str) -> None:
+    """Stop the primary for good, then promote the standby. A primary that answers hands over all that it has. After an
+    interruption, call it again. Raises `StackError` and `StartError`."""
+    primary, standby = Pairs(stack.settings).of(database)
+    if standby.is_retired:
+        if not primary.is_standby:
+            raise StackError(
+                f"{primary.name} has taken over already; 'just rejoin {database}' gives it a standby again"
+            )
+        standby, primary = primary, standby  # interrupted before the promotion
+    elif (missing := standby.unready()) and not standby.answers:
+        raise StackError(f"{standby.name} cannot take over: {missing}; nothing was changed")
+    started_s = time.monotonic()
+    if not primary.is_retired:
+        hands_over = _stop(stack, primary)
+        primary.retire()
+        how = "handed over all that it had" if hands_over else "did not answer and was killed"
+        print(f"{primary.name} {how}; it stays stopped", flush=True)
+    standby.promote()
+    print(f"{standby.name} is the primary after {time.monotonic() - started_s:.1f} s", flush=True)
+    stack.configure_supervisor()
+    if stack.settings.standbys != "1":
+        print(f"what {standby.name} had not received is lost: if anything is, the service says so on /readyz, and")
+        print(f"'just replay {database} --why …' brings back what was published")
+    print(f"there is one copy of the database until 'just rejoin {database}'")
+
+
+def _stop(stack: "NativeStack", primary: Member) -> bool:
+    """Stop the primary: gently if its standby follows it, so that it has everything. Returns whether it was so."""
+    try:
+        followed = primary.is_followed()
+    except psycopg.Error:
+        followed = False
+    if not followed and (status := stack.supervisor.statuses().get(primary.name)) and status.pid:
+        processes.send([status.pid], signal.SIGKILL)
+    stack.supervisor.stop([primary.name])
+    return followed
+
+
+def rejoin(stack: "NativeStack", database: str) -> None:
+    """Make the retired cluster of a database a standby again, as a new copy of the primary. Raises `StackError` and
+    `StartError`."""
+    primary, standby = Pairs(stack.settings).of(database)
+    if not standby.is_retired:
+        raise StackError(f"{standby.name} is not retired; nothing was changed ('just ps' says how it stands)")
+    if missing := primary.unready():
+        raise StackError(f"{primary.name} cannot be copied: {missing}; nothing was changed")
+    kept = standby.set_aside()
+    print(f"what {standby.name} had is in {kept}; delete it when nobody wants to look into it", flush=True)
+    stack.configure_supervisor()
+    stack.start_servers([standby.name], REJOIN_WITHIN_S)
+    primary.configure()
+    print(f"{standby.name} follows {primary.name}")
