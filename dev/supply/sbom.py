@@ -45,10 +45,10 @@ _PACKAGE: Final = re.compile(
 )
 _HASH: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _VENDORED: Final = re.compile(
-    r"^\| `([^`]+)` \| (?:(npm|PyPI) `([^`]+)` ([\d.]+))?.* \| `([0-9a-f]{64})` \|$", re.MULTILINE
+    r"^\| `([^`]+)` \| (?:(npm|PyPI|GitHub|Go) `([^`]+)` ([\d.]+))?.* \| `([0-9a-f]{64})` \|$", re.MULTILINE
 )
 _IMAGE: Final = re.compile(r"^(?: *image:|FROM) ([\w./-]+):([\w.-]+)(?:@sha256:([0-9a-f]{64}))?", re.MULTILINE)
-_TYPES: Final = {"npm": "npm", "PyPI": "pypi"}
+_TYPES: Final = {"npm": "npm", "PyPI": "pypi", "GitHub": "github", "Go": "golang"}
 FAILED: Final = 2
 LICENSE_CHARS_MAX: Final = 80
 """Some packages give the whole text of their licence as its name."""
@@ -117,7 +117,8 @@ def vendored(root: Path = ROOT) -> Iterator[Component]:
         purl: PackageURL | None = None
         for name, registry, package, version, digest in _VENDORED.findall(readme.read_text()):
             if registry:
-                purl = PackageURL(_TYPES[registry], name=package, version=version)
+                namespace, _, name_in_it = package.rpartition("/")
+                purl = PackageURL(_TYPES[registry], namespace=namespace or None, name=name_in_it, version=version)
             if purl is None:
                 raise Fatal(f"sbom: {readme.relative_to(root)} does not say from which package {name} is")
             path = f"{folder}/{name}"
@@ -128,9 +129,9 @@ def vendored(root: Path = ROOT) -> Iterator[Component]:
 
 
 def images(root: Path = ROOT) -> Iterator[Component]:
-    """The container images that are named by the Dockerfile and by Compose."""
+    """The container images that are named by the Dockerfile, by Compose and by the charts."""
     named: dict[tuple[str, str], str] = {}
-    for file in ("Dockerfile", "docker-compose.yml"):
+    for file in ("Dockerfile", "docker-compose.yml", "deploy/platform/values.yaml"):
         for image, tag, digest in _IMAGE.findall((root / file).read_text()):
             named[image, tag] = digest
     for (image, tag), digest in sorted(named.items()):

@@ -23,7 +23,12 @@ FORBIDDEN: Final = {
 }
 
 
-VENDORED: Final = (*(f"{folder}/vendor" for folder in STATIC), "tests/browser/vendor", "tests/unit/vendor")
+VENDORED: Final = (
+    *(f"{folder}/vendor" for folder in STATIC),
+    "tests/browser/vendor",
+    "tests/charts/vendor",
+    "tests/unit/vendor",
+)
 
 
 @pytest.mark.parametrize("folder", [ROOT / folder for folder in VENDORED], ids=VENDORED)

@@ -1,0 +1,1 @@
+"""The Helm charts in `deploy/`, rendered and checked without a cluster."""

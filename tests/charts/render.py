@@ -1,0 +1,47 @@
+"""Renders the charts, with Helm itself (its library comes in a wheel)."""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, Final
+
+import helm_python
+import yaml
+
+from dev.settings import ROOT
+
+NAMESPACE: Final = "shop"
+CHARTS: Final = ROOT / "deploy"
+SETS: Final = {"platform": ("small", "production"), "tandem": ("small", "production", "secured-external")}
+"""The value sets of each chart, in its folder `ci`. The third brings its own Kafka and databases."""
+
+Document = dict[str, Any]
+
+
+def values(chart: str, name: str) -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((CHARTS / chart / "ci" / f"{name}.yaml").read_text())
+    return read
+
+
+def render(chart: str, given: Mapping[str, Any]) -> list[Document]:
+    """All documents. Raises `HelmError` for values that the schema refuses, or that a template does."""
+    with helm_python.Chart.load(CHARTS / chart) as loaded:
+        loaded.validate_schema(dict(given))
+        texts = loaded.render(dict(given), name="tandem", namespace=NAMESPACE)
+    return [document for text in texts.values() for document in yaml.safe_load_all(text) if document]
+
+
+@cache
+def rendered(chart: str, name: str) -> tuple[Document, ...]:
+    """The documents of a value set. Nobody may change them."""
+    return tuple(render(chart, values(chart, name)))
+
+
+def all_rendered() -> Iterator[tuple[str, str]]:
+    """Every chart with each of its value sets."""
+    return ((chart, name) for chart, names in SETS.items() for name in names)
+
+
+def pod_of(document: Document) -> Document | None:
+    """The pod's spec that a document has a template for."""
+    pod: Document | None = document.get("spec", {}).get("template", {}).get("spec")
+    return pod if document["kind"] in ("Deployment", "Job", "StatefulSet", "DaemonSet") else None
