@@ -1,7 +1,8 @@
-"""Simulate Tandem at rates and sizes that no machine here has: `python -m bench.simulate [check|draw|measure]`.
+"""Simulate Tandem at rates and sizes that no machine here has: `python -m bench.simulate [check|draw|size|measure]`.
 
     check     fit the costs, and hold the model against loads that the fit has not seen; fails beyond 15 % (default)
     draw      draw the curves into docs/images, and print the highest rate by the number of instances
+    size      print what 1,000 to 1,000,000 orders a second take, by arithmetic (`bench.model.sizes`)
     measure   measure the loads anew, on a stack of its own, in about four minutes
 
 What was measured is in `bench/model/calibration.json`: CPU and latencies of loads of several rates and instances in
@@ -21,7 +22,7 @@ from bench.command import parser, run, say, shown
 from bench.measure import ceilings
 from bench.measure.measured import Measured
 from bench.measure.meter import Meter, private_meter
-from bench.model import tandem
+from bench.model import sizes, tandem
 from bench.model.charts import COLOURS, Series, line_chart
 from bench.model.costs import ERROR_MAX, KINDS, Calibration, Comparison, Load, compare, fit, read
 from bench.model.tandem import GROUPS, Costs, Shape
@@ -190,11 +191,14 @@ def highest_apart(costs: Costs, instances: int, *, is_split: bool) -> float:
 
 def main(arguments: Sequence[str]) -> int:
     options = parser("simulate", __doc__)
-    options.add_argument("what", nargs="?", choices=("check", "draw", "measure"), default="check")
+    options.add_argument("what", nargs="?", choices=("check", "draw", "size", "measure"), default="check")
     options.add_argument("--file", type=Path, default=CALIBRATION, help="what was measured (%(default)s)")
     chosen = options.parse_args(arguments)
     if chosen.what == "measure":
         return run(lambda directory: measure(chosen.file, directory))
+    if chosen.what == "size":
+        print(sizes.table())
+        return 0
     if not chosen.file.exists():
         options.error(f"{chosen.file} does not exist; 'just simulate measure' makes it in about four minutes")
     calibration = read(chosen.file)

@@ -10,10 +10,12 @@ from msgspec.structs import replace
 from bench.model.charts import Series, line_chart
 from bench.model.costs import Calibration, Load, compare, fit, least_squares
 from bench.model.engine import Cores, Lock, Process, Simulation
+from bench.model.sizes import ALONE_PER_S, FILLED, size, table
 from bench.model.tandem import GROUPS, LINGER_S, Costs, Shape, run
 from bench.simulate import check, highest
 from bench.stack.machine import Machine
 from common.consume.inbox import SLOT_S
+from dev.settings import ROOT
 
 SERVICE_S: Final = 0.01
 NOTHING: Final = dict.fromkeys(GROUPS, 0.0)
@@ -172,6 +174,14 @@ def test_the_check_fails_for_a_machine_that_the_model_does_not_describe(
     assert "0 of 2 checked loads are within 15%" in capsys.readouterr().out
     dearer = replace(calibration.checks[0], cpu_us={group: us * 0.8 for group, us in COSTS.order.items()})
     assert not check(replace(calibration, calibration=[], checks=[dearer]), costs)
+
+
+def test_the_page_shows_the_sizes_that_the_code_gives() -> None:
+    assert table() in (ROOT / "docs/SCALING.md").read_text()
+    small, large = size(1_000), size(1_000_000)
+    assert small.cost_of_a_million > large.cost_of_a_million
+    assert large.sagas * ALONE_PER_S["saga"] * FILLED >= 1_000_000
+    assert large.partitions >= large.sagas
 
 
 def test_least_squares_has_no_negative_factor() -> None:
