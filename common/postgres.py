@@ -202,7 +202,7 @@ def lead(connection: Conn, role: str) -> bool:
     return connection.execute("SELECT pg_try_advisory_lock(hashtext(%s))", (role,)).fetchone() == (True,)
 
 
-_CONNECTIONS: Final = """
+CONNECTIONS: Final = """
     SELECT current_setting('max_connections')::int AS allowed,
       current_setting('superuser_reserved_connections')::int + current_setting('reserved_connections')::int AS reserved,
       (SELECT sum(numbackends) FROM pg_stat_database)::int AS taken
@@ -211,7 +211,7 @@ _CONNECTIONS: Final = """
 
 def connections(connection: Conn) -> dict[str, int]:
     """How many connections the server allows, of which superusers have some `reserved`, and how many are `taken`."""
-    return connection.cursor(row_factory=dict_row).execute(_CONNECTIONS).fetchone() or {}
+    return connection.cursor(row_factory=dict_row).execute(CONNECTIONS).fetchone() or {}
 
 
 @contextmanager

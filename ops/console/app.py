@@ -38,10 +38,11 @@ from ops.console.proof.rounds import StandingProof
 from ops.console.session.cookie import Cookie
 from ops.console.session.logins import Logins, Nothing
 from ops.console.settings import Address, Settings
-from ops.console.sources import SERVICES, Instances, Kafka, Targets
+from ops.console.sources import SERVICES, Instances, Targets
 from ops.databases import databases
 from ops.log import Log
-from ops.observe.gauges import Gauges, ProofGauges, Sampling
+from ops.observe.gauges import Gauges, ProofGauges
+from ops.observe.samples import BrokerSampler
 from ops.verify.statements import TEXTS
 
 PASS_ON_S: Final = 35.0
@@ -92,12 +93,11 @@ async def serve(settings: Settings) -> None:
         lambda job: hub.publish("job", job.shown(), key=f"job {job.id}"), lambda job: hub.forget(f"job {job.id}")
     )
     instances = Instances(Targets(settings.targets), settings.process.tls.authority)
-    poller = Poller(Kafka(process.brokers), reading, instances, hub)
+    poller = Poller(BrokerSampler(process.brokers), reading, instances, hub, Gauges(REGISTRY))
     proof = StandingProof(
         *(process.brokers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
         *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
     )
-    sampling = Sampling(Gauges(REGISTRY), process.brokers, settings.auditor_urls)
     log = Log(process.brokers, "console-events")
 
     async def search(request: Request) -> Response:
@@ -198,7 +198,7 @@ async def serve(settings: Settings) -> None:
     async def close() -> None:
         await asyncio.to_thread(jobs.close)
 
-    await server.serve(frame, process, [poller, proof, sampling], open_=open_, close=close)
+    await server.serve(frame, process, [poller, proof], open_=open_, close=close)
 
 
 def hello(settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from common.events import READS, Milliseconds
 from common.kafka.broker import Partition
 from ops.console.metrics import Values, requests, total
+from ops.observe.samples import Position
 
 STAGES: Final = "batch_stage_seconds_sum"
 RATE_READINGS: Final = 4
@@ -15,14 +16,6 @@ RATE_READINGS: Final = 4
 ARROWS: Final = tuple((group, topic) for group, topics in READS.items() for topic in topics)
 """Which group reads which topic."""
 GAUGES: Final = {"in_flight": "pool_in_use", "backlog": "backlog_orders", "wait_s": "backlog_wait_seconds"}
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """How far a group has come in a partition, and when the log received the last record that it has decided."""
-
-    offset: int
-    record_time: Milliseconds | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +54,7 @@ class Lag:
     caught_up_at: dict[tuple[str, Partition], Milliseconds] = field(default_factory=dict)
 
     def seconds(self, group: str, partition: Partition, position: Position, end: int, at: Milliseconds) -> float:
-        if position.offset >= end:
+        if position.next_offset >= end:
             self.caught_up_at[group, partition] = at
             return 0.0
         since = max(position.record_time or 0, self.caught_up_at.get((group, partition), 0))
@@ -97,19 +90,19 @@ class Flow:
         partitions = [
             {
                 "partition": partition.number,
-                "position": position.offset,
+                "position": position.next_offset,
                 "end": end,
-                "lag_records": max(0, end - position.offset),
+                "lag_records": max(0, end - position.next_offset),
                 "lag_s": round(self._lag.seconds(group, partition, position, end, now.at), 3),
             }
             for partition, position in sorted(positions.items())
             if (end := now.ends.get(partition)) is not None
         ]
-        earlier = {p: at.offset for p, at in before.positions.get(group, {}).items() if p.topic == topic}
+        earlier = {p: at.next_offset for p, at in before.positions.get(group, {}).items() if p.topic == topic}
         return {
             "group": group,
             "topic": topic,
-            "out_s": _rate(earlier, {p: at.offset for p, at in positions.items()}, elapsed_s),
+            "out_s": _rate(earlier, {p: at.next_offset for p, at in positions.items()}, elapsed_s),
             "lag_records": sum(p["lag_records"] for p in partitions) if partitions else None,
             "lag_s": max(p["lag_s"] for p in partitions) if partitions else None,
             "partitions": partitions,

@@ -1,7 +1,8 @@
-"""The one poller of all tabs: reads every source each second, and publishes what it found.
+"""The one poller of all tabs, and of the metrics: reads every source each second, and publishes what it found.
 
 Each source is read in a thread of its own, and one that does not answer in time keeps no other waiting: the page then
-says so. Without a tab, it reads every five seconds, so that the last 15 minutes are there when one comes.
+says so. Without a tab, it reads every three seconds, so that the metrics are fresh, and the last 15 minutes are there
+when a tab comes.
 """
 
 import threading
@@ -9,27 +10,29 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from typing import Any, Final
 
 from common.errors import describe
 from common.events import now
-from common.kafka.broker import Partition
 from common.worker import Worker
-from ops.console.flow import Flow, Position, Reading, Scrape
+from ops.console.flow import Flow, Reading, Scrape
 from ops.console.hub import Hub
 from ops.console.metrics import POINT_S, POINTS, Latency, buckets, increments, of_values
-from ops.console.sources import Instances, Kafka
+from ops.console.sources import Instances
 from ops.console.store import SQL
 from ops.databases import Databases
+from ops.observe.gauges import Gauges
+from ops.observe.samples import BrokerSample, BrokerSampler, DatabaseSample, DatabaseSampler, positions_of
 from ops.tool import GROUP_OF
 
 EVERY_S: Final = 1.0
-IDLE_EVERY_S: Final = 5.0
+IDLE_EVERY_S: Final = 3.0
 STOP_S: Final = 5.0
 ANSWER_S: Final = 0.8
 """How long a round waits for its sources."""
 SCRAPE_EVERY_S: Final = 2.0
-ASSIGNED_EVERY_S: Final = 5.0
+BROKER_EVERY_S: Final = 3.0
 OUTCOMES_EVERY_S: Final = 2.0
 OUTCOMES_S: Final = 60
 OUTCOMES_MAX: Final = 500
@@ -39,6 +42,7 @@ SETTLE_NEWEST_S: Final = 10.0
 SETTLE_MAX: Final = 1_000
 SETTLE_BOUNDS_S: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 20.0, 60.0)
 ACCEPT: Final = "order_accept_seconds"
+BROKER: Final = "broker"
 
 
 class Source:
@@ -79,13 +83,16 @@ class Source:
 
 
 class Poller:
-    """A task of the process. `newest` is the last `flow` message."""
+    """A task of the process."""
 
-    def __init__(self, kafka: Kafka, databases: Databases, instances: Instances, hub: Hub) -> None:
-        self._kafka = kafka
-        self._databases = databases
+    def __init__(
+        self, broker: BrokerSampler, databases: Databases, instances: Instances, hub: Hub, gauges: Gauges
+    ) -> None:
+        self._broker = broker
+        self._order_database = databases["order"]
         self._instances = instances
         self._hub = hub
+        self._gauges = gauges
         self._flow = Flow()
         self._accept, self._settle = Latency(), Latency()
         self._accept_before: dict[str, dict[float, float]] = {}
@@ -99,12 +106,17 @@ class Poller:
         self._pool = ThreadPoolExecutor(8, "poll")
         self._worker = Worker("poller", self._run, retries_fatal=True, stop_timeout_s=STOP_S)
         self._sources = {
-            "kafka": Source("kafka", kafka.ends, EVERY_S, self._pool),
+            "kafka": Source("kafka", broker.ends, EVERY_S, self._pool),
+            BROKER: Source(BROKER, self._sample_broker, BROKER_EVERY_S, self._pool),
             "instances": Source("instances", instances.scrape, SCRAPE_EVERY_S, self._pool),
-            "assigned": Source("assigned", kafka.assigned, ASSIGNED_EVERY_S, self._pool),
             "outcomes": Source("outcomes", self._outcomes, OUTCOMES_EVERY_S, self._pool),
             "settle times": Source("settle times", self._settle_times, POINT_S, self._pool),
-        } | {service: Source(service, self._reader(service), EVERY_S, self._pool) for service in GROUP_OF}
+        } | {
+            service: Source(
+                service, partial(self._sample_database, DatabaseSampler(databases[service])), EVERY_S, self._pool
+            )
+            for service in GROUP_OF
+        }
 
     def start(self) -> None:
         self._worker.start()
@@ -127,43 +139,44 @@ class Poller:
         """A tab has come: go on at once."""
         self._wake.set()
 
-    def _reader(self, service: str) -> Callable[[], tuple[dict[Partition, Position], dict[str, Any]]]:
-        database = self._databases[service]
+    def _sample_database(self, sampler: DatabaseSampler) -> DatabaseSample:
+        sample = sampler.sample()
+        self._gauges.take_database(sampler.service, sample)
+        return sample
 
-        def read() -> tuple[dict[Partition, Position], dict[str, Any]]:
-            positions = {
-                Partition(row["topic"], row["partition"]): Position(row["next_offset"], row["record_time"])
-                for row in database.query(SQL["positions"])
-            }
-            return positions, database.query(SQL["waiting"])[0]
-
-        return read
+    def _sample_broker(self) -> BrokerSample:
+        sample = self._broker.sample(positions_of(self._gauges.databases()))
+        self._gauges.take_broker(sample)
+        return sample
 
     def _outcomes(self) -> list[dict[str, Any]]:
-        return self._databases["order"].query(SQL["outcomes"], window_s=OUTCOMES_S, most=OUTCOMES_MAX)
+        return self._order_database.query(SQL["outcomes"], window_s=OUTCOMES_S, most=OUTCOMES_MAX)
 
     def _settle_times(self) -> list[float]:
         ages = {"oldest_s": SETTLE_OLDEST_S, "newest_s": SETTLE_NEWEST_S}
-        return [row["seconds"] for row in self._databases["order"].query(SQL["settle_times"], **ages, most=SETTLE_MAX)]
+        return [row["seconds"] for row in self._order_database.query(SQL["settle_times"], **ages, most=SETTLE_MAX)]
 
     def _run(self) -> None:
         self._worker.report("")
         while not self._worker.stopping.is_set():
             began_s = time.monotonic()
-            self._round(began_s)
+            self.round(began_s)
             every_s = EVERY_S if self._hub.clients else IDLE_EVERY_S
             if self._wake.wait(max(0.05, began_s + every_s - time.monotonic())):
                 self._wake.clear()
 
-    def _round(self, clock_s: float) -> None:
-        under_way = [future for source in self._sources.values() if (future := source.begin(clock_s)) is not None]
-        wait(under_way, timeout=ANSWER_S)
+    def round(self, clock_s: float) -> None:
+        """Read what is due, and publish it. `clock_s` is now by the monotonic clock."""
+        under_way = {name: future for name, source in self._sources.items() if (future := source.begin(clock_s))}
+        under_way.pop(BROKER, None)  # it reads records when a group is behind: the page does not wait for that
+        wait(under_way.values(), timeout=ANSWER_S)
         clock_s = time.monotonic()
         answers = {name: source.answer(clock_s) for name, source in self._sources.items()}
         scrapes = answers["instances"]
         if scrapes is not None and scrapes is not self._scraped:
             self._scraped = scrapes
-            self._shown = self._flow.instances(scrapes, answers["assigned"] or {})
+            broker: BrokerSample | None = answers[BROKER]
+            self._shown = self._flow.instances(scrapes, broker.assigned if broker else {})
             self._api = self._flow.api(scrapes)
             self._observe(scrapes)
         times = answers["settle times"]
@@ -177,20 +190,20 @@ class Poller:
             self._end_interval(document)
 
     def _document(self, answers: Mapping[str, Any], clock_s: float) -> dict[str, Any]:
-        stored = {service: answers[service] for service in GROUP_OF if answers[service] is not None}
+        stored: dict[str, DatabaseSample] = {s: answers[s] for s in GROUP_OF if answers[s] is not None}
         reading = Reading(
             now(),
             clock_s,
             answers["kafka"] or {},
-            {GROUP_OF[service]: positions for service, (positions, _) in stored.items()},
+            {GROUP_OF[service]: sample.positions for service, sample in stored.items()},
             {name: self._sources[name].problem for name in ("kafka", *GROUP_OF) if self._sources[name].problem},
         )
         return {
             **self._flow.topics_and_arrows(reading),
             "api": self._api,
             "outcomes": {"window_s": OUTCOMES_S, **outcomes(answers["outcomes"] or [])},
-            "parked": {service: stored[service][1]["parked"] if service in stored else None for service in GROUP_OF},
-            "stopped": {s: waiting["stopped"] for s, (_, waiting) in stored.items() if waiting["stopped"]},
+            "parked": {s: sum(stored[s].parked.values()) if s in stored else None for s in GROUP_OF},
+            "stopped": {service: sample.stopped for service, sample in stored.items() if sample.stopped},
             "instances": self._shown,
             "latency": {"accept": self._accept.window(), "settle": self._settle.window()},
         }

@@ -1,4 +1,4 @@
-"""What the console reads of Kafka and of the instances: ends of the log, members of the groups, metrics, readiness."""
+"""What the console reads of the instances: metrics and readiness."""
 
 import http.client
 import socket
@@ -11,22 +11,15 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from common.config.kafka import Brokers
-from common.events import READS, SAGA
-from common.kafka.broker import Partition, all_partitions, describe, log_ends
-from common.kafka.clients import client_config
-from common.kafka.identity import AdminClient
+from common.events import SAGA
 from common.tls.client import connection as connect
 from ops.console.flow import Scrape
 from ops.console.metrics import parse
 from ops.console.settings import Address
-from ops.log import members
 
 SCRAPE_S: Final = 1.5
 SCRAPERS: Final = 8
 RESOLVE_EVERY_S: Final = 5.0
-DESCRIBE_EVERY_S: Final = 60.0
-MEMBERS_TIMEOUT_S: Final = 2.0
 SERVICES: Final = ("order-api", SAGA, "payment", "inventory")
 
 
@@ -158,30 +151,3 @@ class Instances:
 def _get(connection: http.client.HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
     return connection.getresponse().read()
-
-
-class Kafka:
-    """The broker as the console asks it."""
-
-    def __init__(self, brokers: Brokers) -> None:
-        self._admin = AdminClient(client_config(brokers, "console"))
-        self._partitions: list[Partition] = []
-        self._described_at = -DESCRIBE_EVERY_S
-
-    def ends(self) -> dict[Partition, int]:
-        """The ends of all topics about orders. Raises `Transient` or `Fatal`."""
-        if time.monotonic() - self._described_at > DESCRIBE_EVERY_S:
-            self._partitions = all_partitions(describe(self._admin, READS[SAGA]).values())
-            self._described_at = time.monotonic()
-        return log_ends(self._admin, self._partitions)
-
-    def assigned(self) -> dict[str, list[str]]:
-        """The partitions of each member of the groups, by its client id, which is the name of the instance, and by its
-        host. Raises `KafkaException`, and `Transient`."""
-        assigned: dict[str, list[str]] = {}
-        for group in members(self._admin, MEMBERS_TIMEOUT_S).values():
-            for member in group:
-                partitions = member.assignment.topic_partitions if member.assignment else []
-                own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
-                assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
-        return assigned

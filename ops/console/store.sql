@@ -4,11 +4,6 @@
 -- name: positions
 SELECT topic, partition, topic_id, next_offset, (extract(epoch FROM record_time) * 1000)::bigint AS record_time FROM positions
 
--- name: waiting
--- What waits for an operator: parked events that are not done, and why the consumer has stopped.
-SELECT (SELECT count(*) FROM parked_events WHERE state <> 'done') AS parked,
-  (SELECT reason FROM stops WHERE resumed_at IS NULL LIMIT 1) AS stopped
-
 -- name: outcomes
 SELECT status, reason, count(*) AS orders FROM (
   SELECT status, reason FROM orders

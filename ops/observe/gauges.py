@@ -1,32 +1,18 @@
-"""The samples and the proof as metrics. A thread samples each source, so that one that is frozen holds up no other."""
+"""The samples and the proof as metrics."""
 
 import threading
 import time
-from collections.abc import Mapping
-from contextlib import closing
 from functools import partial
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
-from common.config.kafka import Brokers
 from common.events import READS, now
-from common.worker import Worker
-from ops.observe.samples import (
-    BrokerSample,
-    BrokerSampler,
-    DatabaseSample,
-    DatabaseSampler,
-    lag,
-    oldest_unsettled_s,
-    positions_of,
-)
+from ops.observe.samples import BrokerSample, DatabaseSample, lag, oldest_unsettled_s, positions_of
 from ops.tool import GROUP_OF
 
-EVERY_S: Final = 3.0
 STALE_S: Final = 10.0
 """A source that has not answered for this long is down."""
-FULL_SEARCH_EVERY_S: Final = 600.0
 KAFKA: Final = "kafka"
 
 
@@ -75,7 +61,7 @@ class Gauges:
 
     def take_database(self, database: str, sample: DatabaseSample) -> None:
         group = GROUP_OF[database]
-        self._stopped.labels(group).set(sample.stopped)
+        self._stopped.labels(group).set(sample.stopped is not None)
         for root, kind in ((True, "root"), (False, "follower")):
             self._parked.labels(group, kind).set(sample.parked.get(root, 0))
         self._connections.labels(database).set(sample.connections["taken"])
@@ -134,43 +120,3 @@ class ProofGauges:
     def set_age(self, seconds: float) -> None:
         """All statements were proved so long ago: a proof says nothing about moments after its beginning."""
         self._proved_s = time.monotonic() - seconds
-
-
-class Sampling:
-    """A task of the process: samples Kafka and these databases every `EVERY_S`, whatever fails."""
-
-    def __init__(self, gauges: Gauges, brokers: Brokers, urls: Mapping[str, str]) -> None:
-        self._gauges = gauges
-        self._brokers = brokers
-        self._urls = urls
-        self._stopping = threading.Event()
-        works = {database: partial(self._sample_database, database) for database in urls} | {KAFKA: self._sample_broker}
-        self._workers = [
-            Worker(f"sampling {name}", work, retries_fatal=True, delay_max_s=EVERY_S, stop_timeout_s=2 * EVERY_S)
-            for name, work in works.items()
-        ]
-
-    def start(self) -> None:
-        for worker in self._workers:
-            worker.start()
-
-    def stop(self) -> None:
-        self._stopping.set()
-        for worker in self._workers:
-            worker.stopping.set()
-        for worker in self._workers:
-            worker.stop()
-
-    def _sample_database(self, database: str) -> None:
-        with closing(DatabaseSampler(database, self._urls[database])) as sampler:
-            searched_s = time.monotonic()
-            while not self._stopping.wait(EVERY_S):
-                if time.monotonic() - searched_s > FULL_SEARCH_EVERY_S:
-                    sampler.search_again()
-                    searched_s = time.monotonic()
-                self._gauges.take_database(database, sampler.sample())
-
-    def _sample_broker(self) -> None:
-        with closing(BrokerSampler(self._brokers)) as sampler:
-            while not self._stopping.wait(EVERY_S):
-                self._gauges.take_broker(sampler.sample(positions_of(self._gauges.databases())))

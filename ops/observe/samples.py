@@ -3,41 +3,44 @@
 Nothing here is asked of a service, so it is also true of one that is frozen or gone.
 """
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Final, NamedTuple
 
-import psycopg
 from confluent_kafka import KafkaException, TopicPartition
-from psycopg.conninfo import make_conninfo
 
 from common.config.kafka import Brokers
-from common.events import ORDERS, READERS, READS, SAGA, Milliseconds
-from common.kafka.broker import Partition
+from common.events import ORDERS, READS, SAGA, Milliseconds
+from common.kafka.broker import Partition, all_partitions, log_ends
 from common.kafka.clients import reader_config
 from common.kafka.identity import Consumer
-from common.postgres import KEEPALIVES, connections
+from common.postgres import CONNECTIONS
+from ops.databases import Database
 from ops.log import Log, members
 from ops.log_dirs import Folder, folders
 from ops.tool import GROUP_OF
 
 CLIENT_ID: Final = "console-samples"
-CONNECT_TIMEOUT_S: Final = 5
-STATEMENT_TIMEOUT_MS: Final = 5_000
+SLOW_EVERY_S: Final = 2.5
+"""How old the parts of a sample may be that cost a database more: its connections, the oldest unsettled order."""
+FULL_SEARCH_EVERY_S: Final = 600.0
+DESCRIBE_EVERY_S: Final = 60.0
 FIRST_RECORD_S: Final = 1.0
+FIRST_RECORDS_S: Final = 3.0
 FETCH_BYTES: Final = 1_024
 LAGGARD_MS: Final = 60_000
 """A partition that the saga has read this much less far than another does not keep the search back."""
-PARKED: Final = "SELECT root, count(*) FROM parked_events WHERE state <> 'done' GROUP BY root"
+PARKED: Final = "SELECT root, count(*) AS events FROM parked_events WHERE state <> 'done' GROUP BY root"
 POSITIONS: Final = """
-    SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint FROM positions
+    SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint AS record_time FROM positions
 """
-STOPPED: Final = "SELECT EXISTS (SELECT FROM stops WHERE resumed_at IS NULL)"
+STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL LIMIT 1"
 # Read along `orders_by_placed_at` from where the last sample ended, not from the beginning of time.
 UNSETTLED: Final = """
-    SELECT (extract(epoch FROM min(placed_at)) * 1000)::bigint FROM orders
-    WHERE settled_at IS NULL AND placed_at >= to_timestamp(%s::float8 / 1000)
+    SELECT (extract(epoch FROM min(placed_at)) * 1000)::bigint AS oldest FROM orders
+    WHERE settled_at IS NULL AND placed_at >= to_timestamp(%(since)s::float8 / 1000)
 """
 
 
@@ -54,9 +57,10 @@ class DatabaseSample(NamedTuple):
     positions: Mapping[Partition, Position]
     parked: Mapping[bool, int]
     """How many parked events are not done, by whether they are roots."""
-    stopped: bool
+    stopped: str | None
+    """Why its consumer waits for an operator, if it does."""
     connections: Mapping[str, int]
-    """`allowed`, `reserved` and `taken`, see `common.postgres.connections`."""
+    """`allowed`, `reserved` and `taken`, see `common.postgres.CONNECTIONS`."""
     oldest_unsettled: Milliseconds | None
     """When the oldest order was placed that is stored and not settled. Of the order database only."""
 
@@ -65,6 +69,8 @@ class BrokerSample(NamedTuple):
     ends: Mapping[Partition, int]
     members: Mapping[str, int]
     """How many members each group has."""
+    assigned: Mapping[str, Sequence[str]]
+    """The partitions of each member, by its client id, which is the name of the instance, and by its host."""
     folders: list[Folder]
     first_unread: Mapping[tuple[str, Partition], Milliseconds]
     """The broker's time of the first record that a group has not passed, where there is one."""
@@ -82,43 +88,40 @@ class Lag(NamedTuple):
 
 
 class DatabaseSampler:
-    """Samples one database through one connection, as the auditor. Every method raises `psycopg.Error`."""
+    """Samples one service's database, as the auditor."""
 
-    def __init__(self, database: str, url: str) -> None:
+    def __init__(self, database: Database) -> None:
+        self.service = database.service
         self._database = database
         self._settled_upto = Milliseconds(0)
         """All orders placed before are settled, or come to light in the next full search."""
-        self._connection = psycopg.connect(
-            make_conninfo(
-                url,
-                application_name=CLIENT_ID,
-                connect_timeout=CONNECT_TIMEOUT_S,
-                **{**KEEPALIVES, "tcp_user_timeout": 1000 * CONNECT_TIMEOUT_S},
-                options=f"-c statement_timeout={STATEMENT_TIMEOUT_MS}",
-            ),
-            autocommit=True,
-        )
-
-    def close(self) -> None:
-        self._connection.close()
+        self._searched_s = self._slow_s = -FULL_SEARCH_EVERY_S
+        self._connections: Mapping[str, int] = {}
+        self._oldest: Milliseconds | None = None
 
     def sample(self) -> DatabaseSample:
-        rows = self._connection.execute(POSITIONS).fetchall()
-        positions = {Partition(topic, number): Position(offset, at) for topic, number, offset, at in rows}
-        [[stopped]] = self._connection.execute(STOPPED)
-        parked: Counter[bool] = Counter(dict(self._connection.execute(PARKED).fetchall()))
-        unsettled = self._oldest_unsettled(positions) if self._database == "order" else None
-        return DatabaseSample(positions, parked, stopped, connections(self._connection), unsettled)
+        """How it stands now. Raises `Unreadable`."""
+        query, now_s = self._database.query, time.monotonic()
+        positions = {
+            Partition(row["topic"], row["partition"]): Position(row["next_offset"], row["record_time"])
+            for row in query(POSITIONS)
+        }
+        parked = Counter({row["root"]: row["events"] for row in query(PARKED)})
+        stopped = next((row["reason"] for row in query(STOPPED)), None)
+        if now_s - self._slow_s >= SLOW_EVERY_S:
+            [connections] = query(CONNECTIONS)
+            if self.service == "order":
+                self._oldest = self._oldest_unsettled(positions, now_s)
+            self._connections, self._slow_s = connections, now_s
+        return DatabaseSample(positions, parked, stopped, self._connections, self._oldest)
 
-    def search_again(self) -> None:
-        """Look at all orders the next time: some are stored late, such as one whose event was redriven."""
-        self._settled_upto = Milliseconds(0)
-
-    def _oldest_unsettled(self, positions: Mapping[Partition, Position]) -> Milliseconds | None:
-        [[oldest]] = self._connection.execute(UNSETTLED, (self._settled_upto,))
+    def _oldest_unsettled(self, positions: Mapping[Partition, Position], now_s: float) -> Milliseconds | None:
+        if now_s - self._searched_s >= FULL_SEARCH_EVERY_S:  # some are stored late, such as one that was redriven
+            self._settled_upto, self._searched_s = Milliseconds(0), now_s
+        [row] = self._database.query(UNSETTLED, since=self._settled_upto)
         read = [p.record_time for partition, p in positions.items() if partition.topic == ORDERS and p.record_time]
-        self._settled_upto = settled_upto(self._settled_upto, read, oldest)
-        return None if oldest is None else Milliseconds(oldest)
+        self._settled_upto = settled_upto(self._settled_upto, read, row["oldest"])
+        return None if row["oldest"] is None else Milliseconds(row["oldest"])
 
 
 def settled_upto(known: Milliseconds, read: Iterable[Milliseconds], oldest: Milliseconds | None) -> Milliseconds:
@@ -133,50 +136,62 @@ def settled_upto(known: Milliseconds, read: Iterable[Milliseconds], oldest: Mill
 
 
 class BrokerSampler:
-    """Samples the broker. `sample` raises `Transient`, `Fatal` or `KafkaException` when it does not answer."""
+    """Samples the broker. Its methods raise `Transient`, `Fatal` or `KafkaException` when it does not answer."""
 
     def __init__(self, brokers: Brokers) -> None:
         self._log = Log(brokers, CLIENT_ID)
+        self._partitions: list[Partition] = []
+        self._described_s = -DESCRIBE_EVERY_S
         self._reader = Consumer({**reader_config(brokers, CLIENT_ID), "fetch.message.max.bytes": FETCH_BYTES})
 
-    def close(self) -> None:
-        self._reader.close()
+    def ends(self) -> dict[Partition, int]:
+        """The ends of all topics about orders."""
+        if time.monotonic() - self._described_s > DESCRIBE_EVERY_S:
+            self._partitions = all_partitions(self._log.topics(READS[SAGA]).values())
+            self._described_s = time.monotonic()
+        return log_ends(self._log.admin, self._partitions)
 
     def sample(self, positions: Mapping[tuple[str, Partition], Position]) -> BrokerSample:
         """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position
         past its end is no record that came in between."""
-        ends = {partition: end for partition, (_, end) in self._log.bounds(list(READERS)).items()}
-        counts = {group: len(of_group) for group, of_group in members(self._log.admin).items()}
+        ends = self.ends()
+        groups = members(self._log.admin)
+        counts = {group: len(of_group) for group, of_group in groups.items()}
+        assigned: dict[str, list[str]] = {}
+        for member in (member for of_group in groups.values() for member in of_group):
+            partitions = member.assignment.topic_partitions if member.assignment else []
+            own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
+            assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
         first_unread: dict[tuple[str, Partition], Milliseconds] = {}
         for group in READS:
             unread = {
                 p: at.next_offset for (g, p), at in positions.items() if g == group and at.next_offset < ends.get(p, 0)
             }
-            first_unread |= {(group, partition): at for partition, at in self._times(unread).items()}
+            first_unread |= {(group, partition): at for partition, at in first_times(self._reader, unread).items()}
         past_end = {
             where: at.next_offset - ends.get(where[1], 0)
             for where, at in positions.items()
             if at.next_offset > ends.get(where[1], 0)
         }
-        return BrokerSample(ends, counts, folders(self._log.brokers, self._log.admin), first_unread, past_end)
+        return BrokerSample(ends, counts, assigned, folders(self._log.brokers, self._log.admin), first_unread, past_end)
 
-    def _times(self, offsets: Mapping[Partition, int]) -> dict[Partition, Milliseconds]:
-        """The broker's time of the first record from each of these offsets on, as far as it comes soon enough."""
-        times: dict[Partition, Milliseconds] = {}
-        if not offsets:
-            return times
-        self._reader.assign([TopicPartition(*partition, offset) for partition, offset in offsets.items()])
-        with suppress(KafkaException):
-            for _ in range(2 * len(offsets)):
-                for message in self._reader.consume(len(offsets), FIRST_RECORD_S):
-                    partition = Partition(str(message.topic()), int(message.partition() or 0))
-                    if message.error() is None and partition in offsets:
-                        times.setdefault(partition, Milliseconds(message.timestamp()[1]))
-                        self._reader.incremental_unassign([TopicPartition(*partition)])
-                if len(times) == len(offsets):
-                    break
-        self._reader.unassign()
+
+def first_times(reader: Consumer, offsets: Mapping[Partition, int]) -> dict[Partition, Milliseconds]:
+    """The broker's time of the first record from each of these offsets on, where it comes within `FIRST_RECORDS_S`."""
+    times: dict[Partition, Milliseconds] = {}
+    if not offsets:
         return times
+    reader.assign([TopicPartition(*partition, offset) for partition, offset in offsets.items()])
+    until_s = time.monotonic() + FIRST_RECORDS_S
+    with suppress(KafkaException):
+        while len(times) < len(offsets) and time.monotonic() < until_s:
+            for message in reader.consume(len(offsets), FIRST_RECORD_S):
+                partition = Partition(str(message.topic()), int(message.partition() or 0))
+                if message.error() is None and partition in offsets and partition not in times:
+                    times[partition] = Milliseconds(message.timestamp()[1])
+                    reader.incremental_unassign([TopicPartition(*partition)])
+    reader.unassign()
+    return times
 
 
 def lag(

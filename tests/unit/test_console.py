@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -19,19 +20,20 @@ from common.config.env import Env
 from common.config.kafka import Brokers
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
-from common.events import READERS, Milliseconds
+from common.events import READERS, READS, SAGA, Milliseconds
 from common.http.problem import ProblemError
 from common.http.validation import decode_query
 from common.kafka.broker import Partition
+from common.postgres import CONNECTIONS
 from ops.console import drill, hub, metrics, orders, parked, settings
 from ops.console.drill import Drill
-from ops.console.flow import ARROWS, Flow, Position, Reading, Scrape
+from ops.console.flow import ARROWS, Flow, Reading, Scrape
 from ops.console.hub import Hub
 from ops.console.jobs import Attempt, Job, Jobs
 from ops.console.metrics import Latency, buckets, increments, of_values, parse, percentiles, quantile
 from ops.console.orders import Search, id_range
 from ops.console.parked import Act, Cursor, Named, cursor_in, named_by
-from ops.console.poller import outcomes
+from ops.console.poller import Poller, outcomes
 from ops.console.proof import rounds
 from ops.console.proof.judge import (
     Evidence,
@@ -47,7 +49,10 @@ from ops.console.proof.judge import (
 from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, StandingProof, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
-from ops.observe.gauges import ProofGauges
+from ops.observe import samples
+from ops.observe.gauges import Gauges, ProofGauges
+from ops.observe.samples import Position
+from ops.tool import GROUP_OF
 from ops.verify.report import Report
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement, Unproven
 from ops.verify.waiting import parts_done
@@ -689,3 +694,72 @@ def test_what_a_drill_prints_does_not_steer_the_page() -> None:
     job = Job("drill-1", "drill", "stop", Milliseconds(0))
     Jobs(lambda _: None, lambda _: None).take_line(job, "\x1b[31mstopped: payment-1\r\n")
     assert list(job.output) == ["\\x1b[31mstopped: payment-1"]
+
+
+# The poller
+
+
+class FakeDatabase:
+    """Answers each statement with the same rows, and counts how often it was asked."""
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        self.asked: Counter[str] = Counter()
+        topics = READS[GROUP_OF[service]]
+        self._rows: dict[str, list[dict[str, Any]]] = {
+            samples.POSITIONS: [
+                {"topic": topic, "partition": 0, "next_offset": 7, "record_time": Milliseconds(1)} for topic in topics
+            ],
+            samples.PARKED: [{"root": True, "events": 2}, {"root": False, "events": 3}],
+            samples.STOPPED: [{"reason": "too many"}],
+            CONNECTIONS: [{"allowed": 100, "reserved": 3, "taken": 40}],
+            samples.UNSETTLED: [{"oldest": None}],
+        }
+
+    def query(self, statement: str, **_: Any) -> list[dict[str, Any]]:
+        self.asked[statement] += 1
+        return self._rows.get(statement, [])
+
+
+def test_what_costs_a_database_more_is_asked_less_often() -> None:
+    database = FakeDatabase("order")
+    sampler = samples.DatabaseSampler(cast(Any, database))
+    first, second = sampler.sample(), sampler.sample()
+    assert first == second
+    asked = [database.asked[statement] for statement in (samples.POSITIONS, CONNECTIONS, samples.UNSETTLED)]
+    assert asked == [2, 1, 1]
+
+
+class FakeBroker:
+    """Every topic has one partition with 10 records."""
+
+    def ends(self) -> dict[Partition, int]:
+        return {Partition(topic, 0): 10 for topic in READERS}
+
+    def sample(self, positions: Any) -> samples.BrokerSample:
+        return samples.BrokerSample(self.ends(), dict.fromkeys(READS, 1), {}, [], {}, {})
+
+
+def test_the_page_and_the_metrics_share_one_reader() -> None:
+    registry, flows = CollectorRegistry(), list[dict[str, Any]]()
+    databases = {service: FakeDatabase(service) for service in GROUP_OF}
+
+    def publish(kind: str, document: dict[str, Any], **_: Any) -> None:
+        if kind == "flow":
+            flows.append(document)
+
+    page = SimpleNamespace(clients=1, publish=publish)
+    instances = SimpleNamespace(scrape=list, close=lambda: None)
+    poller = Poller(*cast(Any, (FakeBroker(), databases, instances, page, Gauges(registry))))
+
+    def lag() -> float | None:
+        return registry.get_sample_value("tandem_reader_lag_records", {"group": SAGA, "topic": "payments"})
+
+    poller.start()
+    eventually(lambda: flows and lag(), "the page and the metrics are told")
+    poller.stop()
+    assert (lag(), payment_arrow(flows[0])["lag_records"]) == (3, 3)
+    assert (flows[0]["parked"]["payment"], flows[0]["stopped"]["payment"]) == (5, "too many")
+    assert registry.get_sample_value("tandem_parked_events", {"group": SAGA, "as": "follower"}) == 3
+    for service, database in databases.items():
+        assert database.asked[samples.POSITIONS] == len(flows), service

@@ -7,13 +7,16 @@ import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, SimpleNamespace
+from typing import cast
 
 import pytest
+from confluent_kafka import KafkaException, TopicPartition
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from common.events import INVENTORY, ORDERS, PAYMENTS, SAGA, Milliseconds
 from common.kafka.broker import Partition
+from common.kafka.identity import Consumer
 from common.metrics import BatchHistogram
 from dev.settings import SERVICES
 from ops.console.metrics import NAMES
@@ -26,6 +29,7 @@ from ops.observe.samples import (
     DatabaseSample,
     Lag,
     Position,
+    first_times,
     lag,
     oldest_unsettled_s,
     settled_upto,
@@ -124,7 +128,7 @@ def broker(
     past_end: Mapping[tuple[str, Partition], int] = MappingProxyType({}),
 ) -> BrokerSample:
     times = {where: Milliseconds(at) for where, at in first_unread.items()}
-    return BrokerSample(ends, {}, [], times, past_end)
+    return BrokerSample(ends, {}, {}, [], times, past_end)
 
 
 def test_lag_is_the_age_of_the_first_unread_record() -> None:
@@ -150,6 +154,43 @@ def test_positions_past_the_end_are_no_negative_lag() -> None:
     assert lag(positions, sample, AT)["payment", ORDERS] == Lag(1, 1.0, 4)
 
 
+class Reader:
+    """Two records of each partition come at once, those of the second partition later. Like a client of Kafka it gives
+    up a partition once."""
+
+    def __init__(self) -> None:
+        self.assigned: set[int] = set()
+        self._batches = [[(0, 5), (0, 6)], [(1, 7), (1, 8)]]
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assigned = {each.partition for each in partitions}
+
+    def consume(self, most: int, timeout_s: float) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(
+                topic=lambda: ORDERS,
+                partition=lambda p=partition: p,
+                error=lambda: None,
+                timestamp=lambda at=at: (1, at),
+            )
+            for partition, at in self._batches.pop(0)
+        ]
+
+    def incremental_unassign(self, partitions: list[TopicPartition]) -> None:
+        [partition] = [each.partition for each in partitions]
+        if partition not in self.assigned:
+            raise KafkaException(f"partition {partition} is not assigned")
+        self.assigned.remove(partition)
+
+    def unassign(self) -> None:
+        self.assigned.clear()
+
+
+def test_a_second_record_of_a_partition_ends_no_search_for_the_first_of_another() -> None:
+    offsets = {Partition(ORDERS, 0): 0, Partition(ORDERS, 1): 0}
+    assert first_times(cast(Consumer, Reader()), offsets) == {Partition(ORDERS, 0): 5, Partition(ORDERS, 1): 7}
+
+
 def test_where_the_first_unread_record_is_not_known_the_last_one_read_bounds_its_age() -> None:
     partition = Partition(ORDERS, 0)
     positions = {("payment", partition): Position(5, Milliseconds(AT - 60_000))}
@@ -164,7 +205,7 @@ def test_an_order_that_the_saga_has_not_read_is_unsettled_too(
     stored: int | None, unread_s: float, age_s: float
 ) -> None:
     oldest = None if stored is None else Milliseconds(stored)
-    database = DatabaseSample({}, {}, False, {}, oldest)
+    database = DatabaseSample({}, {}, None, {}, oldest)
     assert oldest_unsettled_s(database, {(SAGA, ORDERS): Lag(1, unread_s)}, AT) == age_s
 
 
