@@ -13,6 +13,7 @@ from bench.measure.result import Run
 from bench.report.tables import markdown, page, tables_of
 from bench.run import against, scenarios
 from bench.run.plan import DEFAULT, FULL, QUICK
+from bench.stack import watched
 
 HISTORY_SHOWN: Final = 30
 PRINTED: Final = ("headline", "cold", "by_rate")
@@ -36,11 +37,18 @@ def main(arguments: list[str]) -> int:
         type=against.revision,
         help="compare this checkout with a revision, both measured in turn",
     )
+    options.add_argument(
+        "--watched",
+        action="store_true",
+        help=f"with --against: put {watched.TEXT} beside this checkout",
+    )
     options.add_argument("--planted", choices=planted.FAULTS, help="plant a fault in this checkout, to see it caught")
     options.add_argument(
         "--out", type=Path, default=out_directory(), help="where the report goes (bench in TANDEM_HOME)"
     )
     chosen = options.parse_args(arguments)
+    if chosen.watched and not chosen.against:
+        options.error("--watched compares, so it needs --against REV")
     settings = planted.settings(chosen.planted)
 
     def measure(directory: Path) -> None:
@@ -53,7 +61,8 @@ def main(arguments: list[str]) -> int:
             write(result, chosen.out)
 
     def compare(directory: Path) -> None:
-        comparison = markdown([against.run(chosen.against, chosen.plan, directory, say, settings)])
+        compared = against.run(chosen.against, chosen.plan, directory, say, settings, is_watched=chosen.watched)
+        comparison = markdown([compared])
         (chosen.out / "against.md").write_text(comparison)
         print(comparison)
 

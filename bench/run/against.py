@@ -21,6 +21,7 @@ from bench.measure.pairs import Change
 from bench.report.tables import Table
 from bench.run import cold
 from bench.run.plan import Plan
+from bench.stack import watched
 from bench.stack.processes import GROUPS
 from dev.settings import ROOT, Settings
 
@@ -52,14 +53,23 @@ def checked_out(revision: str, directory: Path) -> Iterator[Path]:
         subprocess.run(["git", "worktree", "remove", "--force", str(directory)], cwd=ROOT, check=False)
 
 
-def run(revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[str, str]) -> Table:
-    """Compare the revision with this checkout under `settings`. Raises `NoResult`."""
+def run(
+    revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[str, str], *, is_watched: bool = False
+) -> Table:
+    """Compare the revision with this checkout under `settings`. Raises `NoResult`.
+
+    If this checkout `is_watched`, what `bench.stack.watched` starts is beside it. There are no first bursts then:
+    they are over before anybody watches.
+    """
     home = {"TANDEM_HOME": str(Settings.from_environment().home)}  # this checkout keeps the jars for both
 
     def say_of(name: str) -> Say:
         return lambda text: say(f"{name} {text}")
 
-    with checked_out(revision, directory / "revision") as other:
+    with ExitStack() as watching:
+        other = watching.enter_context(checked_out(revision, directory / "revision"))
+        if is_watched:
+            settings = {**settings, **watching.enter_context(watched.tracing())}
         checkouts = (("A", other, home), ("B", ROOT, {**home, **settings}))
 
         def burst(name: str, root: Path, variables: Mapping[str, str], number: int) -> Figures:
@@ -68,7 +78,7 @@ def run(revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[
             return burst_figures(cold.first_burst(path, plan.burst_orders, say_of(name), **options))
 
         bursts = []
-        for number in range(plan.burst_pairs):
+        for number in range(0 if is_watched else plan.burst_pairs):
             a, b = (burst(*checkout, number) for checkout in checkouts)
             bursts.append((a, b))
         slices: list[Pair] = []
@@ -78,11 +88,14 @@ def run(revision: str, plan: Plan, directory: Path, say: Say, settings: Mapping[
                 for name, root, variables in checkouts:
                     stack = private_meter(directory / f"{name}{start}", say_of(name), root=root, settings=variables)
                     meters.append(stacks.enter_context(stack))
+                if is_watched:
+                    beside = watched.console(meters[1].system, directory / f"console{start}", say_of("B"))
+                    stacks.enter_context(beside)
                 say(f"both are up, start {start + 1} of {STARTS}")
                 slices += measure_pairs(meters, plan)
                 for meter in meters:
                     meter.verify()
-    return table(revision, {**changes(bursts), **changes(slices)})
+    return table(revision, {**changes(bursts), **changes(slices)}, watched.TEXT if is_watched else "")
 
 
 def measure_pairs(meters: Sequence[Meter], plan: Plan) -> Iterator[Pair]:
@@ -130,15 +143,15 @@ def latencies(load: str, **measured: Latency | None) -> Figures:
 def changes(measured: Sequence[Pair]) -> dict[str, Change]:
     """How each figure changed, over the pairs that have it on both sides, if these are two or more."""
     changed = {}
-    for name in measured[0][0]:
+    for name in measured[0][0] if measured else ():
         values = [(a, b) for before, after in measured if (a := before[name]) and (b := after[name])]
         if len(values) > 1:
             changed[name] = pairs.compare(*zip(*values, strict=True))
     return changed
 
 
-def table(revision: str, changes: Mapping[str, Change]) -> Table:
-    """The comparison."""
+def table(revision: str, changes: Mapping[str, Change], beside: str = "") -> Table:
+    """The comparison. `beside` is what this checkout had beside it."""
     rows = []
     for name, c in changes.items():
         verdict = ("more" if c.ratio > 1 else "less") if c.real else "not shown"
@@ -149,4 +162,5 @@ def table(revision: str, changes: Mapping[str, Change]) -> Table:
         "row in a hundred shows a difference that is none."
     )
     header = ("", "before", "after", "ratio", "interval", "pairs", "")
-    return Table(f"This checkout against `{revision}`", text, header, rows)
+    title = f"This checkout against `{revision}`"
+    return Table(f"{title}, with {beside}" if beside else title, text, header, rows)

@@ -55,6 +55,8 @@ class Layout(Struct, frozen=True, kw_only=True):
     pids: dict[str, int]
     tokens: str = ""
     """With AUTH=on, the file of the customers' tokens."""
+    admin_ports: dict[str, int] = {}
+    """Of the instances."""
 
 
 class StackFailed(Exception):
@@ -225,6 +227,7 @@ class Stack:
             variables=self.variables,
             ports=self.ports,
             tokens="" if self.auth is None else str(self.auth / TOKENS),
+            admin_ports={name: instance.admin_port for name, instance in self.instances.items()},
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
         )
 

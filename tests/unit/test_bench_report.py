@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from msgspec.structs import replace
@@ -17,6 +18,7 @@ from bench.measure.result import Ceilings, Disk, Run
 from bench.report.tables import markdown, page, tables_of
 from bench.run import against
 from bench.run.plan import QUICK
+from bench.stack import watched
 from bench.stack.machine import Machine
 from bench.stack.processes import GROUPS
 from dev.servers.warmth import Warmth
@@ -187,3 +189,14 @@ class TestAgainst:
         table = against.table("HEAD", against.changes([pair] * 3))
         assert {row[5] for row in table.rows} == {"3"}
         assert all(len(row) == len(table.header) for row in table.rows)
+
+
+def test_without_pairs_there_is_no_change() -> None:
+    assert against.changes([]) == {}
+
+
+def test_what_is_watched_sends_its_traces_to_a_collector() -> None:
+    with watched.tracing() as settings:
+        endpoint = f"{settings['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces"
+        assert httpx.post(endpoint, content=b"spans", trust_env=False).status_code == 200
+    assert 0 < float(settings["TRACE_SAMPLE"]) < 1
