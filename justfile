@@ -49,6 +49,11 @@ stop *services:
 restart *services:
     exec python -E -m dev restart "$@"
 
+# Migrate, then replace every process by the code that is here now, one after the other, while the others serve
+[group('run')]
+upgrade:
+    exec python -E -m dev upgrade
+
 # Kill a service or an instance with SIGKILL (natively); supervisord starts it again
 [group('run')]
 kill *services:

@@ -96,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     command("reset", reset, changes=True).add_argument("--yes", action="store_true", help="do not ask")
     for name in ("start", "stop", "restart"):
         command(name, act_on_services, changes=True).add_argument("services", nargs="+", metavar="service")
+    command("upgrade", lambda stack, _: stack.upgrade(), changes=True)
     for name in SIGNALS:
         command(name, signal_services, changes=True).add_argument("services", nargs="+", metavar="service")
     databases = dict(zip(DATABASES, DATABASES, strict=True)) | {s.name: s.database for s in SERVICES}

@@ -25,6 +25,8 @@ OBSERVABILITY = ("--profile", "observability")
 ACCEPTED_FOLDER = "/accepted"
 SECRETS = Path("/secrets")
 SECURED = ("-f", "docker-compose.yml", "-f", "dev/compose-secure.yml")
+ROLLED = ("payment", "inventory", "order-saga", "order-api")
+"""The services whose containers are replaced while others serve, in that order. The console has a port of its own."""
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
 
 
@@ -81,16 +83,42 @@ class ComposeStack(Stack):
         """While one instance of a service is away, the others serve."""
         chosen = self._matching(names)
         for name in chosen:
-            containers = self._process("ps", "--all", "--quiet", name, stdout=subprocess.PIPE).stdout.split()
-            if not containers:
+            if not (containers := self._containers(name)):
                 raise StackError(f"{name} has no container; 'just up' makes it")
             for container in containers:
-                self._restart(name, container)
+                if name in ROLLED:
+                    self._replace(name, container)
+                else:
+                    docker("restart", container)
+                    self._wait_healthy(name, container)
         self._wait_ready(service.name for service in SERVICES if service.name in chosen)
         print(f"restarted: {', '.join(chosen)}")
 
-    def _restart(self, service: str, container: str) -> None:
-        docker("restart", container)
+    def upgrade(self) -> None:
+        self._require_engine()
+        self._compose("build")
+        self._compose("run", "-T", "--rm", "--no-deps", "setup")
+        for name in ROLLED:
+            for container in self._containers(name):
+                self._replace(name, container)
+        self._compose("up", "--detach", "--no-deps", CONSOLE)
+        self._wait_ready([*ROLLED, CONSOLE])
+        print("upgraded: every process runs the code of this checkout")
+
+    def _containers(self, service: str) -> list[str]:
+        return self._process("ps", "--all", "--quiet", service, stdout=subprocess.PIPE).stdout.split()
+
+    def _replace(self, service: str, container: str) -> None:
+        """End a container when another one of the service, of the newest image, is ready."""
+        before = self._containers(service)
+        added = f"{service}={len(before) + 1}"
+        self._compose("up", "--detach", "--no-deps", "--no-recreate", "--scale", added, service)
+        for new in set(self._containers(service)) - set(before):
+            self._wait_healthy(service, new)
+        docker("stop", container)
+        docker("rm", container)
+
+    def _wait_healthy(self, service: str, container: str) -> None:
         self._wait(lambda _: unhealthy(container), [service])
 
     def apply_scale(self, services: Collection[str]) -> None:

@@ -115,6 +115,10 @@ class Stack(ABC):
         self.stop(names)
         self.start(names)
 
+    @abstractmethod
+    def upgrade(self) -> None:
+        """Migrate, then replace every process by one of the code that is here now, one after the other."""
+
     def scale(self, counts: dict[str, int]) -> None:
         services = [service.name for service in SERVICES]
         for name, count in counts.items():

@@ -67,6 +67,6 @@ def rejoin(stack: "NativeStack", database: str) -> None:
     kept = standby.set_aside()
     print(f"what {standby.name} had is in {kept}; delete it when nobody wants to look into it", flush=True)
     stack.configure_supervisor()
-    stack.start_servers([standby.name], REJOIN_WITHIN_S)
+    stack.start_programs([standby.name], REJOIN_WITHIN_S)
     primary.configure()
     print(f"{standby.name} follows {primary.name}")

@@ -19,7 +19,7 @@ from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
-from dev.native import failover
+from dev.native import failover, rolling
 from dev.native.programs import Programs
 from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
 from dev.servers import processes, users
@@ -78,7 +78,7 @@ class NativeStack(Stack):
         self.supervisor.start(self.programs.servers)
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._set_up, SET_UP))
-        self._start([*self.programs.instances, CONSOLE])
+        self.start_programs([*self.programs.instances, CONSOLE])
         self.supervisor.start([WARM_UP])
         print(f"Tandem is up after {time.monotonic() - started:.0f} s\n")
         self.print_addresses()
@@ -95,7 +95,7 @@ class NativeStack(Stack):
     def start(self, names: list[str]) -> None:
         chosen = self.programs.matching(names)
         self._require_running()
-        self._start(chosen)
+        self.start_programs(chosen)
 
     def stop(self, names: list[str]) -> None:
         chosen = self.programs.matching(names)
@@ -107,10 +107,13 @@ class NativeStack(Stack):
         """While one instance of a service is away, the others serve."""
         chosen = self.programs.matching(names)
         self._require_running()
-        for turn in self.programs.turns(chosen):
-            self.supervisor.stop(turn)
-            self._start(turn)
+        rolling.roll(self, chosen)
         print(f"restarted: {', '.join(chosen)}")
+
+    def upgrade(self) -> None:
+        self._require_running()
+        rolling.upgrade(self)
+        print("upgraded: every process runs the code of this checkout")
 
     def send_signal(self, names: list[str], number: signal.Signals) -> None:
         chosen = self.programs.matching(names)
@@ -130,7 +133,9 @@ class NativeStack(Stack):
         statuses = self.supervisor.statuses()
         stopped = [name for name, status in statuses.items() if status.state in STATES_ENDED]
         instances = self.programs.instances
-        self._start([n for n in instances if n not in before or (n in stopped and instances[n][0].name in services)])
+        self.start_programs(
+            [n for n in instances if n not in before or (n in stopped and instances[n][0].name in services)]
+        )
         print("instances: " + ", ".join(f"{name} {count}" for name, count in self.state.instances().items()))
 
     def ps(self) -> None:
@@ -209,12 +214,17 @@ class NativeStack(Stack):
         self._require_running()
         failover.rejoin(self, database)
 
-    def configure_supervisor(self) -> None:
-        """Let supervisord know the programs as they are now."""
-        self.supervisor.set_programs(self._configured())
+    def configure_supervisor(self, *, replacing: bool = True) -> None:
+        """Let supervisord know the programs as they are now; see `Supervisor.set_programs`."""
+        self.supervisor.set_programs(self._configured(), replacing=replacing)
 
-    def start_servers(self, names: Collection[str], within_s: float) -> None:
-        """Start servers, and return when they are ready. Raises `StartError`."""
+    def set_up(self) -> None:
+        """Make databases and topics what the code expects, the databases first."""
+        for server in SET_UP:
+            self._set_up(server)
+
+    def start_programs(self, names: Collection[str], within_s: float = READY_S) -> None:
+        """Start programs, and return when they are ready. Raises `StartError`."""
         self.supervisor.start(names)
         self._wait_ready(names, within_s)
 
@@ -365,10 +375,6 @@ class NativeStack(Stack):
             if done.returncode != 0:
                 raise StackError(f"python -m {command} failed:\n{cause(done.stdout.splitlines())}")
             print(done.stdout, end="", flush=True)
-
-    def _start(self, names: Collection[str]) -> None:
-        self.supervisor.start(names)
-        self._wait_ready(names, READY_S)
 
     def _wait_ready(self, names: Collection[str], limit_s: float, silent_s: float | None = None) -> None:
         """Return when all are ready. Raises `StartError` with what each that is late complained about last."""

@@ -71,17 +71,26 @@ class Supervisor:
             return False
         return True
 
-    def set_programs(self, programs: Mapping[str, str]) -> None:
-        """Add, remove and replace programs so that these remain; those that are the same are left alone.
+    def set_programs(self, programs: Mapping[str, str], *, replacing: bool = True) -> None:
+        """Add, remove and replace programs so that these remain; those that are the same are left alone. Without
+        `replacing`, so are those that differ, which `renew` then replaces one by one.
 
         `programs` are configurations by name.
         """
         self._write(programs)
         added, changed, removed = self._call("reloadConfig")[0]
+        if not replacing:
+            changed = []
         self.stop([*changed, *removed])
         for name in (*changed, *removed):
             self._call("removeProcessGroup", name)
         for name in (*added, *changed):
+            self._call("addProcessGroup", name)
+
+    def renew(self, names: Iterable[str]) -> None:
+        """Give stopped programs the configuration that was set last."""
+        for name in names:
+            self._call("removeProcessGroup", name)
             self._call("addProcessGroup", name)
 
     def _write(self, programs: Mapping[str, str]) -> None:

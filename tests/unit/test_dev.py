@@ -290,6 +290,26 @@ def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, t
     assert asked == ["restart first", f"{healthy} first", "restart second", f"{healthy} second"]
 
 
+def test_compose_upgrades_by_a_new_container_before_an_old_one_ends(
+    docker_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dev.compose.unready_at", lambda *_: None)
+    # It has another container from when one is added until one is removed.
+    added, script = tmp_path / "added", (tmp_path / "docker").read_text()
+    lists = f'"compose ps "*) echo old; [ ! -e {added} ] || echo new ;;\n"compose up "*scale*) touch {added} ;;'
+    script = script.replace('"compose ps "*) echo first second ;;', lists)
+    (tmp_path / "docker").write_text(script.replace('"compose up "*) exit 4 ;;', f"rm*) rm -f {added} ;;"))
+    ComposeStack(Settings(home=tmp_path)).upgrade()
+    skipped = ("info", "compose version", "compose ps")
+    asked = [line for line in docker_log.read_text().splitlines() if not line.startswith(skipped)]
+    healthy = "inspect --format={{.State.Health.Status}} new"
+    expected = ["compose build", "compose run -T --rm --no-deps setup"]
+    for name in ("payment", "inventory", "order-saga", "order-api"):
+        more = f"compose up --detach --no-deps --no-recreate --scale {name}=2 {name}"
+        expected += [more, healthy, "stop old", "rm old"]
+    assert asked == [*expected, "compose up --detach --no-deps console"]
+
+
 def test_to_scale_a_compose_stack_that_is_down_does_not_start_it(
     docker_log: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -415,7 +435,7 @@ class FakeSupervisor:
     def statuses(self) -> dict[str, Status]:
         return {name: Status(name, state, 0, 0, "") for name, state in self.states.items()}
 
-    def set_programs(self, programs: dict[str, str]) -> None:
+    def set_programs(self, programs: dict[str, str], *, replacing: bool = True) -> None:
         self.states |= {name: "STOPPED" for name in programs if name not in self.states}
 
     def start(self, names: list[str]) -> None:
@@ -443,19 +463,6 @@ def test_scaling_a_service_starts_its_stopped_instances_and_no_others(
     monkeypatch.setattr(stack, "_wait_ready", lambda *_: None)
     stack.scale({"inventory": 3})
     assert fake.started == ["inventory-2", "inventory-3"]
-
-
-def test_instances_of_a_service_restart_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stack = NativeStack(Settings(home=tmp_path))
-    stack.state.scale = {"order-api": 2, "payment": 3}
-    acts: list[tuple[str, list[str]]] = []
-    monkeypatch.setattr(stack, "_require_running", lambda: None)
-    monkeypatch.setattr(stack.supervisor, "stop", lambda names: acts.append(("stop", names)))
-    monkeypatch.setattr(stack.supervisor, "start", lambda names: acts.append(("start", names)))
-    monkeypatch.setattr(stack, "_wait_ready", lambda names, _: acts.append(("ready", names)))
-    stack.restart(["payment", "order-api", "kafka"])
-    turns = [["kafka"], ["payment-1", "order-api-1"], ["payment-2", "order-api-2"], ["payment-3"]]
-    assert acts == [(act, turn) for turn in turns for act in ("stop", "start", "ready")]
 
 
 def test_an_instance_beyond_the_scale_is_refused_with_the_command_that_adds_it(tmp_path: Path) -> None:
