@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 
+from common.config.kafka import Brokers
 from common.files import write
 from common.kafka.access import ADMIN
+from common.secrets.kafka import password_file
 from common.terminal import printable
 from dev.observe import PORTS
 from dev.servers.instance import unready_at
@@ -179,7 +181,7 @@ class ComposeStack(Stack):
         user = of_tool(module, arguments)
         if not self.settings.secure or user == ADMIN:
             return acting_user()
-        variables = identity(SECRETS, user) | {"KAFKA_BOOTSTRAP_SERVERS": "kafka:19092"}
+        variables = identity(Brokers("kafka:19092", "SASL_SSL", SECRETS / "ca.pem", user, password_file(SECRETS, user)))
         return [*acting_user(), *(part for name, value in variables.items() for part in ("-e", f"{name}={value}"))]
 
     def locust(self, arguments: list[str]) -> None:

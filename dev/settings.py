@@ -72,6 +72,7 @@ ADMIN_PORTS = range(
 )
 """The admin ports of all instances and of the console, from ADMIN_PORT_BASE on."""
 BROKERS: Final = ("1", "3")
+KAFKA_PORTS: Final = ("kafka_port", "kafka_controller_port", "kafka_certificates_port")
 BROKER_PORTS: Final = 100
 """How far the ports of a broker are above those of the one before it."""
 Kind = Literal["native", "compose"]
@@ -99,6 +100,7 @@ class Settings:
     """How many brokers Kafka has, 1 or 3. None: as the stack was started last."""
     kafka_port: int = 9092
     kafka_controller_port: int = 9093
+    kafka_certificates_port: int = 9094
     order_api_port: int = 8081
     payment_port: int = 8082
     inventory_port: int = 8083
@@ -138,10 +140,9 @@ class Settings:
         """Raises `Fatal` when two ports are the same, or will be when a service is scaled."""
         ports = {name.upper(): getattr(self, name) for name in PORT_SETTINGS if name != "admin_port_base"}
         for number in range(2, (self.brokers or 1) + 1):
-            port, controller_port = self.kafka_ports(number)
+            names = (name.upper() for name in KAFKA_PORTS)
             ports |= {
-                f"KAFKA_PORT of kafka-{number}": port,
-                f"KAFKA_CONTROLLER_PORT of kafka-{number}": controller_port,
+                f"{name} of kafka-{number}": port for name, port in zip(names, self.kafka_ports(number), strict=True)
             }
         for further in range(1, 2 * len(DATABASES) if self.has_standbys else 1):
             ports[f"POSTGRES_PORT+{further}"] = self.postgres_port + further
@@ -167,10 +168,11 @@ class Settings:
                 chosen = f"{name.upper()}={port}"
                 yield f"{chosen} is among the ports of outgoing connections ({bounds}): a restart may find it taken"
 
-    def kafka_ports(self, number: int) -> tuple[int, int]:
-        """Where a broker listens to clients and to controllers."""
+    def kafka_ports(self, number: int) -> tuple[int, int, int]:
+        """Where a broker listens to clients, to controllers, and to clients that show certificates."""
         further = BROKER_PORTS * (number - 1)
-        return self.kafka_port + further, self.kafka_controller_port + further
+        ports = self.kafka_port, self.kafka_controller_port, self.kafka_certificates_port
+        return ports[0] + further, ports[1] + further, ports[2] + further
 
     @property
     def kafka_servers(self) -> str:

@@ -26,6 +26,7 @@ def create(log: Log, folder: Path | None) -> None:
     broker makes the users."""
     if folder is not None:
         _make_users(log, folder, access.USERS)
+        _withdraw_passwords(log, folder)
     drift = grants.fetch_drift(log.admin)
     grants.grant(log.admin, [d.right for d in drift if d.missing])
     grants.revoke(log.admin, [d.right for d in drift if not d.missing and d.right.user in access.USERS])
@@ -45,6 +46,7 @@ def rotate(log: Log, folder: Path | None, publish: Callable[[], None] = lambda: 
         passwords.make_password(folder, user)
     publish()
     _make_users(log, folder, access.USERS)
+    print(f"topics: new passwords of {', '.join(access.USERS)}")
 
 
 def allow(log: Log, service: str, folder: Path | None) -> None:
@@ -59,5 +61,13 @@ def allow(log: Log, service: str, folder: Path | None) -> None:
 
 def _make_users(log: Log, folder: Path, users: Sequence[str]) -> None:
     wanted = {user: passwords.ensure_password(folder, user) for user in users}
-    for user in grants.set_passwords(log.brokers, log.admin, wanted):
+    for user in grants.set_passwords(log.admin, wanted):
         print(f"topics: user {user} has the password in {passwords.password_file(folder, user).name}")
+
+
+def _withdraw_passwords(log: Log, folder: Path) -> None:
+    """Of those who show certificates. Earlier versions gave them passwords, which nothing would change."""
+    for user in grants.withdraw_passwords(log.admin, (access.ADMIN, access.BROKER)):
+        print(f"topics: {user} shows a certificate; its password is good for nothing any more")
+    for user in (access.ADMIN, access.BROKER):
+        passwords.password_file(folder, user).unlink(missing_ok=True)

@@ -22,7 +22,6 @@ from dev.logs import tail
 from dev.servers import users
 from dev.servers.instance import Instance as Child
 from dev.servers.instance import authority_in
-from dev.servers.users import identity
 from dev.settings import DATABASES, HOST, ROOT, SERVICES, Service, environment, free_ports
 from tests.proxy import Proxy
 from tests.servers import Servers, start
@@ -120,8 +119,6 @@ class Stack:
             folder=self.secrets,
             authority=self.authority,
         ) | dict(settings or {})
-        if self.secure:
-            self.variables |= identity(self.secrets, ADMIN)
         self.instances: dict[str, Instance] = {}
         self.http = httpx.Client(timeout=15, verify=True if self.authority is None else trusting(self.authority))
         self._auditors: dict[str, psycopg.Connection[Any]] = {}
@@ -146,11 +143,11 @@ class Stack:
     @property
     def brokers(self) -> Brokers:
         """How a test reaches the log."""
-        return brokers(Env("test", self.variables))
+        return brokers(Env("test", self.variables_of(ADMIN)))
 
     def variables_of(self, user: str) -> dict[str, str]:
         """The variables of a process that is this user at the broker, where users are asked for."""
-        return self.variables | (identity(self.secrets, user) if self.secure else {})
+        return self.variables | self.kafka.identity(user)
 
     def tool_environment(self, user: str = ADMIN) -> dict[str, str]:
         return child(self.variables_of(user))

@@ -14,11 +14,11 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ScramCredentialInfo,
     ScramMechanism,
     UserScramCredentialAlteration,
+    UserScramCredentialDeletion,
     UserScramCredentialUpsertion,
 )
 
-from common.config.kafka import Brokers
-from common.kafka import broker, scram, wire
+from common.kafka import broker
 from common.kafka.access import ANY, Drift, Right, drift_of
 
 ANSWER_S: Final = 15.0
@@ -84,26 +84,28 @@ def _await(futures: Mapping[Any, Any], failed: str) -> None:
             future.result()
 
 
-def set_passwords(brokers: Brokers, admin: AdminClient, passwords: Mapping[str, str]) -> list[str]:
-    """Make the users that are missing, and set the passwords that are others. Returns whose were set. Raises
-    `Transient` and `Fatal`."""
-    host, _, port = brokers.servers.split(",")[0].rpartition(":")
-    with broker.query("the users cannot be read"):
-        known = admin.describe_user_scram_credentials(request_timeout=ANSWER_S).result()  # type: ignore[union-attr]
-    changed = []
-    for user, password in passwords.items():
-        if user in known:
-            try:
-                wire.authenticate(brokers, user, password, host, int(port))
-                continue
-            except scram.Refused:
-                pass
-        changed.append(user)
+def set_passwords(admin: AdminClient, passwords: Mapping[str, str]) -> list[str]:
+    """Give each of these users its password, and make those that are missing. Returns them. Raises `Transient` and
+    `Fatal`."""
+    known = _users(admin)
     credential = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
-    changes: list[UserScramCredentialAlteration] = [
-        UserScramCredentialUpsertion(user, credential, passwords[user].encode()) for user in changed
-    ]
+    _alter_users(admin, [UserScramCredentialUpsertion(u, credential, p.encode()) for u, p in passwords.items()])
+    return [user for user in passwords if user not in known]
+
+
+def withdraw_passwords(admin: AdminClient, users: Iterable[str]) -> list[str]:
+    """Let these users log in with a password no more. Returns those who could. Raises `Transient` and `Fatal`."""
+    withdrawn = sorted(_users(admin) & set(users))
+    _alter_users(admin, [UserScramCredentialDeletion(user, ScramMechanism.SCRAM_SHA_512) for user in withdrawn])
+    return withdrawn
+
+
+def _users(admin: AdminClient) -> set[str]:
+    with broker.query("the users cannot be read"):
+        return set(admin.describe_user_scram_credentials(request_timeout=ANSWER_S).result())  # type: ignore[union-attr]
+
+
+def _alter_users(admin: AdminClient, changes: list[UserScramCredentialAlteration]) -> None:
     if changes:
         futures = admin.alter_user_scram_credentials(changes, request_timeout=ANSWER_S)
         _await(futures, "the passwords of the users cannot be set")
-    return changed

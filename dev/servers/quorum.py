@@ -56,11 +56,12 @@ def new_id() -> str:
 
 
 class Node(NamedTuple):
-    """A broker: its number, and where it listens to clients and to controllers."""
+    """A broker: its number, and where it listens to clients, to controllers, and to clients with certificates."""
 
     number: int
     port: int
     controller_port: int
+    certificates_port: int
     host: str = HOST
     """The name of this machine by which the other controllers find it."""
 
@@ -89,6 +90,11 @@ class Quorum:
     def servers(self) -> str:
         """Where clients find it."""
         return ",".join(f"{HOST}:{node.port}" for node in self.nodes)
+
+    @property
+    def certificate_servers(self) -> str:
+        """Where clients find it that show certificates."""
+        return ",".join(f"{HOST}:{node.certificates_port}" for node in self.nodes)
 
     def options(self, number: int) -> dict[str, str]:
         """What a broker has in its configuration instead of what a single one has."""

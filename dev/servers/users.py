@@ -1,12 +1,10 @@
 """Who is who at the broker of a secure stack: what each process and tool is told to be."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
+from common.config.kafka import Brokers
 from common.kafka.access import ADMIN, AUDITOR, OPERATOR
-from common.secrets.kafka import password_file
-from common.tls.authority import Authority
 
 _OF_TOOLS: Final = {"verify": AUDITOR, "trace": AUDITOR, "replay": AUDITOR}
 
@@ -18,12 +16,13 @@ def of_tool(module: str, arguments: Sequence[str]) -> str:
     return _OF_TOOLS.get(module, OPERATOR)
 
 
-def identity(secrets: Path, user: str) -> dict[str, str]:
-    """The settings with which a process is this user."""
-    variables = {
-        "KAFKA_SECURITY_PROTOCOL": "SASL_SSL",
-        "KAFKA_CA_FILE": str(Authority(secrets).path),
-        "KAFKA_USERNAME": user,
-        "KAFKA_PASSWORD_FILE": str(password_file(secrets, user)),
+def identity(brokers: Brokers) -> dict[str, str]:
+    """The settings with which a process reaches a secure broker so."""
+    reached = {
+        "KAFKA_BOOTSTRAP_SERVERS": brokers.servers,
+        "KAFKA_SECURITY_PROTOCOL": brokers.protocol,
+        "KAFKA_CA_FILE": str(brokers.ca_file),
     }
-    return variables | ({"KAFKA_PASSWORDS_DIR": str(secrets)} if user == ADMIN else {})
+    if brokers.protocol == "SSL":
+        return reached | {"KAFKA_CERT_FILE": str(brokers.cert_file), "KAFKA_KEY_FILE": str(brokers.key_file)}
+    return reached | {"KAFKA_USERNAME": brokers.username, "KAFKA_PASSWORD_FILE": str(brokers.password_file)}

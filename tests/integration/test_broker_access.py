@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,11 +34,12 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, READS
-from common.kafka import access, grants, holes, scram, wire
-from common.kafka.access import ADMIN, CLUSTER, TOPICS, USERS, Right
+from common.kafka import access, grants, holes, wire
+from common.kafka.access import CLUSTER, TOPICS, USERS, Right
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
 from common.tls.authority import Authority
+from dev.servers.users import identity
 from dev.settings import HOST
 from ops import log_dirs
 from tests.stack import Stack
@@ -64,8 +66,8 @@ NO_ANSWER: Final = frozenset({KafkaError._TIMED_OUT, KafkaError._TRANSPORT, Kafk
 class Client:
     """What one user tries. Each attempt raises `KafkaException` when the broker refuses it, for whatever reason."""
 
-    def __init__(self, brokers: Brokers) -> None:
-        self.brokers, self.user = brokers, brokers.username
+    def __init__(self, brokers: Brokers, user: str) -> None:
+        self.brokers, self.user = brokers, user
         self.admin = AdminClient(client_config(brokers, self.user))
         # Not idempotent: who may write nowhere would get no further than the producer's id.
         config = {**client_config(brokers, self.user), "acks": "all", "message.max.bytes": 2 * len(TOO_LARGE)}
@@ -205,11 +207,9 @@ def topic_of_nobody(secure_stack: Stack) -> None:
     _await(admin.create_topics([NewTopic(STRANGER, 1, 1)]))
 
 
-@pytest.mark.usefixtures("topic_of_nobody")
-@pytest.mark.parametrize("user", USERS)
-def test_each_user_may_do_what_its_service_needs_and_nothing_else(secure_stack: Stack, user: str) -> None:
-    client = Client(secure_stack.kafka.brokers(user))
-    wrong = []
+def wrongly_answered(brokers: Brokers, user: str) -> list[str]:
+    """What a client that is this user was allowed, or not, other than the table says."""
+    client, wrong = Client(brokers, user), []
     for attempt, name, needs in ATTEMPTS:
         allowed, refusal = all(may(user, *need) for need in needs), None
         try:
@@ -219,7 +219,42 @@ def test_each_user_may_do_what_its_service_needs_and_nothing_else(secure_stack: 
         code = refusal.code() if refusal is not None else KafkaError.NO_ERROR
         if (code in DENIED) is allowed or code in NO_ANSWER:
             wrong.append(f"{attempt.__name__} {name}: {'allowed' if allowed else 'not allowed'}, but {refusal}")
-    assert wrong == []
+    return wrong
+
+
+@pytest.mark.usefixtures("topic_of_nobody")
+@pytest.mark.parametrize("user", USERS)
+def test_each_user_may_do_what_its_service_needs_and_nothing_else(secure_stack: Stack, user: str) -> None:
+    assert wrongly_answered(secure_stack.kafka.brokers(user), user) == []
+
+
+@pytest.mark.usefixtures("topic_of_nobody")
+def test_a_certificate_stands_for_the_user_whose_name_it_has(secure_stack: Stack) -> None:
+    assert wrongly_answered(by_certificate(secure_stack, "payment"), "payment") == []
+    nobody = Client(by_certificate(secure_stack, "nobody"), "nobody")
+    with pytest.raises(KafkaException, match="TOPIC_AUTHORIZATION_FAILED"):
+        nobody.describe(ORDERS)
+
+
+def by_certificate(stack: Stack, name: str) -> Brokers:
+    """How somebody reaches the broker whose certificate has this name."""
+    files = stack.servers.certificate(name)
+    assert files is not None
+    return stack.kafka.by_certificate(files)
+
+
+def test_a_service_can_show_a_certificate_instead_of_a_password(secure_stack: Stack, order: Callable[[], str]) -> None:
+    secure_stack["payment-1"].stop()
+    reached = identity(by_certificate(secure_stack, "payment"))
+    assert "KAFKA_USERNAME" not in reached
+    showing = secure_stack.launch("payment", 2, dict.fromkeys(("KAFKA_USERNAME", "KAFKA_PASSWORD_FILE"), "") | reached)
+    try:
+        assert secure_stack.await_settled(order())["status"] == "confirmed"
+    finally:
+        showing.stop()
+        del secure_stack.instances[showing.name]
+        secure_stack["payment-1"].launch()
+        secure_stack["payment-1"].await_ready()
 
 
 def test_the_rights_are_as_they_must_be_and_a_change_is_reported_and_mended(secure_stack: Stack) -> None:
@@ -242,10 +277,21 @@ def reach(brokers: Brokers) -> None:
     AdminClient(client_config(brokers, "test")).list_topics(timeout=2)
 
 
+def test_nobody_gets_in_without_a_certificate_where_one_is_asked_for(secure_stack: Stack) -> None:
+    reach(by_certificate(secure_stack, "payment"))
+    config = client_config(by_certificate(secure_stack, "payment"), "test")
+    for name in ("ssl.certificate.location", "ssl.key.location"):
+        del config[name]
+    with pytest.raises(KafkaException):
+        AdminClient(config).list_topics(timeout=2)
+
+
 @pytest.fixture
 def others(tmp_path: Path, secure_stack: Stack) -> dict[str, Brokers]:
     """Clients that the broker must not take, or that must not take the broker."""
     good = secure_stack.kafka.brokers("payment")
+    assert secure_stack.servers.authority is not None
+    expired = secure_stack.servers.authority.renew("expired", valid=timedelta(days=-1))
     wrong = tmp_path / "wrong"
     wrong.write_text("not the password")
     foreign = Authority(tmp_path / "other").ensure("payment")
@@ -255,9 +301,10 @@ def others(tmp_path: Path, secure_stack: Stack) -> dict[str, Brokers]:
         "an unknown user": replace(good, username="nobody"),
         "the password of another": replace(good, username="inventory"),
         "another authority": replace(good, ca_file=foreign.authority),
-        "a certificate instead of a password": Brokers(
-            good.servers, "SSL", good.ca_file, cert_file=foreign.certificate, key_file=foreign.key
-        ),
+        "a certificate instead of a password": replace(by_certificate(secure_stack, "payment"), servers=good.servers),
+        "a password instead of a certificate": replace(good, servers=f"{HOST}:{secure_stack.kafka.certificates_port}"),
+        "a certificate of another authority": replace(secure_stack.kafka.by_certificate(foreign), ca_file=good.ca_file),
+        "a certificate that has expired": secure_stack.kafka.by_certificate(expired),
     }
 
 
@@ -269,12 +316,10 @@ def test_nobody_gets_in_without_the_right_password(secure_stack: Stack, others: 
 
 
 def test_requests_by_hand_are_refused_alike(secure_stack: Stack, others: dict[str, Brokers]) -> None:
-    port = secure_stack.kafka.port
     for brokers in others.values():
+        port = int(brokers.servers.rpartition(":")[2])
         with pytest.raises(Transient, match=r"does not (take user|answer)"):
             wire.request(brokers, HOST, port, log_dirs.API_KEY, log_dirs.API_VERSION, log_dirs.ALL_TOPICS)
-    with pytest.raises(scram.Refused, match="invalid credentials"):
-        wire.authenticate(secure_stack.kafka.brokers(), ADMIN, "not the password", HOST, port)
 
 
 def test_a_new_certificate_is_shown_without_a_restart(secure_stack: Stack) -> None:
@@ -335,7 +380,7 @@ def test_new_passwords_are_taken_up_while_orders_come(secure_stack: Stack, order
     load.join()
     assert len(placed) > 1
     for user, password in old.items():
-        assert f"user {user} has the password in " in rotated
+        assert user in rotated
         eventually(lambda login=(user, password): _is_refused(secure_stack, *login), f"{user}'s old one is refused")  # type: ignore[misc]
     # Now everybody has to log in again.
     secure_stack.kafka.stop()
@@ -347,9 +392,11 @@ def test_new_passwords_are_taken_up_while_orders_come(secure_stack: Stack, order
 
 
 def _is_refused(stack: Stack, user: str, password: str) -> bool:
+    path = stack.directory / "old.password"
+    path.write_text(password)
     try:
-        wire.authenticate(stack.brokers, user, password, HOST, stack.kafka.port)
-    except scram.Refused:
+        reach(replace(stack.kafka.brokers(user), password_file=path))
+    except KafkaException:
         return True
     return False
 

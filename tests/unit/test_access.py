@@ -9,6 +9,7 @@ from common.kafka import access
 from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
 from common.secrets import kafka
 from dev.servers import users
+from dev.servers.kafka import Broker
 
 
 def who_may(kind: str, name: str, operation: str) -> list[str]:
@@ -94,5 +95,7 @@ def test_a_tool_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:
     assert {users.of_tool(tool, []) for tool in ("verify", "trace", "replay")} == {access.AUDITOR}
     assert users.of_tool("topics", ["list"]) == users.of_tool("dead_letters", ["list"]) == access.OPERATOR
     assert users.of_tool("topics", ["create"]) == access.ADMIN
+    broker = Broker(tmp_path / "kafka", 1, 2, secrets=tmp_path, certificates_port=3)
+    assert "KAFKA_PASSWORDS_DIR" in broker.identity(access.ADMIN)
     for user in USERS:
-        assert "KAFKA_PASSWORDS_DIR" not in users.identity(tmp_path, user)
+        assert "KAFKA_PASSWORDS_DIR" not in broker.identity(user)

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,8 +18,8 @@ import pytest
 from common.errors import Fatal
 from common.files import write
 from common.kafka.access import ADMIN, BROKER
-from common.secrets.kafka import ensure_password, password_file
 from common.secrets.passwords import password_of, read_password
+from common.tls.authority import Authority
 from dev import home as homes
 from dev.__main__ import main, natural
 from dev.compose import tools_code
@@ -233,22 +234,33 @@ def test_a_brokers_identity_is_never_made_anew_over_its_topics(
         broker.prepare()
 
 
-@pytest.mark.parametrize("lost", [ADMIN, BROKER])
-def test_the_passwords_that_a_broker_was_formatted_with_are_never_made_anew(
-    lost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_certificates_of_a_rotation_that_was_killed_are_made_up_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """The administrator and the broker have no passwords: nothing else could lock them out."""
     monkeypatch.setattr("dev.servers.jars.provide", lambda cache, link: None)
-    secrets = tmp_path / "secrets"
-    broker = Broker(tmp_path / "kafka", 1, 2, cache=tmp_path, secrets=secrets, secure=True)
+    authority = Authority(tmp_path / "secrets")
+    broker = Broker(tmp_path / "kafka", 1, 2, cache=tmp_path, secrets=authority.folder, certificates_port=3)
     (tmp_path / "kafka/log").mkdir(parents=True)
-    (tmp_path / "kafka/users").touch()
     (tmp_path / "kafka/log/meta.properties").write_text("version=1\nnode.id=1\ncluster.id=x\n")
-    for user in (ADMIN, BROKER):
-        ensure_password(secrets, user)
     broker.prepare()
-    password_file(secrets, lost).unlink()
-    with pytest.raises(StartError, match=rf"kafka-{lost}\.password is missing, .* put it back, start without SECURE=1"):
-        broker.prepare()
+
+    def killed(path: Path, text: str, mode: int = 0o644) -> None:
+        if path.suffix == ".pem":
+            raise InterruptedError
+        write(path, text, mode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("common.tls.authority.write", killed)
+        for user in (ADMIN, BROKER):
+            with pytest.raises(InterruptedError):
+                authority.renew(user)
+    broker.prepare()
+    shown = broker.brokers()
+    assert shown.cert_file is not None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(shown.cert_file, shown.key_file)
+    context.load_cert_chain(broker.directory / "keys.pem")
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
