@@ -1,11 +1,14 @@
-"""Files: how many a process may open, which bounds its connections too, how one is replaced, and who may do so."""
+"""Files: how many a process may open, which bounds its connections too; how one is replaced, by whom, and noticed."""
 
 import fcntl
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
 
 
 def raise_limit(wanted: int) -> int:
@@ -48,6 +51,44 @@ def stamp(path: Path) -> tuple[int, int, int]:
     """Changes when a file is replaced, written or given to another user. Raises `OSError` when it is away."""
     status = path.stat()
     return status.st_ino, status.st_ctime_ns, status.st_size
+
+
+class Watched(Generic[T]):
+    """What files say, read again when they change. What was good last stays while the new version cannot be used."""
+
+    def __init__(self, paths: tuple[Path, ...], read: Callable[[], T], report: Callable[[str], None]) -> None:
+        """`read` raises `OSError` while the files cannot be read, and `ValueError` when what they say is of
+        no use; `report` gets each such problem once. Raises what `read` raises, and `OSError` when a file is away."""
+        self._paths = paths
+        self._read = read
+        self._report = report
+        self._seen = self._stamps()
+        self.problem = ""
+        """Why the newest version is not in use; empty if it is."""
+        self.value = read()
+
+    def refresh(self) -> bool:
+        """Read again if a file has changed: microseconds while none has. Returns whether there is a new value now."""
+        try:
+            stamps = self._stamps()
+            if stamps == self._seen:
+                return False
+            try:
+                value = self._read()
+            except ValueError as error:
+                if not isinstance(error, OSError):
+                    self._seen = stamps
+                raise
+        except (OSError, ValueError) as error:
+            if str(error) != self.problem:
+                self.problem = str(error)
+                self._report(self.problem)
+            return False
+        self._seen, self.problem, self.value = stamps, "", value
+        return True
+
+    def _stamps(self) -> list[tuple[int, int, int]]:
+        return [stamp(path) for path in self._paths]
 
 
 def _replace(path: Path, text: str, mode: int) -> None:

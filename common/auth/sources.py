@@ -14,7 +14,7 @@ from typing import Final, Generic, TypeVar
 from loguru import logger
 
 from common.errors import Fatal
-from common.files import stamp
+from common.files import Watched
 
 FILE_CHECK_EVERY_S: Final = 0.5
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -33,45 +33,36 @@ class KeysFile(Generic[T]):
     def __init__(self, setting: str, path: Path, read: Callable[[bytes], T]) -> None:
         """Raises `Fatal` when it cannot be read. `read` raises `ValueError`."""
         self._setting = setting
-        self._path = path
-        self._read = read
-        self._problem = ""
-        self._version: object = None
         try:
-            self._version = stamp(self._path)
-            self.value: T | None = self._value(self._content())
+            self._file = Watched((path,), lambda: read(_content(path)), self._report)
         except (OSError, ValueError) as error:
             raise Fatal(f"{setting}={str(path)!r}: {error}") from None
 
+    @property
+    def value(self) -> T:
+        return self._file.value
+
     def refresh(self) -> bool:
         """Read it if it has changed. Returns whether there are other keys now."""
-        try:
-            version = stamp(self._path)
-            if version == self._version:
-                return False
-            content = self._content()
-            self._version = version  # only now: a key may have been revoked, and no descriptor free to read of it
-            self.value = self._value(content)
-        except (OSError, ValueError) as error:
-            if str(error) != self._problem:
-                self._problem = str(error)
-                logger.error("keys not read, the last good ones stay in use: {}", error, setting=self._setting)
-            return False
-        self._problem = ""
-        logger.info("keys read", setting=self._setting)
-        return True
+        changed = self._file.refresh()
+        if changed:
+            logger.info("keys read", setting=self._setting)
+        return changed
 
     def degraded(self) -> list[str]:
-        return [f"{self._setting}: {self._problem}; the last good keys are in use"] if self._problem else []
+        problem = self._file.problem
+        return [f"{self._setting}: {problem}; the last good keys are in use"] if problem else []
 
-    def _content(self) -> bytes:
-        with self._path.open("rb") as file:
-            return file.read(FILE_BYTES_MAX + 1)
+    def _report(self, problem: str) -> None:
+        logger.error("keys not read, the last good ones stay in use: {}", problem, setting=self._setting)
 
-    def _value(self, content: bytes) -> T:
-        if len(content) > FILE_BYTES_MAX:
-            raise ValueError(f"it is over {FILE_BYTES_MAX} bytes")
-        return self._read(content)
+
+def _content(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(FILE_BYTES_MAX + 1)
+    if len(content) > FILE_BYTES_MAX:
+        raise ValueError(f"it is over {FILE_BYTES_MAX} bytes")
+    return content
 
 
 class KeysUrl(Generic[T]):

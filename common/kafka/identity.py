@@ -18,6 +18,7 @@ from loguru import logger
 
 from common.config.kafka import Brokers
 from common.errors import Fatal
+from common.files import Watched
 
 CHECK_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 10.0
@@ -116,8 +117,9 @@ class PasswordWatch:
 
     def __init__(self, brokers: Brokers) -> None:
         self._brokers = brokers
-        self._password = brokers.password() if brokers.protocol == "SASL_SSL" else ""
-        self._unreadable = ""
+        self._password: Watched[str] | None = None
+        if brokers.password_file is not None:
+            self._password = Watched((brokers.password_file,), self._read, self._report)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-password", daemon=True)
 
@@ -132,25 +134,25 @@ class PasswordWatch:
         """Read the file, and let the admin clients say what they have met, which they do only when they are polled."""
         with _lock:
             clients = list(_clients)
-        if self._brokers.protocol == "SASL_SSL":
-            self._follow(clients)
+        if self._password is not None and self._password.refresh():
+            self._set_login(clients, self._brokers.username, self._password.value)
         for client in clients:
             if isinstance(client, AdminClient):
                 client.poll(0)
 
-    def _follow(self, clients: list[Any]) -> None:
+    def _read(self) -> str:
         try:
-            password = self._brokers.password()
-        except Fatal as error:
-            if str(error) != self._unreadable:
-                logger.warning("the password of Kafka stays as it was: {}", error)
-            self._unreadable = str(error)
-            return
-        self._unreadable = ""
-        if password == self._password:
-            return
-        user = self._brokers.username
-        self._password = _passwords[user] = password
+            return self._brokers.password()
+        except Fatal as error:  # also when its text is damaged: it is tried again until it is mended
+            raise OSError(str(error)) from error
+
+    @staticmethod
+    def _report(problem: str) -> None:
+        logger.warning("the password of Kafka stays as it was: {}", problem)
+
+    @staticmethod
+    def _set_login(clients: list[Any], user: str, password: str) -> None:
+        _passwords[user] = password
         for client in clients:
             if isinstance(client, Consumer):
                 client.new_login = user, password
