@@ -47,6 +47,12 @@ worker_ended = Gauge(
     "tandem_worker_ended", "Whether a consumer or a thread (group) has ended for good and waits for an operator.",
     ["group"],
 )  # fmt: skip
+certificate_expiry = Gauge(
+    "tandem_certificate_expiry_timestamp_seconds",
+    "When a certificate in use expires, in seconds since 1970: what this process shows, and the authorities that it "
+    "trusts; in the console, also those of Kafka and of the databases.",
+    ["certificate"],
+)
 pool_in_use = Gauge(
     "tandem_pool_in_use", "What is taken of a pool, with those that wait for a place in a database pool.", ["pool"]
 )

@@ -34,7 +34,7 @@ from common.http.heads import Hosts
 from common.http.limits.limiter import Limiter
 from common.http.protocol import Connection
 from common.kafka.identity import PasswordWatch
-from common.tls.certificate import ServerCertificate
+from common.tls.certificate import ServerCertificate, show_expiry
 from common.tls.listener import TlsListener
 
 CHECK_EVERY_TICKS: Final = 10
@@ -189,6 +189,7 @@ async def serve(
     files, certificate = process.tls, None
     if files.certificate is not None and files.key is not None:
         certificate = ServerCertificate(files.certificate, files.key)
+    show_expiry(process.brokers, files.authority)
     config = uvicorn.Config(
         app,
         loop="uvloop",

@@ -46,12 +46,13 @@ def _encrypted(brokers: Brokers, host: str, port: int) -> Iterator[BufferedRWPai
     connection = socket.create_connection((host, port), timeout=REQUEST_TIMEOUT_S)
     if brokers.protocol != "PLAINTEXT":
         with connection:  # which the wrapping takes over
-            connection = _tls(brokers).wrap_socket(connection, server_hostname=host)
+            connection = tls(brokers).wrap_socket(connection, server_hostname=host)
     with connection, connection.makefile("rwb") as stream:
         yield stream
 
 
-def _tls(brokers: Brokers) -> ssl.SSLContext:
+def tls(brokers: Brokers) -> ssl.SSLContext:
+    """How a client of these brokers encrypts, and verifies them. Raises `OSError` when a file cannot be used."""
     context = ssl.create_default_context(cafile=brokers.ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if brokers.cert_file is not None:

@@ -288,7 +288,10 @@ def make_brokers(
     make: type[Broker] = Broker,
 ) -> list[Broker]:
     """So many brokers that are one Kafka, on free ports and in folders of this directory. For a stack of one's own."""
-    nodes = [Node(number, *free_ports(3)) for number in range(1, count + 1)]
+    nodes = []
+    for number in range(1, count + 1):
+        port, controller_port, certificates_port = free_ports(3)
+        nodes.append(Node(number, port, controller_port, certificates_port))
     quorum = Quorum(directory, nodes) if count > 1 else None
     return [
         make(

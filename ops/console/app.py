@@ -41,6 +41,7 @@ from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES, Instances, Targets
 from ops.databases import databases
 from ops.log import Log
+from ops.observe.certificates import CertificateSampling
 from ops.observe.gauges import Gauges, ProofGauges
 from ops.observe.samples import BrokerSampler
 from ops.verify.statements import TEXTS
@@ -198,7 +199,8 @@ async def serve(settings: Settings) -> None:
     async def close() -> None:
         await asyncio.to_thread(jobs.close)
 
-    await server.serve(frame, process, [poller, proof], open_=open_, close=close)
+    certificates = CertificateSampling(process.brokers, settings.auditor_urls)
+    await server.serve(frame, process, [poller, proof, certificates], open_=open_, close=close)
 
 
 def hello(settings: Settings) -> dict[str, Any]:

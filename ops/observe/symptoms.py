@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from ops.observe.slos import HOUR, MINUTE, Severity
+from ops.observe.slos import DAY, HOUR, MINUTE, Severity
 
 DISK_FREE_LOW: Final = 0.1
 DISK_FREE_MIN: Final = 0.05
@@ -128,6 +128,18 @@ SYMPTOMS: Final = (
         "connections", "{{ $labels.instance }} refuses connections for lack of room", age_s=5 * MINUTE,
     ),
     Alert(
+        "TandemCertificateExpires",
+        "tandem_certificate_expiry_timestamp_seconds - time() < $age", 0, "ticket", "a-certificate-expires",
+        "{{ $labels.instance }}: the certificate {{ $labels.certificate }} expires in {{ $value | humanizeDuration }}",
+        age_s=14 * DAY,
+    ),
+    Alert(
+        "TandemCertificateEnds",
+        "tandem_certificate_expiry_timestamp_seconds - time() < $age", 0, "page", "a-certificate-expires",
+        "{{ $labels.instance }}: the certificate {{ $labels.certificate }} expires in {{ $value | humanizeDuration }}, "
+        "and then nobody connects", cause=True, age_s=2 * DAY,
+    ),
+    Alert(
         "TandemTablesGrow", "max by (group) (tandem_database_oldest_transaction_seconds) > 60", 5 * MINUTE, "ticket",
         "tables-grow", "a transaction is open for {{ $value | humanizeDuration }}", labels=_of_group(),
     ),
@@ -143,6 +155,7 @@ SLOW: Final = ("TandemAcceptErrors", "TandemAcceptSlow", "TandemSettleSlow", "Ta
 _OF_SERVICE: Final = ("TandemInstanceDown", "TandemNotReady", "TandemDegraded", "TandemLagging")
 
 INHIBITIONS: Final = (
+    (("TandemCertificateEnds",), ("TandemCertificateExpires",), ("instance", "certificate")),
     (("TandemDiskFull",), ("TandemDiskFilling", "TandemKafkaAway", "TandemDatabaseAway"), ()),
     (("TandemDiskFull", "TandemKafkaAway"), (*_OF_SERVICE, "TandemConsumerGone", *SLOW), ()),
     (("TandemDatabaseAway",), (*_OF_SERVICE, "TandemConsumerGone"), ("database",)),

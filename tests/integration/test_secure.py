@@ -16,6 +16,7 @@ import pytest
 from common.config.env import LOOPBACK
 from common.secrets.passwords import password_file, read_password, write_password
 from common.tls.authority import Authority
+from common.tls.certificate import valid_until
 from common.tls.client import trusting
 from dev.servers import users
 from dev.settings import CONSOLE, DATABASES, HOST, ROLES, ROOT, SERVICES
@@ -106,6 +107,14 @@ def test_the_console_sees_every_instance_and_passes_orders_on(shop: Stack) -> No
         )
         body = {"customer_id": "cust-secure", "product_id": "sku-secure", "quantity": 1}
         assert console.post("/api/orders", body).status_code == 202
+        files = {f"{database}-database": "postgres" for database in DATABASES} | {"kafka": "kafka", "http": CONSOLE}
+        shown = {
+            f'tandem_certificate_expiry_timestamp_seconds{{certificate="{certificate}"}}': valid_until(
+                shop.secrets / f"{file}.pem"
+            ).timestamp()
+            for certificate, file in files.items()
+        }
+        eventually(lambda: shown.items() <= console.metrics().items(), "the console shows when certificates expire")
     finally:
         console.stop()
         tab.ended.wait(WAIT_S)

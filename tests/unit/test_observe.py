@@ -34,7 +34,7 @@ from ops.observe.samples import (
     oldest_unsettled_s,
     settled_upto,
 )
-from ops.observe.slos import SLOS
+from ops.observe.slos import DAY, SLOS
 from ops.observe.symptoms import INHIBITIONS, SYMPTOMS
 from tests.unit.test_docs import ROOT, anchors
 
@@ -266,6 +266,7 @@ def test_alertmanager_accepts_its_file(tmp_path: Path) -> None:
 API = 'up{job="tandem",service="order-api",instance="%s"}'
 OK = {'up{job="tandem-console"}': "1", API % "a": "1"}
 PLACED = 'tandem_http_requests_total{method="POST",route="/api/v1/orders",status="%s"}'
+EXPIRY = 'tandem_certificate_expiry_timestamp_seconds{certificate="http",instance="a"}'
 FIRING: dict[str, dict[str, str]] = {
     "TandemKafkaAway": {'tandem_source_up{source="kafka"}': "0"},
     "TandemDatabaseAway": {'tandem_source_up{source="order"}': "0", 'tandem_source_up{source="kafka"}': "1"},
@@ -294,6 +295,7 @@ FIRING: dict[str, dict[str, str]] = {
     "TandemOrderStuck": {"tandem_oldest_unsettled_seconds": "3901"},
     "TandemSaturated": {'tandem_pool_in_use{pool="a"}': "10", 'tandem_pool_limit{pool="a"}': "10"},
     "TandemConnectionsLow": {"tandem_database_connections": "95", "tandem_database_connections_limit": "97"},
+    "TandemCertificateExpires": {EXPIRY: f"{13 * DAY}"},
     "TandemClientsRefused": {'tandem_http_connections_shed_total{reason="refused"}': "0+1"},
     "TandemTablesGrow": {"tandem_database_oldest_transaction_seconds": "61"},
     "TandemBug": {'tandem_http_requests_total{status="500",route="/x"}': "0+1"},
@@ -301,6 +303,7 @@ FIRING: dict[str, dict[str, str]] = {
 """What makes each alert fire, and no other: values that stay, or start and step a minute."""
 QUIET: dict[str, dict[str, str]] = {
     "an old proof": {"tandem_proof_age_seconds": "3600"},
+    "a certificate for two weeks": {EXPIRY: f"{14.5 * DAY:.0f}"},
     "some disk": {"tandem_disk_free_bytes": "10", "tandem_disk_size_bytes": "100"},
     "errors within the budget": {PLACED % 202: "0+10000", PLACED % 503: "0+5"},
     "few errors": {PLACED % 202: "0+0.03", PLACED % 503: "0+0.03"},
@@ -311,6 +314,9 @@ LINES = 'tandem_order_batch_lines_total{status="%s"}'
 BOTH: dict[str, tuple[dict[str, str], dict[str, int]]] = {
     "past the end": (
         {'tandem_reader_past_end_records{group="payment",topic="orders"}': "9"}, {"TandemLossDetected": 1}
+    ),
+    "a certificate of yesterday": (
+        {EXPIRY: f"{1.9 * DAY:.0f}"}, {"TandemCertificateEnds": 1, "TandemCertificateExpires": 1}
     ),
     "full": (DISK, {"TandemDiskFull": 1, "TandemDiskFilling": 1}),
     "api": ({API % "a": "0", API % "b": "0"}, {"TandemApiDown": 1, "TandemInstanceDown": 2}),

@@ -15,7 +15,10 @@ from dev.servers.server import StartError
 from dev.settings import SERVICES, Settings, environment
 from dev.state import State
 
-NODES = [Node(number, 9092 + 100 * (number - 1), 9093 + 100 * (number - 1), 9094 + 100 * (number - 1)) for number in (1, 2, 3)]
+NODES = [
+    Node(number, 9092 + 100 * (number - 1), 9093 + 100 * (number - 1), 9094 + 100 * (number - 1))
+    for number in (1, 2, 3)
+]
 
 
 def settings(home: Path, **environ: str) -> Settings:

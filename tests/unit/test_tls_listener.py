@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
+from common.config.kafka import Brokers
 from common.http.connections import Gate
 from common.http.server import _Server
 from common.tls import listener as listeners
-from common.tls.authority import Authority, Certificate
-from common.tls.certificate import ServerCertificate
+from common.tls.authority import AUTHORITY_DAYS, Authority, Certificate
+from common.tls.certificate import ServerCertificate, show_expiry
 from common.tls.client import trusting
 from tests.unit.test_serving import REQUEST, WAIT_S, answer, connect, with_a_server
 
@@ -87,11 +91,34 @@ def test_clients_that_do_not_go_on_give_way_to_others(files: Certificate, certif
     with_a_server(act, Gate(limit), certificate)
 
 
+DAY_S = 86_400
+
+
+def expiry(certificate: str) -> float:
+    value = REGISTRY.get_sample_value("tandem_certificate_expiry_timestamp_seconds", {"certificate": certificate})
+    assert value is not None
+    return value
+
+
+def test_of_certificates_that_are_kept_from_the_start_the_first_to_expire_is_shown_and_the_last_authority(
+    tmp_path: Path,
+) -> None:
+    authority = Authority(tmp_path)
+    own, other = authority.renew("payment", valid=timedelta(days=3)), authority.ensure("other")
+    own.certificate.write_text(own.certificate.read_text() + other.certificate.read_text())
+    authorities = tmp_path / "authorities.pem"
+    authorities.write_text(own.authority.read_text() + other.certificate.read_text())
+    show_expiry(Brokers("127.0.0.1:1", "SSL", authorities, cert_file=own.certificate, key_file=own.key), None)
+    assert abs(expiry("kafka-client") - time.time() - 3 * DAY_S) < DAY_S
+    assert abs(expiry("kafka-authority") - time.time() - AUTHORITY_DAYS * DAY_S) < DAY_S
+
+
 def test_a_new_certificate_is_used_once_its_key_has_come_too(files: Certificate, tmp_path: Path) -> None:
     authority = Authority(tmp_path)
-    made = authority.ensure("http")
+    made = authority.renew("http", valid=timedelta(days=1))
     certificate = ServerCertificate(made.certificate, made.key)
-    first = certificate.context
+    first, expires_soon = certificate.context, expiry("http")
+    assert abs(expires_soon - time.time() - DAY_S) < DAY_S / 24
     old_key, old_certificate = made.key.read_bytes(), made.certificate.read_bytes()
     authority.renew("http")
     new_certificate = made.certificate.read_bytes()
@@ -102,6 +129,7 @@ def test_a_new_certificate_is_used_once_its_key_has_come_too(files: Certificate,
     certificate.refresh(1.0)
     second = certificate.context
     assert second is not first
+    assert expiry("http") > expires_soon + 80 * DAY_S
     certificate.refresh(2.0)
     assert certificate.context is second
     made.key.unlink()
