@@ -171,7 +171,7 @@ BUGS: Final = (
         "accepted-before-acknowledged",
         "202 is answered before the log has the order",
         "order/api/place/desk.py",
-        "await self._log.acknowledged(OrderId(order.order_id), sent)",
+        "await self._log.acknowledged(OrderId(event.subject), event.partitionkey, sent)",
         "del sent",
         ("tests/unit/test_place.py",),
     ),

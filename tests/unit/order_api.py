@@ -76,7 +76,7 @@ class FakeLog(OrdersLog):
         sent.set_result(PLACE)
         return sent
 
-    def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+    def fate(self, order_id: OrderId, customer_id: str, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
         if self.fails is not None:
             raise self.fails
         return sent.result()

@@ -73,10 +73,7 @@ class FakeLog(OrdersLog):
         self._topic_id = topic_id
         self._broker_away = away
         self._is_refused = refused
-        self._is_undecided = undecided
-
-    def undecided(self, order_id: OrderId) -> bool:
-        return self._is_undecided
+        self._undecided = {ORDER_ID: ("cust-1", 1)} if undecided else {}
 
     async def ends(self) -> dict[tuple[str, int], int]:
         if self._broker_away:
@@ -109,9 +106,11 @@ def find(
     return asyncio.run(main())
 
 
-def refusal(queries: FakeQueries, log: FakeLog | None = None, *, order_id: str = ORDER_ID) -> Problem:
+def refusal(
+    queries: FakeQueries, log: FakeLog | None = None, *, order_id: str = ORDER_ID, customer: str | None = None
+) -> Problem:
     with pytest.raises(ProblemError) as caught:
-        find(queries, log, order_id=order_id)
+        find(queries, log, order_id=order_id, customer=customer)
     return caught.value.problem
 
 
@@ -189,6 +188,13 @@ def test_with_kafka_away_the_answer_is_503() -> None:
 
 def test_an_order_the_log_may_still_take_is_not_denied() -> None:
     assert refusal(FakeQueries(), FakeLog(undecided=True)).status == 503
+    assert refusal(FakeQueries(), FakeLog(undecided=True), customer="cust-1").status == 503
+
+
+def test_an_order_of_another_customer_the_log_may_still_take_is_not_there() -> None:
+    taken = refusal(FakeQueries(), FakeLog(undecided=True), customer="cust-2")
+    assert taken == refusal(FakeQueries(), FakeLog(), customer="cust-2")
+    assert taken.status == 404
 
 
 @pytest.mark.parametrize("order_id", ["x", ORDER_ID.upper() + "X", "a" * 5_000])

@@ -7,7 +7,6 @@ refused at once instead of each waiting for its deadline.
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from functools import partial
 from typing import Final
 
@@ -62,8 +61,9 @@ class OrdersLog(Worker):
         metrics.watch_pool("orders-in-flight", settings.in_flight_max, lambda: self._publisher.in_flight)
         self._admin = AdminClient(client_config(settings.process.brokers, settings.process.instance))
         self.settings = SettingsWatch(self._admin, [ORDERS, PRODUCTS])
-        # How often an order was sent that may still reach the log although its request has been answered.
-        self._undecided: Counter[OrderId] = Counter()
+        # Whose order it is that may still reach the log although its request has been answered, and how often it was
+        # sent so.
+        self._undecided: dict[OrderId, tuple[str, int]] = {}
         # Until the broker has answered, nothing shows that it is there.
         self._unreachable = ""
         self._away: Problem | None = None
@@ -102,14 +102,16 @@ class OrdersLog(Worker):
             delivered = self._tracer.sending(ORDERS, value, delivered)
         return self._publisher.send(ORDERS, customer_id.encode(), value, on_delivery=delivered)
 
-    async def acknowledged(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+    async def acknowledged(
+        self, order_id: OrderId, customer_id: str, sent: "asyncio.Future[Acknowledged]"
+    ) -> Acknowledged:
         """Wait until the log has an order that was sent. Raises what `fate` raises."""
         with contextlib.suppress(TimeoutError, KafkaException):
             await sent
-        return self.fate(order_id, sent)
+        return self.fate(order_id, customer_id, sent)
 
-    def fate(self, order_id: OrderId, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
-        """Where the log has an order that was sent, now that its future is done.
+    def fate(self, order_id: OrderId, customer_id: str, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """Where the log has a customer's order that was sent, now that its future is done.
 
         Raises `ProblemError` 503 when the log did not take it, or has not acknowledged it in time.
         """
@@ -117,7 +119,8 @@ class OrdersLog(Worker):
             return sent.result()
         except (TimeoutError, KafkaException) as error:
             if isinstance(error, TimeoutError):
-                self._undecided[order_id] += 1
+                _, times = self._undecided.get(order_id, ("", 0))
+                self._undecided[order_id] = customer_id, times + 1
             raise ProblemError(self._not_acknowledged(order_id, error)) from None
 
     async def request_cancel(self, event: OrderCancelRequested, partition: int) -> Acknowledged:
@@ -137,8 +140,9 @@ class OrdersLog(Worker):
 
     def _delivered(self, order_id: OrderId, value: bytes, acknowledged: Acknowledged | None) -> None:
         if order_id in self._undecided:
-            self._undecided[order_id] -= 1
-            self._undecided += Counter()  # drops the zeros
+            customer_id, times = self._undecided.pop(order_id)
+            if times > 1:
+                self._undecided[order_id] = customer_id, times - 1
         if acknowledged is not None:
             self._recent.remember(order_id, value, acknowledged)
 
@@ -164,9 +168,11 @@ class OrdersLog(Worker):
             order_id=order_id,
         )
 
-    def undecided(self, order_id: OrderId) -> bool:
-        """Whether the log may still take this order although its request was answered with an unknown outcome."""
-        return order_id in self._undecided
+    def undecided(self, order_id: OrderId, customer: str | None) -> bool:
+        """Whether the log may still take this order although its request was answered with an unknown outcome. If a
+        customer is given, it says so of their own orders only."""
+        of, _ = self._undecided.get(order_id, (None, 0))
+        return of is not None and customer in (None, of)
 
     async def ends(self) -> dict[tuple[str, int], int]:
         """For each partition, by the topic's id and its number, the offset its next record will get. Raises `Transient`

@@ -75,21 +75,21 @@ class OrderDesk:
 
         Raises `ProblemError`.
         """
-        order, sent = self.send(body, traceparent, customer)
-        await self._log.acknowledged(OrderId(order.order_id), sent)
-        return order
+        event, sent = self.send(body, traceparent, customer)
+        await self._log.acknowledged(OrderId(event.subject), event.partitionkey, sent)
+        return accepted(event)
 
     def send(
         self, body: bytes, traceparent: bytes | None, customer: str | None
-    ) -> "tuple[Accepted, asyncio.Future[Acknowledged]]":
-        """Send an order to the log. The answer holds once the future has its acknowledgement; see `OrdersLog.fate`.
+    ) -> "tuple[OrderPlaced, asyncio.Future[Acknowledged]]":
+        """Send an order to the log. It is accepted once the future has its acknowledgement; see `OrdersLog.fate`.
 
         Raises `ProblemError`.
         """
         request = decode_body(body, order_request_decoder)
         check_name(request, customer)
         event = self.draft(request, traceparent)
-        return accepted(event), self._log.send(OrderId(event.subject), event.partitionkey, encode(event))
+        return event, self._log.send(OrderId(event.subject), event.partitionkey, encode(event))
 
     def draft(self, request: OrderRequest, traceparent: bytes | None) -> OrderPlaced:
         """The event that would place this order, with a new id and at current prices. Raises `ProblemError`."""

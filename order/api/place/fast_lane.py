@@ -19,7 +19,7 @@ from typing import Any, Final, NamedTuple
 from common.auth.authenticator import Authenticator
 from common.auth.principal import Principal
 from common.codec import encode
-from common.events import OrderId
+from common.events import OrderId, OrderPlaced
 from common.http.heads import Hosts, host_refusal
 from common.http.limits.limiter import Limiter
 from common.http.limits.sources import forwarded_source
@@ -29,7 +29,7 @@ from common.http.requests import BODY_BYTES_MAX, JSON, is_of_type
 from common.http.responses import request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
-from order.api.place.desk import ACCESS, OrderDesk
+from order.api.place.desk import ACCESS, OrderDesk, accepted
 from order.api.place.idempotency import KeyedOrders
 from order.api.place.single import LOCATION, ORDERS_PATH, REPLAYED, accept_seconds, accepted_count, counted_problem
 from order.api.responses import Accepted
@@ -212,20 +212,20 @@ class FastLane(Connection):
             if head.key is not None:
                 self._start(self._serve_keyed(head, head.key, body, customer, id_, began))
             else:
-                order, sent = self._desk.send(body, head.traceparent, customer)
-                sent.add_done_callback(partial(self._acknowledged, order, id_, began))
+                event, sent = self._desk.send(body, head.traceparent, customer)
+                sent.add_done_callback(partial(self._acknowledged, event, id_, began))
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), id_))
 
     def _acknowledged(
-        self, order: Accepted, request_id: bytes, began: float, sent: "asyncio.Future[Acknowledged]"
+        self, event: OrderPlaced, request_id: bytes, began: float, sent: "asyncio.Future[Acknowledged]"
     ) -> None:
         try:
-            self._log.fate(OrderId(order.order_id), sent)
+            self._log.fate(OrderId(event.subject), event.partitionkey, sent)
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), request_id))
         else:
-            self._answer_accepted(order, request_id, began)
+            self._answer_accepted(accepted(event), request_id, began)
 
     async def _serve_keyed(
         self, head: Head, key: str, body: bytes, customer: str | None, request_id: bytes, began: float

@@ -85,7 +85,8 @@ class KeyedOrders:
         kept = await self.kept(self.begin(request, key, traceparent))
         if not kept.in_log:
             try:
-                await self._log.acknowledged(kept.order_id, self._log.send(kept.order_id, kept.customer_id, kept.event))
+                sent = self._log.send(kept.order_id, kept.customer_id, kept.event)
+                await self._log.acknowledged(kept.order_id, kept.customer_id, sent)
             except ProblemError as error:
                 raise ProblemError(with_key(error.problem)) from None
         return kept.accepted, kept.repeated

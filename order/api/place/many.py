@@ -85,6 +85,7 @@ class Sent(NamedTuple):
     """A line on its way into the log; without `acknowledged`, the log has it already."""
 
     order_id: OrderId
+    customer_id: str
     acknowledged: "asyncio.Future[Acknowledged] | None"
     keyed: bool = False
     repeated: bool = False
@@ -206,18 +207,19 @@ class PlaceMany:
             return draft
         if isinstance(draft, OrderPlaced):
             order_id = OrderId(draft.subject)
-            return Sent(order_id, self._log.send(order_id, draft.partitionkey, encode(draft)))
+            customer_id = draft.partitionkey
+            return Sent(order_id, customer_id, self._log.send(order_id, customer_id, encode(draft)))
         try:
             kept = await self._keyed.kept(draft)
         except ProblemError as error:
             return error.problem
         sent = None if kept.in_log else self._log.send(kept.order_id, kept.customer_id, kept.event)
-        return Sent(kept.order_id, sent, keyed=True, repeated=kept.repeated)
+        return Sent(kept.order_id, kept.customer_id, sent, keyed=True, repeated=kept.repeated)
 
     async def _acknowledged(self, sent: Sent) -> Sent | Problem:
         if sent.acknowledged is not None:
             try:
-                await self._log.acknowledged(sent.order_id, sent.acknowledged)
+                await self._log.acknowledged(sent.order_id, sent.customer_id, sent.acknowledged)
             except ProblemError as error:
                 return with_key(error.problem) if sent.keyed else error.problem
         return sent

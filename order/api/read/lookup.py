@@ -62,7 +62,7 @@ class Lookup:
 
     async def _read_by_saga(self, order_id: OrderId, customer: str | None) -> Stored:
         """The order once the saga has read to the end of the log. Raises `Transient` if it does not in time."""
-        if self._log.undecided(order_id):
+        if self._log.undecided(order_id, customer):
             raise Transient("the log has not acknowledged it yet and may still take it")
         ends = await self._ends()
         if not await self._saga_passes(ends):
