@@ -10,7 +10,7 @@ import httpx
 
 from common.tls.client import trusting
 from dev.servers.console import Console
-from dev.settings import HOST, free_ports
+from dev.settings import CONSOLE, HOST, free_ports
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -33,7 +33,7 @@ class RunningConsole(Console):
         self.targets.write_text(json.dumps(listed))
         addresses = (self.port, admin_port, stack.ports["order-api"])
         certificate = stack.servers.certificate("console")
-        super().__init__(stack.directory, *addresses, self.targets, stack.variables, certificate)
+        super().__init__(stack.directory, *addresses, self.targets, stack.variables_of(CONSOLE), certificate)
         self.trusted = True if stack.authority is None else trusting(stack.authority)
         # Whatever a test makes of the first: a drill must not find the stack of this checkout.
         self.variables |= {"CONSOLE_STACK": "other", "TANDEM_HOME": str(stack.directory / "no-stack")}

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common import metrics
 from common.auth.access import Access
 from common.auth.authenticator import CLOSED, Authenticator
-from common.auth.guard import admit, authorizations_of
+from common.auth.guard import admit, authorizations_of, identify
 from common.database import DatabaseUnavailable
 from common.http import cors, heads, problem
 from common.http.contract.operation import Operation
@@ -39,8 +39,11 @@ PATH_CHARS_SHOWN: Final = 64
 PIECE_BYTES: Final = 64 * 1024
 """A larger body is sent in pieces of this size, each when the client has taken most of the one before. TLS encrypts at
 once all that it gets: 1.7 MB for each of any number of clients that ask for a script and read nothing."""
-UNLIMITED: Final = frozenset({LIVEZ.path, READYZ.path})
-"""A supervisor that shares its address with a busy client must still learn whether the process lives."""
+CHECKS: Final = frozenset({LIVEZ.path, READYZ.path})
+"""They have a limit of their own: a load balancer that shares its address with a busy client must still learn whether
+the process lives. On the admin port they have none."""
+UNTOLD: Final = "ask on the admin port, or with a token of an operator or an auditor"
+"""What a stranger is told of what a process lacks: the rest names addresses and paths."""
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
 _not_served: Final = Repeats()
@@ -97,6 +100,17 @@ class Frame:
 
         return guarded_endpoint
 
+    async def tells(self, scope: Scope) -> bool:
+        """Whether whoever sends this request to an open operation may know more than a stranger."""
+        if self._is_admin(scope):
+            return True
+        source = source_of_request(scope, self.limiter.proxies)
+        try:
+            principal = await identify(self.auth, self.limiter, self.authorizations_of(scope), source)
+        except ProblemError:
+            return False
+        return not principal.scopes.isdisjoint(METRICS.access.scopes)
+
     def _is_admin(self, scope: Scope) -> bool:
         server = scope.get("server")
         return server is not None and server[1] is not None and server[1] == self.admin_port
@@ -141,6 +155,8 @@ class Frame:
                 metrics.http_requests.labels(scope["method"], route, message["status"]).inc()
             elif len(body := message.get("body", b"")) > PIECE_BYTES:
                 last = (len(body) - 1) // PIECE_BYTES * PIECE_BYTES
+                source = source_of_request(scope, self.limiter.proxies)
+                self.limiter.charge_source(source, time.perf_counter(), last // PIECE_BYTES)
                 for start in range(0, last, PIECE_BYTES):
                     await send({**message, "body": body[start : start + PIECE_BYTES], "more_body": True})
                 message["body"] = body[last:]
@@ -150,10 +166,14 @@ class Frame:
 
     def _refusal(self, scope: Scope) -> Problem | None:
         source = source_of_request(scope, self.limiter.proxies)
-        if scope["path"] not in UNLIMITED:
+        if scope["path"] not in CHECKS:
             limited = self.limiter.refusal_of_source(source, time.perf_counter())
-            if limited is not None:
-                return limited
+        elif not self._is_admin(scope):
+            limited = self.limiter.refusal_to_check(source, time.perf_counter())
+        else:
+            limited = None
+        if limited is not None:
+            return limited
         return heads.refusal(scope["method"], scope["http_version"], scope["headers"], self.hosts)
 
 
@@ -185,9 +205,13 @@ def application(
     async def livez(_: Request) -> Response:
         return json_response(Alive())
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(request: Request) -> Response:
         missing = what_is_missing()
-        return json_response(ReadinessView(not missing, missing, what_is_degraded()), 503 if missing else 200)
+        if await frame.tells(request.scope):
+            view = ReadinessView(not missing, missing, what_is_degraded())
+        else:
+            view = ReadinessView(not missing, [UNTOLD] if missing else [], [])
+        return json_response(view, 503 if missing else 200)
 
     async def exposition(_: Request) -> Response:
         metrics.ready.set(not what_is_missing())

@@ -17,10 +17,10 @@ import ops.console.operations
 import order.api.operations
 import payment.operations
 from common.auth.access import PUBLIC, Access, own, scopes
-from common.auth.authenticator import Closed, KeysAway
+from common.auth.authenticator import OPEN, Closed, KeysAway
 from common.auth.guard import confined_to, principal_of
 from common.auth.principal import AUDITOR, CUSTOMER, MERCHANT, OPERATOR, SCOPES, Principal, Unauthenticated
-from common.http.app import Frame, application
+from common.http.app import UNTOLD, Frame, application
 from common.http.contract.operation import Operation
 from common.http.contract.service import Contract, OperationRoute
 from common.http.responses import json_response
@@ -146,6 +146,20 @@ def test_health_and_documents_ask_nobody() -> None:
     assert get("/own", method="OPTIONS").status_code == 204
     assert get("/nowhere").status_code == 404
     assert get("/own", method="DELETE").status_code == 405
+
+
+def test_a_stranger_learns_whether_a_process_is_ready_and_not_what_it_lacks() -> None:
+    frame = application([], lambda: ["kafka at 10.0.0.1: away"], degraded=lambda: ["a file"], auth=Named())
+    whole = {"ready": False, "missing": ["kafka at 10.0.0.1: away"], "degraded": ["a file"]}
+    for who in (None, "nobody", "ann"):
+        told = get("/readyz", who, frame=frame)
+        assert (told.status_code, told.json()) == (503, {"ready": False, "missing": [UNTOLD], "degraded": []})
+    assert get("/readyz", "auditor", frame=frame).json() == whole
+    frame.admin_port = 8081
+    assert get("/readyz", frame=frame).json() == whole
+    frame.auth = OPEN
+    frame.admin_port = None
+    assert get("/readyz", frame=frame).json() == whole
 
 
 def test_head_is_guarded_as_get_is() -> None:

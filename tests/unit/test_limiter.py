@@ -21,11 +21,11 @@ from common.auth.guard import identify
 from common.auth.principal import ANYONE, Expired, Principal, Unauthenticated, UnknownKey
 from common.config.env import Env
 from common.errors import Fatal
-from common.http.app import application
+from common.http.app import PIECE_BYTES, application
 from common.http.contract.service import OperationRoute
 from common.http.heads import Hosts
 from common.http.limits.buckets import Rate
-from common.http.limits.limiter import Limiter
+from common.http.limits.limiter import CHECKS, Limiter
 from common.http.limits.settings import RequestLimits, request_limits
 from common.http.problem import ProblemError
 from common.http.responses import json_response
@@ -199,6 +199,34 @@ def test_requests_over_the_limit_of_their_address_are_refused_and_health_is_not(
     assert refused.json()["type"] == "/problems/rate-limited"
     assert refused.headers["ratelimit-policy"] == '"address";q=3;w=3'
     assert refused.headers["ratelimit"] == '"address";r=0;t=1'
+
+
+def test_health_checks_have_a_limit_of_their_own_on_the_public_port() -> None:
+    app = application([])
+    app.limiter = Limiter(RequestLimits(address=Rate(1, 1)))
+
+    async def statuses(port: int) -> set[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url=f"http://localhost:{port}") as client:
+            return {(await client.get("/livez")).status_code for _ in range(2 * CHECKS.burst)}
+
+    assert asyncio.run(statuses(8081)) == {200, 429}
+    app.admin_port = 18101
+    assert asyncio.run(statuses(18101)) == {200}
+
+
+def test_a_large_answer_counts_for_more_requests() -> None:
+    async def large(_: Request) -> Response:
+        return Response(b"x" * (3 * PIECE_BYTES))
+
+    app = application([public_route("/large", large), public_route("/things", things)])
+    app.limiter = Limiter(RequestLimits(address=Rate(1, 4)))
+
+    async def run() -> list[int]:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+            return [(await client.get(path)).status_code for path in ("/things", "/large", "/things")]
+
+    assert asyncio.run(run()) == [200, 200, 429]
 
 
 def test_a_page_of_an_allowed_origin_can_read_when_to_come_again() -> None:

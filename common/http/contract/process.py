@@ -25,7 +25,8 @@ class Alive(Struct, frozen=True):
 
 
 class ReadinessView(Struct, frozen=True):
-    """Whether it can do its work. `missing` says what it lacks for that, `degraded` what is away although it works."""
+    """Whether it can do its work. `missing` says what it lacks for that, `degraded` what is away although it works: to
+    operators and auditors, and on the admin port."""
 
     ready: bool
     missing: list[str]

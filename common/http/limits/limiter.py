@@ -1,7 +1,8 @@
 """The limits of a process: which requests are over one, and what they are answered.
 
-- An address has a bucket for all its requests, and one for credentials that are not valid. A signature is checked only
-  if both have a token, so guessing is limited. Credentials that have been checked before are not affected by guesses.
+- An address has a bucket for its requests, one for health checks, and one for credentials that are not valid. A
+  signature is checked only if the first and the last have a token, so guessing is limited. Credentials that have been
+  checked before are not affected by guesses.
 - A principal has a bucket by its scopes. A request with many orders takes a token for each.
 
 Each process has buckets of its own: with two instances, a client may send up to twice as much. Only a 429 has the
@@ -29,6 +30,8 @@ _limited: Final = Counter(
 )
 
 
+CHECKS: Final = Rate(per_s=100, burst=200)
+"""Health checks of an address on the public port. A load balancer sends one in a second or two."""
 MACHINES: Final = frozenset(SCOPES) - {CUSTOMER}
 """A principal with one of these scopes has the limit of machines, all others that of customers."""
 
@@ -93,6 +96,7 @@ class Limiter:
     def __init__(self, limits: RequestLimits) -> None:
         self.proxies = limits.trusted_proxies
         self._addresses = Limit("address", limits.address, "requests from the address {}:")
+        self._checks = Limit("checks", CHECKS, "health checks from the address {}:")
         self._failures = Limit("failures", limits.failures, "credentials from the address {} that are not valid:")
         self._customers = Limit("customer", limits.customer, "requests of the customer {}:")
         self._machines = Limit("machine", limits.machine, "requests of {}:")
@@ -101,6 +105,14 @@ class Limiter:
     def refusal_of_source(self, source: str, now: float) -> Problem | None:
         """Count a request from this source, or refuse it."""
         return self._addresses.refusal(source, now)
+
+    def refusal_to_check(self, source: str, now: float) -> Problem | None:
+        """Count a health check from this source, or refuse it."""
+        return self._checks.refusal(source, now)
+
+    def charge_source(self, source: str, now: float, requests: int) -> None:
+        """Count so many further requests for an answer that was as dear. The next ones wait for it."""
+        self._addresses.take(source, now, requests)
 
     def refusal_to_verify(self, source: str, now: float) -> Problem | None:
         """Refuse to check credentials, after too many from this source that were not valid."""
