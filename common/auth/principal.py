@@ -13,6 +13,7 @@ CUSTOMER: Final[Scope] = "customer"
 MERCHANT: Final[Scope] = "merchant"
 OPERATOR: Final[Scope] = "operator"
 AUDITOR: Final[Scope] = "auditor"
+MACHINES: Final = frozenset(SCOPES) - {CUSTOMER}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,11 @@ class Principal:
     kind: Kind
     credential: str = ""
     """The id of the API key, or the token's `jti`; empty if it has none."""
+
+    @property
+    def is_machine(self) -> bool:
+        """Whether it has another scope than that of customers, and so the limits of machines."""
+        return not self.scopes.isdisjoint(MACHINES)
 
 
 ANYONE: Final = Principal("anonymous", frozenset(SCOPES), math.inf, "anonymous")

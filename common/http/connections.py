@@ -9,7 +9,6 @@ being answered, the new one is refused.
 from collections import Counter
 from collections.abc import Iterable
 from heapq import nsmallest
-from math import ceil
 from typing import Final, NamedTuple, Protocol
 
 from loguru import logger
@@ -155,44 +154,6 @@ class Gate:
         )
         self._gave_way = self._refused = 0
         self._reported_at = now
-
-
-class Places:
-    """Limits long-lived requests: for all clients together, for each source to a share of that, and for each customer.
-
-    A request of a merchant or an operator has no customer.
-    """
-
-    def __init__(self, limit: int, limit_of_customer: int) -> None:
-        self._limit = limit
-        self._limit_of_source = ceil(limit * SHARE_OF_SOURCE)
-        self._limit_of_customer = limit_of_customer
-        self._by_source: Counter[str] = Counter()
-        self._by_customer: Counter[str] = Counter()
-
-    @property
-    def taken(self) -> int:
-        return self._by_source.total()
-
-    def take(self, source: str, customer: str | None = None) -> int | None:
-        """Take a place. Returns the limit that leaves none, if so."""
-        if self.taken >= self._limit:
-            return self._limit
-        if self._by_source[source] >= self._limit_of_source:
-            return self._limit_of_source
-        if customer is not None and self._by_customer[customer] >= self._limit_of_customer:
-            return self._limit_of_customer
-        self._by_source[source] += 1
-        if customer is not None:
-            self._by_customer[customer] += 1
-        return None
-
-    def give_back(self, source: str, customer: str | None = None) -> None:
-        for counts, key in ((self._by_source, source), (self._by_customer, customer)):
-            if key is not None:
-                counts[key] -= 1
-                if not counts[key]:
-                    del counts[key]
 
 
 class ListenerState(ServerState):

@@ -16,7 +16,9 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from common import metrics
+from common.auth.guard import principal_of
 from common.http import problem
+from common.http.limits.places import Places
 from common.http.problem import ProblemError
 
 STREAMS_MAX: Final = 64
@@ -83,6 +85,7 @@ class Hub:
         self._is_admitted = is_admitted
         self._newest: dict[str, bytes] = {}
         self._clients: set[Client] = set()
+        self._places = Places(STREAMS_MAX, STREAMS_MAX)
         self._loop: asyncio.AbstractEventLoop | None = None
         metrics.watch_pool("console-streams", STREAMS_MAX, lambda: len(self._clients))
 
@@ -114,8 +117,15 @@ class Hub:
             client.put(text)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if len(self._clients) >= STREAMS_MAX:
-            raise ProblemError(problem.unavailable(f"{STREAMS_MAX} streams are open already; close some tabs"))
+        principal = principal_of(scope)
+        if (full := self._places.full(principal)) is not None:
+            raise ProblemError(
+                problem.unavailable(f"{full.limit} streams {full.whose} are open already; close some tabs")
+            )
+        with self._places.taking(principal):
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = Client()
         for text in [b"retry: %d\n\n" % RETRY_MS, *(message(*each) for each in self._first()), *self._newest.values()]:
             client.put(text)

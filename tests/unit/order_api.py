@@ -27,6 +27,7 @@ from order.api.place.single import PlaceOrder
 from order.api.read.outcomes import Outcomes
 from order.api.read.queries import OrderQueries, Stored, Watched
 from tests.routes import state_of
+from tests.unit.principals import principal as named_principal
 
 JSON = {"content-type": "application/json"}
 PLACE = Acknowledged(3, 17, Milliseconds(1))
@@ -219,6 +220,8 @@ async def call(
     encoded = [(name.encode(), value.encode()) for name, value in named]
     parameters = {"order_id": order_id}
     scope = {"type": "http", "method": "POST", "path": "/api/v1/orders", "headers": encoded, "path_params": parameters}
+    if customer is not None:
+        principal = named_principal(customer)
     scope["state"] = state_of(customer) | {"principal": principal}
     await endpoint(scope, receive, send)
     return Answer(sent) if sent else None

@@ -8,7 +8,7 @@ from loguru import logger
 
 from common.errors import Fatal
 from common.http import connections
-from common.http.connections import NEW_S, Gate, Places, make_room, room_in
+from common.http.connections import NEW_S, Gate, make_room, room_in
 from common.http.repeats import REPORT_EVERY_S
 
 
@@ -108,22 +108,6 @@ def test_a_connection_that_has_ended_is_uncounted_once() -> None:
     gate.admit(Guest("d"), NOW)
     gate.leave(third)  # it gave way, and its connection is lost a moment later
     assert len(gate._guests) == 2
-
-
-def test_places_are_limited_for_each_customer_whatever_its_addresses() -> None:
-    places = Places(100, 2)
-    assert [places.take(source, "greedy") for source in "abc"] == [None, None, 2]
-    assert [places.take("a", "modest"), places.take("a")] == [None, None]
-    places.give_back("b", "greedy")
-    assert (places.take("c", "greedy"), places.taken) == (None, 4)
-
-
-def test_places_are_limited_altogether_and_for_each_source() -> None:
-    places = Places(8, 100)
-    assert [places.take("a") for _ in range(7)] == [None] * 6 + [6]
-    assert [places.take("b") for _ in range(3)] == [None, None, 8]
-    places.give_back("a")
-    assert (places.take("b"), places.taken) == (None, 8)
 
 
 @pytest.fixture

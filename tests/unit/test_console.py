@@ -57,6 +57,7 @@ from ops.verify.report import Report
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, WAITING, Finding, Statement, Unproven
 from ops.verify.waiting import parts_done
 from tests.unit.orders import placed
+from tests.unit.principals import principal
 from tests.waiting import eventually
 
 ORDERS_0 = Partition("orders", 0)
@@ -230,7 +231,9 @@ async def always(_: Scope) -> bool:
 
 
 async def started(tab: Tab, opened: Hub) -> "asyncio.Task[None]":
-    stream = asyncio.create_task(opened({"type": "http"}, tab.receive, tab.send))
+    stream = asyncio.create_task(
+        opened({"type": "http", "state": {"principal": principal("olga", "operator")}}, tab.receive, tab.send)
+    )
     await until(lambda: bool(tab.sent))
     return stream
 
@@ -280,6 +283,33 @@ def test_a_tab_that_does_not_read_is_dropped_and_keeps_nobody_waiting() -> None:
         return clients
 
     assert asyncio.run(play()) == 1
+
+
+def test_one_auditor_leaves_streams_to_others() -> None:
+    async def play() -> None:
+        opened = Hub(first, lambda: False, always)
+        opened.open()
+        tabs = [Tab() for _ in range(hub.STREAMS_MAX)]
+
+        def open_as(who: str, tab: Tab) -> "asyncio.Task[None]":
+            scope = {"type": "http", "state": {"principal": principal(who, "auditor")}}
+            return asyncio.create_task(opened(scope, tab.receive, tab.send))
+
+        greedy = [open_as("greedy", tab) for tab in tabs]
+        await until(lambda: any(stream.done() for stream in greedy))
+        with pytest.raises(ProblemError) as caught:
+            await next(stream for stream in greedy if stream.done())
+        assert "48 streams of this principal are open" in caught.value.problem.detail
+        other = Tab()
+        modest = open_as("modest", other)
+        await until(lambda: bool(other.sent))
+        for tab in (*tabs, other):
+            tab.gone.set()
+            tab.reading.set()
+        await asyncio.gather(modest, *greedy, return_exceptions=True)
+        assert opened.clients == 0
+
+    asyncio.run(play())
 
 
 def test_a_stream_ends_with_what_it_was_let_in_by(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from common.database import DatabaseUnavailable
 from common.events import OrderId
 from common.http import problem
 from common.http.limits.buckets import Rate
+from common.http.limits.places import Full
 from common.http.limits.settings import RequestLimits
 from common.http.problem import Problem, ProblemError
 from common.http.requests import BODY_BYTES_MAX
@@ -25,12 +26,11 @@ from order.api.place.desk import CATALOGUE_UNREAD
 from order.api.place.many import (
     CHUNK_LINES,
     LINES_MAX,
-    NO_ROOM,
-    NO_ROOM_FOR_CUSTOMER,
     UNDER_WAY_MAX,
     UNDER_WAY_OF_CUSTOMER_MAX,
     PlaceMany,
     Sent,
+    no_room,
     split,
 )
 from order.api.responses import LINE_PLACED_NOTHING, PLACED_NOTHING, of_line
@@ -238,7 +238,6 @@ def test_every_refusal_of_an_order_is_worded_for_a_line() -> None:
     overloaded.set(Admission(0.0, 0.0, reason="so many wait"))
     refusals: list[Problem | None] = [
         CATALOGUE_UNREAD,
-        NO_ROOM,
         overloaded.refusal(),
         idempotency.EXPIRED_MEANWHILE,
     ]
@@ -290,7 +289,7 @@ def test_a_request_whose_every_line_is_refused_for_now_is_503_with_the_longest_w
 def test_a_request_with_too_many_lines_or_another_type_is_refused_as_a_whole() -> None:
     assert refusal(Api(), b"\n".join([line()] * (LINES_MAX + 1))) == 413
     assert refusal(Api(), line(), "application/json") == 415
-    assert refusal(Api(FakeLog(refused=NO_ROOM)), line()) == 503
+    assert refusal(Api(FakeLog(refused=CATALOGUE_UNREAD)), line()) == 503
 
 
 @pytest.mark.parametrize(
@@ -371,11 +370,11 @@ def test_the_number_of_requests_under_way_is_limited() -> None:
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
             await call(endpoint, [line()], NDJSON)
-        assert caught.value.problem == NO_ROOM
+        assert caught.value.problem == no_room(Full(UNDER_WAY_MAX, "in all"))
         await log.sent(UNDER_WAY_MAX)
         log.acknowledge_all()
         await asyncio.gather(*requests)
-        assert endpoint._under_way == 0
+        assert endpoint._under_way.taken == 0
 
     in_a_slow_log(act, IN_FLIGHT_MAX)
 
@@ -386,7 +385,8 @@ def test_one_customer_takes_only_a_part_of_the_requests_under_way() -> None:
             try:
                 answer = await call(endpoint, [line(customer_id=customer or "cust-1")], NDJSON, customer=customer)
             except ProblemError as error:
-                return 0 if error.problem == NO_ROOM_FOR_CUSTOMER else error.problem.status
+                refused = no_room(Full(UNDER_WAY_OF_CUSTOMER_MAX, "of this principal"))
+                return 0 if error.problem == refused else error.problem.status
             assert answer is not None
             return answer.status
 
@@ -397,7 +397,7 @@ def test_one_customer_takes_only_a_part_of_the_requests_under_way() -> None:
         statuses = await asyncio.gather(*greedy)
         assert statuses.count(200) == UNDER_WAY_OF_CUSTOMER_MAX
         assert await asyncio.gather(*modest) == [200] * 5
-        assert (endpoint._under_way, +endpoint._under_way_of) == (0, {})
+        assert endpoint._under_way.taken == 0
 
     in_a_slow_log(act, IN_FLIGHT_MAX)
 
@@ -419,3 +419,25 @@ def test_each_line_counts_for_the_limit_of_its_sender() -> None:
     assert results[-1]["problem"]["type"] == "/problems/rate-limited"
     assert len(api.log.placed) == 4
     assert [result["status"] for result in asyncio.run(upload(shop))] == [202] * 6
+
+
+def test_a_request_that_is_sent_again_gets_further_than_before() -> None:
+    """What was placed before costs a tenth: without that, a resend would pay for the same lines again, for ever."""
+    api = Api(limits=RequestLimits(customer=Rate(1, 10)))
+    endpoint = PlaceMany(api.desk, api.keyed, api.log, IN_FLIGHT_MAX, api.limiter)
+    body = b"\n".join([line()] * 40)
+
+    async def upload(now: float) -> list[int]:
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr("order.api.place.many.perf_counter", lambda: now)
+            headers = NDJSON | {"idempotency-key": "basket"}
+            answer = await call(endpoint, [body], headers, principal=principal("cust-1"))
+        assert answer is not None
+        return [json.loads(result)["status"] for result in answer.content.splitlines()]
+
+    async def main() -> list[int]:
+        return [(await upload(1_000.0 * hour)).count(202) for hour in range(1, 7)]
+
+    accepted = asyncio.run(main())
+    assert accepted == [11, 20, 29, 37, 40, 40]
+    assert len({placed.subject for placed in api.log.placed}) == 40

@@ -165,9 +165,9 @@ def test_secure_compose_lets_nobody_in_at_kafka_without_a_user_or_a_certificate(
     )
     assert protocols[broker["KAFKA_INTER_BROKER_LISTENER_NAME"]] == "SSL"
     assert "SSL:" not in broker["KAFKA_ADVERTISED_LISTENERS"], "the image would ask for other key stores"
-    differs = {"listener.security.protocol.map", "inter.broker.listener.name", "sasl.mechanism.inter.broker.protocol"}
+    differs = {"listener.security.protocol.map", "inter.broker.listener.name", "ssl.keystore.location"}
     for setting, value in SECURE.items():
-        if setting not in {*differs, "ssl.keystore.location"}:
+        if setting not in differs and not setting.startswith("listener.name.sasl_ssl."):
             assert broker["KAFKA_" + setting.replace(".", "_").upper()].replace("$$", "$") == value, setting
     assert f"/secrets/{access.BROKER}.both.pem" == broker["KAFKA_SSL_KEYSTORE_LOCATION"] == holders.KEY_STORE
     assert secure["kafka"]["volumes"] == ["secrets-kafka:/secrets:ro"]

@@ -12,6 +12,7 @@ from loguru import logger
 from common.auth.authenticator import OPEN, Open
 from common.auth.principal import ANYONE, Principal, Unauthenticated
 from common.http import problem
+from common.http.limits.places import Full
 from common.http.problem import ProblemError
 from common.http.repeats import REPORT_EVERY_S
 from order.api.read import outcomes, stream
@@ -220,7 +221,7 @@ def test_the_number_of_open_streams_is_limited_and_a_leaving_client_makes_room()
         await asyncio.sleep(0)
         with pytest.raises(ProblemError) as caught:
             await Client().read(endpoint)
-        assert "2 streams are open" in caught.value.problem.detail
+        assert "2 streams in all are open" in caught.value.problem.detail
         clients[0]._left.set()
         await reading[0]
         third = Client(leaves_after=b"retry")
@@ -248,7 +249,7 @@ def test_refused_streams_are_logged_now_and_then_with_their_number() -> None:
     try:
         endpoint = OrderEvents(FakeLookup(None), Outcomes(FakeQueries(), lambda: False), OPEN, streams_max=0)
         for now in (1.0, 2.0, 3.0, 1.0 + REPORT_EVERY_S):
-            assert endpoint._no_room(0, "192.0.2.1", now).status == 503
+            assert endpoint._no_room(Full(0, "in all"), "192.0.2.1", now).status == 503
     finally:
         logger.remove(sink)
     assert lines == ["too many event streams: 1 refused", "too many event streams: 3 refused"]

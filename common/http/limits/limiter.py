@@ -17,7 +17,7 @@ from typing import Final
 from loguru import logger
 from prometheus_client import Counter
 
-from common.auth.principal import CUSTOMER, SCOPES, Principal
+from common.auth.principal import Principal
 from common.http.limits.buckets import Buckets, Rate
 from common.http.limits.settings import RequestLimits
 from common.http.problem import RATE_LIMITED, Problem
@@ -32,8 +32,6 @@ _limited: Final = Counter(
 
 CHECKS: Final = Rate(per_s=100, burst=200)
 """Health checks of an address on the public port. A load balancer sends one in a second or two."""
-MACHINES: Final = frozenset(SCOPES) - {CUSTOMER}
-"""A principal with one of these scopes has the limit of machines, all others that of customers."""
 
 
 class Limit:
@@ -136,6 +134,6 @@ class Limiter:
         self._limit_of(principal).take(principal.subject, now, requests)
 
     def _limit_of(self, principal: Principal) -> Limit:
-        if principal.scopes.isdisjoint(MACHINES):
+        if not principal.is_machine:
             return self._customers
         return self._everybody if principal.kind == "anonymous" else self._machines

@@ -16,7 +16,6 @@ References: https://github.com/ndjson/ndjson-spec.
 """
 
 import asyncio
-from collections import Counter as Tally
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -30,10 +29,12 @@ from starlette.types import Receive, Scope, Send
 
 from common import metrics
 from common.auth.guard import confined_to, principal_of
+from common.auth.principal import Principal
 from common.codec import encode
 from common.events import OrderId, OrderPlaced
 from common.http import problem
 from common.http.limits.limiter import Limiter
+from common.http.limits.places import Full, Places
 from common.http.problem import Problem, ProblemError
 from common.http.requests import (
     REPLAYED,
@@ -61,13 +62,10 @@ CHUNK_LINES: Final = 100
 SHARE_MAX: Final = 0.5
 NDJSON: Final = (b"application/x-ndjson", b"application/jsonl")
 
-NO_ROOM: Final = problem.unavailable(
-    f"{UNDER_WAY_MAX} uploads of many orders are under way at this process; {PLACED_NOTHING}"
-)
-NO_ROOM_FOR_CUSTOMER: Final = problem.unavailable(
-    f"{UNDER_WAY_OF_CUSTOMER_MAX} uploads of many orders of this customer are under way at this process; "
-    f"{PLACED_NOTHING}"
-)
+REPEATS_A_TOKEN: Final = 10
+"""So many lines that were placed before cost as much as one new order. They have to be looked up; were they free, a
+limit would keep nobody from sending the same request again and again, and were they as dear, a request that is sent
+again would get no further than before."""
 _lines: Final = Counter(
     "tandem_order_batch_lines_total", "Orders that came many in one request, by their answers.", ["status"]
 )
@@ -127,46 +125,62 @@ class PlaceMany:
         share = max(1, int(in_flight_max * SHARE_MAX))
         self._chunk_lines = min(CHUNK_LINES, share)
         self._in_flight = WeightedSemaphore(share)
-        self._under_way = 0
-        self._under_way_of: Tally[str] = Tally()
-        metrics.watch_pool("requests-of-many", UNDER_WAY_MAX, lambda: self._under_way)
+        self._under_way = Places(UNDER_WAY_MAX, UNDER_WAY_OF_CUSTOMER_MAX)
+        metrics.watch_pool("requests-of-many", UNDER_WAY_MAX, lambda: self._under_way.taken)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if (refused := self._desk.unable()) is not None:
             raise ProblemError(refused)
-        if self._under_way >= UNDER_WAY_MAX:
-            raise ProblemError(NO_ROOM)
-        customer = confined_to(scope)
-        if customer is not None and self._under_way_of[customer] >= UNDER_WAY_OF_CUSTOMER_MAX:
-            raise ProblemError(NO_ROOM_FOR_CUSTOMER)
-        self._under_way += 1
-        self._under_way_of.update([customer] if customer else ())
-        try:
+        principal = principal_of(scope)
+        if (full := self._under_way.full(principal)) is not None:
+            raise ProblemError(no_room(full))
+        with self._under_way.taking(principal):
+            customer = confined_to(scope)
             key = idempotency_key(scope)
             headers = dict(scope["headers"])
             body = await receive_body(headers, receive, NDJSON, BYTES_MAX)
             numbers, lines = split(body)
             replayed = key is not None and await self._keyed.came_before(key, lines, customer)
-            # The request itself has paid for one line.
-            further = max(0, len(lines) - 1)
-            paid, limited = self._limiter.lines_of_principal(principal_of(scope), perf_counter(), further)
-            answers = await self.place(lines[: paid + 1], headers.get(b"traceparent"), key, customer)
-            if limited is not None:
-                answers += [limited] * (further - paid)
-        finally:
-            self._under_way -= 1
-            self._under_way_of -= Tally([customer] if customer else ())  # which forgets those that have none
+            answers = await self._place_within_limit(principal, lines, headers.get(b"traceparent"), key, customer)
         request_id = request_id_of(scope).decode()
         await _response(results(numbers, answers, request_id), replayed)(scope, receive, send)
 
-    async def place(
-        self, lines: Sequence[bytes], traceparent: bytes | None, key: str | None = None, customer: str | None = None
+    async def _place_within_limit(
+        self,
+        principal: Principal,
+        lines: Sequence[bytes],
+        traceparent: bytes | None,
+        key: str | None,
+        customer: str | None,
     ) -> list[Sent | Problem]:
-        """Place an order for each line; each must be this customer's, if one is given. Returns in sequence where it
-        went, or why it was refused."""
+        """Place as many lines as the limit of their sender allows; the rest is refused. What lines save
+        that were placed before goes to those behind them, so a request that is sent again gets further each time."""
+        # The request itself has paid for one line.
+        paid, limited = self._limiter.lines_of_principal(principal, perf_counter(), max(0, len(lines) - 1))
+        answers: list[Sent | Problem] = []
+        left = (paid + 1) * REPEATS_A_TOKEN
+        while len(answers) < len(lines) and (count := left // REPEATS_A_TOKEN):
+            begin = len(answers)
+            placed = await self.place(lines[begin : begin + count], traceparent, key, customer, begin)
+            repeats = sum(isinstance(answer, Sent) and answer.repeated for answer in placed)
+            left -= repeats + (len(placed) - repeats) * REPEATS_A_TOKEN
+            answers += placed
+        return answers if limited is None else [*answers, *[limited] * (len(lines) - len(answers))]
+
+    async def place(
+        self,
+        lines: Sequence[bytes],
+        traceparent: bytes | None,
+        key: str | None = None,
+        customer: str | None = None,
+        begin: int = 0,
+    ) -> list[Sent | Problem]:
+        """Place an order for each line; each must be this customer's, if one is given. The first one is the request's
+        line `begin`, from 0. Returns in sequence where each went, or why it was refused."""
         turn = asyncio.Lock()
         size = self._chunk_lines
-        keyed_lines = [Line(line, None if key is None else key_of_line(key, n)) for n, line in enumerate(lines, 1)]
+        numbered = enumerate(lines, begin + 1)
+        keyed_lines = [Line(line, None if key is None else key_of_line(key, number)) for number, line in numbered]
         chunks = (keyed_lines[start : start + size] for start in range(0, len(lines), size))
         answers = await asyncio.gather(*(self._place_chunk(chunk, traceparent, customer, turn) for chunk in chunks))
         return [answer for chunk in answers for answer in chunk]
@@ -223,6 +237,13 @@ class PlaceMany:
             except ProblemError as error:
                 return with_key(error.problem) if sent.keyed else error.problem
         return sent
+
+
+def no_room(full: Full) -> Problem:
+    """The refusal of a request with many orders while so many are under way."""
+    return problem.unavailable(
+        f"{full.limit} uploads of many orders {full.whose} are under way at this process; {PLACED_NOTHING}"
+    )
 
 
 def split(body: bytes) -> tuple[list[int], list[bytes]]:

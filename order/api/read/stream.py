@@ -19,11 +19,11 @@ from starlette.types import Receive, Scope, Send
 
 from common import metrics
 from common.auth.authenticator import Authenticator
-from common.auth.guard import authorizations_of, confined_to, is_still_good
+from common.auth.guard import authorizations_of, confined_to, is_still_good, principal_of
 from common.codec import encode
 from common.events import OrderId
 from common.http import problem
-from common.http.connections import Places
+from common.http.limits.places import Full, Places
 from common.http.limits.sources import source_of_request
 from common.http.problem import Problem, ProblemError
 from common.http.repeats import Repeats
@@ -55,24 +55,19 @@ class OrderEvents:
         self._refused = Repeats()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        source = source_of_request(scope, ())
-        customer = confined_to(scope)
-        limit = self._open.take(source, customer)
-        if limit is not None:
-            raise ProblemError(self._no_room(limit, source, time.monotonic()))
-        try:
+        principal, source = principal_of(scope), source_of_request(scope, ())
+        if (full := self._open.full(principal, source)) is not None:
+            raise ProblemError(self._no_room(full, source, time.monotonic()))
+        with self._open.taking(principal, source):
             response = await self._response(scope)
             await response(scope, receive, send)
-        finally:
-            self._open.give_back(source, customer)
 
-    def _no_room(self, limit: int, source: str, now: float) -> Problem:
+    def _no_room(self, full: Full, source: str, now: float) -> Problem:
         """The refusal of a stream, logged now and then with the number of them. `now` is in seconds."""
         if times := self._refused.count(now):
-            logger.warning("too many event streams: {} refused", times, limit=limit, source=source)
+            logger.warning("too many event streams: {} refused", times, limit=full.limit, source=source)
         return problem.unavailable(
-            f"{limit} streams are open at this process already, in all, from this address or of this customer; "
-            "ask for the order"
+            f"{full.limit} streams {full.whose} are open at this process already; ask for the order"
         )
 
     async def _response(self, scope: Scope) -> Response:
