@@ -173,8 +173,11 @@ class Programs:
         if name == "postgres":
             return {"POSTGRES_PORT": settings.postgres_port}
         if name in self.brokers:
-            ports = settings.kafka_ports(self.brokers[name])
-            return {setting.upper(): port for setting, port in zip(KAFKA_PORTS, ports, strict=True)}
+            listening = KAFKA_PORTS if settings.secure else KAFKA_PORTS[:2]
+            return {
+                setting.upper(): port
+                for setting, port in zip(listening, settings.kafka_ports(self.brokers[name]), strict=False)
+            }
         if name == CONSOLE:
             return {"CONSOLE_PORT": settings.console_port, "ADMIN_PORT_BASE": settings.console_admin_port}
         service, number = self.instances[name]
