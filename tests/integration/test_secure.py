@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from common.config.env import LOOPBACK
+from common.kafka.access import ADMIN, BROKER
 from common.secrets.passwords import password_file, read_password, write_password
 from common.tls.authority import Authority
 from common.tls.certificate import valid_until
@@ -195,7 +196,8 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
         for name in ("postgres", CONSOLE, *(service.name for service in SERVICES)):
             shop.servers.authority.renew(name, (name, *LOOPBACK))
         shop.postgres.show_certificate()
-        shop.servers.authority.renew("kafka")
+        for name in (ADMIN, BROKER):
+            shop.servers.authority.renew(name)
         shop.kafka.show_certificate()
         shop.run_tool("ops.secrets", "rotate")
         more()
