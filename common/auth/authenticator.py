@@ -14,13 +14,12 @@ from loguru import logger
 
 from common.auth.api_keys import PREFIX, StoredKey, check_key, read_key_file
 from common.auth.principal import ANYONE, Principal, Unauthenticated, UnknownKey
+from common.auth.remembered import Remembered
 from common.auth.signing_keys import SigningKey, read_jwks
 from common.auth.sources import FILE_CHECK_EVERY_S, KeysFile, KeysUrl, fetch
 from common.auth.tokens import TOKEN_BYTES_MAX, Expected, check_token
 from common.config.auth import Auth
 
-REMEMBERED_MAX: Final = 20_000
-"""Principals; some 1 KB each."""
 _BEARER: Final = re.compile(rb"(?i:bearer) +([A-Za-z0-9._~+/-]+=*)")
 _KEY_PREFIX: Final = PREFIX.encode()
 _USUAL: Final = (b"Bearer ", b"bearer ")
@@ -97,7 +96,8 @@ class Verifying:
             self._signing = KeysFile("AUTH_JWKS", settings.jwks_file, read_jwks)
         if settings.keys_file is not None:
             self._api_keys = KeysFile("AUTH_KEYS_FILE", settings.keys_file, read_key_file)
-        self._known: dict[bytes | None, Principal] = {}
+        self._remembered = Remembered(settings.remembered_max)
+        self._known = self._remembered.principals
 
     def known(self, authorization: bytes | None) -> Principal | None:
         principal = self._known.get(authorization)
@@ -115,16 +115,13 @@ class Verifying:
         usual = authorization if authorization.removesuffix(text) in _USUAL else _USUAL[0] + text
         if (principal := self.known(usual)) is not None:
             return principal
-        self._known.pop(usual, None)
         try:
             principal = self._check(text)
         except UnknownKey:
             if not await self._newer_keys():
                 raise
             principal = self._check(text)
-        if len(self._known) >= REMEMBERED_MAX:
-            del self._known[next(iter(self._known))]
-        self._known[usual] = principal
+        self._remembered.add(usual, principal, self._now())
         return principal
 
     def _check(self, text: bytes) -> Principal:
@@ -150,7 +147,7 @@ class Verifying:
     def _forget_if(self, changed: bool) -> bool:
         """What is remembered may rest on a key that is gone."""
         if changed:
-            self._known.clear()
+            self._remembered.forget_all()
         return changed
 
     async def keep_current(self) -> None:

@@ -19,6 +19,8 @@ class Auth:
     keys_file: Path | None
     leeway_s: int
     """By how much clocks may differ."""
+    remembered_max: int = 50_000
+    """How many principals a process remembers, each with some `common.auth.remembered.ENTRY_BYTES`."""
 
 
 def auth(env: Env, host: str) -> Auth | None:
@@ -35,6 +37,7 @@ def auth(env: Env, host: str) -> Auth | None:
         jwks_url=env.http_url("AUTH_JWKS", "") if is_url else None,
         keys_file=None if keys_file is None else env.file("AUTH_KEYS_FILE"),
         leeway_s=env.integer("AUTH_LEEWAY_S", 30, least=0, most=300, unit="s"),
+        remembered_max=env.integer("AUTH_REMEMBERED_MAX", 50_000, least=1_000, most=1_000_000, unit="principals"),
     )
     if env.choice("AUTH", "on", ("on", "off")) == "off":
         if host not in LOOPBACK:

@@ -70,6 +70,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - {name: TRUSTED_PROXIES, value: {{ join "," . | quote }}}
 {{- end }}
 - {name: AUTH_AUDIENCE, value: {{ $values.auth.audience | quote }}}
+- {name: AUTH_REMEMBERED_MAX, value: {{ $values.auth.rememberedMax | int | quote }}}
 - {name: AUTH_LEEWAY_S, value: {{ $values.auth.leewaySeconds | quote }}}
 {{- if or $values.auth.jwksUrl $values.auth.jwksSecret }}
 - {name: AUTH_ISSUER, value: {{ required "auth.issuer must be the iss of the tokens" $values.auth.issuer | quote }}}
