@@ -16,13 +16,10 @@ from pathlib import Path
 from statistics import mean
 from typing import Final, NamedTuple
 
-import httpx
-
 from bench.command import parser, run
 from bench.load.wire import Population
 from bench.measure.meter import Meter, private_meter
 from bench.measure.orders_log import OrdersLog
-from dev.settings import HOST
 from inventory.buckets import split
 
 PARTITIONS: Final = 6
@@ -104,8 +101,7 @@ def drain(meter: Meter, name: str, population: Population, orders: int) -> float
 
 def restock(meter: Meter, product: str) -> None:
     """Stock that lasts."""
-    url = f"http://{HOST}:{meter.system.layout.ports[SERVICE]}/api/v1/products/{product}/restocks"
-    httpx.post(url, json={"quantity": PIECES}, trust_env=False).raise_for_status()
+    meter.system.post(SERVICE, f"/products/{product}/restocks", {"quantity": PIECES})
 
 
 def main(seconds: float, orders: int, directory: Path) -> None:

@@ -43,7 +43,9 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
     if own_stack:
         with System(directory / "stack") as system:
             say(str(broker.warm_up(system)))
-            yield Target(f"http://{HOST}:{system.api_port}", ["ops.verify"], system.environment())
+            authority = Path(system.layout.authority) if system.layout.authority else None
+            url = system.url("order-api", "").removesuffix("/api/v1")
+            yield Target(url, ["ops.verify"], system.environment(), authority=authority)
     else:
         settings = Settings.from_environment()
         yield running(State.load(settings.home).remembered(settings), made_token(directory / "token"))

@@ -16,6 +16,7 @@ import math
 import resource
 import select
 import socket
+import ssl
 import time
 from array import array
 from collections import deque
@@ -27,6 +28,7 @@ from typing import Final
 from bench.load import wire
 from bench.load.spec import NO_ANSWER, Board, Records, Spec
 from bench.load.wire import NotUnderstood
+from common.tls.client import trusting
 
 RECEIVE_BYTES: Final = 262_144
 TIMEOUT_S: Final = 10.0
@@ -63,6 +65,7 @@ class Generator:
         bodies, host = wire.bodies(spec.population), f"{spec.host}:{spec.port}"
         tokens = Path(spec.tokens).read_bytes().split() if spec.tokens else []
         self.requests = wire.requests(bodies, host, spec.path, lines=spec.lines, keyed=spec.keyed, tokens=tokens)
+        self.tls = trusting(Path(spec.authority)) if spec.authority else None
         self.due_ns = array("q")
         self.done_ns = array("q")
         self.statuses = array("H")
@@ -108,6 +111,8 @@ class Generator:
     def connect(self) -> Connection:
         sock = socket.create_connection((self.spec.host, self.spec.port), timeout=TIMEOUT_S)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if self.tls is not None:
+            sock = self.tls.wrap_socket(sock, server_hostname=self.spec.host)
         sock.setblocking(False)
         connection = Connection(sock)
         self.connections[sock.fileno()] = connection
@@ -143,6 +148,8 @@ class Generator:
         self.bytes_sent += len(request)
         try:
             taken = connection.socket.send(request)
+        except ssl.SSLWantWriteError:
+            taken = 0
         except OSError as error:
             if error.errno not in (errno.ECONNRESET, errno.EPIPE):
                 raise
@@ -157,7 +164,7 @@ class Generator:
         """Read what has arrived. Returns whether the connection is free for another request."""
         try:
             arrived = connection.socket.recv(RECEIVE_BYTES)
-        except BlockingIOError:
+        except (BlockingIOError, ssl.SSLWantReadError):
             return False
         except OSError:
             arrived = b""

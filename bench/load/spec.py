@@ -31,6 +31,8 @@ class Spec(Struct, frozen=True, kw_only=True):
     keyed: bool = False
     tokens: str = ""
     """A file with the token of each customer of the population, and a merchant's as the last; none is sent without."""
+    authority: str = ""
+    """The certificate by which the server's is verified, a file in PEM; without it, the load is sent in the clear."""
     lines: int = 0
     """Orders in a request that carries many; 0 sends single orders."""
     accepted: int = 202

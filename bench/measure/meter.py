@@ -104,7 +104,8 @@ class Meter:
             options |= {"population": population, "tokens": tokens}
         if options.get("lines"):
             options |= {"path": MANY_PATH, "accepted": 200}
-        return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, **options)
+        authority = self.system.layout.authority
+        return Spec(port=self.system.api_port, mode=mode, duration_s=duration_s, authority=authority, **options)
 
     def _measure(
         self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None = None, *, settle: bool = True

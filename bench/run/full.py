@@ -3,8 +3,6 @@
 import time
 from typing import Final
 
-import httpx
-
 from bench.load.spec import Board
 from bench.load.wire import Population
 from bench.measure.measured import Measured, NoResult
@@ -14,7 +12,7 @@ from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
 from bench.stack.private import System, side_by_side
 from bench.stack.processes import Window, group_of
-from dev.settings import DATABASES, HOST, SERVICES
+from dev.settings import DATABASES, SERVICES
 
 ACCEPT_S_MAX: Final = 60.0
 INSTANCES: Final = (2, 3)
@@ -114,8 +112,7 @@ def instances(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
 
 def spread(meter: Meter, plan: Plan, rate: float) -> list[Measured]:
     """One customer, then one product: every order locks the same row."""
-    account = f"http://{HOST}:{meter.system.layout.ports['payment']}/api/v1/accounts/cust-000000"
-    httpx.post(f"{account}/deposits", json={"amount": DEPOSIT, "currency": "EUR"}, trust_env=False).raise_for_status()
+    meter.system.post("payment", "/accounts/cust-000000/deposits", {"amount": DEPOSIT, "currency": "EUR"})
     return [
         meter.highest_held(name, rate / 2, plan.comparison_s, plan.comparison_s, population=population)
         for name, population in (

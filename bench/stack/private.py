@@ -16,22 +16,25 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+import httpx
 import msgspec
 import psycopg
 from msgspec import Struct
 
-from common.config.env import Env
+from common.config.env import LOOPBACK, Env
 from common.config.kafka import brokers
 from common.files import write
+from common.kafka.access import ADMIN, AUDITOR
 from common.secrets.passwords import write_password
-from common.tls.authority import Authority
+from common.tls.authority import Authority, Certificate
+from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
 from dev.servers.kafka import make_brokers
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
-from dev.settings import ROOT, SERVICES, Settings, environment, free_ports, new_passwords, own_auth
+from dev.settings import HOST, ROOT, SERVICES, Settings, environment, free_ports, new_passwords, own_auth
 from ops.people.issuer import TTL_MAX_S
 from ops.people.settings import read_settings
 
@@ -57,6 +60,8 @@ class Layout(Struct, frozen=True, kw_only=True):
     """With AUTH=on, the file of the customers' tokens."""
     admin_ports: dict[str, int] = {}
     """Of the instances."""
+    authority: str = ""
+    """With SECURE=1, the certificate by which the servers' are verified."""
 
 
 class StackFailed(Exception):
@@ -127,6 +132,8 @@ class System:
         self.layout = self._answer()
         self.brokers = brokers(Env("bench", self.layout.variables))
         self.api_port = self.layout.ports["order-api"]
+        authority = self.layout.authority
+        self.client = httpx.Client(verify=trusting(Path(authority)) if authority else True, trust_env=False)
 
     def _answer(self) -> Layout:
         line = self._answers.readline()
@@ -145,6 +152,14 @@ class System:
     def stop(self, service: str, number: int = 1) -> None:
         """Stop an instance: it finishes its batch and leaves the group."""
         self._command("stop", service, number)
+
+    def url(self, service: str, path: str) -> str:
+        """The address of a resource of a service, such as `/products/sku-0001`."""
+        return f"http{'s' * bool(self.layout.authority)}://{HOST}:{self.layout.ports[service]}/api/v1{path}"
+
+    def post(self, service: str, path: str, body: object) -> None:
+        """Send a request to a service. Raises `HTTPError` unless it is done."""
+        self.client.post(self.url(service, path), json=body).raise_for_status()
 
     def environment(self) -> dict[str, str]:
         """The environment in which a tool finds this stack."""
@@ -181,20 +196,22 @@ class Stack:
         for role, password in new_passwords().items():
             write_password(secrets, role, password)
         [postgres_port] = free_ports(1)
-        authority = Authority(secrets) if Env("bench").flag("SECURE") else None
-        certificate = None if authority is None else authority.ensure("postgres")
+        self.authority = Authority(secrets) if Env("bench").flag("SECURE") else None
+        authority = None if self.authority is None else self.authority.path
+        certificate = self.certificate("postgres")
         self.postgres = Cluster(directory / "postgres", postgres_port, secrets, options["postgres"], certificate)
-        self.brokers = make_brokers(directory, Settings.from_environment().brokers or 1, options["kafka"])
+        count, secure = Settings.from_environment().brokers or 1, authority is not None
+        self.brokers = make_brokers(directory, count, options["kafka"], secrets, secure=secure)
         self.ports = dict(zip([s.name for s in SERVICES], free_ports(len(SERVICES)), strict=True))
         self.auth = directory / "auth" if os.environ.get("AUTH") == "on" else None
         self.variables = environment(
-            kafka_servers=self.brokers[0].brokers().servers,
+            kafka_servers=self.brokers[0].brokers(AUDITOR).servers,
             postgres_port=postgres_port,
             folder=secrets,
             auth={"AUTH": "off"} if self.auth is None else own_auth(self.auth),
-            authority=None if authority is None else authority.path,
+            authority=authority,
         )
-        self.variables |= UNREACHED
+        self.variables |= UNREACHED | self.brokers[0].identity(ADMIN)
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}
@@ -216,9 +233,15 @@ class Stack:
     def launch(self, name: str, number: int) -> None:
         """Start an instance and wait until it is ready."""
         service = next(s for s in SERVICES if s.name == name)
-        instance = Instance(self.directory, service, number, self.ports[name], self.variables)
+        variables = self.variables | self.brokers[0].identity(name)
+        certificate = self.certificate(name)
+        instance = Instance(self.directory, service, number, self.ports[name], variables, certificate=certificate)
         self.instances[instance.name] = instance
         instance.start(READY_S)
+
+    def certificate(self, name: str) -> Certificate | None:
+        """The certificate of a server; None when it serves in the clear."""
+        return None if self.authority is None else self.authority.ensure(name, (name, *LOOPBACK))
 
     def layout(self) -> Layout:
         servers: list[Server] = [self.postgres, *self.brokers, *self.instances.values()]
@@ -228,6 +251,7 @@ class Stack:
             ports=self.ports,
             tokens="" if self.auth is None else str(self.auth / TOKENS),
             admin_ports={name: instance.admin_port for name, instance in self.instances.items()},
+            authority="" if self.authority is None else str(self.authority.path),
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
         )
 

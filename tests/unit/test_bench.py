@@ -1,6 +1,7 @@
 """The bench's own arithmetic: what it counts as latency, as held, as broken, as lost."""
 
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -171,6 +172,21 @@ class TestGenerator:
             runner.run(batches, lambda board, _: boards.append(board), 0.1)
         assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
 
+    def test_it_speaks_tls_and_reads_answers_of_many_records(self, tmp_path: Path) -> None:
+        files = Authority(tmp_path).ensure("api")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(files.certificate, files.key)
+        body = BODY * 2_000  # over 16 KiB, so several records
+        answer = b"HTTP/1.1 202 Accepted\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
+        with context.wrap_socket(socket.create_server(("127.0.0.1", 0)), server_side=True) as listener:
+            threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
+            port, authority = listener.getsockname()[1], str(files.authority)
+            result = runner.run(
+                spec(port, mode="closed", connections=1, duration_s=60.0, requests_max=30, authority=authority)
+            )
+        assert result.by_status == {202: 30}
+        assert result.bytes_received == 30 * len(answer)
+
     def test_requests_sent_late_are_counted(self) -> None:
         times = [0] * 100
         assert records(times, times, [202] * 100, late=2).late_share == 0.02
@@ -298,6 +314,8 @@ class TestPairs:
 def test_a_url_where_nothing_listens_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert drive.main(["http://127.0.0.1:1/api/v1/orders", "10", "1"]) == 2
     assert capsys.readouterr().err == "drive: cannot connect to 127.0.0.1:1: Connection refused\n"
+    assert drive.main(["https://127.0.0.1:1/", "10", "1", "--ca-file", "nowhere.pem"]) == 2
+    assert "drive: there is no nowhere.pem" in capsys.readouterr().err
 
 
 def test_a_shape_meets_the_stack_as_it_was_started(tmp_path: Path) -> None:
