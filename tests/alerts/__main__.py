@@ -13,6 +13,7 @@ from dev.observe import MISSING, PROGRAMS, binary
 from tests.alerts.drill import Drill
 from tests.alerts.faults import FAULTS
 from tests.chaos.disk import Disk
+from tests.servers import Servers
 from tests.stack import Stack
 
 
@@ -23,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         "--soak", type=float, default=300.0, metavar="S",
         help="how long nothing is broken first, at the real pace (%(default)s s)",
     )  # fmt: skip
+    described.add_argument("--secure", action="store_true", help="on a stack in which everything is encrypted")
     return described
 
 
@@ -34,17 +36,17 @@ def main(arguments: list[str]) -> int:
         print(f"alerts-drill: there is no {' and no '.join(missing)} on PATH: {MISSING}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="tandem-drill-") as directory:
-        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak))
+        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak, secure=chosen.secure))
 
 
-def drilled(directory: Path, faults: list[str], soak_s: float) -> bool:
+def drilled(directory: Path, faults: list[str], soak_s: float, *, secure: bool) -> bool:
     """Play the faults one after the other; returns whether something was wrong."""
     disk = Disk(directory / "kafka")
     disk.mount()
     if not disk.mounted:
         print("the disk cannot be filled here: that takes the right to mount")
         faults = [fault for fault in faults if fault != "disk-nearly-full"]
-    stack = Stack(directory)
+    stack = Stack(directory, servers=Servers(directory, secure=secure), owns_servers=True)
     failed = False
     try:
         stack.start_infrastructure()

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from common.tls.client import trusting
 from dev.observe import Observers
 from dev.settings import HOST, free_ports
 from ops.observe.dashboards import DASHBOARDS
@@ -40,6 +41,7 @@ OF_SPEED: Final = frozenset({"TandemAcceptSlow", "TandemSettleSlow"})
 """Alerts that are true too when other work takes the processors. A fault during which that happened is played again."""
 TARGETS: Final = 5
 """One instance of each service, and the console."""
+CERTIFICATES: Final = "tandem_certificate_expiry_timestamp_seconds"
 _SELECTOR: Final = re.compile(r"\b(?:tandem_\w+|up)\b(?:\{[^}]*\})?")
 _FAILED: Final = re.compile(r',?status=~"[^"]*"')
 """Which orders were refused: none, as long as nothing is broken."""
@@ -101,7 +103,8 @@ class Drill:
 
     def _order(self, keyed: bool) -> None:
         body = {"customer_id": CUSTOMER, "product_id": "sku-drill", "quantity": 1}
-        with httpx.Client(timeout=5) as client:
+        authority = self.stack.authority
+        with httpx.Client(timeout=5, verify=True if authority is None else trusting(authority)) as client:
             while not self._ending.wait(ORDER_EVERY_S):
                 headers = {"idempotency-key": str(uuid.uuid4())} if keyed else {}
                 with suppress(httpx.HTTPError):
@@ -133,7 +136,9 @@ class Drill:
     @contextmanager
     def watched(self, factor: int = FACTOR) -> Iterator[None]:
         """With a Prometheus that knows nothing of what was before. All times of its rules are divided by `factor`."""
-        options = ("--factor", str(factor), "--webhook", self.receiver.url)
+        options = ["--factor", str(factor), "--webhook", self.receiver.url]
+        if self.stack.authority is not None:
+            options += ["--authority", str(self.stack.authority)]
         console = f"{HOST}:{self.console.admin_port}"
         observers = Observers(self._directory, self._ports, self.console.targets, console, options)
         for server in observers.servers:
@@ -197,10 +202,12 @@ class Drill:
 
     def without_data(self) -> list[str]:
         """The expressions of the dashboards and the selectors of the rules that return nothing now. Those about the
-        Kafka exporter are left out: only Compose has it."""
+        Kafka exporter are left out: only Compose has it. So are those about certificates, unless there are some."""
         panels = [(dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels]
         exprs = [query.expr for d, panel in panels if d.uid != "tandem-kafka" for query in panel.queries]
         rated = [expr.replace("$__rate_interval", RATE_INTERVAL) for expr in exprs]
         every_rule = [str(rule["expr"]) for group in rules()["groups"] for rule in group["rules"]]
         selectors = {_FAILED.sub("", selector) for expr in every_rule for selector in _SELECTOR.findall(expr)}
+        if self.stack.authority is None:
+            selectors -= {CERTIFICATES}
         return [expr for expr in (*rated, *sorted(selectors)) if not self.query(expr)]
