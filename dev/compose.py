@@ -26,7 +26,14 @@ READY_S = 180
 OBSERVABILITY = ("--profile", "observability")
 ACCEPTED_FOLDER = "/accepted"
 SECRETS = Path("/secrets")
-SECURED = ("-f", "docker-compose.yml", "-f", "dev/compose-secure.yml")
+FILES = (
+    "docker-compose.yml",
+    "dev/compose-secure.yml",
+    "dev/containers/brokers.yml",
+    "dev/containers/brokers-secure.yml",
+)
+"""In the order in which they are put over one another: the second with SECURE=1, the third with BROKERS=3, the last
+with both."""
 ROLLED = ("payment", "inventory", "order-saga", "order-api")
 """The services whose containers are replaced while others serve, in that order. The console has a port of its own."""
 DATABASE_SERVICES = {database: f"{database}-db" for database in DATABASES}
@@ -38,6 +45,12 @@ class ComposeStack(Stack):
     def up(self) -> None:
         started = time.monotonic()
         self._require_engine()
+        made = self.state.brokers
+        if self.state.path.exists() and self.state.stack == "compose" and made != self.requested.brokers:
+            raise StackError(
+                f"BROKERS={self.requested.brokers}, and the log was made with BROKERS={made}; set BROKERS={made}, or "
+                "'just reset', which deletes all data"
+            )
         self.settings = self.requested
         self.state.started("compose", self.settings)
         self._up("--build")
@@ -181,7 +194,8 @@ class ComposeStack(Stack):
         user = of_tool(module, arguments)
         if not self.settings.secure or user == ADMIN:
             return acting_user()
-        variables = identity(Brokers("kafka:19092", "SASL_SSL", SECRETS / "ca.pem", user, password_file(SECRETS, user)))
+        servers = ",".join(f"{broker}:19092" for broker in self._brokers())
+        variables = identity(Brokers(servers, "SASL_SSL", SECRETS / "ca.pem", user, password_file(SECRETS, user)))
         return [*acting_user(), *(part for name, value in variables.items() for part in ("-e", f"{name}={value}"))]
 
     def locust(self, arguments: list[str]) -> None:
@@ -210,11 +224,21 @@ class ComposeStack(Stack):
             raise StackError(f"Docker: {problem}; {remedy}")
 
     def _matching(self, names: list[str]) -> list[str]:
-        services = ["kafka", "gateway", *DATABASE_SERVICES.values(), *(service.name for service in SERVICES), CONSOLE]
+        services = [
+            *self._brokers(),
+            "gateway",
+            *DATABASE_SERVICES.values(),
+            *(service.name for service in SERVICES),
+            CONSOLE,
+        ]
         chosen: list[str] = []
         for name in names:
             if name == "postgres":
                 chosen += DATABASE_SERVICES.values()
+            elif name == "kafka":
+                chosen += self._brokers()
+            elif name == "kafka-1" and len(self._brokers()) > 1:
+                chosen.append("kafka")
             elif name in services:
                 chosen.append(name)
             else:
@@ -237,13 +261,26 @@ class ComposeStack(Stack):
     def _process(
         self, *arguments: str, stdout: int | None = None, stderr: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [*compose_command(), *(SECURED if self.settings.secure else ()), *arguments]
+        command = [*compose_command(), *self._files(), *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, stderr=stderr, text=True)
+
+    def _files(self) -> list[str]:
+        secure, several = bool(self.settings.secure), len(self._brokers()) > 1
+        if not secure and not several:
+            return []  # Compose finds the first by itself
+        chosen = zip(FILES, (True, secure, several, secure and several), strict=True)
+        return [part for file, is_chosen in chosen if is_chosen for part in ("-f", file)]
+
+    def _brokers(self) -> list[str]:
+        """The services that are brokers. The first has the name of a single one."""
+        return ["kafka", *(f"kafka-{number}" for number in range(2, (self.settings.brokers or 1) + 1))]
 
     def environment(self) -> dict[str, str]:
         """What docker-compose.yml is filled in from: the settings of the stack, not those of this shell or of .env."""
         settings = self.settings
         ports = {name.upper(): str(getattr(settings, name)) for name in PORT_SETTINGS}
+        for number in range(2, (settings.brokers or 1) + 1):
+            ports[f"KAFKA_PORT_{number}"] = str(settings.kafka_ports(number)[0])
         remembered = {PROJECT: "tandem", "TOPIC_PARTITIONS": str(settings.topic_partitions), **ports}
         # Docker needs the caller's environment, but nothing in it may lead to another project's files.
         others = ("COMPOSE_FILE", "COMPOSE_PROFILES", "COMPOSE_ENV_FILES", "COMPOSE_DISABLE_ENV_FILE")

@@ -13,8 +13,9 @@ CHUNK_BYTES = 65_536
 class Proxy:
     """Passes connections on to `target_port`."""
 
-    def __init__(self, port: int, target_port: int) -> None:
-        self.port = port
+    def __init__(self, port: int, target_port: int, *, host: str = HOST) -> None:
+        """It listens on `host`, which may be another address of the loopback."""
+        self.host, self.port = host, port
         self._target = (HOST, target_port)
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
@@ -27,7 +28,7 @@ class Proxy:
     def restore(self) -> None:
         """Accept connections (again)."""
         if self._listener is None:
-            listener = socket.create_server((HOST, self.port), reuse_port=False)
+            listener = socket.create_server((self.host, self.port), reuse_port=False)
             self._listener = listener
             threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 

@@ -214,7 +214,9 @@ class Generator:
         blocked_ns = 0  # when all connections were last taken
         while True:
             now_ns = time.monotonic_ns()
-            interval_ns = 1e12 / board.rate_milli
+            if (rate_milli := board.rate_milli) < 0:
+                end_ns = start_ns
+            interval_ns = 1e12 / abs(rate_milli)
             while due_ns <= now_ns and due_ns < end_ns:
                 if not idle:
                     if len(connections) >= spec.connections:

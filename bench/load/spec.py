@@ -101,7 +101,7 @@ class Board(ctypes.Structure):
     failed: int
     """Orders that failed in any other way."""
     rate_milli: int
-    """Requests per 1,000 s in an open loop. Set by the parent."""
+    """Requests per 1,000 s in an open loop. Set by the parent; below zero, the load ends."""
     started_ns: int
     """Wall clock when the schedule began; 0 before."""
 

@@ -13,8 +13,7 @@ from confluent_kafka.admin import AdminClient
 
 from common.config.env import LOOPBACK
 from common.files import write
-from common.kafka import access
-from common.kafka.broker import read_key_store
+from common.kafka import access, broker
 from common.secrets import kafka
 from common.secrets.passwords import (
     new_password,
@@ -65,7 +64,10 @@ HOLDERS: Final = {
 KEY_STORE: Final = f"/secrets/{access.BROKER}.both.pem"
 LISTENERS: Final = ("USERS", "HOST", "CERTIFICATES")
 """Where the broker reads its certificate, and the listeners that show it to others (dev/compose-secure.yml)."""
-HOSTS: Final = {"postgres": tuple(f"{service}-db" for service in SERVICES)}
+HOSTS: Final = {
+    "postgres": tuple(f"{service}-db" for service in SERVICES),
+    access.BROKER: ("kafka", "kafka-2", "kafka-3"),
+}
 """The names of a server in the network, where they are not that of its certificate."""
 
 
@@ -97,8 +99,11 @@ def renew_certificates(folder: Path) -> None:
 
 
 def show_certificate(admin: AdminClient) -> None:
-    """Let the broker show the certificate that it was given. Raises `Transient` and `Fatal`."""
-    read_key_store(admin, "1", KEY_STORE, LISTENERS)
+    """Let each broker show the certificate that it was given. Raises `Transient` and `Fatal`."""
+    with broker.query("the brokers cannot be listed"):
+        numbers = sorted(admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S).brokers)
+    for number in numbers:
+        broker.read_key_store(admin, str(number), KEY_STORE, LISTENERS)
 
 
 def publish(folder: Path) -> None:

@@ -15,6 +15,10 @@ from typing import Final
 from dev.settings import Settings
 from tests.chaos import acts
 from tests.chaos.arena import Arena
+from tests.chaos.brokers.arena import Arena as Cluster
+from tests.chaos.brokers.faults import PLAN
+from tests.chaos.brokers.run import Run as BrokersRun
+from tests.chaos.brokers.run import running
 from tests.chaos.report import Report, Row, keep_evidence, show_rows
 from tests.chaos.run import Run
 from tests.chaos.schedule import NAMES, deal
@@ -38,6 +42,13 @@ def parser() -> argparse.ArgumentParser:
         "--rate", type=int, metavar="N", help=f"orders offered a second ({RATE}, with --orders {RATE_FOR_MANY})"
     )
     described.add_argument(
+        "--brokers",
+        type=int,
+        choices=[1, 3],
+        default=1,
+        help="with 3: kill, freeze, cut off, wipe and restart each of three brokers, and nothing else",
+    )
+    described.add_argument(
         "--only", default="", metavar="KIND,KIND", help=f"only these (default: all): {', '.join((*NAMES, *acts.ACTS))}"
     )
     return described
@@ -45,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str]) -> int:
     chosen = parser().parse_args(arguments)
+    if chosen.brokers > 1:
+        return _brokers(chosen.rate or RATE, shlex.join(arguments))
     only = [name for name in chosen.only.split(",") if name]
     if unknown := set(only) - {*NAMES, *acts.ACTS}:
         parser().error(f"there is no fault {', '.join(sorted(unknown))}")
@@ -60,6 +73,21 @@ def main(arguments: list[str]) -> int:
     if failed:
         print(f"FAILED. Evidence: {directory}\nAgain: {command}", flush=True)
     return int(failed)
+
+
+def _brokers(rate: int, arguments: str) -> int:
+    """Play what happens to three brokers. Returns the exit code."""
+    directory = Settings.from_environment().home / "chaos" / f"brokers-{time.strftime('%H%M%S')}"
+    directory.mkdir(parents=True)
+    with running(Cluster(directory)) as cluster:
+        run = BrokersRun(cluster, rate)
+        run.play(PLAN)
+    if run.failures:
+        print("\n".join(run.failures))
+        print(f"FAILED. Evidence: {directory}\nAgain: just chaos {arguments}", flush=True)
+    else:
+        shutil.rmtree(directory)
+    return int(bool(run.failures))
 
 
 def _chaos(directory: Path, seed: int, faults: list[str], seconds: float, orders: int, rate: int, command: str) -> bool:

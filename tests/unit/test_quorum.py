@@ -1,18 +1,22 @@
 """Three brokers that are one Kafka: their settings, their files, and what is refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from common.errors import Fatal
 from common.kafka import settings as topic_settings
 from dev import home as homes
+from dev.compose import ComposeStack
 from dev.home import HomeError
 from dev.native.programs import Programs
 from dev.servers.kafka import PROPERTIES, Broker
-from dev.servers.quorum import FILE, Node, Quorum
+from dev.servers.quorum import FILE, REPLICATED, Node, Quorum
 from dev.servers.server import StartError
-from dev.settings import SERVICES, Settings, environment
+from dev.settings import ROOT, SERVICES, Settings, environment
+from dev.stack import StackError
 from dev.state import State
 
 NODES = [
@@ -160,3 +164,71 @@ def test_an_acknowledgement_needs_all_copies_but_one(tmp_path: Path) -> None:
     assert topic_settings.wanted("orders", 3)["min.insync.replicas"] == "2"
     assert topic_settings.wanted(topic_settings.OFFSETS, 3) == {"min.insync.replicas": "2"}
     assert topic_settings.wanted("orders", 1)["min.insync.replicas"] == "1"
+
+
+def put_over(*files: str) -> dict[str, dict[str, Any]]:
+    """The services of Compose's files, as it puts them over one another, with the settings of each container."""
+    services: dict[str, dict[str, Any]] = {}
+    for file in files:
+        for name, service in yaml.safe_load((ROOT / file).read_text())["services"].items():
+            before = services.get(name, {})
+            settings = before.get("environment", {}) | (service.get("environment") or {})
+            services[name] = before | service | {"environment": settings}
+    return services
+
+
+def compose(home: Path, **environ: str) -> ComposeStack:
+    stack = ComposeStack(settings(home, **environ))
+    stack.settings = stack.requested  # as once it is up
+    return stack
+
+
+@pytest.mark.parametrize("secure", ["0", "1"])
+def test_all_brokers_of_compose_are_configured_alike_and_as_the_native_ones(tmp_path: Path, secure: str) -> None:
+    files = compose(tmp_path, BROKERS="3", SECURE=secure)._files()
+    services = put_over(*files[1::2])
+    first = services["kafka"]["environment"]
+    for number in (1, 2, 3):
+        name = f"kafka-{number}" if number > 1 else "kafka"
+        broker, told = services[name], services[name]["environment"]
+        assert {setting for setting in first | told if first.get(setting) != told.get(setting)} <= {
+            "KAFKA_NODE_ID",
+            "KAFKA_BROKER_RACK",
+            "KAFKA_ADVERTISED_LISTENERS",
+        }
+        assert (told["KAFKA_NODE_ID"], told["KAFKA_BROKER_RACK"]) == (str(number), f"rack-{number}")
+        assert told["KAFKA_ADVERTISED_LISTENERS"].count(f"://{name}:") == 1 + (secure == "1")
+        for key in ("image", "cap_drop", "security_opt", "healthcheck", "stop_grace_period", "restart"):
+            assert broker[key] == services["kafka"][key]
+    for setting, value in REPLICATED.items():
+        assert first["KAFKA_" + setting.replace(".", "_").upper()] == value
+    assert all(f"{number}@kafka" in first["KAFKA_CONTROLLER_QUORUM_VOTERS"] for number in (1, 2, 3))
+    assert "CONTROLLER://:9093" in first["KAFKA_LISTENERS"]
+    for name, service in services.items():
+        if servers := service["environment"].get("KAFKA_BOOTSTRAP_SERVERS"):
+            assert [server.partition(":")[0] for server in servers.split(",")] == ["kafka", "kafka-2", "kafka-3"], name
+    assert services["setup"]["environment"]["TOPIC_REPLICAS"] == "3"
+
+
+def test_compose_uses_the_files_of_three_brokers_only_for_three(tmp_path: Path) -> None:
+    assert compose(tmp_path)._files() == []
+    three = compose(tmp_path, BROKERS="3", KAFKA_PORT="7000")
+    assert three._files() == ["-f", "docker-compose.yml", "-f", "dev/containers/brokers.yml"]
+    assert {name: port for name, port in three.environment().items() if name.startswith("KAFKA_PORT")} == {
+        "KAFKA_PORT": "7000",
+        "KAFKA_PORT_2": "7100",
+        "KAFKA_PORT_3": "7200",
+    }
+    assert three._matching(["kafka"]) == ["kafka", "kafka-2", "kafka-3"]
+    assert three._matching(["kafka-1", "kafka-3"]) == ["kafka", "kafka-3"]
+
+
+def test_compose_refuses_another_number_of_brokers_than_the_log_was_made_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ComposeStack, "_require_engine", lambda _: None)
+    State.load(tmp_path).started("compose", settings(tmp_path))
+    with pytest.raises(
+        StackError, match=r"^BROKERS=3, and the log was made with BROKERS=1; set BROKERS=1, or 'just reset'"
+    ):
+        compose(tmp_path, BROKERS="3").up()

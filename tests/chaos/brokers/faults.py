@@ -1,0 +1,106 @@
+"""What happens to the brokers. Each fault is a context: it begins on entering, and is healed on leaving."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final, NamedTuple
+
+from tests.chaos.brokers.arena import Arena, Peer
+from tests.servers import start
+from tests.waiting import eventually
+
+CONTROLLER: Final = 0
+"""Stands for whichever broker is the active controller."""
+CAUGHT_UP_S: Final = 180.0
+
+Inject = Callable[[Arena, list[Peer]], AbstractContextManager[None]]
+
+
+class Fault(NamedTuple):
+    """One fault. `targets` are numbers of brokers."""
+
+    kind: str
+    targets: tuple[int, ...]
+    lasts_s: float
+
+    def peers(self, arena: Arena) -> list[Peer]:
+        return [arena.peers[target or arena.controller()] for target in self.targets]
+
+
+@contextmanager
+def kill(_: Arena, peers: list[Peer]) -> Iterator[None]:
+    for peer in peers:
+        peer.kill()
+    try:
+        yield
+    finally:
+        start(*peers)
+
+
+@contextmanager
+def freeze(_: Arena, peers: list[Peer]) -> Iterator[None]:
+    for peer in peers:
+        peer.pause()
+    try:
+        yield
+    finally:
+        for peer in peers:
+            peer.resume()
+
+
+@contextmanager
+def cut_off(arena: Arena, peers: list[Peer]) -> Iterator[None]:
+    """Nothing passes between it and the other brokers any more. Clients still reach it: it may take itself for the
+    leader that it was."""
+    links = [proxy for peer in peers for proxy in arena.links_of(peer.number)]
+    for link in links:
+        link.silence()
+    try:
+        yield
+    finally:
+        for link in links:
+            link.speak()
+
+
+@contextmanager
+def wipe(_: Arena, peers: list[Peer]) -> Iterator[None]:
+    """It is killed, and its disk is lost."""
+    for peer in peers:
+        peer.kill()
+        shutil.rmtree(peer.directory)
+    try:
+        yield
+    finally:
+        start(*peers)
+
+
+@contextmanager
+def roll(arena: Arena, peers: list[Peer]) -> Iterator[None]:
+    """Each is restarted as for an upgrade, when the one before it has caught up."""
+    for peer in peers:
+        peer.stop()
+        peer.start()
+        await_copies(arena)
+    yield
+
+
+def await_copies(arena: Arena) -> None:
+    """Wait until every copy of every partition is in sync."""
+    eventually(
+        lambda: arena.missing_copies() == 0, "all copies are in sync", CAUGHT_UP_S, last_words=arena.missing_copies
+    )
+
+
+INJECT: Final[dict[str, Inject]] = {"kill": kill, "freeze": freeze, "cut-off": cut_off, "wipe": wipe, "roll": roll}
+PLAN: Final = (
+    *(Fault("kill", (number,), 10) for number in (1, 2, 3)),
+    Fault("kill", (CONTROLLER,), 10),
+    *(Fault("freeze", (number,), 12) for number in (1, 2, 3)),
+    Fault("freeze", (CONTROLLER,), 12),
+    Fault("cut-off", (1,), 15),
+    Fault("cut-off", (CONTROLLER,), 15),
+    Fault("wipe", (2,), 5),
+    Fault("roll", (1, 2, 3), 0),
+    Fault("kill", (2, 3), 15),
+)
+"""In this order: it is not drawn from a seed, because each row is a statement."""
