@@ -288,7 +288,7 @@ contract *args:
 client-types:
     exec python -E -m examples.shop.generate_types
 
-# Draw the console's pictures for the documents (docs/images/console-*.png), on a stack of its own, in 3 minutes
+# Draw the pictures of the documents (docs/images): the console, on a stack of its own, and the bench's last report; 3 minutes
 [group('develop')]
 screenshots:
     exec python -E -m tests.browser.screenshots

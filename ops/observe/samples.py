@@ -26,7 +26,6 @@ CLIENT_ID: Final = "console-samples"
 SLOW_EVERY_S: Final = 2.5
 """How old the parts of a sample may be that cost a database more: its connections, the oldest unsettled order."""
 FULL_SEARCH_EVERY_S: Final = 600.0
-DESCRIBE_EVERY_S: Final = 60.0
 FIRST_RECORD_S: Final = 1.0
 FIRST_RECORDS_S: Final = 3.0
 FETCH_BYTES: Final = 1_024
@@ -140,16 +139,11 @@ class BrokerSampler:
 
     def __init__(self, brokers: Brokers) -> None:
         self._log = Log(brokers, CLIENT_ID)
-        self._partitions: list[Partition] = []
-        self._described_s = -DESCRIBE_EVERY_S
         self._reader = Consumer({**reader_config(brokers, CLIENT_ID), "fetch.message.max.bytes": FETCH_BYTES})
 
     def ends(self) -> dict[Partition, int]:
         """The ends of all topics about orders."""
-        if time.monotonic() - self._described_s > DESCRIBE_EVERY_S:
-            self._partitions = all_partitions(self._log.topics(READS[SAGA]).values())
-            self._described_s = time.monotonic()
-        return log_ends(self._log.admin, self._partitions)
+        return log_ends(self._log.admin, all_partitions(self._log.recent_topics(READS[SAGA]).values()))
 
     def sample(self, positions: Mapping[tuple[str, Partition], Position]) -> BrokerSample:
         """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position
