@@ -207,13 +207,13 @@ def mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def rewind(admin: AdminClient, topic: str) -> None:
+def rewind(log: Log, topic: str) -> None:
     """Set the committed offsets of the topic's groups back to its beginning. An offset that outlived its topic says
     nothing about the one that was created anew. Positions stay. Raises `Fatal` while a group has members."""
-    partitions = broker.all_partitions(broker.describe(admin, [topic]).values())
+    partitions = broker.all_partitions(log.topics([topic]).values())
     for group in READERS[topic]:
         try:
-            set_committed(admin, group, [TopicPartition(*partition, 0) for partition in partitions])
+            set_committed(log, group, [TopicPartition(*partition, 0) for partition in partitions])
         except KafkaException as error:
             raise Fatal(f"topics: {group} cannot be rewound: {error.args[0].str()}; is it stopped?") from error
         print(f"topics: {group} begins at the start of {topic} again")
@@ -231,10 +231,15 @@ def forget(admin: AdminClient, group: str) -> None:
     print(f"topics: {group} is forgotten; if it starts again, it begins where its own database says")
 
 
-def set_committed(admin: AdminClient, group: str, offsets: list[TopicPartition]) -> None:
-    """Set what a group has committed. Raises `KafkaException`, as when the group has members."""
+def set_committed(log: Log, group: str, offsets: list[TopicPartition]) -> None:
+    """Set what a group has committed. Raises `KafkaException`, as when the group has members.
+
+    First it asks what that is now, which waits for the coordinator of a broker that has just started. Such a broker
+    refuses offsets, and a client whose offsets were refused may hang when it is closed (librdkafka 2.16).
+    """
+    log.committed(group, [Partition(offset.topic, offset.partition) for offset in offsets])
     request = [ConsumerGroupTopicPartitions(group, offsets)]
-    [future] = admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values()
+    [future] = log.admin.alter_consumer_group_offsets(request, request_timeout=TIMEOUT_S).values()
     for partition in future.result().topic_partitions:
         if partition.error is not None:
             raise KafkaException(partition.error)
@@ -278,7 +283,7 @@ def main(arguments: Sequence[str]) -> int:
         case "trim":
             trim(log, dry_run=chosen.dry_run)
         case "rewind":
-            rewind(log.admin, chosen.topic)
+            rewind(log, chosen.topic)
         case "forget":
             forget(log.admin, chosen.group)
     return 0

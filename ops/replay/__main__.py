@@ -96,7 +96,7 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
         print(f"{service}: dry run: nothing was changed")
     if chosen.dry_run or not behind:
         return
-    set_committed(log.admin, group, [TopicPartition(*p, position) for p, (position, _) in behind.items()])
+    set_committed(log, group, [TopicPartition(*p, position) for p, (position, _) in behind.items()])
     records = sum(committed - position for position, committed in behind.values())
     print(f"{service}: {records} records of {len(behind)} partitions will be read again, within 10 s if it runs")
     print(f"{service}: not brought back: {NOT_BROUGHT_BACK[service]}, acts on parked events")
