@@ -8,9 +8,9 @@ from msgspec import Struct
 
 from bench.stack import processes
 from bench.stack.private import System
+from common.kafka import warmth
 from common.kafka.clients import producer_config
-from dev.servers import warmth
-from dev.servers.warmth import READ_AT_ONCE, SECONDS_MAX, TIMEOUT_S, Warmth, own_topic, placed_event
+from common.kafka.warmth import READ_AT_ONCE, SECONDS_MAX, TIMEOUT_S, Warmth, own_topic, placed_event
 
 TOPIC: Final = "bench"
 LINGER_MS: Final = 5
@@ -28,7 +28,7 @@ class Rates(Struct, frozen=True, kw_only=True):
 
 
 def warm_up(system: System, seconds_max: float = SECONDS_MAX) -> Warmth:
-    """Warm the system's broker, see `dev.servers.warmth`."""
+    """Warm the system's broker, see `common.kafka.warmth`."""
     return warmth.warm_up(system.brokers, lambda: cpu_s(system), seconds_max)
 
 

@@ -18,7 +18,7 @@ from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
 from bench.stack.private import CUSTOMERS_WITH_TOKEN, StackFailed, System
 from bench.stack.processes import Window
-from dev.servers.warmth import SECONDS_MAX, Warmth
+from common.kafka.warmth import SECONDS_MAX, Warmth
 
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128

@@ -7,7 +7,7 @@ from bench.measure.broker import Rates
 from bench.measure.ceilings import Copy, Echo
 from bench.measure.measured import Measured
 from bench.stack.machine import Machine
-from dev.servers.warmth import Warmth
+from common.kafka.warmth import Warmth
 
 
 class Ceilings(Struct, frozen=True, kw_only=True):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.env import LOOPBACK
-from common.kafka.access import ADMIN, BROKER, OPERATOR
+from common.kafka.access import ADMIN, BROKER, OPERATOR, WARM_UP
 from common.tls.authority import Authority, Certificate
 from dev.home import databases
 from dev.native.pairs import Pairs
@@ -17,7 +17,6 @@ from dev.servers.postgres import Cluster
 from dev.servers.processes import is_frozen, listener
 from dev.servers.quorum import Node, Quorum
 from dev.servers.server import Server
-from dev.servers.warmth import NAME as WARM_UP
 from dev.servers.warmth import Warmer
 from dev.settings import CONSOLE, HOST, KAFKA_PORTS, SERVICES, Settings, environment, own_auth
 from dev.stack import StackError

@@ -13,7 +13,7 @@ from itertools import takewhile
 from xmlrpc.client import Fault
 
 from common.files import write
-from common.kafka.access import ADMIN, OPERATOR
+from common.kafka.access import ADMIN, OPERATOR, WARM_UP
 from common.secrets.passwords import database_url
 from common.terminal import printable
 from dev import home as homes
@@ -26,7 +26,6 @@ from dev.servers import processes, users
 from dev.servers.postgres import binary
 from dev.servers.secure_postgres import libpq as secure_libpq
 from dev.servers.server import StartError
-from dev.servers.warmth import NAME as WARM_UP
 from dev.settings import CONSOLE, HOST, ROOT, Settings
 from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
 from dev.waiting import Progress, Waiting, cause

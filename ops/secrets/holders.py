@@ -60,6 +60,7 @@ HOLDERS: Final = {
     "gateway": Holder(0, (), ("gateway",)),
     "client": Holder(0),  # knows whom to trust
     "auditor": Holder(USER, (), (access.AUDITOR,)),  # what watches Kafka
+    "warm-up": Holder(USER, (), (), (access.WARM_UP,)),
 }
 KEY_STORE: Final = f"/secrets/{access.BROKER}.both.pem"
 LISTENERS: Final = ("USERS", "HOST", "CERTIFICATES")

@@ -4,8 +4,9 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from common.kafka import warmth
 from common.kafka.clients import client_config
-from dev.servers import warmth
+from dev.servers.warmth import broker_process
 from tests.servers import topic_names
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -18,7 +19,7 @@ def admin(stack: Stack) -> AdminClient:
 
 def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
     wanted = iter([True, False])
-    broker = warmth.broker_process(stack.kafka.port)
+    broker = broker_process(stack.kafka.port)
     result = warmth.warm_up(stack.brokers, lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
     assert len(result.cpu_us) == 1
     assert result.cpu_us[0] > 0
@@ -39,4 +40,4 @@ def test_the_topic_that_an_interrupted_warm_up_left_is_used_from_its_end(stack: 
 
 def test_a_broker_of_nobody_is_a_clear_error() -> None:
     with pytest.raises(LookupError, match="no process of this user listens on port 1"):
-        warmth.broker_process(1)
+        broker_process(1)

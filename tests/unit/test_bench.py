@@ -21,9 +21,9 @@ from bench.load.wire import NotUnderstood, Population
 from bench.measure import pairs
 from bench.measure.measured import NoResult, check
 from bench.measure.orders_log import Event, Outcome, add_event
+from common.kafka import warmth
 from common.tls.authority import Authority
 from dev.environment import child
-from dev.servers import warmth
 from dev.settings import ROOT, Settings
 
 ANSWER = b"HTTP/1.1 202 Accepted\r\ncontent-type: application/json\r\ncontent-length: 67\r\n\r\n"

@@ -21,7 +21,7 @@ from bench.run.plan import QUICK
 from bench.stack import watched
 from bench.stack.machine import Machine
 from bench.stack.processes import GROUPS
-from dev.servers.warmth import Warmth
+from common.kafka.warmth import Warmth
 from dev.settings import ROOT
 
 
