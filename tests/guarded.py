@@ -85,16 +85,23 @@ class Guarded:
 
 
 @contextmanager
-def guarded(stack: Stack, directory: Path) -> Iterator[Guarded]:
-    """Start them, and leave the stack as it was."""
-    guarded = Guarded(stack, directory)
-    instances = [stack.launch(service, NUMBER, guarded.settings(service)) for service in SERVICES]
+def beside(stack: Stack, settings: Mapping[str, Mapping[str, str]]) -> Iterator[None]:
+    """An instance of each of these services, with settings of its own, beside those of a stack, which is left as it
+    was."""
+    instances = [stack.launch(service, NUMBER, chosen) for service, chosen in settings.items()]
     try:
         for instance in instances:
             instance.await_ready()
-        yield guarded
+        yield
     finally:
-        guarded.http.close()
         for instance in instances:
             instance.stop()
             del stack.instances[instance.name]
+
+
+@contextmanager
+def guarded(stack: Stack, directory: Path) -> Iterator[Guarded]:
+    """Start them, and leave the stack as it was."""
+    guarded = Guarded(stack, directory)
+    with guarded.http, beside(stack, {service: guarded.settings(service) for service in SERVICES}):
+        yield guarded

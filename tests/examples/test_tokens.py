@@ -16,6 +16,7 @@ from dev.environment import child
 from dev.native.stack import NativeStack
 from dev.settings import HOST, ROOT, Settings, free_ports, own_auth
 from tests.examples.test_shop import SHOP, told
+from tests.guarded import beside
 from tests.stack import API, Stack
 from tests.waiting import PATIENCE_S, eventually
 
@@ -34,9 +35,7 @@ class Closed:
         own = own_auth(self.settings.auth)
         self._variables = child(stack.variables | own)
         self.run("people")
-        settings = {"HTTP_PORT": str(self.port), "AUTH": "on", **own}
-        self.instance = stack.launch("order-api", 3, settings)
-        self.instance.await_ready()
+        self.own = {"HTTP_PORT": str(self.port), "AUTH": "on", **own}
         self.http = httpx.Client(base_url=f"http://{HOST}:{self.port}{API}", timeout=15, trust_env=False)
 
     def run(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -57,10 +56,8 @@ class Closed:
 @pytest.fixture(scope="module")
 def closed(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Closed]:
     closed = Closed(stack, tmp_path_factory.mktemp("home"))
-    yield closed
-    closed.http.close()
-    closed.instance.stop()
-    del stack.instances[closed.instance.name]
+    with closed.http, beside(stack, {"order-api": closed.own}):
+        yield closed
 
 
 @pytest.fixture(scope="module")

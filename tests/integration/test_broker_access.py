@@ -42,6 +42,7 @@ from common.tls.authority import Authority
 from dev.servers.users import identity
 from dev.settings import HOST
 from ops import log_dirs
+from tests.guarded import beside
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -247,14 +248,11 @@ def test_a_service_can_show_a_certificate_instead_of_a_password(secure_stack: St
     secure_stack["payment-1"].stop()
     reached = identity(by_certificate(secure_stack, "payment"))
     assert "KAFKA_USERNAME" not in reached
-    showing = secure_stack.launch("payment", 2, dict.fromkeys(("KAFKA_USERNAME", "KAFKA_PASSWORD_FILE"), "") | reached)
-    try:
+    without = dict.fromkeys(("KAFKA_USERNAME", "KAFKA_PASSWORD_FILE"), "")
+    with beside(secure_stack, {"payment": without | reached}):
         assert secure_stack.await_settled(order())["status"] == "confirmed"
-    finally:
-        showing.stop()
-        del secure_stack.instances[showing.name]
-        secure_stack["payment-1"].launch()
-        secure_stack["payment-1"].await_ready()
+    secure_stack["payment-1"].launch()
+    secure_stack["payment-1"].await_ready()
 
 
 def test_the_rights_are_as_they_must_be_and_a_change_is_reported_and_mended(secure_stack: Stack) -> None:
