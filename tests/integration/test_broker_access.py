@@ -3,7 +3,10 @@
 Each right is tried, because a list of rights proves nothing. No attempt changes anything that services use.
 """
 
+import signal
 import ssl
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -40,7 +43,7 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
 from common.tls.authority import Authority
 from dev.servers.users import identity
-from dev.settings import HOST
+from dev.settings import HOST, ROOT
 from ops import log_dirs
 from tests.guarded import beside
 from tests.stack import Stack
@@ -389,14 +392,41 @@ def test_new_passwords_are_taken_up_while_orders_come(secure_stack: Stack, order
         assert secure_stack.await_settled(order_id)["status"] == "confirmed"
 
 
+KILLED: Final = """
+import os, runpy, signal
+from common.kafka import grants
+grants.set_passwords = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+runpy.run_module("ops.topics", run_name="__main__", alter_sys=True)
+"""
+
+
+def test_a_rotation_that_is_killed_before_the_broker_knows_is_made_up_for(
+    secure_stack: Stack, order: Callable[[], str]
+) -> None:
+    """The administrator shows a certificate, so it is let in whatever the files have."""
+    script = [sys.executable, "-c", KILLED, "rotate"]
+    killed = subprocess.run(script, cwd=ROOT, env=secure_stack.tool_environment())
+    assert killed.returncode == -signal.SIGKILL
+    with pytest.raises(KafkaException):
+        reach(secure_stack.kafka.brokers("payment"))
+    order_id = order()  # connections that are there stay
+    secure_stack.run_tool("ops.topics", "create")
+    eventually(lambda: _reached(secure_stack.kafka.brokers("payment")), "the broker has what the files have")
+    assert secure_stack.await_settled(order_id)["status"] == "confirmed"
+
+
+def _reached(brokers: Brokers) -> bool:
+    try:
+        reach(brokers)
+    except KafkaException:
+        return False
+    return True
+
+
 def _is_refused(stack: Stack, user: str, password: str) -> bool:
     path = stack.directory / "old.password"
     path.write_text(password)
-    try:
-        reach(replace(stack.kafka.brokers(user), password_file=path))
-    except KafkaException:
-        return True
-    return False
+    return not _reached(replace(stack.kafka.brokers(user), password_file=path))
 
 
 def _accepted(order: Callable[[], str]) -> str | None:
