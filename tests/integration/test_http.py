@@ -43,7 +43,7 @@ server.run(server.serve(app, process))
 """
 OPEN_FILES: Final = 1_024
 CLIENTS: Final = 1_100
-REQUEST: Final = b"GET /livez HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
+REQUEST: Final = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n"
 ANSWER_S: Final = 10.0
 
 
@@ -95,7 +95,7 @@ def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
 
 
 @pytest.mark.parametrize(
-    "begun", [b"", REQUEST[:-2], b"POST /livez HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx"]
+    "begun", [b"", REQUEST[:-2], b"POST /metrics HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\nx"]
 )
 def test_unfinished_requests_do_not_keep_other_clients_out(process: Process, begun: bytes) -> None:
     room = room_in(OPEN_FILES)
