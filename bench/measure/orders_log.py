@@ -13,13 +13,16 @@ from typing import Final
 import msgspec
 from msgspec import Struct
 
+from common.backoff import delays_s
 from common.config.kafka import Brokers
+from common.errors import Transient
 from common.events import ORDERS
 from common.kafka.broker import Partition, all_partitions, log_ends
 from ops.log import Log
 
 NO_PROGRESS_S: Final = 15.0
 POLL_S: Final = 0.1
+AWAY_S: Final = 30.0
 OUTCOMES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
 
 
@@ -51,7 +54,14 @@ class OrdersLog:
 
     def ends(self) -> dict[Partition, int]:
         """For each partition, the offset that its next record will get."""
-        return log_ends(self._log.admin, self._partitions)
+        until, delays = time.monotonic() + AWAY_S, delays_s()
+        while True:
+            try:
+                return log_ends(self._log.admin, self._partitions)
+            except Transient:  # a broker was killed, and its partitions have no other leader yet
+                if time.monotonic() > until:
+                    raise
+                time.sleep(next(delays))
 
     def records(self) -> int:
         """The number of records in the log."""

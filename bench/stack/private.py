@@ -2,8 +2,9 @@
 
 `python -m bench.stack.private DIRECTORY [--databases-only] [kafka.NAME=VALUE …] [postgres.NAME=VALUE …]` starts the
 checkout that it runs in, and prints where everything is as one line of JSON. Then it reads commands, one a line (`start
-NAME NUMBER`, `stop NAME NUMBER`), and answers each with the same line, renewed. At the end of its input it stops what
-it started, so a bench that is killed leaves nothing running.
+NAME NUMBER`, `stop NAME NUMBER`, `kill BROKER`, `revive BROKER`), and answers each with the same line, renewed. At the
+end of its input it stops what it started, so a bench that is killed leaves nothing running. With BROKERS=3, Kafka is
+three brokers.
 
 `just bench --against` calls it in checkouts of other revisions: the command line and `Layout` may only grow.
 """
@@ -31,7 +32,7 @@ from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
 from dev.servers.instance import Instance
-from dev.servers.kafka import make_brokers
+from dev.servers.kafka import Broker, make_brokers
 from dev.servers.postgres import Cluster
 from dev.servers.server import Server
 from dev.settings import HOST, ROOT, SERVICES, Settings, environment, free_ports, new_passwords, own_auth
@@ -161,6 +162,14 @@ class System:
         """Send a request to a service. Raises `HTTPError` unless it is done."""
         self.client.post(self.url(service, path), json=body).raise_for_status()
 
+    def kill(self, broker: str) -> None:
+        """Kill a broker, by its name."""
+        self._command("kill", broker)
+
+    def revive(self, broker: str) -> None:
+        """Start a broker that was killed, and wait until it has all records."""
+        self._command("revive", broker)
+
     def environment(self) -> dict[str, str]:
         """The environment in which a tool finds this stack."""
         return child(self.layout.variables)
@@ -243,6 +252,9 @@ class Stack:
         """The certificate of a server; None when it serves in the clear."""
         return None if self.authority is None else self.authority.ensure(name, (name, *LOOPBACK))
 
+    def broker(self, name: str) -> Broker:
+        return next(broker for broker in self.brokers if broker.name == name)
+
     def layout(self) -> Layout:
         servers: list[Server] = [self.postgres, *self.brokers, *self.instances.values()]
         return Layout(
@@ -280,6 +292,10 @@ def main(directory: str, *options: str) -> None:
                     stack.launch(name, int(number))
                 case ["stop", name, number]:
                     stack.instances.pop(f"{name}-{number}").stop()
+                case ["kill", name]:
+                    stack.broker(name).kill()
+                case ["revive", name]:
+                    stack.broker(name).start(READY_S)
                 case unknown:
                     raise StackFailed(f"no such command: {unknown}")
             answers.write(msgspec.json.encode(stack.layout()) + b"\n")

@@ -85,7 +85,7 @@ class Session(Generic[Locked]):
         self._connection = connect(process.database_url, process.instance)
         try:
             self._timeline = postgres.timeline(self._connection)
-            self._admin = AdminClient(client_config(process.brokers, process.instance))
+            self._admin = self._new_client()
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
@@ -130,7 +130,16 @@ class Session(Generic[Locked]):
         """Where to begin. The topics are described anew: the assigned ones may have replaced those known so far."""
         topics = self._describe()
         read = {name: topics[name] for name in self._reads}
-        return positions.starts(self._connection, self._admin, consumer, read, partitions)
+        copies = max(topic.replicas for topic in read.values())
+        return positions.confirmed(
+            lambda client: positions.starts(self._connection, client, consumer, read, partitions),
+            self._admin,
+            self._new_client,
+            copies,
+        )
+
+    def _new_client(self) -> AdminClient:
+        return AdminClient(client_config(self._process.brokers, self._process.instance))
 
     def _check_limits(self, topics: Mapping[str, Topic]) -> None:
         limits.check_partitions(self._process.partitions, {t.name: t.partitions for t in topics.values()})

@@ -1,6 +1,15 @@
 import pytest
 
-from common.consume.positions import Stored, WentBack, check_not_superseded, start_offset
+from common.consume.positions import (
+    ENDS_ASKED,
+    Start,
+    Stored,
+    Truncated,
+    WentBack,
+    check_not_superseded,
+    confirmed,
+    start_offset,
+)
 from common.errors import LossDetected, Superseded
 from common.kafka.broker import Partition, Topic, check_partition_counts, check_same
 
@@ -73,3 +82,33 @@ def test_a_position_behind_the_one_that_was_stored_is_a_database_that_went_back(
         check_not_superseded(known, {PARTITION: 49, other: 7}, known)
     assert back.value.positions == {PARTITION: 50}, "the others stay as they are committed"
     assert isinstance(back.value, LossDetected)
+
+
+class Ends:
+    """Answers of brokers, of which the first ones are cut off from the others."""
+
+    def __init__(self, cut_off: int) -> None:
+        self.cut_off, self.asked = cut_off, 0
+
+    def find(self, _: object) -> list[Start]:
+        self.asked += 1
+        if self.asked <= self.cut_off:
+            raise Truncated("the log ends at offset 5, before the position 7")
+        return []
+
+    def confirmed(self, copies: int) -> list[Start]:
+        return confirmed(self.find, object(), object, copies)  # type: ignore[arg-type]
+
+
+def test_a_broker_that_is_cut_off_is_no_truncated_log() -> None:
+    ends = Ends(cut_off=2)
+    assert ends.confirmed(copies=3) == []
+    assert ends.asked == 3
+
+
+@pytest.mark.parametrize(("copies", "asked"), [(3, ENDS_ASKED), (1, 1)])
+def test_a_log_that_all_say_was_truncated_is_a_loss(copies: int, asked: int) -> None:
+    ends = Ends(cut_off=1_000)
+    with pytest.raises(LossDetected, match="ends at offset 5"):
+        ends.confirmed(copies)
+    assert ends.asked == asked

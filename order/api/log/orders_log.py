@@ -29,6 +29,7 @@ from common.tracing.live import Tracer
 from common.worker import Worker
 from order.api.log.admission import linger_s
 from order.api.log.recent import RecentOrders
+from order.api.log.silence import SILENT_S, Silence
 from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
@@ -190,6 +191,7 @@ class OrdersLog(Worker):
         """The thread's work: know whether the broker answers and has the topic."""
         lost = self._publisher.all_brokers_down
         acknowledged_before = 0
+        silence = Silence()
         while not self.stopping.is_set():
             timeout_s = PROBE_TIMEOUT_AFTER_LOSS_S if lost.is_set() else PROBE_TIMEOUT_S
             lost.clear()
@@ -197,6 +199,9 @@ class OrdersLog(Worker):
             sent = acknowledged > acknowledged_before
             unreachable = "" if sent else self._publisher.unreachable(ORDERS, timeout_s)
             acknowledged_before = acknowledged
+            silent_s = silence.lasts_s(acknowledged, self._publisher.in_flight, time.monotonic())
+            if silent_s >= SILENT_S and not unreachable:
+                unreachable = f"Kafka answers, and has acknowledged nothing for {SILENT_S:.0f} s"
             self.settings.check(time.monotonic())
             if unreachable != self._unreachable:
                 self._set_reachable(unreachable)

@@ -49,7 +49,8 @@ class Peer(Broker):
         super().prepare()
 
     def environment(self) -> dict[str, str]:
-        return super().environment() | {"JDK_JAVA_OPTIONS": f"-Djdk.net.hosts.file={self.directory / HOSTS}"}
+        options = f"-XX:TieredStopAtLevel=1 -Djdk.net.hosts.file={self.directory / HOSTS}"  # see tests.servers
+        return super().environment() | {"JDK_JAVA_OPTIONS": options}
 
 
 class Arena(Stack):

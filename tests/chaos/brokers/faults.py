@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from threading import Timer
 from typing import Final, NamedTuple
 
 from tests.chaos.brokers.arena import Arena, Peer
@@ -12,6 +13,8 @@ from tests.waiting import eventually
 CONTROLLER: Final = 0
 """Stands for whichever broker is the active controller."""
 CAUGHT_UP_S: Final = 180.0
+REPLACED_S: Final = 8.0
+"""By then a broker that is gone has successors for all that it led."""
 
 Inject = Callable[[Arena, list[Peer]], AbstractContextManager[None]]
 
@@ -50,14 +53,22 @@ def freeze(_: Arena, peers: list[Peer]) -> Iterator[None]:
 
 @contextmanager
 def cut_off(arena: Arena, peers: list[Peer]) -> Iterator[None]:
-    """Nothing passes between it and the other brokers any more. Clients still reach it: it may take itself for the
-    leader that it was."""
+    """Nothing passes between it and the other brokers any more. Clients still reach it, and it goes on answering for
+    what it led. A consumer that begins then may be told ends of the log that are below its positions."""
     links = [proxy for peer in peers for proxy in arena.links_of(peer.number)]
     for link in links:
         link.silence()
+
+    def begin_anew() -> None:
+        arena["payment-1"].stop()
+        arena["payment-1"].launch()
+
+    restart = Timer(REPLACED_S, begin_anew)
+    restart.start()
     try:
         yield
     finally:
+        restart.join()
         for link in links:
             link.speak()
 

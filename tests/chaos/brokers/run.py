@@ -109,6 +109,8 @@ class Run:
             print("  ".join(row.cells()), flush=True)
             if row.effect.wrong:
                 self.failures.append(f"{fault.kind} {row.brokers}: answered with {row.effect.wrong}")
+            if any("loss detected" in instance.log.read_text() for instance in self.arena.instances.values()):
+                self.failures.append(f"{fault.kind} {row.brokers}: a consumer says that the log has lost records")
             self.failures += [why for instance in self.arena.instances.values() if (why := instance.ended())]
         self._prove()
         print_table(HEADING, [row.cells() for row in self.rows])
