@@ -24,6 +24,8 @@ from common.errors import Failure, Fatal, LossDetected, Transient, classify
 from common.kafka.identity import refusal
 
 REQUEST_TIMEOUT_S: Final = 5.0
+LOOK_S: Final = 2.0
+"""How long a client that has lost a leader looks for another one."""
 WATCH_EVERY_S: Final = 5.0
 """A consumer notices within this time that a topic was created anew or has more partitions."""
 
@@ -102,9 +104,20 @@ def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Part
 
 def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: OffsetSpec) -> dict[Partition, int]:
     specs = {TopicPartition(*partition): spec for partition in partitions}
+    if not specs:
+        return {}
     with query("the ends of the log cannot be read"):
-        futures = admin.list_offsets(specs, request_timeout=REQUEST_TIMEOUT_S) if specs else {}
-        return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
+        try:
+            return _list_offsets(admin, specs)
+        except KafkaException:
+            # The client goes on asking the leader that it knows, for a quarter of an hour, unless it is told to look.
+            admin.list_topics(timeout=LOOK_S)
+            return _list_offsets(admin, specs)
+
+
+def _list_offsets(admin: AdminClient, specs: dict[TopicPartition, OffsetSpec]) -> dict[Partition, int]:
+    futures = admin.list_offsets(specs, request_timeout=REQUEST_TIMEOUT_S)
+    return {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
 
 
 def committed_offsets(

@@ -14,7 +14,12 @@ DELIVERY_TIMEOUT_MS: Final = 10_000
 PRODUCER_BUFFER_KIB: Final = 64 * 1024
 PRODUCER_BUFFER_MESSAGES: Final = 200_000
 MAX_POLL_INTERVAL_MS: Final = 300_000
-SOCKET_TIMEOUT_MS: Final = 60_000
+SOCKET_TIMEOUT_MS: Final = 15_000
+"""How long a consumer waits for an answer. A leader that is frozen keeps connections open: only after this time does
+the consumer look for another one. An answer may have the largest record that there is."""
+PRODUCER_SOCKET_TIMEOUT_MS: Final = 3_000
+"""The same for a producer. A frozen leader is replaced after 4 s, and an order waits for 5 s (`ORDER_DEADLINE_MS`); a
+request that was sent twice counts once."""
 CONSUMER_BUFFER_KIB: Final = 16 * 1024
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """The largest record that can be read and parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
@@ -101,6 +106,7 @@ def producer_config(brokers: Brokers, client_id: str, *, linger_ms: float) -> di
         "acks": "all",
         "linger.ms": linger_ms,
         "delivery.timeout.ms": DELIVERY_TIMEOUT_MS,
+        "socket.timeout.ms": PRODUCER_SOCKET_TIMEOUT_MS,
         "queue.buffering.max.kbytes": PRODUCER_BUFFER_KIB,
         "queue.buffering.max.messages": PRODUCER_BUFFER_MESSAGES,
     }

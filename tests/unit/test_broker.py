@@ -2,7 +2,7 @@
 
 from concurrent.futures import Future
 from types import SimpleNamespace
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
@@ -97,6 +97,29 @@ def test_a_coordinator_that_is_only_just_found_is_waited_for() -> None:
     assert broker.committed_offsets(NewBroker(2), [partition]) == {partition: 17}  # type: ignore[arg-type]
     with pytest.raises(Transient, match="committed offsets cannot be read"):
         broker.committed_offsets(NewBroker(1_000), [partition], 0.1)  # type: ignore[arg-type]
+
+
+class Replaced:
+    """Asks the leader that was, until it is told to look for another one."""
+
+    def __init__(self) -> None:
+        self.looked = False
+
+    def list_topics(self, *, timeout: float) -> None:
+        self.looked = True
+
+    def list_offsets(self, specs: dict[TopicPartition, object], **_: object) -> dict[TopicPartition, "Future[Any]"]:
+        future: Future[Any] = Future()
+        if self.looked:
+            future.set_result(SimpleNamespace(offset=17))
+        else:
+            future.set_exception(KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH)))
+        return dict.fromkeys(specs, future)
+
+
+def test_the_ends_are_asked_of_the_new_leader_when_there_is_another_one() -> None:
+    partition = Partition("orders", 0)
+    assert broker.log_ends(Replaced(), [partition]) == {partition: 17}  # type: ignore[arg-type]
 
 
 def test_a_broker_that_is_away_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
