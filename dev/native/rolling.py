@@ -49,26 +49,26 @@ def stand_ins(stack: "NativeStack", chosen: Sequence[str]) -> Iterator[None]:
         and name in statuses
         and statuses[name].state == "RUNNING"
     ]
-    before = dict(stack.state.scale)
-    stack.state.scale |= {service.name: STAND_IN for service in lone}
-    stack.configure_supervisor(replacing=False)
+    before = stack.state.scale
+    _scale(stack, before | {service.name: STAND_IN for service in lone})
     names = [service.instance(STAND_IN) for service in lone]
     try:
         stack.start_programs(names)
     except BaseException:
-        _end(stack, before)
+        _scale(stack, before)
         raise
     try:
         yield
     except BaseException:
         if lone:
-            stack.state.save()
             back = " ".join(f"{service.name}=1" for service in lone)
             print(f"{', '.join(names)} stay beside the others; 'just scale {back}' ends them", flush=True)
         raise
-    _end(stack, before)
+    _scale(stack, before)
 
 
-def _end(stack: "NativeStack", scale: dict[str, int]) -> None:
+def _scale(stack: "NativeStack", scale: dict[str, int]) -> None:
+    """Let everybody know the instances: each reads the state when it starts."""
     stack.state.scale = scale
+    stack.state.save()
     stack.configure_supervisor(replacing=False)

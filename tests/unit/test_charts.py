@@ -29,7 +29,7 @@ from ops.console import settings as console
 from ops.observe import rules
 from ops.observe.scrape import ADMIN_PORT, DATABASE_OF
 from tests.charts import schemas
-from tests.charts.render import CHARTS, SETS, Document, all_rendered, pod_of, render, rendered, values
+from tests.charts.render import CHARTS, NAMESPACE, SETS, Document, all_rendered, pod_of, render, rendered, values
 
 ALL: Final = pytest.mark.parametrize(("chart_name", "name"), list(all_rendered()))
 SERVICES: Final = pytest.mark.parametrize("name", SETS["tandem"])
@@ -333,7 +333,9 @@ def test_consumers_scale_by_lag_up_to_their_partitions(name: str) -> None:
         assert tuple(trigger["metadata"]["topic"] for trigger in triggers) == READS[service]
         for trigger in triggers:
             assert trigger["metadata"] == {
-                "bootstrapServers": given["kafka"].get("bootstrapServers", "tandem-kafka-bootstrap:9093"),
+                "bootstrapServers": given["kafka"].get(
+                    "bootstrapServers", f"tandem-kafka-bootstrap.{NAMESPACE}.svc:9093"
+                ),
                 "consumerGroup": service,
                 "topic": trigger["metadata"]["topic"],
                 "lagThreshold": trigger["metadata"]["lagThreshold"],

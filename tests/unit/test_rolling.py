@@ -48,6 +48,8 @@ class Rolled(NativeStack):
         self._do("start", names)
         if self._unready in names:
             raise StartError(f"{self._unready} is not ready")
+        known = NativeStack(Settings(home=self.home)).programs.names  # as the program that starts reads it
+        assert set(names) <= set(known)
         self.running |= set(names)
         for service in SERVICES:
             assert any(name.startswith(f"{service.name}-") for name in self.running), f"nobody serves {service.name}"
