@@ -9,6 +9,7 @@ With three instances, a thousand products come twice: the two rows differ by the
 """
 
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +21,7 @@ from bench.command import parser, run
 from bench.load.wire import Population
 from bench.measure.meter import Meter, private_meter
 from bench.measure.orders_log import OrdersLog
+from bench.stack.private import System
 from inventory.buckets import split
 
 PARTITIONS: Final = 6
@@ -29,6 +31,8 @@ WARM_UP_PER_S: Final = 1_000.0
 WARM_UP_S: Final = 8.0
 SERVICE: Final = "inventory"
 OTHERS: Final = ("payment", "order-saga")
+WAITING: Final = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'inventory' AND wait_event_type = 'Lock'"
+SAMPLE_S: Final = 0.02
 BACKLOG_S_MAX: Final = 60.0
 STOPPED_S: Final = 2.0
 """A consumer reads once a second whether it is stopped."""
@@ -44,11 +48,16 @@ class Case(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What was measured: orders a second held, records a second of inventory alone, and the CPU of an order in µs."""
+    """What was measured."""
 
     held_per_s: float
+    """Orders a second of the whole system."""
     drained_per_s: float
+    """Records a second of inventory alone."""
+    waiting: float
+    """How many instances waited for a lock meanwhile, on average."""
     cpu_us: float
+    """Of inventory and PostgreSQL, an order, at the rate that was held."""
 
 
 MANY: Final = Case("1,000 products", 1_000)
@@ -71,12 +80,13 @@ def measure(meter: Meter, case: Case, instances: int, seconds: float, orders: in
     population = Population(products=case.products, first=case.first, seed=950 + instances)
     name = f"{case.name}, {instances} of inventory"
     held = meter.highest_held(name, WARM_UP_PER_S, seconds, seconds, population=population)
-    drained = drain(meter, name, population, orders)
-    return Row(held.confirmed_per_s, drained, held.cpu_us[SERVICE] + held.cpu_us["postgres"])
+    drained, waiting = drain(meter, name, population, orders)
+    return Row(held.confirmed_per_s, drained, waiting, held.cpu_us[SERVICE] + held.cpu_us["postgres"])
 
 
-def drain(meter: Meter, name: str, population: Population, orders: int) -> float:
-    """Records a second that all instances of inventory answer together while nothing else runs.
+def drain(meter: Meter, name: str, population: Population, orders: int) -> tuple[float, float]:
+    """Records a second that all instances of inventory answer together while nothing else runs, and how many of them
+    wait for a lock on average.
 
     They stay in their group meanwhile, stopped as an operator's `resume` finds them, so that all begin at once.
     """
@@ -91,12 +101,26 @@ def drain(meter: Meter, name: str, population: Population, orders: int) -> float
     placed = meter.closed(f"{name}, backlog", BACKLOG_S_MAX, settle=False, requests_max=orders, population=population)
     system.tool("ops.dead_letters", "resume", "--service", SERVICE, "--why", "bench.hot")
     first, began = log.await_records(log.records() + 1)
+    waiting: list[int] = []
+    ended_sampling = threading.Event()
+    sampler = threading.Thread(target=sample_waiting, args=(system, waiting, ended_sampling))
+    sampler.start()
     last, ended = log.await_records(before + placed.orders)
+    ended_sampling.set()
+    sampler.join()
     outcomes = meter.log.records() + placed.orders
     for service in OTHERS:
         system.start(service)
     meter.log.await_records(outcomes)
-    return (last - first) / max(ended - began, 1e-9)
+    return (last - first) / max(ended - began, 1e-9), mean(waiting or [0])
+
+
+def sample_waiting(system: System, waiting: list[int], ended: threading.Event) -> None:
+    """Count the sessions that wait for a lock, until the event is set."""
+    with system.connect(SERVICE) as connection:
+        while not ended.wait(SAMPLE_S):
+            [count] = connection.execute(WAITING).fetchone() or (0,)
+            waiting.append(int(str(count)))
 
 
 def restock(meter: Meter, product: str) -> None:
@@ -111,8 +135,8 @@ def main(seconds: float, orders: int, directory: Path) -> None:
             restock(meter, product)
         meter.warm_broker()
         meter.open("warm-up", WARM_UP_PER_S, WARM_UP_S)
-        print("| ordered | inventory | held, orders/s | inventory alone, records/s | CPU of inventory and PostgreSQL |")
-        print("|---|---:|---:|---:|---:|", flush=True)
+        print("| ordered | instances | held, orders/s | alone, records/s | of them wait for a lock | CPU, us |")
+        print("|---|---:|---:|---:|---:|---:|", flush=True)
         for instances in INSTANCES:
             for number in range(2, instances + 1):
                 meter.system.start(SERVICE, number)
@@ -121,7 +145,7 @@ def main(seconds: float, orders: int, directory: Path) -> None:
                 row = measure(meter, case, instances, seconds, orders)
                 rows.append((case, row))
                 print(f"| {case.name} | {instances} | {row.held_per_s:,.0f} | {row.drained_per_s:,.0f} | "
-                      f"{row.cpu_us:.0f} us |", flush=True)  # fmt: skip
+                      f"{row.waiting:.1f} | {row.cpu_us:.0f} |", flush=True)  # fmt: skip
             print(shares(rows), flush=True)
         meter.verify()
 

@@ -22,7 +22,7 @@ ROUNDS: Final = 3
 """Costs decide how long batches take, and with it how many there are: the fit is repeated."""
 HOP_S_MAX: Final = 0.008
 HOP_STEPS: Final = 6
-SIMULATED_S: Final = 4.0
+SIMULATED_S: Final = 3.0
 KINDS: Final = ("batch", "request", "order")
 
 

@@ -37,6 +37,7 @@ _BEFORE, _BETWEEN, _AFTER = 0.4, 0.3, 0.3
 _LOCKING = 0.4
 """The share of PostgreSQL's work on a batch up to the lock."""
 WARM_UP_S: Final = 1.0
+SIMULATED_PER_S: Final = 6_000
 
 
 class Costs(Struct, frozen=True, kw_only=True):
@@ -72,13 +73,19 @@ class Shape(Struct, frozen=True, kw_only=True):
     is_split: bool = True
     """Whether instances of inventory lock rows of their own. Otherwise one waits until the other has committed."""
 
+    @property
+    def lot(self) -> int:
+        """How many orders go through the model as one, so that a high rate can be simulated in reasonable time."""
+        return max(1, round(self.rate / SIMULATED_PER_S))
+
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """What came of it, without the warm-up. Latencies in ms."""
 
     orders: int
     settled_share: float
-    """Of the orders that came in the second half, how many were settled at its end: below 1, the rate is not held."""
+    """What is settled of what comes, in the second half: below 1, more and more orders wait. A slot's worth of growth
+    says nothing, since orders settle slot by slot."""
     accept_p50: float
     settle_p50: float
     settle_p99: float
@@ -158,6 +165,7 @@ class Model:
     def _spend(self, group: str, batches: int = 0, requests: int = 0, orders: float = 0) -> float:
         """Count the work of a group. Returns its CPU in seconds."""
         costs, done = self._costs, self.work[group]
+        orders *= self._shape.lot
         done["batch"] += batches
         done["request"] += requests
         done["order"] += orders
@@ -169,7 +177,7 @@ class Model:
         shape, simulation = self._shape, self.simulation
         number = 0
         while True:
-            due_s = number / shape.rate
+            due_s = number * shape.lot / shape.rate
             if due_s > simulation.now_s:
                 yield simulation.sleep(due_s - simulation.now_s)
             order = Order(due_s, self._draw.randrange(shape.partitions))
@@ -178,7 +186,7 @@ class Model:
             self._pending[api].append(order)
             self._signals[api].set()
             if self._costs.generator:
-                simulation.spawn(self._compute(self._generator, self._costs.generator))
+                simulation.spawn(self._compute(self._generator, self._costs.generator * shape.lot))
             number += 1
 
     @staticmethod
@@ -233,7 +241,7 @@ class Model:
                 continue
             if (wait_s := consumer.next_slot_s - simulation.now_s) > 0:
                 yield simulation.sleep(wait_s + FETCH_S / 2 + ARRIVE_S)
-            count = min(len(consumer.waiting), BATCH_RECORDS_MAX)
+            count = min(len(consumer.waiting), BATCH_RECORDS_MAX // self._shape.lot)
             batch = [consumer.waiting.popleft() for _ in range(count)]
             consumer.next_slot_s = simulation.now_s + SLOT_S - (simulation.now_s - phase_s) % SLOT_S
             yield from self._process(consumer.service, [order for order in batch if order is not None], cores)
@@ -243,6 +251,8 @@ class Model:
         simulation, hop_s = self.simulation, self._costs.hop_s
         requests = len({order.partition for order in orders})
         database = self._databases[service]
+        # The broker answers a fetch or two for each batch, and now and then commits its offsets.
+        simulation.spawn(self._compute(self._brokers[0], self._spend("broker", batches=1)))
         work_s = self._spend(service, 1, requests, len(orders))
         stored_s = self._spend("postgres", batches=1, orders=len(orders) * POSTGRES_SHARES[service])
         yield cores.use(work_s * _BEFORE)
@@ -282,13 +292,16 @@ def run(shape: Shape, costs: Costs, seed: int = 1) -> Outcome:
     end_s = WARM_UP_S + shape.seconds
     model.simulation.run(end_s)
     measured = [order for order in model.orders if order.due_s >= WARM_UP_S]
-    late = [order for order in measured if order.due_s >= end_s - shape.seconds / 2]
-    settled = sum(1 for order in model.orders if order.settled_s >= end_s - shape.seconds / 2)
+    half_s = shape.seconds / 2
+    waiting = [
+        sum(o.due_s <= at_s and not 0 < o.settled_s <= at_s for o in model.orders) for at_s in (end_s - half_s, end_s)
+    ]
+    growth_s = (waiting[1] - waiting[0]) * shape.lot / shape.rate
     processes = {"api": shape.apis, "broker": shape.brokers, "postgres": 1} | dict.fromkeys(CONSUMERS, shape.instances)
     seconds = shape.seconds
     return Outcome(
-        orders=len(measured),
-        settled_share=settled / max(1, len(late)),
+        orders=len(measured) * shape.lot,
+        settled_share=1 - max(0.0, growth_s - SLOT_S) / half_s,
         accept_p50=_percentile([o.accepted_s - o.due_s for o in measured if o.accepted_s], 0.5),
         settle_p50=_percentile([o.settled_s - o.due_s for o in measured if o.settled_s], 0.5),
         settle_p99=_percentile([o.settled_s - o.due_s for o in measured if o.settled_s], 0.99),
