@@ -42,11 +42,13 @@ class TopicDecoder:
         return event
 
 
-decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[events.ProductChanged]]] = {
+decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[Any]]] = {
     events.ORDERS: TopicDecoder(events.OnOrders),
     events.PAYMENTS: TopicDecoder(events.OnPayments),
     events.INVENTORY: TopicDecoder(events.OnInventory),
     events.PRODUCTS: msgspec.json.Decoder(events.ProductChanged),
+    events.DEPOSITS: msgspec.json.Decoder(events.AccountDeposited),
+    events.RESTOCKS: msgspec.json.Decoder(events.ProductRestocked),
 }
 """By topic. A decoder raises `msgspec.DecodeError` for bytes that are not JSON, and its subclass
 `msgspec.ValidationError` for JSON that is not an event of that topic."""

@@ -183,6 +183,8 @@ _TIMELINE: Final = """
 
 
 STANDBY: Final = 0
+FIRST_TIMELINE: Final = 1
+"""Of a server that has never taken over from another, nor was restored to a point in time."""
 
 
 def timeline(connection: Conn) -> int:

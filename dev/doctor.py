@@ -15,7 +15,7 @@ from confluent_kafka.admin import AdminClient
 from common.config.env import Env
 from common.config.kafka import brokers
 from common.errors import TandemError
-from common.events import PRODUCTS, READERS
+from common.events import TOPICS
 from common.kafka.clients import client_config
 from common.kafka.settings import fetch_drift
 from dev.compose import engine_problem
@@ -111,7 +111,7 @@ def topics(stack: NativeStack) -> Iterator[Finding]:
     """Settings of topics that someone has changed. A broker that does not answer is another finding."""
     client = AdminClient(client_config(brokers(Env("doctor", stack.programs.environment())), "doctor"))
     with suppress(TandemError, KafkaException):
-        drift = fetch_drift(client, [*READERS, PRODUCTS])
+        drift = fetch_drift(client, TOPICS)
         yield Finding(
             not drift, f"topics: {'; '.join(map(str, drift)) or 'set as they must be'}", "'just topics create'"
         )

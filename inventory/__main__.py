@@ -7,8 +7,10 @@ from typing import Final
 from common import command, log
 from common.consume.consumer import BatchConsumer
 from common.database import Database
+from common.events import RESTOCKS
 from common.http import server
 from common.http.app import application
+from common.kafka.outbox import Outbox
 from common.postgres import connect
 from inventory import app, config, store
 from inventory.consumer import InventoryHandler
@@ -26,8 +28,10 @@ def serve() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer, relay = BatchConsumer(process, InventoryHandler()), Relay(process)
     database = Database(process, "inventory")
+    restocks = Outbox(process, database, RESTOCKS)
+
     products = application(
-        CONTRACT.routes(app.endpoints(database)),
+        CONTRACT.routes(app.endpoints(database, restocks, relay.wake)),
         lambda: [*consumer.missing(), *relay.missing()],
         degraded=consumer.degraded,
     )
@@ -36,8 +40,8 @@ def serve() -> None:
             products,
             process,
             [consumer, relay],
-            open_=database.open,
-            close=database.close,
+            open_=restocks.open,
+            close=restocks.close,
             listen_when=database.undetermined,
         )
     )

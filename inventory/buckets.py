@@ -113,6 +113,11 @@ async def restock(connection: AsyncConn, product_id: str, pieces: int) -> None:
     await connection.execute(_RESTOCK, {"product_id": product_id, "pieces": pieces})
 
 
+def restock_in(connection: Conn, product_id: str, pieces: int) -> None:
+    """The same for a tool."""
+    connection.execute(_RESTOCK, {"product_id": product_id, "pieces": pieces})
+
+
 _LOCK_PRODUCT: Final = "SELECT on_hand, buckets FROM products WHERE product_id = %s FOR UPDATE"
 # Waits for batches that have buckets locked, and keeps others from it: none sees a part of the new buckets.
 _LOCK_TABLE: Final = "LOCK TABLE stock_buckets IN EXCLUSIVE MODE"

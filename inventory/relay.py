@@ -14,6 +14,7 @@ throw the newer price away and keep the older one. Two relays must therefore nev
   The order is lock, fence, read, publish: what the old relay read, it can no longer write. See decision 4.
 """
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import Final
@@ -55,6 +56,16 @@ class Relay(Worker):
     def __init__(self, process: Process) -> None:
         super().__init__(NAME, self._run_session)
         self._process = process
+        self._woken = threading.Event()
+
+    def wake(self) -> None:
+        """Tell it that there is something to publish. Any thread may call it."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self._woken.set()
+        super().stop()
 
     def _run_session(self) -> None:
         process = self._process
@@ -111,7 +122,8 @@ class Relay(Worker):
                 metrics.published.labels(NAME).inc(len(changes))
                 self._log.info("catalogue published", products=len(changes))
             if len(changes) < BATCH_ROWS_MAX:
-                self.stopping.wait(POLL_S)
+                self._woken.wait(POLL_S)
+                self._woken.clear()
             try:
                 watch.check(time.monotonic())
             except LossDetected:

@@ -123,6 +123,23 @@ def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -
     connection.execute(_UPDATE_RESERVATIONS, columns(rows))
 
 
+def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:
+    """The state of each of these orders' reservations."""
+    rows = connection.execute("SELECT order_id, state FROM reservations WHERE order_id = ANY(%s::uuid[])", (order_ids,))
+    return dict(rows.fetchall())
+
+
+_KNOWN_RESTOCKS = """
+    SELECT product_id, idempotency_key FROM movements
+    WHERE (product_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+"""
+
+
+def known_restocks(connection: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of these products and keys under which the movements have a restock."""
+    return set(connection.execute(_KNOWN_RESTOCKS, columns(keys)).fetchall()) if keys else set()
+
+
 # For the relay: single statements in autocommit, in the session that has the relay's lock.
 
 _ENTRIES = "SELECT product_id, name, unit_price, currency, active, version, published_version FROM products"
@@ -231,6 +248,14 @@ _PUT = """
 """
 
 
+_IS_PUBLISHED = "SELECT version = published_version FROM products WHERE product_id = %s"
+
+
+async def is_published(connection: AsyncConn, product_id: str) -> bool:
+    """Whether the log has the product as it is."""
+    return await (await connection.execute(_IS_PUBLISHED, (product_id,))).fetchone() != (False,)
+
+
 class Put(NamedTuple):
     """A product that was created, or changed: its price before that."""
 
@@ -269,7 +294,7 @@ class StockTooHigh(Exception):
     """The restock would take the stock above `ON_HAND_MAX`."""
 
 
-async def restock(connection: AsyncConn, product_id: str, quantity: int, key: str | None) -> ProductView | None:
+async def restock(connection: AsyncConn, product_id: str, quantity: int, key: str) -> ProductView | None:
     """Add pieces to the stock. None, with nothing changed, if the movements have this restock under this key. Call it
     in a transaction.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from common.events import READS
+from common.events import READS, TOPICS
 from common.kafka import access, settings
 from ops import tool
 from ops.observe import files, rules
@@ -42,7 +42,7 @@ def topics() -> dict[str, Any]:
     """Each topic's settings, but for those that follow from how many brokers there are."""
     return {
         topic: {"one_partition": settings.partitions_of(topic, 2) == 1, "config": settings.wanted(topic, replicas=0)}
-        for topic in access.TOPICS
+        for topic in TOPICS
     }
 
 

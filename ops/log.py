@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 
+from common.codec import decoded, decoder_for
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import READS
@@ -84,6 +85,13 @@ class Log:
                     yield from tail.fetch()
         finally:
             consumer.close()
+
+    def events(self, bounds: Mapping[Partition, tuple[int, int]]) -> Iterator[Any]:
+        """The events between these bounds. A record that is no event of its topic is left out."""
+        for message in self.read(bounds):
+            event = decoded(decoder_for[str(message.topic())].decode, message.value())
+            if event is not None:
+                yield event
 
     def consumer(self) -> Consumer:
         """A client for a `Tail`."""

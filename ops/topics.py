@@ -23,7 +23,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from common.config.env import Env
 from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
-from common.events import ORDERS, PRODUCTS, READERS, READS
+from common.events import ORDERS, READERS, READS, TOPICS
 from common.kafka import broker, settings
 from common.kafka.broker import Partition
 from common.kafka.grants import fetch_drift
@@ -43,7 +43,7 @@ def create(log: Log, partitions: int, replicas: int) -> None:
     """Make the missing topics, and set the others as they must be. Raises `Fatal` when one exists with another
     partition count."""
     admin = log.admin
-    counts = {topic: settings.partitions_of(topic, partitions) for topic in (*READERS, PRODUCTS)}
+    counts = {topic: settings.partitions_of(topic, partitions) for topic in TOPICS}
     topics = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
     for name, future in admin.create_topics(topics, request_timeout=TIMEOUT_S).items():
         try:
@@ -85,8 +85,8 @@ def _await_leaders(admin: AdminClient, names: Sequence[str]) -> None:
 def show(log: Log) -> None:
     """Print the topics and the groups."""
     existing = log.admin.list_topics(timeout=TIMEOUT_S).topics
-    bounds = log.bounds([name for name in (*READERS, PRODUCTS) if name in existing])
-    sizes = {topic: [b for p, b in bounds.items() if p.topic == topic] for topic in (*READERS, PRODUCTS)}
+    bounds = log.bounds([name for name in TOPICS if name in existing])
+    sizes = {topic: [b for p, b in bounds.items() if p.topic == topic] for topic in TOPICS}
     tool.print_table(
         ("topic", "partitions", "records", "first", "end"),
         [

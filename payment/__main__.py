@@ -3,8 +3,10 @@
 from common import command, log
 from common.consume.consumer import BatchConsumer
 from common.database import Database
+from common.events import DEPOSITS
 from common.http import server
 from common.http.app import application
+from common.kafka.outbox import Outbox
 from common.postgres import connect
 from payment import app, config, store
 from payment.consumer import PaymentHandler
@@ -16,10 +18,14 @@ def serve() -> None:
     log.configure(process.service, process.instance, process.logs)
     consumer = BatchConsumer(process, PaymentHandler())
     database = Database(process, "payment")
-    accounts = application(CONTRACT.routes(app.endpoints(database)), consumer.missing, degraded=consumer.degraded)
+    deposits = Outbox(process, database, DEPOSITS)
+
+    accounts = application(
+        CONTRACT.routes(app.endpoints(database, deposits)), consumer.missing, degraded=consumer.degraded
+    )
     server.run(
         server.serve(
-            accounts, process, [consumer], open_=database.open, close=database.close, listen_when=database.undetermined
+            accounts, process, [consumer], open_=deposits.open, close=deposits.close, listen_when=database.undetermined
         )
     )
 

@@ -9,15 +9,17 @@ from starlette.responses import Response
 from common.audit.entry import Entry
 from common.auth.guard import confined_to
 from common.database import Database
+from common.events import DepositData, account_deposited, now
 from common.http import problem
 from common.http.caching import next_page
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
-from common.http.once import Change, answered, change_once
+from common.http.once import Change, answered, author_of, change_once, new_key
 from common.http.problem import FieldError, ProblemError
 from common.http.requests import path_identifier
 from common.http.responses import json_response
 from common.http.validation import decode_query
+from common.kafka.outbox import Outbox
 from common.postgres import AsyncConn
 from payment import store
 from payment.operations import ACCOUNT, DEPOSIT, LEDGER, DepositRequest, LedgerPage, LedgerQuery
@@ -25,8 +27,8 @@ from payment.operations import ACCOUNT, DEPOSIT, LEDGER, DepositRequest, LedgerP
 _deposit_decoder: Final = msgspec.json.Decoder(DepositRequest)
 
 
-def endpoints(database: Database) -> dict[Operation, Endpoint]:
-    """The endpoint of each operation, served from this database."""
+def endpoints(database: Database, deposits: Outbox) -> dict[Operation, Endpoint]:
+    """The endpoint of each operation, served from this database. Deposits go into the log."""
 
     async def get_account(request: Request) -> Response:
         customer_id = _customer(request)
@@ -34,10 +36,12 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
 
     async def post_deposit(request: Request) -> Response:
         customer_id = _customer(request)
+        author = author_of(request)
 
         async def deposit(connection: AsyncConn, body: DepositRequest, key: str | None) -> Change:
+            deposit_key = key or new_key()
             try:
-                account = await store.deposit(connection, customer_id, body.amount, body.currency, key)
+                account = await store.deposit(connection, customer_id, body.amount, body.currency, deposit_key)
             except store.CurrencyDiffers as error:
                 field = FieldError("#/currency", f"must be {error.currency}, the currency of the account")
                 raise ProblemError(problem.validation(field)) from None
@@ -49,9 +53,18 @@ def endpoints(database: Database) -> dict[Operation, Endpoint]:
                 return Change(answered(await _existing(connection, customer_id), 201, replayed=True), None)
             detail = {"amount": body.amount, "currency": body.currency, "idempotency_key": key}
             entry = Entry("deposit", f"account {customer_id}", detail, f"balance {account.balance}")
-            return Change(answered(account, 201), entry)
+            data = DepositData(
+                customer_id=customer_id,
+                amount=body.amount,
+                currency=body.currency,
+                key=deposit_key,
+                by=author.principal,
+                known_by=author.kind,
+            )
+            return Change(answered(account, 201), entry, account_deposited(data, at=now()))
 
-        return await change_once(request, database, f"account {customer_id}", _deposit_decoder, deposit)
+        into = (deposits, customer_id)
+        return await change_once(request, database, f"account {customer_id}", _deposit_decoder, deposit, into)
 
     async def get_ledger(request: Request) -> Response:
         customer_id = _customer(request)

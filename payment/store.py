@@ -87,6 +87,23 @@ def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:
     connection.execute(_UPDATE_BALANCES, (list(balances), list(balances.values())))
 
 
+def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:
+    """The state of each of these orders' payments."""
+    rows = connection.execute("SELECT order_id, state FROM payments WHERE order_id = ANY(%s::uuid[])", (order_ids,))
+    return dict(rows.fetchall())
+
+
+_KNOWN_DEPOSITS = """
+    SELECT customer_id, idempotency_key FROM ledger
+    WHERE (customer_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+"""
+
+
+def known_deposits(connection: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of these customers and keys under which the ledger has a deposit."""
+    return set(connection.execute(_KNOWN_DEPOSITS, columns(keys)).fetchall()) if keys else set()
+
+
 # For HTTP, on a connection of a pool. Reads are single statements in autocommit.
 
 
@@ -163,9 +180,7 @@ class CurrencyDiffers(Exception):
         self.currency = currency
 
 
-async def deposit(
-    connection: AsyncConn, customer_id: str, amount: int, currency: str, key: str | None
-) -> AccountView | None:
+async def deposit(connection: AsyncConn, customer_id: str, amount: int, currency: str, key: str) -> AccountView | None:
     """Credit the account, and open it if need be. None, with nothing changed, if the ledger has this deposit under this
     key. Call it in a transaction.
 

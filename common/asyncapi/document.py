@@ -12,7 +12,19 @@ import msgspec
 from common.asyncapi.examples import example
 from common.codec import encode
 from common.config.kafka import TOPIC_PARTITIONS
-from common.events import INVENTORY, ORDERS, PAYMENTS, PRODUCTS, RECEIVES, SENDS, Event, Identifier, type_of
+from common.events import (
+    DEPOSITS,
+    INVENTORY,
+    ORDERS,
+    PAYMENTS,
+    PRODUCTS,
+    RECEIVES,
+    RESTOCKS,
+    SENDS,
+    Event,
+    Identifier,
+    type_of,
+)
 from common.http.contract.schemas import Schemas
 from common.kafka.settings import partitions_of, wanted
 
@@ -25,6 +37,8 @@ _CHANNELS: Final[Mapping[str, tuple[str, str]]] = {
     PAYMENTS: ("customer", "What payment has done about each order."),
     INVENTORY: ("customer", "What inventory has done about each order."),
     PRODUCTS: ("product", "The catalogue: the last event of a product is the product as it is."),
+    DEPOSITS: ("customer", "The deposits that were made over HTTP. Nobody decides by them: they restore accounts."),
+    RESTOCKS: ("product", "The pieces that were restocked over HTTP. Nobody decides by them: they restore stock."),
 }
 """By topic: whose id is the key of its records, and what the topic is for."""
 _ABOUT: Final = """\

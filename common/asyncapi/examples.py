@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from common.events import (
     DeadlineData,
+    DepositData,
     Event,
     Item,
     Line,
@@ -25,13 +26,16 @@ from common.events import (
     PaymentVoid,
     PlacedData,
     ProductData,
+    RestockData,
     StockData,
     StockRejected,
     StockReleased,
     StockReserved,
     StockVoid,
+    account_deposited,
     make,
     product_changed,
+    product_restocked,
 )
 
 _AT: Final = Milliseconds(int(datetime(2026, 11, 23, 4, 9, 36, 775_000, UTC).timestamp() * 1000))
@@ -58,10 +62,17 @@ _DATA: Final[Mapping[type[Event], OrderRef]] = {
 _PRODUCT: Final = product_changed(
     ProductData(product_id="sku-0001", name="Cup", unit_price=1999, currency="EUR", active=True, version=1), at=_AT
 )
+_BY: Final[dict[str, Any]] = {"key": "8e5f9a0c", "by": "shop", "known_by": "key"}
+_BESIDE_ORDERS: Final[tuple[Event, ...]] = (
+    _PRODUCT,
+    account_deposited(DepositData(customer_id="cust-000001", amount=1000, currency="EUR", **_BY), at=_AT),
+    product_restocked(RestockData(product_id="sku-0001", quantity=10, **_BY), at=_AT),
+)
 
 
 def example(kind: type[Event]) -> Event:
     """The example of a type. Raises `KeyError` for one that is never published."""
-    if kind is type(_PRODUCT):
-        return _PRODUCT
+    for beside in _BESIDE_ORDERS:
+        if kind is type(beside):
+            return beside
     return make(kind, _DATA[kind], at=_AT, traceparent=_TRACEPARENT)

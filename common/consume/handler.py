@@ -73,6 +73,9 @@ class Handler(Protocol[Locked]):
     def phase_s(self) -> float:
         """How long after the start of a slot its batches begin. See `common.consume.inbox`."""
 
+    def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
+        """Those of the events that say more than the database has. Called after a failover, in a transaction."""
+
     def arrivals(self) -> Arrivals:
         """Make the place where records wait until they are due."""
 

@@ -20,7 +20,7 @@ from common import log, metrics, postgres
 from common.backoff import delays_s
 from common.codec import encode
 from common.config.process import Process
-from common.consume import limits, parking, positions
+from common.consume import limits, parking, positions, published
 from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.inbox import Inbox
 from common.consume.parking import Breaker, Sorted
@@ -89,6 +89,8 @@ class Session(Generic[Locked]):
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
+            if self._timeline > postgres.FIRST_TIMELINE:
+                published.check(process.brokers, self._admin, self._connection, self._handler)
             self._settings = SettingsWatch(self._admin, topics)
             self._publisher = Publisher(process.brokers, process.instance)
             self._inbox = Inbox(

@@ -6,6 +6,7 @@
 from common.events.clock import now, rfc3339
 from common.events.data import (
     DeadlineData,
+    DepositData,
     Item,
     Line,
     OrderRef,
@@ -13,6 +14,7 @@ from common.events.data import (
     PaymentData,
     PlacedData,
     ProductData,
+    RestockData,
     StockData,
     StrictRef,
 )
@@ -23,6 +25,7 @@ from common.events.fields import (
     CURRENCY_PATTERN,
     IDENTIFIER_PATTERN,
     ITEMS_MAX,
+    KEY_CHARS_MAX,
     QUANTITY_MAX,
     SEPARATOR,
     UNIT_PRICE_MAX,
@@ -42,12 +45,16 @@ from common.events.fields import (
     Uuid,
 )
 from common.events.kinds import (
+    DEPOSITS,
+    ENTERED,
     INVENTORY,
     ORDERS,
     PAYMENT_EVENTS,
     PAYMENTS,
     PRODUCTS,
+    RESTOCKS,
     STOCK_EVENTS,
+    AccountDeposited,
     AnyOrderEvent,
     Contradiction,
     OnInventory,
@@ -68,12 +75,15 @@ from common.events.kinds import (
     PaymentRefunded,
     PaymentVoid,
     ProductChanged,
+    ProductRestocked,
     StockEvent,
     StockRejected,
     StockReleased,
     StockReserved,
     StockVoid,
+    account_deposited,
     check_customer,
     product_changed,
+    product_restocked,
 )
-from common.events.topics import PUBLISHES, READERS, READS, RECEIVES, SAGA, SENDS
+from common.events.topics import ENTERS, PUBLISHES, READERS, READS, RECEIVES, SAGA, SENDS, TOPICS

@@ -1,12 +1,14 @@
 """What an event says, by its topic: the `data` in the envelope."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from common.events.fields import (
+    AMOUNT_MAX,
     COUNT_MAX,
     ITEMS_MAX,
+    KEY_CHARS_MAX,
     SEPARATOR,
     Amount,
     Currency,
@@ -111,3 +113,28 @@ class ProductData(Struct, frozen=True, kw_only=True):
     currency: Currency
     active: bool
     version: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+
+
+class _EnteredData(Struct, frozen=True, kw_only=True):
+    """What somebody has entered over HTTP. `key` is the Idempotency-Key of the request, or one that the service made:
+    no two entries for the same account or product have the same. `by` is who entered it, and `known_by` how that is
+    known."""
+
+    key: Annotated[str, Meta(min_length=1, max_length=KEY_CHARS_MAX)]
+    by: Annotated[str, Meta(max_length=512)]
+    known_by: Literal["token", "key", "user", "anonymous"]
+
+
+class DepositData(_EnteredData, frozen=True, kw_only=True):
+    """Money for a customer's account, in minor units. The first deposit opens it."""
+
+    customer_id: Identifier
+    amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX, description="minor units")]
+    currency: Currency
+
+
+class RestockData(_EnteredData, frozen=True, kw_only=True):
+    """Pieces of a product that came into stock."""
+
+    product_id: Identifier
+    quantity: Annotated[int, Meta(ge=1, le=COUNT_MAX)]

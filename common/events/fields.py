@@ -17,6 +17,8 @@ UNIT_PRICE_MAX: Final = 10**9
 """Minor units. 100 items x 10,000 x 10^9 = 10^15 < 2^53: every amount is exact in JSON, everywhere."""
 COUNT_MAX: Final = 2**53
 """The largest counter; exact in JSON. Without a bound, a number may have thousands of digits."""
+KEY_CHARS_MAX: Final = 255
+"""The length of an Idempotency-Key."""
 AMOUNT_MAX: Final = ITEMS_MAX * QUANTITY_MAX * UNIT_PRICE_MAX
 
 # `\Z`, not `$`: `$` also matches before a trailing newline.

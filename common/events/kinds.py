@@ -1,16 +1,32 @@
 """Every kind of event, by the topic that it is in."""
 
-from typing import ClassVar, Final, get_args
+from hashlib import sha256
+from typing import ClassVar, Final, TypeVar, get_args
 
 from common.events.clock import rfc3339
-from common.events.data import DeadlineData, OrderRef, OutcomeData, PaymentData, PlacedData, ProductData, StockData
-from common.events.envelope import Event
+from common.events.data import (
+    DeadlineData,
+    DepositData,
+    OrderRef,
+    OutcomeData,
+    PaymentData,
+    PlacedData,
+    ProductData,
+    RestockData,
+    StockData,
+)
+from common.events.envelope import Event, type_of
 from common.events.fields import Milliseconds, PaymentState, StockState
 
 ORDERS: Final = "orders"
 PAYMENTS: Final = "payments"
 INVENTORY: Final = "inventory"
 PRODUCTS: Final = "products"
+DEPOSITS: Final = "deposits"
+RESTOCKS: Final = "restocks"
+ENTERED: Final = (DEPOSITS, RESTOCKS)
+"""What was entered over HTTP. No service decides by it: `just replay` restores it from there, and `verify` compares it
+with the databases."""
 
 
 class OrderEvent(Event, frozen=True, kw_only=True):
@@ -146,11 +162,31 @@ class ProductChanged(Event, frozen=True, kw_only=True, tag="product.changed"):
     data: ProductData
 
 
+class AccountDeposited(Event, frozen=True, kw_only=True, tag="account.deposited"):
+    """Money was deposited in a customer's account."""
+
+    topic = DEPOSITS
+    rank = 0
+    origin = "/tandem/payment"
+    data: DepositData
+
+
+class ProductRestocked(Event, frozen=True, kw_only=True, tag="product.restocked"):
+    """Pieces of a product came into stock."""
+
+    topic = RESTOCKS
+    rank = 0
+    origin = "/tandem/inventory"
+    data: RestockData
+
+
 Outcome = OrderConfirmed | OrderRejected | OrderCancelled
 OnOrders = OrderPlaced | OrderCancelRequested | OrderDeadlinePassed | Outcome
 OnPayments = PaymentCompleted | PaymentDeclined | PaymentRefunded | PaymentVoid
 OnInventory = StockReserved | StockRejected | StockReleased | StockVoid
 AnyOrderEvent = OnOrders | OnPayments | OnInventory
+
+Entered = TypeVar("Entered", AccountDeposited, ProductRestocked)
 
 PAYMENT_EVENTS: Final[dict[PaymentState, type[PaymentEvent]]] = {kind.state: kind for kind in get_args(OnPayments)}
 STOCK_EVENTS: Final[dict[StockState, type[StockEvent]]] = {kind.state: kind for kind in get_args(OnInventory)}
@@ -166,6 +202,30 @@ def product_changed(data: ProductData, *, at: Milliseconds) -> ProductChanged:
         partitionkey=data.product_id,
         sequence=data.version,
         data=data,
+    )
+
+
+def account_deposited(data: DepositData, *, at: Milliseconds) -> AccountDeposited:
+    """The event for a deposit."""
+    return _entered(AccountDeposited, data, data.customer_id, at)
+
+
+def product_restocked(data: RestockData, *, at: Milliseconds) -> ProductRestocked:
+    """The event for a restock."""
+    return _entered(ProductRestocked, data, data.product_id, at)
+
+
+def _entered(kind: type[Entered], data: DepositData | RestockData, subject: str, at: Milliseconds) -> Entered:
+    """A key may be too long for an id, which has its digest instead."""
+    digest = sha256(data.key.encode()).hexdigest()[:32]
+    return kind(
+        id=f"{subject}:{type_of(kind)}:{digest}",
+        source=kind.origin,
+        subject=subject,
+        time=rfc3339(at),
+        partitionkey=subject,
+        sequence=kind.rank,
+        data=data,  # type: ignore[arg-type]  # that of its kind
     )
 
 

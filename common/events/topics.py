@@ -5,10 +5,14 @@ from typing import Final, get_args
 
 from common.events.envelope import Event
 from common.events.kinds import (
+    DEPOSITS,
+    ENTERED,
     INVENTORY,
     ORDERS,
     PAYMENTS,
     PRODUCTS,
+    RESTOCKS,
+    AccountDeposited,
     OnInventory,
     OnPayments,
     OrderCancelRequested,
@@ -16,6 +20,7 @@ from common.events.kinds import (
     OrderPlaced,
     Outcome,
     ProductChanged,
+    ProductRestocked,
 )
 
 SAGA: Final = "order-saga"
@@ -33,11 +38,15 @@ READERS: Final[Mapping[str, tuple[str, ...]]] = {
 SENDS: Final[Mapping[str, tuple[type[Event], ...]]] = {
     "order-api": (OrderPlaced, OrderCancelRequested),
     SAGA: (*get_args(Outcome), OrderDeadlinePassed),
-    "payment": get_args(OnPayments),
-    "inventory": (*get_args(OnInventory), ProductChanged),
+    "payment": (*get_args(OnPayments), AccountDeposited),
+    "inventory": (*get_args(OnInventory), ProductChanged, ProductRestocked),
 }
 """The events that each service publishes; the deadline timer is part of the saga."""
 RECEIVES: Final[Mapping[str, tuple[str, ...]]] = {**READS, "order-api": (PRODUCTS,)}
 """The topics that each service reads: the catalogue without a consumer group, each instance all of it."""
+TOPICS: Final = (*READERS, PRODUCTS, *ENTERED)
+"""All of them."""
+ENTERS: Final[Mapping[str, tuple[str, ...]]] = {"payment": (DEPOSITS,), "inventory": (RESTOCKS,)}
+"""The topics to which a service publishes what was entered over HTTP."""
 PUBLISHES: Final[Mapping[str, str]] = {service: kinds[0].topic for service, kinds in SENDS.items()}
 """The topic to which each service publishes its events about orders."""

@@ -8,13 +8,13 @@ from typing import Final, TypeVar
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope
 
-from common.events import IDENTIFIER_PATTERN
+from common.events import IDENTIFIER_PATTERN, KEY_CHARS_MAX
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 
 BODY_BYTES_MAX: Final = 64 * 1024
 JSON: Final = b"application/json"
-IDEMPOTENCY_KEY_CHARS_MAX: Final = 255
+IDEMPOTENCY_KEY_CHARS_MAX: Final = KEY_CHARS_MAX
 _IDEMPOTENCY_KEY: Final = re.compile(rf"[\x21-\x7e]{{1,{IDEMPOTENCY_KEY_CHARS_MAX}}}")
 REPLAYED: Final = {"idempotency-replayed": "true"}
 """The header of an answer to a key that was used before, for the same request."""

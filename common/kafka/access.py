@@ -9,7 +9,7 @@ References: Kafka's documentation, "Authorization and ACLs": a right to read or 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from common.events import ORDERS, PRODUCTS, READERS, READS, RECEIVES, SENDS
+from common.events import ORDERS, PRODUCTS, READERS, READS, RECEIVES, SENDS, TOPICS
 
 ADMIN: Final = "admin"
 """Makes topics, users and rights."""
@@ -20,7 +20,6 @@ AUDITOR: Final = "auditor"
 """Reads everything and changes nothing: `verify`, `trace` and `replay`."""
 CONSOLE: Final = "console"
 WARM_UP: Final = "warm-up"
-TOPICS: Final = (*READERS, PRODUCTS)
 ANY: Final = "*"
 CLUSTER: Final = "kafka-cluster"
 _HARMLESS: Final = frozenset({"READ", "DESCRIBE", "DESCRIBE_CONFIGS"})
@@ -76,6 +75,8 @@ def _of_service(service: str) -> Iterable[Right]:
     if service == "inventory":
         receives.append(PRODUCTS)  # the relay compares it with its database
         yield Right(service, "TRANSACTIONAL_ID", "inventory-", "WRITE", prefixed=True)
+    if service in READS:  # after a failover it compares what it published last with its database
+        receives += [topic for topic in sends if topic not in receives]
     yield from _each(service, "TOPIC", receives, "READ", "DESCRIBE_CONFIGS")
     yield from _each(service, "TOPIC", sends, "WRITE", "DESCRIBE_CONFIGS")
     # A client that joins no group names one all the same, after its instance.

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 from loguru import logger
 
-from common.events import PRODUCTS
+from common.events import ENTERED, PRODUCTS
 from common.kafka import broker
 from common.kafka.broker import REQUEST_TIMEOUT_S
 from common.kafka.clients import MESSAGE_BYTES_MAX
@@ -65,7 +65,7 @@ class Drift(NamedTuple):
 def partitions_of(topic: str, of_orders: int) -> int:
     """How many partitions a topic has, when those about orders have `of_orders`. The catalogue is small and each api
     reads all of it: one partition, one order."""
-    return 1 if topic == PRODUCTS else of_orders
+    return 1 if topic in (PRODUCTS, *ENTERED) else of_orders
 
 
 def wanted(topic: str, replicas: int) -> dict[str, str]:

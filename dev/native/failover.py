@@ -29,7 +29,7 @@ def fail_over(stack: "NativeStack", database: str) -> None:
         standby, primary = primary, standby  # interrupted before the promotion
     elif (missing := standby.unready()) and not standby.answers:
         raise StackError(f"{standby.name} cannot take over: {missing}; nothing was changed")
-    started_s = time.monotonic()
+    started_s, hands_over = time.monotonic(), False
     if not primary.is_retired:
         hands_over = _stop(stack, primary)
         primary.retire()
@@ -38,7 +38,7 @@ def fail_over(stack: "NativeStack", database: str) -> None:
     standby.promote()
     print(f"{standby.name} is the primary after {time.monotonic() - started_s:.1f} s", flush=True)
     stack.configure_supervisor()
-    if stack.settings.standbys != "1":
+    if not hands_over and stack.settings.standbys != "1":
         print(f"what {standby.name} had not received is lost: if anything is, the service says so on /readyz, and")
         print(f"'just replay {database} --why …' brings back what was published")
     print(f"there is one copy of the database until 'just rejoin {database}'")

@@ -9,8 +9,10 @@ from common import command, log
 from common.config.env import Env
 from common.consume.consumer import BatchConsumer
 from common.database import Database
+from common.events import DEPOSITS
 from common.http import server
 from common.http.app import application
+from common.kafka.outbox import Outbox
 from examples.gateway import fake
 from examples.gateway.authorise import HOLD_S, Authoriser
 from examples.gateway.consumer import CardHandler
@@ -27,15 +29,16 @@ def serve() -> None:
     authoriser = Authoriser(url, env.integer("CARD_HOLD_S", HOLD_S, least=1, most=60, unit="s"))
     consumer, settler = BatchConsumer(process, CardHandler(authoriser)), Settler(process, url)
     database = Database(process, "payment")
+    deposits = Outbox(process, database, DEPOSITS)
 
     def degraded() -> list[str]:
         return [*authoriser.degraded(), *settler.missing(), *consumer.degraded()]
 
-    accounts = application(CONTRACT.routes(app.endpoints(database)), consumer.missing, degraded=degraded)
+    accounts = application(CONTRACT.routes(app.endpoints(database, deposits)), consumer.missing, degraded=degraded)
     server.run(
         server.serve(
             accounts, process, [authoriser, consumer, settler],
-            open_=database.open, close=database.close, listen_when=database.undetermined,
+            open_=deposits.open, close=deposits.close, listen_when=database.undetermined,
         )
     )  # fmt: skip
 

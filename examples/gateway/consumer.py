@@ -62,6 +62,9 @@ class CardHandler:
         self._authoriser = authoriser
         self._payment = PaymentHandler()
 
+    def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
+        return self._payment.lacking(connection, published)
+
     def arrivals(self) -> HeldForCards:
         return HeldForCards(self._authoriser)
 

@@ -4,9 +4,9 @@ A service asks for it on /readyz when its database has lost transactions, as whe
 
 1. No instance may be in the consumer group. Normally none is, because an instance checks its positions before it joins.
    (If one is, the database was restored while it ran: stop the service.)
-2. Everything that the service had published comes back from the log: its decisions, in one transaction, as they were. A
-   published decision stands; made again, it could differ from what the other services have read. For inventory, the
-   catalogue too.
+2. Everything that the service had published comes back from the log, in one transaction: deposits, or the catalogue and
+   restocks, then its decisions, as they were. A published decision stands; made again, it could differ from what the
+   other services have read.
 3. The committed offsets of the group are moved back to the database's positions. Within 10 s the service continues by
    itself: it answers decided orders again, and decides those about which it had published nothing.
 
@@ -16,7 +16,8 @@ recorded in the table `replays` of the service with who, when and why.
 
 The following is not in the log, does not come back, and has to be entered again:
 
-- payment: deposits made after the backup. inventory: restocks made after the backup. If published decisions depend on
+- payment, inventory: deposits and restocks that are not in the topics `deposits` and `restocks`, because an older
+  version, a person in psql or the demo data entered them. If published decisions depend on
   them, nothing is done, and they are listed: enter them over HTTP, which works while the service waits. With `--cover`,
   the least that the published decisions prove is entered and printed; enter only what is missing beyond that.
 - order: the idempotency keys of requests made after the backup: a retry of one of those orders again.
@@ -26,8 +27,8 @@ The following is not in the log, does not come back, and has to be entered again
 """
 
 import argparse
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -36,21 +37,37 @@ from common.audit import table as audit
 from common.audit.entry import Entry, user_author
 from common.config.env import Env
 from common.config.kafka import brokers
+from common.consume import published
+from common.consume.handler import Handler
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
 from common.events import READS
 from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 from common.postgres import Conn, connect, transaction
+from inventory.consumer import InventoryHandler
 from ops import tool
 from ops.log import Log
-from ops.replay import inventory, order, payment
+from ops.replay import entered, inventory, order, payment
 from ops.replay.published import Restored
 from ops.topics import set_committed
+from order.saga.consumer import SagaHandler
+from payment.consumer import PaymentHandler
 
 RESTORE: Final = {"payment": payment.restore, "inventory": inventory.restore, "order": order.restore}
+HANDLERS: Final[Mapping[str, Callable[[], Handler[Any]]]] = {
+    "payment": PaymentHandler,
+    "inventory": InventoryHandler,
+    "order": SagaHandler,
+}
+ENTERED: Final[Mapping[str, tuple[Callable[[Conn, Log], list[str]], ...]]] = {
+    "payment": (entered.restore_deposits,),
+    "inventory": (inventory.restore_catalogue, entered.restore_restocks),
+    "order": (),
+}
+"""What brings back what people have entered, before the decisions that rest on it."""
 NOT_BROUGHT_BACK: Final = {
-    "payment": "deposits made after the backup",
-    "inventory": "restocks made after the backup",
+    "payment": "deposits that were entered by an older version",
+    "inventory": "restocks that were entered by an older version",
     "order": "idempotency keys of requests made after the backup",
 }
 
@@ -72,13 +89,13 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     service, group = chosen.service, tool.GROUP_OF[chosen.service]
     with transaction(connection):
         connection.execute(_NO_TIMEOUTS)
-        notes = inventory.restore_catalogue(connection, log) if service == "inventory" else []
+        notes = [line for enter in ENTERED[service] for line in enter(connection, log)]
         behind = positions_behind(connection, log, group)
         for partition, (position, committed) in behind.items():
             print(f"{service}: {partition}: the position is {position}, offset {committed} is committed")
         [number] = connection.execute(_NUMBER).fetchone() or [1]
         restored = Restored(0)
-        if behind:
+        if behind or decisions_lost(connection, log, service):
             check_empty(log.admin, group)
             restored = RESTORE[service](connection, log, cover=f"replay-{number}" if chosen.cover else None)
             notes = [f"{restored.decisions} published decisions brought back", *restored.notes, *notes]
@@ -90,7 +107,7 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
             connection.rollback()
     for note in notes:
         print(note if note.startswith(" ") else f"{service}: {note}")
-    if not behind:
+    if not behind and not notes:
         print(f"{service}: no committed offset is ahead of the database: nothing to replay")
     if chosen.dry_run:
         print(f"{service}: dry run: nothing was changed")
@@ -100,6 +117,13 @@ def replay(connection: Conn, log: Log, chosen: argparse.Namespace) -> None:
     records = sum(committed - position for position, committed in behind.values())
     print(f"{service}: {records} records of {len(behind)} partitions will be read again, within 10 s if it runs")
     print(f"{service}: not brought back: {NOT_BROUGHT_BACK[service]}, acts on parked events")
+
+
+def decisions_lost(connection: Conn, log: Log, service: str) -> bool:
+    """Whether the database lacks one of the last decisions that its service published, though no offset shows it."""
+    handler = HANDLERS[service]()
+    last = published.last_events(log.brokers, log.admin, "replay", handler.publishes)
+    return bool(handler.lacking(connection, last))
 
 
 def check_empty(admin: AdminClient, group: str) -> None:

@@ -20,7 +20,8 @@ from inventory import catalogue, store
 from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
 from ops.log import Log
-from ops.replay.published import SHOWN_MAX, Restored, cover_notes, events, lost, time_of
+from ops.replay.entered import shortened
+from ops.replay.published import Restored, cover_notes, events, lost, time_of
 from ops.tool import statements
 
 SQL: Final = statements(__file__)
@@ -57,7 +58,7 @@ def _bring_back(connection: Conn, difference: catalogue.Difference) -> list[str]
         + ("the database had no row" if product is None else f"the database had {product.unit_price}")
         for published, product in difference.behind.values()
     ]
-    return [f"{len(lines)} entries of the catalogue brought back from topic {PRODUCTS!r}:", *_shortened(lines)]
+    return [f"{len(lines)} entries of the catalogue brought back from topic {PRODUCTS!r}:", *shortened(lines)]
 
 
 def _publish_again(connection: Conn, unpublished: Sequence[str]) -> list[str]:
@@ -65,12 +66,7 @@ def _publish_again(connection: Conn, unpublished: Sequence[str]) -> list[str]:
         return []
     store.publish_again(connection, unpublished)
     lines = [f"  product {product_id}" for product_id in unpublished]
-    return [f"topic {PRODUCTS!r} lacks {len(lines)} products; inventory publishes them again:", *_shortened(lines)]
-
-
-def _shortened(lines: Sequence[str]) -> list[str]:
-    more = [f"  … and {len(lines) - SHOWN_MAX} more"] if len(lines) > SHOWN_MAX else []
-    return [*lines[:SHOWN_MAX], *more]
+    return [f"topic {PRODUCTS!r} lacks {len(lines)} products; inventory publishes them again:", *shortened(lines)]
 
 
 def restore(connection: Conn, log: Log, *, cover: str | None) -> Restored:

@@ -35,7 +35,7 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from common.errors import Fatal, Transient, describe
-from common.events import ORDERS, READERS
+from common.events import DEPOSITS, ENTERED, ORDERS, READERS, RESTOCKS
 from common.kafka.broker import Partition, check_partition_counts
 from common.kafka.holes import offsets_without_record
 from ops.log import Log
@@ -44,7 +44,7 @@ from ops.verify.evidence import buckets
 from ops.verify.evidence.kinds import TOPICS
 from ops.verify.evidence.lines import Tag, digest
 from ops.verify.evidence.progress import Answered, GroupPartition, Progress
-from ops.verify.judge import audit, bucket
+from ops.verify.judge import audit, bucket, entered
 from ops.verify.report import OFFENDERS_SHOWN, Report
 from ops.verify.sources.databases import (
     Parked,
@@ -100,6 +100,7 @@ class _Proof:
         self._has_requests = False
         self._log = Log(settings.brokers, CLIENT_ID)
         self._topic_ids: dict[str, str] = {}
+        self._entered: dict[str, dict[Partition, tuple[int, int]]] = {}
 
     def run(self, accepted: Sequence[str]) -> None:
         self._log.wait()
@@ -107,6 +108,8 @@ class _Proof:
         check_partition_counts(topics)
         self._topic_ids = {name: topic.topic_id for name, topic in topics.items()}
         starts = {partition: first for partition, (first, _) in self._log.bounds(TOPICS).items()}
+        # Before the snapshots: what is in the log was committed before.
+        self._entered = {topic: self._log.bounds([topic]) for topic in ENTERED}
         with self._snapshots(starts) as (databases, first, problems):
             if problems:
                 for problem in problems:
@@ -269,6 +272,8 @@ class _Proof:
         order, payment, inventory = databases
         audit.audit_money(payment, report)
         audit.audit_stock(inventory, report)
+        for topic, database in ((DEPOSITS, payment), (RESTOCKS, inventory)):
+            entered.audit(topic, self._log.events(self._entered[topic]), database, report)
         report.parked += [row for snapshot in databases for row in snapshot.parked_open()]
         audit.audit_waiting(order, report, self._settings.deadline_s, report.parked)
         for snapshot in databases:

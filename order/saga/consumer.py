@@ -7,6 +7,7 @@ from typing import Any, Final
 import psycopg
 
 from common import metrics
+from common.consume.published import behind
 from common.consume.records import Received
 from common.events import (
     ORDERS,
@@ -15,8 +16,11 @@ from common.events import (
     SAGA,
     Event,
     Milliseconds,
+    OrderCancelled,
+    OrderConfirmed,
     OrderId,
     OrderPlaced,
+    OrderRejected,
     Outcome,
     now,
     type_of,
@@ -34,6 +38,13 @@ settle_seconds: Final = metrics.BatchHistogram(
     "From when the log has an order until it is settled in the database.",
     (0.025, 0.05, 0.1, 0.15, 0.25, 0.5, 1.0, 2.0, 5.0, 15.0, 60.0, 600.0),
 )
+
+
+RANKS: Final = {
+    "confirmed": OrderConfirmed.rank,
+    "rejected": OrderRejected.rank,
+    "cancelled": OrderCancelled.rank,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +87,11 @@ class SagaHandler:
         self._own_outcomes: set[str] = set()
         """Ids of outcomes that this process has stored and published and not read back yet: a quarter of all that the
         saga reads, for which it need not query the database."""
+
+    def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
+        self._own_outcomes.clear()  # they may be stored no more
+        outcomes = [event for event in published if isinstance(event, Outcome)]
+        return behind(outcomes, store.states(connection, [event.subject for event in outcomes]), RANKS)
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> "psycopg.Cursor[Any]":
         return store.lock(connection, {r.event.data.order_id for r in records if r.event.id not in self._own_outcomes})

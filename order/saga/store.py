@@ -117,6 +117,12 @@ _PENDING = """
 SLICE_ORDERS = 20_000
 
 
+def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:
+    """The status of each of these orders."""
+    rows = connection.execute("SELECT order_id, status FROM orders WHERE order_id = ANY(%s::uuid[])", (order_ids,))
+    return dict(rows.fetchall())
+
+
 class Reading(NamedTuple):
     """How far the saga has read a partition: the offset it reads next, and the time of the record before that."""
 

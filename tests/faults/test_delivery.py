@@ -233,7 +233,10 @@ def test_a_change_of_the_catalogue_is_published_when_the_log_has_it(shop: Stack)
     versions = "SELECT published_version FROM products WHERE product_id = 'sku-changing'"
     eventually(lambda: shop.query("inventory", versions) == [(1,)], "the product is published")
     with unwritable(shop, PRODUCTS):
-        shop.product("sku-changing", price=2 * PRICE)
+        changed = {"name": "sku-changing", "unit_price": 2 * PRICE, "currency": "EUR", "active": True}
+        answer = shop.http.put(shop.url("inventory", "/products/sku-changing"), json=changed)
+        assert answer.status_code == 503
+        assert "the product is stored, and the log does not have it yet" in answer.text
         shop["inventory-1"].await_unready("relay")
         assert shop.query("inventory", versions) == [(1,)], "it is marked as published, and is not"
         shop["inventory-1"].stop()

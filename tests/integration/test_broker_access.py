@@ -36,9 +36,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
-from common.events import ORDERS, READS
+from common.events import ORDERS, READS, TOPICS
 from common.kafka import access, grants, holes, wire
-from common.kafka.access import CLUSTER, TOPICS, USERS, Right
+from common.kafka.access import CLUSTER, USERS, Right
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
 from common.tls.authority import Authority

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from common.events import PRODUCTS, READERS
+from common.events import DEPOSITS, PRODUCTS, READERS, RESTOCKS, TOPICS
 from common.kafka import access
 from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
 from common.secrets import kafka
@@ -22,13 +22,18 @@ def test_each_topic_is_written_by_those_whose_events_it_holds() -> None:
     assert who_may("TOPIC", "payments", "WRITE") == ["payment"]
     assert who_may("TOPIC", "inventory", "WRITE") == ["inventory"]
     assert who_may("TOPIC", PRODUCTS, "WRITE") == ["inventory"]
+    assert who_may("TOPIC", DEPOSITS, "WRITE") == ["payment"]
+    assert who_may("TOPIC", RESTOCKS, "WRITE") == ["inventory"]
 
 
 def test_each_topic_is_read_by_its_consumers_and_by_those_who_look_on() -> None:
     looking_on = ["auditor", "console", "operator"]
     assert who_may("TOPIC", "orders", "READ") == sorted(["inventory", "order-saga", "payment", *looking_on])
-    for results in ("payments", "inventory"):
-        assert who_may("TOPIC", results, "READ") == sorted(["order-saga", *looking_on])
+    for results, service in (("payments", "payment"), ("inventory", "inventory")):
+        # After a failover, a service reads what it has published last.
+        assert who_may("TOPIC", results, "READ") == sorted(["order-saga", service, *looking_on])
+    assert who_may("TOPIC", DEPOSITS, "READ") == sorted(["payment", *looking_on])
+    assert who_may("TOPIC", RESTOCKS, "READ") == sorted(["inventory", *looking_on])
     assert who_may("TOPIC", PRODUCTS, "READ") == sorted(["inventory", "order-api", *looking_on])
 
 
@@ -39,7 +44,7 @@ def test_who_looks_on_changes_nothing(user: str) -> None:
 
 
 def test_records_and_offsets_are_deleted_and_set_by_the_operator_alone() -> None:
-    for topic in (*READERS, PRODUCTS):
+    for topic in TOPICS:
         assert who_may("TOPIC", topic, "DELETE") == ["operator"]
     assert who_may("GROUP", "payment", "READ") == ["operator", "payment"]
     assert who_may("GROUP", "payment", "DELETE") == ["operator"]

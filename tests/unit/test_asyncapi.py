@@ -15,7 +15,16 @@ from jsonschema_rs import Draft7Validator
 
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
-from common.events import COUNT_MAX, RECEIVES, SENDS, Event, type_of
+from common.events import (
+    COUNT_MAX,
+    RECEIVES,
+    SENDS,
+    AccountDeposited,
+    Event,
+    ProductChanged,
+    ProductRestocked,
+    type_of,
+)
 from ops.contract.schemas import pointed_at
 from tests.documented import DocumentCheck, payload_validator
 from tests.golden.archive import load
@@ -37,12 +46,16 @@ SPOILT: Final[tuple[Any, ...]] = (
 """Values to put in the place of each property. `Ellipsis` takes it out."""
 
 UNLIKE: Final = {
-    ("product.changed", ("type",), ...),  # msgspec does without the type where it can be no other
-    ("product.changed", ("traceparent",), "EUR\n"),  # matched for orders only: a product has no trace
-    ("product.changed", ("traceparent",), "c\u00fcst"),
-    ("product.changed", ("traceparent",), "cust-1\n"),
+    (name, *spoilt)
+    for name in ("product.changed", "product.restocked", "account.deposited")
+    for spoilt in (
+        (("type",), ...),  # msgspec does without the type where it can be no other
+        (("traceparent",), "EUR\n"),  # matched for orders only: these have no trace
+        (("traceparent",), "c\u00fcst"),
+        (("traceparent",), "cust-1\n"),
+    )
 }
-"""What the codec takes and the document does not. All of it is written by inventory alone."""
+"""What the codec takes and the document does not. All of it is written by one service alone."""
 
 
 def test_the_official_schema_takes_the_document() -> None:
@@ -123,18 +136,21 @@ def modules_of(folder: str) -> Iterator[ModuleType]:
 
 
 def kinds_made_by(module: ModuleType) -> Iterator[type[Event]]:
-    """What the module passes to `make` or `product_changed`: an event's type, or a table of them. A variable stands
-    for every type that a table of the module names."""
+    """What the module passes to `make`, an event's type or a table of them, or makes by a function of its own. A
+    variable stands for every type that a table of the module names."""
+    made_by: dict[str, type[Event]] = {
+        "product_changed": ProductChanged,
+        "account_deposited": AccountDeposited,
+        "product_restocked": ProductRestocked,
+    }
     makes = [
         call
         for call in ast.walk(ast.parse(Path(module.__file__ or "").read_text()))
-        if isinstance(call, ast.Call)
-        and isinstance(call.func, ast.Name)
-        and call.func.id in ("make", "product_changed")
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id in ("make", *made_by)
     ]
     for call in makes:
-        if isinstance(call.func, ast.Name) and call.func.id == "product_changed":
-            yield importlib.import_module("common.events").ProductChanged
+        if isinstance(call.func, ast.Name) and call.func.id in made_by:
+            yield made_by[call.func.id]
             continue
         named = call.args[0].value if isinstance(call.args[0], ast.Subscript) else call.args[0]
         assert isinstance(named, ast.Name), f"{module.__name__}: make({ast.unparse(call.args[0])})"

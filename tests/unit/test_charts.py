@@ -16,7 +16,7 @@ import order.config
 import payment.config
 from common.config.env import Env
 from common.config.process import Process
-from common.events import READS
+from common.events import READS, TOPICS
 from common.http.server import DRAIN_S
 from common.kafka import access, settings
 from common.kafka.access import Right
@@ -141,7 +141,7 @@ def test_kafkas_users_have_the_rights_of_the_table() -> None:
 def test_topics_and_brokers_are_set_as_the_code_wants_them(name: str, copies: int, partitions: int) -> None:
     documents = rendered("platform", name)
     topics = of_kind(documents, "KafkaTopic")
-    assert set(topics) == set(access.TOPICS)
+    assert set(topics) == set(TOPICS)
     for topic, document in topics.items():
         spec = document["spec"]
         assert spec["config"] == settings.wanted(topic, copies)

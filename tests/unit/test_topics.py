@@ -8,7 +8,7 @@ import pytest
 
 from common.config.kafka import Brokers
 from common.errors import Transient
-from common.events import PRODUCTS, READERS, READS
+from common.events import READS, TOPICS
 from common.kafka.broker import Partition
 from ops import topics
 from ops.log import Log, members
@@ -65,9 +65,9 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
 
 
 def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[str]) -> None:
-    topics.show(log_with(*READERS, PRODUCTS))
+    topics.show(log_with(*TOPICS))
     assert "missing" not in capsys.readouterr().out
-    topics.show(log_with("payments", "inventory", PRODUCTS))
+    topics.show(log_with(*(topic for topic in TOPICS if topic != "orders")))
     lines = capsys.readouterr().out.splitlines()
     assert any(line.split()[:2] == ["orders", "missing"] for line in lines)
     assert any(line.startswith("orders: missing; 'just topics create'") for line in lines)

@@ -1,0 +1,235 @@
+"""A standby takes over from a primary that is killed under load. A synchronous one has everything. What an asynchronous
+one lacks is noticed, and nothing is decided anew before an operator has brought back what was published."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from dev.servers.member import Member
+from dev.settings import environment, free_ports
+from tests.audit import assert_consistent, await_rest
+from tests.servers import Servers
+from tests.stack import Stack
+from tests.waiting import eventually
+
+PRICE = 100
+SKU = "sku-failover"
+CUSTOMERS = 20
+BALANCE = 10**6
+CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
+
+
+class Pair(Servers):
+    """Servers whose databases are on a primary with a standby."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.folders = (directory / "postgres-1", directory / "postgres-2")
+        self.ports = free_ports(2)
+        self.postgres, self.standby = self.member(0, synchronous=True), self.member(1, synchronous=True)
+        self.postgres_port = self.ports[0]
+
+    def member(self, place: int, *, synchronous: bool) -> Member:
+        return Member(
+            self.folders[place],
+            self.ports[place],
+            self.secrets,
+            other=(self.folders[1 - place], self.ports[1 - place]),
+            synchronous=synchronous,
+            first=place == 0,
+            options={"fsync": "off"},
+        )
+
+    def fail_over(self, shop: Stack) -> None:
+        """What `just failover` does."""
+        primary = self.postgres
+        assert isinstance(primary, Member)
+        primary.kill()
+        primary.retire()
+        self.standby.promote()
+        self.postgres, self.standby = self.standby, primary
+        shop.postgres = self.postgres
+
+    def rejoin(self) -> None:
+        """What `just rejoin` does, for a pair that is asynchronous from now on."""
+        place = self.folders.index(self.standby.directory)
+        self.standby.set_aside()
+        self.standby = self.member(place, synchronous=False)
+        self.standby.start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.standby.kill()
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    servers = Pair(tmp_path_factory.mktemp("pair"))
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(scope="module")
+def shop(pair: Pair) -> Iterator[Stack]:
+    stack = Stack(pair.folders[0].parent, servers=pair)
+    stack.variables |= {
+        name: url
+        for name, url in environment(
+            kafka_servers=pair.kafka.brokers().servers, postgres_port=lambda _: pair.ports, folder=pair.secrets
+        ).items()
+        if name.endswith("_URL")
+    }
+    stack.start_servers()
+    pair.standby.start()
+    stack.start_infrastructure()
+    stack.launch_all()
+    stack.product(SKU, price=PRICE, pieces=10**6)
+    for number in range(CUSTOMERS):
+        stack.account(f"customer-{number}", BALANCE)
+    stack.await_orderable(SKU)
+    yield stack
+    stack.stop()
+
+
+class Load:
+    """Orders and deposits, one after the other, until it is stopped."""
+
+    def __init__(self, shop: Stack) -> None:
+        self._shop = shop
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+        self.accepted: list[str] = []
+        self.deposited: dict[str, int] = {}
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        number = 0
+        while not self._stopped.wait(0.02):
+            number += 1
+            customer_id = f"customer-{number % CUSTOMERS}"
+            self.accepted.append(self._shop.place(customer_id, (SKU, 1)))
+            if number % 5 == 0:
+                key = f"load-{number}"
+                answer = deposit(self._shop, customer_id, key)
+                assert answer.status_code in (201, 503), answer.text
+                if answer.status_code == 201:
+                    self.deposited[key] = number
+
+    def await_settled_after_now(self) -> str:
+        """Wait until an order that is accepted from now on is settled."""
+        before = len(self.accepted)
+        order_id = eventually(lambda: self.accepted[before:] or None, "an order is accepted")[0]
+        return str(self._shop.await_settled(order_id)["status"])
+
+
+def deposit(shop: Stack, customer_id: str, key: str | None = None, amount: int = 7) -> httpx.Response:
+    headers = {} if key is None else {"idempotency-key": key}
+    url = shop.url("payment", f"/accounts/{customer_id}/deposits")
+    return shop.http.post(url, json={"amount": amount, "currency": "EUR"}, headers=headers)
+
+
+def verify(shop: Stack, accepted: list[str], tmp_path: Path) -> None:
+    (tmp_path / "accepted").write_text("\n".join(accepted))
+    print(shop.run_tool("ops.verify", "--accepted", str(tmp_path / "accepted")))
+    assert_consistent(shop)
+
+
+def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Pair, tmp_path: Path) -> None:
+    with Load(shop) as load:
+        assert load.await_settled_after_now() == "confirmed"
+        killed_s = time.monotonic()
+        pair.fail_over(shop)
+        promoted_s = time.monotonic()
+        assert load.await_settled_after_now() == "confirmed"
+        print(
+            f"promoted after {promoted_s - killed_s:.1f} s, orders settle again after "
+            f"{time.monotonic() - killed_s:.1f} s, {len(load.accepted)} orders and {len(load.deposited)} deposits"
+        )
+    await_rest(shop, load.accepted)
+    keys = shop.query("payment", "SELECT idempotency_key FROM ledger WHERE starts_with(idempotency_key, 'load-')")
+    assert load.deposited.keys() <= {key for (key,) in keys}
+    for name in CONSUMERS:
+        assert "went back" not in shop[name].log.read_text()
+    verify(shop, load.accepted, tmp_path)
+
+
+def test_what_an_asynchronous_standby_lacks_is_noticed_and_brought_back(
+    shop: Stack, pair: Pair, tmp_path: Path
+) -> None:
+    pair.rejoin()
+    known = [shop.place(f"customer-{n}", (SKU, 1)) for n in range(CUSTOMERS)]
+    await_rest(shop, known)
+    with pair.standby.connect() as standby:
+        eventually(lambda: has_replayed(shop, pair), "the standby has everything")
+        standby.execute("ALTER SYSTEM SET primary_conninfo = ''")
+        standby.execute("SELECT pg_reload_conf()")
+        receiving = "SELECT FROM pg_stat_wal_receiver"
+        eventually(lambda: not standby.execute(receiving).fetchall(), "the standby receives nothing")
+
+    lost = [shop.place(f"customer-{n}", (SKU, 1)) for n in range(CUSTOMERS)]
+    await_rest(shop, lost)
+    assert deposit(shop, "customer-0", "lost-1").status_code == 201
+    assert deposit(shop, "customer-1").status_code == 201
+    assert deposit(shop, "late", "lost-2", BALANCE).status_code == 201
+    lost.append(shop.place("late", (SKU, 2)))
+    shop.product(SKU, price=2 * PRICE, pieces=33)
+    await_rest(shop, lost)
+    as_it_was = state(shop)
+
+    pair.fail_over(shop)
+    for name in CONSUMERS:
+        shop[name].await_unready("the database went back")
+        assert "loss detected" in shop[name].log.read_text()
+    before = shop.query("payment", "SELECT count(*) FROM payments")
+    meanwhile = shop.place("customer-2", (SKU, 1))
+    assert deposit(shop, "customer-0", "lost-1").status_code == 201, "repeated by a client who never saw the answer"
+    broken = shop.tool("ops.verify", "--patience", "1")
+    assert broken.returncode == 1, broken.stdout
+    assert "account late: 1000000 EUR are in the log under the key 'lost-2'" in " ".join(broken.stdout.split())
+
+    for service in ("inventory", "payment", "order"):
+        print(shop.run_tool("ops.replay", service, "--why", "a standby took over", "--actor", "ann"))
+        assert before == shop.query("payment", "SELECT count(*) FROM payments") or service != "inventory"
+    shop.await_ready()
+    await_rest(shop, [*lost, meanwhile])
+    assert state(shop, without=meanwhile) == as_it_was
+    [(by,)] = shop.query("payment", "SELECT DISTINCT principal FROM audit WHERE result = 'brought back by a replay'")
+    assert by == "anonymous"
+    verify(shop, [*known, *lost, meanwhile], tmp_path)
+
+
+def has_replayed(shop: Stack, pair: Pair) -> bool:
+    with pair.postgres.connect() as primary, pair.standby.connect() as standby:
+        [(written,)] = primary.execute("SELECT pg_current_wal_lsn()").fetchall()
+        [(behind,)] = standby.execute("SELECT pg_wal_lsn_diff(%s, pg_last_wal_replay_lsn())", (written,)).fetchall()
+    return int(behind) <= 0
+
+
+def state(shop: Stack, without: str = "00000000-0000-0000-0000-000000000000") -> dict[str, set[tuple[object, ...]]]:
+    """What the databases say, but for one order and what it has moved."""
+    queries = {
+        "orders": ("order", "SELECT order_id, status, reason FROM orders WHERE order_id <> %s"),
+        "payments": ("payment", "SELECT order_id, state, amount FROM payments WHERE order_id <> %s"),
+        "stock": ("inventory", "SELECT order_id, state FROM reservations WHERE order_id <> %s"),
+        "deposits": (
+            "payment",
+            "SELECT customer_id, amount, idempotency_key FROM ledger WHERE order_id IS NULL AND %s <> ''",
+        ),
+        "restocks": (
+            "inventory",
+            "SELECT product_id, quantity, idempotency_key FROM movements WHERE order_id IS NULL AND %s <> ''",
+        ),
+        "catalogue": ("inventory", "SELECT product_id, unit_price FROM products WHERE %s <> ''"),
+    }
+    return {name: {tuple(row) for row in shop.query(of, query, (without,))} for name, (of, query) in queries.items()}
