@@ -19,7 +19,8 @@ from tests.chaos.brokers.faults import INJECT, Fault, await_copies
 from tests.chaos.brokers.measure import Effect, Span, judge
 from tests.waiting import eventually
 
-LEAD_S: Final = 5.0
+LEAD_S: Final = 10.0
+"""Long enough for a 99th percentile before the fault, at the default rate."""
 TAIL_S: Final = 3.0
 LOAD_S_MAX: Final = 900.0
 CONNECTIONS_MAX: Final = 2_000
