@@ -24,10 +24,11 @@ BUCKETS_MAX: Final = 64
 Levels = dict[int, int]
 """Pieces on hand by bucket."""
 
+# Without nullif, a product that was created after the others were locked could divide by zero.
 _LOCK_ONE: Final = """
     SELECT product_id, bucket, stock_buckets.on_hand, active, buckets
     FROM stock_buckets JOIN products USING (product_id)
-    WHERE product_id = ANY(%s) AND bucket = %s %% buckets
+    WHERE product_id = ANY(%s) AND bucket = %s %% nullif(buckets, 0)
     ORDER BY product_id FOR UPDATE OF stock_buckets
 """
 _LOCK_ALL: Final = """

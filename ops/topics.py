@@ -25,7 +25,7 @@ from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
 from common.events import ORDERS, READERS, READS, TOPICS
 from common.kafka import broker, settings
-from common.kafka.broker import Partition
+from common.kafka.broker import Partition, Topic
 from common.kafka.grants import fetch_drift
 from ops import access, log_dirs, tool
 from ops.log import ANSWER_S, Log, members
@@ -41,7 +41,7 @@ FREED_WITHIN_S = 15.0
 
 def create(log: Log, partitions: int, replicas: int) -> None:
     """Make the missing topics, and set the others as they must be. Raises `Fatal` when one exists with another
-    partition count."""
+    partition count, or with fewer copies."""
     admin = log.admin
     counts = {topic: settings.partitions_of(topic, partitions) for topic in TOPICS}
     topics = [NewTopic(name, count, replicas, config=settings.wanted(name, replicas)) for name, count in counts.items()]
@@ -61,11 +61,21 @@ def create(log: Log, partitions: int, replicas: int) -> None:
     settings.mend(admin, drift)
     for mended in drift:
         print(f"topics: {mended.topic}: {mended.setting} set to {mended.wanted}, it was {mended.value}")
-    for topic in broker.describe(admin, READERS).values():
-        if topic.partitions != partitions:
+    check_made(broker.describe(admin, counts).values(), partitions, replicas)
+
+
+def check_made(topics: Iterable[Topic], partitions: int, replicas: int) -> None:
+    """Raises `Fatal` when a topic that was there before is not as it would be made now."""
+    for topic in topics:
+        if topic.partitions != (expected := settings.partitions_of(topic.name, partitions)):
             raise Fatal(
-                f"topics: {topic.name} has {topic.partitions} partitions, TOPIC_PARTITIONS is {partitions}: a "
+                f"topics: {topic.name} has {topic.partitions} partitions, TOPIC_PARTITIONS asks for {expected}: a "
                 "customer's orders would change partition; keep the count a topic was created with"
+            )
+        if 0 < topic.replicas < replicas:
+            raise Fatal(
+                f"topics: {topic.name} has {topic.replicas} copies of each record, TOPIC_REPLICAS is {replicas}: with "
+                "a broker's disk, orders would be lost; Kafka's kafka-reassign-partitions.sh makes further copies"
             )
 
 

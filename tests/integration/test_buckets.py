@@ -12,7 +12,7 @@ from common.events import Milliseconds, OrderId, ProductId
 from common.kafka.broker import Partition
 from common.postgres import Conn, connect, pipeline, transaction, transaction_of_pipeline
 from inventory import store
-from inventory.buckets import split
+from inventory.buckets import Buckets, split
 from inventory.consumer import Batch, InventoryHandler
 from inventory.decide import Relevant
 from ops import migrate
@@ -118,6 +118,14 @@ def test_batches_of_other_partitions_do_not_wait(first: Conn, second: Conn) -> N
     with batch_of(first, 0, placed(1, items=[(TEA, 4)])), batch_of(second, 4, placed(2, items=[(TEA, 3)])) as batch:
         assert state(batch, 2) == "reserved"
     assert levels(first) == [6, 7, 10]
+
+
+def test_a_product_that_is_not_split_has_no_bucket(first: Conn) -> None:
+    """It was created after the batch had locked the rows of its products."""
+    first.execute("INSERT INTO products (product_id, name, unit_price, currency, active) "
+                  "VALUES ('new', 'New', 1, 'EUR', true)")  # fmt: skip
+    with transaction(first):
+        assert set(Buckets(first).lock_one([TEA, "new"], 1)) == {TEA}
 
 
 def test_what_comes_back_goes_into_the_bucket_of_the_batch(first: Conn) -> None:

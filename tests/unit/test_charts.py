@@ -23,6 +23,7 @@ from common.kafka.access import Right
 from common.postgres import CONNECTIONS_PER_PROCESS
 from common.secrets.passwords import password_of
 from dev.servers.kafka import CONFIGURATION
+from dev.servers.quorum import REPLICATED
 from dev.settings import ROOT
 from ops import chart
 from ops.console import settings as console
@@ -150,6 +151,7 @@ def test_topics_and_brokers_are_set_as_the_code_wants_them(name: str, copies: in
     config = kafka["spec"]["kafka"]["config"]
     same = {n: v for n, v in CONFIGURATION.items() if n.startswith(("group.", "log.retention.", "log.message."))}
     same |= {n: CONFIGURATION[n] for n in ("offsets.retention.minutes", "auto.create.topics.enable")}
+    same |= {n: v for n, v in REPLICATED.items() if n.startswith(("unclean.", "replica.", "leader."))}
     assert same.items() <= config.items()
     assert {v for n, v in config.items() if "replication.factor" in n} == {str(copies)}
     assert {v for n, v in config.items() if n.endswith(("min.isr", "insync.replicas"))} == {str(max(1, copies - 1))}

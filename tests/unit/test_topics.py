@@ -7,9 +7,9 @@ from typing import Any, cast
 import pytest
 
 from common.config.kafka import Brokers
-from common.errors import Transient
-from common.events import READS, TOPICS
-from common.kafka.broker import Partition
+from common.errors import Fatal, Transient
+from common.events import PRODUCTS, READS, TOPICS
+from common.kafka.broker import Partition, Topic
 from ops import topics
 from ops.log import Log, members
 
@@ -62,6 +62,25 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
     listed.errors.append("a coordinator is away")
     with pytest.raises(Transient, match=r"a coordinator is away.*nothing was deleted"):
         topics.trim(log, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("made", "problem"),
+    [
+        (Topic("orders", "T", 6, 3), None),
+        (Topic("orders", "T", 6, 5), None),
+        (Topic("orders", "T", 6, 1), "orders has 1 copies of each record, TOPIC_REPLICAS is 3"),
+        (Topic("orders", "T", 12, 3), "orders has 12 partitions, TOPIC_PARTITIONS asks for 6"),
+        (Topic(PRODUCTS, "T", 1, 3), None),
+        (Topic(PRODUCTS, "T", 6, 3), "products has 6 partitions, TOPIC_PARTITIONS asks for 1"),
+    ],
+)
+def test_a_topic_that_was_made_otherwise_is_refused(made: Topic, problem: str | None) -> None:
+    if problem is None:
+        topics.check_made([made], partitions=6, replicas=3)
+    else:
+        with pytest.raises(Fatal, match=problem):
+            topics.check_made([made], partitions=6, replicas=3)
 
 
 def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[str]) -> None:
