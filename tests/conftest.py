@@ -7,9 +7,9 @@ from typing import Final
 import pytest
 from hypothesis import HealthCheck, settings
 
-import dev.settings
 import tests.guarded
 from common.config.env import ignore_foreign_variables
+from dev.settings import ports
 from tests.guarded import Guarded
 from tests.servers import Servers
 from tests.stack import Stack
@@ -51,7 +51,7 @@ def pytest_configure(config: pytest.Config) -> None:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     if worker is not None:
         count = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
-        dev.settings.free_port_range = dev.settings.free_port_range[int(worker.removeprefix("gw")) :: count]
+        ports.free_port_range = ports.free_port_range[int(worker.removeprefix("gw")) :: count]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -59,7 +59,7 @@ def test_a_taken_port_is_recognised_in_the_log_since_the_start(tmp_path: Path, w
 
 
 def test_a_port_is_given_out_once_even_before_anything_listens(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dev.settings.free_port_range", range(20_000, 20_060))
+    monkeypatch.setattr("dev.settings.ports.free_port_range", range(20_000, 20_060))
     ports = [port for _ in range(15) for port in free_ports(2)]
     assert len(set(ports)) == 30
 
