@@ -20,7 +20,7 @@ def eventually(
     ended: Callable[[], str | None] = lambda: None,
     last_words: Callable[[], object] = lambda: None,
 ) -> T:
-    """The first answer of `ask` that is not None or False.
+    """The first answer of `ask` that is not None, False or an empty list.
 
     Fails with `condition` after `within_s` seconds, or at once when `ended` says why there can be none any more. The
     message ends with `last_words`, the state instead.
@@ -28,7 +28,7 @@ def eventually(
     until = time.monotonic() + within_s
     while True:
         answer = ask()
-        if answer is not None and answer is not False:
+        if answer is not None and answer is not False and answer != []:
             return answer
         why = ended()
         if why is None and time.monotonic() > until:

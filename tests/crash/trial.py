@@ -219,7 +219,7 @@ def overdue(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
     arm()
     yield
     passed = "SELECT FROM orders WHERE status = 'cancelled' AND reason = 'deadline' LIMIT 1"
-    eventually(lambda: stack.query("order", passed) or None, "orders are cancelled for their deadline")
+    eventually(lambda: stack.query("order", passed), "orders are cancelled for their deadline")
     stack["payment-1"].launch()
     del instance.variables["ORDER_SETTLE_DEADLINE_S"]
     instance.stop()

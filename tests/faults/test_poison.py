@@ -239,7 +239,7 @@ def test_an_operator_can_have_a_service_skip_a_record(shop: Stack) -> None:
     shop["payment-1"].stop()
     order = shop.place("skipped", ("sku-a", 1))
     [(partition,)] = eventually(
-        lambda: shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order,)) or None,
+        lambda: shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order,)),
         "it is stored",
     )
     [(offset,)] = shop.query(
@@ -281,7 +281,7 @@ def test_a_foreign_record_with_a_key_no_index_takes_is_parked_alone(shop: Stack,
     log.flush(10)
     alone = "SELECT \"offset\" FROM parked_events WHERE length(key) = 4000 AND root AND state = 'parked'"
     for service in ("payment", "inventory", "order"):
-        [(offset,)] = eventually(lambda s=service: shop.query(s, alone) or None, f"parked in {service}")  # type: ignore[misc]
+        [(offset,)] = eventually(lambda s=service: shop.query(s, alone), f"parked in {service}")  # type: ignore[misc]
         assert f"orders/5@{offset}" in dlq(shop, "list", "--service", service)
         dlq(shop, "discard", f"orders/5@{offset}", "--service", service, "--why", "foreign")
         eventually(lambda s=service: shop.query(s, alone) == [], f"gone from {service}")  # type: ignore[misc]
@@ -439,7 +439,7 @@ def test_a_parked_record_of_a_recreated_topic_is_not_confused_with_the_new_one(s
     shop.account("before", BALANCE)
     log.produce(ORDERS, with_data(placed(400, "after"), currency="euro"), "after")
     log.flush(10)
-    eventually(lambda: parked(shop, "payment", "after") or None, "parked in payment")
+    eventually(lambda: parked(shop, "payment", "after"), "parked in payment")
     [(partition, offset)] = shop.query("payment", "SELECT partition, \"offset\" FROM parked_events WHERE key = 'after'")
     with shop.postgres.connect("payment") as owner:
         owner.execute(

@@ -90,7 +90,7 @@ def lose_an_order(shop: Stack) -> None:
         shop[instance].stop()
     order_id = shop.place(customer_id, (product_id, 1))
     stored = "SELECT partition FROM orders WHERE order_id = %s"
-    [(number,)] = eventually(lambda: shop.query("order", stored, (order_id,)) or None, "the saga has stored the order")
+    [(number,)] = eventually(lambda: shop.query("order", stored, (order_id,)), "the saga has stored the order")
     partition = Partition(ORDERS, number)
     end = position(shop, "order", partition)
     delete_records(AdminClient(client_config(shop.brokers, "test")), partition, end)

@@ -162,7 +162,7 @@ def test_a_process_killed_between_storing_and_publishing_loses_nothing(
         dying.pause()
         blocker.commit()
         stored = "SELECT order_id::text FROM requests WHERE customer_id = %s"
-        [(order_id,)] = eventually(lambda: stack.query("order", stored, (customer,)) or None, "the request is stored")
+        [(order_id,)] = eventually(lambda: stack.query("order", stored, (customer,)), "the request is stored")
         dying.kill()
         with pytest.raises(httpx.HTTPError):
             unanswered.result()

@@ -33,9 +33,9 @@ def test_a_deleted_account_and_a_deleted_product_stop_nobody_else(stack: Stack) 
 
     for order_id in (for_account, for_product):
         stack.http.post(stack.url("order-api", f"/orders/{order_id}/cancel")).raise_for_status()
-    [said] = eventually(lambda: parked(stack, "payment", "gone-account") or None, "the refund is parked")
+    [said] = eventually(lambda: parked(stack, "payment", "gone-account"), "the refund is parked")
     assert f"100 EUR of order {for_account} cannot be refunded: the row of account 'gone-account' is gone" in said
-    [said] = eventually(lambda: parked(stack, "inventory", "gone-product") or None, "the release is parked")
+    [said] = eventually(lambda: parked(stack, "inventory", "gone-product"), "the release is parked")
     assert f"4 pieces of product 'gone', reserved for order {for_product}, cannot come back" in said
     assert stack.await_settled(stack.place("kept", ("kept", 1)))["status"] == "confirmed"
 

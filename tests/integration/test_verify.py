@@ -423,7 +423,7 @@ def test_an_order_at_work_cannot_be_made_younger_than_the_log_says(shop: Stack) 
     try:
         order_id = shop.place("cust-7", ("sku-a", 1))
         where = f"order_id = '{order_id}'"
-        eventually(lambda: shop.query("order", f"SELECT FROM orders WHERE {where}") or None, "the saga has it")
+        eventually(lambda: shop.query("order", f"SELECT FROM orders WHERE {where}"), "the saga has it")
         change = f"UPDATE orders SET placed_at = placed_at + interval '1 second' WHERE {where}"
         with planted(shop, "order", "orders", where, change):
             proof = Proof.here(shop)

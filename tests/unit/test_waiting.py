@@ -4,7 +4,7 @@ from tests.waiting import eventually
 
 
 def test_the_first_answer_counts() -> None:
-    answers = iter([None, False, 0])
+    answers = iter(list[object]([None, False, [], 0]))
     assert eventually(lambda: next(answers), "an answer comes", every_s=0) == 0
 
 
