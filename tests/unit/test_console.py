@@ -317,18 +317,17 @@ def test_a_stream_ends_with_what_it_was_let_in_by(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(hub, "CHECK_S", 0.001)
     admitted = [True, True, False]
 
-    async def is_admitted(scope: Scope) -> bool:
-        assert scope["type"] == "http"
-        return admitted.pop(0)
-
     async def play() -> str:
+        async def is_admitted(scope: Scope) -> bool:
+            assert scope["type"] == "http"
+            answer = admitted.pop(0)
+            opened.publish("flow", {"left": len(admitted)})
+            return answer
+
         opened, tab = Hub(first, lambda: False, is_admitted), Tab()
         opened.open()
         tab.reading.set()
-        stream = await started(tab, opened)
-        while not stream.done():
-            opened.publish("flow", {"left": len(admitted)})
-            await asyncio.sleep(0.001)
+        await (await started(tab, opened))
         assert opened.clients == 0
         return tab.text
 
