@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 import yaml
 from helm_python import HelmError
+from helm_python.chart import lint
 
 import inventory.config
 import order.config
@@ -49,6 +50,8 @@ OPTIONAL: Final = {
 }
 """Settings that the chart sets if its values say so."""
 PORTS: Final = {"order-api": 8081, "payment": 8082, "inventory": 8083, "order-saga": 8084, "console": console.PORT}
+INFO: Final = 1
+"""As Helm counts how severe a message is."""
 STOP_S: Final = 20
 """The time that Compose gives a process to end, too."""
 
@@ -99,6 +102,13 @@ def ports_to(policy: list[dict[str, Any]]) -> set[int]:
 def test_every_document_is_what_its_schema_allows(chart_name: str, name: str) -> None:
     for document in rendered(chart_name, name):
         assert schemas.problems(document) == [], document["metadata"]["name"]
+
+
+@ALL
+def test_helm_has_no_complaint(chart_name: str, name: str) -> None:
+    report = lint(CHARTS / chart_name, values(chart_name, name), strict=True, namespace=NAMESPACE)
+    assert [message for message in report["messages"] if message["severity"] > INFO] == []
+    assert report["errors"] == []
 
 
 @pytest.mark.parametrize(
