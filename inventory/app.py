@@ -36,7 +36,7 @@ from inventory.operations import (
     RestockRequest,
 )
 
-PUBLISHED_WITHIN_S: Final = 5.0
+PUBLISHED_WITHIN_S: Final = 8.0
 LOOK_EVERY_S: Final = 0.02
 _product_decoder: Final = msgspec.json.Decoder(ProductRequest)
 _restock_decoder: Final = msgspec.json.Decoder(RestockRequest)

@@ -254,7 +254,16 @@ class Stack:
     def product(self, product_id: str, *, price: int = 100, pieces: int = 0, active: bool = True) -> None:
         """Make a product, with pieces in stock. Waits for nothing: see `await_orderable`."""
         attributes = {"name": product_id, "unit_price": price, "currency": "EUR", "active": active}
-        self.http.put(self.url("inventory", f"/products/{product_id}"), json=attributes).raise_for_status()
+        url = self.url("inventory", f"/products/{product_id}")
+
+        def put() -> bool:
+            """A PUT may be repeated: until a new relay has begun, it is answered with 503."""
+            answer = self.http.put(url, json=attributes)
+            if answer.status_code != 503:
+                answer.raise_for_status()
+            return answer.status_code != 503
+
+        eventually(put, f"{product_id} is stored and in the log")
         if pieces:
             url = self.url("inventory", f"/products/{product_id}/restocks")
             self.http.post(url, json={"quantity": pieces}).raise_for_status()

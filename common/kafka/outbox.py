@@ -23,9 +23,9 @@ from common.http.problem import Problem, ProblemError
 from common.kafka.async_publisher import AsyncPublisher
 from common.postgres import AsyncConn
 
-ACKNOWLEDGED_WITHIN_S: Final = 4.0
+ACKNOWLEDGED_WITHIN_S: Final = 8.0
 SWEEP_EVERY_S: Final = 2.0
-LEFT_AFTER_S: Final = 10.0
+LEFT_AFTER_S: Final = 20.0
 """An event that is older than this was left behind: longer than a request takes."""
 AT_ONCE_MAX: Final = 500
 PROBE_S: Final = 1.0

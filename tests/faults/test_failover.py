@@ -191,6 +191,10 @@ def test_what_an_asynchronous_standby_lacks_is_noticed_and_brought_back(
     for name in CONSUMERS:
         shop[name].await_unready("the database went back")
         assert "loss detected" in shop[name].log.read_text()
+    # The ways to notice it: the positions that an instance stored, and, when a session begins, what was published last.
+    # The third, the committed offsets, is what `just replay` goes by.
+    shop["payment-1"].await_unready("of the last events that were published")
+    assert "was stored" in shop["payment-1"].log.read_text()
     before = shop.query("payment", "SELECT count(*) FROM payments")
     meanwhile = shop.place("customer-2", (SKU, 1))
     assert deposit(shop, "customer-0", "lost-1").status_code == 201, "repeated by a client who never saw the answer"
