@@ -33,6 +33,7 @@ LONGEST: Final = (
     "tests/faults/test_deadlines.py",
     "tests/fuzz/test_fuzz.py",
     "tests/faults/test_killed_under_load.py",
+    "tests/faults/test_rolling_upgrade.py",
     "tests/alerts/test_alerts.py",
     "tests/integration/test_stored.py",
     "tests/integration/test_secure.py",
