@@ -83,16 +83,18 @@ def shop(pair: Pair) -> Iterator[Stack]:
         ).items()
         if name.endswith("_URL")
     }
-    stack.start_servers()
-    pair.standby.start()
-    stack.start_infrastructure()
-    stack.launch_all()
-    stack.product(SKU, price=PRICE, pieces=10**6)
-    for number in range(CUSTOMERS):
-        stack.account(f"customer-{number}", BALANCE)
-    stack.await_orderable(SKU)
-    yield stack
-    stack.stop()
+    try:
+        stack.start_servers()
+        pair.standby.start()
+        stack.start_infrastructure()
+        stack.launch_all()
+        stack.product(SKU, price=PRICE, pieces=10**6)
+        for number in range(CUSTOMERS):
+            stack.account(f"customer-{number}", BALANCE)
+        stack.await_orderable(SKU)
+        yield stack
+    finally:
+        stack.stop()
 
 
 class Load:
