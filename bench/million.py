@@ -5,9 +5,9 @@ brokers, and one of them is killed in each of these minutes.
 """
 
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
@@ -54,12 +54,13 @@ def place_and_prove(orders: int, directory: Path, brokers: int = 1) -> None:
 @contextmanager
 def killing(system: System, broker: str) -> Iterator[None]:
     """Meanwhile, kill a broker as a loss of power would, and start it again; none if it has no name."""
-    thread = threading.Thread(target=_kill, args=(system, broker))
-    if broker:
-        thread.start()
-    yield
-    if broker:
-        thread.join()
+    if not broker:
+        yield
+        return
+    with ThreadPoolExecutor(1) as thread:
+        killed = thread.submit(_kill, system, broker)
+        yield
+        killed.result()
 
 
 def _kill(system: System, broker: str) -> None:

@@ -46,6 +46,8 @@ UNREACHED: Final = dict.fromkeys(("LIMIT_ADDRESS", "LIMIT_CUSTOMER", "LIMIT_MACH
 """One address and one merchant stand for many. Their requests are counted, as everybody's are."""
 READY_S: Final = 90.0
 STOP_S: Final = 90.0
+CAUGHT_UP_S: Final = 600.0
+"""A broker that was killed reads its log, and then what it has missed, beside a load."""
 
 T = TypeVar("T")
 
@@ -295,7 +297,7 @@ def main(directory: str, *options: str) -> None:
                 case ["kill", name]:
                     stack.broker(name).kill()
                 case ["revive", name]:
-                    stack.broker(name).start(READY_S)
+                    stack.broker(name).start(CAUGHT_UP_S)
                 case unknown:
                     raise StackFailed(f"no such command: {unknown}")
             answers.write(msgspec.json.encode(stack.layout()) + b"\n")
