@@ -1,7 +1,7 @@
 """Deposits and restocks that were entered over HTTP and are not in the database, brought back from their topics."""
 
-from collections.abc import Iterable, Sequence
-from typing import Final, LiteralString, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, TypeVar
 
 from common.audit import table as audit
 from common.audit.entry import Author, Entry
@@ -9,24 +9,27 @@ from common.errors import Fatal
 from common.events import DEPOSITS, RESTOCKS, AccountDeposited, ProductRestocked
 from common.postgres import Conn, columns, timestamp
 from inventory import buckets
+from inventory.store import known_restocks
 from ops.log import Log
 from ops.replay.published import CHUNK_EVENTS, SHOWN_MAX, time_of
 from ops.tool import chunks, statements
+from payment.store import known_deposits
 
 SQL: Final = statements(__file__)
 
 EnteredEvent = TypeVar("EnteredEvent", AccountDeposited, ProductRestocked)
+Known = Callable[[Conn, Sequence[tuple[str, str]]], set[tuple[str, str]]]
 
 
-def missing(connection: Conn, entered: Iterable[EnteredEvent], known: LiteralString) -> list[EnteredEvent]:
-    """Those of the events that the database does not have, each once. `known` selects the subjects and keys that it
-    has, of those given."""
+def missing(connection: Conn, entered: Iterable[EnteredEvent], known: Known) -> list[EnteredEvent]:
+    """Those of the events that the database does not have, each once. `known` reads which of these subjects and keys
+    it has."""
     lacking: dict[tuple[str, str], EnteredEvent] = {}
     for chunk in chunks(entered, CHUNK_EVENTS):
         keys: dict[tuple[str, str], EnteredEvent] = {}
         for event in chunk:
             keys.setdefault((event.subject, event.data.key), event)
-        has = set(connection.execute(known, columns(keys)).fetchall())
+        has = known(connection, list(keys))
         lacking |= {key: event for key, event in keys.items() if key not in has and key not in lacking}
     return list(lacking.values())
 
@@ -34,7 +37,7 @@ def missing(connection: Conn, entered: Iterable[EnteredEvent], known: LiteralStr
 def restore_deposits(connection: Conn, log: Log) -> list[str]:
     """Within a transaction: enter the deposits that the database lacks. Returns what was done, line by line. Raises
     `Fatal` for an account that is kept in another currency."""
-    lost = missing(connection, log.events(log.bounds([DEPOSITS])), SQL["known_deposits"])
+    lost = missing(connection, log.events(log.bounds([DEPOSITS])), known_deposits)
     if not lost:
         return []
     accounts = {event.data.customer_id: event.data.currency for event in lost}
@@ -61,7 +64,7 @@ def restore_deposits(connection: Conn, log: Log) -> list[str]:
 def restore_restocks(connection: Conn, log: Log) -> list[str]:
     """Within a transaction, after the catalogue: enter the restocks that the database lacks. Returns what was done,
     line by line. Raises `Fatal` for a product that is gone."""
-    lost = missing(connection, log.events(log.bounds([RESTOCKS])), SQL["known_restocks"])
+    lost = missing(connection, log.events(log.bounds([RESTOCKS])), known_restocks)
     if not lost:
         return []
     pieces: dict[str, int] = {}

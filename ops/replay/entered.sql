@@ -1,9 +1,5 @@
 -- What `just replay` enters again of what was entered over HTTP.
 
--- name: known_deposits
-SELECT customer_id, idempotency_key FROM ledger
-WHERE (customer_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
-
 -- name: open
 -- DO UPDATE, so that accounts that exist are locked and returned too.
 INSERT INTO accounts (customer_id, balance, currency) SELECT customer_id, 0, currency
@@ -21,10 +17,6 @@ FROM unnest(%s::text[], %s::bigint[], %s::text[], %s::timestamptz[], %s::text[])
 UPDATE accounts SET balance = balance + amount FROM (
   SELECT customer_id, sum(amount) AS amount FROM unnest(%s::text[], %s::bigint[]) AS one(customer_id, amount) GROUP BY 1
 ) AS entered WHERE accounts.customer_id = entered.customer_id
-
--- name: known_restocks
-SELECT product_id, idempotency_key FROM movements
-WHERE (product_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
 
 -- name: lock_products
 SELECT product_id, buckets > 0 FROM products WHERE product_id = ANY(%s) ORDER BY product_id FOR UPDATE
