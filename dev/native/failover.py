@@ -2,22 +2,19 @@
 
 import signal
 import time
-from typing import TYPE_CHECKING
 
 import psycopg
 
 from dev.native.pairs import Pairs
+from dev.native.supervised import SupervisedStack
 from dev.servers import processes
 from dev.servers.member import Member
 from dev.stack import StackError
 
-if TYPE_CHECKING:
-    from dev.native.stack import NativeStack
-
 REJOIN_WITHIN_S = 300
 
 
-def fail_over(stack: "NativeStack", database: str) -> None:
+def fail_over(stack: SupervisedStack, database: str) -> None:
     """Stop the primary for good, then promote the standby. A primary that answers hands over all that it has. After an
     interruption, call it again. Raises `StackError` and `StartError`."""
     primary, standby = Pairs(stack.settings).of(database)
@@ -44,7 +41,7 @@ def fail_over(stack: "NativeStack", database: str) -> None:
     print(f"there is one copy of the database until 'just rejoin {database}'")
 
 
-def _stop(stack: "NativeStack", primary: Member) -> bool:
+def _stop(stack: SupervisedStack, primary: Member) -> bool:
     """Stop the primary: gently if its standby follows it, so that it has everything. Returns whether it was so."""
     try:
         followed = primary.is_followed()
@@ -56,7 +53,7 @@ def _stop(stack: "NativeStack", primary: Member) -> bool:
     return followed
 
 
-def rejoin(stack: "NativeStack", database: str) -> None:
+def rejoin(stack: SupervisedStack, database: str) -> None:
     """Make the retired cluster of a database a standby again, as a new copy of the primary. Raises `StackError` and
     `StartError`."""
     primary, standby = Pairs(stack.settings).of(database)

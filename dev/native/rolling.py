@@ -6,12 +6,10 @@ that no request finds it closed.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from dev.native.supervised import SupervisedStack
 from dev.settings import CONSOLE, SERVICES
-
-if TYPE_CHECKING:
-    from dev.native.stack import NativeStack
 
 ORDER: Final = (("payment", "inventory", "order-saga"), ("order-api",), (CONSOLE,))
 """Consumers first: whoever reads an event knows its newest form before anybody writes it."""
@@ -19,7 +17,7 @@ STAND_IN: Final = 2
 """The number of the second instance."""
 
 
-def upgrade(stack: "NativeStack") -> None:
+def upgrade(stack: SupervisedStack) -> None:
     """Run the migrations, then replace every process by one of the code that is here now. Raises `StackError` and
     `StartError`; what has not been replaced by then goes on."""
     stack.set_up()
@@ -27,7 +25,7 @@ def upgrade(stack: "NativeStack") -> None:
         roll(stack, stack.programs.matching(names))
 
 
-def roll(stack: "NativeStack", chosen: Sequence[str]) -> None:
+def roll(stack: SupervisedStack, chosen: Sequence[str]) -> None:
     """Replace programs in turns. Raises `StartError` if one is not ready; those after it are then left as they are."""
     with stand_ins(stack, chosen):
         for turn in stack.programs.turns(chosen):
@@ -37,7 +35,7 @@ def roll(stack: "NativeStack", chosen: Sequence[str]) -> None:
 
 
 @contextmanager
-def stand_ins(stack: "NativeStack", chosen: Sequence[str]) -> Iterator[None]:
+def stand_ins(stack: SupervisedStack, chosen: Sequence[str]) -> Iterator[None]:
     """A second instance of each service whose only one is among these and runs. If anything fails after they are ready,
     they stay, as `just scale` would have them. Raises `StartError`."""
     statuses, counts = stack.supervisor.statuses(), stack.state.instances()
@@ -67,7 +65,7 @@ def stand_ins(stack: "NativeStack", chosen: Sequence[str]) -> Iterator[None]:
     _scale(stack, before)
 
 
-def _scale(stack: "NativeStack", scale: dict[str, int]) -> None:
+def _scale(stack: SupervisedStack, scale: dict[str, int]) -> None:
     """Let everybody know the instances: each reads the state when it starts."""
     stack.state.scale = scale
     stack.state.save()

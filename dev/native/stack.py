@@ -1,6 +1,5 @@
 """The native stack: PostgreSQL, Kafka and the services as processes of this machine, kept up by supervisord."""
 
-import json
 import os
 import shutil
 import signal
@@ -13,53 +12,30 @@ from itertools import takewhile
 from xmlrpc.client import Fault
 
 from common.files import write
-from common.kafka.access import ADMIN, OPERATOR, WARM_UP
+from common.kafka.access import OPERATOR, WARM_UP
 from common.secrets.passwords import database_url
 from common.terminal import printable
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
 from dev.native import failover, rolling
-from dev.native.programs import Programs
-from dev.native.supervise import STATES_ENDED, Status, Supervisor, program
+from dev.native.supervise import STATES_ENDED, Status
+from dev.native.supervised import SET_UP, SupervisedStack
 from dev.servers import processes, users
 from dev.servers.postgres import binary
 from dev.servers.secure_postgres import libpq as secure_libpq
-from dev.servers.server import StartError
-from dev.settings import CONSOLE, HOST, ROOT, Settings
-from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
-from dev.waiting import Progress, Waiting, cause
+from dev.settings import CONSOLE, HOST, ROOT
+from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, StackError, caller
 
-READY_S = 90
-SERVER_READY_S = 900  # the recovery of a large database or log takes minutes
-SERVER_SILENT_S = 60  # and both log its progress several times a minute
-SET_UP_S = 300
-LINES_KEPT = 200
 CONNECT_S = 10
 PSQL_OPTIONS = ("--no-psqlrc", "--set=ON_ERROR_STOP=1")
 """A runbook's statements do the same for everybody: with AUTOCOMMIT off, an UPDATE would change nothing. And a script
 ends at the first statement that fails, with 3."""
-SERVICE_STOP_S = 20
-SERVER_STOP_S = 120  # PostgreSQL's checkpoint after a heavy load takes a while
-
 SIGNALLED = {signal.SIGKILL: "killed", signal.SIGSTOP: "frozen", signal.SIGCONT: "thawed"}
-SET_UP = {
-    "postgres": ("ops.people", "ops.migrate", "payment load-demo", "inventory load-demo"),
-    "kafka": ("ops.topics create",),
-}
-"""What makes a server ready for the services. Each command changes nothing the second time."""
 
 
-class NativeStack(Stack):
+class NativeStack(SupervisedStack):
     instances_max = 99  # the admin ports of a service are a block of a hundred
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings)
-        self.supervisor = Supervisor(self.home)
-
-    @property
-    def programs(self) -> Programs:
-        return Programs(self.settings, self.state.instances())
 
     def up(self) -> None:
         started = time.monotonic()
@@ -71,7 +47,7 @@ class NativeStack(Stack):
             self.print_addresses()
             return
         if running:
-            self.supervisor.set_programs(self._configured())
+            self.configure_supervisor()
         else:
             self._launch()
         self.supervisor.start(self.programs.servers)
@@ -128,7 +104,7 @@ class NativeStack(Stack):
             print(REMEMBERED)
             return
         before = self.supervisor.statuses()
-        self.supervisor.set_programs(self._configured())
+        self.configure_supervisor()
         statuses = self.supervisor.statuses()
         stopped = [name for name, status in statuses.items() if status.state in STATES_ENDED]
         instances = self.programs.instances
@@ -213,20 +189,6 @@ class NativeStack(Stack):
         self._require_running()
         failover.rejoin(self, database)
 
-    def configure_supervisor(self, *, replacing: bool = True) -> None:
-        """Let supervisord know the programs as they are now; see `Supervisor.set_programs`."""
-        self.supervisor.set_programs(self._configured(), replacing=replacing)
-
-    def set_up(self) -> None:
-        """Make databases and topics what the code expects, the databases first."""
-        for server in SET_UP:
-            self._set_up(server)
-
-    def start_programs(self, names: Collection[str], within_s: float = READY_S) -> None:
-        """Start programs, and return when they are ready. Raises `StartError`."""
-        self.supervisor.start(names)
-        self._wait_ready(names, within_s)
-
     def _check_clusters(self) -> None:
         """Raises `StackError` when the databases were made with standbys, and are to have none now, or the reverse."""
         wrong = [path for path in homes.clusters(self.home) if (path.name == "postgres") == self.settings.has_standbys]
@@ -308,17 +270,6 @@ class NativeStack(Stack):
                 self.programs.server(name).prepare()
         self.supervisor.launch(self._configured())
 
-    def _configured(self) -> dict[str, str]:
-        """The configuration of each program for supervisord."""
-        programs = self.programs
-        write(programs.targets_path, json.dumps(programs.targets(), indent=1))
-        texts = {}
-        for name in programs.names:
-            priority, stop_s = (1, SERVER_STOP_S) if name in programs.servers else (2, SERVICE_STOP_S)
-            texts[name] = program(programs.server(name), priority=priority, stop_s=stop_s)
-        texts[WARM_UP] = program(programs.server(WARM_UP), priority=3, stop_s=SERVICE_STOP_S, once=True)
-        return texts
-
     def _is_complete(self) -> bool:
         statuses, programs = self.supervisor.statuses(), self.programs
         running = all(name in statuses and statuses[name].state == "RUNNING" for name in programs.names)
@@ -357,60 +308,3 @@ class NativeStack(Stack):
             raise StackError(f"Tandem is not up; 'just up' starts it{remains}")
         if not self.state.path.exists():
             raise StackError(f"{self.state.path} is missing, so the ports are unknown; 'just down' and 'just up' again")
-
-    def _set_up(self, server: str) -> None:
-        self._wait_ready(self.programs.matching([server]), SERVER_READY_S, SERVER_SILENT_S)
-        variables = child({"PYTHONUNBUFFERED": "1", "LOG_FORMAT": "text", **self.programs.tools_environment(ADMIN)})
-        for command in SET_UP[server]:
-            # Printed here, because a tool that printed by itself would end when nobody reads its output any more.
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-m", *command.split()], cwd=ROOT, env=variables, text=True, timeout=SET_UP_S,
-                    stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                )  # fmt: skip
-            except subprocess.TimeoutExpired as late:
-                complaint = cause((late.stdout or b"").decode(errors="replace").splitlines())
-                raise StackError(f"python -m {command} has not ended after {SET_UP_S} s:\n{complaint}") from None
-            if done.returncode != 0:
-                raise StackError(f"python -m {command} failed:\n{cause(done.stdout.splitlines())}")
-            print(done.stdout, end="", flush=True)
-
-    def _wait_ready(self, names: Collection[str], limit_s: float, silent_s: float | None = None) -> None:
-        """Return when all are ready. Raises `StartError` with what each that is late complained about last."""
-        programs = self.programs
-        news = {name: logs.LogFile(programs.log(name)) for name in names}
-        written: dict[str, list[str]] = {name: [] for name in names}
-        met_taken_port: set[str] = set()
-
-        def check(name: str) -> Progress:
-            status = self.supervisor.statuses()[name]
-            alive = status.state in ("RUNNING", "STARTING")
-            server = programs.server(name)
-            missing = server.unready() if alive else status.remark or "starting"
-            lines = news[name].new_lines()
-            written[name] = [*written[name], *lines][-LINES_KEPT:]
-            if tells_taken_port(lines):
-                met_taken_port.add(name)
-            if missing is not None and name in met_taken_port:
-                # The port may have been free when `up` began.
-                missing = ", ".join(self._taken_ports([name])) or "a port was taken and is free again"
-            hopeless = missing is not None and any(words in missing for words in server.hopeless)
-            return Progress(missing, status.pid if alive else 0, hopeless, bool(lines))
-
-        if late := Waiting(names, limit_s, silent_s).until_ready(check):
-            raise StartError(
-                "\n".join(
-                    f"{name} is not ready: {missing}; its last words:\n{cause(written[name])}\n"
-                    f"    all of its log: {programs.log(name)}"
-                    for name, missing in late.items()
-                )
-            )
-
-    def _taken_ports(self, names: Collection[str]) -> list[str]:
-        listeners = self.programs.listeners(names)
-        return [f"port {port} ({setting}) is taken by {process}" for port, setting, process in listeners if process]
-
-
-def tells_taken_port(lines: Collection[str]) -> bool:
-    """Whether a program logged that a port is taken. All of them pass on the operating system's words."""
-    return any("address already in use" in line.lower() for line in lines)

@@ -24,8 +24,9 @@ from dev.__main__ import main as command_line
 from dev.compose import ComposeStack, mounted
 from dev.logs import LogFile, last_lines, readable, show_lines_naming
 from dev.native.programs import Programs
-from dev.native.stack import NativeStack, tells_taken_port
+from dev.native.stack import NativeStack
 from dev.native.supervise import Status, Supervisor
+from dev.native.supervised import tells_taken_port
 from dev.output import unbreakable
 from dev.servers import jars, kafka, postgres
 from dev.servers.instance import unready_at

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from dev.native import rolling
-from dev.native.stack import SET_UP, NativeStack
+from dev.native.stack import NativeStack
 from dev.native.supervise import Status
+from dev.native.supervised import SET_UP
 from dev.servers.server import StartError
 from dev.settings import CONSOLE, SERVICES, Settings
 
