@@ -12,7 +12,7 @@ from common.events import Milliseconds, OrderId, ProductId
 from common.kafka.broker import Partition
 from common.postgres import Conn, connect, pipeline, transaction, transaction_of_pipeline
 from inventory import store
-from inventory.buckets import Buckets, split
+from inventory.buckets import BUCKETS_MAX, Buckets, split
 from inventory.consumer import Batch, InventoryHandler
 from inventory.decide import Relevant
 from ops import migrate
@@ -125,7 +125,8 @@ def test_a_product_that_is_not_split_has_no_bucket(first: Conn) -> None:
     first.execute("INSERT INTO products (product_id, name, unit_price, currency, active) "
                   "VALUES ('new', 'New', 1, 'EUR', true)")  # fmt: skip
     with transaction(first):
-        first.execute("SET LOCAL enable_seqscan = off")  # as PostgreSQL does with many products
+        split(first, TEA, BUCKETS_MAX)
+        first.execute("ANALYZE products, stock_buckets")  # then PostgreSQL looks for the one bucket of each product
         assert set(Buckets(first).lock_one([TEA, "new"], 1)) == {TEA}
 
 
