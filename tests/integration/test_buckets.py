@@ -120,13 +120,15 @@ def test_batches_of_other_partitions_do_not_wait(first: Conn, second: Conn) -> N
     assert levels(first) == [6, 7, 10]
 
 
-def test_a_product_that_is_not_split_has_no_bucket(first: Conn) -> None:
+def test_a_product_that_is_not_split_has_no_bucket(stack: Stack, first: Conn) -> None:
     """It was created after the batch had locked the rows of its products."""
     first.execute("INSERT INTO products (product_id, name, unit_price, currency, active) "
                   "VALUES ('new', 'New', 1, 'EUR', true)")  # fmt: skip
     with transaction(first):
         split(first, TEA, BUCKETS_MAX)
-        first.execute("ANALYZE products, stock_buckets")  # then PostgreSQL looks for the one bucket of each product
+    with stack.postgres.connect("buckets") as owner:
+        owner.execute("ANALYZE products, stock_buckets")  # then PostgreSQL looks for the one bucket of each product
+    with transaction(first):
         assert set(Buckets(first).lock_one([TEA, "new"], 1)) == {TEA}
 
 
