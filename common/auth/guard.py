@@ -60,13 +60,15 @@ async def identify(
     if authorizations and (limited := limiter.refusal_to_verify(source, now)) is not None:
         raise ProblemError(limited)
     try:
-        return await authenticator.authenticate(authorizations)
+        principal = await authenticator.authenticate(authorizations)
     except Unauthenticated as error:
         if error.presented and not isinstance(error, Outdated):
             limiter.failed(source, now)
         raise ProblemError(unauthenticated(error)) from None
     except KeysAway:
         raise ProblemError(KEYS_AWAY) from None
+    limiter.verified(principal, source, now)
+    return principal
 
 
 async def is_still_good(authenticator: Authenticator, authorizations: Sequence[bytes]) -> bool:

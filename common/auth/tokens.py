@@ -18,6 +18,9 @@ from common.auth.signing_keys import SigningKey
 from common.events import IDENTIFIER_PATTERN
 
 TOKEN_BYTES_MAX: Final = 4_096
+NESTED_MAX: Final = 128
+"""Objects and lists in a token's header, and in its claims. 4 KB of brackets would take six times as long to read as a
+signature to check, and one that says that it has expired is not counted."""
 SUBJECT_CHARS_MAX: Final = 128
 SECONDS_MAX: Final = 2.0**53
 """Times are whole and fractional seconds since 1970; beyond this they are not exact."""
@@ -95,7 +98,10 @@ def _claims(signed: CompactSignature) -> dict[str, Any]:
     try:
         return _members(signed.payload or b"")
     except (ValueError, RecursionError):
-        raise Unauthenticated("the token's claims are not a JSON object that has each name once") from None
+        raise Unauthenticated(
+            "the token's claims are not a JSON object that has each name once, and no more than "
+            f"{NESTED_MAX} objects and lists"
+        ) from None
 
 
 def _has_expired(signed: CompactSignature, expected: Expected, now: float) -> bool:
@@ -118,7 +124,10 @@ def _verify(signed: CompactSignature, signing: SigningKey) -> None:
 
 
 def _members(document: bytes) -> dict[str, Any]:
-    """The members of a JSON object. Raises `ValueError` if it is none, or has a name twice (RFC 7519 §4)."""
+    """The members of a JSON object. Raises `ValueError` if it is none, has a name twice (RFC 7519 §4), or has too many
+    objects and lists in it."""
+    if document.count(b"{") + document.count(b"[") > NESTED_MAX:
+        raise ValueError(f"it has over {NESTED_MAX} objects and lists")
     members = json.loads(document, object_pairs_hook=_once)
     if isinstance(members, dict):
         return members

@@ -4,6 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any, cast
@@ -17,7 +18,7 @@ from starlette.responses import Response
 
 from common.auth.access import own
 from common.auth.authenticator import Open
-from common.auth.guard import identify
+from common.auth.guard import admit, identify
 from common.auth.principal import ANYONE, Expired, Principal, Unauthenticated, UnknownKey
 from common.config.env import Env
 from common.errors import Fatal
@@ -146,6 +147,41 @@ def test_clients_whose_tokens_have_ended_lock_nobody_out(error: Unauthenticated,
             asyncio.run(identify(Refusing(error), limiter, [b"Bearer x"], "192.0.2.1"))
         answered.add(caught.value.problem.status)
     assert answered == statuses
+
+
+class Forgetful(Open):
+    """Has every credential verified, as a process does that sees each for the first time."""
+
+    def __init__(self, principal: Principal) -> None:
+        self.principal = principal
+        self.verified = 0
+
+    def known(self, authorization: bytes | None) -> Principal | None:
+        return None
+
+    async def authenticate(self, authorizations: Sequence[bytes]) -> Principal:
+        self.verified += 1
+        return self.principal
+
+
+def test_many_tokens_of_a_customer_at_the_limit_are_not_all_verified() -> None:
+    limiter, authenticator = Limiter(RequestLimits(customer=Rate(1, 5), failures=Rate(1, 20))), Forgetful(CUSTOMER)
+    for number in range(1_000):
+        scope: dict[str, Any] = {"headers": [], "client": ("192.0.2.1", 1)}
+        with suppress(ProblemError):
+            asyncio.run(admit(authenticator, limiter, own(), scope, [b"Bearer %d" % number]))
+    assert 25 <= authenticator.verified < 200
+    assert asyncio.run(identify(authenticator, limiter, [b"Bearer x"], "192.0.2.2")) == CUSTOMER
+
+
+def test_new_tokens_of_a_customer_below_the_limit_do_not_count_as_guesses() -> None:
+    limiter, authenticator = (
+        Limiter(RequestLimits(customer=Rate(1_000, 1_000), failures=Rate(1, 1))),
+        Forgetful(CUSTOMER),
+    )
+    for _ in range(100):
+        asyncio.run(identify(authenticator, limiter, [b"Bearer x"], "192.0.2.1"))
+    assert limiter.refusal_to_verify("192.0.2.1", time.perf_counter()) is None
 
 
 def test_without_a_rate_nothing_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from common.auth.principal import Outdated, Principal, Unauthenticated, UnknownKey
 from common.auth.signing_keys import read_jwks
-from common.auth.tokens import TOKEN_BYTES_MAX, Expected, check_token
+from common.auth.tokens import NESTED_MAX, TOKEN_BYTES_MAX, Expected, check_token
 from tests.tokens import ALGORITHMS, AUDIENCE, ISSUER, Issuer, b64, bad_tokens
 
 EXPECTED: Final = Expected(ISSUER, AUDIENCE, leeway_s=30)
@@ -126,6 +126,25 @@ def test_the_limit_is_of_the_whole_token() -> None:
     fits = issuer.token(claims={"x": "x" * ((TOKEN_BYTES_MAX - size) * 3 // 4 - 2)})
     assert TOKEN_BYTES_MAX - 8 < len(fits) <= TOKEN_BYTES_MAX
     assert check(fits).subject == "cust-1"
+
+
+@pytest.mark.parametrize("bracket", ["{}", "[]"])
+def test_a_token_of_brackets_is_not_read(bracket: str) -> None:
+    """One that says that it has expired would not even count as a guess."""
+    brackets = f'"x": [{",".join([bracket] * NESTED_MAX)}]'
+    now = time.time()
+    for header, claims in (
+        (f'"alg": "EdDSA", "kid": "unknown", {brackets}', '"exp": 1'),
+        ('"alg": "EdDSA", "kid": "key-Ed25519"', f'"exp": 1, {brackets}'),
+    ):
+        with pytest.raises(Unauthenticated) as caught:
+            check(f"{b64(f'{{{header}}}'.encode())}.{b64(f'{{{claims}}}'.encode())}.{b64(b'x' * 64)}", now=now)
+        assert not isinstance(caught.value, Outdated)
+
+
+def test_a_token_may_have_the_roles_of_many_applications() -> None:
+    roles = {f"application-{number}": {"roles": ["reader"]} for number in range(50)}
+    assert check(ISSUERS["Ed25519"].token(claims={"resource_access": roles})).subject == "cust-1"
 
 
 # Keys

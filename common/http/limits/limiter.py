@@ -1,8 +1,8 @@
 """The limits of a process: which requests are over one, and what they are answered.
 
 - An address has a bucket for its requests, one for health checks, and one for credentials that are not valid. A
-  signature is checked only if the first and the last have a token, so guessing is limited. Credentials that have been
-  checked before are not affected by guesses.
+  signature is checked only if the first and the last have a token, so guessing is limited, and so is it to have ever
+  further tokens of one principal verified. Credentials that have been checked before are not affected by either.
 - A principal has a bucket by its scopes. A request with many orders takes a token for each.
 
 Each process has buckets of its own: with two instances, a client may send up to twice as much. Only a 429 has the
@@ -56,6 +56,10 @@ class Limit:
         if self._buckets is None or self._buckets.left(key, now):
             return None
         return self._refused(key, now, 1 / self._buckets.rate.per_s, 1)
+
+    def is_reached(self, key: str, now: float) -> bool:
+        """Whether there is no token; take none, and refuse nothing."""
+        return self._buckets is not None and not self._buckets.left(key, now)
 
     def take_up_to(self, key: str, now: float, tokens: int) -> tuple[int, Problem | None]:
         """Take as many tokens as there are. Returns how many, and the refusal for the rest."""
@@ -119,6 +123,12 @@ class Limiter:
     def failed(self, source: str, now: float) -> None:
         """Count credentials from this source that are not valid."""
         self._failures.take(source, now)
+
+    def verified(self, principal: Principal, source: str, now: float) -> None:
+        """Count credentials from this source that were not known, and are good. Those of a principal that is at its
+        limit were verified in vain, and count like those that are not valid: somebody may have any number of tokens."""
+        if self._limit_of(principal).is_reached(principal.subject, now):
+            self.failed(source, now)
 
     def refusal_of_principal(self, principal: Principal, now: float) -> Problem | None:
         """Count a request of this principal, or refuse it."""
