@@ -106,6 +106,8 @@ def _each(user: str, kind: str, names: Iterable[str], *operations: str) -> list[
 SERVICES: Final = tuple(SENDS)
 USERS: Final = (*SERVICES, CONSOLE, AUDITOR, OPERATOR, WARM_UP)
 """All that have rights; `ADMIN` and `BROKER` are beside them."""
+_OURS: Final = {"TOPIC": TOPICS, "GROUP": (*READS, WARM_UP), "TRANSACTIONAL_ID": ("inventory-relay",)}
+"""What rights are given for, by kind."""
 
 
 class Drift(NamedTuple):
@@ -123,20 +125,20 @@ class Drift(NamedTuple):
 
 
 def drift_of(current: Iterable[Right]) -> list[Drift]:
-    """How these rights differ from what they must be. Those of other users matter if they could change the topics."""
+    """How these rights differ from what they must be. Those of other users matter if they interfere."""
     wanted, current = rights(), frozenset(current)
-    strange = [
-        right
-        for right in current - wanted
-        if right.user in USERS or (_names_ours(right) and right.operation not in _HARMLESS)
-    ]
+    strange = [right for right in current - wanted if right.user in USERS or interferes(right)]
     missing = sorted(wanted - current)
     return [*(Drift(right, True) for right in missing), *(Drift(right, False) for right in sorted(strange))]
 
 
-def _names_ours(right: Right) -> bool:
-    if right.kind == "BROKER":
-        return True
-    if right.kind != "TOPIC":
+def interferes(right: Right) -> bool:
+    """Whether another user could with this right change what is Tandem's, or keep its services from their work. Whoever
+    may read in a group takes its partitions and sets its offsets. Whoever writes under the relay's transactional id
+    ends the relay."""
+    if right.operation in _HARMLESS and (right.kind, right.operation) != ("GROUP", "READ"):
         return False
-    return any(right.name in (ANY, topic) or (right.prefixed and topic.startswith(right.name)) for topic in TOPICS)
+    return right.kind == "BROKER" or any(
+        right.name in (ANY, name) or (right.prefixed and name.startswith(right.name))
+        for name in _OURS.get(right.kind, ())
+    )

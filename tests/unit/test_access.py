@@ -1,15 +1,19 @@
 """Who may do what at the broker, as a person would say it."""
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from common.errors import Fatal
 from common.events import DEPOSITS, PRODUCTS, READERS, RESTOCKS, TOPICS
 from common.kafka import access
 from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
 from common.secrets import kafka
 from dev.servers import users
 from dev.servers.kafka import Broker
+from ops.access import allow
+from ops.log import Log
 
 
 def who_may(kind: str, name: str, operation: str) -> list[str]:
@@ -62,6 +66,13 @@ def test_a_service_beside_tandem_reads_orders_and_owns_what_bears_its_name() -> 
     assert drift_of([*rights(), *beside]) == []
 
 
+@pytest.mark.parametrize("name", ["order", "warm"])
+def test_no_service_beside_tandem_is_let_into_its_groups(name: str) -> None:
+    """The groups of a service are all whose names begin with its own and a dash: `order-saga` is not `order`'s."""
+    with pytest.raises(Fatal, match=f"{name}: READ on GROUP {name}-… would be a right on Tandem's own"):
+        allow(cast(Log, None), name, None)
+
+
 @pytest.mark.parametrize(
     ("changed", "text"),
     [
@@ -79,6 +90,16 @@ def test_a_service_beside_tandem_reads_orders_and_owns_what_bears_its_name() -> 
             "eve: WRITE on TOPIC ord… is none of Tandem's",
         ),
         (rights() | {Right("eve", "BROKER", "kafka-cluster", "ALTER")}, "eve: ALTER on BROKER kafka-cluster is none"),
+        (
+            rights() | {Right("eve", "GROUP", "payment", "READ")},
+            "eve: READ on GROUP payment is none of Tandem's rights",
+        ),
+        (rights() | {Right("eve", "GROUP", "*", "DELETE")}, "eve: DELETE on GROUP * is none of Tandem's rights"),
+        (rights() | {Right("order", "GROUP", "order-", "READ", True)}, "order: READ on GROUP order-… is none of"),
+        (
+            rights() | {Right("eve", "TRANSACTIONAL_ID", "inventory", "WRITE", True)},
+            "eve: WRITE on TRANSACTIONAL_ID inventory… is none of Tandem's",
+        ),
     ],
 )
 def test_a_change_is_named_with_the_way_out(changed: frozenset[Right], text: str) -> None:
