@@ -31,6 +31,8 @@ from common.secrets.passwords import password_of, urls_to_try
 from ops import tool
 
 AUDITOR: Final = "auditor"
+AUDITOR_CONNECTIONS_MAX: Final = 30
+"""On one server, which has 100 by default for all. The console takes two for each database, a proof one."""
 CONNECT_WITHIN_S: Final = 60.0
 LOCK_TIMEOUT_MS: Final = 5_000
 """While ALTER TABLE waits for a lock, every other statement on that table waits behind it: rather give up."""
@@ -45,18 +47,41 @@ _REVOKE_FROM_PUBLIC = (
 )
 _GRANTS = (
     "GRANT CONNECT ON DATABASE {database} TO {service}, {auditor}",
+    f"ALTER ROLE {{auditor}} CONNECTION LIMIT {AUDITOR_CONNECTIONS_MAX}",
     "REVOKE ALL ON SCHEMA public FROM PUBLIC",
-    # By default every role may fill the disk with large objects, which belong to no table.
-    "REVOKE EXECUTE ON FUNCTION lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea) FROM PUBLIC",
+    # By default every role may fill the disk: with large objects, which belong to no table, and with messages in the
+    # log of the server, even in a session that is read-only.
+    """
+    REVOKE EXECUTE ON FUNCTION lo_creat(int), lo_create(oid), lo_from_bytea(oid, bytea),
+      pg_logical_emit_message(boolean, text, text, boolean), pg_logical_emit_message(boolean, text, bytea, boolean)
+    FROM PUBLIC
+    """,
+    # Whoever takes the lock of the relay, or that of a key, keeps the service from its work. Its own right comes first:
+    # the service may be running.
+    "GRANT EXECUTE ON FUNCTION pg_try_advisory_lock(bigint), pg_advisory_xact_lock(bigint) TO {service}",
+    """
+    DO $$ DECLARE taker regprocedure; BEGIN
+      FOR taker IN SELECT oid FROM pg_proc WHERE pronamespace = 'pg_catalog'::regnamespace
+        AND proname ~ '^pg_(try_)?advisory_(xact_)?lock(_shared)?$'
+      LOOP EXECUTE format('REVOKE EXECUTE ON FUNCTION %s FROM PUBLIC', taker); END LOOP;
+    END $$
+    """,
     "GRANT USAGE ON SCHEMA public TO {service}, {auditor}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {service}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE ON SEQUENCES TO {service}",
     "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT ON TABLES TO {auditor}",
-    "ALTER ROLE {auditor} SET default_transaction_read_only = on",
+    # A role may change what its own sessions begin with, such as whether a commit waits for the disk and the standby.
+    # That would outlast a new password.
+    "ALTER ROLE {service} RESET ALL; ALTER ROLE {service} IN DATABASE {database} RESET ALL",
+    """
+    ALTER ROLE {auditor} RESET ALL;
+    ALTER ROLE {auditor} IN DATABASE {database} RESET ALL;
+    ALTER ROLE {auditor} SET default_transaction_read_only = on;
+    ALTER ROLE {auditor} SET idle_in_transaction_session_timeout = '30min'
+    """,
     # Whoever leaves a transaction open in psql makes the tables grow that change all the time. Dumps lift the limit for
     # themselves; a proof waits with its snapshot of one database while it reads another.
     "ALTER DATABASE {database} SET idle_in_transaction_session_timeout = '1min'",
-    "ALTER ROLE {auditor} SET idle_in_transaction_session_timeout = '30min'",
 )
 # Here and not in `common/migrations`, whose SQL cannot name the role. A service's own migrations can.
 _TAKE_BACK = (

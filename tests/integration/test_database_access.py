@@ -4,15 +4,17 @@ Each right is tried, because a list of rights proves nothing. No statement chang
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from typing import Final
 
 import psycopg
 import pytest
 from psycopg import errors, sql
 
+from common.config.env import Env
 from common.postgres import Conn
 from dev.settings import DATABASES
-from ops.migrate import AUDITOR
+from ops.migrate import AUDITOR, AUDITOR_CONNECTIONS_MAX, migrate
 from tests.stack import Stack
 
 STATEMENTS: Final[Mapping[str, str]] = {
@@ -32,6 +34,9 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "create a schema": "CREATE SCHEMA test",
     "create a large object": "SELECT lo_create(0)",
     "write a large object": "SELECT lo_from_bytea(0, 'x')",
+    "write to the server's log": "SELECT pg_logical_emit_message(false, 'x', 'x')",
+    "write bytes to the server's log": "SELECT pg_logical_emit_message(false, 'x', 'x'::bytea)",
+    "take a lock for all others": "SELECT pg_try_advisory_lock_shared(1)",
     "create a role": "CREATE ROLE test",
     "become the superuser": "SET ROLE postgres",
     "change the superuser's password": "ALTER ROLE postgres PASSWORD 'known'",
@@ -40,6 +45,11 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "read hashes": "SELECT rolpassword FROM pg_authid",
     "change the server": "SELECT set_config('log_statement', 'all', false)",
 }
+LOCKS: Final[Mapping[str, str]] = {
+    "lead": "SELECT pg_try_advisory_lock(hashtext('inventory relay'))",
+    "keep others from a key": "SELECT pg_advisory_xact_lock(hashtextextended('a key', 0))",
+}
+"""What a service needs, and whoever only reads does not."""
 ALL: Final = frozenset({"select", "insert", "update", "delete"})
 NARROWER: Final[Mapping[str, frozenset[str]]] = {
     "audit": frozenset({"select"}),
@@ -117,4 +127,30 @@ def test_each_role_may_do_what_its_service_needs_and_nothing_else(stack: Stack, 
                 if refused(connection, sql.SQL(statement).format(**names)) is (act in may(role, database, table)):
                     wrong.append(f"{act} {table}")
         wrong += [act for act, statement in ELSEWHERE.items() if not refused(connection, sql.SQL(statement))]
-    assert not wrong, ", ".join(wrong)
+        locks = [
+            act for act, statement in LOCKS.items() if refused(connection, sql.SQL(statement)) is (role != AUDITOR)
+        ]
+        connection.execute("SELECT pg_advisory_unlock_all()")
+    assert not wrong + locks, ", ".join(wrong + locks)
+
+
+def test_an_auditor_leaves_connections_to_others(stack: Stack) -> None:
+    with ExitStack() as held:
+        for _ in range(AUDITOR_CONNECTIONS_MAX):
+            with suppress(psycopg.OperationalError):  # others read as auditors too
+                held.enter_context(connect(stack, AUDITOR, "payment"))
+        with pytest.raises(psycopg.OperationalError, match='too many connections for role "auditor"'):
+            connect(stack, AUDITOR, "payment")
+
+
+def test_what_a_role_sets_for_itself_ends_with_the_next_migration(stack: Stack) -> None:
+    """A leaked password is changed; a commit that waits for nothing would stay."""
+    for role, setting in (("payment", "synchronous_commit"), (AUDITOR, "default_transaction_read_only")):
+        with connect(stack, role, "payment") as connection:
+            for scope in ("", "IN DATABASE payment "):
+                connection.execute(f"ALTER ROLE {role} {scope}SET {setting} = off")
+    migrate("payment", Env("test", stack.variables))
+    with connect(stack, "payment", "payment") as connection:
+        assert connection.execute("SHOW synchronous_commit").fetchone() == ("on",)
+    with psycopg.connect(stack.variables["PAYMENT_AUDITOR_URL"]) as connection:
+        assert connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
