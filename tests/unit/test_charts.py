@@ -397,6 +397,7 @@ def test_the_rules_know_what_is_scraped() -> None:
             "set at most 4",
         ),
         ("tandem", {"services": {"payment": {"env": {"ORDERS_IN_FLIGHT": 1}}}}, "ORDERS_IN_FLIGHT"),
+        ("tandem", {"http": {"trustedProxies": []}}, "all clients are at their address"),
         ("tandem", {"servcies": {}}, "servcies"),
         ("platform", {"databases": {"image": "postgres:latest"}}, "image"),
         ("platform", {"kafka": {"brokers": {"replicas": 0}}}, "replicas"),
