@@ -22,6 +22,7 @@ from common.http.app import application
 from common.http.contract.files import HEADERS, Files
 from common.http.contract.operation import Operation
 from common.http.contract.service import Endpoint
+from common.http.limits.turns import Turns
 from common.http.problem import ProblemError
 from common.http.requests import read_body
 from common.http.responses import json_response
@@ -100,6 +101,7 @@ async def serve(settings: Settings) -> None:
         *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
     )
     log = Log(process.brokers, "console-events")
+    turns = Turns()  # at the threads in which databases and broker are read
 
     async def search(request: Request) -> Response:
         return json_response(await unblocked(orders.search, asking, decode_query(request.query_params, orders.Search)))
@@ -176,13 +178,13 @@ async def serve(settings: Settings) -> None:
         api.WHO: logins.shown,
         api.LOG_IN: logins.log_in,
         api.LOG_OUT: logins.log_out,
-        api.SEARCH: search,
-        api.PLACE: place,
-        api.STORY: story,
-        api.EVENTS: order_events,
-        api.PARKED: listing,
-        api.ACT: act,
-        api.PARKED_EVENT: parked_event,
+        api.SEARCH: turns.limited(search),
+        api.PLACE: turns.limited(place),
+        api.STORY: turns.limited(story),
+        api.EVENTS: turns.limited(order_events),
+        api.PARKED: turns.limited(listing),
+        api.ACT: turns.limited(act),
+        api.PARKED_EVENT: turns.limited(parked_event),
         api.VERIFY: verify,
         api.LIST_JOBS: all_jobs,
         api.JOB: one_job,
