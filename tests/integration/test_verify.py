@@ -177,6 +177,10 @@ CORRUPTIONS: Final = {
         3, "sku-b", "inventory", "stock_buckets", "product_id = 'sku-b'",
         "DELETE FROM stock_buckets WHERE product_id = 'sku-b' AND bucket = 1",
     ),
+    "stock split, and a bucket that no order finds": (
+        3, "sku-b", "inventory", "stock_buckets", "product_id = 'sku-b'",
+        "UPDATE stock_buckets SET bucket = 9 WHERE product_id = 'sku-b' AND bucket = 1",
+    ),
     "a release of another quantity": (
         3, "cancelled", "inventory", "movements", BY_ORDER,
         "UPDATE movements SET quantity = 1 WHERE order_id = '{order}' AND kind = 'release'",

@@ -83,6 +83,7 @@ def audit_stock(inventory: Snapshot, report: Report) -> None:
             problem += f"; {row['wrong']} of them have a quantity or an order that their kind does not allow"
         if row["split"]:
             problem += f"; {row['split']} of {row['buckets']} buckets are there, the least has {row['lowest']}"
+            problem += f", the last is number {row['highest']}"
         report.violate(f"product {row['product_id']}", Finding(STOCK, problem), {"row": row})
 
 

@@ -44,15 +44,16 @@ FROM (
 ) AS a USING (currency)
 
 -- name: products
--- The stock of a product that is split is what its buckets have together. `lowest` is the least of them.
+-- The stock of a product that is split is what its buckets have together. `lowest` is the least of them. They are
+-- numbered from 0 without a gap: one of another number is found by no order.
 SELECT product_id, on_hand, moved, restocks, reserves, releases, coalesce(wrong, 0) AS wrong,
-  buckets, coalesce(split, 0) AS split, lowest
+  buckets, coalesce(split, 0) AS split, highest, lowest
 FROM (
   SELECT product_id, on_hand + coalesce(in_buckets, 0) AS on_hand, least(on_hand, lowest) AS lowest, buckets, split,
-    count(*) OVER (PARTITION BY product_id) AS rows
+    highest, count(*) OVER (PARTITION BY product_id) AS rows
   FROM products FULL JOIN (
     SELECT product_id, sum(on_hand) AS in_buckets, min(on_hand) AS lowest,
-      count(*) AS split
+      count(*) AS split, max(bucket) AS highest
     FROM stock_buckets GROUP BY product_id) AS b USING (product_id)
 ) AS p FULL JOIN (
   SELECT product_id, sum(CASE kind WHEN 'reserve' THEN -quantity ELSE quantity END) AS moved,
@@ -62,7 +63,8 @@ FROM (
     count(*) FILTER (WHERE (quantity > 0 AND kind IN ('restock', 'reserve', 'release')
       AND (kind = 'restock') = (order_id IS NULL)) IS NOT TRUE) AS wrong
   FROM movements GROUP BY product_id) AS entries USING (product_id)
-WHERE (on_hand = coalesce(moved, 0) AND lowest >= 0 AND coalesce(split, 0) = buckets AND rows = 1
+WHERE (on_hand = coalesce(moved, 0) AND lowest >= 0 AND coalesce(split, 0) = buckets
+  AND coalesce(highest, -1) = buckets - 1 AND rows = 1
   AND coalesce(wrong, 0) = 0) IS NOT TRUE
 ORDER BY product_id LIMIT %(most)s
 
