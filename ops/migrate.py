@@ -32,7 +32,7 @@ from ops import tool
 
 AUDITOR: Final = "auditor"
 AUDITOR_CONNECTIONS_MAX: Final = 30
-"""On one server, which has 100 by default for all. The console takes two for each database, a proof one."""
+"""On one server, which has 100 by default for all. The console takes three for each database, a proof one."""
 CONNECT_WITHIN_S: Final = 60.0
 LOCK_TIMEOUT_MS: Final = 5_000
 """While ALTER TABLE waits for a lock, every other statement on that table waits behind it: rather give up."""
