@@ -10,7 +10,7 @@ from jsonschema_rs import Draft7Validator
 from common.asyncapi.document import document
 from common.codec import decoded, decoder_for
 from common.config.kafka import Brokers
-from common.events import PRODUCTS, READERS
+from common.events import TOPICS
 from ops.contract.schemas import Rooted
 from ops.log import Log
 
@@ -77,7 +77,7 @@ class DocumentCheck:
 def check_log(brokers: Brokers) -> DocumentCheck:
     """All records of all topics."""
     log, check = Log(brokers, "documented"), DocumentCheck()
-    for message in log.read(log.bounds([*READERS, PRODUCTS])):
+    for message in log.read(log.bounds(TOPICS)):
         topic = message.topic() or ""
         check.see(topic, f"{topic}/{message.partition()}@{message.offset()}", message.key(), message.value())
     return check

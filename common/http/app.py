@@ -268,4 +268,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
             detail = str(error) if request.method in ("GET", "HEAD") else f"{error}{outcome}"
             return problem_response(request, problem.unavailable(detail))
     logger.opt(exception=error).error("unhandled error", path=path)
-    return problem_response(request, problem.INTERNAL)
+    response = problem_response(request, problem.INTERNAL)
+    # Starlette raises the error again, and the server then closes the connection, whatever is sent on it next.
+    response.headers["connection"] = "close"
+    return response

@@ -9,6 +9,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -121,16 +122,22 @@ class Script:
         self.orders[name] = answer.json()["order_id"]
 
     def inactive(self, customer_id: str) -> None:
-        """An order of a product that is taken out of the catalogue: the api, which hears of it later, accepts it."""
+        """An order of a product that is just being taken out of the catalogue: the api hears of it a moment after the
+        database, and accepts it. Those that come earlier are confirmed."""
         product_id = self.product("inactive", PIECES)
         body = {"customer_id": customer_id, "product_id": product_id, "quantity": 1}
 
         def accepted() -> str | None:
             self.stack.product(product_id, price=PRICE)
             self.orderable(product_id)
-            self.stack.product(product_id, price=PRICE, active=False)
-            answer = self.stack.post(body)
-            return answer.json()["order_id"] if answer.status_code == 202 else None
+            ids = []
+            with ThreadPoolExecutor(1) as merchant:
+                change = merchant.submit(self.stack.product, product_id, price=PRICE, active=False)
+                while (answer := self.stack.post(body)).status_code == 202:
+                    ids.append(answer.json()["order_id"])
+                change.result()
+            ended = {order_id: self.stack.await_settled(order_id)["reason"] for order_id in ids}
+            return next((order_id for order_id, reason in ended.items() if reason == "inactive"), None)
 
         self.orders["inactive"] = wait(accepted, "an order of an inactive product is accepted")
 
