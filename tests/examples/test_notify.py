@@ -173,10 +173,14 @@ def test_the_plain_consumer_does_the_same(stack: Stack, customer: str, product: 
             query = "SELECT order_id, kind FROM mails WHERE customer_id = ? ORDER BY rowid"
             return database.execute(query, (customer_id,)).fetchall()
 
+    def has_table() -> bool:
+        with sqlite3.connect(path) as database:
+            return database.execute("SELECT 1 FROM sqlite_master WHERE name = 'mails'").fetchone() is not None
+
     first = stack.place(customer, (product, 1))
     reader = subprocess.Popen(program, cwd=ROOT, env=child())
     try:
-        eventually(path.exists, "it runs")
+        eventually(has_table, "it runs")
         assert until(mails, customer, 1) == [(first, "order.confirmed")]
         reader.kill()
         reader.wait()
