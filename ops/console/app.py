@@ -159,7 +159,7 @@ async def serve(settings: Settings) -> None:
     async def break_it(request: Request) -> Response:
         body = await read_body(request)
         drill.check_allowed(settings)
-        return accepted(drill.start(jobs, decode_body(body, _drill)))
+        return accepted(drill.start(jobs, decode_body(body, _drill), drill.servers(process.brokers)))
 
     async def load(request: Request) -> Response:
         body = await read_body(request)
@@ -212,7 +212,7 @@ def hello(settings: Settings) -> dict[str, Any]:
         "stack": settings.stack,
         "can_break": can_break,
         "services": SERVICES,
-        "targets": (*SERVICES, *drill.SERVERS) if can_break else (),
+        "targets": (*SERVICES, *drill.servers(settings.process.brokers)) if can_break else (),
         "instances_max": drill.SCALED_MAX,
         "shapes": drill.SHAPES,
         "statuses": orders.STATUSES,

@@ -1,20 +1,20 @@
 """Break it: which command of the stack an act stands for. Only on the native stack of a developer; `python -m dev` does
 what is asked, under the same lock as `just`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from common.config.kafka import Brokers
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError, ProblemType
 from ops.console.jobs import Job, Jobs
 from ops.console.settings import Address, Settings
 from ops.console.sources import SERVICES
 
-SERVERS: Final = ("kafka", "postgres")
 SCALED_MAX: Final = 9
 """More instances than anybody wants to see; the stack itself allows 99."""
 SHAPES: Final = ("load", "stress", "spike")
@@ -44,12 +44,19 @@ class Load(Struct, frozen=True, forbid_unknown_fields=True):
     shape: Literal["load", "stress", "spike"]
 
 
-def command(drill: Drill) -> list[str]:
-    """The arguments of Python. Raises `ProblemError` 422."""
+def servers(kafka: Brokers) -> tuple[str, ...]:
+    """The servers that can be broken. If there are several brokers, each of them, and `kafka` for all."""
+    count = len(kafka.servers.split(","))
+    return ("kafka", *(f"kafka-{number}" for number in range(1, count + 1) if count > 1), "postgres")
+
+
+def command(drill: Drill, servers: Sequence[str]) -> list[str]:
+    """The arguments of Python. Raises `ProblemError` 422 for a target that is no service, no instance of one and none
+    of these servers."""
     service, _, number = drill.target.rpartition("-")
-    name = service if number.isdecimal() else drill.target
-    if name not in (*SERVICES, *SERVERS) or (number.isdecimal() and name in SERVERS):
-        known = ", ".join((*SERVICES, *SERVERS))
+    name = service if number.isdecimal() and service in SERVICES else drill.target
+    if name not in (*SERVICES, *servers):
+        known = ", ".join((*SERVICES, *servers))
         raise ProblemError(problem.validation(FieldError("#/target", f"must be one of {known}, or payment-1")))
     if (drill.act == "scale") is not (drill.count is not None):
         raise ProblemError(problem.validation(FieldError("#/count", "is required to scale, and for nothing else")))
@@ -66,9 +73,9 @@ def check_allowed(settings: Settings) -> None:
         raise ProblemError(Problem(NOT_ALLOWED, detail))
 
 
-def start(jobs: Jobs, drill: Drill) -> Job:
+def start(jobs: Jobs, drill: Drill, servers: Sequence[str]) -> Job:
     """Do it in the background. Raises `ProblemError`."""
-    arguments = command(drill)
+    arguments = command(drill, servers)
     return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {}))
 
 

@@ -606,11 +606,18 @@ def test_bytes_of_anybody_are_escaped_and_cut() -> None:
         (Drill("stop", "payment"), ["-m", "dev", "stop", "payment"]),
         (Drill("kill", "order-api-2"), ["-m", "dev", "kill", "order-api-2"]),
         (Drill("freeze", "kafka"), ["-m", "dev", "freeze", "kafka"]),
+        (Drill("kill", "kafka-3"), ["-m", "dev", "kill", "kafka-3"]),
         (Drill("scale", "payment", 3), ["-m", "dev", "scale", "payment=3"]),
     ],
 )
 def test_a_drill_is_a_command_of_the_stack(wanted: Drill, arguments: list[str]) -> None:
-    assert drill.command(wanted) == arguments
+    assert drill.command(wanted, drill.servers(Brokers("127.0.0.1:1,127.0.0.1:2,127.0.0.1:3"))) == arguments
+
+
+def test_each_of_several_brokers_can_be_broken() -> None:
+    assert drill.servers(Brokers("127.0.0.1:9092")) == ("kafka", "postgres")
+    several = Brokers("127.0.0.1:9092,127.0.0.1:9192,127.0.0.1:9292")
+    assert drill.servers(several) == ("kafka", "kafka-1", "kafka-2", "kafka-3", "postgres")
 
 
 @pytest.mark.parametrize(
@@ -618,6 +625,7 @@ def test_a_drill_is_a_command_of_the_stack(wanted: Drill, arguments: list[str]) 
     [
         (Drill("stop", "console"), "#/target"),
         (Drill("stop", "kafka-1"), "#/target"),
+        (Drill("stop", "postgres-1"), "#/target"),
         (Drill("scale", "payment"), "#/count"),
         (Drill("stop", "payment", 3), "#/count"),
         (Drill("scale", "kafka", 2), "#/target"),
@@ -626,7 +634,7 @@ def test_a_drill_is_a_command_of_the_stack(wanted: Drill, arguments: list[str]) 
 )
 def test_a_drill_that_means_nothing_is_refused(wanted: Drill, pointer: str) -> None:
     with pytest.raises(ProblemError) as error:
-        drill.command(wanted)
+        drill.command(wanted, drill.servers(Brokers("127.0.0.1:9092")))
     assert error.value.problem.errors[0].pointer == pointer
 
 

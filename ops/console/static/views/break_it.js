@@ -17,7 +17,7 @@ const ACTS = {
 const LAG = [{ name: "records behind", colour: "--line-1", dash: [], value: (point) => point.lag_records ?? null }];
 const LAG_S = [{ name: "behind", colour: "--line-2", dash: [], value: (point) => point.lag_s ?? null }];
 
-function Target({ target, service, instances, instancesMax, act }) {
+function Target({ target, heading, service, instances, instancesMax, act }) {
   const [number, setNumber] = useState();
   const own = instances.filter((one) => one.service === target);
   const scale = (event) => {
@@ -26,7 +26,7 @@ function Target({ target, service, instances, instancesMax, act }) {
   };
   return html`
     <section class="target" aria-label=${target}>
-      <h3>${target === "kafka" ? "kafka (the broker)" : target}</h3>
+      <h3>${heading}</h3>
       <p>${service ? own.map((one) => html`<${State} word=${one.state}>${one.name} ${one.state}<//> `) : null}</p>
       <div class="actions">
         ${Object.entries(ACTS).map(([name, title]) => html`
@@ -58,6 +58,7 @@ export function BreakIt() {
       ? `This is the ${hello.stack} stack. Only a stack that 'just up' started as processes of this machine can be broken from here.`
       : "Waiting for the server."}</p>`;
   }
+  const kafka = hello.targets.includes("kafka-1") ? "kafka (all brokers)" : "kafka (the broker)";
   const instances = flow?.instances ?? [];
   const behind = Math.max(0, ...(flow?.arrows ?? []).map((arrow) => arrow.lag_records ?? 0));
   const behindS = Math.max(0, ...(flow?.arrows ?? []).map((arrow) => arrow.lag_s ?? 0));
@@ -73,7 +74,7 @@ export function BreakIt() {
           ${hello.shapes.map((shape) => html`<button type="button" disabled=${loads} onClick=${() => send("/api/load", { shape })}>Run the ${shape} shape</button>`)}</div></section>
         <${Jobs} kinds=${["drill", "load"]} title="Drills and loads" limit=${4} />
         <section class="panel"><h2>Parts</h2>
-          ${hello.targets.map((target) => html`<${Target} key=${target} target=${target} service=${hello.services.includes(target)} instances=${instances}
+          ${hello.targets.map((target) => html`<${Target} key=${target} target=${target} heading=${target === "kafka" ? kafka : target} service=${hello.services.includes(target)} instances=${instances}
             instancesMax=${hello.instances_max} act=${(body) => send("/api/break", body)} />`)}</section>
       </div>
       <div>
