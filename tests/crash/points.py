@@ -13,6 +13,7 @@ Scene = Literal[
     "stop",  # the same, and it is told to stop
     "poison",  # the same, and an event comes that can never be processed
     "redrive",  # the same, and an operator redrives the events behind a discarded one
+    "outbox",  # the same, and what was entered over HTTP has to get into the log
     "overdue",  # the same, with payment away and a deadline of seconds
     "restored",  # a tool, when payment's database has been restored from a backup
     "rest",  # a tool, when nothing is under way
@@ -43,6 +44,7 @@ _SESSION: Final = "common.consume.loop:Session"
 _FLUSH: Final = "common.kafka.publisher:Producer.flush"
 _PUBLISH: Final = "common.kafka.publisher:Publisher.publish"
 _ASYNC_PUBLISHER: Final = "common.kafka.async_publisher:AsyncPublisher"
+_OUTBOX: Final = "common.kafka.outbox:Outbox"
 _DEADLINE_PASSED: Final = "order.saga.deadlines:DeadlineTimer._deadline_passed"
 _SENT_S: Final = 0.05
 
@@ -71,6 +73,7 @@ _ALL: Final = (
         following="common.consume.redrive:decode_again", scene="redrive",
     ),
     Point("payment-deposit-committed", "payment", "after", "payment.store:deposit", 2),
+    Point("outbox-committed", "payment", "before", f"{_OUTBOX}.publish", 2, scene="outbox"),
     # Inventory and its relay
     Point("inventory-starts-found", "inventory", "after", "common.consume.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
@@ -80,6 +83,7 @@ _ALL: Final = (
         following="common.consume.redrive:decode_again", scene="redrive",
     ),
     Point("inventory-restock-committed", "inventory", "after", "inventory.store:restock", 2),
+    Point("outbox-acknowledged", "inventory", "after", f"{_OUTBOX}.publish", 2, scene="outbox"),
     Point("relay-fenced", "inventory", "after", "inventory.relay:fence"),
     Point("relay-transaction-open", "inventory", "before", "inventory.relay:Producer.commit_transaction", 2,
           pause_s=_SENT_S),

@@ -227,12 +227,21 @@ def overdue(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
     stack.await_ready("payment-1", instance.name)
 
 
+@contextmanager
+def outbox(stack: Stack, instance: Instance, arm: Arm) -> Iterator[None]:
+    arm()
+    yield
+    service = instance.service.name
+    eventually(lambda: not stack.query(service, "SELECT FROM outbox"), f"the log has what {service} has entered")
+
+
 SCENES: Final[Mapping[Scene, Callable[[Stack, Instance, Arm], AbstractContextManager[None]]]] = {
     "load": load,
     "join": join,
     "stop": stop,
     "poison": poison,
     "redrive": redrive,
+    "outbox": outbox,
     "overdue": overdue,
 }
 
