@@ -131,7 +131,7 @@ def vendored(root: Path = ROOT) -> Iterator[Component]:
 def images(root: Path = ROOT) -> Iterator[Component]:
     """The container images that are named by the Dockerfile, by Compose and by the charts."""
     named: dict[tuple[str, str], str] = {}
-    for file in ("Dockerfile", "docker-compose.yml", "deploy/platform/values.yaml"):
+    for file in ("Dockerfile", "docker-compose.yml", "dev/containers/broker.yml", "deploy/platform/values.yaml"):
         for image, tag, digest in _IMAGE.findall((root / file).read_text()):
             named[image, tag] = digest
     for (image, tag), digest in sorted(named.items()):

@@ -356,7 +356,7 @@ def test_logs_in_compose_whose_reader_has_gone_are_no_failure(tmp_path: Path) ->
 
 
 def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_does() -> None:
-    compose = (ROOT / "docker-compose.yml").read_text()
+    compose = "".join((ROOT / file).read_text() for file in ("docker-compose.yml", "dev/containers/broker.yml"))
     different = {"listener.security.protocol.map"}  # one listener more, for clients outside the containers
     for name, value in kafka.CONFIGURATION.items():
         if name not in different:

@@ -2,10 +2,8 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 from psycopg.conninfo import conninfo_to_dict
 
 from common.config.env import Env
@@ -23,10 +21,11 @@ from common.secrets.passwords import (
 )
 from dev.compose import ComposeStack
 from dev.servers.kafka import SECURE
-from dev.settings import ROOT, Settings
+from dev.settings import Settings
 from dev.stack import StackError
 from ops.secrets import holders
 from ops.secrets.rotate import urls_by_server
+from tests.compose import services
 
 
 def test_a_url_names_the_file_and_not_the_password(tmp_path: Path) -> None:
@@ -115,11 +114,6 @@ def test_the_servers_of_a_rotation_are_those_of_the_superusers(tmp_path: Path) -
         ("h", "1"): ["postgres", "notify", "auditor", "order", "auditor"],
         ("h", "2"): ["postgres", "payment", "auditor"],
     }
-
-
-def services(file: str) -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())["services"]
-    return found
 
 
 def test_secure_compose_is_the_same_stack_with_nothing_in_the_clear() -> None:

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
-import yaml
 from cyclonedx.model.component import ComponentScope
 
 from common.errors import Fatal
 from dev.servers import jars, secure_postgres
 from dev.settings import ROOT
 from dev.supply import sbom
+from tests.compose import services
 
 SCRIPTS: Final = Path(sysconfig.get_path("scripts"))
-COMPOSE: Final[dict[str, Any]] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+COMPOSE: Final = services("docker-compose.yml")
 WRITE_ANYWHERE: Final = {
     "kafka",
     "locust",
@@ -115,9 +115,9 @@ def test_the_image_gets_what_it_is_made_of_and_nothing_else() -> None:
     assert {line[1:] for line in lines if line.startswith("!")} == names
 
 
-@pytest.mark.parametrize("name", COMPOSE["services"])
+@pytest.mark.parametrize("name", COMPOSE)
 def test_every_container_is_confined(name: str) -> None:
-    service = COMPOSE["services"][name]
+    service = COMPOSE[name]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert set(service.get("cap_add", ())) == CAPABILITIES.get(name, {"DAC_OVERRIDE"} if name in READERS else set())
