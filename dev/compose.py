@@ -106,8 +106,16 @@ class ComposeStack(Stack):
                 else:
                     docker("restart", container)
                     self._wait_healthy(name, container)
+            if len(self._brokers()) > 1 and name in self._brokers():
+                self._await_copies(name)
         self._wait_ready(service.name for service in SERVICES if service.name in chosen)
         print(f"restarted: {', '.join(chosen)}")
+
+    def _await_copies(self, broker: str) -> None:
+        """Return when a broker that was restarted has caught up: before, none of the others may be away."""
+        waited = self.run_tool("topics", "copies")
+        if waited.returncode:
+            raise StackError(f"{broker} was restarted, and those after it were not: {waited.stderr.strip()}")
 
     def upgrade(self) -> None:
         self._require_engine()

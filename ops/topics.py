@@ -1,8 +1,9 @@
-"""`python -m ops.topics create|list|trim|rewind|forget|allow|rotate`: makes, shows and trims the topics.
+"""`python -m ops.topics create|list|copies|trim|rewind|forget|allow|rotate`: makes, shows and trims the topics.
 
 create   make the topics that are missing, and set again what has been changed in the others; the same for users and
          rights, where the broker asks for them
 list     print topics and partitions; consumer groups with members and lag
+copies   wait until every copy of every partition is in sync, as before the next of several brokers is restarted
 trim     delete the records that every group has passed, and say what that has freed; nothing else ever deletes one
          (--dry-run: only print)
 rewind   after a topic was created anew: set the committed offsets of its stopped groups back to its beginning
@@ -35,6 +36,8 @@ MISSING = "missing"
 TIMEOUT_S = 15.0
 START_S = 60.0
 """A broker that has just been started may need this long to answer."""
+COPIES_WITHIN_S = 180.0
+"""A broker that was away may need this long to read what it lacks."""
 FREED_WITHIN_S = 15.0
 """The broker looks for segments to delete every 10 s, and from 30 s after its start."""
 
@@ -90,6 +93,24 @@ def _await_leaders(admin: AdminClient, names: Sequence[str]) -> None:
         if time.monotonic() > until:
             raise Fatal(f"topics: created but without leaders after {TIMEOUT_S:.0f} s: {missing}")
         time.sleep(0.1)
+
+
+def await_copies(admin: AdminClient) -> None:
+    """Return when every copy of every partition is in sync. Raises `Fatal` after `COPIES_WITHIN_S`."""
+    until = time.monotonic() + COPIES_WITHIN_S
+    while missing := missing_copies(admin):
+        if time.monotonic() > until:
+            named = ", ".join(f"{count} of {topic}" for topic, count in missing.items())
+            raise Fatal(f"topics: copies are not in sync after {COPIES_WITHIN_S:.0f} s: {named}; is a broker away?")
+        time.sleep(0.5)
+
+
+def missing_copies(admin: AdminClient) -> dict[str, int]:
+    """How many copies of its partitions are not in sync, for each topic that lacks any."""
+    topics = admin.list_topics(timeout=TIMEOUT_S).topics
+    partitions = {name: topic.partitions.values() for name, topic in topics.items()}
+    missing = {name: sum(len(p.replicas) - len(p.isrs) for p in of) for name, of in partitions.items()}
+    return {name: count for name, count in missing.items() if count}
 
 
 def show(log: Log) -> None:
@@ -269,6 +290,7 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("create")
     commands.add_parser("rotate")
     commands.add_parser("list")
+    commands.add_parser("copies")
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
     commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
     commands.add_parser("forget").add_argument("group")
@@ -290,6 +312,8 @@ def main(arguments: Sequence[str]) -> int:
             access.allow(log, chosen.service, access.passwords_folder(env))
         case "list":
             show(log)
+        case "copies":
+            await_copies(log.admin)
         case "trim":
             trim(log, dry_run=chosen.dry_run)
         case "rewind":
