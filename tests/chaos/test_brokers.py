@@ -1,4 +1,5 @@
-"""Three brokers under load: the one that is the active controller is killed and loses its disk."""
+"""Three brokers under load: the one that is the active controller is killed and loses its disk, when the others lack
+its newest records. Only an order that two brokers have is acknowledged, so none is lost."""
 
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def test_a_broker_that_loses_its_disk_loses_no_order(tmp_path: Path) -> None:
         assert {topic.replicas for topic in broker.describe(arena.admin, READERS).values()} == {3}
         assert settings.fetch_drift(arena.admin, [ORDERS, settings.OFFSETS]) == []
         run = Run(arena, ORDERS_PER_S)
-        run.play([Fault("wipe", (CONTROLLER,), 6)])
+        run.play([Fault("strand", (CONTROLLER,), 3)])
         assert run.failures == []
         [row] = run.rows
         assert row.brokers.endswith("*"), "it was the active controller"

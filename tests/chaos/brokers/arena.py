@@ -11,7 +11,7 @@ from typing import Final
 
 from confluent_kafka.admin import AdminClient
 
-from common.events import PRODUCTS, READERS
+from common.events import ORDERS, PRODUCTS, READERS
 from common.kafka.clients import client_config
 from dev.servers.kafka import Broker
 from dev.servers.quorum import NODES, Node, Quorum
@@ -112,6 +112,12 @@ class Arena(Stack):
             if number in ends:
                 yield from links
 
+    def readers_of(self, number: int) -> Iterator[Proxy]:
+        """The connections by which the others read the records that a broker leads."""
+        for (_, target), (records, _) in self.links.items():
+            if target == number:
+                yield records
+
     def controller(self) -> int:
         """The broker that is the active controller: the one that the newest epoch names."""
         newest = (-1, 0)
@@ -125,6 +131,12 @@ class Arena(Stack):
         """How many partitions a broker leads."""
         topics = self.admin.list_topics(timeout=ISR_S).topics
         return sum(p.leader == number for name in TOPICS for p in topics[name].partitions.values())
+
+    def is_alone(self, number: int) -> bool:
+        """Whether of each partition of orders that a broker leads, it has the only copy in sync."""
+        orders = self.admin.list_topics(ORDERS, timeout=ISR_S).topics[ORDERS].partitions.values()
+        led = [partition.isrs for partition in orders if partition.leader == number]
+        return bool(led) and all(isrs == [number] for isrs in led)
 
     def missing_copies(self) -> int:
         """How many copies of partitions are not in sync, of Tandem's topics."""

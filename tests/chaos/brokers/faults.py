@@ -1,6 +1,7 @@
 """What happens to the brokers. Each fault is a context: it begins on entering, and is healed on leaving."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Timer
@@ -13,6 +14,9 @@ from tests.waiting import eventually
 CONTROLLER: Final = 0
 """Stands for whichever broker is the active controller."""
 CAUGHT_UP_S: Final = 180.0
+ALONE_S: Final = 30.0
+EXPOSED_S: Final = 2.0
+"""For so long orders come to a broker that alone is in sync."""
 REPLACED_S: Final = 8.0
 """By then a broker that is gone has successors for all that it led."""
 
@@ -86,6 +90,28 @@ def wipe(_: Arena, peers: list[Peer]) -> Iterator[None]:
 
 
 @contextmanager
+def strand(arena: Arena, peers: list[Peer]) -> Iterator[None]:
+    """The others cannot read its records any more, until it alone is in sync. Then it is killed, and its disk is lost:
+    what it has acknowledged meanwhile is nowhere else."""
+    links = [link for peer in peers for link in arena.readers_of(peer.number)]
+    for link in links:
+        link.silence()
+    try:
+        eventually(lambda: all(arena.is_alone(peer.number) for peer in peers), "nobody has its newest records", ALONE_S)
+        time.sleep(EXPOSED_S)
+        for peer in peers:
+            peer.kill()
+            shutil.rmtree(peer.directory)
+    finally:
+        for link in links:
+            link.speak()
+    try:
+        yield
+    finally:
+        start(*peers)
+
+
+@contextmanager
 def roll(arena: Arena, peers: list[Peer]) -> Iterator[None]:
     """Each is restarted as for an upgrade, when the one before it has caught up."""
     for peer in peers:
@@ -102,7 +128,14 @@ def await_copies(arena: Arena) -> None:
     )
 
 
-INJECT: Final[dict[str, Inject]] = {"kill": kill, "freeze": freeze, "cut-off": cut_off, "wipe": wipe, "roll": roll}
+INJECT: Final[dict[str, Inject]] = {
+    "kill": kill,
+    "freeze": freeze,
+    "cut-off": cut_off,
+    "wipe": wipe,
+    "strand": strand,
+    "roll": roll,
+}
 PLAN: Final = (
     *(Fault("kill", (number,), 10) for number in (1, 2, 3)),
     Fault("kill", (CONTROLLER,), 10),
@@ -111,6 +144,7 @@ PLAN: Final = (
     Fault("cut-off", (1,), 15),
     Fault("cut-off", (CONTROLLER,), 15),
     Fault("wipe", (2,), 5),
+    Fault("strand", (CONTROLLER,), 5),
     Fault("roll", (1, 2, 3), 0),
     Fault("kill", (2, 3), 15),
 )
