@@ -1,6 +1,11 @@
-"""Renders the charts, with Helm itself (its library comes in a wheel)."""
+"""Renders the charts, with Helm itself (its library comes in a wheel).
 
-from collections.abc import Iterator, Mapping
+`python -m tests.charts.render CHART VALUES` prints the documents of a value set, for `kubectl apply`. With `--pods`, it
+prints a pod of each template instead: an API server refuses a pod, and no Deployment, for the Pod Security Standard.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, Final
 
@@ -45,3 +50,17 @@ def pod_of(document: Document) -> Document | None:
     """The pod's spec that a document has a template for."""
     pod: Document | None = document.get("spec", {}).get("template", {}).get("spec")
     return pod if document["kind"] in ("Deployment", "Job", "StatefulSet", "DaemonSet") else None
+
+
+def pods(documents: Iterable[Document]) -> Iterator[Document]:
+    """A pod of each template, as a controller would make it."""
+    for document in documents:
+        if (spec := pod_of(document)) is not None:
+            metadata = {"name": document["metadata"]["name"], **document["spec"]["template"]["metadata"]}
+            yield {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+if __name__ == "__main__":
+    chart_name, values_name, *options = sys.argv[1:]
+    made = rendered(chart_name, values_name)
+    print(yaml.safe_dump_all(pods(made) if options == ["--pods"] else made))

@@ -331,6 +331,43 @@ def test_ports_are_those_of_the_code(name: str) -> None:
             assert services[service]["spec"]["selector"].items() <= labels.items()
 
 
+def test_the_ingress_publishes_by_tls_what_clients_call_and_nothing_else() -> None:
+    assert not of_kind(rendered("tandem", "secured-external"), "Ingress"), "it is off unless it is asked for"
+    documents = rendered("tandem", "production")
+    [ingress] = of_kind(documents, "Ingress").values()
+    [rule] = ingress["spec"]["rules"]
+    [tls] = ingress["spec"]["tls"]
+    assert (tls["hosts"], tls["secretName"]) == ([rule["host"]], "shop-example-tls")
+    backends = {of["path"]: of["backend"]["service"] for of in rule["http"]["paths"]}
+    assert {of["pathType"] for of in rule["http"]["paths"]} == {"Prefix"}
+    offered = set()
+    for service, document in {"order-api": "order", "payment": "payment", "inventory": "inventory"}.items():
+        contract = yaml.safe_load((ROOT / f"docs/contract/v2/{document}.openapi.json").read_text())
+        prefixes = {"/".join(path.split("/")[:4]) for path in contract["paths"] if path.startswith("/api/")}
+        offered |= {(prefix, service) for prefix in prefixes}
+    assert {(path, to["name"]) for path, to in backends.items()} == offered
+    services = of_kind(documents, "Service")
+    for to in backends.values():
+        assert to["port"]["name"] in {port["name"] for port in services[to["name"]]["spec"]["ports"]}
+    for pod_name, pod, _ in pods(documents):
+        if pod_name in {to["name"] for to in backends.values()}:
+            assert rule["host"] in environment(pod, pod_name)["ALLOWED_HOSTS"].split(",")
+
+
+def test_prometheus_may_read_the_database_servers() -> None:
+    documents = rendered("platform", "production")
+    monitors = of_kind(documents, "PodMonitor")
+    clusters = of_kind(documents, "Cluster")
+    assert monitors.keys() == {"kafka", *clusters}
+    for name in clusters:
+        selected = {"cnpg.io/cluster": name}
+        assert selects(monitors[name]["spec"]["selector"], selected)
+        [policy] = policies(documents, selected)
+        assert 9187 in ports_to(policy["ingress"]), "where CloudNativePG shows its metrics"
+        assert all(edge.get("from") for edge in policy["ingress"]), "an edge from everywhere"
+    assert not of_kind(rendered("platform", "small"), "PodMonitor")
+
+
 @pytest.mark.parametrize("name", ["production", "secured-external"])
 def test_consumers_scale_by_lag_up_to_their_partitions(name: str) -> None:
     scaled = of_kind(rendered("tandem", name), "ScaledObject")
@@ -398,6 +435,7 @@ def test_the_rules_know_what_is_scraped() -> None:
         ),
         ("tandem", {"services": {"payment": {"env": {"ORDERS_IN_FLIGHT": 1}}}}, "ORDERS_IN_FLIGHT"),
         ("tandem", {"http": {"trustedProxies": []}}, "all clients are at their address"),
+        ("tandem", {"ingress": {"enabled": True, "host": "shop.example"}}, "tlsSecret"),
         ("tandem", {"servcies": {}}, "servcies"),
         ("platform", {"databases": {"image": "postgres:latest"}}, "image"),
         ("platform", {"kafka": {"brokers": {"replicas": 0}}}, "replicas"),

@@ -65,7 +65,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version }}
 - {name: HTTP_HOST, value: 0.0.0.0}
 - {name: HTTP_PORT, value: {{ .fact.port | quote }}}
 - {name: ADMIN_PORT, value: {{ include "tandem.adminPort" . | quote }}}
-- {name: ALLOWED_HOSTS, value: {{ concat (list .name (printf "%s.%s" .name .root.Release.Namespace) (printf "%s.%s.svc" .name .root.Release.Namespace)) $values.http.allowedHosts | join "," | quote }}}
+- {name: ALLOWED_HOSTS, value: {{ concat (list .name (printf "%s.%s" .name .root.Release.Namespace) (printf "%s.%s.svc" .name .root.Release.Namespace)) (ternary (list $values.ingress.host) (list) $values.ingress.enabled) $values.http.allowedHosts | uniq | join "," | quote }}}
 {{- with $values.http.trustedProxies }}
 - {name: TRUSTED_PROXIES, value: {{ join "," . | quote }}}
 {{- end }}
