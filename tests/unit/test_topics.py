@@ -114,3 +114,16 @@ def test_a_group_that_no_coordinator_has_loaded_is_not_described() -> None:
     with pytest.raises(Transient, match="the coordinator loads"):
         members(admin)
     assert described == ["payment"], "nothing is described while a coordinator loads"
+
+
+def test_copies_that_are_not_in_sync_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = SimpleNamespace(replicas=[1, 2, 3], isrs=[3, 1, 2])
+    left_alone = SimpleNamespace(replicas=[1, 2, 3], isrs=[2])
+    of = {"orders": {0: whole, 1: left_alone}, "products": {0: whole}}
+    existing = {name: SimpleNamespace(partitions=partitions) for name, partitions in of.items()}
+    admin: Any = SimpleNamespace(list_topics=lambda timeout: SimpleNamespace(topics=existing))
+    monkeypatch.setattr(topics, "COPIES_WITHIN_S", -1.0)
+    with pytest.raises(Fatal, match="^topics: copies are not in sync after .*: 2 of orders; is a broker away[?]$"):
+        topics.await_copies(admin)
+    left_alone.isrs = [2, 3, 1]
+    topics.await_copies(admin)
