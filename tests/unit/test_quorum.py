@@ -238,6 +238,6 @@ def test_compose_restarts_a_broker_when_those_before_it_have_caught_up(
     monkeypatch.setattr(stack, "_containers", lambda name: [name])
     monkeypatch.setattr(stack, "run_tool", caught_up)
     monkeypatch.setattr("dev.compose.docker", docker)
-    with pytest.raises(StackError, match="^kafka-2 was restarted, and those after it were not: topics: 7 of orders$"):
+    with pytest.raises(StackError, match=r"^kafka-2 was restarted, and those after it were not: topics: 7 of orders$"):
         stack.restart(["kafka"])
     assert acts == ["kafka", "kafka", "topics copies", "kafka-2", "kafka-2", "topics copies"]

@@ -123,7 +123,7 @@ def test_copies_that_are_not_in_sync_are_named(monkeypatch: pytest.MonkeyPatch) 
     existing = {name: SimpleNamespace(partitions=partitions) for name, partitions in of.items()}
     admin: Any = SimpleNamespace(list_topics=lambda timeout: SimpleNamespace(topics=existing))
     monkeypatch.setattr(topics, "COPIES_WITHIN_S", -1.0)
-    with pytest.raises(Fatal, match="^topics: copies are not in sync after .*: 2 of orders; is a broker away[?]$"):
+    with pytest.raises(Fatal, match=r"^topics: copies are not in sync after .*: 2 of orders; is a broker away[?]$"):
         topics.await_copies(admin)
     left_alone.isrs = [2, 3, 1]
     topics.await_copies(admin)
