@@ -12,7 +12,7 @@ Positions have no holes, so the records of a partition are given out in order: t
 record is examined when it comes in and when it goes out, not in between, however many are held.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection
 from datetime import datetime
 from itertools import islice
@@ -27,6 +27,9 @@ HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5
 """An order that waits for longer is behind a backlog, or its results do not come."""
 HOLD_OF_LATENESS: Final = 2.0
+TOGETHER: Final = 20
+"""How many records of a partition's orders are given out before the results that waited for them. A batch may end
+anywhere in what is given out, and an order that comes without its results is written twice."""
 RESULTS_MAX: Final = 40_000
 """The most orders whose results are remembered; the oldest are forgotten. About 8 MB of memory."""
 SEEN_S: Final = 1.0
@@ -44,6 +47,8 @@ class HeldOrders:
         self.held = 0
         self._orders: dict[Partition, deque[Arrival]] = {}
         self._results: dict[Partition, deque[Arrival]] = {}
+        self._results_of: defaultdict[int, list[deque[Arrival]]] = defaultdict(list)
+        """The same by the number of the partition, which is that of their orders."""
         self._waiting: set[str] = set()
         """Orders whose `order.placed` is held."""
         self._sides: dict[str, int] = {}
@@ -61,6 +66,8 @@ class HeldOrders:
         queue = queues.get(partition)
         if queue is None:
             queue = queues[partition] = deque()
+            if queues is self._results:
+                self._results_of[partition.number].append(queue)
         queue.append(arrival)
         self.held += 1
         if received is None:
@@ -75,20 +82,19 @@ class HeldOrders:
             self._latest[topic] = arrival
 
     def due(self, at_s: float) -> list[Arrival]:
-        """Give out what is to be processed now. Orders come first: a result waits only while its order does."""
+        """Give out what is to be processed now. Results follow their orders soon, and wait only while those do."""
         until_s = at_s - self.hold_s(at_s)
         due: list[Arrival] = []
-        for queue in self._orders.values():
-            while queue and self._is_due(queue[0], until_s):
-                due.append(self._give_out(queue))
+        partitions = list(self._orders)
+        while partitions:
+            partitions = [partition for partition in partitions if self._give_out_some(partition, until_s, due)]
         if (surplus := self.held - len(due) - HELD_RECORDS_MAX) > 0:
             holding = [queue for queue in self._orders.values() if queue]
             for queue in holding:
                 share = min(-(-surplus // len(holding)), len(queue))
                 due += [self._give_out(queue) for _ in range(share)]
         for queue in self._results.values():
-            while queue and _subject(queue[0]) not in self._waiting:
-                due.append(queue.popleft())
+            self._give_out_results(queue, due)
         for subject in list(islice(self._sides, max(0, len(self._sides) - RESULTS_MAX))):
             del self._sides[subject]
         self.held -= len(due)
@@ -105,6 +111,7 @@ class HeldOrders:
         ]
         self._orders.clear()
         self._results.clear()
+        self._results_of.clear()
         self._waiting.clear()
         self._sides.clear()
         self.held = 0
@@ -123,6 +130,21 @@ class HeldOrders:
         if arrival.received is None or type(arrival.received.event) is not OrderPlaced:
             return True
         return arrival.arrived_s <= until_s or self._sides.get(arrival.received.event.subject) == _DECIDABLE
+
+    def _give_out_some(self, partition: Partition, until_s: float, due: list[Arrival]) -> bool:
+        """Give out the next records of a partition of orders, and their results. Returns whether more may be due."""
+        orders = self._orders[partition]
+        up_to = len(due) + TOGETHER
+        while orders and len(due) < up_to and self._is_due(orders[0], until_s):
+            due.append(self._give_out(orders))
+        is_all = len(due) < up_to
+        for results in self._results_of[partition.number]:
+            self._give_out_results(results, due)
+        return not is_all
+
+    def _give_out_results(self, results: deque[Arrival], due: list[Arrival]) -> None:
+        while results and _subject(results[0]) not in self._waiting:
+            due.append(results.popleft())
 
     def _give_out(self, orders: deque[Arrival]) -> Arrival:
         arrival = orders.popleft()

@@ -27,7 +27,7 @@ from common.events import (
     make,
 )
 from common.kafka.broker import Partition
-from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, HeldOrders
+from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, TOGETHER, HeldOrders
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)
@@ -108,6 +108,26 @@ def test_records_behind_a_held_order_are_held_too() -> None:
     assert due(first, second, wish, *results) == []
     elsewhere = [arrived(placed(4), 0, number=1), arrived(declined(4), 0, number=1)]
     assert due(first, second, *results, *elsewhere) == elsewhere
+
+
+def test_a_batch_may_end_anywhere_and_parts_few_orders_from_their_results() -> None:
+    """Whatever a batch leaves for the next one: an order without its results is written twice."""
+    events = [
+        (kind(100 * number + n), n, number)
+        for kind in (placed, paid, reserved)
+        for number in range(2)
+        for n in range(70)
+    ]
+    records = due(*(arrived(event, offset, number=number) for event, offset, number in events))
+    assert len(records) == len(events)
+    parted: dict[str, int] = {}
+    for record in records:
+        assert record.received is not None
+        subject = record.received.event.subject
+        parted[subject] = parted.get(subject, 0) + 1
+        if parted[subject] == 3:
+            del parted[subject]
+        assert len(parted) <= TOGETHER
 
 
 def test_a_result_of_an_order_taken_in_before_is_due_at_once() -> None:
