@@ -66,7 +66,7 @@ def watch_pool(name: str, limit: float, in_use: Callable[[], float]) -> None:
 
 
 class BatchHistogram(Collector):
-    """A histogram that takes a batch of values at once. A value costs a bisection of its bounds; one passed to
+    """A histogram for values that come by the thousand. A value costs a bisection of its bounds; one passed to
     `Histogram.observe` costs five times as much. Belongs to one thread; a scrape may see half a batch."""
 
     def __init__(
@@ -79,6 +79,10 @@ class BatchHistogram(Collector):
         self._counts = [0] * (len(self._bounds) + 1)
         self._sum = 0.0
         registry.register(self)
+
+    def observe(self, value: float) -> None:
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
 
     def observe_all(self, values: Iterable[float]) -> None:
         counts, bounds = self._counts, self._bounds

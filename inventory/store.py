@@ -80,8 +80,10 @@ class Locked:
 
     def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
         """The products, and the reservations of the orders. Locks a bucket of products that are split."""
-        products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self._locked}
-        reservations = [Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self._reservations]
+        products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self._locked.fetchall()}
+        reservations = [
+            Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self._reservations.fetchall()
+        ]
         reserved = {line.product_id for r in reservations if r.state == "reserved" for line in r.lines}
         if missing := {*self._product_ids, *reserved} - products.keys():
             products |= self._buckets.lock_one(missing, self._partition)

@@ -54,8 +54,9 @@ class Locked(NamedTuple):
     payments: "psycopg.Cursor[Payment]"
 
     def read(self) -> tuple[dict[CustomerId, Account], dict[OrderId, Payment]]:
-        accounts = {customer_id: Account(balance, currency) for customer_id, balance, currency in self.accounts}
-        return accounts, {payment.order_id: payment for payment in self.payments}
+        rows = self.accounts.fetchall()  # a row at a time costs three times as much
+        accounts = {customer_id: Account(balance, currency) for customer_id, balance, currency in rows}
+        return accounts, {payment.order_id: payment for payment in self.payments.fetchall()}
 
 
 def lock(connection: Conn, customers: Collection[str], orders: Collection[str]) -> Locked:

@@ -70,7 +70,8 @@ def lock(connection: Conn, orders: Collection[str]) -> "psycopg.Cursor[Any]":
 
 
 def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
-    return {order_id: Row(Order(order_id, *fields), partition, stored=True) for order_id, partition, *fields in cursor}
+    rows = cursor.fetchall()  # a row at a time costs three times as much
+    return {order_id: Row(Order(order_id, *fields), partition, stored=True) for order_id, partition, *fields in rows}
 
 
 def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:

@@ -233,7 +233,8 @@ def test_a_batch_histogram_shows_what_a_histogram_shows() -> None:
         histogram.observe(value)
     batches = BatchHistogram("t_seconds", "Times.", buckets, batch)
     batches.observe_all(values[:2])
-    batches.observe_all(values[2:])
+    batches.observe(values[2])
+    batches.observe_all(values[3:])
     assert generate_latest(batch) == generate_latest(plain)
 
 
