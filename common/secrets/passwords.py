@@ -100,15 +100,17 @@ def database_url(
     authority: Path | None = None,
     writes: bool = True,
 ) -> str:
-    """A connection URL without a password. With an authority, the connection is encrypted, and the server must show a
-    certificate that the authority has signed for this host, and prove that it knows the role's password.
+    """A connection URL without a password. The server must prove that it knows the role's password, and is not told it:
+    another user of the machine may listen on the port of a server that is down, and ask for it in the clear. With an
+    authority, the connection is encrypted too, and the server must show a certificate that the authority has signed for
+    this host.
 
     With several ports, one server is the primary and the others are its standbys, whichever it is at the moment: libpq
     tries one after the other. `writes` is False for a role whose own sessions are read-only, such as the auditor.
     """
     options = {"passfile": password_file(folder, role)}
     if authority is None:
-        mode = "sslmode=disable"
+        mode = "sslmode=disable&require_auth=scram-sha-256"
     else:
         mode = "sslmode=verify-full&channel_binding=require"
         options["sslrootcert"] = authority

@@ -215,7 +215,7 @@ def test_a_service_beside_the_stack_gets_a_password_and_a_database_of_its_own(tm
     assert read_password(tmp_path / "secrets", "notify") == password, "it keeps its password"
     folder, databases = tmp_path / "secrets", homes.databases(tmp_path)
     variables = environment(kafka_servers="-", postgres_port=15432, folder=folder, databases=databases, partitions=6)
-    url = f"postgresql://notify@127.0.0.1:15432/notify?sslmode=disable&passfile={folder}/notify.pgpass"
+    url = f"postgresql://notify@127.0.0.1:15432/notify?sslmode=disable&require_auth=scram-sha-256&passfile={folder}/notify.pgpass"
     assert variables["NOTIFY_DATABASE_URL"] == url
     assert password_of(url) == password
 

@@ -1,8 +1,12 @@
 """Passwords in files, and the secrets of the containers."""
 
 import os
+import socket
+import struct
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
@@ -21,7 +25,7 @@ from common.secrets.passwords import (
 )
 from dev.compose import ComposeStack
 from dev.servers.kafka import SECURE
-from dev.settings import Settings
+from dev.settings import HOST, Settings
 from dev.stack import StackError
 from ops.secrets import holders
 from ops.secrets.rotate import urls_by_server
@@ -35,6 +39,28 @@ def test_a_url_names_the_file_and_not_the_password(tmp_path: Path) -> None:
     assert "s3cret" not in url
     assert password_of(url) == "s3cret"
     assert Env("", {"X": url}).database_url("X") == url
+
+
+@pytest.mark.parametrize("answer", [[8, 3], [12, 5, 7], [8, 0]], ids=["in the clear", "its MD5", "nothing"])
+def test_whoever_listens_instead_of_postgres_learns_no_password(answer: list[int], tmp_path: Path) -> None:
+    """Another user of the machine may, while PostgreSQL is down, and ask for whatever serves them best."""
+    write_password(tmp_path, "order", "s3cret")
+    learnt: list[bytes] = []
+
+    def listen(server: socket.socket) -> None:
+        client, _ = server.accept()
+        with client:
+            client.recv(1_000)  # the user and the database
+            client.sendall(b"R" + struct.pack(f"!{len(answer)}i", *answer))
+            learnt.append(client.recv(1_000))
+
+    with socket.create_server((HOST, 0)) as server, ThreadPoolExecutor(1) as pool:
+        listening = pool.submit(listen, server)
+        url = database_url("order", "order", host=HOST, ports=[server.getsockname()[1]], folder=tmp_path)
+        with pytest.raises(psycopg.OperationalError, match='requirement "scram-sha-256" failed'):
+            psycopg.connect(url, connect_timeout=5)
+        listening.result()
+    assert learnt == [b""]
 
 
 @pytest.mark.parametrize(
@@ -119,12 +145,13 @@ def test_the_servers_of_a_rotation_are_those_of_the_superusers(tmp_path: Path) -
 def test_secure_compose_is_the_same_stack_with_nothing_in_the_clear() -> None:
     plain, secure = services("docker-compose.yml"), services("dev/compose-secure.yml")
     assert secure.keys() <= plain.keys()
+    plainly = "sslmode=disable&require_auth=scram-sha-256"
     verified = "sslmode=verify-full&channel_binding=require&sslrootcert=/secrets/ca.pem"
     for name, service in plain.items():
         settings = service.get("environment", {})
         changed = secure.get(name, {}).get("environment", {})
         urls = {variable: url for variable, url in settings.items() if variable.endswith("_URL")}
-        expected = {variable: url.replace("sslmode=disable", verified) for variable, url in urls.items()}
+        expected = {variable: url.replace(plainly, verified) for variable, url in urls.items()}
         assert {variable: changed.get(variable) for variable in urls} == expected, name
         if "HTTP_PORT" in settings:
             files = [f"/secrets/{name}.pem", f"/secrets/{name}.key", "/secrets/ca.pem"]
@@ -228,7 +255,7 @@ def test_a_url_of_several_servers_asks_for_the_one_that_takes_writes(tmp_path: P
     assert Env("", {"X": url}).database_url("X") == url
     assert conninfo_to_dict(url) | {"passfile": ""} == {
         "user": "order", "dbname": "order", "host": "h,h", "port": "5,6", "sslmode": "disable",
-        "target_session_attrs": "read-write", "passfile": "",
+        "require_auth": "scram-sha-256", "target_session_attrs": "read-write", "passfile": "",
     }  # fmt: skip
     assert password_of(url) == "s3cret"
     # The auditor's sessions are read-only by default, which libpq would take for a standby.
