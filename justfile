@@ -139,7 +139,7 @@ audit *args:
 replay *args:
     exec python -E -m dev ops replay "$@"
 
-# Make new passwords of the databases, and new certificates, while everything runs: just secrets rotate
+# Make new passwords and certificates while everything runs: just secrets rotate; or one for a Kafka user: certificate
 [group('operate')]
 secrets *args:
     exec python -E -m dev secrets "$@"

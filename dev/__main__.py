@@ -121,8 +121,9 @@ def parser() -> argparse.ArgumentParser:
     ops.add_argument("arguments", nargs=argparse.REMAINDER)
     migrate = command("migrate", lambda stack, chosen: stack.migrate(chosen.targets), changes=True)
     migrate.add_argument("targets", nargs="*", type=target, metavar="database=package")
-    secrets = command("secrets", lambda stack, _: stack.rotate_secrets(), changes=True)
-    secrets.add_argument("action", choices=["rotate"], help="make new passwords and certificates")
+    secrets = command("secrets", change_secrets, changes=True)
+    secrets.add_argument("action", choices=["rotate", "certificate"], help="new ones of all, or one for a Kafka user")
+    secrets.add_argument("user", nargs="?", type=kafka_user, help="whose certificate, as common/kafka/access.py has it")
     # Without a prefix of options, all that follows is passed on: REMAINDER does not take an option that comes first.
     passing: dict[str, Any] = {"prefix_chars": "\0", "add_help": False}
     env = command("env", lambda stack, chosen: stack.env(chosen.arguments), **passing)
@@ -150,6 +151,21 @@ def target(text: str) -> str:
     if re.fullmatch("[a-z][a-z0-9_]{0,62}", name) and name not in SHARED_ROLES and package:
         return text
     raise argparse.ArgumentTypeError(f"{text!r} is not a database and a package, such as notify=examples.notify")
+
+
+def kafka_user(text: str) -> str:
+    if re.fullmatch("[a-z][a-z0-9-]{0,62}", text):
+        return text
+    raise argparse.ArgumentTypeError(f"{text!r} is not a user at Kafka, such as payment")
+
+
+def change_secrets(stack: Stack, chosen: argparse.Namespace) -> None:
+    if (chosen.action == "certificate") is not (chosen.user is not None):
+        raise StackError("'just secrets certificate USER' needs the user, and 'just secrets rotate' takes none")
+    if chosen.user is None:
+        stack.rotate_secrets()
+    else:
+        stack.make_certificate(chosen.user)
 
 
 def show_logs(stack: Stack, chosen: argparse.Namespace) -> None:

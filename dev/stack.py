@@ -131,6 +131,11 @@ class Stack(ABC):
         self.state.save()
         self.apply_scale(counts)
 
+    def make_certificate(self, user: str) -> None:
+        """Make a certificate with which a client is this user at Kafka, instead of by a password. Raises
+        `StackError`."""
+        raise StackError("'just secrets certificate' is for the native stack; in Compose users have passwords")
+
     def send_signal(self, names: list[str], number: signal.Signals) -> None:
         """Kill, freeze or thaw services or instances. Raises `StackError`."""
         raise StackError(f"{', '.join(names)}: only the native stack can do that; in Compose use 'docker kill'")

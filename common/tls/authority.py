@@ -1,8 +1,9 @@
 """A certificate authority of the stack's own. It makes its key at the first start, and signs the certificates.
 
 Nothing outside the stack trusts it, so it vouches for nothing else. Its key never leaves its folder. Certificates are
-short-lived: a stolen key is worth nothing after `LEAF_DAYS`, and renewal is no rare event. Files are in PEM, keys in
-PKCS #8 and readable by their owner only.
+short-lived: a stolen key is worth nothing after `LEAF_DAYS`, and renewal is no rare event. A certificate says what it
+is good for: that of a server lets nobody in as a client. Files are in PEM, keys in PKCS #8 and readable by their owner
+only.
 
 Reference: RFC 5280.
 """
@@ -11,7 +12,7 @@ import ipaddress
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -28,7 +29,11 @@ RENEW_DAYS: Final = 30
 """A certificate is renewed by the next start when it is valid for fewer days than this."""
 CLOCK_SKEW: Final = timedelta(minutes=5)
 """Certificates are valid from this long before they are made: the clocks of two machines may differ."""
-_PURPOSES: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+Purpose = Literal["server", "client", "both"]
+_SERVER, _CLIENT = ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH
+_PURPOSES: Final = {"server": (_SERVER,), "client": (_CLIENT,), "both": (_SERVER, _CLIENT)}
+CLIENT_SUFFIX: Final = ".client"
+"""Of the names of a client's files: a service is a server too, by another certificate of the same name."""
 _REMEDY: Final = "delete ca.pem and ca.key, and all certificates are made anew at the next start"
 
 
@@ -49,43 +54,56 @@ class Authority:
         self.path = folder / "ca.pem"
         self._key_path = folder / "ca.key"
 
-    def ensure(self, name: str, hosts: Sequence[str] = LOOPBACK) -> Certificate:
-        """The certificate of a server or a client, made unless there is one for these hosts that is valid for
-        `RENEW_DAYS`. `hosts` are names and IP addresses. Raises `Fatal` when a file is damaged."""
+    def ensure(self, name: str, hosts: Sequence[str] = LOOPBACK, purpose: Purpose = "server") -> Certificate:
+        """The certificate of a server, of a client, or of one that is both, made unless there is one for these hosts
+        that is valid for `RENEW_DAYS`. `hosts` are names and IP addresses. Raises `Fatal` when a file is damaged."""
         with locked(self.folder):  # processes that start side by side make one authority
-            certificate = self._named(name)
-            if not self._is_good(certificate, hosts):
-                self._sign(certificate, name, hosts, timedelta(days=LEAF_DAYS))
+            certificate = self._named(name, purpose)
+            if not self._is_good(certificate, hosts, purpose):
+                self._sign(certificate, name, hosts, timedelta(days=LEAF_DAYS), purpose)
             return certificate
 
     def renew(
-        self, name: str, hosts: Sequence[str] = LOOPBACK, valid: timedelta = timedelta(days=LEAF_DAYS)
+        self,
+        name: str,
+        hosts: Sequence[str] = LOOPBACK,
+        valid: timedelta = timedelta(days=LEAF_DAYS),
+        purpose: Purpose = "server",
     ) -> Certificate:
         """Sign a new certificate, with a new key, in the place of the old. A `valid` below zero makes one that has
         expired. Raises `Fatal` when a file is damaged."""
         with locked(self.folder):
-            certificate = self._named(name)
-            self._sign(certificate, name, hosts, valid)
+            certificate = self._named(name, purpose)
+            self._sign(certificate, name, hosts, valid, purpose)
             return certificate
 
-    def _named(self, name: str) -> Certificate:
-        return Certificate(self.folder / f"{name}.pem", self.folder / f"{name}.key", self.path)
+    def clients(self) -> list[str]:
+        """The names of the clients that have certificates."""
+        suffix = f"{CLIENT_SUFFIX}.pem"
+        return sorted(path.name.removesuffix(suffix) for path in self.folder.glob(f"*{suffix}"))
 
-    def _is_good(self, files: Certificate, hosts: Sequence[str]) -> bool:
+    def _named(self, name: str, purpose: Purpose) -> Certificate:
+        files = f"{name}{CLIENT_SUFFIX}" if purpose == "client" else name
+        return Certificate(self.folder / f"{files}.pem", self.folder / f"{files}.key", self.path)
+
+    def _is_good(self, files: Certificate, hosts: Sequence[str], purpose: Purpose) -> bool:
         if not (files.certificate.exists() and files.key.exists() and self.path.exists()):
             return False
         leaf, authority = _read(files.certificate), _read(self.path)
         try:
             leaf.verify_directly_issued_by(authority)
             named = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            purposes = leaf.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except Exception:  # signed by another authority, or without names: cryptography raises many kinds
+            return False
+        if set(purposes) != set(_PURPOSES[purpose]):  # earlier versions made each good for everything
             return False
         if not _fits(files.key, leaf):  # the process that renewed it was killed in between
             return False
         remaining = leaf.not_valid_after_utc - datetime.now(UTC)
         return remaining > timedelta(days=RENEW_DAYS) and set(named) == set(_general_names(hosts))
 
-    def _sign(self, files: Certificate, name: str, hosts: Sequence[str], valid: timedelta) -> None:
+    def _sign(self, files: Certificate, name: str, hosts: Sequence[str], valid: timedelta, purpose: Purpose) -> None:
         authority, authority_key = self._load_or_make()
         key = ec.generate_private_key(ec.SECP256R1())
         certificate = (
@@ -95,10 +113,7 @@ class Authority:
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName(_general_names(hosts)), critical=False)
             .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage(_PURPOSES),
-                critical=False,
-            )
+            .add_extension(x509.ExtendedKeyUsage(_PURPOSES[purpose]), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False
             )

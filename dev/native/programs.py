@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from common.config.env import LOOPBACK
-from common.kafka.access import ADMIN, BROKER, OPERATOR, WARM_UP
+from common.kafka.access import BROKER, OPERATOR, WARM_UP
 from common.tls.authority import Authority, Certificate
 from dev.home import databases
 from dev.native.pairs import Pairs
@@ -120,14 +120,16 @@ class Programs:
 
     def renew_certificates(self) -> None:
         """Make new certificates. The services read them by themselves, PostgreSQL and the broker when told."""
+        authority = Authority(self.settings.secrets)
         for name in dict.fromkeys(["postgres", *(service.name for service, _ in self.instances.values()), CONSOLE]):
-            Authority(self.settings.secrets).renew(name, (name, *LOOPBACK))
+            authority.renew(name, (name, *LOOPBACK))
         for name in self.clusters:
             cluster = self.server(name)
             assert isinstance(cluster, Cluster)
             cluster.show_certificate()
-        for name in (ADMIN, BROKER):
-            Authority(self.settings.secrets).renew(name)
+        for name in authority.clients():
+            authority.renew(name, purpose="client")
+        authority.renew(BROKER, purpose="both")
         for name in self.brokers:
             self._broker(name).show_certificate()
 

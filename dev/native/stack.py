@@ -15,6 +15,7 @@ from common.files import write
 from common.kafka.access import OPERATOR, WARM_UP
 from common.secrets.passwords import database_url
 from common.terminal import printable
+from common.tls.authority import Authority
 from dev import home as homes
 from dev import logs, observe
 from dev.environment import child, tight_limits
@@ -207,6 +208,12 @@ class NativeStack(SupervisedStack):
                 self.programs.pairs.member(name).configure()  # a standby has none but this to tell it
             print("secrets: new certificates; new connections get them within a second", flush=True)
         self.ops("secrets", ["rotate"])
+
+    def make_certificate(self, user: str) -> None:
+        if not self.settings.secure:
+            raise StackError("this stack asks nobody for a certificate; it does with SECURE=1")
+        files = Authority(self.settings.secrets).ensure(user, purpose="client")
+        print(f"KAFKA_CERT_FILE={files.certificate}\nKAFKA_KEY_FILE={files.key}")
 
     def migrate(self, targets: list[str]) -> None:
         self._require_running()

@@ -220,7 +220,7 @@ class Broker(Server):
             return Brokers(servers)
         assert self.secrets is not None
         if user == ADMIN:
-            return self.by_certificate(Authority(self.secrets).ensure(ADMIN))
+            return self.by_certificate(Authority(self.secrets).ensure(ADMIN, purpose="client"))
         authority, password = Authority(self.secrets).path, password_file(self.secrets, user)
         return Brokers(servers, "SASL_SSL", authority, user, password)
 
@@ -246,7 +246,7 @@ class Broker(Server):
 
     def _write_key_store(self, secrets: Path) -> Path:
         """Returns the certificate of the authority."""
-        files = Authority(secrets).ensure(BROKER)
+        files = Authority(secrets).ensure(BROKER, purpose="both")
         write(self.directory / KEY_STORE, files.key.read_text() + files.certificate.read_text(), 0o600)
         return files.authority
 

@@ -23,7 +23,7 @@ from common.secrets.passwords import (
     stored_roles,
     write_password,
 )
-from common.tls.authority import Authority
+from common.tls.authority import CLIENT_SUFFIX, Authority, Purpose
 from ops import tool
 
 SUPERUSER: Final = "postgres"
@@ -40,12 +40,14 @@ SHARED_HOST: Final = "tandem"
 
 
 class Holder(NamedTuple):
-    """Who gets secrets: its number as a user, its roles in the databases, its certificates, and its users at Kafka."""
+    """Who gets secrets: its number as a user, its roles in the databases, its certificates as a server, its users at
+    Kafka by password, and those by certificate."""
 
     user: int
     roles: tuple[str, ...] = ()
     certificates: tuple[str, ...] = ()
     kafka_users: tuple[str, ...] = ()
+    clients: tuple[str, ...] = ()
 
 
 HOLDERS: Final = {
@@ -54,12 +56,12 @@ HOLDERS: Final = {
     "payment": Holder(USER, ("payment",), ("payment",), ("payment",)),
     "inventory": Holder(USER, ("inventory",), ("inventory",), ("inventory",)),
     "console": Holder(USER, (AUDITOR, *SERVICES), ("console",), (access.CONSOLE,)),
-    "setup": Holder(USER, ROLES, (access.ADMIN,), access.USERS),
+    "setup": Holder(USER, ROLES, (), access.USERS, (access.ADMIN,)),
     "postgres": Holder(999, (SUPERUSER,), ("postgres",)),  # the number in its image, as below
     "kafka": Holder(1000, (), (access.BROKER,)),
     "gateway": Holder(0, (), ("gateway",)),
     "client": Holder(0),  # knows whom to trust
-    "auditor": Holder(USER, (), (access.AUDITOR,)),  # what watches Kafka
+    "auditor": Holder(USER, clients=(access.AUDITOR,)),  # what watches Kafka
     "warm-up": Holder(USER, (), (), (access.WARM_UP,)),
 }
 KEY_STORE: Final = f"/secrets/{access.BROKER}.both.pem"
@@ -87,15 +89,15 @@ def make(folder: Path) -> None:
             write_password(made, role, new_password())
     for user in access.USERS:
         kafka.ensure_password(made, user)
-    for name in _certificates():
-        _authority(folder).ensure(name, _hosts(name))
+    for name, purpose in _certificates():
+        _authority(folder).ensure(name, _hosts(name), purpose=purpose)
     publish(folder)
 
 
 def renew_certificates(folder: Path) -> None:
     """Make new certificates for all holders, but keep the authority. Raises `OSError` and `Fatal`."""
-    for name in _certificates():
-        _authority(folder).renew(name, _hosts(name))
+    for name, purpose in _certificates():
+        _authority(folder).renew(name, _hosts(name), purpose=purpose)
     publish(folder)
 
 
@@ -120,7 +122,7 @@ def publish(folder: Path) -> None:
             _give(holder, kafka.password_file(own, user), kafka.password_file(folder / MADE, user).read_text())
         if SUPERUSER in holder.roles and (pending := pending_file(folder / MADE, SUPERUSER)).exists():
             _give(holder, pending_file(own, SUPERUSER), pending.read_text())
-        for certificate in holder.certificates:
+        for certificate in (*holder.certificates, *(f"{client}{CLIENT_SUFFIX}" for client in holder.clients)):
             texts = [(authority.folder / f"{certificate}{suffix}").read_text() for suffix in (".key", ".pem")]
             _give(holder, own / f"{certificate}.key", texts[0])
             _give(holder, own / f"{certificate}.pem", texts[1])
@@ -137,8 +139,12 @@ def _authority(folder: Path) -> Authority:
     return Authority(folder / MADE)
 
 
-def _certificates() -> Iterator[str]:
-    return (name for holder in HOLDERS.values() for name in holder.certificates)
+def _certificates() -> Iterator[tuple[str, Purpose]]:
+    for holder in HOLDERS.values():
+        for name in holder.certificates:
+            yield name, "both" if name == access.BROKER else "server"
+        for name in holder.clients:
+            yield name, "client"
 
 
 def _hosts(name: str) -> tuple[str, ...]:

@@ -34,6 +34,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     UserScramCredentialUpsertion,
 )
 
+from common.config.env import LOOPBACK
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import ORDERS, READS, TOPICS
@@ -241,10 +242,9 @@ def test_a_certificate_stands_for_the_user_whose_name_it_has(secure_stack: Stack
 
 
 def by_certificate(stack: Stack, name: str) -> Brokers:
-    """How somebody reaches the broker whose certificate has this name."""
-    files = stack.servers.certificate(name)
-    assert files is not None
-    return stack.kafka.by_certificate(files)
+    """How a client reaches the broker whose certificate has this name."""
+    assert stack.servers.authority is not None
+    return stack.kafka.by_certificate(stack.servers.authority.ensure(name, purpose="client"))
 
 
 def test_a_service_can_show_a_certificate_instead_of_a_password(secure_stack: Stack, order: Callable[[], str]) -> None:
@@ -292,10 +292,11 @@ def others(tmp_path: Path, secure_stack: Stack) -> dict[str, Brokers]:
     """Clients that the broker must not take, or that must not take the broker."""
     good = secure_stack.kafka.brokers("payment")
     assert secure_stack.servers.authority is not None
-    expired = secure_stack.servers.authority.renew("expired", valid=timedelta(days=-1))
+    expired = secure_stack.servers.authority.renew("expired", valid=timedelta(days=-1), purpose="client")
     wrong = tmp_path / "wrong"
     wrong.write_text("not the password")
-    foreign = Authority(tmp_path / "other").ensure("payment")
+    foreign = Authority(tmp_path / "other").ensure("payment", purpose="client")
+    serving = secure_stack.servers.authority.ensure("payment", ("payment", *LOOPBACK))
     return {
         "without TLS": Brokers(good.servers),
         "with a wrong password": replace(good, password_file=wrong),
@@ -306,6 +307,7 @@ def others(tmp_path: Path, secure_stack: Stack) -> dict[str, Brokers]:
         "a password instead of a certificate": replace(good, servers=f"{HOST}:{secure_stack.kafka.certificates_port}"),
         "a certificate of another authority": replace(secure_stack.kafka.by_certificate(foreign), ca_file=good.ca_file),
         "a certificate that has expired": secure_stack.kafka.by_certificate(expired),
+        "the certificate by which it serves HTTP": secure_stack.kafka.by_certificate(serving),
     }
 
 
@@ -325,7 +327,7 @@ def test_requests_by_hand_are_refused_alike(secure_stack: Stack, others: dict[st
 
 def test_a_new_certificate_is_shown_without_a_restart(secure_stack: Stack) -> None:
     assert secure_stack.servers.authority is not None
-    files = secure_stack.servers.authority.renew("kafka")
+    files = secure_stack.servers.authority.renew("kafka", purpose="both")
 
     def shown() -> str:
         return ssl.get_server_certificate((HOST, secure_stack.kafka.port), ca_certs=str(files.authority))

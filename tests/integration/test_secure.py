@@ -196,8 +196,8 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
         for name in ("postgres", CONSOLE, *(service.name for service in SERVICES)):
             shop.servers.authority.renew(name, (name, *LOOPBACK))
         shop.postgres.show_certificate()
-        for name in (ADMIN, BROKER):
-            shop.servers.authority.renew(name)
+        shop.servers.authority.renew(ADMIN, purpose="client")
+        shop.servers.authority.renew(BROKER, purpose="both")
         shop.kafka.show_certificate()
         shop.run_tool("ops.secrets", "rotate")
         more()

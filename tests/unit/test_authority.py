@@ -4,7 +4,7 @@ import ssl
 import stat
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from cryptography import x509
@@ -12,7 +12,7 @@ from cryptography import x509
 from common.config.env import LOOPBACK
 from common.errors import Fatal
 from common.files import write
-from common.tls.authority import LEAF_DAYS, RENEW_DAYS, Authority, Certificate
+from common.tls.authority import LEAF_DAYS, RENEW_DAYS, Authority, Certificate, Purpose
 
 
 @pytest.fixture
@@ -20,11 +20,16 @@ def authority(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "secrets")
 
 
-def shakes_hands(server: Certificate, trusted: Path, host: str) -> bool:
-    """Whether a client that trusts an authority accepts the server as this host. No socket takes part."""
+def shakes_hands(server: Certificate, trusted: Path, host: str, client: Certificate | None = None) -> bool:
+    """Whether a client that trusts an authority accepts the server as this host, and is accepted if it has a
+    certificate itself. No socket takes part."""
     serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     serving.load_cert_chain(server.certificate, server.key)
     asking = ssl.create_default_context(cafile=trusted)
+    if client is not None:
+        serving.verify_mode = ssl.CERT_REQUIRED
+        serving.load_verify_locations(trusted)
+        asking.load_cert_chain(client.certificate, client.key)
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ends = [
         asking.wrap_bio(to_client, to_server, server_hostname=host),
@@ -54,6 +59,19 @@ def test_a_client_refuses_another_authority_and_an_expired_certificate(authority
     assert not shakes_hands(other, authority.ensure("payment").authority, "localhost")
     expired = authority.renew("payment", valid=timedelta(days=-1))
     assert not shakes_hands(expired, authority.path, "localhost")
+
+
+def test_a_certificate_is_good_for_its_purpose_and_no_other(authority: Authority) -> None:
+    made = {purpose: authority.ensure(purpose, purpose=purpose) for purpose in get_args(Purpose)}
+    good = {(s, c) for s in made for c in made if shakes_hands(made[s], authority.path, "localhost", made[c])}
+    assert good == {(s, c) for s in ("server", "both") for c in ("client", "both")}
+    assert authority.clients() == ["client"]
+
+
+def test_a_certificate_of_an_earlier_version_is_replaced(authority: Authority) -> None:
+    """It was good for everything."""
+    before = authority.ensure("payment", purpose="both").certificate.read_text()
+    assert authority.ensure("payment").certificate.read_text() != before
 
 
 def test_a_certificate_is_kept_until_it_expires_soon_or_its_hosts_change(authority: Authority) -> None:

@@ -19,7 +19,7 @@ from common.errors import Fatal
 from common.files import write
 from common.kafka.access import ADMIN, BROKER
 from common.secrets.passwords import password_of, read_password
-from common.tls.authority import Authority
+from common.tls.authority import Authority, Purpose
 from dev import home as homes
 from dev.__main__ import main, natural
 from dev.compose import tools_code
@@ -252,9 +252,10 @@ def test_certificates_of_a_rotation_that_was_killed_are_made_up_for(
 
     with monkeypatch.context() as patched:
         patched.setattr("common.tls.authority.write", killed)
-        for user in (ADMIN, BROKER):
+        purposes: dict[str, Purpose] = {ADMIN: "client", BROKER: "both"}
+        for user, purpose in purposes.items():
             with pytest.raises(InterruptedError):
-                authority.renew(user)
+                authority.renew(user, purpose=purpose)
     broker.prepare()
     shown = broker.brokers()
     assert shown.cert_file is not None

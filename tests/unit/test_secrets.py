@@ -109,7 +109,7 @@ def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monke
     for user in access.USERS:
         given_to = {user} & holders.HOLDERS.keys() - {"auditor"}  # what watches Kafka shows a certificate
         assert {name for name, held in files.items() if f"kafka-{user}.password" in held} == {"setup", *given_to}
-    assert {name for name, held in files.items() if "admin.key" in held} == {"setup"}
+    assert {name for name, held in files.items() if "admin.client.key" in held} == {"setup"}
     assert {name for name, held in files.items() if "kafka.key" in held} == {"kafka"}
     assert {name for name, held in files.items() if "postgres.pgpass" in held} == {"setup", "postgres"}
     assert {name for name, held in files.items() if "ca.key" in held} == set()
@@ -202,11 +202,11 @@ def test_secure_compose_lets_nobody_in_at_kafka_without_a_user_or_a_certificate(
     for name in ("setup", "secrets"):
         told = secure[name]["environment"]
         assert (told["KAFKA_BOOTSTRAP_SERVERS"], told["KAFKA_SECURITY_PROTOCOL"]) == ("kafka:19094", "SSL")
-        assert told["KAFKA_CERT_FILE"] == f"/secrets/{access.ADMIN}.pem"
+        assert told["KAFKA_CERT_FILE"] == f"/secrets/{access.ADMIN}.client.pem"
     for name in ("kafka-exporter", "kafka-ui"):
         assert secure[name]["volumes"] == ["secrets-auditor:/secrets:ro"]
         assert (secure[name]["user"], holders.HOLDERS["auditor"].user) == (str(holders.USER), holders.USER)
-        assert "/secrets/auditor." in str(secure[name])
+        assert "/secrets/auditor.client." in str(secure[name])
 
 
 def test_a_tool_in_compose_is_the_user_that_it_is_natively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
