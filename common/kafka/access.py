@@ -56,7 +56,8 @@ def rights_of(user: str) -> list[Right]:
             ]
         case "operator":
             return [
-                *_each(user, "TOPIC", TOPICS, "READ", "DELETE", "DESCRIBE_CONFIGS"),
+                *_each(user, "TOPIC", TOPICS, "READ", "DESCRIBE_CONFIGS"),
+                *_each(user, "TOPIC", READERS, "DELETE"),  # nothing else is ever trimmed
                 *_each(user, "GROUP", [ANY], "READ", "DELETE"),
                 Right(user, "BROKER", CLUSTER, "DESCRIBE"),
             ]

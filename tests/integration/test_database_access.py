@@ -14,7 +14,7 @@ from psycopg import errors, sql
 from common.config.env import Env
 from common.postgres import Conn
 from dev.settings import DATABASES
-from ops.migrate import AUDITOR, AUDITOR_CONNECTIONS_MAX, migrate
+from ops.migrate import AUDITOR, AUDITOR_CONNECTIONS_MAX, SPILLED_MAX, migrate
 from tests.stack import Stack
 
 STATEMENTS: Final[Mapping[str, str]] = {
@@ -36,6 +36,8 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "write a large object": "SELECT lo_from_bytea(0, 'x')",
     "write to the server's log": "SELECT pg_logical_emit_message(false, 'x', 'x')",
     "write bytes to the server's log": "SELECT pg_logical_emit_message(false, 'x', 'x'::bytea)",
+    "write to the file of the server's log": "DO $$ BEGIN RAISE LOG 'x'; END $$",
+    "put more on the disk than it may": "SET temp_file_limit = -1",
     "take a lock for all others": "SELECT pg_try_advisory_lock_shared(1)",
     "create a role": "CREATE ROLE test",
     "become the superuser": "SET ROLE postgres",
@@ -131,6 +133,7 @@ def test_each_role_may_do_what_its_service_needs_and_nothing_else(stack: Stack, 
             act for act, statement in LOCKS.items() if refused(connection, sql.SQL(statement)) is (role != AUDITOR)
         ]
         connection.execute("SELECT pg_advisory_unlock_all()")
+        assert connection.execute("SHOW temp_file_limit").fetchone() == (SPILLED_MAX,)
     assert not wrong + locks, ", ".join(wrong + locks)
 
 
