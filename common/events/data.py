@@ -132,9 +132,19 @@ class DepositData(_EnteredData, frozen=True, kw_only=True):
     amount: Annotated[int, Meta(ge=1, le=AMOUNT_MAX, description="minor units")]
     currency: Currency
 
+    @property
+    def subject(self) -> str:
+        """Whose account. It counts, and not what the envelope says, which could name another one."""
+        return self.customer_id
+
 
 class RestockData(_EnteredData, frozen=True, kw_only=True):
     """Pieces of a product that came into stock."""
 
     product_id: Identifier
     quantity: Annotated[int, Meta(ge=1, le=COUNT_MAX)]
+
+    @property
+    def subject(self) -> str:
+        """The product. It counts, and not what the envelope says."""
+        return self.product_id

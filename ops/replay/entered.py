@@ -28,7 +28,7 @@ def missing(connection: Conn, entered: Iterable[EnteredEvent], known: Known) -> 
     for chunk in chunks(entered, CHUNK_EVENTS):
         keys: dict[tuple[str, str], EnteredEvent] = {}
         for event in chunk:
-            keys.setdefault((event.subject, event.data.key), event)
+            keys.setdefault((event.data.subject, event.data.key), event)
         has = known(connection, list(keys))
         lacking |= {key: event for key, event in keys.items() if key not in has and key not in lacking}
     return list(lacking.values())

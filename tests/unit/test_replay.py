@@ -1,6 +1,7 @@
 """A replay restores everything published, in whatever sequence it reads that."""
 
-from typing import get_args
+from collections.abc import Sequence
+from typing import cast, get_args
 
 import msgspec
 import pytest
@@ -12,6 +13,7 @@ from common.events import (
     PAYMENT_EVENTS,
     STOCK_EVENTS,
     CustomerId,
+    DepositData,
     Line,
     Milliseconds,
     PaymentData,
@@ -21,12 +23,14 @@ from common.events import (
     StockData,
     StockEvent,
     StockState,
+    account_deposited,
     make,
 )
+from common.postgres import Conn
 from inventory import decide as stock_rules
 from inventory.consumer import answer as stock_answer
 from inventory.decide import Product
-from ops.replay import inventory, payment
+from ops.replay import entered, inventory, payment
 from ops.replay.published import RANKS, time_of
 from payment import decide as payment_rules
 from payment.consumer import answer as payment_answer
@@ -53,6 +57,20 @@ def test_every_state_that_is_published_has_a_rank() -> None:
     assert RANKS.keys() == {None, *get_args(PaymentState), *get_args(StockState)}
     assert all(RANKS[state] == kind.rank for state, kind in PAYMENT_EVENTS.items())
     assert all(RANKS[state] == kind.rank for state, kind in STOCK_EVENTS.items())
+
+
+def test_a_deposit_is_looked_up_in_the_account_that_it_is_entered_in() -> None:
+    """Whoever writes into the topic could name another one in the envelope."""
+    data = DepositData(customer_id=ANN, amount=5, currency="EUR", key="k", by="bea", known_by="token")
+    forged = msgspec.structs.replace(account_deposited(data, at=AT), subject="bob")
+    looked_up: list[tuple[str, str]] = []
+
+    def known(_: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        looked_up.extend(keys)
+        return set(keys)
+
+    assert entered.missing(cast(Conn, None), [forged], known) == []
+    assert looked_up == [(ANN, "k")]
 
 
 def test_a_published_payment_is_captured_at_its_time() -> None:

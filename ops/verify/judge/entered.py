@@ -30,16 +30,16 @@ def audit(topic: str, events: Iterable[Entered], database: Snapshot, report: Rep
     one: a client may have repeated it when the database had lost it."""
     kind, seen = KINDS[topic], set[tuple[str, str]]()
     for chunk in chunks(events, CHUNK_EVENTS):
-        subjects, keys = [event.subject for event in chunk], [event.data.key for event in chunk]
+        subjects, keys = [event.data.subject for event in chunk], [event.data.key for event in chunk]
         rows = database.query(SQL[topic], subjects=subjects, keys=keys)
         stored = {(row["subject"], row["key"]): row["entered"] for row in rows}
         for event in chunk:
-            id_ = (event.subject, event.data.key)
+            id_ = (event.data.subject, event.data.key)
             if id_ not in seen and stored.get(id_) != (entered := _text(event.data)):
                 there = f"has {stored[id_]}" if id_ in stored else "has nothing"
                 problem = f"{entered} are in the log under the key {event.data.key!r}, and the database {there}: it "
                 problem += f"went back, or rows are gone; 'just replay {kind.database}' enters what is missing"
-                report.violate(f"{kind.subject} {event.subject}", Finding(kind.statement, problem))
+                report.violate(f"{kind.subject} {event.data.subject}", Finding(kind.statement, problem))
             seen.add(id_)
 
 
