@@ -120,7 +120,8 @@ class ComposeStack(Stack):
     def upgrade(self) -> None:
         self._require_engine()
         self._compose("build")
-        self._compose("run", "-T", "--rm", "--no-deps", "setup")
+        for name in ("secrets", "setup"):
+            self._compose("run", "-T", "--rm", "--no-deps", name)
         for name in ROLLED:
             for container in self._containers(name):
                 self._replace(name, container)
