@@ -19,7 +19,7 @@ from common.config.env import PORT_MAX, ignore_foreign_variables
 from common.errors import Fatal
 from common.files import raise_limit
 from common.terminal import complain, flushed, open_streams
-from dev import doctor
+from dev import acts, doctor, logs
 from dev import home as homes
 from dev.compose import ComposeStack
 from dev.environment import OPEN_FILES_MAX
@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
     scale.add_argument("counts", nargs="+", metavar="service=count", type=count)
     command("ps", lambda stack, _: stack.ps())
     log = command("logs", show_logs)
-    log.add_argument("services", nargs="*", metavar="service")
+    log.add_argument("services", nargs="*", metavar="service", help=f"by default all; {acts.NAME}: who ran commands")
     log.add_argument("--no-follow", action="store_true", help="print the last lines and return")
     log.add_argument("--order", type=order_named, metavar="ID", help="print all lines that name an order, and return")
     log.add_argument("-n", "--lines", type=natural, default=20, help="how many of the last lines of each")
@@ -169,7 +169,9 @@ def change_secrets(stack: Stack, chosen: argparse.Namespace) -> None:
 
 
 def show_logs(stack: Stack, chosen: argparse.Namespace) -> None:
-    if chosen.order is not None:
+    if chosen.services == [acts.NAME]:
+        logs.show([stack.home / acts.FILE], lines=chosen.lines, follow=not chosen.no_follow)
+    elif chosen.order is not None:
         stack.logs_of_order(chosen.order, chosen.services)
     else:
         stack.logs(chosen.services, chosen.lines, not chosen.no_follow)
@@ -213,6 +215,7 @@ def run(arguments: argparse.Namespace) -> int:
     elif not homes.has_stack(settings.home):
         return without_stack(settings, arguments.command)
     with homes.exclusive(settings.home):
+        acts.record(settings.home, arguments.command, sys.argv[2:])
         arguments.act(chosen_stack(settings, ending=arguments.command in ("down", "reset")), arguments)
     return 0
 

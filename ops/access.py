@@ -50,17 +50,20 @@ def rotate(log: Log, folder: Path | None, publish: Callable[[], None] = lambda: 
 
 
 def allow(log: Log, service: str, folder: Path | None) -> None:
-    """Let a service beside Tandem read what happens to orders. Raises `Fatal` for one of Tandem's own users, and for a
-    name with which Tandem's own groups begin."""
-    if service in (*access.USERS, access.ADMIN, access.BROKER):
-        raise Fatal(f"topics: {service!r} is a user of Tandem's own; a service beside it needs another name")
-    rights = access.rights_beside(service)
-    if wrong := next(filter(access.interferes, rights), None):
-        raise Fatal(f"topics: {wrong} would be a right on Tandem's own; a service beside it needs another name")
+    """Let a service beside Tandem read what happens to orders. Raises `Fatal` for a name that `check_name` refuses."""
+    check_name(service)
     if folder is not None:
         _make_users(log, folder, [service])
-    grants.grant(log.admin, rights)
+    grants.grant(log.admin, access.rights_beside(service))
     print(f"topics: {service} may read {', '.join(READERS)}; its own topics begin with '{service}.'")
+
+
+def check_name(service: str) -> None:
+    """Raises `Fatal` for one of Tandem's own users, and for a name with which Tandem's own groups begin."""
+    if service in (*access.USERS, access.ADMIN, access.BROKER):
+        raise Fatal(f"topics: {service!r} is a user of Tandem's own; a service beside it needs another name")
+    if wrong := next(filter(access.interferes, access.rights_beside(service)), None):
+        raise Fatal(f"topics: {wrong} would be a right on Tandem's own; a service beside it needs another name")
 
 
 def _make_users(log: Log, folder: Path, users: Sequence[str]) -> None:

@@ -30,6 +30,7 @@ from common.kafka.broker import Partition, Topic
 from common.kafka.grants import fetch_drift
 from ops import access, log_dirs, tool
 from ops.log import ANSWER_S, Log, members
+from ops.record import record
 
 GROUPS = sorted(READS)
 MISSING = "missing"
@@ -157,8 +158,9 @@ def strangers(group: str, clients: Sequence[str]) -> list[str]:
     return [client for client in clients if not client.startswith(f"{group}-")]
 
 
-def trim(log: Log, *, dry_run: bool) -> None:
-    """Delete what every group that reads it has passed. Raises `Fatal` if one has never read a partition."""
+def trim(log: Log, env: Env, *, dry_run: bool) -> None:
+    """Delete what every group that reads it has passed. Raises `Fatal` if one has never read a partition, or if it
+    cannot be recorded."""
     bounds = log.bounds(list(READERS))
     committed = {group: log.committed(group, bounds) for group in GROUPS}
     others = _others(log, bounds)
@@ -178,6 +180,8 @@ def trim(log: Log, *, dry_run: bool) -> None:
     if dry_run or not until:
         print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
         return
+    deleted = {f"{t.topic}/{t.partition}": t.offset for t in until}
+    record(env, "trim", ", ".join(READERS), {"until": deleted}, f"{records} records are being deleted")
     sizes = _sizes(log)
     before = next(sizes)
     for future in log.admin.delete_records(until, request_timeout=TIMEOUT_S).values():
@@ -238,9 +242,12 @@ def mebibytes(size: int) -> str:
     return f"{size / 2**20:.1f} MiB"
 
 
-def rewind(log: Log, topic: str) -> None:
+def rewind(log: Log, env: Env, topic: str) -> None:
     """Set the committed offsets of the topic's groups back to its beginning. An offset that outlived its topic says
-    nothing about the one that was created anew. Positions stay. Raises `Fatal` while a group has members."""
+    nothing about the one that was created anew. Positions stay. Raises `Fatal` while a group has members, or if it
+    cannot be recorded."""
+    groups = ", ".join(READERS[topic])
+    record(env, "rewind", f"topic {topic}", {}, f"{groups} begin at its start again")
     partitions = broker.all_partitions(log.topics([topic]).values())
     for group in READERS[topic]:
         try:
@@ -250,10 +257,12 @@ def rewind(log: Log, topic: str) -> None:
         print(f"topics: {group} begins at the start of {topic} again")
 
 
-def forget(admin: AdminClient, group: str) -> None:
-    """Delete what a group has committed. Raises `Fatal` for Tandem's own, and while the group has members."""
+def forget(admin: AdminClient, env: Env, group: str) -> None:
+    """Delete what a group has committed. Raises `Fatal` for Tandem's own, while the group has members, and if it cannot
+    be recorded."""
     if group in GROUPS:
         raise Fatal(f"topics: {group} is Tandem's own, and reads on from its offsets")
+    record(env, "forget", f"group {group}", {}, "its offsets are being deleted")
     [future] = admin.delete_consumer_groups([group], request_timeout=TIMEOUT_S).values()
     try:
         future.result()
@@ -306,20 +315,23 @@ def main(arguments: Sequence[str]) -> int:
                 access.create(log, access.passwords_folder(env))
         case "rotate":
             access.rotate(log, access.passwords_folder(env))
+            record(env, "rotate", "Kafka's passwords", {}, "new passwords")
         case "allow":
             if not access.is_asked_for(log):
                 raise Fatal("topics: this broker asks for no users, so every service may read already")
+            access.check_name(chosen.service)
+            record(env, "allow", f"service {chosen.service}", {}, "may read what happens to orders")
             access.allow(log, chosen.service, access.passwords_folder(env))
         case "list":
             show(log)
         case "copies":
             await_copies(log.admin)
         case "trim":
-            trim(log, dry_run=chosen.dry_run)
+            trim(log, env, dry_run=chosen.dry_run)
         case "rewind":
-            rewind(log, chosen.topic)
+            rewind(log, env, chosen.topic)
         case "forget":
-            forget(log.admin, chosen.group)
+            forget(log.admin, env, chosen.group)
     return 0
 
 

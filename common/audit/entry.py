@@ -8,7 +8,10 @@ from typing import Any, Final, Literal, NamedTuple
 Act = Literal[
     "deposit", "restock", "create-product", "change-product", "change-price", "split", "load-demo",
     "redrive", "discard", "resume", "skip", "replay", "make-token", "create-key", "revoke-key", "rotate",
+    "allow", "trim", "rewind", "forget", "failover", "rejoin",
 ]  # fmt: skip
+ACTOR: Final = "TANDEM_ACTOR"
+"""The variable by which the console tells a command for whom it runs it."""
 TEXT_CHARS_MAX: Final = 500
 
 

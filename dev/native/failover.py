@@ -2,9 +2,14 @@
 
 import signal
 import time
+from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 
+from common.audit import table as audit
+from common.audit.entry import Act, Entry, user_author
+from common.errors import describe
 from dev.native.pairs import Pairs
 from dev.native.supervised import SupervisedStack
 from dev.servers import processes
@@ -34,6 +39,8 @@ def fail_over(stack: SupervisedStack, database: str) -> None:
         print(f"{primary.name} {how}; it stays stopped", flush=True)
     standby.promote()
     print(f"{standby.name} is the primary after {time.monotonic() - started_s:.1f} s", flush=True)
+    detail = {"from": primary.name, "handed_over": hands_over}
+    _record(standby, database, "failover", detail, f"{standby.name} is the primary")
     stack.configure_supervisor()
     if not hands_over and stack.settings.standbys != "1":
         print(f"what {standby.name} had not received is lost: if anything is, the service says so on /readyz, and")
@@ -65,5 +72,15 @@ def rejoin(stack: SupervisedStack, database: str) -> None:
     print(f"what {standby.name} had is in {kept}; delete it when nobody wants to look into it", flush=True)
     stack.configure_supervisor()
     stack.start_programs([standby.name], REJOIN_WITHIN_S)
+    _record(primary, database, "rejoin", {"kept": kept.name}, f"{standby.name} follows {primary.name}")
     primary.configure()
     print(f"{standby.name} follows {primary.name}")
+
+
+def _record(primary: Member, database: str, act: Act, detail: Mapping[str, Any], result: str) -> None:
+    """Add an entry to the audit. What cannot be recorded is done all the same: the service waits for it."""
+    try:
+        with primary.connect(database) as connection:
+            audit.write(connection, user_author(), Entry(act, f"database {database}", detail, result))
+    except psycopg.Error as error:
+        print(f"{act} of {database} is not recorded in the audit: {describe(error)}", flush=True)

@@ -159,7 +159,8 @@ async def serve(settings: Settings) -> None:
     async def break_it(request: Request) -> Response:
         body = await read_body(request)
         drill.check_allowed(settings)
-        return accepted(drill.start(jobs, decode_body(body, _drill), drill.servers(process.brokers)))
+        actor = logins.author(request).principal
+        return accepted(drill.start(jobs, decode_body(body, _drill), drill.servers(process.brokers), actor))
 
     async def load(request: Request) -> Response:
         body = await read_body(request)

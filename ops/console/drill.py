@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 from msgspec import Meta, Struct
 
+from common.audit.entry import ACTOR
 from common.config.kafka import Brokers
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError, ProblemType
@@ -73,10 +74,10 @@ def check_allowed(settings: Settings) -> None:
         raise ProblemError(Problem(NOT_ALLOWED, detail))
 
 
-def start(jobs: Jobs, drill: Drill, servers: Sequence[str]) -> Job:
-    """Do it in the background. Raises `ProblemError`."""
+def start(jobs: Jobs, drill: Drill, servers: Sequence[str], actor: str) -> Job:
+    """Do it in the background, in the name of a person. Raises `ProblemError`."""
     arguments = command(drill, servers)
-    return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {}))
+    return jobs.start("drill", " ".join(arguments[2:]), _running(jobs, arguments, {ACTOR: actor}))
 
 
 def start_load(jobs: Jobs, shape: str, order_api: Address, authority: Path | None, authorization: str) -> Job:

@@ -21,9 +21,9 @@ from common.config.env import Env
 from common.errors import Fatal
 from common.files import locked, write
 from ops import tool
-from ops.people.record import record
 from ops.people.settings import Settings, read_settings
 from ops.people.token import add_person, subject
+from ops.record import record
 
 DAYS_MAX: Final = 3_650
 HEADER: Final = ("id", "name", "scopes", "created", "expires", "state")

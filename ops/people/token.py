@@ -17,8 +17,8 @@ from common.errors import Fatal
 from common.events import IDENTIFIER_PATTERN
 from ops import tool
 from ops.people import issuer
-from ops.people.record import record
 from ops.people.settings import read_settings
+from ops.record import record
 
 _UNITS: Final = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 

@@ -116,7 +116,7 @@ def test_reset_deletes_what_is_tandems_and_nothing_else(tmp_path: Path, monkeypa
         (home / name).mkdir(parents=True)
     (home / "notes").write_text("mine")
     assert just(monkeypatch, home, "reset", "--yes") == 0
-    assert {path.name for path in home.iterdir()} == {homes.MARK, "cache", "lock", "notes"}
+    assert {path.name for path in home.iterdir()} == {homes.MARK, "acts.log", "cache", "lock", "notes"}
     assert just(monkeypatch, home, "reset", "--yes") == 0, "again"
 
 
@@ -275,6 +275,31 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(OSError, match="No space left"):
         write(path, "after")
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("stack.json", "before")]
+
+
+def test_a_command_that_changes_the_stack_is_recorded_with_who_ran_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever comes of it, and although every database may be down."""
+    homes.claim(tmp_path)
+    monkeypatch.setattr("common.audit.entry.user", lambda: "bea")
+    just(monkeypatch, tmp_path, "stop", "payment", "kafka")
+    monkeypatch.setenv("TANDEM_ACTOR", "ann")
+    just(monkeypatch, tmp_path, "scale", "payment=2")
+    just(monkeypatch, tmp_path, "ps")  # changes nothing
+    lines = [json.loads(line) for line in (tmp_path / "acts.log").read_text().splitlines()]
+    assert [(line["message"], line["principal"], line["kind"]) for line in lines] == [
+        ("audit: stop payment kafka", "bea", "user"),
+        ("audit: scale payment=2", "ann (run by bea)", "user"),
+    ]
+    assert (tmp_path / "acts.log").stat().st_mode & 0o777 == 0o600
+    capfd.readouterr()
+    assert just(monkeypatch, tmp_path, "logs", "--no-follow", "acts") == 0
+    assert "audit: stop payment kafka" in capfd.readouterr().out
+    (tmp_path / "acts.log").unlink()
+    (tmp_path / "acts.log").mkdir()
+    just(monkeypatch, tmp_path, "stop", "payment")
+    assert "this could not be recorded" in capfd.readouterr().err
 
 
 @pytest.fixture

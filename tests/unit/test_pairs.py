@@ -1,10 +1,15 @@
 """Which of two clusters is the primary, and what each is configured to do: its folder says it."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import psycopg
 import pytest
 
 from common.secrets.passwords import write_password
+from dev.native import failover
 from dev.native.pairs import Pairs
 from dev.native.programs import Programs
 from dev.servers.member import FOLLOWS, RETIRED
@@ -70,3 +75,34 @@ def test_a_stack_without_standbys_cannot_fail_over(tmp_path: Path) -> None:
     assert pairs.ports == {}
     with pytest.raises(StackError, match="have no standbys; it has them with STANDBYS=1 from its start"):
         pairs.of("payment")
+
+
+def fail_over(monkeypatch: pytest.MonkeyPatch, connect: Any) -> None:
+    """`just failover payment`, between two clusters that only say what they are."""
+    common: dict[str, Any] = {"is_retired": False, "retire": lambda: None, "promote": lambda: None}
+    primary = SimpleNamespace(name="postgres-payment-1", is_followed=lambda: True, **common)
+    standby = SimpleNamespace(name="postgres-payment-2", unready=lambda: None, connect=connect, **common)
+    monkeypatch.setattr(failover, "Pairs", lambda _: SimpleNamespace(of=lambda _: (primary, standby)))
+    supervisor = SimpleNamespace(statuses=dict, stop=lambda names: None)
+    stack: Any = SimpleNamespace(
+        settings=SimpleNamespace(standbys="1"), supervisor=supervisor, configure_supervisor=lambda: None
+    )
+    failover.fail_over(stack, "payment")
+
+
+def test_a_failover_is_recorded_in_the_database_that_took_over(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows: list[Any] = []
+    connection = SimpleNamespace(execute=lambda _, row: rows.append(row))
+    fail_over(monkeypatch, lambda database: nullcontext(connection))
+    [(_, kind, *_, act, target, detail, result)] = rows
+    assert (kind, act, target) == ("user", "failover", "database payment")
+    assert result == "postgres-payment-2 is the primary"
+    assert detail == '{"from":"postgres-payment-1","handed_over":true}'
+
+    def refuse(_: str) -> None:
+        raise psycopg.OperationalError("the disk is full")
+
+    fail_over(monkeypatch, refuse)
+    assert "failover of payment is not recorded in the audit: PostgreSQL: the disk is full" in capsys.readouterr().out

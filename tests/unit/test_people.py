@@ -18,8 +18,9 @@ from common.config.env import Env
 from common.errors import Fatal
 from common.files import write
 from dev.settings import free_ports, own_auth
+from ops import record
 from ops.people import __main__ as people
-from ops.people import issuer, keys, record, token
+from ops.people import issuer, keys, token
 from ops.people.issuer import SKEW_S, TTL_MAX_S, Store
 
 EXPECTED = Expected("tandem", "tandem", 30)

@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from common.config.env import Env
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READS, TOPICS
@@ -50,18 +51,37 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
         bounds=lambda names: {Partition("orders", number): (10, 100) for number in range(2)},
         committed=lambda group, partitions: committed[group],
     )
-    topics.trim(log, dry_run=True)
+    topics.trim(log, Env("topics", {}), dry_run=True)
     assert capsys.readouterr().out.splitlines() == [
         "topics: what 'notify' has not read yet is kept; if it is gone for good: 'just topics forget notify'",
         "topics: 30 records would be deleted from 1 partitions",
     ]
     del committed["notify"]
     listed.valid.pop(-2)
-    topics.trim(log, dry_run=True)
+    topics.trim(log, Env("topics", {}), dry_run=True)
     assert capsys.readouterr().out == "topics: 180 records would be deleted from 2 partitions\n"
     listed.errors.append("a coordinator is away")
     with pytest.raises(Transient, match=r"a coordinator is away.*nothing was deleted"):
-        topics.trim(log, dry_run=True)
+        topics.trim(log, Env("topics", {}), dry_run=True)
+
+
+def test_what_cannot_be_recorded_is_not_trimmed_rewound_or_forgotten() -> None:
+    """The order database has the entries, and is away: nothing listens on that port."""
+    away = Env("topics", {"ORDER_DATABASE_URL": "postgresql://order@127.0.0.1:1/order"})
+    committed = dict.fromkeys([Partition("orders", 0)], 100)
+    listed = SimpleNamespace(valid=[], errors=[])
+    log: Any = SimpleNamespace(
+        admin=SimpleNamespace(list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed)),
+        bounds=lambda names: {Partition("orders", 0): (10, 100)},
+        committed=lambda group, partitions: committed,
+    )
+    unrecorded = pytest.raises(Fatal, match="is not recorded in the audit")
+    with unrecorded:
+        topics.trim(log, away, dry_run=False)
+    with unrecorded:
+        topics.rewind(log, away, "orders")
+    with unrecorded:
+        topics.forget(log.admin, away, "notify")
 
 
 @pytest.mark.parametrize(
