@@ -34,5 +34,6 @@ def test_orders_from_before_the_log_begins_are_proved(own_stack: Stack) -> None:
         return all(first > 0 for first, _ in log_bounds(admin, partitions).values())
 
     eventually(trimmed, "the log begins after the stored orders")
+    assert '"act":"trim","target":"orders, ' in stack.run_tool("ops.audit", "--json", "--act", "trim")
     stack.await_settled(stack.place("cust-000001", ("sku-0001", 1)))
     stack.run_tool("ops.verify")

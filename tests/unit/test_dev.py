@@ -304,7 +304,7 @@ def test_compose_upgrades_by_a_new_container_before_an_old_one_ends(
     skipped = ("info", "compose version", "compose ps")
     asked = [line for line in docker_log.read_text().splitlines() if not line.startswith(skipped)]
     healthy = "inspect --format={{.State.Health.Status}} new"
-    expected = ["compose build", "compose run -T --rm --no-deps setup"]
+    expected = ["compose build", *(f"compose run -T --rm --no-deps {name}" for name in ("secrets", "setup"))]
     for name in ("payment", "inventory", "order-saga", "order-api"):
         more = f"compose up --detach --no-deps --no-recreate --scale {name}=2 {name}"
         expected += [more, healthy, "stop old", "rm old"]
