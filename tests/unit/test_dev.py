@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
 from common.http import protocol
 from common.kafka.settings import Drift
@@ -391,6 +392,10 @@ def test_the_gateway_believes_no_client_who_says_where_it_comes_from() -> None:
     replaced = words.count(["http-request", "set-header", "x-forwarded-for", "%[src]"])
     assert replaced == len([each for each in words if each[:1] == ["listen"]]) == 4
     assert ["option", "forwardfor"] not in words, "it would add to what the client has written"
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]
+    believing = [name for name, each in services.items() if "TRUSTED_PROXIES" in each.get("environment", {})]
+    assert believing == ["order-api", "payment", "inventory", "order-saga"]
+    assert not [name for name in believing if "ports" in services[name]], "clients would reach it past the gateway"
 
 
 @pytest.mark.parametrize("recipe", ["verify", "dead_letters"])
