@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import timedelta
 from typing import Final, NamedTuple
 
 from confluent_kafka import Producer
@@ -14,6 +15,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,
 )
 
+from common.config.env import LOOPBACK
 from common.events import ORDERS
 from common.kafka.clients import client_config
 from tests.chaos.disk import Disk
@@ -211,6 +213,16 @@ def disk_nearly_full(site: Site) -> Iterator[None]:
     site.disk.free()
 
 
+@contextmanager
+def certificate_expires(site: Site) -> Iterator[None]:
+    """Payment shows a certificate that is good for three hours, which is a week at the pace of the drill."""
+    authority, hosts = site.stack.servers.authority, ("payment", *LOOPBACK)
+    assert authority is not None
+    authority.renew("payment", hosts, timedelta(hours=3))
+    yield
+    authority.renew("payment", hosts)
+
+
 FAULTS: Final[dict[str, tuple[Break, str]]] = {
     "consumer-killed": (consumer_killed, "TandemConsumerGone"),
     "api-killed": (api_killed, "TandemApiDown"),
@@ -228,5 +240,6 @@ FAULTS: Final[dict[str, tuple[Break, str]]] = {
     "broker-stutters": (broker_stutters, "TandemAcceptSlow"),
     "payments-locked": (payments_locked, "TandemSettleSlow"),
     "disk-nearly-full": (disk_nearly_full, "TandemDiskFull"),
+    "certificate-expires": (certificate_expires, "TandemCertificateExpires"),
 }
 """Each fault, and the one alert that it must raise."""
