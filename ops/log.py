@@ -22,7 +22,6 @@ ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 15.0
 """A coordinator that is loading needs some time to answer."""
 SILENCE_S: Final = 20.0
-DESCRIBE_EVERY_S: Final = 60.0
 FETCH_RECORDS: Final = 2_000
 FETCH_BYTES: Final = 4 * 1024 * 1024
 BUFFER_KIB: Final = 16 * 1024
@@ -36,7 +35,6 @@ class Log:
         self.brokers = brokers
         self._tool = tool
         self.admin = AdminClient(client_config(brokers, tool))
-        self._described: dict[tuple[str, ...], tuple[float, dict[str, Topic]]] = {}
 
     def wait(self, within_s: float = ANSWER_S) -> None:
         """Wait for the broker to answer. Raises `Fatal`."""
@@ -47,15 +45,6 @@ class Log:
 
     def topics(self, names: Sequence[str]) -> dict[str, Topic]:
         return describe(self.admin, names)
-
-    def recent_topics(self, names: Sequence[str]) -> dict[str, Topic]:
-        """The same, as they were at most `DESCRIBE_EVERY_S` ago: for a process that asks again and again. Of each topic
-        that is described, confluent-kafka 2.16 never frees the id."""
-        described_s, topics = self._described.get(key := tuple(names), (0.0, {}))
-        if not topics or time.monotonic() - described_s > DESCRIBE_EVERY_S:
-            topics = self.topics(names)
-            self._described[key] = time.monotonic(), topics
-        return topics
 
     def bounds(self, names: Sequence[str]) -> dict[Partition, tuple[int, int]]:
         """The first offset, and the one after the last, of every partition of these topics."""

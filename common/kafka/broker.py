@@ -8,8 +8,10 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
@@ -28,7 +30,12 @@ LOOK_S: Final = 2.0
 """How long a client that has lost a leader looks for another one."""
 WATCH_EVERY_S: Final = 5.0
 """A consumer notices within this time that a topic was created anew or has more partitions."""
+TOPIC_IDS_MAX: Final = 256
+"""How many ids of topics a process remembers."""
 
+# confluent-kafka 2.16 makes an id for each topic of each description, and never frees it: 2 MB a day for a topic that
+# is described every 5 s. It looks for the class of ids in its package every time, so one id for each topic will do.
+confluent_kafka.Uuid = lru_cache(maxsize=TOPIC_IDS_MAX)(confluent_kafka.Uuid)  # type: ignore[misc, assignment]
 
 NO_COORDINATOR_YET: Final = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}

@@ -143,7 +143,7 @@ class BrokerSampler:
 
     def ends(self) -> dict[Partition, int]:
         """The ends of all topics about orders."""
-        return log_ends(self._log.admin, all_partitions(self._log.recent_topics(READS[SAGA]).values()))
+        return log_ends(self._log.admin, all_partitions(self._log.topics(READS[SAGA]).values()))
 
     def sample(self, positions: Mapping[tuple[str, Partition], Position]) -> BrokerSample:
         """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position

@@ -1,10 +1,11 @@
 """The AsyncAPI document that the order api serves says how the broker's topics are, and who reads them."""
 
 import httpx
+from confluent_kafka import TopicCollection
 from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from common.asyncapi.document import document
-from common.events import READS
+from common.events import ORDERS, READS
 from common.kafka import broker
 from common.kafka.clients import client_config
 from ops.contract.documents import as_json
@@ -40,6 +41,13 @@ def test_the_topics_are_as_documented(stack: Stack) -> None:
         for setting, value in described["topicConfiguration"].items():
             text = ",".join(value) if isinstance(value, list) else str(value)
             assert of_topic[name][setting].value == text, (name, setting)
+
+
+def test_the_id_of_a_topic_is_made_once(stack: Stack) -> None:
+    """The client library never frees an id. A consumer describes its topics every few seconds, for months."""
+    admin = admin_of(stack)
+    first, second = (admin.describe_topics(TopicCollection([ORDERS]))[ORDERS].result() for _ in range(2))
+    assert second.topic_id is first.topic_id
 
 
 def test_the_groups_read_the_documented_topics(stack: Stack) -> None:

@@ -49,7 +49,6 @@ from ops.console.proof.judge import (
 from ops.console.proof.rounds import AUDIT_EVERY_S, AUDIT_REST_MAX_S, StandingProof, audit_rest_after, rest_after
 from ops.console.settings import Address
 from ops.console.sources import targets_in
-from ops.log import Log
 from ops.observe import samples
 from ops.observe.gauges import Gauges, ProofGauges
 from ops.observe.samples import Position
@@ -757,23 +756,6 @@ class FakeDatabase:
     def query(self, statement: str, **_: Any) -> list[dict[str, Any]]:
         self.asked[statement] += 1
         return self._rows.get(statement, [])
-
-
-def test_topics_are_described_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each that is described, the client library never frees the id."""
-    log, described = Log(Brokers("127.0.0.1:1"), "test"), list[list[str]]()
-
-    def topics(names: list[str]) -> dict[str, None]:
-        described.append(names)
-        return dict.fromkeys(names)
-
-    monkeypatch.setattr(log, "topics", topics)
-    for _ in range(3):
-        assert set(log.recent_topics(["orders"])) == {"orders"}
-    assert described == [["orders"]]
-    monkeypatch.setattr("ops.log.DESCRIBE_EVERY_S", 0.0)
-    log.recent_topics(["orders"])
-    assert len(described) == 2
 
 
 def test_what_costs_a_database_more_is_asked_less_often() -> None:

@@ -162,7 +162,7 @@ class StandingProof:
         """Judge the newest orders, those that have settled since, and those that looked wrong. Raises `Unproven` when
         the positions and the log do not belong together."""
         positions = self._positions()
-        topics = self._log.recent_topics(TOPICS)
+        topics = self._log.topics(TOPICS)
         bounds = log_bounds(self._log.admin, all_partitions(topics.values()))  # after the positions, which may rise
         for placed in self._newest(consumer, positions, bounds):
             self._open[placed.order_id] = placed
