@@ -14,6 +14,7 @@ from loguru import logger
 
 from common import metrics
 from common.config.process import Process
+from common.consume.commits import Commits
 from common.consume.handler import HELD_RECORDS_MAX, Arrivals
 from common.consume.positions import Start
 from common.consume.reading import Reading, WithoutRecord
@@ -28,7 +29,6 @@ BATCH_BYTES_MAX: Final = 16 * 1024 * 1024
 POLL_S: Final = 0.25
 HELD_POLL_S: Final = 0.01
 """While records are held back, they are checked again after this time even if no other record has arrived."""
-COMMIT_EVERY_S: Final = 0.25
 POLL_AT_LEAST_EVERY_S: Final = 10.0
 HOLES_EVERY_S: Final = 2.0
 """While no record comes: how often the ends of partitions are checked for offsets without a record."""
@@ -82,11 +82,11 @@ class Inbox:
         self._find_starts = find_starts
         self._report = report
         self._log = logger.bind(group=group)
+        self._commits = Commits(group, lambda partition: partition in self.positions)
         self._reading: dict[tuple[str | None, int | None], Reading] = {}
         """By topic and number: a `Partition` made for every record would cost as much as decoding it."""
         self._without_record = without_record
         self._holes_at = 0.0
-        self._uncommitted: dict[Partition, int] = {}
         self._arrivals = arrivals
         metrics.watch_pool("held-records", HELD_RECORDS_MAX, lambda: arrivals.held)
         self._due: list[Arrival] = []
@@ -94,9 +94,6 @@ class Inbox:
         self._phase_s = phase_s
         self._next_slot_at = 0.0
         self._full = False
-        self._committed_at = 0.0
-        self._sent: dict[Partition, int] = {}
-        """The offset of the last commit of each partition."""
         self._polled_at = time.monotonic()
         self._failure: Exception | None = None
         """Raised by a callback during a poll."""
@@ -104,7 +101,7 @@ class Inbox:
             {
                 **consumer_config(process.brokers, process.instance, group),
                 "error_cb": self._client_error,
-                "on_commit": self._on_commit,
+                "on_commit": self._commits.on_answer,
             }
         )
         try:
@@ -158,47 +155,20 @@ class Inbox:
         return [arrival for arrival in batch if arrival.record.partition in self.positions]
 
     def commit_soon(self, offsets: Mapping[Partition, int]) -> None:
-        """Commit these next offsets to Kafka, at most every `COMMIT_EVERY_S`. Their results are stored and published.
-
-        The positions make each record count once. A commit only spares a successor repeats, and it is the broker's
-        most expensive request.
-        """
-        self._uncommitted.update(offsets)
-        if time.monotonic() - self._committed_at >= COMMIT_EVERY_S:
+        """Commit these next offsets to Kafka, at most every `COMMIT_EVERY_S`. Their results are stored and
+        published."""
+        self._commits.add(offsets)
+        if self._commits.is_due:
             self._commit()
 
     def keep(self, positions: Mapping[Partition, int]) -> None:
         """Commit these positions, which the database has lost, when the group is left: committed offsets ahead of the
         database are what shows the loss from then on."""
-        self._uncommitted.update(positions)
+        self._commits.add(positions)
 
     def _commit(self) -> None:
-        """Send the offsets, and wait for nothing. A refusal is not an error: they are committed later, here or by the
-        partition's next owner, for whom these records are repeats.
-
-        Never `asynchronous=False`: that call has no time limit, and now and then it does not return
-        (confluent-kafka-python #1801). Before a partition is revoked, the client waits for its commits by itself.
-        """
-        if not self._uncommitted or self._broker_away:
-            return
-        self._committed_at = time.monotonic()
-        self._sent.update(self._uncommitted)
-        offsets = [TopicPartition(*partition, offset) for partition, offset in self._uncommitted.items()]
-        self._uncommitted = {}
-        try:
-            self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException as error:
-            self._on_commit(error.args[0], offsets)
-
-    def _on_commit(self, error: KafkaError | None, offsets: list[TopicPartition]) -> None:
-        """Retry the offsets that were refused, unless the partition is lost or a later offset has been sent."""
-        if error is None:
-            return
-        for tp in offsets:
-            partition = Partition(tp.topic, tp.partition)
-            if partition in self.positions and self._sent.get(partition) == tp.offset:
-                self._uncommitted.setdefault(partition, tp.offset)
-        self._log.warning("offsets not committed, will be retried: {}", error.str())
+        if not self._broker_away:
+            self._commits.send(self._consumer)
 
     def lag(self) -> dict[str, int]:
         """By topic: how many records of the assigned partitions are in the log and not stored yet."""
@@ -326,9 +296,8 @@ class Inbox:
         lost = {Partition(tp.topic, tp.partition) for tp in gone}
         for partition in lost:
             self.positions.pop(partition, None)
-            self._uncommitted.pop(partition, None)
-            self._sent.pop(partition, None)
             self._reading.pop(partition, None)
+        self._commits.forget(lost)
         self._arrivals.drop(lost)
         self._due = self.owned(self._due)
         self._log.info("revoked", partitions=[f"{tp.topic}/{tp.partition}" for tp in gone])

@@ -8,11 +8,10 @@ never depends on the group protocol or on a rebalance callback.
 """
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Final, Generic, TypeVar
 
-import psycopg
 from confluent_kafka import Consumer
 from loguru import logger
 
@@ -21,16 +20,16 @@ from common.backoff import delays_s
 from common.codec import encode
 from common.config.process import Process
 from common.consume import limits, parking, positions, published
+from common.consume.connection import SessionConnection
 from common.consume.handler import Decided, Handler, Locked, decide
 from common.consume.inbox import Inbox
 from common.consume.parking import Breaker, Sorted
-from common.consume.positions import FailedOver, Start, WentBack
-from common.consume.records import Arrival, Received, Record
+from common.consume.positions import Start, WentBack
+from common.consume.records import Arrival, Record, ranges
 from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
 from common.consume.vacuum import VacuumWatch
-from common.errors import Failure, Stopped, Superseded, classify, describe, is_session_stale
-from common.events import type_of
+from common.errors import Failure, Stopped, Superseded, classify, describe
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
@@ -38,7 +37,7 @@ from common.kafka.holes import offsets_without_record
 from common.kafka.identity import AdminClient
 from common.kafka.publisher import Outgoing, Publisher
 from common.kafka.settings import SettingsWatch
-from common.postgres import connect, pipeline, terminate_stale_blockers, transaction, transaction_of_pipeline
+from common.postgres import Conn, pipeline, transaction, transaction_of_pipeline
 from common.tracing.live import Tracer
 from common.worker import Worker
 
@@ -47,7 +46,6 @@ OPERATOR_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
 SMALL_BATCH_RECORDS: Final = 150
 """The rows of batches up to this size go along with the other statements. Larger ones are copied (`postgres.Table`)."""
-LOCK_NOT_AVAILABLE: Final = "55P03"
 
 Answer = TypeVar("Answer")
 
@@ -82,15 +80,14 @@ class Session(Generic[Locked]):
         """Consume until stopped. Raises whatever ends the session."""
         process = self._process
         self._report(f"connecting to PostgreSQL, and to Kafka at {process.brokers}")
-        self._connection = connect(process.database_url, process.instance)
+        self._database = SessionConnection(process, self._handler.group)
         try:
-            self._timeline = postgres.timeline(self._connection)
             self._admin = self._new_client()
             topics = self._describe()
             self._topic_ids = {topic.name: topic.topic_id for topic in topics.values()}
             self._topic_watch = TopicWatch(self._admin, topics)
-            if self._timeline > postgres.FIRST_TIMELINE:
-                published.check(process.brokers, self._admin, self._connection, self._handler)
+            if self._database.is_promoted:
+                published.check(process.brokers, self._admin, self._database.current, self._handler)
             self._settings = SettingsWatch(self._admin, topics)
             self._publisher = Publisher(process.brokers, process.instance)
             self._inbox = Inbox(
@@ -120,7 +117,7 @@ class Session(Generic[Locked]):
                 self._tally.report()
                 self._inbox.close()
         finally:
-            self._connection.close()
+            self._database.close()
 
     def _describe(self) -> dict[str, Topic]:
         """The topics read and published to, as they are now."""
@@ -134,7 +131,7 @@ class Session(Generic[Locked]):
         read = {name: topics[name] for name in self._reads}
         copies = max(topic.replicas for topic in read.values())
         return positions.confirmed(
-            lambda client: positions.starts(self._connection, client, consumer, read, partitions),
+            lambda client: positions.starts(self._database.current, client, consumer, read, partitions),
             self._admin,
             self._new_client,
             copies,
@@ -146,8 +143,7 @@ class Session(Generic[Locked]):
     def _check_limits(self, topics: Mapping[str, Topic]) -> None:
         limits.check_partitions(self._process.partitions, {t.name: t.partitions for t in topics.values()})
         limits.check_message_size(broker.message_bytes_max(self._admin, self._reads))
-        with transaction(self._connection):
-            connections = postgres.connections(self._connection)
+        connections = self._query(postgres.connections)
         if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections):
             self._log.warning(warning)
 
@@ -160,10 +156,10 @@ class Session(Generic[Locked]):
                 self._process_batch(batch)
             except Exception as error:
                 if classify(error) is Failure.FATAL:
-                    self._log.error("this batch ends the consumer", records=_ranges(batch))
+                    self._log.error("this batch ends the consumer", records=ranges(batch))
                 self._check_retryable(error)
                 self._report_retry(error)
-                self._recover(error)
+                self._database.recover(error, self._inbox.positions)
                 self._check_topics()
                 self._inbox.wait(STOPPED_POLL_S if isinstance(error, Stopped) else delay)
                 self._report_lag_when_due()
@@ -195,7 +191,7 @@ class Session(Generic[Locked]):
         if self._tracer is not None:
             self._tracer.processed(outcome.fresh + outcome.repeats, len(batch), clock.laps)
         if log.is_debug():
-            self._log_events(outcome.fresh)
+            self._tally.log_events(outcome.fresh)
         if self._breaker.count(len(batch), sum(parked.root for parked in outcome.parked)):
             self._stop_group()
 
@@ -218,7 +214,7 @@ class Session(Generic[Locked]):
     ) -> tuple[Decided, Sorted]:
         """Decide and store in one transaction. Raises `Superseded` when another instance has moved a position,
         `Stopped` when an operator has to resume this consumer."""
-        connection, known = self._connection, self._inbox.positions
+        connection, known = self._database.current, self._inbox.positions
         with transaction_of_pipeline(connection):
             with pipeline(connection):
                 locked_positions = positions.lock(connection, last)
@@ -261,8 +257,8 @@ class Session(Generic[Locked]):
 
     def _stop_group(self) -> None:
         """Too many roots: every instance of the group waits until an operator resumes it."""
-        share = f"{parking.STOP_SHARE_MAX:.0%}"
-        self._query(lambda: parking.stop(self._connection, f"over {share} of the last events could not be processed"))
+        why = f"over {parking.STOP_SHARE_MAX:.0%} of the last events could not be processed"
+        self._query(lambda connection: parking.stop(connection, why))
         self._breaker = Breaker()
         self._operator_at_s = 0.0
 
@@ -281,15 +277,15 @@ class Session(Generic[Locked]):
             if self._operator_failed:
                 self._operator_failed = False
                 self._report("")
-            self._vacuum_watch.check_when_due(self._connection, self._operator_at_s)
-            while rows := self._query(lambda: marked(self._connection, self._inbox.positions)):
-                self._redriver.redrive(self._connection, self._inbox.positions, rows)
+            self._vacuum_watch.check_when_due(self._database.current, self._operator_at_s)
+            while rows := self._query(lambda connection: marked(connection, self._inbox.positions)):
+                self._redriver.redrive(self._database.current, self._inbox.positions, rows)
                 self._inbox.poll_when_due()
         except Exception as error:
             self._check_retryable(error)
             self._operator_failed = True
             self._report_retry(error)
-            self._recover(error)
+            self._database.recover(error, self._inbox.positions)
 
     def _check_topics(self) -> None:
         """Check, when it is due, that the topics are still the same, and their settings as they must be."""
@@ -300,7 +296,7 @@ class Session(Generic[Locked]):
 
     def _wait_while_stopped(self) -> None:
         waited = False
-        while (reason := self._query(lambda: parking.stopped(self._connection))) and not self._stopping.is_set():
+        while (reason := self._query(parking.stopped)) and not self._stopping.is_set():
             waited = True
             self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
@@ -309,11 +305,12 @@ class Session(Generic[Locked]):
         if waited:
             self._report("")
 
-    def _query(self, query: Callable[[], Answer]) -> Answer:
-        with transaction(self._connection):
-            return query()
+    def _query(self, query: Callable[[Conn], Answer]) -> Answer:
+        """What a query in a transaction of its own returns."""
+        with transaction(self._database.current):
+            return query(self._database.current)
 
-    # Recovery
+    # After a failure
 
     def _check_retryable(self, error: Exception) -> None:
         """Raises the error unless the session can go on after it."""
@@ -325,54 +322,10 @@ class Session(Generic[Locked]):
         self._report(describe(error) if isinstance(error, Stopped) else f"retrying: {describe(error)}")
         self._log.warning("retrying: {}", describe(error))
 
-    def _recover(self, error: Exception) -> None:
-        """Connect again if need be, or end a frozen instance's session that keeps rows locked."""
-        if is_session_stale(error):
-            self._connection.close()
-        if self._connection.closed:
-            try:
-                self._connection = connect(self._process.database_url, self._process.instance)
-                self._check_not_failed_over()
-            except psycopg.OperationalError as failure:
-                self._log.warning("no connection: {}", describe(failure))
-        elif isinstance(error, psycopg.Error) and error.sqlstate == LOCK_NOT_AVAILABLE:
-            ended = terminate_stale_blockers(self._connection)
-            if ended:
-                self._log.warning("terminated sessions that kept rows locked for too long", pids=ended)
-
-    def _check_not_failed_over(self) -> None:
-        """Raises `WentBack` or `FailedOver` when the new connection leads to a server that was a standby before."""
-        timeline = postgres.timeline(self._connection)
-        if timeline == postgres.STANDBY:
-            raise FailedOver("the database is a standby now")
-        if timeline != self._timeline:
-            positions.check_not_back(self._inbox.positions, positions.read(self._connection))
-            raise FailedOver(f"the database is on timeline {timeline}, was on {self._timeline}: a standby took over")
-
     # Reports
-
-    def _log_events(self, records: Iterable[Received]) -> None:
-        """Log what becomes of each order, at DEBUG."""
-        for r in records:
-            self._log.debug(
-                type_of(r.event),
-                order=r.event.subject,
-                customer=r.event.partitionkey,
-                trace=r.event.traceparent,
-                topic=r.partition.topic,
-                partition=r.partition.number,
-                offset=r.offset,
-            )
 
     def _report_lag_when_due(self) -> None:
         if time.monotonic() - self._lag_at_s >= LAG_EVERY_S:
             self._lag_at_s = time.monotonic()
             for topic, behind in self._inbox.lag().items():
                 metrics.lag.labels(self._handler.group, topic).set(behind)
-
-
-def _ranges(batch: Sequence[Arrival]) -> list[str]:
-    """The records of a batch: `orders/3@17-21`."""
-    first = {arrival.record.partition: arrival.record.offset for arrival in reversed(batch)}
-    last = {arrival.record.partition: arrival.record.offset for arrival in batch}
-    return [f"{partition}@{first[partition]}-{last[partition]}" for partition in sorted(first)]

@@ -5,6 +5,7 @@ of it. Headers are not read: nothing needs them, and the client fails on a heade
 confluent-kafka 2.16).
 """
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
@@ -96,3 +97,10 @@ def arrival(record: Record, arrived_s: float) -> Arrival:
         return Arrival(record, decode(record), "", arrived_s)
     except Poison as poison:
         return Arrival(record, None, str(poison), arrived_s)
+
+
+def ranges(batch: Sequence[Arrival]) -> list[str]:
+    """The records of a batch, partition by partition: `orders/3@17-21`."""
+    first = {arrival.record.partition: arrival.record.offset for arrival in reversed(batch)}
+    last = {arrival.record.partition: arrival.record.offset for arrival in batch}
+    return [f"{partition}@{first[partition]}-{last[partition]}" for partition in sorted(first)]

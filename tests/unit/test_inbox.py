@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from common.codec import encode
 from common.config.env import Env
 from common.config.process import process_settings
-from common.consume import inbox
+from common.consume import commits, inbox
 from common.consume.handler import HELD_RECORDS_MAX, InOrderOfArrival
 from common.consume.inbox import SLOT_S, Inbox, until_next_slot_s
 from common.consume.parking import sort
@@ -100,7 +100,7 @@ class SlowClient(Client):
 def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     """An inbox that has partitions 0 and 1 and commits at once, and its client."""
     monkeypatch.setattr(inbox, "Consumer", SlowClient)
-    monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 0.0)
+    monkeypatch.setattr(commits, "COMMIT_EVERY_S", 0.0)
     process = process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival(),
@@ -155,7 +155,7 @@ def test_giving_up_a_partition_waits_for_no_commit(
 ) -> None:
     """A commit that waits has no time limit. The client sends its commits before it lets go."""
     joined, client = slow
-    monkeypatch.setattr(inbox, "COMMIT_EVERY_S", 1e9)
+    monkeypatch.setattr(commits, "COMMIT_EVERY_S", 1e9)
     joined.commit_soon({Partition("orders", 0): 10})
     joined._revoked(client, [TopicPartition("orders", 0)])  # type: ignore[arg-type]
     joined.commit_soon({Partition("orders", 1): 20})
