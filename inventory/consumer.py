@@ -5,19 +5,9 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from common.consume.handler import InOrderOfArrival, answers, of_kinds
-from common.consume.published import behind
+from common.consume.published import lacking
 from common.consume.records import Received
-from common.events import (
-    PUBLISHES,
-    READS,
-    STOCK_EVENTS,
-    Event,
-    OrderId,
-    OrderPlaced,
-    ProductRestocked,
-    StockData,
-    make,
-)
+from common.events import PUBLISHES, READS, STOCK_EVENTS, Event, OrderId, OrderPlaced, StockData, make
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Relevant, Reservation, decide
@@ -63,13 +53,7 @@ class InventoryHandler:
     arrivals = InOrderOfArrival
 
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
-        decided = [event for event in published if event.topic == PUBLISHES[self.group]]
-        restocks = [event for event in published if isinstance(event, ProductRestocked)]
-        known = store.known_restocks(connection, [(event.subject, event.data.key) for event in restocks])
-        return [
-            *behind(decided, store.states(connection, [event.subject for event in decided]), RANKS),
-            *(event for event in restocks if (event.subject, event.data.key) not in known),
-        ]
+        return lacking(connection, published, store.states, RANKS, store.RESTOCKED)
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         events = [r.event for r in of_kinds(records, RELEVANT)]

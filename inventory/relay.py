@@ -32,8 +32,8 @@ from common.kafka.clients import client_config, producer_config
 from common.kafka.identity import AdminClient, Producer
 from common.postgres import Conn, connect, lead
 from common.worker import Worker
-from inventory import catalogue, store
-from inventory.store import Change
+from inventory import catalogue, relay_store
+from inventory.relay_store import Change
 
 NAME: Final = "inventory-relay"
 POLL_S: Final = 0.2
@@ -97,10 +97,10 @@ class Relay(Worker):
         for records in catalogue.read(self._process.brokers, f"{self._process.instance}-relay", topic):
             for key, product in records:
                 published.apply(key, product)
-            store.keep_alive(connection)
+            relay_store.keep_alive(connection)
             if self.stopping.is_set():
                 return
-        difference = catalogue.compare(published, store.entries(connection))
+        difference = catalogue.compare(published, relay_store.entries(connection))
         catalogue.check_not_behind(difference)
         if difference.unpublished:
             self._log.warning(
@@ -108,17 +108,17 @@ class Relay(Worker):
                 PRODUCTS,
                 products=len(difference.unpublished),
             )
-            store.publish_again(connection, difference.unpublished)
+            relay_store.publish_again(connection, difference.unpublished)
         self.report_no_loss()
         self.report("")
 
     def _publish_changes(self, connection: Conn, producer: Producer, watch: TopicWatch, until_s: float) -> None:
         """Publish what changes, until that time or until the topic has been made anew."""
         while not self.stopping.is_set() and time.monotonic() < until_s:
-            changes = store.changes(connection, limit=BATCH_ROWS_MAX)
+            changes = relay_store.changes(connection, limit=BATCH_ROWS_MAX)
             if changes:
                 publish(producer, changes)
-                store.mark_published(connection, changes)
+                relay_store.mark_published(connection, changes)
                 metrics.published.labels(NAME).inc(len(changes))
                 self._log.info("catalogue published", products=len(changes))
             if len(changes) < BATCH_ROWS_MAX:

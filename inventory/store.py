@@ -1,4 +1,5 @@
-"""All SQL of the inventory database: for the consumer's batches, for the relay, for HTTP, and for the demo.
+"""The SQL of the inventory database: for the consumer's batches, for HTTP, and for the demo. The relay's is in
+`inventory.relay_store`.
 
 A statement that locks several products locks them in the order of product_id. Otherwise it could deadlock with a batch.
 """
@@ -14,12 +15,12 @@ from common.audit import table as audit
 from common.audit.entry import Entry as AuditEntry
 from common.audit.entry import user_author
 from common.codec import encode
-from common.events import Line, Milliseconds, OrderId, ProductData, ProductId, rfc3339
+from common.consume.published import EnteredRows
+from common.events import Line, OrderId, ProductId, rfc3339
 from common.keyed_answers import KeyReused
 from common.postgres import AsyncConn, Conn, Table, columns, timestamp
 from inventory import buckets
 from inventory.buckets import Buckets
-from inventory.catalogue import Entry
 from inventory.decide import Movement, Product, Reservation
 
 ON_HAND_MAX: Final = 2**53
@@ -131,76 +132,7 @@ def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-_KNOWN_RESTOCKS = """
-    SELECT product_id, idempotency_key FROM movements
-    WHERE (product_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
-"""
-
-
-def known_restocks(connection: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of these products and keys under which the movements have a restock."""
-    return set(connection.execute(_KNOWN_RESTOCKS, columns(keys)).fetchall()) if keys else set()
-
-
-# For the relay: single statements in autocommit, in the session that has the relay's lock.
-
-_ENTRIES = "SELECT product_id, name, unit_price, currency, active, version, published_version FROM products"
-_PUBLISH_AGAIN = """
-    WITH locked AS (
-      SELECT product_id FROM products WHERE product_id = ANY(%s) ORDER BY product_id FOR UPDATE
-    )
-    UPDATE products SET published_version = 0 FROM locked WHERE products.product_id = locked.product_id
-"""
-
-
-def entries(connection: Conn) -> dict[str, Entry]:
-    """The whole catalogue, by product id."""
-    rows = connection.cursor(row_factory=dict_row).execute(_ENTRIES)
-    return {row["product_id"]: Entry(row.pop("published_version"), ProductData(**row)) for row in rows}
-
-
-def keep_alive(connection: Conn) -> None:
-    """Keep the session, and with it the relay's lock, while the relay is busy with Kafka."""
-    connection.execute("SELECT 1")
-
-
-def publish_again(connection: Conn, product_ids: Sequence[str]) -> None:
-    """Let the relay publish these products as they are."""
-    connection.execute(_PUBLISH_AGAIN, (list(product_ids),))
-
-
-class Change(NamedTuple):
-    """A product whose catalogue entry is ahead of the log."""
-
-    product: ProductData
-    at: Milliseconds
-
-
-_CHANGES = """
-    SELECT product_id, name, unit_price, currency, active, version,
-      (extract(epoch FROM changed_at) * 1000)::bigint AS changed_at
-    FROM products WHERE version > published_version ORDER BY product_id LIMIT %s
-"""
-_MARK_PUBLISHED = """
-    WITH locked AS (
-      SELECT product_id FROM products WHERE product_id = ANY(%s) ORDER BY product_id FOR UPDATE
-    )
-    UPDATE products SET published_version = published.version
-    FROM locked JOIN unnest(%s::text[], %s::bigint[]) AS published(product_id, version) USING (product_id)
-    WHERE products.product_id = locked.product_id
-"""
-
-
-def changes(connection: Conn, *, limit: int) -> list[Change]:
-    """The products to publish. Not locked: a batch of orders must not wait for the relay and Kafka."""
-    rows = connection.cursor(row_factory=dict_row).execute(_CHANGES, (limit,))
-    return [Change(at=row.pop("changed_at"), product=ProductData(**row)) for row in rows]
-
-
-def mark_published(connection: Conn, published: Sequence[Change]) -> None:
-    product_ids = [change.product.product_id for change in published]
-    versions = [change.product.version for change in published]
-    connection.execute(_MARK_PUBLISHED, (product_ids, product_ids, versions))
+RESTOCKED: Final = EnteredRows("movements", "product_id")
 
 
 # For HTTP, on a connection of a pool. Reads are single statements in autocommit.

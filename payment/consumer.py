@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Final, get_args
 
 from common.consume.handler import InOrderOfArrival, answers, of_kinds
-from common.consume.published import behind
+from common.consume.published import lacking
 from common.consume.records import Received
-from common.events import PAYMENT_EVENTS, PUBLISHES, READS, AccountDeposited, Event, OrderId, PaymentData, make
+from common.events import PAYMENT_EVENTS, PUBLISHES, READS, Event, OrderId, PaymentData, make
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
@@ -52,13 +52,7 @@ class PaymentHandler:
     arrivals = InOrderOfArrival
 
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
-        paid = [event for event in published if event.topic == PUBLISHES[self.group]]
-        deposits = [event for event in published if isinstance(event, AccountDeposited)]
-        known = store.known_deposits(connection, [(event.subject, event.data.key) for event in deposits])
-        return [
-            *behind(paid, store.states(connection, [event.subject for event in paid]), RANKS),
-            *(event for event in deposits if (event.subject, event.data.key) not in known),
-        ]
+        return lacking(connection, published, store.states, RANKS, store.DEPOSITED)
 
     def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
         orders = [r.event.data for r in of_kinds(records, RELEVANT)]

@@ -1,7 +1,7 @@
 """All SQL of the payment database: for the consumer's batches, for HTTP, and for the demo."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import psycopg
 from msgspec import Struct
@@ -9,6 +9,7 @@ from psycopg.rows import class_row
 
 from common.audit import table as audit
 from common.audit.entry import Entry, user_author
+from common.consume.published import EnteredRows
 from common.events import CustomerId, OrderId, rfc3339
 from common.http.responses import Moment, UuidText
 from common.keyed_answers import KeyReused
@@ -94,15 +95,7 @@ def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:
     return dict(rows.fetchall())
 
 
-_KNOWN_DEPOSITS = """
-    SELECT customer_id, idempotency_key FROM ledger
-    WHERE (customer_id, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
-"""
-
-
-def known_deposits(connection: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of these customers and keys under which the ledger has a deposit."""
-    return set(connection.execute(_KNOWN_DEPOSITS, columns(keys)).fetchall()) if keys else set()
+DEPOSITED: Final = EnteredRows("ledger", "customer_id")
 
 
 # For HTTP, on a connection of a pool. Reads are single statements in autocommit.

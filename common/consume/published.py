@@ -5,7 +5,7 @@ of what it published. If both died at once, only the service's own topic does: w
 So does the topic of what was entered over HTTP, which has no positions.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -14,11 +14,11 @@ from common.codec import decoded, decoder_for
 from common.config.kafka import Brokers
 from common.consume.handler import Handler
 from common.errors import LossDetected, Transient
-from common.events import ENTERS, Event, type_of
+from common.events import ENTERS, AccountDeposited, Event, ProductRestocked, type_of
 from common.kafka import broker
 from common.kafka.clients import reader_config
 from common.kafka.identity import AdminClient, Consumer
-from common.postgres import Conn, transaction
+from common.postgres import Conn, columns, transaction
 
 LAST_RECORDS: Final = 200
 """Of each partition. What was lost is the end of what was published, so the last records show it."""
@@ -75,3 +75,43 @@ def last_events(brokers: Brokers, admin: AdminClient, client_id: str, topics: Se
 def behind(events: Iterable[Event], stored: Mapping[str, str], ranks: Mapping[str, int]) -> list[Event]:
     """The events that go further than the state which is stored of their subject. `ranks` says how far a state is."""
     return [event for event in events if ranks.get(stored.get(event.subject, ""), 0) < event.rank]
+
+
+class EnteredRows:
+    """The rows of a table that were entered over HTTP, each under an idempotency key of what it is about."""
+
+    def __init__(self, table: str, subject: str) -> None:
+        """`subject` is the column that says what a row is about, such as a customer."""
+        self._known = f"""
+            SELECT {subject}, idempotency_key FROM {table}
+            WHERE ({subject}, idempotency_key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))
+        """  # noqa: S608 - names of ours
+
+    def known(self, connection: Conn, keys: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Those of these subjects and keys that have a row."""
+        return set(connection.execute(self._known.encode(), columns(keys)).fetchall()) if keys else set()
+
+
+def lacking(
+    connection: Conn,
+    published: Iterable[Event],
+    states: Callable[[Conn, Sequence[str]], Mapping[str, str]],
+    ranks: Mapping[str, int],
+    entered_rows: EnteredRows,
+) -> list[Event]:
+    """Those of the events that a service published, and entered over HTTP, which say more than its database has.
+
+    `states` reads the state of the decision about each of these orders.
+    """
+    entered: list[AccountDeposited | ProductRestocked] = []
+    decided: list[Event] = []
+    for event in published:
+        if isinstance(event, AccountDeposited | ProductRestocked):
+            entered.append(event)
+        else:
+            decided.append(event)
+    known = entered_rows.known(connection, [(event.subject, event.data.key) for event in entered])
+    return [
+        *behind(decided, states(connection, [event.subject for event in decided]), ranks),
+        *(event for event in entered if (event.subject, event.data.key) not in known),
+    ]

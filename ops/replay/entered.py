@@ -9,11 +9,11 @@ from common.errors import Fatal
 from common.events import DEPOSITS, RESTOCKS, AccountDeposited, ProductRestocked
 from common.postgres import Conn, columns, timestamp
 from inventory import buckets
-from inventory.store import known_restocks
+from inventory.store import RESTOCKED
 from ops.log import Log
 from ops.replay.published import CHUNK_EVENTS, SHOWN_MAX, time_of
 from ops.tool import chunks, statements
-from payment.store import known_deposits
+from payment.store import DEPOSITED
 
 SQL: Final = statements(__file__)
 
@@ -37,7 +37,7 @@ def missing(connection: Conn, entered: Iterable[EnteredEvent], known: Known) -> 
 def restore_deposits(connection: Conn, log: Log) -> list[str]:
     """Within a transaction: enter the deposits that the database lacks. Returns what was done, line by line. Raises
     `Fatal` for an account that is kept in another currency."""
-    lost = missing(connection, log.events(log.bounds([DEPOSITS])), known_deposits)
+    lost = missing(connection, log.events(log.bounds([DEPOSITS])), DEPOSITED.known)
     if not lost:
         return []
     accounts = {event.data.customer_id: event.data.currency for event in lost}
@@ -64,7 +64,7 @@ def restore_deposits(connection: Conn, log: Log) -> list[str]:
 def restore_restocks(connection: Conn, log: Log) -> list[str]:
     """Within a transaction, after the catalogue: enter the restocks that the database lacks. Returns what was done,
     line by line. Raises `Fatal` for a product that is gone."""
-    lost = missing(connection, log.events(log.bounds([RESTOCKS])), known_restocks)
+    lost = missing(connection, log.events(log.bounds([RESTOCKS])), RESTOCKED.known)
     if not lost:
         return []
     pieces: dict[str, int] = {}

@@ -16,7 +16,7 @@ from common.events import (
     check_customer,
 )
 from common.postgres import Conn, columns
-from inventory import catalogue, store
+from inventory import catalogue, relay_store, store
 from inventory.consumer import Batch
 from inventory.decide import Decisions, Movement, Product, Reservation
 from ops.log import Log
@@ -44,7 +44,7 @@ def restore_catalogue(connection: Conn, log: Log) -> list[str]:
     for records in catalogue.read(log.brokers, "replay", log.topics([PRODUCTS])[PRODUCTS]):
         for key, product in records:
             published.apply(key, product)
-    difference = catalogue.compare(published, store.entries(connection))
+    difference = catalogue.compare(published, relay_store.entries(connection))
     return [*_bring_back(connection, difference), *_publish_again(connection, difference.unpublished)]
 
 
@@ -64,7 +64,7 @@ def _bring_back(connection: Conn, difference: catalogue.Difference) -> list[str]
 def _publish_again(connection: Conn, unpublished: Sequence[str]) -> list[str]:
     if not unpublished:
         return []
-    store.publish_again(connection, unpublished)
+    relay_store.publish_again(connection, unpublished)
     lines = [f"  product {product_id}" for product_id in unpublished]
     return [f"topic {PRODUCTS!r} lacks {len(lines)} products; inventory publishes them again:", *shortened(lines)]
 

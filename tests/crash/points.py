@@ -88,7 +88,7 @@ _ALL: Final = (
     Point("relay-transaction-open", "inventory", "before", "inventory.relay:Producer.commit_transaction", 2,
           pause_s=_SENT_S),
     Point("relay-published", "inventory", "after", "inventory.relay:publish", 2),
-    Point("relay-marked", "inventory", "after", "inventory.store:mark_published", 2),
+    Point("relay-marked", "inventory", "after", "inventory.relay_store:mark_published", 2),
     # The saga and its timer
     Point("saga-assigned", "order-saga", "after", "common.consume.inbox:Inbox._assigned"),
     Point("saga-decided", "order-saga", "after", "order.saga.consumer:SagaHandler.decide", 12),

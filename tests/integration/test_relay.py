@@ -12,7 +12,7 @@ from common.events import PRODUCTS, Milliseconds, ProductData, product_changed
 from common.kafka.clients import client_config, producer_config
 from inventory import config
 from inventory.relay import fence, publish
-from inventory.store import Change
+from inventory.relay_store import Change
 from tests.servers import topic_names
 from tests.stack import Stack
 from tests.waiting import eventually

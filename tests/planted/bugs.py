@@ -469,8 +469,8 @@ BUGS: Final = (
         "relay-marks-before-publishing",
         "a price that was changed while the broker was away is never published",
         "inventory/relay.py",
-        "                publish(producer, changes)\n                store.mark_published(connection, changes)",
-        "                store.mark_published(connection, changes)\n                publish(producer, changes)",
+        "                publish(producer, changes)\n                relay_store.mark_published(connection, changes)",
+        "                relay_store.mark_published(connection, changes)\n                publish(producer, changes)",
         _delivery("test_a_change_of_the_catalogue_is_published_when_the_log_has_it"),
     ),
 )
