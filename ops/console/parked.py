@@ -18,11 +18,11 @@ from common.errors import Fatal, describe
 from common.http import problem
 from common.http.problem import FieldError, ProblemError
 from common.terminal import printable
-from ops import dead_letters
 from ops.console.jobs import Attempt, Job, Jobs
 from ops.console.store import SQL
 from ops.databases import Databases, Unreadable
-from ops.dead_letters import RecordId, record_id
+from ops.dead_letters.acts import mark
+from ops.dead_letters.parked import RecordId, connected, counted, record_id
 
 EVENTS_MAX: Final = 1_000
 """Events in one act."""
@@ -286,8 +286,8 @@ def attempt(env: Env, act: Act, named: Named, author: Author, *, dry_run: bool) 
     )  # fmt: skip
     done: Attempt = {"service": named.service, "record": named.record, "result": "marked", "count": 0, "detail": ""}
     try:
-        with dead_letters.connected(named.service, env) as connection:
-            done["count"] = dead_letters.mark(connection, chosen, author)
+        with connected(named.service, env) as connection:
+            done["count"] = mark(connection, chosen, author)
     except Fatal as error:
         return {**done, "result": "refused", "detail": str(error).removeprefix("dlq: ")}
     except Exception as error:
@@ -336,7 +336,7 @@ def start(jobs: Jobs, env: Env, act: Act, names: Sequence[Named], author: Author
             jobs.report(job)
         marked = sum(result["count"] for result in job.results)
         wrong = sum(result["result"] in ("refused", "failed") for result in job.results)
-        job.note = f"{dead_letters.counted(marked, 'event')} marked" + (f", {wrong} refused or failed" if wrong else "")
+        job.note = f"{counted(marked, 'event')} marked" + (f", {wrong} refused or failed" if wrong else "")
         return not wrong
 
-    return jobs.start("act", f"{act.act} {dead_letters.counted(len(names), 'event')}", work)
+    return jobs.start("act", f"{act.act} {counted(len(names), 'event')}", work)

@@ -10,7 +10,7 @@ from common.errors import TandemError, Transient, describe
 from common.events import READERS
 from common.kafka.broker import Partition
 from ops.databases import Database, Databases, Unreadable
-from ops.dead_letters import RecordId
+from ops.dead_letters.parked import RecordId
 from ops.log import ANSWER_S, Log
 from ops.tool import GROUP_OF, statements
 from ops.trace.rows import EntryRow, MovementRow, PaymentRow, ReservationRow

@@ -2,7 +2,7 @@
 
 from common.tracing.ids import Trace, processed_span_id, sent_span_id
 from common.tracing.spans import NS_PER_MS, Sent, Span, SpanEvent, process_span, send_span
-from ops.dead_letters import record_id
+from ops.dead_letters.parked import record_id
 from ops.trace.story import BY_API, PLACED, ParkedEvent, Stage, Story, made_at
 
 

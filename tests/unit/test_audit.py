@@ -17,8 +17,9 @@ from inventory.app import entry_of
 from inventory.operations import ProductRequest
 from inventory.store import CREATED, Put
 from ops.audit import limit, line_of, moment
-from ops.dead_letters import NAMED_MAX, RecordId
-from ops.dead_letters import entry_of as entry_of_act
+from ops.dead_letters.acts import NAMED_MAX
+from ops.dead_letters.acts import entry_of as entry_of_act
+from ops.dead_letters.parked import RecordId
 
 CUP = ProductRequest("Cup", 1_999, "EUR", True)
 

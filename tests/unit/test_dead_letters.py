@@ -5,8 +5,8 @@ import argparse
 import pytest
 
 from common.errors import Fatal
-from ops import dead_letters
-from ops.dead_letters import RecordId, counted, record_id
+from ops.dead_letters.__main__ import main, parse
+from ops.dead_letters.parked import RecordId, counted, record_id
 
 
 @pytest.mark.parametrize("topic_id", [None, "v8T0wx7bRLakzx0z8//h9Q", "a+b/c", "bE1lwQ7ITZa9kXn2gU0v5A", "_-9"])
@@ -33,11 +33,11 @@ def test_help_says_when_the_service_must_be_named(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     with pytest.raises(SystemExit):
-        dead_letters.parse([command, "--help"])
+        parse([command, "--help"])
     assert message in capsys.readouterr().out
 
 
 def test_a_database_that_is_away_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PAYMENT_DATABASE_URL", "postgresql://payment@127.0.0.1:1/payment")
     with pytest.raises(Fatal, match=r"dlq: cannot connect to the payment database; is it up\? 'just start postgres'"):
-        dead_letters.main(["list", "--service", "payment"])
+        main(["list", "--service", "payment"])

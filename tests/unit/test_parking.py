@@ -10,7 +10,7 @@ from common.consume.redrive import Marked, decode_again, discarded
 from common.errors import Poison
 from common.events import ORDERS, PAYMENTS, Milliseconds, OrderDiscarded
 from common.kafka.broker import Partition
-from ops.dead_letters import type_named
+from ops.dead_letters.acts import type_named
 from ops.verify.sources.log import salvaged
 from tests.unit.orders import CUSTOMER, placed
 

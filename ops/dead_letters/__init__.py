@@ -1,0 +1,1 @@
+"""`just dlq`: parked events, and what becomes of them."""
