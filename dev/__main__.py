@@ -21,7 +21,7 @@ from common.files import raise_limit
 from common.terminal import complain, flushed, open_streams
 from dev import acts, doctor, logs
 from dev import home as homes
-from dev.compose import ComposeStack
+from dev.compose.stack import ComposeStack
 from dev.environment import OPEN_FILES_MAX
 from dev.home import HomeError
 from dev.native.stack import NativeStack

@@ -18,7 +18,7 @@ from common.errors import TandemError
 from common.events import TOPICS
 from common.kafka.clients import client_config
 from common.kafka.settings import fetch_drift
-from dev.compose import engine_problem
+from dev.compose.engine import engine_problem
 from dev.environment import tight_limits
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack

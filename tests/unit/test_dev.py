@@ -22,7 +22,8 @@ from common.http import protocol
 from common.kafka.settings import Drift
 from dev import doctor
 from dev.__main__ import main as command_line
-from dev.compose import ComposeStack, mounted
+from dev.compose.engine import mounted
+from dev.compose.stack import ComposeStack
 from dev.logs import LogFile, last_lines, readable, show_lines_naming
 from dev.native.programs import Programs
 from dev.native.stack import NativeStack
@@ -295,7 +296,7 @@ def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, t
 def test_compose_upgrades_by_a_new_container_before_an_old_one_ends(
     docker_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dev.compose.unready_at", lambda *_: None)
+    monkeypatch.setattr("dev.compose.stack.unready_at", lambda *_: None)
     # It has another container from when one is added until one is removed.
     added, script = tmp_path / "added", (tmp_path / "docker").read_text()
     lists = f'"compose ps "*) echo old; [ ! -e {added} ] || echo new ;;\n"compose up "*scale*) touch {added} ;;'

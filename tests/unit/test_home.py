@@ -22,7 +22,7 @@ from common.secrets.passwords import password_of, read_password
 from common.tls.authority import Authority, Purpose
 from dev import home as homes
 from dev.__main__ import main, natural
-from dev.compose import tools_code
+from dev.compose.engine import tools_code
 from dev.home import HomeError
 from dev.native.stack import NativeStack
 from dev.servers import processes

@@ -8,7 +8,7 @@ import pytest
 from common.errors import Fatal
 from common.kafka import settings as topic_settings
 from dev import home as homes
-from dev.compose import ComposeStack
+from dev.compose.stack import ComposeStack
 from dev.home import HomeError
 from dev.native.programs import Programs
 from dev.servers.kafka import PROPERTIES, Broker
@@ -237,7 +237,7 @@ def test_compose_restarts_a_broker_when_those_before_it_have_caught_up(
 
     monkeypatch.setattr(stack, "_containers", lambda name: [name])
     monkeypatch.setattr(stack, "run_tool", caught_up)
-    monkeypatch.setattr("dev.compose.docker", docker)
+    monkeypatch.setattr("dev.compose.engine.docker", docker)
     with pytest.raises(StackError, match=r"^kafka-2 was restarted, and those after it were not: topics: 7 of orders$"):
         stack.restart(["kafka"])
     assert acts == ["kafka", "kafka", "topics copies", "kafka-2", "kafka-2", "topics copies"]

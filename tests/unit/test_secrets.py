@@ -23,7 +23,7 @@ from common.secrets.passwords import (
     urls_to_try,
     write_password,
 )
-from dev.compose import ComposeStack
+from dev.compose.stack import ComposeStack
 from dev.servers.kafka import SECURE
 from dev.settings import HOST, Settings
 from dev.stack import StackError

@@ -1,8 +1,6 @@
 """The stack in Docker Compose: the commands run `docker compose`, or docker-compose 1.29."""
 
-import getpass
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,16 +13,16 @@ from common.files import write
 from common.kafka.access import ADMIN
 from common.secrets.kafka import password_file
 from common.terminal import printable
+from dev.compose import engine
 from dev.observe import PORTS
 from dev.servers.instance import unready_at
 from dev.servers.users import identity, of_tool
 from dev.settings import CONSOLE, DATABASES, HOST, PORT_SETTINGS, PROJECT, ROOT, SERVICES, compose_settings
-from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError, caller
+from dev.stack import DOWN, LOAD_TOKEN, REMEMBERED, Stack, StackError
 from dev.waiting import Progress, Waiting
 
 READY_S = 180
 OBSERVABILITY = ("--profile", "observability")
-ACCEPTED_FOLDER = "/accepted"
 SECRETS = Path("/secrets")
 FILES = (
     "docker-compose.yml",
@@ -104,7 +102,7 @@ class ComposeStack(Stack):
                 if name in ROLLED:
                     self._replace(name, container)
                 else:
-                    docker("restart", container)
+                    engine.docker("restart", container)
                     self._wait_healthy(name, container)
             if len(self._brokers()) > 1 and name in self._brokers():
                 self._await_copies(name)
@@ -139,11 +137,11 @@ class ComposeStack(Stack):
         self._compose("up", "--detach", "--no-deps", "--no-recreate", "--scale", added, service)
         for new in set(self._containers(service)) - set(before):
             self._wait_healthy(service, new)
-        docker("stop", container)
-        docker("rm", container)
+        engine.docker("stop", container)
+        engine.docker("rm", container)
 
     def _wait_healthy(self, service: str, container: str) -> None:
-        self._wait(lambda _: unhealthy(container), [service])
+        self._wait(lambda _: engine.unhealthy(container), [service])
 
     def apply_scale(self, services: Collection[str]) -> None:
         if not self.state.up:
@@ -176,7 +174,7 @@ class ComposeStack(Stack):
 
     def rotate_secrets(self) -> None:
         rotate = ("secrets", "python", "-m", "ops.secrets", "rotate", "--folder", "/holders")
-        self._compose("run", "-T", "--rm", "--no-deps", *acting_user(), *rotate)
+        self._compose("run", "-T", "--rm", "--no-deps", *engine.acting_user(), *rotate)
         if self.settings.secure:
             self._compose("kill", "-s", "SIGUSR2", "gateway")  # HAProxy reads its certificate again, and loses nothing
 
@@ -185,12 +183,12 @@ class ComposeStack(Stack):
         if command == "rotate":
             raise StackError("in Compose, Kafka's passwords change with all others: 'just secrets rotate'")
         terminal = [] if sys.stdout.isatty() else ["-T"]
-        mounts, translated = mounted(arguments)
+        mounts, translated = engine.mounted(arguments)
         # It alone may write passwords.
         container = "secrets" if command == "allow" else "setup"
-        tool = (container, "sh", "-c", TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
+        tool = (container, "sh", "-c", engine.TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
         code = self._run("run", *terminal, "--rm", "--no-deps", *self._caller(module, arguments), *mounts, *tool)
-        raise SystemExit(tools_code(code))
+        raise SystemExit(engine.tools_code(code))
 
     def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
         tool = ("setup", "python", "-m", f"ops.{module}", *arguments)
@@ -202,10 +200,13 @@ class ComposeStack(Stack):
         """The options that say who runs a tool, and which user it is at the broker; without, it is the set-up's."""
         user = of_tool(module, arguments)
         if not self.settings.secure or user == ADMIN:
-            return acting_user()
+            return engine.acting_user()
         servers = ",".join(f"{broker}:19092" for broker in self._brokers())
         variables = identity(Brokers(servers, "SASL_SSL", SECRETS / "ca.pem", user, password_file(SECRETS, user)))
-        return [*acting_user(), *(part for name, value in variables.items() for part in ("-e", f"{name}={value}"))]
+        return [
+            *engine.acting_user(),
+            *(part for name, value in variables.items() for part in ("-e", f"{name}={value}")),
+        ]
 
     def locust(self, arguments: list[str]) -> None:
         token_file = self.settings.auth / "load.token"
@@ -225,8 +226,8 @@ class ComposeStack(Stack):
 
     def _require_engine(self) -> None:
         """Raises `StackError`: the tool that is missing, or what Docker says when it does not answer."""
-        compose_command()
-        if problem := engine_problem():
+        engine.compose_command()
+        if problem := engine.engine_problem():
             remedy = "start Docker, or use the native stack: 'STACK=native just up'"
             if self.state.up and self.state.stack == "compose":
                 remedy = f"start Docker; if it is gone for good, and its containers with it, delete {self.state.path}"
@@ -270,7 +271,7 @@ class ComposeStack(Stack):
     def _process(
         self, *arguments: str, stdout: int | None = None, stderr: int | None = None
     ) -> subprocess.CompletedProcess[str]:
-        command = [*compose_command(), *self._files(), *arguments]
+        command = [*engine.compose_command(), *self._files(), *arguments]
         return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, stderr=stderr, text=True)
 
     def _files(self) -> list[str]:
@@ -308,72 +309,3 @@ class ComposeStack(Stack):
             self.logs(list(late), lines=20, follow=False)
             reasons = [f"{name} is not ready after {READY_S} s: {lacks}" for name, lacks in late.items()]
             raise StackError("\n".join([*reasons, "see the logs above"]))
-
-
-TOOLS_CODES = 64
-TELL_TOOLS_CODE = f'"$@" || exit $(($? + {TOOLS_CODES}))'
-"""Compose ends with 1 itself when it cannot run the tool, and `verify` when it has found a violation."""
-
-
-def tools_code(code: int) -> int:
-    """The exit code of the tool that ran in a container; 2 when Compose could not run it."""
-    if TOOLS_CODES < code <= TOOLS_CODES + 2:
-        return code - TOOLS_CODES
-    return code if code in (0, 130) else 2
-
-
-def unhealthy(container: str) -> str | None:
-    """What the health check of a container says, unless it is healthy."""
-    status = docker("inspect", "--format={{.State.Health.Status}}", container)
-    return None if status == "healthy" else f"its health check says {status!r}"
-
-
-def docker(*arguments: str) -> str:
-    """The output of a command of Docker's own, which knows the containers of a service apart. Raises `StackError`."""
-    ran = subprocess.run(["docker", *arguments], stdout=subprocess.PIPE, text=True)
-    if ran.returncode:
-        raise StackError(f"docker {' '.join(arguments)} failed with exit code {ran.returncode}; see above")
-    return ran.stdout.strip()
-
-
-def acting_user() -> list[str]:
-    """The options that record an act under the name of its user, who has no account in the container."""
-    try:
-        return ["-e", f"LOGNAME={getpass.getuser()}"]
-    except (ImportError, KeyError, OSError):  # this user has no name
-        return []
-
-
-def mounted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The volume from which the container reads the file of `--accepted`, and the arguments with its path there.
-
-    The tool reports a file that is missing.
-    """
-    volumes: list[str] = []
-    translated: list[str] = []
-    for argument in arguments:
-        option = "--accepted=" if argument.startswith("--accepted=") else ""
-        path = Path(caller(), argument.removeprefix(option)).resolve()
-        if (option or translated[-1:] == ["--accepted"]) and path.is_file():
-            volumes += ["-v", f"{path.parent}:{ACCEPTED_FOLDER}:ro"]
-            translated.append(f"{option}{ACCEPTED_FOLDER}/{path.name}")
-        else:
-            translated.append(argument)
-    return volumes, translated
-
-
-def engine_problem() -> str | None:
-    """Why containers cannot run on this machine, or None if Docker answers."""
-    if not shutil.which("docker"):
-        return "there is no docker on PATH"
-    info = subprocess.run(["docker", "info"], capture_output=True, text=True)
-    return (info.stderr.strip().splitlines() or ["it does not answer"])[-1] if info.returncode else None
-
-
-def compose_command() -> list[str]:
-    """Docker's plugin, or docker-compose without it."""
-    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
-        return ["docker", "compose"]
-    if shutil.which("docker-compose"):
-        return ["docker-compose"]
-    raise StackError("neither 'docker compose' nor docker-compose was found; 'STACK=native just up' needs no Docker")
