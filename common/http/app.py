@@ -46,6 +46,8 @@ UNTOLD: Final = "ask on the admin port, or with a token of an operator or an aud
 """What a stranger is told of what a process lacks: the rest names addresses and paths."""
 _NO_STORE: Final = (b"cache-control", b"no-store")
 """Every answer holds for its moment only. Without this header, a cache may keep some for a while (RFC 9111 §4.2.2)."""
+_ANSWERED: Final = "tandem.answered"
+"""In the scope of a request: the error that nobody foresaw and that was logged and answered."""
 _not_served: Final = Repeats()
 
 Readiness = Callable[[], list[str]]
@@ -162,7 +164,13 @@ class Frame:
                 message["body"] = body[last:]
             await send(message)
 
-        await self.app(scope, receive, send_framed)
+        try:
+            await self.app(scope, receive, send_framed)
+        except Exception as error:
+            # Starlette raises an error again after its answer. It would be logged a second time, by uvicorn, which then
+            # closes the connection.
+            if scope.get(_ANSWERED) is not error:
+                raise
 
     def _refusal(self, scope: Scope) -> Problem | None:
         source = source_of_request(scope, self.limiter.proxies)
@@ -268,7 +276,5 @@ async def _on_error(request: Request, error: Exception) -> Response:
             detail = str(error) if request.method in ("GET", "HEAD") else f"{error}{outcome}"
             return problem_response(request, problem.unavailable(detail))
     logger.opt(exception=error).error("unhandled error", path=path)
-    response = problem_response(request, problem.INTERNAL)
-    # Starlette raises the error again, and the server then closes the connection, whatever is sent on it next.
-    response.headers["connection"] = "close"
-    return response
+    request.scope[_ANSWERED] = error
+    return problem_response(request, problem.INTERNAL)

@@ -78,8 +78,7 @@ def test_what_cannot_be_recorded_is_not_done(stack: Stack, customer: str) -> Non
     with stack.postgres.connect("payment") as owner:
         owner.execute(f"ALTER TABLE audit ADD CONSTRAINT full_up CHECK (target <> 'account {customer}') NOT VALID")
         try:
-            refused = deposit(stack, customer, EURO, idempotency_key="k")
-            assert (refused.status_code, refused.headers["connection"]) == (500, "close")
+            assert deposit(stack, customer, EURO, idempotency_key="k").status_code == 500
         finally:
             owner.execute("ALTER TABLE audit DROP CONSTRAINT full_up")
     assert stack.balance(customer) == BALANCE

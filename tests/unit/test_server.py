@@ -22,6 +22,10 @@ async def things(_: Request) -> Response:
     return json_response([])
 
 
+async def fail(_: Request) -> Response:
+    raise LookupError("nobody foresaw this")
+
+
 async def make(scope: Scope, receive: Receive, send: Send) -> None:
     await json_response({}, 201)(scope, receive, send)
 
@@ -31,6 +35,7 @@ APP = application(
         public_route("/things", things),
         public_route("/things", things, "PUT"),
         public_route("/things/{thing_id}", things),
+        public_route("/fails", fail),
     ],
     direct={public("/things", "POST"): make},
     auth=OPEN,
@@ -57,6 +62,21 @@ def test_a_refused_method_is_answered_with_the_allowed_ones(method: str, path: s
     response = answer(method, path)
     assert (response.status_code, response.headers["allow"]) == (405, allow)
     assert response.json()["type"] == "/problems/method-not-allowed"
+
+
+def test_an_error_that_nobody_foresaw_is_logged_once_and_leaves_the_connection_open() -> None:
+    """An error that leaves the application is logged by uvicorn, too, which then closes the connection."""
+    lines: list[str] = []
+    sink = logger.add(lines.append, level="ERROR", format="{message} {exception}")
+    try:
+        response = answer("GET", "/fails")
+    finally:
+        logger.remove(sink)
+    assert (response.status_code, response.json()["type"]) == (500, "/problems/internal")
+    assert "connection" not in response.headers
+    [line] = lines
+    assert "unhandled error" in line
+    assert "nobody foresaw this" in line
 
 
 def test_a_first_error_is_an_increase() -> None:
