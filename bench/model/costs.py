@@ -6,6 +6,7 @@ none of them below zero. Relative errors count, so that a load of few orders say
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Final
@@ -22,6 +23,8 @@ ROUNDS: Final = 3
 """Costs decide how long batches take, and with it how many there are: the fit is repeated."""
 HOP_S_MAX: Final = 0.008
 HOP_STEPS: Final = 6
+SPREADS: Final = (0.0, 0.5, 1.0, 1.5)
+"""The candidates for `Costs.spread`."""
 SIMULATED_S: Final = 3.0
 KINDS: Final = ("batch", "request", "order")
 
@@ -108,13 +111,22 @@ def fit(calibration: Calibration) -> Costs:
     for _ in range(ROUNDS):
         outcomes = [run(shape_of(load, calibration), costs) for load in loads]
         costs = refit(costs, loads, outcomes)
-    # The longer a message takes, the later orders settle.
+    return min((with_hop(replace(costs, spread=spread), calibration) for spread in SPREADS), key=partial(misfit, calibration))
+
+
+def with_hop(costs: Costs, calibration: Calibration) -> Costs:
+    """The costs, with the time a message takes that explains best when orders settle: the longer, the later."""
     least_s, most_s = 0.0, HOP_S_MAX
     for _ in range(HOP_STEPS):
         costs = replace(costs, hop_s=(least_s + most_s) / 2)
-        error = sum(compare(load, calibration, costs).settle_error for load in loads)
+        error = sum(compare(load, calibration, costs).settle_error for load in calibration.calibration)
         least_s, most_s = (costs.hop_s, most_s) if error < 0 else (least_s, costs.hop_s)
     return costs
+
+
+def misfit(calibration: Calibration, costs: Costs) -> float:
+    """How far the model is off in when orders settle, over the loads of the calibration: the sum of the squares."""
+    return sum(compare(load, calibration, costs).settle_error ** 2 for load in calibration.calibration)
 
 
 def refit(costs: Costs, loads: Sequence[Load], outcomes: Sequence[Outcome]) -> Costs:
@@ -129,7 +141,7 @@ def refit(costs: Costs, loads: Sequence[Load], outcomes: Sequence[Outcome]) -> C
         for kind, cost in zip(KINDS, least_squares(rows, seconds), strict=True):
             fitted[kind][group] = cost
     generator = sum(load.cpu_us.get("generator", 0.0) for load in loads) / len(loads) / 1e6
-    return Costs(idle=costs.idle, **fitted, generator=generator, hop_s=costs.hop_s)
+    return replace(costs, **fitted, generator=generator)
 
 
 def least_squares(rows: Sequence[Sequence[float]], values: Sequence[float]) -> list[float]:

@@ -52,6 +52,8 @@ class Costs(Struct, frozen=True, kw_only=True):
     generator: float = 0.0
     hop_s: float = 0.0
     """Not CPU: how long a message takes to the next process and wakes it."""
+    spread: float = 0.0
+    """How much the stages of a batch differ from one another: their standard deviation over their mean."""
 
 
 class Shape(Struct, frozen=True, kw_only=True):
@@ -173,6 +175,11 @@ class Model:
         self.cpu_s[group] += cpu_s
         return cpu_s
 
+    def _vary(self) -> float:
+        """A factor for the time of a stage, 1 on average, of a gamma distribution."""
+        spread = self._costs.spread
+        return self._draw.gammavariate(spread**-2, spread**2) if spread else 1.0
+
     def _arrive(self) -> Process:
         shape, simulation = self._shape, self.simulation
         number = 0
@@ -255,20 +262,20 @@ class Model:
         simulation.spawn(self._compute(self._brokers[0], self._spend("broker", batches=1)))
         work_s = self._spend(service, 1, requests, len(orders))
         stored_s = self._spend("postgres", batches=1, orders=len(orders) * POSTGRES_SHARES[service])
-        yield cores.use(work_s * _BEFORE)
+        yield cores.use(work_s * _BEFORE * self._vary())
         yield simulation.sleep(hop_s)
         exclusive = service == "inventory" and not self._shape.is_split
         if exclusive:
             yield self._stock.acquire()
-        yield database.use(stored_s * _LOCKING)
+        yield database.use(stored_s * _LOCKING * self._vary())
         yield simulation.sleep(hop_s)
-        yield cores.use(work_s * _BETWEEN)
+        yield cores.use(work_s * _BETWEEN * self._vary())
         yield simulation.sleep(hop_s)
-        yield database.use(stored_s * (1 - _LOCKING))
+        yield database.use(stored_s * (1 - _LOCKING) * self._vary())
         if exclusive:
             self._stock.release()
         yield simulation.sleep(hop_s)
-        yield cores.use(work_s * _AFTER)
+        yield cores.use(work_s * _AFTER * self._vary())
         if not orders:
             return
         yield from self._append(orders, requests, len(orders))
