@@ -183,7 +183,7 @@ def by_instances(costs: Costs) -> str:
 
 def highest_apart(costs: Costs, instances: int, *, is_split: bool) -> float:
     shape = Shape(
-        rate=1, seconds=3, apis=instances, instances=instances, partitions=24, cores=8, apart=True, brokers=3,
+        rate=1, seconds=8, apis=instances, instances=instances, partitions=24, cores=8, apart=True, brokers=3,
         copies=3, is_split=is_split,
     )  # fmt: skip
     return highest(shape, replace(costs, generator=0.0))

@@ -111,7 +111,8 @@ def fit(calibration: Calibration) -> Costs:
     for _ in range(ROUNDS):
         outcomes = [run(shape_of(load, calibration), costs) for load in loads]
         costs = refit(costs, loads, outcomes)
-    return min((with_hop(replace(costs, spread=spread), calibration) for spread in SPREADS), key=partial(misfit, calibration))
+    candidates = (with_hop(replace(costs, spread=spread), calibration) for spread in SPREADS)
+    return min(candidates, key=partial(misfit, calibration))
 
 
 def with_hop(costs: Costs, calibration: Calibration) -> Costs:

@@ -10,13 +10,13 @@ from typing import Final
 from msgspec import Struct
 
 # Measured on this machine, by the full run.
-CPU_US: Final = {"api": 66.6, "saga": 54.6, "payment": 29.7, "inventory": 33.7, "broker": 56.3, "postgres": 83.4}
+CPU_US: Final = {"api": 89.0, "saga": 76.0, "payment": 45.0, "inventory": 47.0, "broker": 69.0, "postgres": 84.0}
 """Of an order at the highest rate that two cores hold."""
-ALONE_PER_S: Final = {"api": 20_715, "payment": 30_355, "inventory": 41_660, "saga": 8_950}
+ALONE_PER_S: Final = {"api": 17_449, "payment": 26_256, "inventory": 33_515, "saga": 7_603}
 """What one process does alone: an api while consumers are stopped, a consumer on a backlog."""
-LOG_BYTES: Final = 2_134
-TABLE_BYTES: Final = 2_035
-WAL_BYTES: Final = 4_174
+LOG_BYTES: Final = 2_156
+TABLE_BYTES: Final = 1_963
+WAL_BYTES: Final = 4_370
 """Of an order, in all."""
 
 # Assumed.

@@ -86,8 +86,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     orders: int
     settled_share: float
-    """What is settled of what comes, in the second half: below 1, more and more orders wait. A slot's worth of growth
-    says nothing, since orders settle slot by slot."""
+    """What is settled of what comes, by how many orders wait on average in the second half and in the first: below 1,
+    more and more do."""
     accept_p50: float
     settle_p50: float
     settle_p99: float
@@ -299,16 +299,13 @@ def run(shape: Shape, costs: Costs, seed: int = 1) -> Outcome:
     end_s = WARM_UP_S + shape.seconds
     model.simulation.run(end_s)
     measured = [order for order in model.orders if order.due_s >= WARM_UP_S]
-    half_s = shape.seconds / 2
-    waiting = [
-        sum(o.due_s <= at_s and not 0 < o.settled_s <= at_s for o in model.orders) for at_s in (end_s - half_s, end_s)
-    ]
-    growth_s = (waiting[1] - waiting[0]) * shape.lot / shape.rate
+    middle_s = end_s - shape.seconds / 2
+    growth = _mean_waiting(model.orders, middle_s, end_s) - _mean_waiting(model.orders, WARM_UP_S, middle_s)
     processes = {"api": shape.apis, "broker": shape.brokers, "postgres": 1} | dict.fromkeys(CONSUMERS, shape.instances)
     seconds = shape.seconds
     return Outcome(
         orders=len(measured) * shape.lot,
-        settled_share=1 - max(0.0, growth_s - SLOT_S) / half_s,
+        settled_share=1 - max(0.0, growth * shape.lot / (shape.rate * shape.seconds / 2)),
         accept_p50=_percentile([o.accepted_s - o.due_s for o in measured if o.accepted_s], 0.5),
         settle_p50=_percentile([o.settled_s - o.due_s for o in measured if o.settled_s], 0.5),
         settle_p99=_percentile([o.settled_s - o.due_s for o in measured if o.settled_s], 0.99),
@@ -318,6 +315,12 @@ def run(shape: Shape, costs: Costs, seed: int = 1) -> Outcome:
         },
         work={group: {kind: n / seconds for kind, n in done.items()} for group, done in model.work.items()},
     )
+
+
+def _mean_waiting(orders: Sequence[Order], from_s: float, to_s: float) -> float:
+    """How many orders wait at a time, on average between two moments: orders settle slot by slot."""
+    waits = (min(o.settled_s or to_s, to_s) - max(o.due_s, from_s) for o in orders if o.due_s < to_s)
+    return sum(wait for wait in waits if wait > 0) / (to_s - from_s)
 
 
 def _percentile(times_s: Sequence[float], share: float) -> float:
