@@ -11,9 +11,9 @@ FIRST_S = 0.05
 CAP_S = 5.0
 
 
-def delays_s(cap_s: float = CAP_S) -> Iterator[float]:
-    """The waits of an endless series of retries, in seconds: below `FIRST_S`, then below twice that, up to `cap_s`."""
-    bound_s = FIRST_S
+def delays_s(cap_s: float = CAP_S, first_s: float = FIRST_S) -> Iterator[float]:
+    """The waits of an endless series of retries, in seconds: below `first_s`, then below twice that, up to `cap_s`."""
+    bound_s = first_s
     while True:
         yield random.random() * min(bound_s, cap_s)
         bound_s = min(2 * bound_s, cap_s)

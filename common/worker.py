@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from loguru import logger
@@ -11,8 +11,10 @@ from common import metrics
 from common.backoff import CAP_S, delays_s
 from common.errors import Failure, LossDetected, classify, describe
 
+LOSS_RETRY_FIRST_S: Final = 1.0
 LOSS_RETRY_S: Final = 10.0
-"""The delay after a loss. A loss is detected again as long as it is there, so a retry is safe and notices a repair."""
+"""The longest delay after a loss. A loss is detected again as long as it is there, so a retry is safe and notices a
+repair."""
 GOOD_RUN_S: Final = 60.0
 """After a run of this length the delays start small again."""
 
@@ -75,14 +77,16 @@ class Worker:
             self._loss_detected.set(0)
 
     def _run(self) -> None:
-        delays = delays_s(cap_s=self._delay_max_s)
+        delays, loss_delays = self._delays()
         while not self.stopping.is_set():
             started_s = time.monotonic()
             try:
                 self._work()
             except LossDetected as loss:
                 self._report_loss(str(loss))
-                self.stopping.wait(LOSS_RETRY_S)
+                if time.monotonic() - started_s > GOOD_RUN_S:
+                    delays, loss_delays = self._delays()
+                self.stopping.wait(next(loss_delays))
             except Exception as error:
                 failure = classify(error)
                 self._count_failure(failure)
@@ -96,9 +100,13 @@ class Worker:
                     self._ended.set(1)
                     return
                 if time.monotonic() - started_s > GOOD_RUN_S:
-                    delays = delays_s(cap_s=self._delay_max_s)
+                    delays, loss_delays = self._delays()
                 self.stopping.wait(next(delays))
         self.report("stopped")
+
+    def _delays(self) -> tuple[Iterator[float], Iterator[float]]:
+        """Those after a failure, and those after a loss."""
+        return delays_s(self._delay_max_s), delays_s(LOSS_RETRY_S, LOSS_RETRY_FIRST_S)
 
     def _report_loss(self, loss: str) -> None:
         if loss != self._loss:

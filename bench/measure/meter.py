@@ -113,17 +113,16 @@ class Meter:
         starts = self.log.ends()
         window = Window(self.system.layout.pids)
         records = runner.run(spec, meanwhile)
-        if settle:
-            self.log.await_records(sum(starts.values()) + 2 * len(records.ids))
+        awaited = sum(starts.values()) + 2 * len(records.ids)
+        grows = settle and self.log.await_records(awaited)[0] >= awaited
         cpu = window.end(records.cpu_s)
         outcomes = self.log.outcomes_since(starts)
         # The log also has orders whose answer came too late for the generator, so more records may have to be awaited.
-        while settle and (open_ := sum(not outcomes[i].decisions for _, i in records.ids if i in outcomes)):
+        while grows and (open_ := sum(not outcomes[i].decisions for _, i in records.ids if i in outcomes)):
             before = self.log.records()
             after, _ = self.log.await_records(before + open_)
             outcomes = self.log.outcomes_since(starts)
-            if after == before:
-                break
+            grows = after > before
         self.orders += len(records.ids)
         with self._accepted_file.open("a") as file:
             file.writelines(f"{order_id}\n" for _, order_id in records.ids)

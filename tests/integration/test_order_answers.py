@@ -238,7 +238,7 @@ def test_single_orders_are_accepted_beside_requests_with_many(stack: Stack, prod
     with ThreadPoolExecutor() as clients:
         sending = [clients.submit(keep_sending) for _ in range(3)]
         try:
-            for n in range(50):
+            for n in range(15):
                 eventually(lambda: place_one() == 202, f"single order {n} is accepted")
         finally:
             enough.set()

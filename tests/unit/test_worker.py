@@ -12,8 +12,7 @@ from common.worker import Worker
 
 @pytest.fixture(autouse=True)
 def no_delay(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker, "LOSS_RETRY_S", 0.0)
-    monkeypatch.setattr(worker, "delays_s", lambda cap_s: iter([0.0] * 9))
+    monkeypatch.setattr(worker, "delays_s", lambda *_: iter([0.0] * 9))
 
 
 LOSS = f"test: a gap; {LOSS_HELP}"
