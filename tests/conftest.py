@@ -1,6 +1,7 @@
 """The stacks that tests run on. `stack` is shared and is left as it was found; `own_stack` is there to be broken."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import Final
 
@@ -45,7 +46,9 @@ SHARING: Final = "stack"
 
 def pytest_configure(config: pytest.Config) -> None:
     """Give each of the workers that run side by side ports of its own. Nothing of the shell may lead a test's own
-    requests and connections elsewhere."""
+    requests and connections elsewhere, and no process may ignore Ctrl-C because the shell runs this in the
+    background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     ignore_foreign_variables()
     for name in [name for name in os.environ if name.lower().endswith("_proxy") or name == "TANDEM_CALLER"]:
         del os.environ[name]

@@ -836,6 +836,7 @@ def test_a_failed_query_for_an_offset_does_not_mean_that_there_is_none(monkeypat
         def close(self) -> None: ...
 
     monkeypatch.setattr(log, "Consumer", Consumer)
+    monkeypatch.setattr(log, "COORDINATOR_S", 0.1)
     with pytest.raises((KafkaException, Transient)):
         Log(Brokers("127.0.0.1:1"), "verify").committed("payment", [Partition("orders", 0)])
 
