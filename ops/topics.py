@@ -39,6 +39,7 @@ START_S = 60.0
 """A broker that has just been started may need this long to answer."""
 COPIES_WITHIN_S = 180.0
 """A broker that was away may need this long to read what it lacks."""
+SEGMENT_BYTES = int(settings.KEPT["segment.bytes"])
 FREED_WITHIN_S = 15.0
 """The broker looks for segments to delete every 10 s, and from 30 s after its start."""
 
@@ -220,7 +221,11 @@ def _sizes(log: Log) -> Iterator[int | None]:
 
 def _report_freed(before: int | None, sizes: Iterable[int | None]) -> None:
     """Wait until the broker has deleted the segments, and print what that has freed. New records come all the time, so
-    it is the sum of what the size has dropped by."""
+    it is the sum of what the size has dropped by. Topics that are smaller than a segment have hardly any to delete."""
+    when_closed = "when it is closed: at 16 MiB or after a day, when another record comes"
+    if before is not None and before < SEGMENT_BYTES:
+        print(f"topics: {mebibytes(before)} are in use; the broker frees a segment {when_closed}")
+        return
     freed, size = 0, before
     for now in sizes:
         if now is None or size is None:
@@ -232,10 +237,7 @@ def _report_freed(before: int | None, sizes: Iterable[int | None]) -> None:
     if before is not None and size is not None:
         print(f"topics: {mebibytes(freed)} of {mebibytes(before)} are freed, {mebibytes(size)} are in use")
         if freed < before / 2:
-            print(
-                "topics: the broker frees the newest segment of each partition when it is closed: at 16 MiB or after a "
-                "day, when another record comes"
-            )
+            print(f"topics: the broker frees the newest segment of each partition {when_closed}")
 
 
 def mebibytes(size: int) -> str:

@@ -22,10 +22,17 @@ def test_what_a_trim_freed_is_what_the_size_dropped_by(
 
 
 def test_a_trim_that_freed_little_says_why(capsys: pytest.CaptureFixture[str]) -> None:
-    _report_freed(10 * MIB, iter([10 * MIB] * 3))
+    _report_freed(20 * MIB, iter([20 * MIB] * 3))
     out = capsys.readouterr().out
-    assert "0.0 MiB of 10.0 MiB are freed" in out
+    assert "0.0 MiB of 20.0 MiB are freed" in out
     assert "the newest segment of each partition when it is closed" in out
+
+
+def test_a_trim_of_less_than_a_segment_waits_for_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = iter([10 * MIB])
+    _report_freed(10 * MIB, sizes)
+    assert list(sizes) == [10 * MIB], "no size is read"
+    assert "10.0 MiB are in use; the broker frees a segment when it is closed" in capsys.readouterr().out
 
 
 def test_a_broker_that_does_not_say_its_size_is_no_reason_to_fail(capsys: pytest.CaptureFixture[str]) -> None:
