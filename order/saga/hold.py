@@ -4,6 +4,9 @@ An order's `order.placed` arrives first, its two results some milliseconds later
 cost three writes of its row. So a placed order is held, in memory, until both results are there, one side has refused,
 or it has waited for longer than results lately took (`HeldOrders.hold_s`). A result whose order is held waits with it.
 
+Behind a backlog an order may be given out before any result. Then its first result waits for the second one, for as
+long as an order would, so that the row is written a second time, and not a third.
+
 Nothing is lost by it: positions move only with what is processed. No outcome comes later either, since there is none
 before the results. A pending order appears in the order database that much later; until then the api answers from its
 memory, or waits (`order.api.read.lookup`).
@@ -16,7 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final
+from typing import Final
 
 from common.consume.handler import HELD_RECORDS_MAX
 from common.consume.records import Arrival
@@ -56,6 +59,8 @@ class HeldOrders:
 
         A result may come before its order, which then does not wait for it. An order that is given out is forgotten.
         """
+        self._alone: dict[str, int] = {}
+        """Orders that were given out before any result, with the one that has come since, if any."""
         self._latest: dict[str, Arrival] = {}
         """The last result in each topic."""
 
@@ -78,7 +83,12 @@ class HeldOrders:
             self._waiting.add(event.subject)
         elif topic != ORDERS:
             side = _PAID if kind is PaymentCompleted else _IN_STOCK if kind is StockReserved else _DECIDABLE
-            self._sides[event.subject] = self._sides.get(event.subject, 0) | side
+            if event.subject not in self._alone:
+                self._sides[event.subject] = self._sides.get(event.subject, 0) | side
+            elif self._alone[event.subject] | side == _DECIDABLE:
+                del self._alone[event.subject]
+            else:
+                self._alone[event.subject] = side
             self._latest[topic] = arrival
 
     def due(self, at_s: float) -> list[Arrival]:
@@ -94,9 +104,10 @@ class HeldOrders:
                 share = min(-(-surplus // len(holding)), len(queue))
                 due += [self._give_out(queue) for _ in range(share)]
         for queue in self._results.values():
-            self._give_out_results(queue, due)
-        for subject in list(islice(self._sides, max(0, len(self._sides) - RESULTS_MAX))):
-            del self._sides[subject]
+            self._give_out_results(queue, until_s, due)
+        for sides in (self._sides, self._alone):
+            for subject in list(islice(sides, max(0, len(sides) - RESULTS_MAX))):
+                del sides[subject]
         self.held -= len(due)
         return due
 
@@ -114,6 +125,7 @@ class HeldOrders:
         self._results_of.clear()
         self._waiting.clear()
         self._sides.clear()
+        self._alone.clear()
         self.held = 0
         for arrival in kept:
             self.add(arrival)
@@ -139,23 +151,27 @@ class HeldOrders:
             due.append(self._give_out(orders))
         is_all = len(due) < up_to
         for results in self._results_of[partition.number]:
-            self._give_out_results(results, due)
+            self._give_out_results(results, until_s, due)
         return not is_all
-
-    def _give_out_results(self, results: deque[Arrival], due: list[Arrival]) -> None:
-        while results and _subject(results[0]) not in self._waiting:
-            due.append(results.popleft())
 
     def _give_out(self, orders: deque[Arrival]) -> Arrival:
         arrival = orders.popleft()
         if arrival.received is not None and type(arrival.received.event) is OrderPlaced:
-            self._waiting.discard(arrival.received.event.subject)
-            self._sides.pop(arrival.received.event.subject, None)
+            order_id = arrival.received.event.subject
+            self._waiting.discard(order_id)
+            if not self._sides.pop(order_id, 0):
+                self._alone[order_id] = 0
         return arrival
 
+    def _give_out_results(self, results: deque[Arrival], until_s: float, due: list[Arrival]) -> None:
+        while results and self._is_result_due(results[0], until_s):
+            due.append(results.popleft())
 
-def _subject(arrival: Arrival) -> Any:
-    return None if arrival.received is None else arrival.received.event.subject
+    def _is_result_due(self, result: Arrival, until_s: float) -> bool:
+        subject = None if result.received is None else result.received.event.subject
+        if subject in self._alone:
+            return result.arrived_s <= until_s
+        return subject not in self._waiting
 
 
 def _lateness_s(result: Arrival) -> float:

@@ -91,6 +91,45 @@ def test_results_may_come_one_by_one() -> None:
     assert held.held == 0
 
 
+def given_out_alone() -> HeldOrders:
+    """After an order that has waited in vain for any result."""
+    held = holding(arrived(placed(1), 0, age_s=HOLD_MAX_S))
+    assert len(held.due(NOW_S)) == 1
+    return held
+
+
+def test_the_results_of_an_order_that_was_given_out_alone_wait_for_one_another() -> None:
+    held, payment, stock = given_out_alone(), arrived(paid(1), 0), arrived(reserved(1), 0)
+    held.add(payment)
+    held.add(arrived(paid(1), 1))  # published again
+    assert held.due(NOW_S) == []
+    held.add(stock)
+    assert [r.record.offset for r in held.due(NOW_S)] == [0, 1, 0]
+    assert held.held == 0
+
+
+def test_such_a_result_waits_no_longer_than_an_order_would() -> None:
+    held, payment = given_out_alone(), arrived(paid(1), 0, age_s=HOLD_MIN_S)
+    held.add(payment)
+    assert held.due(NOW_S) == [payment]
+    held.add(arrived(reserved(1), 0))
+    assert len(held.due(NOW_S)) == 1
+
+
+def test_such_a_result_does_not_wait_if_it_refuses() -> None:
+    held, refusal = given_out_alone(), arrived(declined(1), 0)
+    held.add(refusal)
+    assert held.due(NOW_S) == [refusal]
+
+
+def test_a_result_that_was_given_out_with_its_order_is_not_waited_for_again() -> None:
+    held = holding(arrived(placed(1), 0, age_s=HOLD_MAX_S), arrived(paid(1), 0))
+    assert len(held.due(NOW_S)) == 2
+    stock = arrived(reserved(1), 0)
+    held.add(stock)
+    assert held.due(NOW_S) == [stock]
+
+
 def test_an_order_does_not_wait_after_one_refusal() -> None:
     order, payment = arrived(placed(1), 0), arrived(declined(1), 0)
     assert due(order, payment) == [order, payment]
