@@ -28,7 +28,7 @@ from tests.waiting import PATIENCE_S
 IMAGES: Final = ROOT / "docs/images"
 REPORT_WIDTH: Final = 1_100
 REPORT_HEIGHT: Final = 1_890
-"""The first part of it: the main figures, latency by offered rate, and the charts over time."""
+"""The first part of it: the main figures, a stack just started, and what an order costs by rate."""
 PERSON: Final = "ana"
 CUSTOMERS: Final = 500
 PRODUCTS: Final = 9
