@@ -1,5 +1,6 @@
 """A thread that works until it is stopped, and starts again after a failure. Everything beside HTTP runs in one."""
 
+import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,6 +103,10 @@ class Worker:
                 if time.monotonic() - started_s > GOOD_RUN_S:
                     delays, loss_delays = self._delays()
                 self.stopping.wait(next(delays))
+            # What has failed is in reference cycles with its error, and so are its Kafka clients, of which each has
+            # threads and connections (confluent-kafka-python #975). By itself the collector runs seldom
+            # (common.http.server).
+            gc.collect()
         self.report("stopped")
 
     def _delays(self) -> tuple[Iterator[float], Iterator[float]]:

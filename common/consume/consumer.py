@@ -1,7 +1,6 @@
 """A consumer as a task of its process: one session of the loop after the other, in a thread of its own, with its own
 client, publisher and connection."""
 
-import gc
 import os
 from contextlib import suppress
 from typing import Final, Generic
@@ -33,12 +32,11 @@ class BatchConsumer(Worker, Generic[Locked]):
 
     def _run_session(self) -> None:
         _lower_priority()
-        # The session before, if any, is in reference cycles with Kafka clients, of which each has threads and
-        # connections (confluent-kafka-python #975). By itself the collector runs seldom (common.http.server).
-        self._session = None
-        gc.collect()
         self._session = Session(self._process, self._handler, self, self.tracer)
-        self._session.run()
+        try:
+            self._session.run()
+        finally:
+            self._session = None
 
 
 def _lower_priority() -> None:

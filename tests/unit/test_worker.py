@@ -1,5 +1,7 @@
 """A worker's thread: what a failure does to it, and what it reports."""
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -78,3 +80,39 @@ def test_stop_returns_when_the_work_has_ended() -> None:
     waiting.start()
     waiting.stop()
     assert ended == [True]
+
+
+class Client:
+    """What a run uses: it has threads for as long as it is there."""
+
+
+@pytest.mark.parametrize("kind", [Transient, LossDetected, ValueError])
+def test_what_failed_runs_used_is_gone_but_for_the_last_ones(kind: type[Exception]) -> None:
+    clients: list[weakref.ref[Client]] = []
+    left: list[int] = []
+
+    def fail() -> None:
+        client = Client()
+        clients.append(weakref.ref(client))
+        try:
+            raise kind("away")
+        except kind as error:
+            cycle = error  # the frame refers to the error, and the error to the frame
+            raise cycle from None
+
+    def work() -> None:
+        left.append(sum(client() is not None for client in clients))
+        if len(left) == 4:
+            tested.stopping.set()
+        else:
+            fail()
+
+    tested = Worker("test", work, retries_fatal=True)
+    gc.disable()
+    try:
+        tested.start()
+        tested._thread.join()
+    finally:
+        gc.enable()
+    assert len(left) == 4
+    assert max(left) <= 1
