@@ -65,6 +65,7 @@ class Generator:
         bodies, host = wire.bodies(spec.population), f"{spec.host}:{spec.port}"
         tokens = Path(spec.tokens).read_bytes().split() if spec.tokens else []
         self.requests = wire.requests(bodies, host, spec.path, lines=spec.lines, keyed=spec.keyed, tokens=tokens)
+        self.accepted = wire.ACCEPTED_LINE if spec.lines else wire.ACCEPTED
         self.tls = trusting(Path(spec.authority)) if spec.authority else None
         self.due_ns = array("q")
         self.done_ns = array("q")
@@ -187,7 +188,7 @@ class Generator:
         status = self.statuses[number] = wire.status_of(answer)
         orders, board = self.spec.orders_a_request, self.board
         if status == self.spec.accepted:
-            ids = wire.ORDER_ID.findall(answer)
+            ids = self.accepted.findall(answer)
             self.ids.extend((number, order_id.decode()) for order_id in ids)
             board.accepted += len(ids)
             board.refused += orders - len(ids)  # a line that is refused says so in an answer of 200

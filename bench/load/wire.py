@@ -13,7 +13,10 @@ from msgspec import Struct
 
 ORDERS_PATH: Final = "/api/v1/orders"
 MANY_PATH: Final = "/api/v1/orders/batch"
-ORDER_ID: Final = re.compile(rb'"order_id":"([0-9a-f-]{36})"')
+ACCEPTED: Final = re.compile(rb'"order_id":"([0-9a-f-]{36})"')
+"""The id in a 202."""
+ACCEPTED_LINE: Final = re.compile(rb'"status":202,"order_id":"([0-9a-f-]{36})"')
+"""That of an accepted line among many. A line whose fate is not known yet has an id too, in its problem."""
 QUANTITIES: Final = (1, 2)
 
 _CUSTOMER: Final = slice(len(b'{"customer_id":"cust-'), len(b'{"customer_id":"cust-000000'))

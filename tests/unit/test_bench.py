@@ -50,7 +50,7 @@ class TestWire:
         answer = ANSWER.replace(b"67", b"%d" % len(BODY)) + BODY
         assert wire.length_of(answer) == len(answer)
         assert wire.status_of(answer) == 202
-        assert wire.ORDER_ID.findall(answer) == [b"01997c00-0000-7000-8000-000000000000"]
+        assert wire.ACCEPTED.findall(answer) == [b"01997c00-0000-7000-8000-000000000000"]
 
     def test_half_a_head_has_no_length_yet(self) -> None:
         assert wire.length_of(ANSWER[:40]) == 0
@@ -161,16 +161,18 @@ class TestGenerator:
         assert result.by_status == {202: 30}
 
     def test_refused_lines_are_refused_orders(self) -> None:
-        """A refused line says so in an answer of 200. A governed load must not wait for it."""
+        """A refused line says so in an answer of 200, with the order's id if the log may still take it. A governed load
+        must not wait for it, and the log need not have it."""
         line = b'{"status":202,"order_id":"01997c00-0000-7000-8000-000000000000"}\n'
-        body = line + line + b'{"status":503,"problem":{}}\n'
+        body = line + line + b'{"status":503,"problem":{"order_id":"01997c00-0000-7000-8000-000000000001"}}\n'
         answer = b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body)
         boards: list[Board] = []
         with socket.create_server(("127.0.0.1", 0)) as listener:
             threading.Thread(target=serve_with_a_stall, args=(listener, 0, answer), daemon=True).start()
             batches = spec(listener.getsockname()[1], rate=50.0, connections=1, lines=3, accepted=200)
-            runner.run(batches, lambda board, _: boards.append(board), 0.1)
+            result = runner.run(batches, lambda board, _: boards.append(board), 0.1)
         assert (boards[-1].accepted, boards[-1].refused, boards[-1].failed) == (100, 50, 0)
+        assert {order_id[-1] for _, order_id in result.ids} == {"0"}
 
     def test_it_speaks_tls_and_reads_answers_of_many_records(self, tmp_path: Path) -> None:
         files = Authority(tmp_path).ensure("api")
