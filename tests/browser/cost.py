@@ -3,11 +3,13 @@ open, `order` compares the cost of an order without and with them."""
 
 import argparse
 import http.client
+import math
+import statistics
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -33,8 +35,9 @@ SCROLLS: Final = 300
 MIB: Final = 1024 * 1024
 PATIENCE_S: Final = 120.0
 WINDOW_S: Final = 12.0
-ALONE_S_MAX: Final = 180.0
-"""For so long at most, the load is measured without a console."""
+ALONE_S: Final = 180.0
+FITTED_MIN: Final = 40
+"""The last minutes of a soak, by which the growth of the memory is told: what fills up at the start is full by then."""
 RECORDS_AN_ORDER: Final = 2
 """In its topic: that it was placed, and its outcome."""
 
@@ -203,12 +206,24 @@ def shop(orders_per_s: int) -> Iterator[Stack]:
             stack.stop()
 
 
-def soak(minutes: int, tabs: int, orders_per_s: int) -> None:
-    alone_s = min(max(60.0, minutes * 60 / 5), ALONE_S_MAX)
+def growth(mib: Sequence[float]) -> tuple[float, float]:
+    """By how much the last of these sizes, one a minute, grow in an hour: the slope of a straight line through them, and
+    twice its standard error."""
+    last = mib[-FITTED_MIN:]
+    minutes = range(len(last))
+    slope, start = statistics.linear_regression(minutes, last)
+    rest = sum((size - start - slope * minute) ** 2 for minute, size in zip(minutes, last, strict=True))
+    spread = sum((minute - statistics.mean(minutes)) ** 2 for minute in minutes)
+    return slope * 60, 2 * 60 * math.sqrt(rest / max(1, len(last) - 2) / spread)
+
+
+def soak(minutes: int, tabs: int, orders_per_s: int, alone_s: float) -> None:
     with shop(orders_per_s) as stack:
         asked: dict[str, Server] = {**stack.instances, "postgres": stack.postgres, "kafka": stack.kafka}
-        time.sleep(alone_s / 2)  # the broker's JVM warms up
-        without = shares(asked, alone_s)
+        without = {}
+        if alone_s:
+            time.sleep(alone_s / 2)  # the broker's JVM warms up
+            without = shares(asked, alone_s)
         console = RunningConsole(stack)
         console.start()
         try:
@@ -217,15 +232,21 @@ def soak(minutes: int, tabs: int, orders_per_s: int) -> None:
             process = psutil.Process(console.process.pid)
             print(f"{tabs} tabs, {orders_per_s} orders/s\n\n| minute | console, of a core | RSS |\n|---|---|---|")
             sums = dict.fromkeys(asked, 0.0)
+            rss: list[float] = []
             began_s = time.monotonic()
             for minute in range(1, minutes + 1):
                 used = shares({**asked, "console": console}, 60.0)
-                print(f"| {minute} | {used['console']:.2%} | {process.memory_info().rss / MIB:.1f} MiB |", flush=True)
+                rss.append(process.memory_info().rss / MIB)
+                print(f"| {minute} | {used['console']:.2%} | {rss[-1]:.1f} MiB |", flush=True)
                 for name in sums:
                     sums[name] += used[name]
             elapsed_s = time.monotonic() - began_s
             flows = min(tab.flows for tab in streams) / elapsed_s
             print(f"\nEvery tab got {flows:.2f} messages of the flow a second, or more.\n")
+            if len(rss) > 2:
+                slope, error = growth(rss)
+                fitted = min(FITTED_MIN, len(rss))
+                print(f"RSS in the last {fitted} minutes: {slope:+.2f} MiB an hour, give or take {error:.2f}.\n")
             print("| process | without the console | with it |\n|---|---|---|")
             for name, share in without.items():
                 print(f"| {name} | {share:.1%} | {sums[name] / minutes:.1%} |")
@@ -283,13 +304,16 @@ def main(arguments: list[str]) -> int:
     soaking.add_argument("--minutes", type=int, default=10)
     soaking.add_argument("--tabs", type=int, default=20)
     soaking.add_argument("--orders-per-s", type=int, default=100)
+    soaking.add_argument(
+        "--alone-s", type=float, default=ALONE_S, help="how long to measure without a console first (%(default)s s)"
+    )
     ordering = commands.add_parser("order", help="whether an order costs more while tabs are open")
     ordering.add_argument("--pairs", type=int, default=8)
     ordering.add_argument("--tabs", type=int, default=20)
     ordering.add_argument("--orders-per-s", type=int, default=200)
     wanted: Any = parser.parse_args(arguments)
     if wanted.command == "soak":
-        soak(wanted.minutes, wanted.tabs, wanted.orders_per_s)
+        soak(wanted.minutes, wanted.tabs, wanted.orders_per_s, wanted.alone_s)
         return 0
     if wanted.command == "order":
         order(wanted.pairs, wanted.tabs, wanted.orders_per_s)
