@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 import pytest
-from playwright.sync_api import BrowserContext, Page, expect
+from playwright.sync_api import BrowserContext, Page, ViewportSize, expect
 
 from tests.browser import made_up
 from tests.browser.fake import Fake
@@ -12,8 +12,9 @@ from tests.browser.fake import Fake
 AXE: Final = (Path(__file__).parent / "vendor/axe.min.js").read_text()
 RULES: Final = {
     "light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"],
-    "dark": ["color-contrast"],  # nothing but the colours differs
+    "dark": ["color-contrast", "target-size", "scrollable-region-focusable"],  # what colours and a narrow page change
 }
+PHONE: Final[ViewportSize] = {"width": 360, "height": 740}
 LETTER: Final = "dead-letters/payment/orders%2F3%4017"
 SCHEMES: Final[tuple[Literal["light", "dark"], ...]] = ("light", "dark")
 ORDER: Final = f"orders/{made_up.ORDER}"
@@ -46,11 +47,13 @@ def open_view(page: Page, view: str) -> None:
 
 
 def unfit(page: Page) -> list[str]:
-    """What axe finds wrong with the page, in light and in dark."""
+    """What axe finds wrong with the page: in light in a window, in dark on a phone, on which it stays."""
     page.evaluate(AXE)
     found: list[str] = []
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
+        if scheme == "dark":
+            page.set_viewport_size(PHONE)
         found += page.evaluate(
             "rules => axe.run({runOnly: rules}).then(found => found.violations.map("
             "rule => `${rule.id}: ${rule.nodes.map(node => node.html + ' ' + node.failureSummary).join('\\n')}`))",
@@ -64,8 +67,7 @@ def test_a_view_is_accessible_and_fits_a_phone(page: Page, view: str) -> None:
     open_view(page, view)
     expect(page.get_by_role("main")).to_contain_text(VIEWS[view][1])
     assert unfit(page) == []
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
 
 
 def test_the_dialog_of_an_act_is_accessible(page: Page, fake: Fake) -> None:
@@ -99,6 +101,19 @@ def test_the_flow_shows_rates_lag_and_who_is_down(page: Page, fake: Fake) -> Non
     expect(page.locator("[data-box='payment']")).to_contain_text("✓ 1 of 1 ready")
 
 
+def test_what_goes_wrong_is_said_on_every_view(page: Page, fake: Fake) -> None:
+    open_view(page, "orders")
+    news = page.get_by_role("banner").get_by_role("status").last
+    expect(news).to_have_text(
+        "payment: 0 of 1 ready; payment is far behind in orders; the proof is violated"
+    )
+    fake.tell("flow", made_up.flow() | {"problems": {"kafka": "no answer"}, "stopped": {"order": "too many"}})
+    fake.tell("proof", made_up.proof())
+    expect(news).to_have_text("kafka cannot be read; order has stopped")
+    fake.tell("flow", made_up.flow())
+    expect(news).to_have_text("Everything works.")
+
+
 def test_the_proof_shows_six_statements_and_what_breaks_them(page: Page, fake: Fake) -> None:
     open_view(page, "proof")
     rows = page.get_by_role("table", name="The six statements").get_by_role("row")
@@ -123,6 +138,7 @@ def test_the_full_proof_runs_with_progress(page: Page, fake: Fake) -> None:
     expect(page.get_by_role("button", name="A full proof is running")).to_be_disabled()
     fake.tell("job", running | {"state": "done"})
     expect(page.get_by_role("button", name="Prove everything now")).to_be_enabled()
+    expect(page.get_by_role("main").get_by_role("status").filter(has_text="full proof: done")).to_have_count(1)
     assert fake.posted == [("/api/verify", {}, None)]
 
 
@@ -135,6 +151,7 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     assert float(begins.rstrip("%")) == pytest.approx(98 * 34 / 36, rel=1e-3)
     begins = stages.locator("[data-stage='payment.completed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
     assert begins == "0%"
+    expect(stages.get_by_role("row", name="order.confirmed").get_by_role("cell").nth(1)).to_have_text("2 ms")
     expect(page.get_by_role("table", name="Ledger entries of the order")).to_contain_text("-€39.98")
     expect(page.get_by_text("€9,960.02")).to_be_visible()
     page.get_by_role("button", name="Read them from the log").click()

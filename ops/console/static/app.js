@@ -12,6 +12,7 @@ import { Flow } from "./views/flow.js";
 import { Login } from "./views/login.js";
 import { Order } from "./views/order.js";
 import { Orders } from "./views/orders.js";
+import { troubles } from "./views/picture.js";
 import { Proof } from "./views/proof.js";
 
 const SILENCE_S = 5;
@@ -42,6 +43,15 @@ function Liveness() {
   if (link === "lost") return html`<${State} kind="bad">no connection: what you see is old<//>`;
   if (silent) return html`<${State} kind="warn">nothing new for ${SILENCE_S} s<//>`;
   return html`<${State} kind="good">live<//>`;
+}
+
+/** Tells a screen reader what goes wrong and what is right again, on every view. The eye sees it in the flow and in the head. */
+function News() {
+  const flow = useNewest("flow");
+  const proof = useProof();
+  if (!flow) return html`<p class="unseen" role="status"></p>`;
+  const words = [...troubles(flow), ...(proof && proof.verdict !== "proved" ? [`the proof is ${proof.verdict}`] : [])];
+  return html`<p class="unseen" role="status">${words.join("; ") || "Everything works."}</p>`;
 }
 
 function View({ route }) {
@@ -84,6 +94,7 @@ function Page({ who }) {
       <span class="name">Tandem</span>
       <nav aria-label="Views">${views.map((name) => html`<${Link} key=${name} view=${name} current=${name === view} />`)}</nav>
       <span role="status"><${Liveness} /></span>
+      <${News} />
     </header>
     <main id="main" tabindex="-1" ref=${main}>
       <${Problems} problems=${flow?.problems} />

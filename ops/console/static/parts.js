@@ -128,6 +128,9 @@ export function Job({ job, children }) {
 
 export function Jobs({ kinds, title, limit = 5 }) {
   const jobs = useJobs(kinds).slice(0, limit);
-  if (jobs.length === 0) return null;
-  return html`<section class="panel" aria-label=${title}><h2>${title}</h2><ul class="jobs">${jobs.map((job) => html`<${Job} key=${job.id} job=${job} />`)}</ul></section>`;
+  const [latest] = jobs;
+  return html`
+    <p class="unseen" role="status">${latest && `${latest.title}: ${latest.state}`}</p>
+    ${latest && html`<section class="panel" aria-label=${title}><h2>${title}</h2>
+      <ul class="jobs">${jobs.map((job) => html`<${Job} key=${job.id} job=${job} />`)}</ul></section>`}`;
 }

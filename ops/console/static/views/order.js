@@ -60,8 +60,9 @@ function Waterfall({ stages }) {
       ${stages.map((stage) => html`
         <tr data-stage=${stage.event}><th scope="row">${stage.event} <small>${remarks(stage)}</small></th>
           <td class="figure"><span title=${exactTime(stage.at)}>${milliseconds(stage.after_ms)}</span></td>
-          <td class="waterfall" aria-hidden="true"><span class=${stage.topic}
-            style=${{ marginLeft: `${(98 * (stage.at - first - (stage.took_ms ?? 0))) / total}%`, width: `${Math.max(1, (98 * (stage.took_ms ?? 0)) / total)}%` }}></span></td>
+          <td class="waterfall"><span class=${stage.topic} aria-hidden="true"
+            style=${{ marginLeft: `${(98 * (stage.at - first - (stage.took_ms ?? 0))) / total}%`, width: `${Math.max(1, (98 * (stage.took_ms ?? 0)) / total)}%` }}></span>
+            ${stage.took_ms != null && html`<small>${milliseconds(stage.took_ms)}</small>`}</td>
           <td><code>${stage.topic}/${stage.partition}@${stage.offset ?? "–"}</code></td></tr>`)}
     <//>`;
 }

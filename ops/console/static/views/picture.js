@@ -46,6 +46,7 @@ const SMALL = {
 const TITLES = { api: "order api", orders: "orders", payment: "payment", payments: "payments", inventory: "inventory", stock: "inventory", saga: "order saga" };
 const SERVICE_OF = { api: "order-api", payment: "payment", inventory: "inventory", saga: "order-saga" };
 
+/** The kind and the words for how the instances of a service stand. */
 function health(instances) {
   const ready = instances.filter((one) => one.state === "ready" || one.state === "degraded").length;
   if (instances.length === 0) return ["bad", "✕ not running"];
@@ -53,6 +54,7 @@ function health(instances) {
   return [{ "✕": "bad", "!": "warn", "✓": "good" }[sign], `${sign} ${ready} of ${instances.length} ready`];
 }
 
+/** The kind of an arrow: good, warn or bad; off if its lag is not known. */
 function standing(arrow) {
   if (arrow.lag_records == null) return "off";
   if (arrow.lag_records === 0 || (arrow.lag_s ?? BEHIND_S) < BEHIND_S) return "good";
@@ -62,6 +64,17 @@ function standing(arrow) {
 function lag(arrow) {
   if (arrow.lag_records == null) return "lag not known";
   return arrow.lag_records === 0 ? "no lag" : `${count(arrow.lag_records)} · ${seconds(arrow.lag_s)} behind`;
+}
+
+/** What is wrong in the flow, in words that change only when something goes wrong or is right again: lag has no figure. */
+export function troubles(flow) {
+  const services = Object.entries(SERVICE_OF).map(([box, service]) => [TITLES[box], health(flow.instances.filter((one) => one.service === service))]);
+  return [
+    ...Object.keys(flow.problems).map((source) => `${source} cannot be read`),
+    ...services.filter(([, [kind]]) => kind !== "good").map(([title, [, text]]) => `${title}: ${text.slice(2)}`),
+    ...flow.arrows.filter((arrow) => standing(arrow) === "bad").map((arrow) => `${arrow.group} is far behind in ${arrow.topic}`),
+    ...Object.keys(flow.stopped).map((service) => `${service} has stopped`),
+  ];
 }
 
 function Box({ id, at: [x, y, width, height], lines, kind, topic }) {
