@@ -28,12 +28,14 @@ from common.http.requests import read_body
 from common.http.responses import json_response
 from common.http.validation import decode_body, decode_query
 from common.tls.client import connection as connect
-from ops.console import drill, orders, parked
+from ops.console import drill, orders
 from ops.console import operations as api
 from ops.console.drill import Drill, Load
 from ops.console.hub import Hub
 from ops.console.jobs import Job, Jobs
-from ops.console.parked import Act, Listing
+from ops.console.parked import acts, listing
+from ops.console.parked.acts import Act
+from ops.console.parked.listing import Listing
 from ops.console.poller import Poller
 from ops.console.proof.rounds import StandingProof
 from ops.console.session.cookie import Cookie
@@ -119,20 +121,20 @@ async def serve(settings: Settings) -> None:
         told, records = await unblocked(orders.story, asking, request.path_params["order_id"], log)
         return json_response({"story": told, "events": [orders.shown(record) for record in records]})
 
-    async def listing(request: Request) -> Response:
-        return json_response(await unblocked(parked.page, asking, decode_query(request.query_params, Listing)))
+    async def parked_events(request: Request) -> Response:
+        return json_response(await unblocked(listing.page, asking, decode_query(request.query_params, Listing)))
 
     async def parked_event(request: Request) -> Response:
         named = request.path_params["service"], request.path_params["record"]
-        return json_response(await unblocked(parked.one, asking, *named))
+        return json_response(await unblocked(listing.one, asking, *named))
 
     async def act(request: Request) -> Response:
         wanted = decode_body(await read_body(request), _act)
-        names = await unblocked(parked.named_by, asking, wanted)
+        names = await unblocked(acts.named_by, asking, wanted)
         author = logins.author(request)
         if wanted.dry_run:
-            return json_response(await unblocked(parked.dry_run, asking, env, wanted, names, author))
-        return accepted(parked.start(jobs, env, wanted, names, author))
+            return json_response(await unblocked(acts.dry_run, asking, env, wanted, names, author))
+        return accepted(acts.start(jobs, env, wanted, names, author))
 
     async def verify(request: Request) -> Response:
         decode_body(await read_body(request), _nothing)
@@ -183,7 +185,7 @@ async def serve(settings: Settings) -> None:
         api.PLACE: turns.limited(place),
         api.STORY: turns.limited(story),
         api.EVENTS: turns.limited(order_events),
-        api.PARKED: turns.limited(listing),
+        api.PARKED: turns.limited(parked_events),
         api.ACT: turns.limited(act),
         api.PARKED_EVENT: turns.limited(parked_event),
         api.VERIFY: verify,

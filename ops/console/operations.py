@@ -13,7 +13,8 @@ from common.http.responses import UuidText
 from ops.console.drill import NOT_ALLOWED, Drill, Load
 from ops.console.jobs import BUSY, CANNOT_STOP, JobList, JobView, JobWithResults
 from ops.console.orders import OrderRecords, OrdersPage, Search
-from ops.console.parked import Act, DryRun, Listing, ParkedPage, ParkedWithBytes
+from ops.console.parked.acts import Act, DryRun
+from ops.console.parked.listing import Listing, ParkedPage, ParkedWithBytes
 from ops.console.session.logins import Nothing, SessionView
 from ops.trace.story import Story
 from order.api.requests import OrderRequest

@@ -9,7 +9,7 @@ from common.events import Identifier, Milliseconds, PaymentState, Reason, StockS
 from common.http import problem
 from common.http.problem import ProblemError
 from common.http.responses import UuidText
-from ops.console.parked import VALUE_BYTES_MAX, escaped
+from ops.console.parked.listing import VALUE_BYTES_MAX, escaped
 from ops.console.store import SQL
 from ops.databases import Databases
 from ops.log import Log

@@ -84,6 +84,13 @@ LEFT JOIN positions USING (topic, partition)
 WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s
   AND row.topic_id = coalesce(%(topic_id)s, positions.topic_id, row.topic_id)
 
+-- name: customers
+SELECT topic, partition, "offset", id.topic_id AS named_id, encode(key, 'escape') AS customer
+FROM parked_events AS row JOIN unnest(%(topics)s::text[], %(partitions)s::integer[], %(offsets)s::bigint[], %(topic_ids)s::text[])
+  AS id(topic, partition, "offset", topic_id) USING (topic, partition, "offset")
+LEFT JOIN positions USING (topic, partition)
+WHERE row.topic_id = coalesce(id.topic_id, positions.topic_id, row.topic_id)
+
 -- name: acts
 SELECT act, actor, why, (extract(epoch FROM acted_at) * 1000)::bigint AS acted_at FROM dead_letter_acts
 WHERE topic = %(topic)s AND partition = %(partition)s AND "offset" = %(offset)s

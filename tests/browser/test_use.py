@@ -172,13 +172,24 @@ def test_dead_letters_are_redriven_after_a_dry_run_and_with_a_reason(page: Page,
 
 def test_dead_letters_are_discarded_by_filter(page: Page, fake: Fake) -> None:
     fake.answers[ACTS] = (422, {"detail": "12,000 events match, more than 1,000; narrow the filter"})
-    page.goto("/#/dead-letters?service=payment&root=true")
+    page.goto("/#/dead-letters?service=payment&root=true&since=1000&until=2000")
     page.get_by_role("button", name="Discard all that match").click()
     page.get_by_role("button", name="Dry run").click()
     expect(page.get_by_role("alert")).to_have_text("12,000 events match, more than 1,000; narrow the filter")
     expect(page.get_by_role("button", name="Discard now")).to_be_disabled()
     [(_, body, _)] = fake.posted
-    assert body == {"act": "discard", "filter": {"service": "payment", "root": True}, "why": "", "dry_run": True}
+    chosen = {"service": "payment", "root": True, "since": 1000, "until": 2000}
+    assert body == {"act": "discard", "filter": chosen, "why": "", "dry_run": True}
+
+    # The act concerns what was shown: others may match the filter by then.
+    fake.answers[ACTS] = (200, {"act": "discard", "results": made_up.results(4), "would_change": 1, "refused": 0})
+    page.get_by_role("button", name="Dry run").click()
+    page.get_by_label("Why").fill("sent by mistake")
+    fake.answers[ACTS] = (202, made_up.job("act"))
+    page.get_by_role("button", name="Discard now").click()
+    expect(page.get_by_role("table", name="Results")).to_be_visible()
+    shown = [{"service": "payment", "record": "orders/3@4"}]
+    assert fake.posted[-1][1] == {"act": "discard", "events": shown, "why": "sent by mistake", "dry_run": False}
 
 
 def test_a_part_is_killed_scaled_and_put_under_load(page: Page, fake: Fake) -> None:

@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Literal, cast
 from urllib.parse import quote
 
 import orjson
+import psycopg
 import pytest
 from prometheus_client import CollectorRegistry
 from starlette.datastructures import QueryParams
 from starlette.types import Scope
 
+from common.audit.entry import Author
 from common.codec import encode
 from common.config.env import Env
 from common.config.kafka import Brokers
@@ -25,14 +27,16 @@ from common.http.problem import ProblemError
 from common.http.validation import decode_query
 from common.kafka.broker import Partition
 from common.postgres import CONNECTIONS
-from ops.console import drill, hub, metrics, orders, parked, settings
+from ops.console import drill, hub, metrics, orders, settings
 from ops.console.drill import Drill
 from ops.console.flow import ARROWS, Flow, Reading, Scrape
 from ops.console.hub import Hub
 from ops.console.jobs import Attempt, Job, Jobs
 from ops.console.metrics import Latency, buckets, increments, of_values, parse, percentiles, quantile
 from ops.console.orders import Search, id_range
-from ops.console.parked import Act, Cursor, Named, cursor_in, named_by
+from ops.console.parked import listing
+from ops.console.parked.acts import Act, Named, dry_run, named_by, together
+from ops.console.parked.listing import Cursor, Listing, cursor_in
 from ops.console.poller import Poller, outcomes
 from ops.console.proof import rounds
 from ops.console.proof.judge import (
@@ -549,7 +553,7 @@ def asked(query: str, kind: type[Any]) -> Any:
 
 def test_a_query_is_read_with_its_types() -> None:
     assert asked("customer_id=123&since=5&limit=2", Search) == Search(customer_id="123", since=5, limit=2)
-    assert asked("root=true&state=open", parked.Listing) == parked.Listing(root=True)
+    assert asked("root=true&state=open", Listing) == Listing(root=True)
     for wrong, pointer in (
         ("limit=0", "?limit"),
         ("status=lost", "?status"),
@@ -568,10 +572,10 @@ def test_a_query_is_read_with_its_types() -> None:
 
 def test_a_cursor_is_read_as_it_was_made() -> None:
     for cursor in (Cursor("payment", 1_700_000_000_123_456, "orders", 3, 17, "bE1l"), Cursor("order")):
-        assert cursor_in(asked(f"after={quote(str(cursor))}", parked.Listing).after) == cursor
+        assert cursor_in(asked(f"after={quote(str(cursor))}", Listing).after) == cursor
     for foreign in ("", "x", "[]", "bm90aGluZw", "payment,1,orders,3", "saga,1,orders,3,17,bE1l"):
         with pytest.raises(ProblemError) as error:
-            asked(f"after={foreign}", parked.Listing)
+            asked(f"after={foreign}", Listing)
         assert error.value.problem.errors[0].pointer == "?after"
 
 
@@ -586,14 +590,48 @@ def test_an_act_names_its_events_once_and_has_a_reason() -> None:
     assert named_by({}, Act(act="redrive", why="mended", events=events)) == events
     assert named_by({}, Act(act="redrive", dry_run=True, events=events)) == events
     assert refusal(Act(act="redrive", why="mended")) == ""
-    assert refusal(Act(act="redrive", why="mended", events=events, filter=parked.Filter())) == ""
+    assert refusal(Act(act="redrive", why="mended", events=events, filter=listing.Filter())) == ""
     assert refusal(Act(act="discard", why="  ", events=events)) == "#/why"
     assert refusal(Act(act="discard", why="x", events=[Named("payment", "3")])) == "#/events/0/record"
 
 
+def test_a_redrive_takes_along_what_is_parked_of_the_same_customer() -> None:
+    def attempt(record: str, service: str = "payment", count: int = 2) -> Attempt:
+        result: Literal["marked", "refused"] = "marked" if count else "refused"
+        return {"service": service, "record": record, "result": result, "count": count, "detail": ""}
+
+    first, refused, second, other, nobodys = (
+        attempt("orders/3@1"), attempt("orders/3@2", count=0), attempt("orders/3@3"), attempt("orders/3@3", "order"),
+        attempt("orders/3@4", count=1),
+    )  # fmt: skip
+    keys = {
+        Named("payment", "orders/3@1"): "ana", Named("payment", "orders/3@3"): "ana", Named("order", "orders/3@3"): "ana",
+        Named("payment", "orders/3@4"): None,
+    }  # fmt: skip
+    along = {**second, "result": "unchanged", "count": 0, "detail": "goes along with orders/3@1"}
+    told = [*together([first, refused, second, other, nobodys], keys)]
+    assert told == [first, refused, along, other, nobodys]
+
+
+def test_a_database_that_is_away_keeps_an_act_waiting_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[str] = []
+
+    def connected(service: str, _: Env) -> None:
+        tried.append(service)
+        raise Fatal("dlq: cannot connect") from psycopg.OperationalError("timeout expired")
+
+    monkeypatch.setattr("ops.console.parked.acts.connected", connected)
+    names = [Named("payment", "orders/3@1"), Named("payment", "orders/3@2"), Named("order", "orders/3@2")]
+    act = Act(act="discard", why="a test", events=names)
+    results = dry_run({}, Env("test"), act, names, Author("ana", "user"))["results"]
+    assert [result["result"] for result in results] == ["failed"] * 3
+    assert results[1]["detail"] == "not tried: cannot connect"
+    assert tried == ["payment", "order"]
+
+
 def test_bytes_of_anybody_are_escaped_and_cut() -> None:
-    assert parked.escaped(b"a\x00\x1b[31m\xff\xe2\x80\xae") == "a\\x00\\x1b[31m\\xff\\u202e"
-    assert len(parked.escaped(b"x" * 10**6)) == parked.VALUE_BYTES_MAX
+    assert listing.escaped(b"a\x00\x1b[31m\xff\xe2\x80\xae") == "a\\x00\\x1b[31m\\xff\\u202e"
+    assert len(listing.escaped(b"x" * 10**6)) == listing.VALUE_BYTES_MAX
 
 
 # Break it

@@ -34,7 +34,7 @@ function Outcome({ id, first }) {
   return html`<ul class="jobs"><${Job} job=${job} /></ul><${Refused} error=${error} /><${Results} label="Results" results=${results} />`;
 }
 
-/** `request`: `{act, events}` or `{act, filter}`. */
+/** `request`: `{act, events}` or `{act, filter}`. The act concerns what the dry run has shown, and nothing that came since. */
 export function Act({ request, onClose }) {
   const [why, setWhy] = useState("");
   const [trial, setTrial] = useState();
@@ -42,14 +42,16 @@ export function Act({ request, onClose }) {
   const [error, setError] = useState();
   const [waiting, setWaiting] = useState(false);
   const [title, text] = WORDS[request.act];
-  const send = (dry_run, take) => {
+  const send = (body, take) => {
     setWaiting(true);
     setError();
-    post("/api/dead-letters/acts", { ...request, why: why.trim(), dry_run }).then(take, setError).finally(() => setWaiting(false));
+    post("/api/dead-letters/acts", { ...body, why: why.trim() }).then(take, setError).finally(() => setWaiting(false));
   };
+  const tryOut = () => send({ ...request, dry_run: true }, setTrial);
   const act = (event) => {
     event.preventDefault();
-    send(false, (job) => {
+    const events = trial.results.map(({ service, record }) => ({ service, record }));
+    send({ act: request.act, events, dry_run: false }, (job) => {
       started(job);
       setJob(job);
     });
@@ -63,11 +65,11 @@ export function Act({ request, onClose }) {
           <label class="field"><span>Why <small>required; it is recorded with the act</small></span>
             <textarea name="why" required maxlength="500" rows="2" value=${why} onInput=${(event) => setWhy(event.target.value)}></textarea></label>
           <div class="actions">
-            <button type="button" class="quiet" disabled=${waiting} onClick=${() => send(true, setTrial)}>Dry run: what would change?</button>
-            <button class="danger" disabled=${waiting || !trial || !why.trim()}>${title} now</button>
+            <button type="button" class="quiet" disabled=${waiting} onClick=${tryOut}>Dry run: what would change?</button>
+            <button class="danger" disabled=${waiting || !trial?.results.length || !why.trim()}>${title} now</button>
           </div>
           <p role="status">${trial
-            ? `${count(trial.would_change)} events would be marked; ${count(trial.refused)} would be refused. Nothing has changed yet.`
+            ? `${count(trial.would_change)} events would be marked; ${count(trial.refused)} would be refused. Nothing has changed yet. What is parked from now on is left alone.`
             : `${title} now is possible after a dry run and with a reason.`}</p>
           <${Refused} error=${error} />
           ${trial && html`<${Results} label="What would change" results=${trial.results} />`}

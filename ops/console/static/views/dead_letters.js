@@ -19,7 +19,7 @@ function Filters({ filter }) {
   const apply = (event) => {
     event.preventDefault();
     const given = values(event.target);
-    const chosen = { ...given, since: fieldTime(given.since) };
+    const chosen = { ...given, since: fieldTime(given.since), until: fieldTime(given.until) };
     keepFilter("dead-letters", JSON.parse(JSON.stringify(chosen)));
     go("dead-letters", chosen);
   };
@@ -36,6 +36,7 @@ function Filters({ filter }) {
       <${Field} label="Customer" name="customer" value=${filter.customer} />
       <${Field} label="Error contains" name="error" value=${filter.error} />
       <${Field} label="Parked since" name="since" type="datetime-local" step="1" value=${timeField(filter.since)} />
+      <${Field} label="Parked until" name="until" type="datetime-local" step="1" value=${timeField(filter.until)} />
       <div class="actions"><button>Filter</button><button type="button" class="quiet" onClick=${clear}>Clear</button></div>
     </form>`;
 }
@@ -69,7 +70,8 @@ export function DeadLetters({ filter }) {
   const shown = useMemo(() => columns(chosen, toggle).slice(mayAct ? 0 : 1), [chosen, mayAct]);
   const parked = useMemo(() => rows.filter((event) => event.state === "parked"), [rows]);
   const { state, ...matching } = filter;
-  const byFilter = { ...matching, ...(matching.root && { root: matching.root === "true" }), ...(matching.since && { since: Number(matching.since) }) };
+  const times = Object.fromEntries(["since", "until"].filter((name) => matching[name]).map((name) => [name, Number(matching[name])]));
+  const byFilter = { ...matching, ...(matching.root && { root: matching.root === "true" }), ...times };
   const someMatch = page?.total > 0 && (!state || state === "parked");
   const end = () => {
     setActing();

@@ -1,0 +1,1 @@
+"""Parked events: a list of them, and what an operator does to them."""
