@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from common.errors import Transient, describe
-from common.postgres import Conn, connect
+from common.postgres import Conn, connect, hosts_of
 from ops.tool import GROUP_OF
 
 STATEMENT_TIMEOUT_MS: Final = 4_000
@@ -25,6 +25,8 @@ class Database:
 
     def __init__(self, service: str, url: str, session: str, statement_timeout_ms: int) -> None:
         self.service = service
+        self.servers = hosts_of(url)
+        """How many there are: one, and its standbys."""
         self._url = url
         self._session = session
         self._statement_timeout_ms = statement_timeout_ms

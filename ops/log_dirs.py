@@ -8,7 +8,7 @@ import struct
 from collections.abc import Iterable, Mapping
 from typing import Final, NamedTuple
 
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, BrokerMetadata, ClusterMetadata  # type: ignore[attr-defined]
 
 from common.config.kafka import Brokers
 from common.errors import Transient
@@ -31,14 +31,18 @@ class Folder(NamedTuple):
 def bytes_of(brokers: Brokers, admin: AdminClient, topics: Iterable[str]) -> int:
     """The bytes that the segments of these topics take, on all brokers together. Raises what `folders` raises."""
     names = list(topics)
-    return sum(folder.topics.get(name, 0) for folder in folders(brokers, admin) for name in names)
+    members = cluster(admin).brokers.values()
+    return sum(folder.topics.get(name, 0) for folder in folders(brokers, members) for name in names)
 
 
-def folders(brokers: Brokers, admin: AdminClient) -> list[Folder]:
-    """The folders of all brokers. Raises `Transient` when a broker does not answer, or answers with an error, and
-    `Fatal`."""
+def cluster(admin: AdminClient) -> ClusterMetadata:
+    """The brokers, and all topics with the copies of each partition. Raises `Transient` and `Fatal`."""
     with broker.query("the brokers cannot be listed"):
-        members = admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S).brokers.values()
+        return admin.list_topics(timeout=broker.REQUEST_TIMEOUT_S)
+
+
+def folders(brokers: Brokers, members: Iterable[BrokerMetadata]) -> list[Folder]:
+    """The folders of these brokers. Raises `Transient` when one of them does not answer, or answers with an error."""
     return [folder for member in members for folder in _of_broker(brokers, str(member.host), int(member.port or 0))]
 
 

@@ -129,6 +129,13 @@ DASHBOARDS: Final = (
                 [Query("max by (group) (tandem_database_oldest_transaction_seconds)", "{{group}}")], "s", limit=60,
             ),
             Panel("free disk of the broker", [Query("tandem_disk_free_bytes / tandem_disk_size_bytes")], "percentunit"),
+            Panel(
+                "copies that are missing",
+                [
+                    Query("tandem_partitions_lacking_copies", "partitions of Kafka"),
+                    Query("tandem_database_standbys_missing", "standbys of {{database}}"),
+                ], limit=1,
+            ),
         ),
     ),
     Dashboard(

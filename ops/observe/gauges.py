@@ -47,6 +47,14 @@ class Gauges:
         self._connections_max = gauge(
             "tandem_database_connections_limit", "How many it allows to ordinary roles.", ["database"]
         )
+        self._standbys_missing = gauge(
+            "tandem_database_standbys_missing",
+            "Standbys of a database, by its URL, that do not follow it.",
+            ["database"],
+        )
+        self._lacking_copies = gauge(
+            "tandem_partitions_lacking_copies", "Partitions of Kafka with fewer copies up to date than they should have."
+        )
         self._disk = gauge("tandem_disk_size_bytes", "Size of the fullest volume on which a broker keeps its topics.")
         self._disk_free = gauge("tandem_disk_free_bytes", "What is free on it.")
         self._lock = threading.Lock()
@@ -66,6 +74,7 @@ class Gauges:
             self._parked.labels(group, kind).set(sample.parked.get(root, 0))
         self._connections.labels(database).set(sample.connections["taken"])
         self._connections_max.labels(database).set(sample.connections["allowed"] - sample.connections["reserved"])
+        self._standbys_missing.labels(database).set(sample.standbys_missing)
         with self._lock:
             self._databases[database] = sample
             self._answered_s[database] = time.monotonic()
@@ -74,6 +83,7 @@ class Gauges:
     def take_broker(self, sample: BrokerSample) -> None:
         for group, members in sample.members.items():
             self._members.labels(group).set(members)
+        self._lacking_copies.set(sample.lacking_copies)
         if known := [folder for folder in sample.folders if folder.size > 0]:
             fullest = min(known, key=lambda folder: folder.usable / folder.size)
             self._disk.set(fullest.size)

@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import Final, NamedTuple
 
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 
 from common.config.kafka import Brokers
 from common.events import ORDERS, READS, SAGA, Milliseconds
@@ -19,7 +20,7 @@ from common.kafka.identity import Consumer
 from common.postgres import CONNECTIONS
 from ops.databases import Database
 from ops.log import Log, members
-from ops.log_dirs import Folder, folders
+from ops.log_dirs import Folder, cluster, folders
 from ops.tool import GROUP_OF
 
 CLIENT_ID: Final = "console-samples"
@@ -36,6 +37,7 @@ POSITIONS: Final = """
     SELECT topic, partition, next_offset, (extract(epoch FROM record_time) * 1000)::bigint AS record_time FROM positions
 """
 STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL LIMIT 1"
+STANDBYS: Final = "SELECT count(*) AS standbys FROM pg_stat_replication"
 # Read along `orders_by_placed_at` from where the last sample ended, not from the beginning of time.
 UNSETTLED: Final = """
     SELECT (extract(epoch FROM min(placed_at)) * 1000)::bigint AS oldest FROM orders
@@ -62,6 +64,8 @@ class DatabaseSample(NamedTuple):
     """`allowed`, `reserved` and `taken`, see `common.postgres.CONNECTIONS`."""
     oldest_unsettled: Milliseconds | None
     """When the oldest order was placed that is stored and not settled. Of the order database only."""
+    standbys_missing: int = 0
+    """How many servers besides this one the database has, and do not follow it."""
 
 
 class BrokerSample(NamedTuple):
@@ -75,6 +79,8 @@ class BrokerSample(NamedTuple):
     """The broker's time of the first record that a group has not passed, where there is one."""
     past_end: Mapping[tuple[str, Partition], int]
     """By how many records a group's position is past the end, where it is: the log has lost its end, or is another."""
+    lacking_copies: int = 0
+    """How many partitions have fewer copies that are up to date than they should."""
 
 
 class Lag(NamedTuple):
@@ -97,6 +103,7 @@ class DatabaseSampler:
         self._searched_s = self._slow_s = -FULL_SEARCH_EVERY_S
         self._connections: Mapping[str, int] = {}
         self._oldest: Milliseconds | None = None
+        self._standbys_missing = 0
 
     def sample(self) -> DatabaseSample:
         """How it stands now. Raises `Unreadable`."""
@@ -111,8 +118,11 @@ class DatabaseSampler:
             [connections] = query(CONNECTIONS)
             if self.service == "order":
                 self._oldest = self._oldest_unsettled(positions, now_s)
+            if standbys := self._database.servers - 1:
+                [row] = query(STANDBYS)
+                self._standbys_missing = max(0, standbys - row["standbys"])
             self._connections, self._slow_s = connections, now_s
-        return DatabaseSample(positions, parked, stopped, self._connections, self._oldest)
+        return DatabaseSample(positions, parked, stopped, self._connections, self._oldest, self._standbys_missing)
 
     def _oldest_unsettled(self, positions: Mapping[Partition, Position], now_s: float) -> Milliseconds | None:
         if now_s - self._searched_s >= FULL_SEARCH_EVERY_S:  # some are stored late, such as one that was redriven
@@ -167,7 +177,15 @@ class BrokerSampler:
             for where, at in positions.items()
             if at.next_offset > ends.get(where[1], 0)
         }
-        return BrokerSample(ends, counts, assigned, folders(self._log.brokers, self._log.admin), first_unread, past_end)
+        known = cluster(self._log.admin)
+        volumes = folders(self._log.brokers, known.brokers.values())
+        return BrokerSample(ends, counts, assigned, volumes, first_unread, past_end, lacking_copies(known))
+
+
+def lacking_copies(known: ClusterMetadata) -> int:
+    """How many partitions have fewer copies that are up to date than they should."""
+    partitions = [partition for topic in known.topics.values() for partition in topic.partitions.values()]
+    return sum(len(partition.isrs) < len(partition.replicas) for partition in partitions)
 
 
 def first_times(reader: Consumer, offsets: Mapping[Partition, int]) -> dict[Partition, Milliseconds]:

@@ -95,6 +95,15 @@ SYMPTOMS: Final = (
         "the-disk-is-full", "less than 10 % of a broker's disk is free",
     ),
     Alert(
+        "TandemCopiesMissing", "tandem_partitions_lacking_copies > 0", 5 * MINUTE, "ticket", "three-brokers",
+        "{{ $value }} partitions of Kafka have fewer copies than they should: a broker is away, or has not caught up",
+    ),
+    Alert(
+        "TandemStandbyMissing", "tandem_database_standbys_missing > 0", 5 * MINUTE, "ticket", "failover",
+        "no standby follows the {{ $labels.database }} database: there is one copy of it, and with STANDBYS=1 its "
+        "commits wait",
+    ),
+    Alert(
         "TandemInstanceDown", 'up{job="tandem"} == 0', 2 * MINUTE, "ticket", "not-ready",
         "{{ $labels.instance }} of {{ $labels.service }} does not answer",
     ),
@@ -156,9 +165,13 @@ _OF_SERVICE: Final = ("TandemInstanceDown", "TandemNotReady", "TandemDegraded", 
 
 INHIBITIONS: Final = (
     (("TandemCertificateEnds",), ("TandemCertificateExpires",), ("instance", "certificate")),
-    (("TandemDiskFull",), ("TandemDiskFilling", "TandemKafkaAway", "TandemDatabaseAway"), ()),
+    (
+        ("TandemDiskFull",),
+        ("TandemDiskFilling", "TandemKafkaAway", "TandemDatabaseAway", "TandemCopiesMissing", "TandemStandbyMissing"),
+        (),
+    ),
     (("TandemDiskFull", "TandemKafkaAway"), (*_OF_SERVICE, "TandemConsumerGone", *SLOW), ()),
-    (("TandemDatabaseAway",), (*_OF_SERVICE, "TandemConsumerGone"), ("database",)),
+    (("TandemDatabaseAway",), (*_OF_SERVICE, "TandemConsumerGone", "TandemStandbyMissing"), ("database",)),
     (("TandemLossDetected", "TandemWorkerEnded"), ("TandemConsumerGone", *_OF_SERVICE), ("service",)),
     (("TandemApiDown", "TandemConsumerGone", "TandemGroupStopped"), _OF_SERVICE, ("service",)),
     (("TandemGroupStopped",), ("TandemEventsParked",), ("service",)),

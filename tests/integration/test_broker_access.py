@@ -134,7 +134,7 @@ class Client:
 
     def describe_cluster(self, _: str) -> None:
         try:
-            log_dirs.folders(self.brokers, self.admin)
+            log_dirs.folders(self.brokers, log_dirs.cluster(self.admin).brokers.values())
         except Transient as error:
             raise _refused(error, KafkaError.CLUSTER_AUTHORIZATION_FAILED) from None
 

@@ -777,8 +777,9 @@ def test_what_a_drill_prints_does_not_steer_the_page() -> None:
 class FakeDatabase:
     """Answers each statement with the same rows, and counts how often it was asked."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, servers: int = 1) -> None:
         self.service = service
+        self.servers = servers
         self.asked: Counter[str] = Counter()
         topics = READS[GROUP_OF[service]]
         self._rows: dict[str, list[dict[str, Any]]] = {
@@ -788,6 +789,7 @@ class FakeDatabase:
             samples.PARKED: [{"root": True, "events": 2}, {"root": False, "events": 3}],
             samples.STOPPED: [{"reason": "too many"}],
             CONNECTIONS: [{"allowed": 100, "reserved": 3, "taken": 40}],
+            samples.STANDBYS: [{"standbys": 0}],
             samples.UNSETTLED: [{"oldest": None}],
         }
 
@@ -803,6 +805,13 @@ def test_what_costs_a_database_more_is_asked_less_often() -> None:
     assert first == second
     asked = [database.asked[statement] for statement in (samples.POSITIONS, CONNECTIONS, samples.UNSETTLED)]
     assert asked == [2, 1, 1]
+
+
+@pytest.mark.parametrize(("servers", "missing"), [(1, 0), (2, 1)])
+def test_a_standby_that_does_not_follow_is_missing(servers: int, missing: int) -> None:
+    database = FakeDatabase("payment", servers)
+    assert samples.DatabaseSampler(cast(Any, database)).sample().standbys_missing == missing
+    assert database.asked[samples.STANDBYS] == servers - 1
 
 
 class FakeBroker:

@@ -12,6 +12,7 @@ from typing import cast
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka.admin import ClusterMetadata
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from common.events import INVENTORY, ORDERS, PAYMENTS, SAGA, Milliseconds
@@ -30,6 +31,7 @@ from ops.observe.samples import (
     Lag,
     Position,
     first_times,
+    lacking_copies,
     lag,
     oldest_unsettled_s,
     settled_upto,
@@ -225,6 +227,15 @@ def test_the_search_for_unsettled_orders_begins_at_the_oldest_or_shortly_before_
     assert settled_upto(Milliseconds(known), map(Milliseconds, read), found) == upto
 
 
+def test_partitions_with_fewer_copies_than_they_should_have_are_counted() -> None:
+    def topic(*copies: tuple[int, int]) -> SimpleNamespace:
+        partitions = [SimpleNamespace(replicas=[*range(should)], isrs=[*range(have)]) for should, have in copies]
+        return SimpleNamespace(partitions=dict(enumerate(partitions)))
+
+    topics = {"orders": topic((3, 3), (3, 2)), "products": topic((3, 1)), "alone": topic((1, 1))}
+    assert lacking_copies(cast(ClusterMetadata, SimpleNamespace(topics=topics))) == 2
+
+
 def test_a_batch_histogram_shows_what_a_histogram_shows() -> None:
     values, buckets = [0.0, 0.25, 0.25, 0.5, 3.0, 99.0], (0.25, 0.375, 5.0)
     plain, batch = CollectorRegistry(), CollectorRegistry()
@@ -289,6 +300,11 @@ FIRING: dict[str, dict[str, str]] = {
     "TandemViolation": {'tandem_proof_violations{statement="2"}': "1", 'tandem_proof_violations{statement="1"}': "0"},
     "TandemProofTooOld": {"tandem_proof_age_seconds": "3601"},
     "TandemDiskFilling": {"tandem_disk_free_bytes": "9", "tandem_disk_size_bytes": "100"},
+    "TandemCopiesMissing": {"tandem_partitions_lacking_copies": "3"},
+    "TandemStandbyMissing": {
+        'tandem_database_standbys_missing{database="order"}': "1",
+        'tandem_database_standbys_missing{database="payment"}': "0",
+    },
     "TandemInstanceDown": {'up{job="tandem",service="payment"}': "0"},
     "TandemNotReady": {"tandem_ready": "0"},
     "TandemDegraded": {"tandem_degraded": "1"},
