@@ -24,6 +24,9 @@ def parser() -> argparse.ArgumentParser:
         "--soak", type=float, default=300.0, metavar="S",
         help="how long nothing is broken first, at the real pace (%(default)s s)",
     )  # fmt: skip
+    described.add_argument(
+        "--panels", type=Path, metavar="FILE", help="write what the dashboards show at the end of the soak"
+    )
     described.add_argument("--secure", action="store_true", help="on a stack in which everything is encrypted")
     return described
 
@@ -36,10 +39,11 @@ def main(arguments: list[str]) -> int:
         print(f"alerts-drill: there is no {' and no '.join(missing)} on PATH: {MISSING}", file=sys.stderr)
         return 2
     with tempfile.TemporaryDirectory(prefix="tandem-drill-") as directory:
-        return int(drilled(Path(directory), chosen.faults or list(FAULTS), chosen.soak, secure=chosen.secure))
+        faults = chosen.faults or list(FAULTS)
+        return int(drilled(Path(directory), faults, chosen.soak, chosen.panels, secure=chosen.secure))
 
 
-def drilled(directory: Path, faults: list[str], soak_s: float, *, secure: bool) -> bool:
+def drilled(directory: Path, faults: list[str], soak_s: float, panels: Path | None, *, secure: bool) -> bool:
     """Play the faults one after the other; returns whether something was wrong."""
     disk = Disk(directory / "kafka")
     disk.mount()
@@ -57,7 +61,7 @@ def drilled(directory: Path, faults: list[str], soak_s: float, *, secure: bool) 
         drill = Drill(stack, directory / "observe")
         with drill.running():
             if soak_s:
-                raised = drill.soak(soak_s)
+                raised = drill.soak(soak_s, panels)
                 failed |= bool(raised)
                 print(f"{'clean soak':<18}  {soak_s:>5.0f} s  {', '.join(sorted(raised)) or 'no alert'}", flush=True)
             for fault in faults:

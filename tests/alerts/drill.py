@@ -19,6 +19,7 @@ from ops.observe.dashboards import DASHBOARDS
 from ops.observe.rules import rules
 from tests.alerts.faults import FAULTS, QUIET, Site
 from tests.alerts.machine import LATE_SHARE_MAX, Machine
+from tests.alerts.panels import EXPORTED, Series, table
 from tests.alerts.receiver import Receiver
 from tests.chaos.disk import Disk
 from tests.console import RunningConsole
@@ -36,6 +37,7 @@ CUSTOMER: Final = "drilled"
 PROOF_AGE_MAX_S: Final = 45
 """An audit comes half a minute after the last."""
 RATE_INTERVAL: Final = "10s"
+SOAK_RATE_INTERVAL: Final = "1m"
 ATTEMPTS_MAX: Final = 4
 OF_SPEED: Final = frozenset({"TandemAcceptSlow", "TandemSettleSlow"})
 """Alerts that are true too when other work takes the processors. A fault during which that happened is played again."""
@@ -154,21 +156,27 @@ class Drill:
 
     def query(self, expr: str) -> list[float]:
         """The values of an expression now. Raises `AssertionError` for a wrong one."""
+        return [value for _, value in self.series(expr)]
+
+    def series(self, expr: str) -> list[Series]:
+        """The same, with the labels of each."""
         address = f"http://{self._prometheus}/api/v1/query"
         answer: dict[str, Any] = httpx.get(address, params={"query": expr}, timeout=10).json()
         assert answer["status"] == "success", answer
-        return [float(series["value"][1]) for series in answer["data"]["result"]]
+        return [(series["metric"], float(series["value"][1])) for series in answer["data"]["result"]]
 
     def alerts(self) -> list[dict[str, Any]]:
         """What Prometheus says of its alerts, pending or firing."""
         answer = httpx.get(f"http://{self._prometheus}/api/v1/alerts", timeout=10).json()
         return list(answer["data"]["alerts"])
 
-    def soak(self, seconds: float) -> set[str]:
+    def soak(self, seconds: float, panels: Path | None = None) -> set[str]:
         """The alerts that were sent, or were about to be, although nothing was broken: at the real pace, at which an
-        alert may be pending for five minutes before it is sent."""
+        alert may be pending for five minutes before it is sent. What the dashboards show then is written to `panels`."""
         with self.watched(factor=1):
             self._ending.wait(seconds)
+            if panels is not None:
+                panels.write_text(table(self.series, SOAK_RATE_INTERVAL))
             return set(self.receiver.fired()) | {alert["labels"]["alertname"] for alert in self.alerts()}
 
     def play(self, fault: str, disk: Disk) -> Verdict:
@@ -204,7 +212,7 @@ class Drill:
         """The expressions of the dashboards and the selectors of the rules that return nothing now. Those about the
         Kafka exporter are left out: only Compose has it. So are those about certificates, unless there are some."""
         panels = [(dashboard, panel) for dashboard in DASHBOARDS for panel in dashboard.panels]
-        exprs = [query.expr for d, panel in panels if d.uid != "tandem-kafka" for query in panel.queries]
+        exprs = [query.expr for d, panel in panels if d.uid != EXPORTED for query in panel.queries]
         rated = [expr.replace("$__rate_interval", RATE_INTERVAL) for expr in exprs]
         every_rule = [str(rule["expr"]) for group in rules()["groups"] for rule in group["rules"]]
         selectors = {_FAILED.sub("", selector) for expr in every_rule for selector in _SELECTOR.findall(expr)}
