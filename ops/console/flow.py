@@ -28,6 +28,8 @@ class Reading:
     ends: Mapping[Partition, int] = field(default_factory=dict)
     positions: Mapping[str, Mapping[Partition, Position]] = field(default_factory=dict)
     """By group."""
+    first_unread: Mapping[tuple[str, Partition], Milliseconds] = field(default_factory=dict)
+    """The broker's time of the first record that a group had not passed some seconds ago, where there was one."""
     problems: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -48,17 +50,18 @@ class Scrape:
 
 @dataclass
 class Lag:
-    """Seconds of lag. After an hour without orders, the last record that was decided is an hour old, and the first that
-    is not yet decided only a moment: so the lag is at most the time since nothing was left to decide."""
+    """Seconds of lag: the age of the first record that is not yet decided. It came after the last one that was decided,
+    after all had been decided, and not before the first undecided one of a moment ago: the latest of these tells."""
 
     caught_up_at: dict[tuple[str, Partition], Milliseconds] = field(default_factory=dict)
 
-    def seconds(self, group: str, partition: Partition, position: Position, end: int, at: Milliseconds) -> float:
+    def seconds(self, group: str, partition: Partition, position: Position, end: int, reading: Reading) -> float:
+        where = group, partition
         if position.next_offset >= end:
-            self.caught_up_at[group, partition] = at
+            self.caught_up_at[where] = reading.at
             return 0.0
-        since = max(position.record_time or 0, self.caught_up_at.get((group, partition), 0))
-        return max(0.0, (at - since) / 1e3) if since else 0.0
+        since = max(position.record_time or 0, self.caught_up_at.get(where, 0), reading.first_unread.get(where, 0))
+        return max(0.0, (reading.at - since) / 1e3) if since else 0.0
 
 
 class Flow:
@@ -93,7 +96,7 @@ class Flow:
                 "position": position.next_offset,
                 "end": end,
                 "lag_records": max(0, end - position.next_offset),
-                "lag_s": round(self._lag.seconds(group, partition, position, end, now.at), 3),
+                "lag_s": round(self._lag.seconds(group, partition, position, end, now), 3),
             }
             for partition, position in sorted(positions.items())
             if (end := now.ends.get(partition)) is not None

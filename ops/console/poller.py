@@ -190,12 +190,14 @@ class Poller:
             self._end_interval(document)
 
     def _document(self, answers: Mapping[str, Any], clock_s: float) -> dict[str, Any]:
+        broker: BrokerSample | None = answers[BROKER]
         stored: dict[str, DatabaseSample] = {s: answers[s] for s in GROUP_OF if answers[s] is not None}
         reading = Reading(
             now(),
             clock_s,
             answers["kafka"] or {},
             {GROUP_OF[service]: sample.positions for service, sample in stored.items()},
+            broker.first_unread if broker else {},
             {name: self._sources[name].problem for name in ("kafka", *GROUP_OF) if self._sources[name].problem},
         )
         return {

@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, Literal, cast
 from urllib.parse import quote
@@ -148,6 +149,13 @@ def test_an_order_after_a_quiet_hour_is_not_an_hour_late() -> None:
     flow = Flow()
     flow.topics_and_arrows(reading(5000, 100, 100, 1000))
     assert payment_arrow(flow.topics_and_arrows(reading(5001, 101, 100, 1000)))["lag_s"] == 1.0
+
+
+def test_lag_that_was_there_before_the_console_is_that_of_the_first_unread_record() -> None:
+    late = replace(reading(5001, 103, 100, 1000), first_unread={("payment", ORDERS_0): Milliseconds(4_989_000)})
+    assert payment_arrow(Flow().topics_and_arrows(late))["lag_s"] == 12.0
+    further = replace(late, positions={"payment": {ORDERS_0: Position(101, Milliseconds(4_995_000))}})
+    assert payment_arrow(Flow().topics_and_arrows(further))["lag_s"] == 6.0
 
 
 def test_what_cannot_be_read_has_no_rate_and_no_lag() -> None:
