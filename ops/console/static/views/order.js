@@ -8,7 +8,14 @@ import { address } from "../route.js";
 import { Figures } from "./flow.js";
 
 const POLL_MS = 500;
+const POLL_MS_MAX = 5_000;
 const APPEARS_WITHIN_MS = 20_000;
+
+/** How long to wait before the next reading: twice a second at first. A tab that is left open with an order that waits for hours,
+ * or that nobody sees, must not keep the databases busy. */
+function pause(since) {
+  return document.hidden ? POLL_MS_MAX : Math.min(POLL_MS_MAX, POLL_MS + (Date.now() - since) / 20);
+}
 
 /** The order's story, read again until it is settled. */
 function useOrder(id) {
@@ -31,7 +38,7 @@ function useOrder(id) {
         setError(waits ? undefined : refusal);
         if (refusal.status === 404 && !waits) return;
       }
-      timer = setTimeout(read, POLL_MS);
+      timer = setTimeout(read, pause(since));
     };
     read();
     return () => {
