@@ -1,7 +1,7 @@
 """`python -m ops.trace ID`: prints the whole story of any order, sampled or not, and sends it as a trace if asked to.
 
 The story is put together from the databases, the topics and the parked events, so nothing has to be switched on before.
-ID is an order's id, or the id of a trace that an order began. Exit code: 0, or 2 when the order is nowhere or the tool
+ID is an order's id, or the id of a trace, which the order or its caller began. Exit code: 0, or 2 when the order is nowhere or the tool
 failed.
 """
 
@@ -9,7 +9,7 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from msgspec import json
 
@@ -19,7 +19,7 @@ from common.errors import Fatal
 from common.events import OrderId
 from common.tracing import export
 from ops import tool
-from ops.databases import databases
+from ops.databases import Database, Unreadable, databases
 from ops.log import Log
 from ops.trace import sources
 from ops.trace.show import show, source_named
@@ -28,6 +28,15 @@ from ops.trace.story import made_at, tell
 from order.api.requests import order_id_in
 
 TRACE_DIGITS: Final = 32
+ORDERS_SHOWN: Final = 10
+"""Of those that have one trace."""
+
+
+class Named(NamedTuple):
+    """The order that is meant; of a trace, an order that has its digits, if there is one."""
+
+    order_id: OrderId
+    is_trace: bool
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,14 +56,30 @@ def collector(text: str) -> str:
     return text
 
 
-def order_named(text: str) -> OrderId:
-    """The order that is meant. Raises `argparse.ArgumentTypeError`."""
+def order_named(text: str) -> Named:
+    """What is meant. Raises `argparse.ArgumentTypeError`."""
     digits = text.strip()
-    if len(digits) == TRACE_DIGITS and "-" not in digits:
+    is_trace = len(digits) == TRACE_DIGITS and "-" not in digits
+    if is_trace:
         digits = "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
     if (order_id := order_id_in(digits)) is None:
         raise argparse.ArgumentTypeError(f"{text!r} is not an order's id, such as 01a20698-5702-759d-bf21-11993ae5d7ab")
-    return order_id
+    return Named(order_id, is_trace)
+
+
+def order_meant(named: Named, orders: Database) -> str:
+    """The order to tell of. Raises `Fatal` for a trace that has several."""
+    if not named.is_trace:
+        return named.order_id
+    try:
+        found = sources.find_in_trace(named.order_id, orders, ORDERS_SHOWN + 1)
+    except Unreadable:
+        return named.order_id  # whose story names the database that is away
+    if len(found) > 1:
+        more = ", …" if len(found) > ORDERS_SHOWN else ""
+        listed = ", ".join(found[:ORDERS_SHOWN])
+        raise Fatal(f"trace: several orders have this trace; name one of them, newest first: {listed}{more}")
+    return found[0] if found else named.order_id
 
 
 def nowhere(order_id: str, unread: Mapping[str, str]) -> str:
@@ -75,9 +100,10 @@ def main(arguments: Sequence[str]) -> int:
         export.check_installed("trace: --otlp")
     urls = {name: env.database_url(f"{name.upper()}_AUDITOR_URL") for name in tool.GROUP_OF}
     reading = databases(urls, "trace", statement_timeout_ms=0)
-    story = tell(chosen.order, sources.find(chosen.order, reading, Log(brokers(env), "trace")))
+    order_id = order_meant(chosen.order, reading["order"])
+    story = tell(order_id, sources.find(order_id, reading, Log(brokers(env), "trace")))
     if story.is_empty:
-        raise Fatal(nowhere(chosen.order, story.unread))
+        raise Fatal(nowhere(order_id, story.unread))
     if chosen.json:
         sys.stdout.buffer.write(json.format(json.encode(story)) + b"\n")
     else:

@@ -52,6 +52,13 @@ def find(order_id: str, databases: Databases, log: Log, records_max: int | None 
     return found
 
 
+def find_in_trace(order_id: str, orders: Database, most: int) -> list[str]:
+    """Which orders a trace has, whose digits are those of `order_id`; of many, the newest. A trace that an order began
+    has the order's own digits. Raises `Unreadable`."""
+    named = {"order_id": order_id, "begins": f"00-{order_id.replace('-', '')}-"}
+    return [row["order_id"] for row in orders.query(SQL["orders_in_trace"], **named, most=most)]
+
+
 def _read_database(order_id: str, name: str, database: Database, found: Found) -> None:
     group = GROUP_OF[name]
     for row in database.query(SQL["positions"]):

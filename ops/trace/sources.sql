@@ -10,6 +10,17 @@ SELECT customer_id, partition, status, reason, payment, inventory, payment_reaso
   (extract(epoch FROM settled_at) * 1000)::bigint AS settled_at, traceparent, timeline
 FROM orders WHERE order_id = %(order_id)s::uuid
 
+-- name: orders_in_trace
+-- The order that has this id, or else those whose requests came with this trace. There is no index by trace, so then the
+-- table is read through.
+WITH own AS (SELECT order_id FROM orders WHERE order_id = %(order_id)s::uuid)
+SELECT order_id::text FROM own
+UNION ALL (
+  SELECT order_id::text FROM orders
+  WHERE NOT EXISTS (SELECT FROM own) AND starts_with(traceparent, %(begins)s)
+  ORDER BY order_id DESC LIMIT %(most)s
+)
+
 -- name: request
 -- There is no index by order, so the table is read through. A deleted key is older than the retention of keys.
 SELECT customer_id, idempotency_key, (extract(epoch FROM created_at) * 1000)::bigint AS created_at

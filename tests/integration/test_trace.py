@@ -1,6 +1,7 @@
 """The trace of an order: told by `just trace` from what is stored, and sent live by the services."""
 
 import json
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from tests.otlp import CONSUMER, PRODUCER, Collector
 from tests.stack import STOP_S, Stack
 from tests.waiting import eventually
 
-CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+CALLER = f"00-{secrets.token_hex(16)}-b7ad6b7169203331-00"
 
 
 @pytest.fixture
@@ -75,6 +76,7 @@ def test_a_confirmed_orders_movements_its_key_and_its_callers_trace_are_told(
     assert (told["idempotency_key"], told["amount"], told["payment"]["amount"]) == ("basket-17", 2 * PRICE, 2 * PRICE)
     assert told["trace_id"] == CALLER.split("-")[1]
     assert told["caller_span_id"] == CALLER.split("-")[2]
+    assert story(stack, told["trace_id"])["order_id"] == order_id
 
 
 def test_an_event_that_only_the_dead_letters_have_is_told_with_what_it_waits_for(stack: Stack) -> None:

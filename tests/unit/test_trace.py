@@ -1,11 +1,12 @@
 """`just trace`: how the story of an order is put together from what is left of it, and told."""
 
 import argparse
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from common.codec import encode
+from common.errors import Fatal
 from common.events import (
     CustomerId,
     DeadlineData,
@@ -26,7 +27,8 @@ from common.events import (
     StockRejected,
     make,
 )
-from ops.trace.__main__ import nowhere, order_named
+from ops.databases import Database
+from ops.trace.__main__ import Named, nowhere, order_meant, order_named
 from ops.trace.rows import EntryRow, PaymentRow
 from ops.trace.show import show, status_of
 from ops.trace.spans import spans_of
@@ -219,7 +221,26 @@ def test_an_order_that_is_nowhere_is_said_to_be() -> None:
 
 
 def test_an_order_is_named_by_its_id_or_by_its_trace() -> None:
-    assert order_named(ORDER_ID.upper()) == ORDER_ID
-    assert order_named(ORDER_ID.replace("-", "")) == ORDER_ID
+    assert order_named(ORDER_ID.upper()) == (ORDER_ID, False)
+    assert order_named(ORDER_ID.replace("-", "")) == (ORDER_ID, True)
     with pytest.raises(argparse.ArgumentTypeError, match="'basket-17' is not an order's id, such as 01a20698"):
         order_named("basket-17")
+
+
+class Orders:
+    """A database with so many orders in every trace."""
+
+    def __init__(self, *found: str) -> None:
+        self._found = found
+
+    def query(self, _: str, **__: object) -> list[dict[str, str]]:
+        return [{"order_id": order_id} for order_id in self._found]
+
+
+def test_the_order_of_a_trace_that_its_caller_began_is_found() -> None:
+    named = Named(OrderId("0af76519-16cd-43dd-8448-eb211c80319c"), is_trace=True)
+    assert order_meant(named, cast(Database, Orders(ORDER_ID))) == ORDER_ID
+    assert order_meant(named, cast(Database, Orders())) == named.order_id
+    assert order_meant(Named(OrderId(ORDER_ID), is_trace=False), cast(Database, Orders("another"))) == ORDER_ID
+    with pytest.raises(Fatal, match=r"several orders have this trace.*: one, two$"):
+        order_meant(named, cast(Database, Orders("one", "two")))
