@@ -191,6 +191,7 @@ class Drill:
 
     def _attempt(self, fault: str, disk: Disk) -> Verdict:
         act, expected = FAULTS[fault]
+        self.await_calm()  # the fault before this one was mended a moment ago
         with self.watched():
             self._ending.wait(CALM_S)
             assert not self.receiver.fired(), f"before {fault}: {self.receiver.fired()}; {self.alerts()}"
@@ -200,7 +201,6 @@ class Drill:
                 self._ending.wait(CALM_S)
                 fired = self.receiver.fired()
                 late_share = self._machine.late_share(began)
-        self.await_calm()
         return Verdict(fault, expected, {name: at - began for name, at in fired.items()}, late_share)
 
     def await_data(self) -> None:
