@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -762,6 +763,15 @@ def test_a_job_shows_how_many_parts_of_a_proof_are_done() -> None:
     assert (job.done, job.total) == (3, 10)
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Whoever was started in the background ignores SIGINT, and so do its children. The console handles it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_a_process_that_a_job_runs_can_be_stopped() -> None:
     jobs = Jobs(lambda _: None, lambda _: None)
     code = "import time; print('going on', flush=True); time.sleep(600)"
