@@ -53,7 +53,8 @@ class Gauges:
             ["database"],
         )
         self._lacking_copies = gauge(
-            "tandem_partitions_lacking_copies", "Partitions of Kafka with fewer copies up to date than they should have."
+            "tandem_partitions_lacking_copies",
+            "Partitions of Kafka with too few copies that are up to date.",
         )
         self._disk = gauge("tandem_disk_size_bytes", "Size of the fullest volume on which a broker keeps its topics.")
         self._disk_free = gauge("tandem_disk_free_bytes", "What is free on it.")

@@ -1,8 +1,8 @@
 """`python -m ops.trace ID`: prints the whole story of any order, sampled or not, and sends it as a trace if asked to.
 
 The story is put together from the databases, the topics and the parked events, so nothing has to be switched on before.
-ID is an order's id, or the id of a trace, which the order or its caller began. Exit code: 0, or 2 when the order is nowhere or the tool
-failed.
+ID is an order's id, or the id of a trace, which the order or its caller began. Exit code: 0, or 2 when the order is
+nowhere or the tool failed.
 """
 
 import argparse

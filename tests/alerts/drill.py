@@ -172,7 +172,7 @@ class Drill:
 
     def soak(self, seconds: float, panels: Path | None = None) -> set[str]:
         """The alerts that were sent, or were about to be, although nothing was broken: at the real pace, at which an
-        alert may be pending for five minutes before it is sent. What the dashboards show then is written to `panels`."""
+        alert may be pending for five minutes before it is sent. At its end, `panels` gets what the dashboards show."""
         with self.watched(factor=1):
             self._ending.wait(seconds)
             if panels is not None:

@@ -12,6 +12,7 @@ EXPORTED: Final = "tandem-kafka"
 MIB: Final = 1024 * 1024
 SERIES_MAX: Final = 6
 """Of one panel; the others are counted."""
+_LABEL: Final = re.compile(r"{{(\w+)}}")
 
 Series = tuple[Mapping[str, str], float]
 
@@ -30,12 +31,12 @@ def table(query: Callable[[str], list[Series]], rate_interval: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _values(
-    query: Callable[[str], list[Series]], wanted: Query, unit: str, rate_interval: str
-) -> Iterator[str]:
+def _values(query: Callable[[str], list[Series]], wanted: Query, unit: str, rate_interval: str) -> Iterator[str]:
     for labels, value in query(wanted.expr.replace("$__rate_interval", rate_interval)):
-        legend = re.sub(r"{{(\w+)}}", lambda name: labels.get(name[1], ""), wanted.legend).strip()
-        yield f"{legend} {readable(value, unit)}".strip()
+        words = [
+            labels.get(part, "") if number % 2 else part for number, part in enumerate(_LABEL.split(wanted.legend))
+        ]
+        yield f"{''.join(words).strip()} {readable(value, unit)}".strip()
 
 
 def readable(value: float, unit: str) -> str:

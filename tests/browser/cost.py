@@ -207,8 +207,8 @@ def shop(orders_per_s: int) -> Iterator[Stack]:
 
 
 def growth(mib: Sequence[float]) -> tuple[float, float]:
-    """By how much the last of these sizes, one a minute, grow in an hour: the slope of a straight line through them, and
-    twice its standard error."""
+    """By how much the last of these sizes, one a minute, grow in an hour: the slope of a straight line through them,
+    and twice its standard error."""
     last = mib[-FITTED_MIN:]
     minutes = range(len(last))
     slope, start = statistics.linear_regression(minutes, last)

@@ -104,9 +104,7 @@ def test_the_flow_shows_rates_lag_and_who_is_down(page: Page, fake: Fake) -> Non
 def test_what_goes_wrong_is_said_on_every_view(page: Page, fake: Fake) -> None:
     open_view(page, "orders")
     news = page.get_by_role("banner").get_by_role("status").last
-    expect(news).to_have_text(
-        "payment: 0 of 1 ready; payment is far behind in orders; the proof is violated"
-    )
+    expect(news).to_have_text("payment: 0 of 1 ready; payment is far behind in orders; the proof is violated")
     fake.tell("flow", made_up.flow() | {"problems": {"kafka": "no answer"}, "stopped": {"order": "too many"}})
     fake.tell("proof", made_up.proof())
     expect(news).to_have_text("kafka cannot be read; order has stopped")

@@ -614,8 +614,8 @@ def test_a_redrive_takes_along_what_is_parked_of_the_same_customer() -> None:
         attempt("orders/3@4", count=1),
     )  # fmt: skip
     keys = {
-        Named("payment", "orders/3@1"): "ana", Named("payment", "orders/3@3"): "ana", Named("order", "orders/3@3"): "ana",
-        Named("payment", "orders/3@4"): None,
+        Named("payment", "orders/3@1"): "ana", Named("payment", "orders/3@3"): "ana",
+        Named("order", "orders/3@3"): "ana", Named("payment", "orders/3@4"): None,
     }  # fmt: skip
     along = {**second, "result": "unchanged", "count": 0, "detail": "goes along with orders/3@1"}
     told = [*together([first, refused, second, other, nobodys], keys)]
