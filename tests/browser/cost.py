@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -174,7 +174,11 @@ def cpu_s(server: Server) -> float:
     """The CPU that a process and its children have used."""
     assert server.process is not None
     process = psutil.Process(server.process.pid)
-    return sum(sum(one.cpu_times()[:2]) for one in (process, *process.children(recursive=True)))
+    used_s = 0.0
+    for one in (process, *process.children(recursive=True)):
+        with suppress(psutil.NoSuchProcess):  # such as a worker of PostgreSQL, which comes and goes
+            used_s += sum(one.cpu_times()[:2])
+    return used_s
 
 
 def shares(servers: dict[str, Server], seconds: float) -> dict[str, float]:

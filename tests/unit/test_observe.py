@@ -12,7 +12,7 @@ from typing import cast
 
 import pytest
 from confluent_kafka import KafkaException, TopicPartition
-from confluent_kafka.admin import ClusterMetadata
+from confluent_kafka.admin import ClusterMetadata  # type: ignore[attr-defined]
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 
 from common.events import INVENTORY, ORDERS, PAYMENTS, SAGA, Milliseconds
