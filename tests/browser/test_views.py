@@ -127,8 +127,8 @@ def test_the_proof_shows_six_statements_and_what_breaks_them(page: Page, fake: F
 
 
 def test_the_full_proof_runs_with_progress(page: Page, fake: Fake) -> None:
-    newer = {"id": "verify-2", "started_at": made_up.NOW + 1_000}
-    running = made_up.job("verify", title="full proof", note="reading orders/3", **newer)
+    running = made_up.job("verify", id="verify-2", title="full proof", note="reading orders/3")
+    running["started_at"] += 1_000
     fake.answers["/api/verify"] = (202, running)
     open_view(page, "proof")
     page.get_by_role("button", name="Prove everything now").click()
