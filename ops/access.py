@@ -1,6 +1,7 @@
 """Users and rights at a broker that asks for them: made, and reported where they differ from what they must be."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from common.config.env import Env
@@ -77,4 +78,5 @@ def _withdraw_passwords(log: Log, folder: Path) -> None:
     for user in grants.withdraw_passwords(log.admin, (access.ADMIN, access.BROKER)):
         print(f"topics: {user} shows a certificate; its password is good for nothing any more")
     for user in (access.ADMIN, access.BROKER):
-        passwords.password_file(folder, user).unlink(missing_ok=True)
+        with suppress(OSError):  # in Compose the folder is read-only, which is said of missing files too
+            passwords.password_file(folder, user).unlink()

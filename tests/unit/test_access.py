@@ -1,6 +1,8 @@
 """Who may do what at the broker, as a person would say it."""
 
+import errno
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -12,7 +14,7 @@ from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, r
 from common.secrets import kafka
 from dev.servers import users
 from dev.servers.kafka import Broker
-from ops.access import allow
+from ops.access import allow, create
 from ops.log import Log
 
 
@@ -116,6 +118,20 @@ def test_a_password_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
     assert len(first) >= 32
     kafka.make_password(tmp_path / "secrets", "payment")
     assert kafka.ensure_password(tmp_path / "secrets", "payment") != first
+
+
+def test_users_are_made_from_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of the set-up in Compose."""
+    for user in USERS:
+        kafka.ensure_password(tmp_path, user)
+
+    def read_only(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    for name in ("set_passwords", "withdraw_passwords", "fetch_drift", "grant", "revoke"):
+        monkeypatch.setattr(f"ops.access.grants.{name}", lambda *_: [])
+    create(cast(Log, SimpleNamespace(admin=None)), tmp_path)
 
 
 def test_a_tool_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:
