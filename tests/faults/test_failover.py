@@ -169,9 +169,11 @@ def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop:
                 url = f"http://{HOST}:{ports[service]}{API}{path}"  # noqa: B023 - called before the next turn
                 answer = shop.http.request(method, url, json=body, headers={"idempotency-key": "stray"})  # noqa: B023
                 assert answer.status_code == 503, answer.text
+                said.append(answer.text)  # noqa: B023
                 return answer.text if "is read-only now; nothing" in answer.text else None
 
-            eventually(refusal, f"{service} says that its database is read-only")
+            said: list[str] = []
+            eventually(refusal, f"{service} says that its database is read-only", last_words=lambda: said[-1:])  # noqa: B023
         placed = [shop.place(f"customer-{number}", (SKU, 1)) for number in range(CUSTOMERS)]
         for name in CONSUMERS:
             shop[name.replace("-1", "-2")].await_unready("read-only")
