@@ -12,7 +12,7 @@ from loguru import logger
 
 from common.config.kafka import Brokers
 from common.events import Milliseconds
-from common.kafka.clients import producer_config
+from common.kafka.clients import ASSUMED, producer_config
 from common.kafka.identity import Producer, note_refusal, refusal
 
 REPORTS_EVERY_S: Final = 0.001
@@ -112,13 +112,14 @@ class AsyncPublisher:
         message: Message | None,
     ) -> None:
         self.in_flight -= 1
-        if error is None and message is not None:
+        offset = None if message is None else message.offset()
+        if error is None and message is not None and offset is not None:
             self.acknowledged += 1
-            acknowledged = Acknowledged(message.partition(), message.offset(), Milliseconds(message.timestamp()[1]))  # type: ignore[arg-type]
+            acknowledged = Acknowledged(message.partition(), offset, Milliseconds(message.timestamp()[1]))  # type: ignore[arg-type]
             if not future.done():
                 future.set_result(acknowledged)
         else:
-            assert error is not None
+            error = error or ASSUMED
             acknowledged = None
             if not future.done():
                 future.set_exception(KafkaException(error))

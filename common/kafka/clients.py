@@ -116,6 +116,17 @@ def producer_config(brokers: Brokers, client_id: str, *, linger_ms: float) -> di
     }
 
 
+ASSUMED: Final = KafkaError(
+    KafkaError._TIMED_OUT, "the log acknowledged a later record, and the client took that for this one's too"
+)
+"""Of a record that is reported as delivered and has no offset.
+
+When a batch succeeds, librdkafka (2.16, `rd_kafka_dr_implicit_ack`) reports those before it in the partition as
+delivered too, if it does not know what became of them. A leader that was killed may have taken them with it: the next
+one accepts a later batch without them when the client has begun a new epoch.
+"""
+
+
 class Delivery(Enum):
     """What a producer's error says about the record."""
 

@@ -1,7 +1,9 @@
-"""How records linger in the api's publisher, and what becomes of one that the client does not take."""
+"""How records linger in the api's publisher, and what becomes of one that the client does not take or only assumes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,6 +13,8 @@ from common.config.kafka import Brokers
 from common.events import Milliseconds
 from common.kafka import async_publisher
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
+from common.kafka.clients import Delivery, delivery_of
+from common.kafka.publisher import Outgoing, Publisher
 from tests.unit import virtual_time
 
 LINGER_S = 0.05
@@ -18,13 +22,16 @@ PLACE = Acknowledged(3, 7, Milliseconds(1_000))
 
 
 class Delivered:
-    """A message as the client reports it."""
+    """A message as the client reports it; without an offset if it only assumes that the log has it."""
+
+    def __init__(self, *, assumed: bool = False) -> None:
+        self._assumed = assumed
 
     def partition(self) -> int:
         return 3
 
-    def offset(self) -> int:
-        return 7
+    def offset(self) -> int | None:
+        return None if self._assumed else 7
 
     def timestamp(self) -> tuple[int, int]:
         return 2, 1_000
@@ -36,18 +43,19 @@ class Client:
     def __init__(self, _: dict[str, Any]) -> None:
         self.sends: list[list[bytes]] = []
         self.refuses: dict[bytes, Exception] = {}
+        self.assumes: set[bytes] = set()
         self._unreported: list[Any] = []
 
     def produce(self, _topic: str, value: bytes, _key: bytes, _partition: int, *, on_delivery: Any) -> None:
         if value in self.refuses:
             raise self.refuses[value]
         self.sends.append([value])
-        self._unreported.append(on_delivery)
+        self._unreported.append(partial(on_delivery, None, Delivered(assumed=value in self.assumes)))
 
     def poll(self, _: float) -> int:
         unreported, self._unreported = self._unreported, []
         for on_delivery in unreported:
-            on_delivery(None, Delivered())
+            on_delivery()
         return len(unreported)
 
     def purge(self) -> None:
@@ -155,6 +163,36 @@ def test_a_record_that_the_client_does_not_take_fails_alone(
         assert await publisher.send("t", b"k", b"4")
 
     run(monkeypatch, story)
+
+
+def test_what_the_client_only_assumes_is_not_acknowledged(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(publisher: AsyncPublisher, client: Client) -> None:
+        client.assumes.add(b"1")
+        first, second = (publisher.send("t", b"k", value) for value in (b"1", b"2"))
+        with pytest.raises(KafkaException, match="a later record") as raised:
+            await first
+        assert delivery_of(raised.value.args[0]) is Delivery.UNKNOWN
+        assert await second == PLACE
+        assert publisher.acknowledged == 1
+
+    run(monkeypatch, story)
+
+
+@pytest.mark.parametrize("assumed", [False, True])
+def test_a_batch_is_published_when_the_log_has_said_so_of_each_record(
+    assumed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Batches:
+        def produce_batch(self, _: str, messages: list[Any], *, partition: int, on_delivery: Any) -> None:
+            self.report = partial(on_delivery, None, Delivered(assumed=assumed))
+
+        def flush(self, _: float) -> None:
+            self.report()
+
+    monkeypatch.setattr("common.kafka.publisher.Producer", lambda _: Batches())
+    publisher = Publisher(Brokers("127.0.0.1:1"), "test")
+    with pytest.raises(KafkaException, match="a later record") if assumed else nullcontext():
+        publisher.publish([Outgoing("t", 0, b"k", b"1")])
 
 
 def test_lingering_records_are_sent_before_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
