@@ -147,7 +147,10 @@ def test_a_stream_ends_when_its_process_drains_and_goes_on_elsewhere(stack: Stac
     stack.await_ready(leaving.name)
     with frozen(stack["payment-1"]):
         order_id = stack.place(customer, (product, 1))
-        with stack.http.stream("GET", at(leaving, f"/orders/{order_id}/events")) as response:
+        here = at(leaving, f"/orders/{order_id}")
+        # The saga holds the order back, since its results do not come: until then it may be answered with 503.
+        eventually(lambda: stack.http.get(here).status_code == 200, "the order can be read")
+        with stack.http.stream("GET", f"{here}/events") as response:
             stream = events(response)
             first = next(stream)
             stopping = threading.Thread(target=leaving.stop)
