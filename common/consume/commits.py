@@ -5,7 +5,7 @@ expensive request.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Final
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
@@ -20,9 +20,7 @@ COMMIT_EVERY_S: Final = 0.25
 class Commits:
     """The next offsets of one consumer that Kafka does not have yet. Belongs to one thread."""
 
-    def __init__(self, group: str, is_assigned: Callable[[Partition], bool]) -> None:
-        """`is_assigned` says whether the consumer still has a partition."""
-        self._is_assigned = is_assigned
+    def __init__(self, group: str) -> None:
         self._log = logger.bind(group=group)
         self._uncommitted: dict[Partition, int] = {}
         self._sent: dict[Partition, int] = {}
@@ -62,7 +60,7 @@ class Commits:
             return
         for tp in offsets:
             partition = Partition(tp.topic, tp.partition)
-            if self._is_assigned(partition) and self._sent.get(partition) == tp.offset:
+            if self._sent.get(partition) == tp.offset:
                 self._uncommitted.setdefault(partition, tp.offset)
         self._log.warning("offsets not committed, will be retried: {}", error.str())
 

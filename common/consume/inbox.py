@@ -82,7 +82,7 @@ class Inbox:
         self._find_starts = find_starts
         self._report = report
         self._log = logger.bind(group=group)
-        self._commits = Commits(group, lambda partition: partition in self.positions)
+        self._commits = Commits(group)
         self._reading: dict[tuple[str | None, int | None], Reading] = {}
         """By topic and number: a `Partition` made for every record would cost as much as decoding it."""
         self._without_record = without_record

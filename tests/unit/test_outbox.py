@@ -10,7 +10,7 @@ from confluent_kafka import KafkaError, KafkaException
 
 from common.config.env import Env
 from common.config.process import process_settings
-from common.consume.published import behind
+from common.consume.published import EnteredRows, behind, lacking
 from common.events import (
     DEPOSITS,
     PAYMENT_EVENTS,
@@ -162,3 +162,14 @@ def test_a_published_decision_that_goes_further_than_the_stored_one_shows_a_loss
     assert behind([completed], {"1": "refunded"}, RANKS) == [], "an earlier one"
     assert behind([completed, refunded], {"1": "completed"}, RANKS) == [refunded]
     assert behind([completed], {}, RANKS) == [completed]
+
+    def execute(_: bytes, keys: list[list[str]]) -> Any:
+        return SimpleNamespace(fetchall=lambda: [row for row in zip(*keys, strict=True) if row == ("c", "kept")])
+
+    def states(_: Any, orders: Any) -> dict[str, str]:
+        return dict.fromkeys(orders, "completed")
+
+    database = cast(Any, SimpleNamespace(execute=execute))
+    published = [deposited("kept"), completed, deposited("lost"), refunded]
+    lost = lacking(database, published, states, RANKS, EnteredRows("ledger", "customer_id"))
+    assert lost == [refunded, published[2]]
