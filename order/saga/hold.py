@@ -19,6 +19,7 @@ from collections import defaultdict, deque
 from collections.abc import Collection
 from datetime import datetime
 from itertools import islice
+from math import inf
 from typing import Final
 
 from common.consume.handler import HELD_RECORDS_MAX
@@ -30,6 +31,10 @@ HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5
 """An order that waits for longer is behind a backlog, or its results do not come."""
 HOLD_OF_LATENESS: Final = 2.0
+BATCH_COUNTS_S: Final = 0.25
+"""The most that the time of one batch counts. While the saga is busy for longer, it is the results that wait for it."""
+BUSY_MAX_S: Final = 5.0
+"""By so much, at most, an order is held for longer because the saga was busy."""
 TOGETHER: Final = 20
 """How many records of a partition's orders are given out before the results that waited for them. A batch may end
 anywhere in what is given out, and an order that comes without its results is written twice."""
@@ -63,6 +68,8 @@ class HeldOrders:
         """Orders that were given out before any result, with the one that has come since, if any."""
         self._latest: dict[str, Arrival] = {}
         """The last result in each topic."""
+        self._until_s = inf
+        """What has arrived before this has been held for long enough."""
 
     def add(self, arrival: Arrival) -> None:
         partition, received = arrival.record.partition, arrival.received
@@ -93,7 +100,7 @@ class HeldOrders:
 
     def due(self, at_s: float) -> list[Arrival]:
         """Give out what is to be processed now. Results follow their orders soon, and wait only while those do."""
-        until_s = at_s - self.hold_s(at_s)
+        until_s = self._until_s = self._held_until_s(at_s)
         due: list[Arrival] = []
         partitions = list(self._orders)
         while partitions:
@@ -109,6 +116,8 @@ class HeldOrders:
             for subject in list(islice(sides, max(0, len(sides) - RESULTS_MAX))):
                 del sides[subject]
         self.held -= len(due)
+        if not self.held:
+            self._until_s = inf
         return due
 
     def drop(self, lost: Collection[Partition]) -> None:
@@ -137,6 +146,11 @@ class HeldOrders:
         """
         late = [_lateness_s(result) for result in self._latest.values() if at_s - result.arrived_s < SEEN_S]
         return min(HOLD_MAX_S, max(HOLD_MIN_S, HOLD_OF_LATENESS * max(late, default=0.0)))
+
+    def _held_until_s(self, at_s: float) -> float:
+        """The time of arrival up to which orders have been held for long enough."""
+        until_s = at_s - self.hold_s(at_s)
+        return max(until_s - BUSY_MAX_S, min(until_s, self._until_s + BATCH_COUNTS_S))
 
     def _is_due(self, arrival: Arrival, until_s: float) -> bool:
         if arrival.received is None or type(arrival.received.event) is not OrderPlaced:

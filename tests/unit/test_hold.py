@@ -27,7 +27,7 @@ from common.events import (
     make,
 )
 from common.kafka.broker import Partition
-from order.saga.hold import HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, TOGETHER, HeldOrders
+from order.saga.hold import BUSY_MAX_S, HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, TOGETHER, HeldOrders
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)
@@ -138,6 +138,29 @@ def test_an_order_does_not_wait_after_one_refusal() -> None:
 def test_nothing_waits_longer_than_the_limit() -> None:
     order, payment = arrived(placed(1), 0, age_s=HOLD_MIN_S), arrived(paid(1), 0)
     assert due(order, payment) == [order, payment]
+
+
+def test_a_long_batch_counts_little_of_the_time_that_an_order_is_held() -> None:
+    """Its results may be unread: the saga was busy."""
+    order = arrived(placed(1), 0)
+    held = holding(order)
+    assert held.due(NOW_S) == []
+    assert held.due(NOW_S + HOLD_MIN_S + 1.0) == []
+    assert held.due(NOW_S + HOLD_MIN_S + 1.01) == [order]
+
+
+def test_an_order_is_held_for_a_few_seconds_at_most_whatever_the_saga_does() -> None:
+    order = arrived(placed(1), 0)
+    held = holding(order)
+    assert held.due(NOW_S) == []
+    assert held.due(NOW_S + HOLD_MIN_S + BUSY_MAX_S) == [order]
+
+
+def test_the_time_without_orders_does_not_count_as_a_batch() -> None:
+    held = holding(arrived(placed(1), 0, age_s=HOLD_MIN_S))
+    assert len(held.due(NOW_S)) == 1
+    held.add(arrived(placed(2), 1, age_s=HOLD_MIN_S - 3.0))
+    assert len(held.due(NOW_S + 3.0)) == 1
 
 
 def test_records_behind_a_held_order_are_held_too() -> None:
