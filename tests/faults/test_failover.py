@@ -170,7 +170,7 @@ def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop:
                 answer = shop.http.request(method, url, json=body, headers={"idempotency-key": "stray"})  # noqa: B023
                 assert answer.status_code == 503, answer.text
                 said.append(answer.text)  # noqa: B023
-                return answer.text if "is read-only now; nothing" in answer.text else None
+                return answer.text if "is read-only now" in answer.text and "nothing" in answer.text else None
 
             said: list[str] = []
             eventually(refusal, f"{service} says that its database is read-only", last_words=lambda: said[-1:])  # noqa: B023
