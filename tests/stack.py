@@ -6,16 +6,19 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 import httpx
 import psycopg
+from confluent_kafka.admin import AdminClient
 
 from common.config.env import Env
 from common.config.kafka import Brokers, brokers
 from common.kafka.access import ADMIN
+from common.kafka.clients import client_config
 from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
@@ -239,6 +242,11 @@ class Stack:
                 return "\n".join(str(row) for row in owner.execute(query))
         except psycopg.Error as error:
             return str(error)
+
+    @cached_property
+    def admin(self) -> AdminClient:
+        """A client of the brokers that may do everything."""
+        return AdminClient(client_config(self.brokers, "test"))
 
     # What a client does
 

@@ -7,12 +7,6 @@ from common.kafka.broker import Partition
 from tests.stack import Stack
 
 
-def position(stack: Stack, service: str, where: Partition) -> int:
-    """The next offset that the service will decide."""
-    [(offset,)] = stack.query(service, "SELECT next_offset FROM positions WHERE topic = %s AND partition = %s", where)
-    return int(offset)
-
-
 def move(stack: Stack, service: str, where: Partition, to: int) -> None:
     """Accept a loss, as an operator would."""
     with stack.postgres.connect(service) as owner:

@@ -26,8 +26,9 @@ from dev.settings import DATABASES, HOST, PORT_SETTINGS, ROOT, Settings, free_po
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
 from tests.faults.test_loss import read_to_its_end, recreate
+from tests.progress import position
 from tests.stack import Stack
-from tests.truncation import delete_records, move, position
+from tests.truncation import delete_records, move
 from tests.waiting import eventually
 
 CUSTOMERS: Final = 30

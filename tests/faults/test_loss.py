@@ -2,24 +2,23 @@
 nothing. An operator's repair then takes effect without a restart.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import pytest
-from confluent_kafka import Consumer, Producer
+from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
 from common.events import INVENTORY, ORDERS, PAYMENTS
-from common.kafka.broker import Partition, committed_offsets, log_bounds, log_ends
+from common.kafka.broker import Partition, log_bounds
 from common.kafka.clients import client_config
 from common.kafka.settings import KEPT
+from tests.progress import SERVICES, await_read, position
 from tests.proof import LightProof
 from tests.stack import Stack, frozen
-from tests.truncation import delete_records, move, position
+from tests.truncation import delete_records, move
 from tests.waiting import eventually
 
 CUSTOMER = "ann"
-SERVICES = {"payment": "payment", "inventory": "inventory", "order": "order-saga"}
-"""The services and their consumer groups."""
 CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
 
 
@@ -34,7 +33,7 @@ def shop(own_stack: Stack) -> Stack:
 
 @pytest.fixture
 def admin(shop: Stack) -> AdminClient:
-    return AdminClient(client_config(shop.brokers, "test"))
+    return shop.admin
 
 
 @pytest.fixture
@@ -44,31 +43,11 @@ def partition(shop: Stack) -> Partition:
 
 
 def read_to_its_end(shop: Stack, order_id: str) -> Partition:
-    """Wait until the order is settled and every service has read all its topics to the end, and has published what
-    follows from it, for only then does it commit. Returns the partition of the order."""
+    """Wait until the order is settled and every service has read all its topics. Returns the partition of the order."""
     shop.await_settled(order_id)
-    admin = AdminClient(client_config(shop.brokers, "test"))
-
-    def all_read() -> bool:
-        for service, group in SERVICES.items():
-            rows = shop.query(service, "SELECT topic, partition, next_offset FROM positions")
-            stored = {Partition(topic, number): offset for topic, number, offset in rows}
-            read = {where: offset for where, offset in stored.items() if offset}  # nothing is committed for the others
-            if stored != log_ends(admin, stored) or read != committed(shop, group, read):
-                return False
-        return True
-
-    eventually(all_read, "every topic is read to its end")
+    await_read(shop)
     [(number,)] = shop.query("order", "SELECT partition FROM orders WHERE order_id = %s", (order_id,))
     return Partition(ORDERS, number)
-
-
-def committed(shop: Stack, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-    reader = Consumer({**client_config(shop.brokers, "test"), "group.id": group})
-    try:
-        return committed_offsets(reader, partitions)
-    finally:
-        reader.close()
 
 
 def times_logged(shop: Stack, instance: str, words: str) -> int:
@@ -195,7 +174,7 @@ def second(fresh_stack: Stack) -> Stack:
 
 
 def recreate(stack: Stack, names: Sequence[str]) -> None:
-    admin = AdminClient(client_config(stack.brokers, "test"))
+    admin = stack.admin
     for future in admin.delete_topics(list(names)).values():
         future.result()
     count = int(stack.variables["TOPIC_PARTITIONS"])

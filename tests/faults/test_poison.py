@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -18,9 +17,9 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from common.codec import encode
 from common.events import ORDERS, PAYMENTS, Item, Milliseconds, OrderPlaced, PlacedData, make
-from common.kafka.broker import topic_ends
 from common.kafka.clients import client_config, producer_config
 from tests.audit import assert_consistent
+from tests.progress import behind
 from tests.stack import Stack, frozen
 from tests.stranger import Stranger
 from tests.waiting import eventually
@@ -168,18 +167,11 @@ def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Pr
         dlq(shop, "discard", *named, "--service", service, "--why", "a stranger's")
     # The log ends in a marker, after which no record comes: it is passed all the same.
     for service in ("payment", "inventory", "order"):
-        eventually(lambda s=service: behind(shop, s) == 0, f"{service} stands at the ends")  # type: ignore[misc]
+        eventually(lambda s=service: behind(shop, s, ORDERS) == 0, f"{service} stands at the ends")  # type: ignore[misc]
     shop.await_ready()
     proof = shop.tool("ops.verify")
     assert proof.returncode != 1, proof.stdout
     assert "no records from offset" not in proof.stdout
-
-
-def behind(shop: Stack, service: str) -> int:
-    """How many offsets of `orders` the service has yet to pass."""
-    admin = AdminClient(client_config(shop.brokers, "test"))
-    positions = shop.query(service, "SELECT sum(next_offset)::int FROM positions WHERE topic = 'orders'")[0][0]
-    return sum(topic_ends(admin, [ORDERS]).values()) - int(positions)
 
 
 def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: Stack) -> None:
@@ -211,10 +203,9 @@ def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: S
 
 def alter(shop: Stack, topic: str, name: str, value: str) -> None:
     """Set one setting of a topic."""
-    admin = AdminClient(client_config(shop.brokers, "test"))
     entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
     resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    for future in admin.incremental_alter_configs([resource]).values():
+    for future in shop.admin.incremental_alter_configs([resource]).values():
         future.result()
 
 
@@ -415,9 +406,9 @@ def test_all_parked_events_of_a_customer_are_discarded_at_once(shop: Stack, log:
     log.flush(10)
     follower = shop.place("hopeless", ("sku-a", 1))
     # In the saga, the results of payment and inventory are parked behind the order, and must not be discarded.
-    for service, behind in (("payment", 0), ("inventory", 0), ("order", 2)):
+    for service, followers in (("payment", 0), ("inventory", 0), ("order", 2)):
         eventually(
-            lambda s=service, b=behind: len(parked(shop, s, "hopeless")) == 2 + b,  # type: ignore[misc]
+            lambda s=service, f=followers: len(parked(shop, s, "hopeless")) == 2 + f,  # type: ignore[misc]
             f"parked in {service}",
         )
         act = ("discard", "--customer", "hopeless", "--service", service, "--why", "nobody wants it")
@@ -425,7 +416,7 @@ def test_all_parked_events_of_a_customer_are_discarded_at_once(shop: Stack, log:
         assert {state for _, state in parked(shop, service, "hopeless")} == {"parked"}
         printed = dlq(shop, *act)
         assert f"{service}: 2 events marked as discarded\n" in printed
-        assert printed.count("not discarded") == behind
+        assert printed.count("not discarded") == followers
     dlq(shop, "redrive", "--customer", "hopeless", "--why", "what payment and inventory said of it")
     order = shop.await_settled(follower)
     assert (order["status"], order["reason"]) == ("rejected", "discarded")

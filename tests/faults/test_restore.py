@@ -5,7 +5,6 @@ from itertools import count
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from common.codec import encode
 from common.events import (
@@ -20,7 +19,7 @@ from common.events import (
     PlacedData,
     make,
 )
-from common.kafka.clients import client_config, producer_config
+from common.kafka.clients import producer_config
 from tests.audit import assert_consistent, await_rest
 from tests.backup import back_up, restore
 from tests.stack import Stack
@@ -203,8 +202,8 @@ def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(s
         make(OrderCancelRequested, cancellation_data, at=Milliseconds(1), traceparent=""),
         make(OrderRejected, rejected, at=Milliseconds(2), traceparent=""),
     )
-    admin = AdminClient(client_config(shop.brokers, "test"))
-    for future in admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions("order-saga", [ends])]).values():
+    rewound = ConsumerGroupTopicPartitions("order-saga", [ends])
+    for future in shop.admin.alter_consumer_group_offsets([rewound]).values():
         future.result()
     shop["order-saga-1"].launch()
     shop["order-api-1"].launch()

@@ -1,7 +1,6 @@
 """An older revision is upgraded under load: the schema first, then one process after the other, each beside the older
 one. No request fails twice, no order is lost or decided twice."""
 
-import itertools
 import subprocess
 import sys
 import threading
@@ -16,10 +15,11 @@ from dev.settings import SERVICES
 from tests.audit import assert_consistent, await_rest
 from tests.conftest import Premises
 from tests.golden import older
+from tests.load import Clients, await_settled_from_now
 from tests.stack import Stack
-from tests.waiting import eventually
 
 CUSTOMERS = 48
+"""Enough for orders in every partition."""
 ROLLED = ("payment", "inventory", "order-saga", "order-api")
 
 
@@ -51,65 +51,55 @@ def launch_older(stack: Stack, code: Path, name: str) -> None:
     instance.launch()
 
 
-class Client:
-    """Sends requests without a pause, until told to stop. One that fails is sent once more, under the same key,
-    after the time that the answer names."""
+Request = Callable[[httpx.Client, int], httpx.Response]
 
-    def __init__(self, request: Callable[[httpx.Client, int], httpx.Response]) -> None:
+
+class Tally:
+    """Sends requests, and each that fails once more, under the same key, after the time that the answer names."""
+
+    def __init__(self, request: Request, stopping: threading.Event) -> None:
         self.sent = 0
         self.repeated: list[str] = []
         self.failed: list[str] = []
         """Those that failed the second time, too."""
         self._request = request
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._stopping = stopping
 
-    def __enter__(self) -> "Client":
-        self._thread.start()
-        return self
+    def send(self, client: httpx.Client, number: int) -> None:
+        problem, retry_after_s = self._try(client, number)
+        if problem:
+            self.repeated.append(problem)
+            self._stopping.wait(retry_after_s)
+            problem, _ = self._try(client, number)
+        if problem:
+            self.failed.append(problem)
+        self.sent = number + 1
 
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        with httpx.Client(timeout=15) as client:
-            for n in itertools.count():
-                if self._stopping.is_set():
-                    return
-                problem, retry_after_s = self._send(client, n)
-                if problem:
-                    self.repeated.append(problem)
-                    self._stopping.wait(retry_after_s)
-                    problem, _ = self._send(client, n)
-                if problem:
-                    self.failed.append(problem)
-                self.sent = n + 1
-
-    def _send(self, client: httpx.Client, n: int) -> tuple[str, float]:
+    def _try(self, client: httpx.Client, number: int) -> tuple[str, float]:
         """What went wrong, if anything, and when to try again, in seconds."""
         try:
-            answer = self._request(client, n)
+            answer = self._request(client, number)
         except httpx.TransportError as error:
-            return f"{n}: {error!r}", 0
-        problem = "" if answer.is_success else f"{n}: {answer.status_code} {answer.text}"
+            return f"{number}: {error!r}", 0
+        problem = "" if answer.is_success else f"{number}: {answer.status_code} {answer.text}"
         return problem, float(answer.headers.get("retry-after", 0))
 
 
-class Load:
+class Load(Clients):
     """Orders, lookups, deposits and restocks, each by a client of its own, and the ids of the accepted orders."""
 
     def __init__(self, stack: Stack) -> None:
         self.accepted: list[str] = []
         self._stack = stack
-        self.clients: Mapping[str, Client] = {
-            "orders": Client(self._order),
-            "lookups": Client(lambda client, _: client.get(stack.url("order-api", f"/orders/{self.accepted[0]}"))),
-            "deposits": Client(
-                self._posting("payment", "/accounts/cust-{}/deposits", {"amount": 1, "currency": "EUR"})
-            ),
-            "restocks": Client(self._posting("inventory", "/products/sku-a/restocks", {"quantity": 1})),
+        requests: Mapping[str, Request] = {
+            "orders": self._order,
+            "lookups": lambda client, _: client.get(stack.url("order-api", f"/orders/{self.accepted[0]}")),
+            "deposits": self._posting("payment", "/accounts/cust-{}/deposits", {"amount": 1, "currency": "EUR"}),
+            "restocks": self._posting("inventory", "/products/sku-a/restocks", {"quantity": 1}),
         }
+        stopping = threading.Event()
+        self.tallies = {name: Tally(request, stopping) for name, request in requests.items()}
+        super().__init__(*(tally.send for tally in self.tallies.values()), stopping=stopping)
 
     def _order(self, client: httpx.Client, n: int) -> httpx.Response:
         body = {"customer_id": f"cust-{n % CUSTOMERS}", "product_id": "sku-a", "quantity": 1}
@@ -118,36 +108,21 @@ class Load:
             self.accepted.append(answer.json()["order_id"])
         return answer
 
-    def _posting(
-        self, service: str, path: str, body: Mapping[str, Any]
-    ) -> Callable[[httpx.Client, int], httpx.Response]:
+    def _posting(self, service: str, path: str, body: Mapping[str, Any]) -> Request:
         def post(client: httpx.Client, n: int) -> httpx.Response:
             url = self._stack.url(service, path.format(n % CUSTOMERS))
             return client.post(url, json=body, headers={"idempotency-key": f"{service}-{n}"})
 
         return post
 
-    def settled_since(self, first: int) -> bool:
-        """Whether the next `CUSTOMERS` orders after the first ones are accepted and settled: enough to be in all
-        partitions."""
-        following = self.accepted[first : first + CUSTOMERS]
-        [(count,)] = self._stack.query(
-            "order",
-            "SELECT count(*) FROM orders WHERE order_id = ANY(%s::uuid[]) AND settled_at IS NOT NULL",
-            (following,),
-        )
-        return bool(count == CUSTOMERS)
-
     def flows(self, when: str) -> None:
-        first = len(self.accepted)
-        eventually(lambda: self.settled_since(first), f"orders are settled {when}")
+        await_settled_from_now(self._stack, self.accepted, CUSTOMERS, when)
 
 
 def test_every_process_is_replaced_and_no_request_fails_twice(shop: Stack) -> None:
     load = Load(shop)
     load.accepted.append(shop.place("cust-0", ("sku-a", 1)))
-    clients = load.clients
-    with clients["orders"], clients["lookups"], clients["deposits"], clients["restocks"]:
+    with load:
         load.flows("by the older revision")
         shop.run_tool("ops.migrate")
         shop.run_tool("ops.topics", "create")
@@ -159,10 +134,10 @@ def test_every_process_is_replaced_and_no_request_fails_twice(shop: Stack) -> No
         for name in ROLLED:
             shop[f"{name}-1"].stop()
             load.flows(f"after the older {name} has ended")
-    for name, client in clients.items():
-        print(f"{name}: {client.sent} sent, {len(client.repeated)} repeated: {client.repeated[:5]}")
-        assert client.sent > CUSTOMERS
-        assert client.failed == []
+    for name, tally in load.tallies.items():
+        print(f"{name}: {tally.sent} sent, {len(tally.repeated)} repeated: {tally.repeated[:5]}")
+        assert tally.sent > CUSTOMERS
+        assert tally.failed == []
     await_rest(shop, load.accepted)
     assert len(set(load.accepted)) == len(load.accepted)
     assert_consistent(shop)

@@ -15,8 +15,9 @@ from tests.audit import assert_consistent, await_rest
 from tests.documented import check_log
 from tests.golden.archive import FIRST_SEGMENT, Golden, load
 from tests.golden.script import ENDED, Script
+from tests.progress import position
 from tests.stack import Stack
-from tests.truncation import delete_records, move, position
+from tests.truncation import delete_records, move
 from tests.waiting import eventually
 
 CONSUMERS = {"payment": "payment-1", "inventory": "inventory-1", "order": "order-saga-1"}

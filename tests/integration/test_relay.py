@@ -3,7 +3,6 @@ count; what the topic has lost is published again, and what the database has los
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
 
 from common.codec import decoded, decoder_for, encode
 from common.config.env import Env
@@ -75,10 +74,6 @@ def test_the_open_transaction_of_an_overtaken_relay_does_not_count(stack: Stack)
     assert versions(stack, "overtaken-2") == [1, 2]
 
 
-def admin_of(stack: Stack) -> AdminClient:
-    return AdminClient(client_config(stack.brokers, "test"))
-
-
 def test_products_whose_last_record_is_not_theirs_are_published_again_on_demand(stack: Stack) -> None:
     """Someone has written a tombstone: the api keeps the product until compaction deletes it."""
     stack.product("deleted", price=100)
@@ -96,7 +91,7 @@ def test_the_catalogue_is_published_to_a_topic_that_was_made_anew(stack: Stack) 
     await_published(stack, "anew", 1)
     stack.product("anew", price=200)
     await_published(stack, "anew", 2)
-    admin = admin_of(stack)
+    admin = stack.admin
     for future in admin.delete_topics([PRODUCTS]).values():
         future.result()
     eventually(lambda: PRODUCTS not in topic_names(admin), "the topic is deleted")

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import pytest
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
     AlterConfigOpType,
     ConfigEntry,
     ConfigResource,
@@ -14,7 +13,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 
 from common.errors import Fatal
 from common.events import ORDERS
-from common.kafka.clients import MESSAGE_BYTES_MAX, client_config
+from common.kafka.clients import MESSAGE_BYTES_MAX
 from dev.logs import tail
 from ops.migrate import ensure_database
 from tests.stack import Instance, Stack
@@ -63,13 +62,12 @@ def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: S
 
 
 def test_a_topic_that_accepts_records_too_large_to_park_is_refused(stack: Stack) -> None:
-    admin = AdminClient(client_config(stack.brokers, "test"))
     too_much = str(MESSAGE_BYTES_MAX + 1)
 
     def alter(operation: AlterConfigOpType) -> None:
         entry = ConfigEntry("max.message.bytes", too_much, incremental_operation=operation)
         resource = ConfigResource(ResourceType.TOPIC, ORDERS, incremental_configs=[entry])
-        for done in admin.incremental_alter_configs([resource]).values():
+        for done in stack.admin.incremental_alter_configs([resource]).values():
             done.result(20)
 
     alter(AlterConfigOpType.SET)

@@ -1,10 +1,7 @@
 """The orders that `just bench --full` stores pass for orders of last year, whose part of the log is trimmed."""
 
-from confluent_kafka.admin import AdminClient
-
 from common.events import ORDERS
 from common.kafka.broker import Partition, log_bounds
-from common.kafka.clients import client_config
 from dev.settings import DATABASES
 from tests.stack import Stack
 from tests.waiting import eventually
@@ -26,12 +23,11 @@ def test_orders_from_before_the_log_begins_are_proved(own_stack: Stack) -> None:
 
     for database in DATABASES:
         stack.run_tool("bench.stack.stored", database, "0", str(ORDERS_STORED))
-    admin = AdminClient(client_config(stack.brokers, "test"))
     partitions = [Partition(ORDERS, number) for number in range(int(stack.variables["TOPIC_PARTITIONS"]))]
 
     def trimmed() -> bool:
         stack.run_tool("ops.topics", "trim")
-        return all(first > 0 for first, _ in log_bounds(admin, partitions).values())
+        return all(first > 0 for first, _ in log_bounds(stack.admin, partitions).values())
 
     eventually(trimmed, "the log begins after the stored orders")
     assert '"act":"trim","target":"orders, ' in stack.run_tool("ops.audit", "--json", "--act", "trim")

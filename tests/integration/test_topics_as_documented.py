@@ -2,19 +2,14 @@
 
 import httpx
 from confluent_kafka import TopicCollection
-from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
+from confluent_kafka.admin import ConfigResource  # type: ignore[attr-defined]
 
 from common.asyncapi.document import document
 from common.events import ORDERS, READS
 from common.kafka import broker
-from common.kafka.clients import client_config
 from ops.contract.documents import as_json
 from tests.stack import Stack
 from tests.waiting import eventually
-
-
-def admin_of(stack: Stack) -> AdminClient:
-    return AdminClient(client_config(stack.brokers, "test"))
 
 
 def test_the_order_api_serves_the_document_and_its_page(stack: Stack) -> None:
@@ -31,7 +26,7 @@ def test_the_order_api_serves_the_document_and_its_page(stack: Stack) -> None:
 
 
 def test_the_topics_are_as_documented(stack: Stack) -> None:
-    admin, channels = admin_of(stack), document()["channels"]
+    admin, channels = stack.admin, document()["channels"]
     topics = broker.describe(admin, channels)
     settings = admin.describe_configs([ConfigResource(ConfigResource.Type.TOPIC, name) for name in channels])
     of_topic = {resource.name: future.result() for resource, future in settings.items()}
@@ -45,13 +40,13 @@ def test_the_topics_are_as_documented(stack: Stack) -> None:
 
 def test_the_id_of_a_topic_is_made_once(stack: Stack) -> None:
     """The client library never frees an id. A consumer describes its topics every few seconds, for months."""
-    admin = admin_of(stack)
+    admin = stack.admin
     first, second = (admin.describe_topics(TopicCollection([ORDERS]))[ORDERS].result() for _ in range(2))
     assert second.topic_id is first.topic_id
 
 
 def test_the_groups_read_the_documented_topics(stack: Stack) -> None:
-    admin = admin_of(stack)
+    admin = stack.admin
 
     def topics_of(group: str) -> set[str]:
         [future] = admin.describe_consumer_groups([group]).values()

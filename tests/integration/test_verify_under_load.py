@@ -3,10 +3,9 @@
 To measure that: `TANDEM_TEST_HISTORY=1000000 just test tests/integration/test_verify_under_load.py -k million -s`.
 """
 
-import itertools
 import os
-import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +14,7 @@ import orjson
 import pytest
 
 from tests.history import History
+from tests.load import Clients
 from tests.proof import Proof
 from tests.stack import Stack, frozen
 from tests.waiting import eventually
@@ -23,39 +23,24 @@ CUSTOMERS: Final = 24
 PRICE: Final = 100
 
 
-class Load:
+class Load(Clients):
     """Orders of every outcome from several clients until told to stop; keeps what was acknowledged."""
 
     def __init__(self, stack: Stack, clients: int = 3) -> None:
+        super().__init__(*(partial(self._order, number) for number in range(clients)))
         self.accepted: list[str] = []
         self._stack = stack
-        self._stopping = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
 
-    def __enter__(self) -> "Load":
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stopping.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _run(self, first: int) -> None:
-        sorts = [("sku-a", f"cust-{first}"), ("sku-scarce", f"cust-{first}"), ("sku-a", "cust-poor")]
-        with httpx.Client(timeout=30) as client:
-            for n in itertools.count():
-                if self._stopping.is_set():
-                    return
-                product_id, customer_id = sorts[n % 3] if n % 4 == 0 else ("sku-a", f"cust-{n % CUSTOMERS}")
-                body = {"customer_id": customer_id, "product_id": product_id, "quantity": 1 + n % 2}
-                answer = client.post(self._stack.url("order-api", "/orders"), json=body)
-                assert answer.status_code == 202, answer.text
-                order_id = answer.json()["order_id"]
-                self.accepted.append(order_id)
-                if n % 5 == 0:
-                    client.post(self._stack.url("order-api", f"/orders/{order_id}/cancel"))
+    def _order(self, of_client: int, client: httpx.Client, n: int) -> None:
+        sorts = [("sku-a", f"cust-{of_client}"), ("sku-scarce", f"cust-{of_client}"), ("sku-a", "cust-poor")]
+        product_id, customer_id = sorts[n % 3] if n % 4 == 0 else ("sku-a", f"cust-{n % CUSTOMERS}")
+        body = {"customer_id": customer_id, "product_id": product_id, "quantity": 1 + n % 2}
+        answer = client.post(self._stack.url("order-api", "/orders"), json=body)
+        assert answer.status_code == 202, answer.text
+        order_id = answer.json()["order_id"]
+        self.accepted.append(order_id)
+        if n % 5 == 0:
+            client.post(self._stack.url("order-api", f"/orders/{order_id}/cancel"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from tests.waiting import eventually
 
 @pytest.fixture
 def admin(stack: Stack) -> AdminClient:
-    return AdminClient(client_config(stack.brokers, "test"))
+    return stack.admin
 
 
 def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
