@@ -374,8 +374,7 @@ def furnish(stack: Stack) -> None:
         stack.product(product_id, pieces=PIECES)
     stack.product(SCARCE)
     for sort in ("keyed", "plain", "keyed-many"):
-        for number in range(CUSTOMERS):
-            stack.account(f"{sort}-{number}", BALANCE)
+        stack.accounts((f"{sort}-{number}" for number in range(CUSTOMERS)), BALANCE)
         stack.account(f"{sort}-poor", 1)
     for product_id in (*PLENTY, SCARCE):
         stack.await_orderable(product_id)

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -32,6 +32,7 @@ from tests.waiting import eventually
 
 API = "/api/v1"
 STOP_S = 15.0
+CLIENTS: Final = 6
 
 T = TypeVar("T")
 
@@ -94,6 +95,12 @@ def frozen(*instances: Instance) -> Iterator[None]:
     finally:
         for instance in instances:
             instance.resume()
+
+
+def side_by_side(act: Callable[[T], object], items: Iterable[T]) -> None:
+    """Act on all items, some at a time. Raises the first error."""
+    with ThreadPoolExecutor(CLIENTS) as pool:
+        list(pool.map(act, items))
 
 
 class Stack:
@@ -279,6 +286,10 @@ class Stack:
     def account(self, customer_id: str, balance: int) -> None:
         url = self.url("payment", f"/accounts/{customer_id}/deposits")
         self.http.post(url, json={"amount": balance, "currency": "EUR"}).raise_for_status()
+
+    def accounts(self, customers: Iterable[str], balance: int) -> None:
+        """Open an account for each of these customers."""
+        side_by_side(lambda customer_id: self.account(customer_id, balance), customers)
 
     def post(self, body: Mapping[str, Any]) -> httpx.Response:
         return self.http.post(self.url("order-api", "/orders"), json=body)

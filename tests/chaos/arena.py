@@ -9,7 +9,7 @@ from dev.servers.postgres import Cluster
 from dev.settings import HOST, SERVICES, Service, free_ports
 from tests.chaos.disk import Disk
 from tests.proxy import Proxy
-from tests.stack import Instance, Stack
+from tests.stack import Instance, Stack, side_by_side
 from tests.waiting import eventually
 
 INSTANCES_EACH: Final = 2
@@ -83,16 +83,13 @@ class Arena(Stack):
         self.await_ready()
 
     def _open_shop(self) -> None:
-        for number in range(PRODUCTS):
-            self.product(f"sku-{number}", price=10 + number, pieces=PIECES)
-        for number in range(SCARCE_PRODUCTS):
-            self.product(f"scarce-{number}", price=7, pieces=SCARCE_PIECES)
-        for number in range(CUSTOMERS):
-            balance = 50 if number % 100 < POOR else BALANCE
-            self.account(f"keyed-{number}", balance)
-            self.account(f"plain-{number}", balance)
-        for number in range(PROBES):
-            self.account(PROBE.format(number), BALANCE)
+        side_by_side(lambda n: self.product(f"sku-{n}", price=10 + n, pieces=PIECES), range(PRODUCTS))
+        side_by_side(lambda n: self.product(f"scarce-{n}", price=7, pieces=SCARCE_PIECES), range(SCARCE_PRODUCTS))
+        poor = {number for number in range(CUSTOMERS) if number % 100 < POOR}
+        for kind in ("keyed", "plain"):
+            self.accounts((f"{kind}-{number}" for number in poor), 50)
+            self.accounts((f"{kind}-{number}" for number in range(CUSTOMERS) if number not in poor), BALANCE)
+        self.accounts(map(PROBE.format, range(PROBES)), BALANCE)
 
     def make(self, service: Service, number: int) -> Instance:
         """Put the instance behind its proxies. Instances that a storm adds have none and connect directly."""

@@ -23,8 +23,7 @@ def crowd(own_stack: Stack) -> Stack:
         for number in range(2, INSTANCES + 1):
             own_stack.launch(service, number)
     own_stack.product("sku-a", price=1, pieces=10**7)
-    for i in range(CUSTOMERS):
-        own_stack.account(f"cust-{i}", 10**7)
+    own_stack.accounts((f"cust-{i}" for i in range(CUSTOMERS)), 10**7)
     own_stack.await_ready()
     own_stack.await_orderable("sku-a")
     return own_stack

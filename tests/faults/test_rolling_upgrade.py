@@ -37,8 +37,7 @@ def shop(premises: Premises, tmp_path_factory: pytest.TempPathFactory) -> Stack:
     for name in ("inventory-1", "payment-1"):
         stack[name].await_answer(stack[name].listening, "listens")
     stack.product("sku-a", price=1, pieces=10**7)
-    for i in range(CUSTOMERS):
-        stack.account(f"cust-{i}", 10**7)
+    stack.accounts((f"cust-{i}" for i in range(CUSTOMERS)), 10**7)
     stack.await_ready()
     stack.await_orderable("sku-a")
     return stack

@@ -49,8 +49,7 @@ def shop(own_stack: Stack) -> Stack:
     own_stack.product("sku-scarce", price=PRICE, pieces=5)
     own_stack.product("sku-b", price=PRICE, pieces=2)
     own_stack.run_tool("ops.split", "sku-b", "2", "--why", "test")
-    for i in range(CUSTOMERS):
-        own_stack.account(f"cust-{i}", 10**7)
+    own_stack.accounts((f"cust-{i}" for i in range(CUSTOMERS)), 10**7)
     own_stack.account("cust-poor", 1)
     own_stack.await_orderable("sku-a")
     own_stack.await_orderable("sku-scarce")

@@ -51,8 +51,7 @@ def shop(own_stack: Stack) -> Stack:
         own_stack.launch(service, 2)
     own_stack.product("sku-a", price=PRICE, pieces=10**6)
     own_stack.product("sku-scarce", price=PRICE, pieces=5)
-    for i in range(CUSTOMERS):
-        own_stack.account(f"cust-{i}", 10**7)
+    own_stack.accounts((f"cust-{i}" for i in range(CUSTOMERS)), 10**7)
     own_stack.account("cust-poor", 1)
     own_stack.await_orderable("sku-a")
     own_stack.await_orderable("sku-scarce")
