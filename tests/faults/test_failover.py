@@ -10,10 +10,10 @@ import httpx
 import pytest
 
 from dev.servers.member import Member
-from dev.settings import HOST, SERVICES, environment, free_ports
+from dev.settings import environment, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.servers import Servers
-from tests.stack import API, Stack
+from tests.stack import Stack
 from tests.waiting import eventually
 
 PRICE = 100
@@ -145,45 +145,6 @@ def verify(shop: Stack, accepted: list[str], tmp_path: Path) -> None:
     (tmp_path / "accepted").write_text("\n".join(accepted))
     print(shop.run_tool("ops.verify", "--accepted", str(tmp_path / "accepted")))
     assert_consistent(shop)
-
-
-def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop: Stack, pair: Pair) -> None:
-    """As after a failover behind one address, or with a URL that does not say target_session_attrs."""
-    settings = environment(kafka_servers=shop.brokers.servers, postgres_port=pair.ports[1], folder=pair.secrets)
-    at_standby = {name: url for name, url in settings.items() if name.endswith("_DATABASE_URL")}
-    ports = dict(zip((service.name for service in SERVICES), free_ports(len(SERVICES)), strict=True))
-    strays = [
-        shop.launch(service.name, 2, at_standby | {"HTTP_PORT": str(ports[service.name])}) for service in SERVICES
-    ]
-    changes: dict[str, tuple[str, str, dict[str, object]]] = {
-        "payment": ("POST", "/accounts/customer-0/deposits", {"amount": 7, "currency": "EUR"}),
-        "inventory": ("POST", f"/products/{SKU}/restocks", {"quantity": 1}),
-        "order-api": ("POST", "/orders", {"customer_id": "customer-0", "product_id": SKU, "quantity": 1}),
-    }
-    try:
-        for stray in strays:
-            stray.await_answer(stray.listening, "listens")
-        for service, (method, path, body) in changes.items():
-
-            def refusal() -> str | None:
-                url = f"http://{HOST}:{ports[service]}{API}{path}"  # noqa: B023 - called before the next turn
-                answer = shop.http.request(method, url, json=body, headers={"idempotency-key": "stray"})  # noqa: B023
-                assert answer.status_code == 503, answer.text
-                said.append(answer.text)  # noqa: B023
-                return answer.text if "is read-only now" in answer.text and "nothing" in answer.text else None
-
-            said: list[str] = []
-            eventually(refusal, f"{service} says that its database is read-only", last_words=lambda: said[-1:])  # noqa: B023
-        placed = [shop.place(f"customer-{number}", (SKU, 1)) for number in range(CUSTOMERS)]
-        for name in CONSUMERS:
-            shop[name.replace("-1", "-2")].await_unready("read-only")
-    finally:
-        for stray in strays:
-            stray.stop()
-            del shop.instances[stray.name]
-    await_rest(shop, placed)
-    for database in ("payment", "inventory", "order"):
-        assert not shop.query(database, "SELECT FROM parked_events")
 
 
 def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Pair, tmp_path: Path) -> None:
