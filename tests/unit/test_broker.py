@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import OFFSET_INVALID, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
 from common.errors import Failure, TandemError, Transient, classify
@@ -100,10 +100,12 @@ def test_a_coordinator_that_is_only_just_found_is_waited_for() -> None:
 
 
 class Replaced:
-    """Asks the leader that was, until it is told to look for another one."""
+    """Asks the leader that was, until it is told to look for another one. That one refuses, or does not answer, of
+    which the client makes an offset."""
 
-    def __init__(self) -> None:
+    def __init__(self, found: int | None = None) -> None:
         self.looked = False
+        self._found = found
 
     def list_topics(self, *, timeout: float) -> None:
         self.looked = True
@@ -112,6 +114,8 @@ class Replaced:
         future: Future[Any] = Future()
         if self.looked:
             future.set_result(SimpleNamespace(offset=17))
+        elif self._found is not None:
+            future.set_result(SimpleNamespace(offset=self._found))
         else:
             future.set_exception(KafkaException(KafkaError(KafkaError.FENCED_LEADER_EPOCH)))
         return dict.fromkeys(specs, future)
@@ -120,6 +124,7 @@ class Replaced:
 def test_the_ends_are_asked_of_the_new_leader_when_there_is_another_one() -> None:
     partition = Partition("orders", 0)
     assert broker.log_ends(Replaced(), [partition]) == {partition: 17}  # type: ignore[arg-type]
+    assert broker.log_ends(Replaced(OFFSET_INVALID), [partition]) == {partition: 17}  # type: ignore[arg-type]
 
 
 def test_a_broker_that_is_away_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
