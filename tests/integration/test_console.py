@@ -225,6 +225,9 @@ def test_dead_letters_are_listed_shown_and_discarded(console: RunningConsole, st
     act = {"act": "discard", "why": "written by a test", "events": named}
     would = console.post("/api/dead-letters/acts", act | {"dry_run": True}).json()
     assert (would["would_change"], would["refused"]) == (3, 0)
+    redrive = {"act": "redrive", "dry_run": True, "filter": {"customer": customer}}
+    would = console.post("/api/dead-letters/acts", redrive).json()
+    assert (would["would_change"], [result["result"] for result in would["results"]]) == (3, ["marked"] * 3)
     assert console.get("/api/dead-letters", customer=customer, state="parked")["total"] == 3
     assert console.post("/api/dead-letters/acts", act | {"why": ""}).status_code == 422
     by_filter = {"act": "discard", "why": "written by a test", "filter": {"customer": customer}}
