@@ -53,10 +53,10 @@ class HeldOrders:
 
     def __init__(self) -> None:
         self.held = 0
-        self._orders: dict[Partition, deque[Arrival]] = {}
-        self._results: dict[Partition, deque[Arrival]] = {}
-        self._results_of: defaultdict[int, list[deque[Arrival]]] = defaultdict(list)
-        """The same by the number of the partition, which is that of their orders."""
+        self._orders: defaultdict[int, deque[Arrival]] = defaultdict(deque)
+        """By the number of the partition."""
+        self._results: defaultdict[int, defaultdict[str, deque[Arrival]]] = defaultdict(lambda: defaultdict(deque))
+        """By the number of the partition, which is that of their orders, and by topic."""
         self._waiting: set[str] = set()
         """Orders whose `order.placed` is held."""
         self._sides: dict[str, int] = {}
@@ -74,12 +74,7 @@ class HeldOrders:
     def add(self, arrival: Arrival) -> None:
         partition, received = arrival.record.partition, arrival.received
         topic = partition.topic
-        queues = self._orders if topic == ORDERS else self._results
-        queue = queues.get(partition)
-        if queue is None:
-            queue = queues[partition] = deque()
-            if queues is self._results:
-                self._results_of[partition.number].append(queue)
+        queue = self._orders[partition.number] if topic == ORDERS else self._results[partition.number][topic]
         queue.append(arrival)
         self.held += 1
         if received is None:
@@ -102,16 +97,17 @@ class HeldOrders:
         """Give out what is to be processed now. Results follow their orders soon, and wait only while those do."""
         until_s = self._until_s = self._held_until_s(at_s)
         due: list[Arrival] = []
-        partitions = list(self._orders)
-        while partitions:
-            partitions = [partition for partition in partitions if self._give_out_some(partition, until_s, due)]
+        numbers = list(self._orders)
+        while numbers:
+            numbers = [number for number in numbers if self._give_out_some(number, until_s, due)]
         if (surplus := self.held - len(due) - HELD_RECORDS_MAX) > 0:
             holding = [queue for queue in self._orders.values() if queue]
             for queue in holding:
                 share = min(-(-surplus // len(holding)), len(queue))
                 due += [self._give_out(queue) for _ in range(share)]
-        for queue in self._results.values():
-            self._give_out_results(queue, until_s, due)
+        for results in self._results.values():
+            for queue in results.values():
+                self._give_out_results(queue, until_s, due)
         for sides in (self._sides, self._alone):
             for subject in list(islice(sides, max(0, len(sides) - RESULTS_MAX))):
                 del sides[subject]
@@ -122,16 +118,15 @@ class HeldOrders:
 
     def drop(self, lost: Collection[Partition]) -> None:
         """Forget the records of partitions that this instance no longer has."""
+        results = (queue for queues in self._results.values() for queue in queues.values())
         kept = [
             arrival
-            for queues in (self._orders, self._results)
-            for partition, queue in queues.items()
-            if partition not in lost
+            for queue in (*self._orders.values(), *results)
             for arrival in queue
+            if arrival.record.partition not in lost
         ]
         self._orders.clear()
         self._results.clear()
-        self._results_of.clear()
         self._waiting.clear()
         self._sides.clear()
         self._alone.clear()
@@ -157,14 +152,14 @@ class HeldOrders:
             return True
         return arrival.arrived_s <= until_s or self._sides.get(arrival.received.event.subject) == _DECIDABLE
 
-    def _give_out_some(self, partition: Partition, until_s: float, due: list[Arrival]) -> bool:
+    def _give_out_some(self, number: int, until_s: float, due: list[Arrival]) -> bool:
         """Give out the next records of a partition of orders, and their results. Returns whether more may be due."""
-        orders = self._orders[partition]
+        orders = self._orders[number]
         up_to = len(due) + TOGETHER
         while orders and len(due) < up_to and self._is_due(orders[0], until_s):
             due.append(self._give_out(orders))
         is_all = len(due) < up_to
-        for results in self._results_of[partition.number]:
+        for results in self._results[number].values():
             self._give_out_results(results, until_s, due)
         return not is_all
 
