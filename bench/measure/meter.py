@@ -17,7 +17,6 @@ from bench.measure import broker
 from bench.measure.measured import Measured, Mode, NoResult, check, evaluate
 from bench.measure.orders_log import OrdersLog
 from bench.stack.private import CUSTOMERS_WITH_TOKEN, StackFailed, System
-from bench.stack.processes import Window
 from common.kafka.warmth import SECONDS_MAX, Warmth
 
 CONNECTIONS_MAX: Final = 2_000
@@ -111,7 +110,7 @@ class Meter:
         self, name: str, spec: Spec, mode: Mode, meanwhile: Tick | None = None, *, settle: bool = True
     ) -> Measured:
         starts = self.log.ends()
-        window = Window(self.system.layout.pids)
+        window = self.system.window()
         records = runner.run(spec, meanwhile)
         awaited = sum(starts.values()) + 2 * len(records.ids)
         grows = settle and self.log.await_records(awaited)[0] >= awaited

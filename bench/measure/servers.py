@@ -17,7 +17,7 @@ import uvicorn
 
 from bench.load import runner
 from bench.load.spec import Records, Spec
-from bench.stack.processes import Window
+from bench.stack.processes import Running, Window
 from dev.environment import child
 from dev.settings import HOST
 
@@ -56,7 +56,7 @@ def _await_listening(port: int) -> None:
 
 def drive(spec: Spec, pids: Mapping[str, int]) -> tuple[Records, dict[str, float]]:
     """The records of a load, and the CPU microseconds a request of these processes and the generator."""
-    window = Window(pids)
+    window = Window(lambda: Running(pids=pids))
     records = runner.run(spec)
     cpu = window.end(records.cpu_s)
     return records, {name: cpu_s / max(1, records.requests) * 1e6 for name, cpu_s in cpu.seconds.items()}

@@ -11,7 +11,7 @@ from bench.measure.orders_log import OrdersLog
 from bench.measure.result import Drain, Recovery
 from bench.run.plan import Plan
 from bench.stack.private import System, side_by_side
-from bench.stack.processes import Window, group_of
+from bench.stack.processes import group_of
 from dev.settings import DATABASES, SERVICES
 
 ACCEPT_S_MAX: Final = 60.0
@@ -54,7 +54,7 @@ def drain(system: System, service: str, topic: str, orders: int) -> Drain:
     before = log.records()
     system.start(service)
     first, began = log.await_records(before + 1)
-    window = Window(system.layout.pids)
+    window = system.window()
     last, ended = log.await_records(before + orders)
     cpu = window.end()
     if last < before + orders:

@@ -19,7 +19,7 @@ from bench.run import cold, full
 from bench.run.plan import REFERENCE_PER_S, Plan
 from bench.stack import machine, processes
 from bench.stack.private import System
-from bench.stack.processes import CORES, GROUPS, Window
+from bench.stack.processes import CORES, GROUPS
 from dev.settings import DATABASES
 
 LINES: Final = 100
@@ -126,7 +126,7 @@ def accept_alone(meter: Meter, plan: Plan) -> Measured:
 
 def idle_cpu(system: System) -> dict[str, float]:
     """The share of one core that each process takes without any load."""
-    window = Window(system.layout.pids)
+    window = system.window()
     time.sleep(IDLE_S)
     seconds = window.end().seconds
     return {group: seconds[group] / IDLE_S for group in GROUPS}

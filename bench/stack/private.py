@@ -2,9 +2,9 @@
 
 `python -m bench.stack.private DIRECTORY [--databases-only] [kafka.NAME=VALUE …] [postgres.NAME=VALUE …]` starts the
 checkout that it runs in, and prints where everything is as one line of JSON. Then it reads commands, one a line (`start
-NAME NUMBER`, `stop NAME NUMBER`, `kill BROKER`, `revive BROKER`), and answers each with the same line, renewed. At the
-end of its input it stops what it started, so a bench that is killed leaves nothing running. With BROKERS=3, Kafka is
-three brokers.
+NAME NUMBER`, `stop NAME NUMBER`, `kill BROKER`, `launch BROKER`, `await BROKER`), and answers each with the same line,
+renewed. At the end of its input it stops what it started, so a bench that is killed leaves nothing running. With
+BROKERS=3, Kafka is three brokers.
 
 `just bench --against` calls it in checkouts of other revisions: the command line and `Layout` may only grow.
 """
@@ -20,8 +20,8 @@ from typing import Final, Self, TypeVar
 import httpx
 import msgspec
 import psycopg
-from msgspec import Struct
 
+from bench.stack.processes import Running, Window, ended_cpu_s
 from common.config.env import LOOPBACK, Env
 from common.config.kafka import brokers
 from common.files import write
@@ -52,16 +52,15 @@ CAUGHT_UP_S: Final = 600.0
 T = TypeVar("T")
 
 
-class Layout(Struct, frozen=True, kw_only=True):
+class Layout(Running, frozen=True, kw_only=True):
     """Where everything is. Processes by instance name (`payment-1`), `kafka` and `postgres`."""
 
     root: str
     variables: dict[str, str]
     ports: dict[str, int]
-    pids: dict[str, int]
     tokens: str = ""
     """With AUTH=on, the file of the customers' tokens."""
-    admin_ports: dict[str, int] = {}
+    admin_ports: Mapping[str, int] = {}
     """Of the instances."""
     authority: str = ""
     """With SECURE=1, the certificate by which the servers' are verified."""
@@ -170,7 +169,12 @@ class System:
 
     def revive(self, broker: str) -> None:
         """Start a broker that was killed, and wait until it has all records."""
-        self._command("revive", broker)
+        self._command("launch", broker)  # from now on, what it takes is counted
+        self._command("await", broker)
+
+    def window(self) -> Window:
+        """CPU used from now on by the stack, whatever is started or ends meanwhile."""
+        return Window(lambda: self.layout)
 
     def environment(self) -> dict[str, str]:
         """The environment in which a tool finds this stack."""
@@ -226,6 +230,7 @@ class Stack:
         if "TANDEM_PLANTED" in os.environ:  # see bench.planted
             self.variables["PYTHONPATH"] = os.environ["PYTHONPATH"]
         self.instances: dict[str, Instance] = {}
+        self.ended_cpu_s: dict[str, float] = {}
 
     def start(self, *, databases_only: bool) -> None:
         """Start the servers, load the demo data, start one instance of each service."""
@@ -266,8 +271,13 @@ class Stack:
             tokens="" if self.auth is None else str(self.auth / TOKENS),
             admin_ports={name: instance.admin_port for name, instance in self.instances.items()},
             authority="" if self.authority is None else str(self.authority.path),
+            ended_cpu_s=self.ended_cpu_s,
             pids={s.name: s.process.pid for s in servers if s.process is not None and s.process.poll() is None},
         )
+
+    def end(self, name: str, end: Callable[[], None]) -> None:
+        """Stop or kill what has this name, and remember what it took."""
+        self.ended_cpu_s[name] = self.ended_cpu_s.get(name, 0.0) + ended_cpu_s(end)
 
     def stop(self) -> None:
         """Kill everything: nothing is kept."""
@@ -293,11 +303,14 @@ def main(directory: str, *options: str) -> None:
                 case ["start", name, number]:
                     stack.launch(name, int(number))
                 case ["stop", name, number]:
-                    stack.instances.pop(f"{name}-{number}").stop()
+                    instance = stack.instances.pop(f"{name}-{number}")
+                    stack.end(instance.name, instance.stop)
                 case ["kill", name]:
-                    stack.broker(name).kill()
-                case ["revive", name]:
-                    stack.broker(name).start(CAUGHT_UP_S)
+                    stack.end(name, stack.broker(name).kill)
+                case ["launch", name]:
+                    stack.broker(name).launch()
+                case ["await", name]:
+                    stack.broker(name).await_serving(CAUGHT_UP_S)
                 case unknown:
                     raise StackFailed(f"no such command: {unknown}")
             answers.write(msgspec.json.encode(stack.layout()) + b"\n")

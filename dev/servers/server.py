@@ -49,8 +49,14 @@ class Server(ABC):
         return child()
 
     def start(self, timeout_s: float = 120) -> None:
+        """Start it, and return when it serves. Raises `StartError` with the end of its log."""
+        self.launch()
+        self.await_serving(timeout_s)
+
+    def await_serving(self, timeout_s: float) -> None:
         """Return when it serves. Raises `StartError` with the end of its log."""
-        process = self.launch()
+        process = self.process
+        assert process is not None, f"{self.name} was not launched"
         deadline = time.monotonic() + timeout_s
         while missing := self.unready():
             if process.poll() is not None:
