@@ -3,7 +3,7 @@
     check     fit the costs, and hold the model against loads that the fit has not seen; fails beyond 15 % (default)
     draw      draw the curves into docs/images, and print the highest rate by the number of instances
     size      print what 1,000 to 1,000,000 orders a second take, by arithmetic (`bench.model.sizes`)
-    measure   measure the loads anew, on a stack of its own, in about four minutes
+    measure   measure the loads anew, on a stack of its own, in about three minutes
 
 What was measured is in `bench/model/calibration.json`: CPU and latencies of loads of several rates and instances in
 one run. The model is `bench.model.tandem`.
@@ -96,8 +96,9 @@ def as_load(measured: Measured, rate: float, instances: int) -> Load:
     )
 
 
-def check(calibration: Calibration, costs: Costs) -> bool:
-    """Print the loads beside the model. Returns whether it holds for those that the fit has not seen."""
+def check(calibration: Calibration, costs: Costs, fitted: str = "fitted") -> bool:
+    """Print the loads beside the model. Returns whether it holds for those that the fit has not seen. `fitted` is what
+    the table calls the others."""
     print(f"Measured on {calibration.at[:10]}, on {calibration.cores} cores, echo {calibration.echo_us:.1f} us\n")
     print("| us of CPU | a second of being there | a batch | a partition sent to | an order |")
     print("|---|---:|---:|---:|---:|")
@@ -107,7 +108,7 @@ def check(calibration: Calibration, costs: Costs) -> bool:
     print(f"\nA message takes {costs.hop_s * 1e3:.1f} ms to the next process.\n")
     print("| load | | CPU, us | model | off | settle p50, ms | model | off |\n|---|---|---:|---:|---:|---:|---:|---:|")
     checked = [compare(load, calibration, costs) for load in calibration.checks]
-    rows = [row("fitted", compare(load, calibration, costs)) for load in calibration.calibration]
+    rows = [row(fitted, compare(load, calibration, costs)) for load in calibration.calibration]
     print("\n".join(rows + [row("**checked**", comparison) for comparison in checked]))
     held = sum(comparison.holds for comparison in checked)
     print(f"\n{held} of {len(checked)} checked loads are within {ERROR_MAX:.0%}.")
@@ -193,19 +194,25 @@ def main(arguments: Sequence[str]) -> int:
     options = parser("simulate", __doc__)
     options.add_argument("what", nargs="?", choices=("check", "draw", "size", "measure"), default="check")
     options.add_argument("--file", type=Path, default=CALIBRATION, help="what was measured (%(default)s)")
+    options.add_argument(
+        "--against", type=Path, help="check the model, fitted to the loads of --file, against the loads of this one"
+    )
     chosen = options.parse_args(arguments)
     if chosen.what == "measure":
         return run(lambda directory: measure(chosen.file, directory))
     if chosen.what == "size":
         print(sizes.table())
         return 0
-    if not chosen.file.exists():
-        options.error(f"{chosen.file} does not exist; 'just simulate measure' makes it in about four minutes")
+    for file in (chosen.file, chosen.against or chosen.file):
+        if not file.exists():
+            options.error(f"{file} does not exist; 'just simulate measure --file' makes it in about three minutes")
     calibration = read(chosen.file)
     costs = fit(calibration)
     if chosen.what == "draw":
         draw(calibration, costs)
         return 0
+    if chosen.against:
+        return 0 if check(read(chosen.against), costs, "measured again") else 1
     return 0 if check(calibration, costs) else 1
 
 

@@ -6,8 +6,8 @@ none of them below zero. Relative errors count, so that a load of few orders say
 """
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
+from operator import itemgetter
 from pathlib import Path
 from typing import Final
 
@@ -112,22 +112,20 @@ def fit(calibration: Calibration) -> Costs:
         outcomes = [run(shape_of(load, calibration), costs) for load in loads]
         costs = refit(costs, loads, outcomes)
     candidates = (with_hop(replace(costs, spread=spread), calibration) for spread in SPREADS)
-    return min(candidates, key=partial(misfit, calibration))
+    best, _ = min(candidates, key=itemgetter(1))
+    return best
 
 
-def with_hop(costs: Costs, calibration: Calibration) -> Costs:
-    """The costs, with the time a message takes that explains best when orders settle: the longer, the later."""
+def with_hop(costs: Costs, calibration: Calibration) -> tuple[Costs, float]:
+    """The costs, with the time a message takes that explains best when orders settle: the longer, the later. With them,
+    how far the model is still off in that, over the loads of the calibration: the sum of the squares."""
     least_s, most_s = 0.0, HOP_S_MAX
+    errors: list[float] = []
     for _ in range(HOP_STEPS):
         costs = replace(costs, hop_s=(least_s + most_s) / 2)
-        error = sum(compare(load, calibration, costs).settle_error for load in calibration.calibration)
-        least_s, most_s = (costs.hop_s, most_s) if error < 0 else (least_s, costs.hop_s)
-    return costs
-
-
-def misfit(calibration: Calibration, costs: Costs) -> float:
-    """How far the model is off in when orders settle, over the loads of the calibration: the sum of the squares."""
-    return sum(compare(load, calibration, costs).settle_error ** 2 for load in calibration.calibration)
+        errors = [compare(load, calibration, costs).settle_error for load in calibration.calibration]
+        least_s, most_s = (costs.hop_s, most_s) if sum(errors) < 0 else (least_s, costs.hop_s)
+    return costs, sum(error**2 for error in errors)
 
 
 def refit(costs: Costs, loads: Sequence[Load], outcomes: Sequence[Outcome]) -> Costs:

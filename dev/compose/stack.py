@@ -42,6 +42,11 @@ class ComposeStack(Stack):
 
     def up(self) -> None:
         started = time.monotonic()
+        if self.requested.has_standbys:
+            raise StackError(
+                f"STANDBYS={self.requested.standbys} is for the native stack: in Compose, a database has one server; "
+                "'STANDBYS=0 STACK=compose just up', or 'STACK=native just up'"
+            )
         self._require_engine()
         made = self.state.brokers
         if self.state.path.exists() and self.state.stack == "compose" and made != self.requested.brokers:

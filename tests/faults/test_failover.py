@@ -10,16 +10,18 @@ import httpx
 import pytest
 
 from dev.servers.member import Member
-from dev.settings import environment, free_ports
+from dev.settings import HOST, environment, free_ports
 from tests.audit import assert_consistent, await_rest
+from tests.load import Clients, await_settled_from_now
 from tests.servers import Servers
-from tests.stack import Stack
+from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
 PRICE = 100
 SKU = "sku-failover"
 CUSTOMERS = 20
 BALANCE = 10**6
+PAUSE_S = 0.02
 CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
 
 
@@ -97,42 +99,30 @@ def shop(pair: Pair) -> Iterator[Stack]:
         stack.stop()
 
 
-class Load:
-    """Orders and deposits, one after the other, until it is stopped."""
+class Load(Clients):
+    """Orders, and a deposit with every fifth, one after the other."""
 
     def __init__(self, shop: Stack) -> None:
         self._shop = shop
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run)
+        self._stopping = threading.Event()
+        super().__init__(self._step, stopping=self._stopping)
         self.accepted: list[str] = []
-        self.deposited: dict[str, int] = {}
+        self.deposited: set[str] = set()
 
-    def __enter__(self) -> "Load":
-        self._thread.start()
-        return self
+    def _step(self, _: httpx.Client, number: int) -> None:
+        customer_id = f"customer-{number % CUSTOMERS}"
+        self.accepted.append(self._shop.place(customer_id, (SKU, 1)))
+        if number % 5 == 0:
+            key = f"load-{number}"
+            answer = deposit(self._shop, customer_id, key)
+            assert answer.status_code in (201, 503), answer.text
+            if answer.status_code == 201:
+                self.deposited.add(key)
+        self._stopping.wait(PAUSE_S)
 
-    def __exit__(self, *_: object) -> None:
-        self._stopped.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        number = 0
-        while not self._stopped.wait(0.02):
-            number += 1
-            customer_id = f"customer-{number % CUSTOMERS}"
-            self.accepted.append(self._shop.place(customer_id, (SKU, 1)))
-            if number % 5 == 0:
-                key = f"load-{number}"
-                answer = deposit(self._shop, customer_id, key)
-                assert answer.status_code in (201, 503), answer.text
-                if answer.status_code == 201:
-                    self.deposited[key] = number
-
-    def await_settled_after_now(self) -> str:
-        """Wait until an order that is accepted from now on is settled."""
-        before = len(self.accepted)
-        order_id = eventually(lambda: self.accepted[before:] or None, "an order is accepted")[0]
-        return str(self._shop.await_settled(order_id)["status"])
+    def await_settled(self, when: str) -> None:
+        """Wait until the next order is accepted and settled."""
+        await_settled_from_now(self._shop, self.accepted, 1, when)
 
 
 def deposit(shop: Stack, customer_id: str, key: str | None = None, amount: int = 7) -> httpx.Response:
@@ -147,20 +137,61 @@ def verify(shop: Stack, accepted: list[str], tmp_path: Path) -> None:
     assert_consistent(shop)
 
 
+def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop: Stack, pair: Pair) -> None:
+    """As after a failover behind one address, or with a URL that does not say target_session_attrs."""
+    settings = environment(kafka_servers=shop.brokers.servers, postgres_port=pair.ports[1], folder=pair.secrets)
+    at_standby = {name: url for name, url in settings.items() if name.endswith("_DATABASE_URL")}
+    strays = {
+        name: shop.launch(name, 2, at_standby | {"HTTP_PORT": str(port)})
+        for name, port in zip(("payment", "order-api", "order-saga"), free_ports(3), strict=True)
+    }
+    order = {"customer_id": "customer-0", "product_id": SKU, "quantity": 1}
+
+    def refusal(stray: Instance, path: str, body: dict[str, object]) -> str | None:
+        """While a stray gets ready, a 503 may say something else."""
+        url = f"http://{HOST}:{stray.variables['HTTP_PORT']}{API}{path}"
+        answer = shop.http.post(url, json=body, headers={"idempotency-key": "stray"})
+        assert answer.status_code == 503, answer.text
+        return answer.text if "read-only" in answer.text else None
+
+    def fails_to_store(stray: Instance) -> bool:
+        return "cannot execute INSERT in a read-only transaction" in stray.log.read_text()
+
+    try:
+        for name, path, body in (
+            ("payment", "/accounts/customer-0/deposits", {"amount": 7, "currency": "EUR"}),
+            ("order-api", "/orders", order),
+        ):
+            stray = strays[name]
+            stray.await_answer(stray.listening, "listens")
+            said = stray.await_answer(lambda: refusal(stray, path, body), "refuses a change")  # noqa: B023
+            assert "nothing" in said
+        placed = [shop.place(f"customer-{number}", (SKU, 1)) for number in range(CUSTOMERS)]
+        for name in ("payment", "order-saga"):
+            strays[name].await_answer(lambda: fails_to_store(strays[name]), "stores nothing, and retries")  # noqa: B023
+    finally:
+        for stray in strays.values():
+            stray.stop()
+            del shop.instances[stray.name]
+    await_rest(shop, placed)
+    for database in ("payment", "order"):
+        assert not shop.query(database, "SELECT FROM parked_events")
+
+
 def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Pair, tmp_path: Path) -> None:
     with Load(shop) as load:
-        assert load.await_settled_after_now() == "confirmed"
+        load.await_settled("before the failover")
         killed_s = time.monotonic()
         pair.fail_over(shop)
         promoted_s = time.monotonic()
-        assert load.await_settled_after_now() == "confirmed"
+        load.await_settled("after the failover")
         print(
             f"promoted after {promoted_s - killed_s:.1f} s, orders settle again after "
             f"{time.monotonic() - killed_s:.1f} s, {len(load.accepted)} orders and {len(load.deposited)} deposits"
         )
     await_rest(shop, load.accepted)
     keys = shop.query("payment", "SELECT idempotency_key FROM ledger WHERE starts_with(idempotency_key, 'load-')")
-    assert load.deposited.keys() <= {key for (key,) in keys}
+    assert load.deposited <= {key for (key,) in keys}
     for name in CONSUMERS:
         assert "went back" not in shop[name].log.read_text()
     verify(shop, load.accepted, tmp_path)

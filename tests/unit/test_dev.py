@@ -293,6 +293,14 @@ def test_compose_restarts_the_instances_of_a_service_in_turn(docker_log: Path, t
     assert asked == ["restart first", f"{healthy} first", "restart second", f"{healthy} second"]
 
 
+def test_compose_refuses_standbys(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, standbys="async")
+    with pytest.raises(
+        StackError, match=r"^STANDBYS=async is for the native stack: .* 'STANDBYS=0 STACK=compose just up'"
+    ):
+        ComposeStack(settings).up()
+
+
 def test_compose_upgrades_by_a_new_container_before_an_old_one_ends(
     docker_log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
