@@ -4,7 +4,8 @@ import gc
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from itertools import repeat
+from typing import Final, Literal
 
 from loguru import logger
 
@@ -18,6 +19,9 @@ LOSS_RETRY_S: Final = 10.0
 repair."""
 GOOD_RUN_S: Final = 60.0
 """After a run of this length the delays start small again."""
+
+_Ending = Literal["returned", "failed", "lost", "ended"]
+"""How a call of `work` ended: after a failure or a loss it is called again, but not when the worker has ended."""
 
 
 class Worker:
@@ -78,40 +82,50 @@ class Worker:
             self._loss_detected.set(0)
 
     def _run(self) -> None:
-        delays, loss_delays = self._delays()
+        delays = self._delays()
         while not self.stopping.is_set():
             started_s = time.monotonic()
-            try:
-                self._work()
-            except LossDetected as loss:
-                self._report_loss(str(loss))
-                if time.monotonic() - started_s > GOOD_RUN_S:
-                    delays, loss_delays = self._delays()
-                self.stopping.wait(next(loss_delays))
-            except Exception as error:
-                failure = classify(error)
-                self._count_failure(failure)
-                self.report(describe(error))
-                if failure is Failure.TRANSIENT:
-                    self._log.warning("restarting {}: {}", self._name, describe(error))
-                elif self._retries_fatal:
-                    self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
-                else:
-                    self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
-                    self._ended.set(1)
-                    return
-                if time.monotonic() - started_s > GOOD_RUN_S:
-                    delays, loss_delays = self._delays()
-                self.stopping.wait(next(delays))
+            ending = self._attempt()
             # What has failed is in reference cycles with its error, and so are its Kafka clients, of which each has
             # threads and connections (confluent-kafka-python #975). By itself the collector runs seldom
             # (common.http.server).
             gc.collect()
+            if ending == "ended":
+                return
+            if time.monotonic() - started_s > GOOD_RUN_S:
+                delays = self._delays()
+            self.stopping.wait(next(delays[ending]))
         self.report("stopped")
 
-    def _delays(self) -> tuple[Iterator[float], Iterator[float]]:
-        """Those after a failure, and those after a loss."""
-        return delays_s(self._delay_max_s), delays_s(LOSS_RETRY_S, LOSS_RETRY_FIRST_S)
+    def _attempt(self) -> _Ending:
+        """Call `work` once, and report how it failed. Nothing refers to the error when this has returned."""
+        try:
+            self._work()
+        except LossDetected as loss:
+            self._report_loss(str(loss))
+            return "lost"
+        except Exception as error:
+            failure = classify(error)
+            self._count_failure(failure)
+            self.report(describe(error))
+            if failure is Failure.TRANSIENT:
+                self._log.warning("restarting {}: {}", self._name, describe(error))
+            elif self._retries_fatal:
+                self._log.opt(exception=error).error("restarting {}: {}", self._name, describe(error))
+            else:
+                self._log.opt(exception=error).critical("stopped, waiting for an operator: {}", describe(error))
+                self._ended.set(1)
+                return "ended"
+            return "failed"
+        return "returned"
+
+    def _delays(self) -> dict[_Ending, Iterator[float]]:
+        """Seconds until the next call of `work`, by how the last one ended."""
+        return {
+            "returned": repeat(0.0),
+            "failed": delays_s(self._delay_max_s),
+            "lost": delays_s(LOSS_RETRY_S, LOSS_RETRY_FIRST_S),
+        }
 
     def _report_loss(self, loss: str) -> None:
         if loss != self._loss:

@@ -1,6 +1,7 @@
 """A worker's thread: what a failure does to it, and what it reports."""
 
 import gc
+import threading
 import weakref
 from collections.abc import Iterator
 
@@ -86,12 +87,16 @@ class Client:
     """What a run uses: it has threads for as long as it is there."""
 
 
+@pytest.mark.parametrize("retries_fatal", [True, False])
 @pytest.mark.parametrize("kind", [Transient, LossDetected, ValueError])
-def test_what_failed_runs_used_is_gone_but_for_the_last_ones(kind: type[Exception]) -> None:
+def test_what_a_failed_run_used_is_gone_before_the_delay(kind: type[Exception], retries_fatal: bool) -> None:
     clients: list[weakref.ref[Client]] = []
     left: list[int] = []
 
-    def fail() -> None:
+    def work() -> None:
+        if len(clients) == 3:
+            tested.stopping.set()
+            return
         client = Client()
         clients.append(weakref.ref(client))
         try:
@@ -100,19 +105,21 @@ def test_what_failed_runs_used_is_gone_but_for_the_last_ones(kind: type[Exceptio
             cycle = error  # the frame refers to the error, and the error to the frame
             raise cycle from None
 
-    def work() -> None:
-        left.append(sum(client() is not None for client in clients))
-        if len(left) == 4:
-            tested.stopping.set()
-        else:
-            fail()
+    def count() -> int:
+        return sum(client() is not None for client in clients)
 
-    tested = Worker("test", work, retries_fatal=True)
+    class Counting(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            left.append(count())
+            return super().wait(timeout)
+
+    tested = Worker("test", work, retries_fatal=retries_fatal)
+    tested.stopping = Counting()
     gc.disable()
     try:
         tested.start()
         tested._thread.join()
+        assert count() == 0
     finally:
         gc.enable()
-    assert len(left) == 4
-    assert max(left) <= 1
+    assert not any(left)
