@@ -28,7 +28,7 @@ from common.errors import LossDetected, Transient
 from common.events import PRODUCTS, product_changed
 from common.kafka import broker
 from common.kafka.broker import Topic, TopicWatch
-from common.kafka.clients import ASSUMED, client_config, producer_config
+from common.kafka.clients import client_config, failure_of, producer_config
 from common.kafka.identity import AdminClient, Producer
 from common.postgres import Conn, connect, lead
 from common.worker import Worker
@@ -152,8 +152,8 @@ def publish(producer: Producer, changes: Sequence[Change]) -> None:
     failed: list[KafkaError] = []
 
     def delivered(error: KafkaError | None, message: Message) -> None:
-        if error is not None or message.offset() is None:
-            failed.append(error or ASSUMED)
+        if failure := failure_of(error, message):
+            failed.append(failure)
 
     producer.begin_transaction()
     for product, at in changes:

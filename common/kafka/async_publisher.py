@@ -12,7 +12,7 @@ from loguru import logger
 
 from common.config.kafka import Brokers
 from common.events import Milliseconds
-from common.kafka.clients import ASSUMED, producer_config
+from common.kafka.clients import failure_of, producer_config
 from common.kafka.identity import Producer, note_refusal, refusal
 
 REPORTS_EVERY_S: Final = 0.001
@@ -112,21 +112,19 @@ class AsyncPublisher:
         message: Message | None,
     ) -> None:
         self.in_flight -= 1
-        offset = None if message is None else message.offset()
-        if error is None and message is not None and offset is not None:
+        acknowledged = None
+        failure = failure_of(error, message)
+        if failure is None:
             self.acknowledged += 1
-            acknowledged = Acknowledged(message.partition(), offset, Milliseconds(message.timestamp()[1]))  # type: ignore[arg-type]
+            acknowledged = Acknowledged(message.partition(), message.offset(), Milliseconds(message.timestamp()[1]))  # type: ignore[union-attr, arg-type]
             if not future.done():
                 future.set_result(acknowledged)
-        else:
-            error = error or ASSUMED
-            acknowledged = None
-            if not future.done():
-                future.set_exception(KafkaException(error))
+        elif not future.done():
+            future.set_exception(KafkaException(failure))
         if on_delivery is not None:
             on_delivery(acknowledged)
-        if error is not None:
-            self._renew_if_fatal(error)
+        if failure is not None:
+            self._renew_if_fatal(failure)
 
     def _poll(self) -> None:
         self._producer.poll(0)

@@ -3,7 +3,7 @@
 from enum import Enum
 from typing import Any, Final
 
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, Message
 
 from common.config.kafka import Brokers
 
@@ -116,15 +116,21 @@ def producer_config(brokers: Brokers, client_id: str, *, linger_ms: float) -> di
     }
 
 
-ASSUMED: Final = KafkaError(
+_ASSUMED: Final = KafkaError(
     KafkaError._TIMED_OUT, "the log acknowledged a later record, and the client took that for this one's too"
 )
-"""Of a record that is reported as delivered and has no offset.
 
-When a batch succeeds, librdkafka (2.16, `rd_kafka_dr_implicit_ack`) reports those before it in the partition as
-delivered too, if it does not know what became of them. A leader that was killed may have taken them with it: the next
-one accepts a later batch without them when the client has begun a new epoch.
-"""
+
+def failure_of(error: KafkaError | None, message: Message | None) -> KafkaError | None:
+    """Why a delivery report does not say that the log has the record: None if it has it, with an offset.
+
+    When a batch succeeds, librdkafka (2.16, `rd_kafka_dr_implicit_ack`) reports those before it in the partition as
+    delivered too, if it does not know what became of them; they have no offset. A leader that was killed may have taken
+    them with it: the next one accepts a later batch without them when the client has begun a new epoch.
+    """
+    if error is None and (message is None or message.offset() is None):
+        return _ASSUMED
+    return error
 
 
 class Delivery(Enum):

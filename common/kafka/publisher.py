@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from common.config.kafka import Brokers
 from common.errors import Transient
-from common.kafka.clients import ASSUMED, DELIVERY_TIMEOUT_MS, Delivery, delivery_of, producer_config
+from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, delivery_of, failure_of, producer_config
 from common.kafka.identity import Producer
 
 FULL_QUEUE_POLL_S: Final = 0.1
@@ -40,8 +40,8 @@ class Publisher:
         def delivered(error: KafkaError | None, message: Message) -> None:
             nonlocal waiting
             waiting -= 1
-            if error is not None or message.offset() is None:
-                failed.append((error or ASSUMED, message))
+            if failure := failure_of(error, message):
+                failed.append((failure, message))
 
         # By partition: the partition of a single message is ignored (confluent-kafka 2.16), though documented.
         by_partition: dict[tuple[str, int], list[dict[str, Any]]] = {}

@@ -203,8 +203,8 @@ BUGS: Final = (
         "refused-by-the-log-and-accepted",
         "an order that the log refused is answered with 202",
         "common/kafka/async_publisher.py",
-        "                future.set_exception(KafkaException(error))",
-        "                future.set_result(Acknowledged(-1, -1, Milliseconds(0)))",
+        "            future.set_exception(KafkaException(failure))",
+        "            future.set_result(Acknowledged(-1, -1, Milliseconds(0)))",
         _delivery("test_an_order_that_the_log_does_not_take_is_not_accepted"),
     ),
     # The deadline timer

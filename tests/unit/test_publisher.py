@@ -1,4 +1,4 @@
-"""How records linger in the api's publisher, and what becomes of one that the client does not take or only assumes."""
+"""How records linger in the api's publisher, and what becomes of one that a client does not take or only assumes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -10,11 +10,14 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from common.config.kafka import Brokers
-from common.events import Milliseconds
+from common.errors import Transient
+from common.events import Milliseconds, ProductData
 from common.kafka import async_publisher
 from common.kafka.async_publisher import Acknowledged, AsyncPublisher
 from common.kafka.clients import Delivery, delivery_of
 from common.kafka.publisher import Outgoing, Publisher
+from inventory import relay
+from inventory.relay_store import Change
 from tests.unit import virtual_time
 
 LINGER_S = 0.05
@@ -193,6 +196,24 @@ def test_a_batch_is_published_when_the_log_has_said_so_of_each_record(
     publisher = Publisher(Brokers("127.0.0.1:1"), "test")
     with pytest.raises(KafkaException, match="a later record") if assumed else nullcontext():
         publisher.publish([Outgoing("t", 0, b"k", b"1")])
+
+
+@pytest.mark.parametrize("assumed", [False, True])
+def test_the_catalogue_is_published_when_the_log_has_said_so_of_each_product(assumed: bool) -> None:
+    class Transaction:
+        def begin_transaction(self) -> None:
+            """Nothing to begin."""
+
+        def produce(self, _topic: str, _value: bytes, _key: bytes, *, on_delivery: Any) -> None:
+            self.report = partial(on_delivery, None, Delivered(assumed=assumed))
+
+        def commit_transaction(self, _: float) -> None:
+            self.report()
+
+    client: Any = Transaction()
+    product = ProductData(product_id="p", name="Cup", unit_price=1999, currency="EUR", active=True, version=1)
+    with pytest.raises(Transient, match=r"1 products .* a later record") if assumed else nullcontext():
+        relay.publish(client, [Change(product, Milliseconds(1))])
 
 
 def test_lingering_records_are_sent_before_it_closes(monkeypatch: pytest.MonkeyPatch) -> None:
