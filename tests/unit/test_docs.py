@@ -25,6 +25,11 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 PATH = re.compile(r"(?:[\w.-]+/)+|(?:[\w.-]+/)*[\w-]+\.(?:py|md|cfg|yml|toml|sql|html|txt|png)")
 TEST = re.compile(r"(…|tests/[\w/]+\.py)::(\w+)")
 NAME = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
+RECIPE = re.compile(r"^([a-z][a-z-]*)[^:\n]*:.*\n((?: {4}.*\n)+)", re.MULTILINE)
+PROGRAM = re.compile(r"python -E -m (dev ops )?([\w.]+)")
+COMMAND = re.compile(r"\bjust ([a-z][a-z-]*)([^\n|;&>#)]*)")
+PLANNED: Final = {"just replay --mirrored"}
+"""What a second region would need (docs/SCALING.md)."""
 NAME_IN_FILE = re.compile(r"`(" + NAME.pattern + r")` \(`([\w/]+\.py)`[),]")
 
 
@@ -111,6 +116,39 @@ def test_every_name_is_in_the_file_that_a_page_gives_for_it(page: str) -> None:
         if not (ROOT / file).exists() or not set(name.split(".")) <= words(file):
             missing.append(f"{name} ({file})")
     assert missing == []
+
+
+@cache
+def programs() -> dict[str, str]:
+    """The source of the program behind each recipe of the justfile; "" where it is not one of ours."""
+    sources = {}
+    for recipe, body in RECIPE.findall((ROOT / "justfile").read_text()):
+        path, files = "", []
+        if runs := PROGRAM.search(body):
+            path = ("ops." * bool(runs[1]) + runs[2]).replace(".", "/")
+            files = [file for file in tracked() if file.startswith((f"{path}.py", f"{path}/")) and file.endswith(".py")]
+            files += ["ops/tool.py", "bench/command.py"]
+        sources[recipe] = "".join((ROOT / file).read_text() for file in files)
+    return sources
+
+
+@pytest.mark.parametrize("page", living_pages())
+def test_every_command_that_a_page_names_exists(page: str) -> None:
+    """The recipe, its options, and the subcommands of the operator's tools."""
+    unknown = set()
+    blocks = [block[0] for block in FENCED.finditer((ROOT / page).read_text())]
+    for recipe, rest in COMMAND.findall("\n".join(blocks + quoted(page))):
+        source, arguments = programs().get(recipe), rest.split()
+        if source is None:
+            unknown.add(f"just {recipe}")
+        elif source:
+            options = set(re.findall(r"--[a-z][a-z-]*", rest)) - {"--help"}
+            missing = [name for name in options if f'"{name.replace("--no-", "--")}"' not in source]
+            subcommands = re.findall(r'add_parser\("([a-z-]+)"', source)
+            if subcommands and arguments and re.fullmatch("[a-z-]+", arguments[0]) and arguments[0] not in subcommands:
+                missing.append(arguments[0])
+            unknown |= {f"just {recipe} {name}" for name in missing}
+    assert unknown <= PLANNED
 
 
 def test_architecture_names_only_what_the_code_has() -> None:
