@@ -205,7 +205,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     for file in (chosen.file, chosen.against or chosen.file):
         if not file.exists():
-            options.error(f"{file} does not exist; 'just simulate measure --file' makes it in about three minutes")
+            made = "just simulate measure" if file == CALIBRATION else f"just simulate measure --file {file}"
+            options.error(f"{file} does not exist; '{made}' makes it in about three minutes")
     calibration = read(chosen.file)
     costs = fit(calibration)
     if chosen.what == "draw":

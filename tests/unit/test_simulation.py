@@ -12,7 +12,7 @@ from bench.model.costs import Calibration, Load, compare, fit, least_squares
 from bench.model.engine import Cores, Lock, Process, Simulation
 from bench.model.sizes import ALONE_PER_S, FILLED, size, table
 from bench.model.tandem import GROUPS, LINGER_S, Costs, Shape, run
-from bench.simulate import check, highest
+from bench.simulate import check, highest, main
 from bench.stack.machine import Machine
 from common.consume.inbox import SLOT_S
 from dev.settings import ROOT
@@ -172,6 +172,20 @@ def test_the_check_fails_for_a_machine_that_the_model_does_not_describe(
     assert "0 of 2 checked loads are within 15%" in capsys.readouterr().out
     dearer = replace(calibration.checks[0], cpu_us={group: us * 0.8 for group, us in COSTS.order.items()})
     assert not check(replace(calibration, calibration=[], checks=[dearer]), costs)
+
+
+def test_the_model_is_checked_against_the_loads_of_another_run(
+    fitted: tuple[Calibration, Costs], capsys: pytest.CaptureFixture[str]
+) -> None:
+    calibration, costs = fitted
+    again = replace(calibration, at="2026-11-30", checks=calibration.checks[:1])
+    assert check(again, costs, "measured again")
+    printed = capsys.readouterr().out
+    assert "Measured on 2026-11-30" in printed
+    assert "| 300/s, 1 of each | measured again |" in printed
+    with pytest.raises(SystemExit):
+        main(["--against", "none.json"])
+    assert "none.json does not exist; 'just simulate measure --file none.json' makes it" in capsys.readouterr().err
 
 
 def test_the_page_shows_the_sizes_that_the_code_gives() -> None:
