@@ -158,6 +158,16 @@ def test_architecture_names_only_what_the_code_has() -> None:
     assert [name for name in names if not set(name.split(".")) <= code_words] == []
 
 
+def test_architecture_says_what_each_table_is_for() -> None:
+    migrations = [path for path in tracked() if re.fullmatch(r"\w+/migrations/\w+\.sql", path)]
+    made = re.findall(
+        r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", "".join((ROOT / path).read_text() for path in migrations)
+    )
+    section = prose("docs/ARCHITECTURE.md").split("\n## What each table is for\n")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| \w+ \| ([^|]+) \|", section, re.MULTILINE)
+    assert sorted(made) == sorted(name for row in rows for name in re.findall(r"`(\w+)`", row))
+
+
 LOGGED: Final = {"info": "INFO", "warning": "WARNING", "error": "ERROR", "critical": "CRITICAL"}
 SERVICES: Final = ("common/", "order/", "payment/", "inventory/")
 
