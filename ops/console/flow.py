@@ -132,8 +132,10 @@ class Flow:
             for name in ("accepted", "refused", "failed")
         }
         shown["in_flight"] = sum(total(s.values, GAUGES["in_flight"], pool="orders-in-flight") for s in apis)
-        for name in ("backlog", "wait_s"):  # each api measures the same backlog
-            shown[name] = max(total(scrape.values, GAUGES[name]) for scrape in apis)
+        for name in ("backlog", "wait_s"):  # each api measures the same backlog, and an order may wait for two readers
+            shown[name] = max(
+                (v for s in apis for (metric, _), v in s.values.items() if metric == GAUGES[name]), default=0
+            )
         return shown
 
 

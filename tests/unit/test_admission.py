@@ -19,6 +19,7 @@ from order.api.log.admission import (
     admission,
     linger_s,
     speed,
+    unsettled,
 )
 
 MAX = 1_000_000
@@ -80,6 +81,14 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order() -> None:
     sample = Sample(0.0, {PAYMENT: 0.0}, {PAYMENT: MAX / 2}, {PAYMENT: MAX})
     assert admission([sample], WITHIN_S, MAX).singles == 0.0
     assert admission([sample], WITHIN_S, MAX + 10).singles == 10.0
+
+
+def test_two_records_are_an_order_unless_the_reader_is_away() -> None:
+    waiting, most = dict.fromkeys((PAYMENT, STOCK), 5.0), dict.fromkeys((PAYMENT, STOCK), 10.0)
+    settled = [{PAYMENT: 0.0, STOCK: float(n)} for n in range(STANDSTILL_SAMPLES)]
+    samples = [Sample(n * STEP_S, each, waiting, most) for n, each in enumerate(settled)]
+    assert unsettled(samples[1:]) == {PAYMENT: 5.0, STOCK: 5.0}
+    assert unsettled(samples) == {PAYMENT: 10.0, STOCK: 5.0}
 
 
 def test_without_a_backlog_orders_are_admitted_up_to_the_limit_of_the_log() -> None:

@@ -81,6 +81,8 @@ tandem_http_requests_total{method="POST",route="/api/v1/orders",status="202"} 40
 tandem_http_requests_total{method="POST",route="/api/v1/orders",status="503"} 2.0
 tandem_http_requests_total{method="POST",route="/api/v1/orders",status="500"} 1.0
 tandem_http_requests_total{method="GET",route="/api/v1/orders",status="200"} 7.0
+tandem_backlog_orders{reader="payment on orders"} 9.0
+tandem_backlog_orders{reader="inventory on orders"} 7.0
 tandem_order_batch_lines_total{status="202"} 100.0
 tandem_order_accept_seconds_bucket{le="0.01"} 90.0
 tandem_order_accept_seconds_bucket{le="0.1"} 100.0
@@ -185,6 +187,7 @@ def test_the_api_has_the_rates_of_all_its_processes() -> None:
         scrapes = [Scrape(f"order-api-{n}", "order-api", clock_s, True, (), (), parse(text)) for n in (1, 2)]
         flow.instances(scrapes, {})
     assert flow.api(scrapes)["accepted_s"] == 20.0
+    assert flow.api(scrapes)["backlog"] == 9.0, "the slowest reader's: an order may wait for several"
     assert flow.api([])["accepted_s"] is None
 
 

@@ -97,6 +97,15 @@ def speed(feed: Feed, samples: Sequence[Sample]) -> float:
     return settled / sum(seconds for seconds, _ in busy) if len(busy) >= BUSY_SAMPLES_MIN and settled else inf
 
 
+def unsettled(samples: Sequence[Sample]) -> dict[Feed, float]:
+    """Orders that each consumer has yet to settle. While it is away, each unread record counts as one of them."""
+    latest = samples[-1]
+    return {
+        feed: latest.waiting_most[feed] if _stands_still(feed, samples) else orders
+        for feed, orders in latest.waiting.items()
+    }
+
+
 def _stands_still(feed: Feed, samples: Sequence[Sample]) -> bool:
     """Whether the whole group of a feed stands still: it may be busy with another of its topics for seconds."""
     if len(samples) < STANDSTILL_SAMPLES:

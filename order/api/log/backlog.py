@@ -22,7 +22,7 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.kafka.identity import AdminClient, Consumer
 from common.worker import Worker
-from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission
+from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission, unsettled
 from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
@@ -94,6 +94,8 @@ class Backlog(Worker):
             while not self.stopping.wait(SAMPLE_EVERY_S):
                 try:
                     self._samples.append(self._sample(admin, consumers))
+                    for feed, orders in unsettled(self._samples).items():
+                        waiting_orders.labels(str(feed)).set(orders)
                     self.set(admission(self._samples, self._settings.settle_within_s, self._settings.backlog_max))
                 except Exception as error:
                     # Without samples no order is refused because of the backlog. Without a broker all are, elsewhere.
@@ -124,6 +126,4 @@ class Backlog(Worker):
                     settled[feed] = settled.get(feed, 0.0) + at * share
                     waiting[feed] = waiting.get(feed, 0.0) + (end - at) * share
                     waiting_most[feed] = waiting_most.get(feed, 0.0) + end - at
-        for feed, orders in waiting.items():
-            waiting_orders.labels(str(feed)).set(orders)
         return Sample(time.monotonic(), settled, waiting, waiting_most)
