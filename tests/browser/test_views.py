@@ -147,7 +147,7 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     expect(stages.get_by_role("row", name="payment.completed")).to_contain_text("payments/5@9")
     expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("orders/5")
     begins = stages.locator("[data-stage='order.confirmed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
-    assert float(begins.rstrip("%")) == pytest.approx(98 * 34 / 36, rel=1e-3)
+    assert float(begins.rstrip("%")) == pytest.approx(100 * 34 / 36, rel=1e-3)
     begins = stages.locator("[data-stage='payment.completed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
     assert begins == "0%"
     expect(stages.get_by_role("row", name="order.confirmed").get_by_role("cell").nth(1)).to_have_text("2 ms")

@@ -82,6 +82,7 @@ function Page({ who }) {
     // The first view leaves the focus at the top of the page, where a keyboard starts.
     if (arrived.current) main.current.querySelector("h1")?.focus();
     arrived.current = true;
+    document.querySelector("nav [aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   }, [view, id]);
   const views = Object.keys(VIEWS).filter((name) => name !== "break-it" || (hello?.can_break && who.may.includes("act")));
   const skip = (event) => {

@@ -73,10 +73,10 @@ export function values(form) {
 }
 
 /** A table that scrolls sideways when it is too wide. */
-export function Table({ label, head, children }) {
+export function Table({ label, head, look, children }) {
   return html`
     <div class="wide" role="region" aria-label=${label} tabindex="0">
-      <table aria-label=${label}>
+      <table aria-label=${label} class=${look}>
         <thead><tr>${head.map((title) => html`<th scope="col">${title}</th>`)}</tr></thead>
         <tbody>${children}</tbody>
       </table>

@@ -43,17 +43,17 @@ function Filters({ filter }) {
 
 function columns(chosen, toggle) {
   return [
-    { title: "choose", width: "5rem", cell: (event) => html`<input type="checkbox" aria-label=${`Choose ${nameOf(event)}`} checked=${chosen.has(nameOf(event))}
+    { title: "choose", width: "4.2rem", cell: (event) => html`<input type="checkbox" aria-label=${`Choose ${nameOf(event)}`} checked=${chosen.has(nameOf(event))}
       disabled=${event.state !== "parked"} onChange=${() => toggle(event)} />` },
-    { title: "record", width: "minmax(10rem, 1fr)", cell: (event) => html`<a href=${address("dead-letters", event.service, event.record)}><code>${event.record}</code></a>` },
-    { title: "service", width: "6rem", cell: (event) => event.service },
-    { title: "state", width: "7rem", cell: (event) => html`<${State} word=${event.state} />` },
-    { title: "error", width: "minmax(20rem, 3fr)", cell: (event) => html`<span title=${event.error}>${event.error}</span>` },
-    { title: "type", width: "minmax(9rem, 1fr)", cell: (event) => event.type || "not an event" },
-    { title: "customer", width: "minmax(8rem, 1fr)", cell: (event) => event.customer ?? "–" },
-    { title: "as", width: "5rem", cell: (event) => (event.root ? "root" : "follower") },
-    { title: "parked", width: "11rem", cell: (event) => time(event.parked_at) },
-    { title: "bytes", width: "6rem", cell: (event) => bytes(event.bytes) },
+    { title: "record", width: "minmax(8rem, 1fr)", cell: (event) => html`<a href=${address("dead-letters", event.service, event.record)}><code>${event.record}</code></a>` },
+    { title: "service", width: "5rem", cell: (event) => event.service },
+    { title: "state", width: "6rem", cell: (event) => html`<${State} word=${event.state} />` },
+    { title: "error", width: "minmax(11rem, 3fr)", cell: (event) => html`<span title=${event.error}>${event.error}</span>` },
+    { title: "type", width: "minmax(8.5rem, 1fr)", cell: (event) => event.type || "not an event" },
+    { title: "customer", width: "minmax(7rem, 1fr)", cell: (event) => event.customer ?? "–" },
+    { title: "as", width: "4.5rem", cell: (event) => (event.root ? "root" : "follower") },
+    { title: "parked", width: "9.5rem", cell: (event) => time(event.parked_at) },
+    { title: "bytes", width: "5rem", cell: (event) => bytes(event.bytes) },
   ];
 }
 

@@ -60,7 +60,7 @@ function Lag({ arrows }) {
       ${arrows.map((arrow) => html`
         <tr><th scope="row">${arrow.group}</th><td>${arrow.topic}</td><td>${rate(arrow.out_s)}</td><td>${count(arrow.lag_records)}</td>
           <td>${seconds(arrow.lag_s)}</td>
-          <td>${(arrow.partitions ?? []).map((each) => `${each.partition}: ${count(each.lag_records)}`).join("  ")}</td></tr>`)}
+          <td>${(arrow.partitions ?? []).map((each) => `${each.partition}: ${count(each.lag_records)}`).join(", ")}</td></tr>`)}
     <//>`;
 }
 

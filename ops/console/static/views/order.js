@@ -63,13 +63,13 @@ function Waterfall({ stages }) {
   const first = Math.min(...stages.map((stage) => stage.at));
   const total = Math.max(1, ...stages.map((stage) => stage.at - first));
   return html`
-    <${Table} label="Stages of the order" head=${["event", "after", "on its way", "record"]}>
+    <${Table} label="Stages of the order" look="stages" head=${["event", "after", "on its way", "record"]}>
       ${stages.map((stage) => html`
         <tr data-stage=${stage.event}><th scope="row">${stage.event} <small>${remarks(stage)}</small></th>
           <td class="figure"><span title=${exactTime(stage.at)}>${milliseconds(stage.after_ms)}</span></td>
-          <td class="waterfall"><span class=${stage.topic} aria-hidden="true"
-            style=${{ marginLeft: `${(98 * (stage.at - first - (stage.took_ms ?? 0))) / total}%`, width: `${Math.max(1, (98 * (stage.took_ms ?? 0)) / total)}%` }}></span>
-            ${stage.took_ms != null && html`<small>${milliseconds(stage.took_ms)}</small>`}</td>
+          <td class="waterfall"><div><span class=${stage.topic} aria-hidden="true"
+            style=${{ marginLeft: `${(100 * (stage.at - first - (stage.took_ms ?? 0))) / total}%`, width: `${(100 * (stage.took_ms ?? 0)) / total}%` }}></span>
+            ${stage.took_ms != null && html`<small>${milliseconds(stage.took_ms)}</small>`}</div></td>
           <td><code>${stage.topic}/${stage.partition}@${stage.offset ?? "–"}</code></td></tr>`)}
     <//>`;
 }

@@ -21,8 +21,8 @@ const WIDE = {
     "order-saga/orders": ["M340 200H848", 560, 174, "middle"],
     payment: ["M620 60H688", 654, 48, "middle"],
     inventory: ["M620 340H688", 654, 328, "middle"],
-    "order-saga/payments": ["M800 60C860 60 900 90 908 148", 878, 66, "start"],
-    "order-saga/inventory": ["M800 340C860 340 900 310 908 252", 878, 330, "start"],
+    "order-saga/payments": ["M800 60C860 60 900 90 908 148", 890, 62, "start"],
+    "order-saga/inventory": ["M800 340C860 340 900 310 908 252", 890, 334, "start"],
   },
 };
 const SMALL = {
@@ -33,15 +33,17 @@ const SMALL = {
   },
   arrows: {
     api: ["M180 82V146", 190, 118, "start"],
-    "payment/orders": ["M140 196C110 225 78 230 78 266", 76, 222, "middle"],
-    "inventory/orders": ["M220 196C250 225 282 230 282 266", 284, 222, "middle"],
-    "order-saga/orders": ["M180 196V538", 180, 372, "middle"],
+    "payment/orders": ["M152 196C152 232 128 232 128 266", 122, 216, "end"],
+    "inventory/orders": ["M208 196C208 232 232 232 232 266", 238, 216, "start"],
+    "order-saga/orders": ["M180 196V538", 180, 366, "middle"],
     payment: ["M78 342V398", 84, 374, "start"],
     inventory: ["M282 342V398", 276, 374, "end"],
-    "order-saga/payments": ["M78 448C78 500 110 510 138 538", 76, 486, "middle"],
-    "order-saga/inventory": ["M282 448C282 500 250 510 222 538", 284, 486, "middle"],
+    "order-saga/payments": ["M100 448C100 500 130 500 138 538", 92, 478, "end"],
+    "order-saga/inventory": ["M260 448C260 500 230 500 222 538", 268, 478, "start"],
   },
 };
+
+const BETWEEN = " · ";
 
 const TITLES = { api: "order api", orders: "orders", payment: "payment", payments: "payments", inventory: "inventory", stock: "inventory", saga: "order saga" };
 const SERVICE_OF = { api: "order-api", payment: "payment", inventory: "inventory", saga: "order-saga" };
@@ -63,7 +65,7 @@ function standing(arrow) {
 
 function lag(arrow) {
   if (arrow.lag_records == null) return "lag not known";
-  return arrow.lag_records === 0 ? "no lag" : `${count(arrow.lag_records)} · ${seconds(arrow.lag_s)} behind`;
+  return arrow.lag_records === 0 ? "no lag" : `${count(arrow.lag_records)}${BETWEEN}${seconds(arrow.lag_s)} behind`;
 }
 
 /** What is wrong in the flow, in words that change only when something goes wrong or is right again: lag has no figure. */
@@ -121,7 +123,7 @@ export function Picture({ flow }) {
       <${Arrow} id="api" at=${arrows.api} lines=${[rate(topics.orders?.in_s)]} />
       ${flow.arrows.map((arrow) => {
         const id = `${arrow.group}/${arrow.topic}`;
-        return arrows[id] && html`<${Arrow} key=${id} id=${id} at=${arrows[id]} lines=${[rate(arrow.out_s), lag(arrow)]} kind=${standing(arrow)} />`;
+        return arrows[id] && html`<${Arrow} key=${id} id=${id} at=${arrows[id]} lines=${[rate(arrow.out_s), ...(narrow ? lag(arrow).split(BETWEEN) : [lag(arrow)])]} kind=${standing(arrow)} />`;
       })}
       <${Arrow} id="payment" at=${arrows.payment} lines=${[rate(topics.payments?.in_s)]} />
       <${Arrow} id="inventory" at=${arrows.inventory} lines=${[rate(topics.inventory?.in_s)]} />
