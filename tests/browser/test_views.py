@@ -68,6 +68,8 @@ def test_a_view_is_accessible_and_fits_a_phone(page: Page, view: str) -> None:
     expect(page.get_by_role("main")).to_contain_text(VIEWS[view][1])
     assert unfit(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    ends = page.locator(".waterfall > div").evaluate_all("all => all.map(each => each.getBoundingClientRect().right)")
+    assert max(ends, default=0) <= PHONE["width"], "the bars of an order are in sight"
 
 
 def test_the_dialog_of_an_act_is_accessible(page: Page, fake: Fake) -> None:
