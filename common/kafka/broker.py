@@ -125,7 +125,7 @@ def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: Offs
 def _list_offsets(admin: AdminClient, specs: dict[TopicPartition, OffsetSpec]) -> dict[Partition, int]:
     futures = admin.list_offsets(specs, request_timeout=REQUEST_TIMEOUT_S)
     offsets = {Partition(tp.topic, tp.partition): future.result().offset for tp, future in futures.items()}
-    # Under a heavy load the client said -1001 and no error (confluent-kafka 2.16): the log seemed to be truncated.
+    # When a leader does not answer in time, the client says -1001 and no error (confluent-kafka 2.16).
     if unknown := [str(partition) for partition, offset in offsets.items() if offset < 0]:
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT, f"{unknown[0]}: its leader has not answered"))
     return offsets

@@ -29,6 +29,18 @@ MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 RECEIVE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
 """An answer of the broker has at least one batch, whatever its size; a client that refuses it reads no further."""
 
+ADMIN_REFRESH_MS: Final = 3_000
+"""How often an admin client reads anew which brokers there are. It sends most requests to the one that it takes for the
+controller; by default it would go on for 5 min when that is away. Less than a request may take."""
+ADMIN: Final = {
+    # By default a client connects to a broker when it has a request for it. While an admin request waits for a broker
+    # that is away, librdkafka (2.16) then connects thousands of times a second: each failure wakes the request, which
+    # looks for its broker and so ends the backoff (`rd_kafka_broker_get_async`). Standing connections keep to it.
+    "enable.sparse.connections": False,
+    "topic.metadata.refresh.interval.ms": ADMIN_REFRESH_MS,
+}
+"""What an admin client has beside `client_config`."""
+
 
 def secured(brokers: Brokers) -> dict[str, str]:
     """How a client reaches the brokers and shows who it is. Raises `Fatal` when the password cannot be read."""

@@ -19,6 +19,7 @@ from loguru import logger
 from common.config.kafka import Brokers
 from common.errors import Fatal
 from common.files import Watched
+from common.kafka.clients import ADMIN
 
 CHECK_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 10.0
@@ -73,10 +74,10 @@ class Consumer(confluent_kafka.Consumer):
 
 
 class AdminClient(confluent_kafka.admin.AdminClient):
-    """An admin client that keeps up with its password."""
+    """An admin client that keeps up with its password, and pauses between attempts to connect."""
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        super().__init__(_current(config))
+        super().__init__({**ADMIN, **_current(config)})
         _watch(self, config)
 
 
