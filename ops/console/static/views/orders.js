@@ -11,9 +11,9 @@ import { Windowed } from "../windowed.js";
 import { Place } from "./place.js";
 
 const COLUMNS = [
-  { title: "order", width: "19rem", cell: (row) => html`<a href=${address("orders", row.order_id)}><code>${row.order_id}</code></a>` },
+  { title: "order", width: "minmax(7.5rem, 19rem)", cell: (row) => html`<a href=${address("orders", row.order_id)}><code>${row.order_id}</code></a>` },
+  { title: "status", width: "minmax(8rem, 14rem)", cell: (row) => html`<${State} word=${row.status} />${row.reason && ` ${row.reason}`}` },
   { title: "customer", width: "minmax(9rem, 1fr)", cell: (row) => row.customer_id },
-  { title: "status", width: "14rem", cell: (row) => html`<${State} word=${row.status} />${row.reason && ` ${row.reason}`}` },
   { title: "amount", width: "6.5rem", cell: (row) => money(row.amount, row.currency) },
   { title: "placed", width: "10rem", cell: (row) => time(row.placed_at) },
   { title: "settled", width: "10rem", cell: (row) => time(row.settled_at) },

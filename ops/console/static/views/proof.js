@@ -46,7 +46,7 @@ function Full({ full, texts }) {
     <p><${State} word=${full.verdict} /> ${count(full.records)} records of the log in ${seconds(full.took_s)}, at <${At} at=${full.at} />.</p>
     <${Table} label="The last full proof" head=${["no.", "statement", "checked", "violations", "unproven"]}>
       ${full.statements.map((each) => html`
-        <tr><td>${each.statement}</td><th scope="row">${texts.get(each.statement)}
+        <tr data-statement=${each.statement}><td>${each.statement}</td><th scope="row">${texts.get(each.statement)}
             ${(each.reasons ?? []).map((reason) => html`<span class="muted"> ${reason}</span>`)}</th>
           <td>${count(each.checked)}</td><td>${count(each.violations)}</td><td>${count(each.unproven)}</td></tr>`)}
     <//>
