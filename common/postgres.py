@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from common.events import Milliseconds, rfc3339
+from common.secrets.passwords import connect_by, urls_to_try
 
 LOCK_TIMEOUT_MS: Final = 5_000
 # A process frozen inside a transaction loses its session, and its locks. During COPY this timeout does not fire;
@@ -126,14 +127,37 @@ def connect(
     """Open a connection for a thread, or for a one-shot, whose statements may take as long as they need
     (`statement_timeout_ms=0`). PostgreSQL ends the session, and frees its locks, after `idle_timeout_s` without a
     statement. Raises `psycopg.OperationalError` when it cannot."""
-    connection = psycopg.connect(_conninfo(url, instance, statement_timeout_ms, idle_timeout_s), autocommit=True)
+
+    def connect_to(known: str) -> Conn:
+        return psycopg.connect(_conninfo(known, instance, statement_timeout_ms, idle_timeout_s), autocommit=True)
+
+    connection = connect_by(url, connect_to)
     _adapt(connection)
     return connection
 
 
+class _UrlConnection(psycopg.AsyncConnection[Any]):
+    """A connection made by a URL whose password may just be changed, as `common.secrets.passwords.connect_by` does."""
+
+    @classmethod
+    async def connect(  # type: ignore[override]
+        cls, conninfo: str, *, instance: str, lock_timeout_ms: int = LOCK_TIMEOUT_MS, **options: Any
+    ) -> "_UrlConnection":
+        refusals = []
+        for known in urls_to_try(conninfo):
+            try:
+                parameters = _conninfo(known, instance, lock_timeout_ms=lock_timeout_ms)
+                return await super().connect(parameters, **options)
+            except psycopg.errors.ConnectionTimeout:
+                raise  # nobody was refused
+            except psycopg.OperationalError as refusal:
+                refusals.append(refusal)
+        raise refusals[0]
+
+
 async def connect_async(url: str, instance: str) -> AsyncConn:
     """Open a connection for an event loop, in autocommit. Raises `psycopg.OperationalError` when it cannot."""
-    return await psycopg.AsyncConnection.connect(_conninfo(url, instance), autocommit=True)
+    return await _UrlConnection.connect(url, instance=instance, autocommit=True)
 
 
 def pool(url: str, instance: str, *, size: int) -> "AsyncConnectionPool[AsyncConn]":
@@ -162,8 +186,10 @@ def pool(url: str, instance: str, *, size: int) -> "AsyncConnectionPool[AsyncCon
         if stale:
             raise stale
 
-    opened = AsyncConnectionPool(
-        _conninfo(url, instance, lock_timeout_ms=HTTP_LOCK_TIMEOUT_MS),
+    opened: AsyncConnectionPool[Any] = AsyncConnectionPool(
+        url,
+        connection_class=_UrlConnection,
+        kwargs={"instance": instance, "lock_timeout_ms": HTTP_LOCK_TIMEOUT_MS},
         min_size=1,
         max_size=size,
         timeout=POOL_TIMEOUT_S,

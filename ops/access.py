@@ -1,15 +1,23 @@
 """Users and rights at a broker that asks for them: made, and reported where they differ from what they must be."""
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
+from common.backoff import delays_s
 from common.config.env import Env
-from common.errors import Fatal
+from common.config.kafka import Brokers
+from common.errors import Fatal, Transient
 from common.events import READERS
-from common.kafka import access, grants
+from common.kafka import access, broker, grants, wire
 from common.secrets import kafka as passwords
+from common.secrets.change import change, pending_file
 from ops.log import Log
+
+TAKEN_WITHIN_S: Final = 60.0
+"""A broker that ended is forgotten in a few seconds; one that runs has read what was changed long before."""
 
 
 def is_asked_for(log: Log) -> bool:
@@ -39,15 +47,37 @@ def create(log: Log, folder: Path | None) -> None:
 
 
 def rotate(log: Log, folder: Path | None, publish: Callable[[], None] = lambda: None) -> None:
-    """Give every user a new password: in its file first, from which the broker's can be set again; `publish` makes the
-    copies of that. Running clients read it within a second. Raises `Fatal` without the folder of passwords."""
+    """Give every user a new password while clients log in, each of which knows the old and the new one meanwhile
+    (`common.secrets.change`); `publish` makes the copies of the files. Raises `Fatal` without the folder of passwords,
+    and when a broker does not take the new ones within `TAKEN_WITHIN_S`: then both are known until it is repeated."""
     if folder is None:
         raise Fatal("topics: KAFKA_PASSWORDS_DIR is not set: whoever runs the broker changes its passwords")
-    for user in access.USERS:
-        passwords.make_password(folder, user)
-    publish()
-    _make_users(log, folder, access.USERS)
+    files = {user: passwords.password_file(folder, user) for user in access.USERS}
+
+    def set_on_brokers() -> None:
+        pending = {user: pending_file(file) for user, file in files.items()}
+        grants.set_passwords(log.admin, {user: file.read_text().strip() for user, file in pending.items()})
+        _await_logins(log, pending)
+
+    change({file: passwords.new_line() for file in files.values()}, set_on_brokers, publish)
     print(f"topics: new passwords of {', '.join(access.USERS)}")
+
+
+def _await_logins(log: Log, files: Mapping[str, Path]) -> None:
+    """Wait until every broker takes each user with the password in this file: the controller answers before the brokers
+    have read from its log what it has changed."""
+    deadline = time.monotonic() + TAKEN_WITHIN_S
+    for delay_s in delays_s(cap_s=1.0):
+        try:
+            for host, port in broker.user_listeners(log.admin):
+                for user, file in files.items():
+                    login = Brokers(log.brokers.servers, "SASL_SSL", log.brokers.ca_file, user, file)
+                    wire.request(login, host, port, wire.API_VERSIONS, 0, b"")
+            return
+        except Transient as error:
+            if time.monotonic() > deadline:
+                raise Fatal(f"topics: {error}, {TAKEN_WITHIN_S:.0f} s after its change; repeat the command") from error
+            time.sleep(delay_s)
 
 
 def allow(log: Log, service: str, folder: Path | None) -> None:

@@ -4,6 +4,7 @@ Nothing is left out of an answer. Every function raises `Transient` when the bro
 topic or partition, and `Fatal` when no retry helps.
 """
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future
@@ -40,6 +41,9 @@ confluent_kafka.Uuid = lru_cache(maxsize=TOPIC_IDS_MAX)(confluent_kafka.Uuid)  #
 NO_COORDINATOR_YET: Final = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 )
+
+_LISTENER: Final = re.compile(r"([^:,\s]+)://(\[?)([^,\]]*)\]?:(\d+)")
+"""As in `advertised.listeners`: NAME://host:port, where the host may be an IPv6 address in brackets."""
 
 
 class Partition(NamedTuple):
@@ -241,3 +245,20 @@ def read_key_store(admin: AdminClient, node_id: str, path: str, listeners: Itera
     with query("the broker's certificate cannot be renewed"):
         for future in admin.incremental_alter_configs([node], request_timeout=REQUEST_TIMEOUT_S).values():
             future.result()
+
+
+def user_listeners(admin: AdminClient) -> list[tuple[str, int]]:
+    """Where users log in with passwords, at each broker that runs: host and port, on the host by which `admin` reaches
+    the broker. Raises `Transient` and `Fatal`."""
+    with query("the brokers' listeners cannot be read"):
+        brokers = admin.list_topics(timeout=REQUEST_TIMEOUT_S).brokers
+        nodes = [ConfigResource(ConfigResource.Type.BROKER, str(number)) for number in sorted(brokers)]
+        futures = admin.describe_configs(nodes, request_timeout=REQUEST_TIMEOUT_S)
+        settings = {int(node.name): future.result() for node, future in futures.items()}
+    return [
+        (host, int(port))
+        for number, of_broker in settings.items()
+        for name, _, host, port in _LISTENER.findall(of_broker["advertised.listeners"].value)
+        if f"{name}:SASL_SSL" in of_broker["listener.security.protocol.map"].value.split(",")
+        and host == brokers[number].host
+    ]

@@ -1,13 +1,15 @@
 """Clients that keep up with their password, and what a broker says that does not take them.
 
 A password may be changed at any time. A client logs in with the new one from its next connection on; those that it has
-stay. Between the change at the broker and the change of the file, a client that connects is refused, and tries again.
+stay. While it is changed, the new one is in a second file (`common.secrets.change`): a client that is refused takes it
+at once, and its next attempt succeeds.
 """
 
 import threading
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 import confluent_kafka
@@ -20,17 +22,22 @@ from common.config.kafka import Brokers
 from common.errors import Fatal
 from common.files import Watched
 from common.kafka.clients import ADMIN
+from common.secrets.change import pending_file
 
 CHECK_EVERY_S: Final = 1.0
 REPORT_EVERY_S: Final = 10.0
 RECENT_S: Final = 15.0
-_REFUSALS: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL})
+_WRONG_PASSWORD: Final = frozenset({KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED})
+_REFUSALS: Final = _WRONG_PASSWORD | {KafkaError._SSL}
 
 _lock: Final = threading.Lock()
 _clients: Final[weakref.WeakSet[Any]] = weakref.WeakSet()
 _passwords: Final[dict[str, str]] = {}
 """The password of each user that was changed since this process began."""
 _refused = (-RECENT_S, "")
+_wrong_password_s = -RECENT_S
+_woken: Final = threading.Event()
+"""Set when a password was refused: the watch looks for another one at once."""
 _reported_s = -REPORT_EVERY_S
 
 
@@ -97,11 +104,14 @@ def _watch(client: Any, config: Mapping[str, Any]) -> None:
 
 def note_refusal(error: KafkaError) -> None:
     """A client's `error_cb`: log, now and then, that the broker does not take it, or it not the broker."""
-    global _refused, _reported_s
+    global _refused, _reported_s, _wrong_password_s
     if error.code() not in _REFUSALS:
         return
     now_s = time.monotonic()
     _refused = now_s, error.str()
+    if error.code() in _WRONG_PASSWORD:
+        _wrong_password_s = now_s
+        _woken.set()
     if now_s - _reported_s >= REPORT_EVERY_S:
         _reported_s = now_s
         logger.warning("no connection to Kafka is made: {}", error.str())
@@ -114,13 +124,16 @@ def refusal() -> str:
 
 
 class PasswordWatch:
-    """Gives the clients of this process a new password when the file has one."""
+    """Gives the clients of this process a new password when the file has one, or when the broker knows it before."""
 
     def __init__(self, brokers: Brokers) -> None:
         self._brokers = brokers
         self._password: Watched[str] | None = None
+        self._in_use = ""
+        self._taken_s = 0.0
         if brokers.password_file is not None:
             self._password = Watched((brokers.password_file,), self._read, self._report)
+            self._in_use = self._password.value
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="kafka-password", daemon=True)
 
@@ -130,16 +143,37 @@ class PasswordWatch:
 
     def stop(self) -> None:
         self._stopping.set()
+        _woken.set()
 
     def check(self) -> None:
-        """Read the file, and let the admin clients say what they have met, which they do only when they are polled."""
+        """Read the file, take the other password if the one in use is refused, and let the admin clients say what they
+        have met, which they do only when they are polled."""
         with _lock:
             clients = list(_clients)
-        if self._password is not None and self._password.refresh():
-            self._set_login(clients, self._brokers.username, self._password.value)
+        if self._password is not None:
+            current = self._password.value if self._password.refresh() else self._other_password(self._password.value)
+            if current not in ("", self._in_use):
+                self._take(clients, current)
         for client in clients:
             if isinstance(client, AdminClient):
                 client.poll(0)
+
+    def _other_password(self, current: str) -> str:
+        """The one to try when that in use was refused; empty if there is none.
+
+        The one of a change is taken at once. The way back is for a change that was killed before the broker knew it. It
+        takes a while, since connections that began with the current one may still be refused.
+        """
+        if _wrong_password_s < self._taken_s:
+            return ""
+        if self._in_use != current:
+            return current if time.monotonic() - self._taken_s >= CHECK_EVERY_S else ""
+        assert self._brokers.password_file is not None
+        try:
+            pending = replace(self._brokers, password_file=pending_file(self._brokers.password_file)).password()
+        except Fatal:  # there is none
+            return ""
+        return pending if pending != current else ""
 
     def _read(self) -> str:
         try:
@@ -151,8 +185,9 @@ class PasswordWatch:
     def _report(problem: str) -> None:
         logger.warning("the password of Kafka stays as it was: {}", problem)
 
-    @staticmethod
-    def _set_login(clients: list[Any], user: str, password: str) -> None:
+    def _take(self, clients: list[Any], password: str) -> None:
+        user = self._brokers.username
+        self._in_use, self._taken_s = password, time.monotonic()
         _passwords[user] = password
         for client in clients:
             if isinstance(client, Consumer):
@@ -162,5 +197,9 @@ class PasswordWatch:
         logger.info("Kafka's user {!r} has a new password: connections log in with it from now on", user)
 
     def _run(self) -> None:
-        while not self._stopping.wait(CHECK_EVERY_S):
+        while True:
+            _woken.wait(CHECK_EVERY_S)
+            _woken.clear()
+            if self._stopping.is_set():
+                return
             self.check()

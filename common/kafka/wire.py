@@ -8,36 +8,59 @@ import ssl
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from io import BufferedRWPair
 from typing import Final
 
 from common.config.kafka import Brokers
-from common.errors import Transient
+from common.errors import Fatal, Transient
 from common.kafka import scram
 from common.kafka.broker import REQUEST_TIMEOUT_S
 from common.kafka.clients import RECEIVE_BYTES_MAX, SASL_MECHANISM
+from common.secrets.change import files_to_try
 
+API_VERSIONS: Final = 18
+"""A request that every broker answers to everybody who is let in."""
 _SASL_HANDSHAKE: Final = 17
 _SASL_AUTHENTICATE: Final = 36
 
 
 def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, body: bytes) -> bytes:
-    """A broker's answer to one request, without the correlation id. Raises `Transient` when there is none."""
-    try:
-        with _connected(brokers, host, port) as stream:
-            return _exchange(stream, api_key, version, body)
-    except scram.Refused as error:
-        raise Transient(f"broker {host}:{port} does not take user {brokers.username!r}: {error}") from error
-    except (OSError, struct.error) as error:
-        raise Transient(f"broker {host}:{port} does not answer: {error}") from error
+    """A broker's answer to one request, without the correlation id. Raises `Transient` when there is none, also when
+    the broker refuses the user."""
+    refusals = []
+    for password in _passwords(brokers):
+        try:
+            with _connected(brokers, host, port, password) as stream:
+                return _exchange(stream, api_key, version, body)
+        except scram.Refused as refusal:
+            refusals.append(refusal)
+        except (OSError, struct.error) as error:
+            raise Transient(f"broker {host}:{port} does not answer: {error}") from error
+    raise Transient(f"broker {host}:{port} does not take user {brokers.username!r}: {refusals[0]}") from refusals[0]
+
+
+def _passwords(brokers: Brokers) -> Iterator[str]:
+    """Those to show, one after the other; one, which is empty, where none is asked for. Raises `Fatal`."""
+    if brokers.password_file is None:
+        yield ""
+        return
+    for file in files_to_try(brokers.password_file):
+        try:
+            password = replace(brokers, password_file=file).password()
+        except Fatal:
+            if file == brokers.password_file:
+                raise
+            continue  # the change has ended meanwhile
+        yield password
 
 
 @contextmanager
-def _connected(brokers: Brokers, host: str, port: int) -> Iterator[BufferedRWPair]:
+def _connected(brokers: Brokers, host: str, port: int, password: str) -> Iterator[BufferedRWPair]:
     """A connection that a broker takes requests on."""
     with _encrypted(brokers, host, port) as stream:
         if brokers.protocol == "SASL_SSL":
-            _authenticate(stream, brokers.username, brokers.password())
+            _authenticate(stream, brokers.username, password)
         yield stream
 
 

@@ -1,7 +1,8 @@
 """`python -m common.secrets.copies FROM TO`: keeps copies of a folder's files that only this user may read.
 
 Kubernetes mounts a Secret so that a group may read it, unless the process is root; libpq takes no password file that
-others may read. So a container beside each process copies them, and copies them again when they change.
+others may read. So a container beside each process copies them, and copies them again when they change. Here a file
+changes before the server does, so the old version stays beside the new one.
 
 Reference: PostgreSQL 18, "The Password File".
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from common.files import write
+from common.secrets.change import pending_file
 
 EVERY_S: Final = 2.0
 COMPLETE: Final = "complete"
@@ -25,7 +27,10 @@ def copy_changed(source: Path, target: Path) -> list[str]:
     changed = []
     for path in sorted(path for path in source.iterdir() if path.is_file() and not path.name.startswith(".")):
         text, copy = path.read_text(encoding="utf-8"), target / path.name
-        if not copy.exists() or copy.read_text(encoding="utf-8") != text:
+        before = copy.read_text(encoding="utf-8") if copy.exists() else text
+        if not copy.exists() or before != text:
+            if before != text:  # the server may know it for a while: a client tries both (`common.secrets.change`)
+                write(pending_file(copy), before, 0o600)
             write(copy, text, 0o600)
             changed.append(path.name)
     return changed

@@ -14,11 +14,11 @@ def ensure_password(folder: Path, user: str) -> str:
     """The user's password, made and written to its file (0600) unless there is one. Raises `OSError`."""
     path = password_file(folder, user)
     if not path.exists():
-        make_password(folder, user)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        write(path, new_line(), 0o600)
     return path.read_text(encoding="utf-8").strip()
 
 
-def make_password(folder: Path, user: str) -> None:
-    """Write a new password to the user's file. Raises `OSError`."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    write(password_file(folder, user), f"{new_password()}\n", 0o600)
+def new_line() -> str:
+    """The text of a file with a new password."""
+    return f"{new_password()}\n"

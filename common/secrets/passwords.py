@@ -9,17 +9,21 @@ Reference: PostgreSQL 18, "The Password File".
 
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
+import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from common.errors import Fatal
 from common.files import write
+from common.secrets.change import files_to_try
 
 SUFFIX: Final = ".pgpass"
+
+T = TypeVar("T")
 
 
 def new_password() -> str:
@@ -37,34 +41,37 @@ def write_password(folder: Path, role: str, password: str) -> None:
     write(password_file(folder, role), _line(role, password), 0o600)
 
 
-def pending_file(folder: Path, role: str) -> Path:
-    """Where a new password is while the server is given it: if the process that does so is killed, one of the two
-    files has the password that the server knows."""
-    return folder / f"{role}{SUFFIX}.next"
+def new_line(role: str) -> str:
+    """The text of a password file with a new password."""
+    return _line(role, new_password())
 
 
-def begin_change(folder: Path, role: str) -> str:
-    """A new password for a role, kept beside the one in use. It is that of a change which was interrupted, if there was
-    one, since some servers may know it already. Raises `OSError`, and `Fatal` when that file is damaged."""
-    path = pending_file(folder, role)
-    if not path.exists():
-        write(path, _line(role, new_password()), 0o600)
-    return _whole(path, role)
-
-
-def end_change(folder: Path, role: str) -> None:
-    """Put the new password in the place of the old, when all servers know it. Raises `OSError`."""
-    pending_file(folder, role).replace(password_file(folder, role))
-
-
-def urls_to_try(url: str) -> list[str]:
-    """A connection URL, and the one with the password of a change that was interrupted, if there was one."""
+def urls_to_try(url: str) -> Iterator[str]:
+    """Connection URLs, each to be tried after the server has refused the one before: with the password in use, and with
+    the new one while it is being changed (`common.secrets.change`)."""
     parts = urlsplit(url)
     options = dict(parse_qsl(parts.query))
-    pending = Path(f"{options.get('passfile', '')}.next")
-    if not ("passfile" in options and pending.exists()):
-        return [url]
-    return [url, urlunsplit(parts._replace(query=urlencode(options | {"passfile": str(pending)}, quote_via=quote)))]
+    if "passfile" not in options:
+        yield url
+        return
+    passfile = Path(options["passfile"])
+    for file in files_to_try(passfile):
+        query = urlencode(options | {"passfile": str(file)}, quote_via=quote)
+        yield url if file == passfile else urlunsplit(parts._replace(query=query))
+
+
+def connect_by(url: str, connect: Callable[[str], T]) -> T:
+    """What `connect` returns for the first of `urls_to_try` that the server takes. Raises what it raises for the first
+    of all, if the server takes none."""
+    refusals = []
+    for known in urls_to_try(url):
+        try:
+            return connect(known)
+        except psycopg.errors.ConnectionTimeout:
+            raise  # nobody was refused
+        except psycopg.OperationalError as refusal:
+            refusals.append(refusal)
+    raise refusals[0]
 
 
 def stored_roles(folder: Path) -> list[str]:
@@ -74,7 +81,15 @@ def stored_roles(folder: Path) -> list[str]:
 
 def read_password(folder: Path, role: str) -> str:
     """Raises `Fatal` when the file is missing or damaged."""
-    return _whole(password_file(folder, role), role)
+    return password_in(password_file(folder, role), role)
+
+
+def password_in(path: Path, role: str) -> str:
+    """The role's password in a file of its own. Raises `Fatal` when the file is missing or damaged."""
+    password = _password_in(path, {"user": role})
+    if not password:
+        raise Fatal(f"{path} is damaged (it has no line *:*:*:{role}:PASSWORD)")
+    return password
 
 
 def password_of(url: str) -> str:
@@ -122,13 +137,6 @@ def database_url(
 
 def _line(role: str, password: str) -> str:
     return f"*:*:*:{role}:{password}\n"
-
-
-def _whole(path: Path, role: str) -> str:
-    password = _password_in(path, {"user": role})
-    if not password:
-        raise Fatal(f"{path} is damaged (it has no line *:*:*:{role}:PASSWORD)")
-    return password
 
 
 def _password_in(path: Path, parameters: Mapping[str, str]) -> str:

@@ -15,7 +15,8 @@ import psutil
 import psycopg
 
 from common.files import write
-from common.secrets.passwords import database_url, end_change, read_password, urls_to_try
+from common.secrets.change import end_change
+from common.secrets.passwords import connect_by, database_url, password_file, read_password, urls_to_try
 from common.tls.authority import Certificate
 from dev.environment import child
 from dev.servers.secure_postgres import provide
@@ -128,13 +129,17 @@ class Cluster(Server):
                 lacking = lacking or str(error).strip().splitlines()[0]
             else:
                 if number:  # a rotation of the passwords was interrupted after the server knew the new one
-                    end_change(self.secrets, "postgres")
+                    end_change(password_file(self.secrets, "postgres"))
                 return None
         return lacking
 
     def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
         """A superuser's connection."""
-        return psycopg.connect(self.url(database), connect_timeout=connect_timeout, autocommit=True)
+
+        def connect(url: str) -> psycopg.Connection:
+            return psycopg.connect(url, connect_timeout=connect_timeout, autocommit=True)
+
+        return connect_by(self.url(database), connect)
 
     def url(self, database: str = "postgres") -> str:
         """Where the superuser connects."""

@@ -15,14 +15,8 @@ from common.config.env import LOOPBACK
 from common.files import write
 from common.kafka import access, broker
 from common.secrets import kafka
-from common.secrets.passwords import (
-    new_password,
-    password_file,
-    pending_file,
-    read_password,
-    stored_roles,
-    write_password,
-)
+from common.secrets.change import pending_file
+from common.secrets.passwords import new_password, password_file, read_password, stored_roles, write_password
 from common.tls.authority import CLIENT_SUFFIX, Authority, Purpose
 from ops import tool
 
@@ -116,12 +110,14 @@ def publish(folder: Path) -> None:
         own.mkdir(exist_ok=True)
         authority = _authority(folder)
         _give(holder, own / "ca.pem", authority.path.read_text())
-        for role in holder.roles:
-            _give(holder, password_file(own, role), password_file(folder / MADE, role).read_text())
-        for user in holder.kafka_users:
-            _give(holder, kafka.password_file(own, user), kafka.password_file(folder / MADE, user).read_text())
-        if SUPERUSER in holder.roles and (pending := pending_file(folder / MADE, SUPERUSER)).exists():
-            _give(holder, pending_file(own, SUPERUSER), pending.read_text())
+        passwords = [password_file(folder / MADE, role) for role in holder.roles]
+        for password in (*passwords, *(kafka.password_file(folder / MADE, user) for user in holder.kafka_users)):
+            copy = own / password.name
+            _give(holder, copy, password.read_text())
+            if pending_file(password).exists():
+                _give(holder, pending_file(copy), pending_file(password).read_text())
+            else:
+                pending_file(copy).unlink(missing_ok=True)
         for certificate in (*holder.certificates, *(f"{client}{CLIENT_SUFFIX}" for client in holder.clients)):
             texts = [(authority.folder / f"{certificate}{suffix}").read_text() for suffix in (".key", ".pem")]
             _give(holder, own / f"{certificate}.key", texts[0])

@@ -1,9 +1,8 @@
 """New passwords for the roles of the databases, while everything runs.
 
-The server and the password file cannot change at the same moment. The new password is in a file beside the old one when
-the role is altered, and takes its place right after that is committed. A connection in between is refused, and its
-process retries. A run that was killed is finished by the next one, and by `ops.migrate`: each knows both passwords.
-Connections that exist go on, with the rights that they have. PostgreSQL also reads its certificate again.
+While a password is changed, the old and the new one are both in files, and each client tries both
+(`common.secrets.change`). Connections that exist go on, with the rights that they have. PostgreSQL also reads its
+certificate again.
 
 The settings of `ops.migrate` say which servers, roles and files there are. A second run makes new passwords again.
 """
@@ -17,8 +16,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from common.config.env import Env
 from common.errors import Fatal
-from common.postgres import Conn
-from common.secrets.passwords import SUFFIX, begin_change, end_change
+from common.secrets.change import change, pending_file
+from common.secrets.passwords import SUFFIX, new_line, password_in
 from ops.migrate import connect, ensure_role
 
 _ADMIN = "_ADMIN_URL"
@@ -50,21 +49,20 @@ def rotate(urls: Mapping[Server, Sequence[str]], publish: Callable[[], None] = n
             servers.setdefault(_role_and_file(url), set()).add(server)
     with ExitStack() as stack:
         admins = {server: stack.enter_context(connect(known[0])) for server, known in urls.items()}
-        for (role, file), on in sorted(servers.items()):
-            _change(role, file, [admins[server] for server in sorted(on)], publish)
+
+        def alter_roles() -> None:
+            with ExitStack() as transactions:
+                for admin in admins.values():
+                    transactions.enter_context(admin.transaction())
+                for (role, file), on in sorted(servers.items()):
+                    password = password_in(pending_file(file), role)
+                    for server in sorted(on):
+                        ensure_role(admins[server], role, password)
+
+        change({file: new_line(role) for role, file in servers}, alter_roles, publish)
         for admin in admins.values():
             admin.execute("SELECT pg_reload_conf()")
     return sorted({role for role, _ in servers})
-
-
-def _change(role: str, file: Path, admins: Sequence[Conn], publish: Callable[[], None]) -> None:
-    password = begin_change(file.parent, role)
-    with ExitStack() as stack:
-        for admin in admins:
-            stack.enter_context(admin.transaction())
-            ensure_role(admin, role, password)
-    end_change(file.parent, role)
-    publish()
 
 
 def _server(url: str) -> Server:

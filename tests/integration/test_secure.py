@@ -221,32 +221,34 @@ def test_new_passwords_and_certificates_fail_no_request(shop: Stack) -> None:
 
 KILLED = """
 import os, runpy, signal
+from common.secrets import change
 from ops.secrets import rotate
-real = rotate.{step}
+module = {module}
+real = module.{step}
 def die(*arguments):
-    if "postgres" in arguments:
+    if any(str(argument).endswith(("postgres", "postgres.pgpass")) for argument in arguments):
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
-rotate.{step} = die
+module.{step} = die
 runpy.run_module("ops.secrets", run_name="__main__", alter_sys=True)
 """
 
 
 def test_a_rotation_that_is_killed_locks_nobody_out_and_can_be_repeated(shop: Stack) -> None:
-    def kill_before(step: str) -> None:
-        script = [sys.executable, "-c", KILLED.format(step=step), "rotate"]
+    def kill_before(step: str, module: str) -> None:
+        script = [sys.executable, "-c", KILLED.format(module=module, step=step), "rotate"]
         environment = shop.tool_environment(users.of_tool("secrets", ["rotate"]))
         assert subprocess.run(script, cwd=ROOT, env=environment).returncode == -signal.SIGKILL
 
     first = read_password(shop.secrets, "postgres")
-    kill_before("ensure_role")
+    kill_before("ensure_role", "rotate")
     assert shop.postgres.unready() is None
     assert read_password(shop.secrets, "postgres") == first
-    kill_before("end_change")  # the server knows the new password, and the file has the old one
+    kill_before("end_change", "change")  # the server knows the new password, and the file has the old one
     shop.run_tool("ops.migrate")
     shop.run_tool("ops.secrets", "rotate")
     second = read_password(shop.secrets, "postgres")
-    kill_before("end_change")
+    kill_before("end_change", "change")
     assert shop.postgres.unready() is None
     shop.postgres.connect().close()
     assert read_password(shop.secrets, "postgres") not in (first, second)

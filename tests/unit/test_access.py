@@ -6,15 +6,19 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
-from common.errors import Fatal
+from common.config.kafka import Brokers
+from common.errors import Fatal, Transient
 from common.events import DEPOSITS, PRODUCTS, READERS, RESTOCKS, TOPICS
 from common.kafka import access
 from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
+from common.kafka.broker import user_listeners
 from common.secrets import kafka
+from common.secrets.change import pending_file
 from dev.servers import users
 from dev.servers.kafka import Broker
-from ops.access import allow, create
+from ops.access import allow, create, rotate
 from ops.log import Log
 
 
@@ -116,8 +120,7 @@ def test_a_password_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None
     assert kafka.password_file(tmp_path / "secrets", "payment").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert len(first) >= 32
-    kafka.make_password(tmp_path / "secrets", "payment")
-    assert kafka.ensure_password(tmp_path / "secrets", "payment") != first
+    assert kafka.ensure_password(tmp_path / "secrets", "inventory") != first
 
 
 def test_users_are_made_from_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,6 +135,57 @@ def test_users_are_made_from_a_folder_that_cannot_be_written(tmp_path: Path, mon
     for name in ("set_passwords", "withdraw_passwords", "fetch_drift", "grant", "revoke"):
         monkeypatch.setattr(f"ops.access.grants.{name}", lambda *_: [])
     create(cast(Log, SimpleNamespace(admin=None)), tmp_path)
+
+
+def test_the_broker_has_the_new_passwords_before_the_files_have(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of its kind: the controller answers before each of them has read from its log what was changed."""
+    files = {user: kafka.password_file(tmp_path, user) for user in USERS}
+    old = {user: kafka.ensure_password(tmp_path, user) for user in USERS}
+    steps: list[object] = []
+    lagging = [True]
+
+    def set_passwords(_: object, passwords: dict[str, str]) -> None:
+        steps.append(passwords)
+
+    def request(login: Brokers, host: str, port: int, *_: object) -> bytes:
+        assert (login.protocol, login.password_file) == ("SASL_SSL", pending_file(files[login.username]))
+        assert {user: file.read_text().strip() for user, file in files.items()} == old
+        if login.username == USERS[-1]:
+            steps.append(port)
+            if port == 2 and lagging and lagging.pop():
+                raise Transient("broker h:2 does not take user")
+        return b""
+
+    monkeypatch.setattr("ops.access.grants.set_passwords", set_passwords)
+    monkeypatch.setattr("ops.access.broker.user_listeners", lambda _: [("h", 1), ("h", 2)])
+    monkeypatch.setattr("ops.access.wire.request", request)
+    rotate(
+        cast(Log, SimpleNamespace(admin=None, brokers=Brokers("h:3", "SSL"))),
+        tmp_path,
+        lambda: steps.append("published"),
+    )
+    new = {user: kafka.ensure_password(tmp_path, user) for user in USERS}
+    assert not old.items() & new.items()
+    assert steps == ["published", new, 1, 2, 1, 2, "published"]
+
+
+def test_users_log_in_where_the_broker_says() -> None:
+    listeners = "USERS://kafka:19092,HOST://127.0.0.1:9092,CERTIFICATES://kafka:19094"
+    protocols = "CONTROLLER:SSL,USERS:SASL_SSL,HOST:SASL_SSL,CERTIFICATES:SSL"
+    of_broker = {"advertised.listeners": listeners, "listener.security.protocol.map": protocols}
+    settings = {name: SimpleNamespace(value=value) for name, value in of_broker.items()}
+    described = {ConfigResource(ConfigResource.Type.BROKER, "1"): SimpleNamespace(result=lambda: settings)}
+    admin = SimpleNamespace(
+        list_topics=lambda timeout: SimpleNamespace(brokers={1: SimpleNamespace(host="kafka", port=19094)}),
+        describe_configs=lambda nodes, request_timeout: described,
+    )
+    assert user_listeners(cast(AdminClient, admin)) == [("kafka", 19092)]
+    settings["advertised.listeners"].value = "SASL_SSL://[::1]:9092,CERTIFICATES://[::1]:9094"
+    settings["listener.security.protocol.map"].value = "SASL_SSL:SASL_SSL,CERTIFICATES:SSL"
+    admin.list_topics = lambda timeout: SimpleNamespace(brokers={1: SimpleNamespace(host="::1", port=9094)})
+    assert user_listeners(cast(AdminClient, admin)) == [("::1", 9092)]
 
 
 def test_a_tool_has_no_more_rights_than_it_needs(tmp_path: Path) -> None:

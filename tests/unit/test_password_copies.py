@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from common.secrets import copies
+from common.secrets.change import pending_file
 from dev.settings import ROOT
 from tests.waiting import eventually
 
@@ -30,7 +31,9 @@ def test_a_copy_is_private_and_follows_its_file(tmp_path: Path) -> None:
     assert copies.copy_changed(source, target) == ["order.pgpass"]
     copy = target / "order.pgpass"
     assert (copy.read_text(), copy.stat().st_mode & 0o777) == ("second", 0o600)
-    assert list(target.iterdir()) == [copy]
+    old = pending_file(copy)
+    assert (old.read_text(), old.stat().st_mode & 0o777) == ("first", 0o600), "which the server may know for a while"
+    assert sorted(target.iterdir()) == [copy, old]
 
 
 def test_it_says_when_all_is_copied_and_ends_when_told(tmp_path: Path) -> None:

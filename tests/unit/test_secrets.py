@@ -1,10 +1,16 @@
 """Passwords in files, and the secrets of the containers."""
 
+import asyncio
 import os
 import socket
 import struct
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import combinations_with_replacement
 from pathlib import Path
+from typing import NamedTuple, cast
 
 import psycopg
 import pytest
@@ -12,13 +18,18 @@ from psycopg.conninfo import conninfo_to_dict
 
 from common.config.env import Env
 from common.errors import Fatal
+from common.files import write
 from common.kafka import access
+from common.postgres import CONNECT_TIMEOUT_S, HTTP_LOCK_TIMEOUT_MS, connect_async, pool
+from common.secrets.change import change, files_to_try, pending_file
 from common.secrets.passwords import (
-    begin_change,
+    connect_by,
     database_url,
-    end_change,
+    new_line,
+    password_file,
+    password_in,
     password_of,
-    pending_file,
+    read_password,
     stored_roles,
     urls_to_try,
     write_password,
@@ -27,8 +38,8 @@ from dev.compose.stack import ComposeStack
 from dev.servers.kafka import SECURE
 from dev.settings import HOST, Settings
 from dev.stack import StackError
-from ops.secrets import holders
-from ops.secrets.rotate import urls_by_server
+from ops.secrets import holders, rotate
+from ops.secrets.rotate import nothing, urls_by_server
 from tests.compose import services
 
 
@@ -85,18 +96,224 @@ def test_a_password_file_is_read_as_libpq_reads_it(line: str, password: str | No
         assert password_of(url) == password
 
 
-def test_while_a_password_changes_both_are_known_and_a_repeat_makes_no_third(tmp_path: Path) -> None:
+class Moment(NamedTuple):
+    """What a client can meet: the version and the text of each file, and the password that the server knows."""
+
+    files: dict[str, tuple[int, str]]
+    server: str
+
+
+class Recorder:
+    """Keeps every moment of a change of payment's password."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._server = read_password(folder, "payment")
+        self.moments: list[Moment] = []
+        self._keep()
+        replace, unlink = Path.replace, Path.unlink
+
+        def replaced(path: Path, target: Path) -> Path:
+            result = replace(path, target)
+            self._keep()
+            return result
+
+        def unlinked(path: Path, missing_ok: bool = False) -> None:
+            unlink(path, missing_ok)
+            self._keep()
+
+        monkeypatch.setattr(Path, "replace", replaced)
+        monkeypatch.setattr(Path, "unlink", unlinked)
+
+    def set_password(self, password: str) -> None:
+        self._server = password
+        self._keep()
+
+    def _keep(self) -> None:
+        files = {path.name: path for path in (password_file(self._folder, "payment"),)}
+        files |= {path.name: path for path in map(pending_file, files.values()) if path.exists()}
+        kept = {name: (path.stat().st_ino, password_in(path, "payment")) for name, path in files.items()}
+        if not self.moments or self.moments[-1] != (kept, self._server):
+            self.moments.append(Moment(kept, self._server))
+
+
+class Client:
+    """Connects by `files_to_try`, and meets one moment after the other, one at each of its steps."""
+
+    def __init__(self, moments: Sequence[Moment]) -> None:
+        self._coming = iter(moments)
+        self.now = next(self._coming)
+
+    def is_let_in(self) -> bool:
+        for file in files_to_try(cast(Path, Met(self, "payment.pgpass"))):
+            self.now = next(self._coming)
+            _, shown = self.now.files.get(file.name, (0, ""))
+            self.now = next(self._coming)
+            if shown == self.now.server:
+                return True
+            self.now = next(self._coming)
+        return False
+
+
+class Met(NamedTuple):
+    """A file, as a client finds it at the moment."""
+
+    client: Client
+    name: str
+
+    def with_name(self, name: str) -> "Met":
+        return Met(self.client, name)
+
+    def exists(self) -> bool:
+        return self.name in self.client.now.files
+
+    def stamp(self) -> int:
+        return self.client.now.files[self.name][0]
+
+
+@pytest.mark.parametrize("folder", [holders.MADE, "payment"], ids=["the files themselves", "copies in Compose"])
+def test_whenever_a_client_comes_while_a_password_changes_it_is_let_in(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long each step takes, on either side."""
+    monkeypatch.setattr(os, "chown", lambda *_: None)
+    for role in holders.ROLES:
+        write_password(tmp_path / holders.MADE, role, role)
+    monkeypatch.setattr(holders, "HOLDERS", {"payment": holders.Holder(0, ("payment",), ("payment",))})
+    holders.make(tmp_path)
+    file = password_file(tmp_path / holders.MADE, "payment")
+    with monkeypatch.context() as recording:
+        recorder = Recorder(tmp_path / folder, recording)
+
+        def set_on_server() -> None:
+            recorder.set_password(password_in(pending_file(file), "payment"))
+
+        change({file: new_line("payment")}, set_on_server, partial(holders.publish, tmp_path))
+    first, *_, last = moments = recorder.moments
+    assert (first.server, last.server) == ("payment", read_password(tmp_path / folder, "payment"))
+    assert first.server != last.server
+    assert [*last.files] == ["payment.pgpass"]
+    monkeypatch.setattr("common.secrets.change.stamp", Met.stamp)
+    steps = 10  # of an attempt that is refused twice
+    for met in combinations_with_replacement(moments, steps):
+        assert Client(met).is_let_in(), met
+
+
+def test_a_change_that_was_interrupted_goes_on_with_its_own_password(tmp_path: Path) -> None:
     folder = tmp_path / "a folder?&"
     write_password(folder, "order", "old")
+    file = password_file(folder, "order")
     url = database_url("order", "order", host="127.0.0.1", ports=[5], folder=folder, authority=folder / "ca.pem")
-    assert urls_to_try(url) == [url]
-    new = begin_change(folder, "order")
-    assert [password_of(known) for known in urls_to_try(url)] == ["old", new]
-    assert pending_file(folder, "order").stat().st_mode & 0o777 == 0o600
-    assert (begin_change(folder, "order"), stored_roles(folder)) == (new, ["order"])
-    end_change(folder, "order")
-    assert (urls_to_try(url), password_of(url)) == ([url], new)
-    assert begin_change(folder, "order") != new
+    assert list(urls_to_try(url)) == [url]
+    known: list[str] = []
+
+    def until_killed() -> None:
+        known.append(password_in(pending_file(file), "order"))
+        raise KeyboardInterrupt
+
+    def change_it(set_on_server: Callable[[], None]) -> None:
+        change({file: new_line("order")}, set_on_server, nothing)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            change_it(until_killed)
+    [new] = set(known)
+    assert [password_of(tried) for tried in urls_to_try(url)] == ["old", new]
+    assert pending_file(file).stat().st_mode & 0o777 == 0o600
+    assert stored_roles(folder) == ["order"]
+    change_it(nothing)
+    assert ([*urls_to_try(url)], password_of(url)) == ([url], new)
+    change_it(nothing)
+    assert password_of(url) != new
+
+
+def test_a_connection_that_is_refused_is_made_with_the_other_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_password(tmp_path, "order", "old")
+    write(pending_file(password_file(tmp_path, "order")), new_line("order"), 0o600)
+    url = database_url("order", "order", host=HOST, ports=[5], folder=tmp_path)
+    tried: list[str] = []
+
+    def refuse(conninfo: str) -> str:
+        tried.append(conninfo_to_dict(conninfo)["passfile"])  # type: ignore[arg-type]
+        if len(tried) % 2:
+            raise psycopg.OperationalError(f"{len(tried)}")
+        return "taken"
+
+    async def refuse_async(conninfo: str, **_: object) -> str:
+        return refuse(conninfo)
+
+    assert connect_by(url, refuse) == "taken"
+    monkeypatch.setattr(psycopg.AsyncConnection, "connect", refuse_async)
+    assert asyncio.run(connect_async(url, "order-api-1")) == "taken"  # type: ignore[comparison-overlap]
+    assert tried == [str(tmp_path / name) for name in ("order.pgpass", "order.pgpass.next")] * 2
+    pending_file(password_file(tmp_path, "order")).unlink()
+    with pytest.raises(psycopg.OperationalError, match=r"^5$"):
+        connect_by(url, refuse)
+
+
+def test_a_pool_connects_with_either_password_and_its_own_limits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_password(tmp_path, "order", "old")
+    write(pending_file(password_file(tmp_path, "order")), new_line("order"), 0o600)
+    url = database_url("order", "order", host=HOST, ports=[5], folder=tmp_path)
+    tried: list[dict[str, object]] = []
+
+    async def run() -> None:
+        done = asyncio.Event()
+
+        async def refuse(conninfo: str, **options: object) -> None:
+            tried.append({**conninfo_to_dict(conninfo), **options})
+            if len(tried) == 2:
+                done.set()
+            raise psycopg.OperationalError("refused")
+
+        monkeypatch.setattr(psycopg.AsyncConnection, "connect", refuse)
+        opened = pool(url, "order-api-1", size=1)
+        await opened.open(wait=False)
+        await done.wait()
+        await opened.close()
+
+    asyncio.run(run())
+    names = ("order.pgpass", "order.pgpass.next")
+    assert [attempt["passfile"] for attempt in tried[:2]] == [str(tmp_path / name) for name in names]
+    for attempt in tried:
+        assert (attempt["application_name"], attempt["connect_timeout"]) == ("order-api-1", str(CONNECT_TIMEOUT_S))
+        assert f"-c lock_timeout={HTTP_LOCK_TIMEOUT_MS} " in str(attempt["options"])
+
+
+def test_postgres_has_the_new_passwords_before_the_files_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for role in ("postgres", "order"):
+        write_password(tmp_path, role, "old")
+    urls = [database_url(role, "order", host=HOST, ports=[5], folder=tmp_path) for role in ("postgres", "order")]
+    steps: list[object] = []
+
+    class Admin:
+        def __enter__(self) -> "Admin":
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        @contextmanager
+        def transaction(self) -> Iterator[None]:
+            yield
+            steps.append("committed")
+
+        def execute(self, statement: str) -> None:
+            steps.append(statement)
+
+    monkeypatch.setattr(rotate, "connect", lambda _: Admin())
+    monkeypatch.setattr(rotate, "ensure_role", lambda _, role, password: steps.append((role, password)))
+
+    def publish() -> None:
+        steps.append([read_password(tmp_path, role) for role in ("order", "postgres")])
+
+    assert rotate.rotate({(HOST, "5"): urls}, publish) == ["order", "postgres"]
+    new = [read_password(tmp_path, role) for role in ("order", "postgres")]
+    altered: list[object] = [*zip(("order", "postgres"), new, strict=True)]
+    assert steps == [["old", "old"], *altered, "committed", new, "SELECT pg_reload_conf()"]
 
 
 def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +339,8 @@ def test_each_container_gets_its_own_secrets_and_no_others(tmp_path: Path, monke
     assert texts == {path: path.read_text() for path in tmp_path.rglob("*") if path.is_file()}, "once"
     holders.renew_certificates(tmp_path)
     changed = {path.name for path, text in texts.items() if path.read_text() != text}
-    assert {"payment.key", "payment.pem", "postgres.key"} <= changed
+    clients = {f"{client}.client.{kind}" for client in (access.ADMIN, access.AUDITOR) for kind in ("key", "pem")}
+    assert {"payment.key", "payment.pem", "postgres.key"} | clients <= changed
     assert not {name for name in changed if name.endswith((".pgpass", ".password"))} | (changed & {"ca.pem", "ca.key"})
 
 

@@ -17,6 +17,7 @@ from common.consume.positions import Stored
 from common.events import READERS
 from common.kafka.broker import Partition
 from common.postgres import KEEPALIVES
+from common.secrets.passwords import connect_by
 from ops.tool import GROUP_OF, statements
 from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
 from ops.verify.evidence.lines import SEPARATOR, Evidence
@@ -58,6 +59,12 @@ class Parked(NamedTuple):
     digest: str
 
 
+def _connect(url: str) -> "psycopg.Connection[Any]":
+    return psycopg.connect(
+        make_conninfo(url, application_name="verify", connect_timeout=CONNECT_TIMEOUT_S, **KEEPALIVES)
+    )
+
+
 class Snapshot:
     """One database as it was at one moment. Every method raises `psycopg.Error` when the database goes away."""
 
@@ -65,9 +72,7 @@ class Snapshot:
         self.database = database
         self.group = GROUP_OF[database]
         try:
-            self._connection = psycopg.connect(
-                make_conninfo(url, application_name="verify", connect_timeout=CONNECT_TIMEOUT_S, **KEEPALIVES)
-            )
+            self._connection = connect_by(url, _connect)
         except psycopg.OperationalError as error:
             reason = str(error).strip().splitlines()[0]
             raise Unproven(f"the {database} database cannot be reached: {reason}") from error
