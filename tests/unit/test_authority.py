@@ -1,5 +1,6 @@
 """The stack's own certificate authority."""
 
+import shutil
 import ssl
 import stat
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,13 @@ from cryptography import x509
 from common.config.env import LOOPBACK
 from common.errors import Fatal
 from common.files import write
+from common.kafka.access import ADMIN, BROKER
 from common.tls.authority import LEAF_DAYS, RENEW_DAYS, Authority, Certificate, Purpose
+from dev.native.programs import Programs
+from dev.servers.kafka import Broker
+from dev.servers.postgres import Cluster
+from dev.servers.server import Server
+from dev.settings import CONSOLE, SERVICES, Settings
 
 
 @pytest.fixture
@@ -88,6 +95,59 @@ def test_a_certificate_is_kept_until_it_expires_soon_or_its_hosts_change(authori
     assert serial(("payment",)) == third != second
     authority.path.unlink()
     assert serial(("payment",)) != third, "its authority is another one"
+
+
+def kept_by_a_process(files: Certificate, folder: Path) -> Certificate:
+    """A client reads its certificate when it starts, and keeps it."""
+    return Certificate(*(Path(shutil.copy(path, folder)) for path in files))
+
+
+def test_a_new_certificate_of_a_client_is_taken_beside_the_old_one(authority: Authority, tmp_path: Path) -> None:
+    """Processes that run show the old one until they are restarted, and the servers' may be new by then."""
+    server = authority.ensure("kafka", purpose="both")
+    old = kept_by_a_process(authority.ensure("payment", purpose="client"), tmp_path)
+    new = authority.renew("payment", purpose="client")
+    renewed_server = authority.renew("kafka", purpose="both")
+    for shown in (old, new):
+        for serving in (server, renewed_server):
+            assert shakes_hands(serving, shown.authority, "localhost", shown)
+        assert not shakes_hands(shown, authority.path, "localhost"), "it is no server's"
+    leaves = [x509.load_pem_x509_certificate(shown.certificate.read_bytes()) for shown in (old, new)]
+    assert leaves[0].subject == leaves[1].subject, "the broker's user is the name in it"
+    assert leaves[0].public_key() != leaves[1].public_key()
+    assert authority.clients() == ["payment"]
+
+
+def test_a_rotation_renews_the_certificates_of_all_clients_and_servers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = Settings(home=tmp_path, secure=True)
+    authority = Authority(settings.secrets)
+    programs = Programs(settings, {service.name: 1 for service in SERVICES})
+    clients = (ADMIN, "notify")  # one of them that 'just secrets certificate' has made
+    for client in clients:
+        authority.ensure(client, purpose="client")
+    for name in ("postgres", CONSOLE, *(service.name for service in SERVICES)):
+        programs.certificate(name)
+    authority.ensure(BROKER, purpose="both")
+    before = {path.name: path.read_text() for path in settings.secrets.iterdir()}
+    shown: list[str] = []
+
+    def show(server: Server) -> None:
+        shown.append(server.name)
+        file = f"{BROKER if server.name == 'kafka' else server.name}.pem"
+        assert (settings.secrets / file).read_text() != before[file]
+
+    monkeypatch.setattr(Cluster, "show_certificate", show)
+    monkeypatch.setattr(Broker, "show_certificate", show)
+    programs.renew_certificates()
+    assert shown == ["postgres", "kafka"]
+    same = [name for name, text in before.items() if (settings.secrets / name).read_text() == text]
+    assert sorted(same) == ["ca.key", "ca.pem"]
+    assert sorted(authority.clients()) == sorted(clients)
+    for client in clients:
+        files = authority.ensure(client, purpose="client")
+        assert shakes_hands(authority.ensure(BROKER, purpose="both"), authority.path, "localhost", files)
 
 
 @pytest.mark.parametrize("damaged", [False, True])
