@@ -1,9 +1,11 @@
-"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--compare …]`: attack a stack of its own.
+"""`python -m tests.fuzz [--requests N] [--seed N] [--only NUMBER …] [--tokens] [--compare …]`: attack a stack of its
+own.
 
 First mutated events against the decoders, in this process; then hostile requests, and what they left behind; then
 mutated events in the real topics. Ends with 1 when anything is wrong. `--only NUMBER` sends attack NUMBER of a seed
-again, alone. With `--compare`, a second order api, perhaps with other settings, is sent the same bytes in pieces, and
-has to answer alike.
+again, alone. With `--tokens`, it attacks instances that ask for credentials, with good, bad and mutated ones and
+without any: no stranger may place an order. With `--compare`, a second order api, perhaps with other settings, is sent
+the same bytes in pieces, and has to answer alike.
 """
 
 import argparse
@@ -13,7 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +29,7 @@ from tests.fuzz.compare import compare
 from tests.fuzz.requests import CUSTOMERS, PRODUCTS
 from tests.fuzz.topics import Poisoned
 from tests.fuzz.wire import Target
+from tests.guarded import guarded
 from tests.stack import Stack
 from tests.waiting import eventually
 
@@ -53,15 +56,16 @@ def main() -> int:
     parser.add_argument(
         "--compare", nargs="*", metavar="NAME=VALUE", help="settings of a second order api that has to answer alike"
     )
+    parser.add_argument("--tokens", action="store_true", help="attack instances that ask for credentials")
     chosen = parser.parse_args()
     logger.remove()
     numbers = chosen.only or range(chosen.requests)
     if chosen.compare is not None:
         wrong = differences(chosen.seed, numbers, dict(setting.split("=", 1) for setting in chosen.compare))
     elif chosen.only:
-        wrong = attacked(chosen.seed, numbers)
+        wrong = attacked(chosen.seed, numbers, tokens=chosen.tokens)
     else:
-        wrong = decoded(chosen.seed, numbers) + attacked(chosen.seed, numbers, whole=True)
+        wrong = decoded(chosen.seed, numbers) + attacked(chosen.seed, numbers, whole=True, tokens=chosen.tokens)
     for problem in wrong[:SHOWN]:
         print(f"WRONG  {problem}")
     print(f"{len(wrong)} wrong")
@@ -82,11 +86,12 @@ def decoded(seed: int, numbers: Sequence[int]) -> list[str]:
     return [f"event {number}: {problem}" for number, problem in outcome.wrong.items()]
 
 
-def attacked(seed: int, numbers: Iterable[int], *, whole: bool = False) -> list[str]:
-    """Hostile requests; if it is the `whole` of it, their leaks and then mutated events in the topics."""
-    with running() as stack:
+def attacked(seed: int, numbers: Iterable[int], *, whole: bool = False, tokens: bool = False) -> list[str]:
+    """Hostile requests, perhaps with credentials; if it is the `whole` of it, their leaks and then mutated events in
+    the topics."""
+    with running() as stack, guarded(stack, stack.directory) if tokens else nullcontext() as asking:
         order_ids = campaign.stock(stack)
-        outcome = uvloop.run(campaign.run(stack, order_ids, seed, numbers, _print))
+        outcome = uvloop.run(campaign.run(stack, order_ids, seed, numbers, _print, asking))
         wrong = judged(stack, outcome, leaks=whole)
         show(outcome, seed)
         if whole:

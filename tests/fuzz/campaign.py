@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 import psutil
@@ -14,9 +14,11 @@ from dev.settings import HOST
 from tests.fuzz import oracle, requests
 from tests.fuzz.attack import Attack
 from tests.fuzz.attacks import draw
+from tests.fuzz.credentials import People
 from tests.fuzz.requests import CUSTOMERS, DOLLARS, INACTIVE, PRODUCTS
 from tests.fuzz.runner import Finding, Runner
 from tests.fuzz.wire import Connection, Gone, Target
+from tests.guarded import SERVICES, Guarded
 from tests.stack import Stack
 
 CLIENTS: Final = 48
@@ -58,8 +60,8 @@ class Campaign(Struct):
     slow_s: list[float]
 
 
-def targets(stack: Stack) -> dict[str, Target]:
-    return {name: Target(HOST, stack.ports[name]) for name in ("order-api", "payment", "inventory")}
+def targets(ports: Mapping[str, int]) -> dict[str, Target]:
+    return {name: Target(HOST, ports[name]) for name in SERVICES}
 
 
 def stock(stack: Stack) -> list[str]:
@@ -88,15 +90,22 @@ def held(stack: Stack) -> dict[str, Held]:
 
 
 async def run(
-    stack: Stack, order_ids: list[str], seed: int, numbers: Iterable[int], say: Callable[[str], None] = lambda _: None
+    stack: Stack,
+    order_ids: list[str],
+    seed: int,
+    numbers: Iterable[int],
+    say: Callable[[str], None] = lambda _: None,
+    guarded: Guarded | None = None,
 ) -> Campaign:
-    """Run these attacks of the seed."""
-    runner = Runner(targets(stack), order_ids, say)
+    """Run these attacks of the seed: at the stack's instances, or at those that ask for credentials beside them."""
+    people = None if guarded is None else People(guarded, seed)
+    at = targets(stack.ports if guarded is None else guarded.ports)
+    runner = Runner(at, order_ids, say, people=people)
     numbers = list(numbers)
     held_at = {"before": held(stack)}
     began = time.monotonic()
     warm = int(len(numbers) * WARM_SHARE)
-    polite = Polite(targets(stack)["order-api"], runner)
+    polite = Polite(at["order-api"], runner, people)
     ordering = asyncio.create_task(polite.order_until_stopped())
     try:
         await _all(runner, seed, numbers[:warm], say)
@@ -174,8 +183,9 @@ async def _at_rest(stack: Stack) -> dict[str, Held]:
 class Polite:
     """A client that orders now and then on a connection of its own, as one should, and notes how long it takes."""
 
-    def __init__(self, target: Target, runner: Runner) -> None:
+    def __init__(self, target: Target, runner: Runner, people: People | None) -> None:
         self._target = target
+        self._people = people
         self._runner = runner
         self._enough = asyncio.Event()
         self.took_ms: list[float] = []
@@ -188,6 +198,8 @@ class Polite:
         connection = await Connection.open(self._target)
         body = {"customer_id": CUSTOMERS[0], "product_id": PRODUCTS[0], "quantity": 1}
         sent = requests.posted("order-api", "/orders", body).rendered()
+        if self._people is not None:
+            [sent] = self._people.polite.put_into([sent])
         while not self._enough.is_set():
             began = time.perf_counter()
             connection.send(sent)

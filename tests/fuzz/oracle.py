@@ -94,8 +94,10 @@ def _judge_problem(answer: Answer, request_id: str) -> None:
     retry = answer.headers.get(b"retry-after")
     if (answer.status == 405) is not (b"allow" in answer.headers):
         raise Wrong(f"a {answer.status} with allow {answer.headers.get(b'allow')!r}")
-    if (answer.status == 503) is not (retry is not None and retry.isdigit()):
+    if (answer.status in (429, 503)) is not (retry is not None and retry.isdigit()):
         raise Wrong(f"a {answer.status} with retry-after {retry!r}")
+    if answer.status == 401 and not answer.headers.get(b"www-authenticate", b"").startswith(b"Bearer "):
+        raise Wrong(f"a 401 with www-authenticate {answer.headers.get(b'www-authenticate')!r}")
 
 
 def _judge_refused_lines(answer: Answer) -> None:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from tests.fuzz import attacks, oracle
 from tests.fuzz.attack import Attack
+from tests.fuzz.credentials import People
 from tests.fuzz.minimise import least
 from tests.fuzz.requests import ORDER_ID, nobody_elses
 from tests.fuzz.wire import Answer, Connection, Gone, NotHttp, Target
@@ -53,10 +54,12 @@ class Runner:
         say: Callable[[str], None] = lambda _: None,
         *,
         in_pieces: bool = False,
+        people: People | None = None,
     ) -> None:
         """`order_ids` are those of orders that exist. Findings are printed at once, and kept. `in_pieces` sends the
-        first byte of everything by itself.
+        first byte of everything by itself. `people` send the attacks, where credentials are asked for.
         """
+        self._people = people
         self._say = say
         self._in_pieces = in_pieces
         self._targets = targets
@@ -74,6 +77,8 @@ class Runner:
         """The parts of an attack as this stack gets them, with ids of its own orders."""
         order_id = self._order_ids[attack.number % len(self._order_ids)] if self._order_ids else ORDER_ID
         parts = [part.replace(ORDER_ID.encode(), order_id.encode()) for part in attack.parts]
+        if self._people is not None:
+            parts = self._people.of(attack.number).put_into(parts)
         return [parts[0][:1], parts[0][1:], *parts[1:]] if self._in_pieces else parts
 
     async def attack(self, attack: Attack, kept: dict[str, Connection]) -> Reply:
@@ -109,9 +114,13 @@ class Runner:
         return finding._replace(sent=await least(finding.sent, still))
 
     def _note(self, attack: Attack, sent: bytes, reply: Reply) -> None:
+        known = self._people is None or self._people.of(attack.number).good is not False
         for answer in reply.answers:
             self.counts[attack.kind, str(answer.status)] += 1
-            self.accepted.update(oracle.accepted(answer))
+            order_ids = oracle.accepted(answer)
+            self.accepted.update(order_ids)
+            if order_ids and not known:
+                self.report(Finding(attack.number, attack.kind, f"a stranger's orders {order_ids} are placed", sent))
         if missing := attack.requests - len(reply.answers):
             self.counts[attack.kind, "none"] += max(0, missing)
         if reply.cut:

@@ -13,6 +13,7 @@ from tests.fuzz.__main__ import judged, leaked
 from tests.fuzz.attack import Attack
 from tests.fuzz.campaign import Held
 from tests.fuzz.compare import compare
+from tests.fuzz.credentials import Credentials, People
 from tests.fuzz.minimise import least
 from tests.fuzz.runner import Runner
 from tests.fuzz.topics import KEYLESS, KEYS, Poisoned
@@ -56,7 +57,7 @@ def test_an_order_that_should_not_be_stored_is_found(own_stack: Stack, order_ids
 
 def test_both_ways_give_the_same_answer(own_stack: Stack, order_ids: list[str]) -> None:
     """In one piece, which may take the fast lane, and in two, which does not."""
-    target = campaign.targets(own_stack)
+    target = campaign.targets(own_stack.ports)
     assert asyncio.run(compare(SEED, quick(COMPARED), target, target)) == []
 
 
@@ -98,6 +99,8 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
     "a 404 of b'text/plain'": lambda i: problem(request_id=i, kind=b"text/plain"),
     "not a problem document": lambda i: problem(request_id=i).replace(b'"title"', b'"titel"'),
     "with retry-after None": lambda i: problem(503, request_id=i),
+    "a 429 with retry-after None": lambda i: problem(429, request_id=i),
+    "a 401 with www-authenticate None": lambda i: problem(401, request_id=i),
     "ends within a body": lambda i: problem(request_id=i)[:-1],
     "not a status line": lambda i: b"HTTP/1.1 OK\r\n\r\n",
     "twice": lambda i: problem(request_id=i).replace(b"\r\n\r\n", b"\r\nx-request-id: y\r\n\r\n"),
@@ -106,12 +109,14 @@ BAD: dict[str, Callable[[bytes], bytes]] = {
 
 
 @contextlib.asynccontextmanager
-async def answering(write: Callable[[bytes], bytes]) -> AsyncIterator[Target]:
-    """A server that answers one request a connection with what `write` makes of its id."""
+async def answering(write: Callable[[bytes], bytes], heads: list[bytes] | None = None) -> AsyncIterator[Target]:
+    """A server that answers one request a connection with what `write` makes of its id. Its head goes to `heads`."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         [request_id] = re.findall(rb"x-request-id: (\S+)", head)
+        if heads is not None:
+            heads.append(head)
         writer.write(write(request_id))
         writer.close()
 
@@ -152,6 +157,36 @@ def test_a_server_that_answers_wrongly_is_found(fault: str) -> None:
 
 def test_a_server_that_answers_well_has_no_findings() -> None:
     assert asyncio.run(findings_of(lambda i: problem(request_id=i))) == []
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_stranger_whose_order_is_placed_is_found(good: bool) -> None:
+    order_id = "01997c00-0000-7000-8000-000000000000"
+    body = f'{{"order_id":"{order_id}"}}'.encode()
+    head = f"HTTP/1.1 202 X\r\ncontent-type: application/json\r\nlocation: /api/v1/orders/{order_id}\r\n"
+    heads: list[bytes] = []
+
+    def place(request_id: bytes) -> bytes:
+        return f"{head}content-length: {len(body)}\r\nx-request-id: ".encode() + request_id + b"\r\n\r\n" + body
+
+    class Known(People):
+        def __init__(self) -> None:
+            """Who they are does not matter."""
+
+        def of(self, number: int) -> Credentials:
+            return Credentials(b"authorization: Bearer x\r\n", good)
+
+    async def attack() -> list[str]:
+        async with answering(place, heads) as target:
+            runner = Runner({"order-api": target}, people=Known())
+            kept: dict[str, Connection] = {}
+            await runner.attack(attacks.draw(SEED, framed(1)[0]), kept)
+            for connection in kept.values():
+                connection.close()
+        return [finding.problem for finding in runner.findings]
+
+    assert asyncio.run(attack()) == ([] if good else [f"a stranger's orders ['{order_id}'] are placed"])
+    assert heads[0].count(b"authorization: Bearer x\r\n") == 1
 
 
 def test_servers_that_differ_are_found() -> None:
