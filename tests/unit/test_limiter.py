@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import MutableMapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from ipaddress import ip_network
@@ -296,6 +296,34 @@ def test_a_principal_is_limited_and_guesses_from_its_address_do_not_lock_it_out(
     # A new credential is not looked at while guesses are refused; one that is known is, until its own limit is reached.
     assert asyncio.run(run()) == [200, 200, 401, 401, 429, 429, 200, 401, 200, 429]
     assert auth.verified == [b"Bearer ann", b"Bearer eve-1", b"Bearer eve-2"]
+
+
+@pytest.mark.parametrize("limits", [RequestLimits(address=Rate(1, 1)), RequestLimits(customer=Rate(1, 1))])
+def test_a_request_over_the_limit_is_refused_before_its_body_is_read(limits: RequestLimits) -> None:
+    async def reading(request: Request) -> Response:
+        return json_response([len(await request.body())])
+
+    auth = ByName(principal("ann"))
+    app = application([OperationRoute(replace(public("/things"), access=own()), reading)], auth=auth)
+    app.limiter = Limiter(limits)
+    bodies, statuses = [b"{}"], []
+
+    async def body() -> dict[str, object]:
+        return {"type": "http.request", "body": bodies.pop(), "more_body": False}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            statuses.append(message["status"])
+
+    headers = [(b"host", b"localhost"), (b"authorization", b"Bearer ann"), (b"content-length", b"2")]
+    scope = {
+        "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": "GET", "scheme": "http",
+        "path": "/things", "raw_path": b"/things", "query_string": b"", "root_path": "", "headers": headers,
+        "client": ("192.0.2.1", 1), "server": ("localhost", 8081), "state": {},
+    }  # fmt: skip
+    for _ in range(2):
+        asyncio.run(app(dict(scope), body, send))
+    assert (statuses, bodies) == ([200, 429], [])
 
 
 def test_the_defaults_and_how_a_limit_is_switched_off() -> None:
