@@ -240,17 +240,17 @@ async def serve(
     following_keys = asyncio.create_task(app.auth.keep_current())
     if open_ is not None:
         await open_()
+    # The objects built so far live as long as the process: the collector need not visit them again. The objects of
+    # requests and batches are freed by their reference counts; looking for cycles every 700 objects cost an order a
+    # tenth. Tasks start after that: they free what a failed run has built (`common.worker`).
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_OBJECTS)
     for task in tasks:
         task.start()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop)
-    # The objects built while starting live as long as the process: the collector need not visit them again. The objects
-    # of requests and batches are freed by their reference counts; looking for cycles every 700 objects cost an order a
-    # tenth.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_OBJECTS)
     try:
         await asyncio.gather(serve_public(), servers[1].serve([admin]))
     finally:

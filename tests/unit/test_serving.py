@@ -2,10 +2,13 @@
 
 import asyncio
 import errno
+import gc
 import re
 import select
 import socket
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -14,11 +17,14 @@ import pytest
 import uvicorn
 import uvloop
 
+from common.auth.authenticator import OPEN
+from common.config.env import Env
+from common.config.process import process_settings
 from common.http import protocol
 from common.http.app import application
 from common.http.connections import Gate
 from common.http.protocol import Connection
-from common.http.server import _bind, _Server, drop_handshakes
+from common.http.server import _bind, _Server, drop_handshakes, serve
 from common.tls.certificate import ServerCertificate
 
 HOST = "127.0.0.1"
@@ -43,6 +49,32 @@ def with_a_server(act: Act, gate: Gate | None = None, certificate: ServerCertifi
                 await server.shutdown([listener])
 
     uvloop.run(main())
+
+
+def test_what_a_task_makes_is_left_to_the_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the clients of a first run that fails would never be freed."""
+
+    class Begun(Exception):
+        """Ends the server before it serves."""
+
+    class Task:
+        def start(self) -> None:
+            raise Begun(gc.get_freeze_count())
+
+        def stop(self) -> None:
+            """Nothing runs."""
+
+    settings = process_settings(Env("test", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=1)
+    settings = replace(settings, port=0, admin_port=0)
+    threshold = gc.get_threshold()
+    gc.unfreeze()
+    with ExitStack() as ending:
+        ending.callback(gc.set_threshold, *threshold)
+        ending.callback(gc.unfreeze)
+        monkeypatch.setattr("common.http.server._bind", lambda *address: ending.enter_context(_bind(*address)))
+        with pytest.raises(Begun) as begun:
+            uvloop.run(serve(application([], auth=OPEN), settings, [Task()]))
+        assert begun.value.args[0] > 0
 
 
 def connect(listener: socket.socket) -> socket.socket:
