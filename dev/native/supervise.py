@@ -66,7 +66,7 @@ class Supervisor:
     def running(self) -> bool:
         """Raises `Unanswered` when it runs and does not answer."""
         try:
-            self._ask("getPID")
+            self._request("getPID")
         except (FileNotFoundError, NotADirectoryError, ConnectionError, http.client.HTTPException):
             return False
         return True
@@ -185,11 +185,11 @@ supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
     def _call(self, method: str, *arguments: Any) -> Any:
         """Raises `StackError` when it has ended, and `Fault`."""
         try:
-            return self._ask(method, *arguments)
+            return self._request(method, *arguments)
         except (OSError, http.client.HTTPException) as error:
             raise StackError(f"supervisord has ended ({error}); {LOST}") from error
 
-    def _ask(self, method: str, *arguments: Any) -> Any:
+    def _request(self, method: str, *arguments: Any) -> Any:
         try:
             with ServerProxy("http://supervisord/RPC2", _Transport(self.directory)) as proxy:
                 return getattr(proxy.supervisor, method)(*arguments)
