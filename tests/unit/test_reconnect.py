@@ -16,7 +16,7 @@ from common.kafka.identity import AdminClient
 TOPIC: Final = "orders"
 WAIT_S: Final = 0.5
 ATTEMPTS_MAX: Final = 20
-"""With the pauses of `client_config`, there are three or four within `WAIT_S`; without pauses, 500 and more."""
+"""With the pauses of `client_config`, there are up to three within `WAIT_S`; without pauses, 500 and more."""
 
 
 class MockBrokers:
