@@ -1,10 +1,14 @@
 """The console's decisions: rates, lag, percentiles, the light proof, what is searched, and who may do what."""
 
 import asyncio
+import gc
 import math
 import signal
+import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -868,3 +872,27 @@ def test_the_page_and_the_metrics_share_one_reader() -> None:
     assert registry.get_sample_value("tandem_parked_events", {"group": SAGA, "as": "follower"}) == 3
     for service, database in databases.items():
         assert database.asked[samples.POSITIONS] == len(flows), service
+
+
+def test_what_a_failed_read_leaves_in_a_cycle_is_freed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Refusing(FakeBroker):
+        def ends(self) -> dict[Partition, int]:
+            future: Future[dict[Partition, int]] = Future()
+            left.append(weakref.ref(future))
+            future.set_exception(Transient("away"))
+            return future.result()  # the error has this frame, and the frame has the error
+
+    left: list[weakref.ref[Any]] = []
+    databases = {service: FakeDatabase(service) for service in GROUP_OF}
+    page = SimpleNamespace(clients=1, publish=lambda *_, **__: None)
+    instances = SimpleNamespace(scrape=list, close=lambda: None)
+    poller = Poller(*cast(Any, (Refusing(), databases, instances, page, Gauges(CollectorRegistry()))))
+    monkeypatch.setattr("ops.console.poller.COLLECT_EVERY_S", 0.0)
+    gc.disable()
+    try:
+        for _ in range(3):
+            poller.round(time.monotonic() + 60 * len(left))
+        assert left[0]() is None
+    finally:
+        gc.enable()
+        poller._pool.shutdown()
