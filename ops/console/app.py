@@ -99,8 +99,12 @@ async def serve(settings: Settings) -> None:
     instances = Instances(Targets(settings.targets), settings.process.tls.authority)
     poller = Poller(BrokerSampler(process.brokers), reading, instances, hub, Gauges(REGISTRY))
     proof = StandingProof(
-        *(process.brokers, databases(settings.auditor_urls, "console-proof"), settings.auditor_urls),
-        *(settings.deadline_s, lambda document: hub.publish("proof", document), ProofGauges(REGISTRY)),
+        process.brokers,
+        databases(settings.auditor_urls, "console-proof"),
+        settings.auditor_urls,
+        settings.deadline_s,
+        lambda document: hub.publish("proof", document),
+        ProofGauges(REGISTRY),
     )
     log = Log(process.brokers, "console-events")
     turns = Turns()  # at the threads in which databases and broker are read

@@ -114,7 +114,12 @@ async def serve(settings: Api) -> None:
         return missing() + database.undetermined()
 
     await server.serve(
-        *(app, process, tasks, open_, close, lane),
+        app,
+        process,
+        tasks,
+        open_=open_,
+        close=close,
+        protocol=lane,
         listen_when=not_yet_serving,
         limiter=limiter,
     )
