@@ -234,14 +234,17 @@ def soak(minutes: int, tabs: int, orders_per_s: int, alone_s: float) -> None:
             streams = [Tab(console.port) for _ in range(tabs)]
             assert console.process is not None
             process = psutil.Process(console.process.pid)
-            print(f"{tabs} tabs, {orders_per_s} orders/s\n\n| minute | console, of a core | RSS |\n|---|---|---|")
+            print(f"{tabs} tabs, {orders_per_s} orders/s\n")
+            # The same load costs the others more as well when the machine has other work.
+            print("| minute | console, of a core | RSS | all others, of a core |\n|---|---|---|---|")
             sums = dict.fromkeys(asked, 0.0)
             rss: list[float] = []
             began_s = time.monotonic()
             for minute in range(1, minutes + 1):
                 used = shares({**asked, "console": console}, 60.0)
                 rss.append(process.memory_info().rss / MIB)
-                print(f"| {minute} | {used['console']:.2%} | {rss[-1]:.1f} MiB |", flush=True)
+                others = sum(used[name] for name in asked)
+                print(f"| {minute} | {used['console']:.2%} | {rss[-1]:.1f} MiB | {others:.0%} |", flush=True)
                 for name in sums:
                     sums[name] += used[name]
             elapsed_s = time.monotonic() - began_s
@@ -252,8 +255,9 @@ def soak(minutes: int, tabs: int, orders_per_s: int, alone_s: float) -> None:
                 fitted = min(FITTED_MIN, len(rss))
                 print(f"RSS in the last {fitted} minutes: {slope:+.2f} MiB an hour, give or take {error:.2f}.\n")
             print("| process | without the console | with it |\n|---|---|---|")
-            for name, share in without.items():
-                print(f"| {name} | {share:.1%} | {sums[name] / minutes:.1%} |")
+            for name, used_s in sums.items():
+                alone = f"{without[name]:.1%}" if without else ""
+                print(f"| {name} | {alone} | {used_s / minutes:.1%} |")
         finally:
             console.stop()
 
