@@ -1,7 +1,7 @@
 """What a service gives to the batch loop: its handler, and how it wants its records held back. What payment and
 inventory share stands at the end: each decides once about an order, and answers every event that concerns it."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Final, Protocol, TypeVar
 
 from loguru import logger
@@ -26,6 +26,10 @@ class Arrivals(Protocol):
     def held(self) -> int:
         """How many records are held back. While they are more than `HELD_RECORDS_MAX`, no more are read."""
 
+    @property
+    def ahead(self) -> Set[Partition]:
+        """Partitions of which no more is read for now, since what is held waits for records of others."""
+
     def add(self, arrival: Arrival) -> None: ...
 
     def due(self, at_s: float) -> list[Arrival]:
@@ -39,6 +43,7 @@ class InOrderOfArrival:
     """Holds nothing back."""
 
     held = 0
+    ahead: Set[Partition] = frozenset()
 
     def __init__(self) -> None:
         self._arrived: list[Arrival] = []

@@ -89,6 +89,7 @@ class Inbox:
         self._holes_at = 0.0
         self._arrivals = arrivals
         metrics.watch_pool("held-records", HELD_RECORDS_MAX, lambda: arrivals.held)
+        self._paused: set[Partition] = set()
         self._due: list[Arrival] = []
         self._broker_away = False
         self._phase_s = phase_s
@@ -125,6 +126,7 @@ class Inbox:
         elif len(self._due) < BATCH_RECORDS_MAX:
             self._fill()
         self._due += self._arrivals.due(time.monotonic())
+        self._pause_those_ahead()
         count = size = 0
         for due in self._due:
             if count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX:
@@ -143,7 +145,7 @@ class Inbox:
         until = time.monotonic() + delay_s
         while not self._stopping.is_set() and (left := until - time.monotonic()) > 0:
             self._receive(self._poll(BATCH_RECORDS_MAX, min(left, POLL_S)))
-        self._consumer.resume([TopicPartition(*p) for p in self.positions])
+        self._consumer.resume([TopicPartition(*p) for p in self.positions if p not in self._paused])
 
     def poll_when_due(self) -> None:
         """Poll, if the last poll was long ago: for work of many steps, such as a bisection. Partitions may be lost."""
@@ -208,6 +210,14 @@ class Inbox:
             self._receive(self._poll(BATCH_RECORDS_MAX - 1, ARRIVE_S))
         else:
             self._receive(self._poll(BATCH_RECORDS_MAX - 1, 0))
+
+    def _pause_those_ahead(self) -> None:
+        ahead = self._arrivals.ahead & self.positions.keys()
+        if pause := ahead - self._paused:
+            self._consumer.pause([TopicPartition(*p) for p in pause])
+        if resume := self._paused - ahead:
+            self._consumer.resume([TopicPartition(*p) for p in resume])
+        self._paused = ahead
 
     def _poll(self, records: int, timeout_s: float) -> list[Message]:
         self._polled_at = time.monotonic()
@@ -297,6 +307,7 @@ class Inbox:
         for partition in lost:
             self.positions.pop(partition, None)
             self._reading.pop(partition, None)
+        self._paused -= lost
         self._commits.forget(lost)
         self._arrivals.drop(lost)
         self._due = self.owned(self._due)

@@ -10,7 +10,7 @@ then all orders wait, and none is declined because of it.
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Set
 from concurrent.futures import Future
 from typing import Final, Literal
 from weakref import WeakValueDictionary
@@ -101,6 +101,7 @@ class HeldForCards:
 
     def __init__(self, authoriser: Authoriser) -> None:
         self.held = 0
+        self.ahead: Set[Partition] = frozenset()
         self._authoriser = authoriser
         self._queues: dict[Partition, deque[Arrival]] = {}
 

@@ -7,6 +7,10 @@ or it has waited for longer than results lately took (`HeldOrders.hold_s`). A re
 Behind a backlog an order may be given out before any result. Then its first result waits for the second one, for as
 long as an order would, so that the row is written a second time, and not a third.
 
+A saga with a backlog of its own reads the topics at different speeds: a request brings the same number of bytes of each
+partition, and an order has more of them than a result. So a result also waits for an order that has not been read yet,
+and of results that are far ahead of their orders no more are read for a while (`HeldOrders.ahead`).
+
 Nothing is lost by it: positions move only with what is processed. No outcome comes later either, since there is none
 before the results. A pending order appears in the order database that much later; until then the api answers from its
 memory, or waits (`order.api.read.lookup`).
@@ -24,12 +28,14 @@ from typing import Final
 
 from common.consume.handler import HELD_RECORDS_MAX
 from common.consume.records import Arrival
-from common.events import ORDERS, OrderPlaced, PaymentCompleted, StockReserved
+from common.events import ORDERS, READS, SAGA, Milliseconds, OrderPlaced, PaymentCompleted, StockReserved, rfc3339
 from common.kafka.broker import Partition
 
 HOLD_MIN_S: Final = 0.4
 HOLD_MAX_S: Final = 1.5
 """An order that waits for longer is behind a backlog, or its results do not come."""
+UNREAD_MAX_S: Final = 10.0
+"""A result waits no longer than this for an order that is not read yet."""
 HOLD_OF_LATENESS: Final = 2.0
 BATCH_COUNTS_S: Final = 0.25
 """The most that the time of one batch counts. While the saga is busy for longer, it is the results that wait for it."""
@@ -38,6 +44,9 @@ BUSY_MAX_S: Final = 5.0
 TOGETHER: Final = 20
 """How many records of a partition's orders are given out before the results that waited for them. A batch may end
 anywhere in what is given out, and an order that comes without its results is written twice."""
+TOPICS: Final = len(READS[SAGA])
+AHEAD_SHARE: Final = 0.5
+"""A partition from which no more is read is read again when it holds this share of what it may."""
 RESULTS_MAX: Final = 40_000
 """The most orders whose results are remembered; the oldest are forgotten. About 8 MB of memory."""
 SEEN_S: Final = 1.0
@@ -53,6 +62,7 @@ class HeldOrders:
 
     def __init__(self) -> None:
         self.held = 0
+        self.ahead: set[Partition] = set()
         self._orders: defaultdict[int, deque[Arrival]] = defaultdict(deque)
         """By the number of the partition."""
         self._results: defaultdict[int, defaultdict[str, deque[Arrival]]] = defaultdict(lambda: defaultdict(deque))
@@ -68,8 +78,13 @@ class HeldOrders:
         """Orders that were given out before any result, with the one that has come since, if any."""
         self._latest: dict[str, Arrival] = {}
         """The last result in each topic."""
+        self._read_until: dict[int, Milliseconds] = {}
+        """The latest time of a record that was read of `orders`, by the number of the partition. Times may go back when
+        another broker becomes the leader."""
         self._until_s = inf
         """What has arrived before this has been held for long enough."""
+        self._unread_until_s = -inf
+        """A result that has arrived before this no longer waits for an order that is not read yet."""
 
     def add(self, arrival: Arrival) -> None:
         partition, received = arrival.record.partition, arrival.received
@@ -77,6 +92,9 @@ class HeldOrders:
         queue = self._orders[partition.number] if topic == ORDERS else self._results[partition.number][topic]
         queue.append(arrival)
         self.held += 1
+        if topic == ORDERS:
+            number = partition.number
+            self._read_until[number] = max(arrival.record.at, self._read_until.get(number, arrival.record.at))
         if received is None:
             return
         event = received.event
@@ -96,6 +114,7 @@ class HeldOrders:
     def due(self, at_s: float) -> list[Arrival]:
         """Give out what is to be processed now. Results follow their orders soon, and wait only while those do."""
         until_s = self._until_s = self._held_until_s(at_s)
+        self._unread_until_s = at_s - UNREAD_MAX_S
         due: list[Arrival] = []
         numbers = list(self._orders)
         while numbers:
@@ -105,15 +124,15 @@ class HeldOrders:
             for queue in holding:
                 share = min(-(-surplus // len(holding)), len(queue))
                 due += [self._give_out(queue) for _ in range(share)]
-        for results in self._results.values():
-            for queue in results.values():
-                self._give_out_results(queue, until_s, due)
+        for number in self._results:
+            self._give_out_results(number, until_s, due)
         for sides in (self._sides, self._alone):
             for subject in list(islice(sides, max(0, len(sides) - RESULTS_MAX))):
                 del sides[subject]
         self.held -= len(due)
         if not self.held:
             self._until_s = inf
+        self._find_those_ahead()
         return due
 
     def drop(self, lost: Collection[Partition]) -> None:
@@ -130,6 +149,8 @@ class HeldOrders:
         self._waiting.clear()
         self._sides.clear()
         self._alone.clear()
+        self._read_until.clear()
+        self.ahead -= set(lost)
         self.held = 0
         for arrival in kept:
             self.add(arrival)
@@ -159,8 +180,7 @@ class HeldOrders:
         while orders and len(due) < up_to and self._is_due(orders[0], until_s):
             due.append(self._give_out(orders))
         is_all = len(due) < up_to
-        for results in self._results[number].values():
-            self._give_out_results(results, until_s, due)
+        self._give_out_results(number, until_s, due)
         return not is_all
 
     def _give_out(self, orders: deque[Arrival]) -> Arrival:
@@ -172,15 +192,34 @@ class HeldOrders:
                 self._alone[order_id] = 0
         return arrival
 
-    def _give_out_results(self, results: deque[Arrival], until_s: float, due: list[Arrival]) -> None:
-        while results and self._is_result_due(results[0], until_s):
-            due.append(results.popleft())
+    def _give_out_results(self, number: int, until_s: float, due: list[Arrival]) -> None:
+        read_until = self._read_until.get(number)
+        # A result's `time` is that of the record in `orders` which led to it, by the same clock.
+        order_read_until = None if read_until is None else rfc3339(read_until)
+        for results in self._results[number].values():
+            while results and self._is_result_due(results[0], until_s, order_read_until):
+                due.append(results.popleft())
 
-    def _is_result_due(self, result: Arrival, until_s: float) -> bool:
-        subject = None if result.received is None else result.received.event.subject
-        if subject in self._alone:
+    def _is_result_due(self, result: Arrival, until_s: float, order_read_until: str | None) -> bool:
+        if result.received is None:
+            return True
+        event = result.received.event
+        if event.subject in self._alone:
             return result.arrived_s <= until_s
-        return subject not in self._waiting
+        if event.subject in self._waiting:
+            return False
+        # Of other instances' orders, before a restart for one, nothing has been read.
+        return order_read_until is None or event.time <= order_read_until or result.arrived_s <= self._unread_until_s
+
+    def _find_those_ahead(self) -> None:
+        """Only results: whether orders are read must not depend on how far payment and inventory are."""
+        most = HELD_RECORDS_MAX / (TOPICS * max(1, len(self._results)))
+        for number, results in self._results.items():
+            for topic, queue in results.items():
+                if len(queue) > most:
+                    self.ahead.add(Partition(topic, number))
+                elif len(queue) <= most * AHEAD_SHARE:
+                    self.ahead.discard(Partition(topic, number))
 
 
 def _lateness_s(result: Arrival) -> float:

@@ -25,9 +25,19 @@ from common.events import (
     StockData,
     StockReserved,
     make,
+    rfc3339,
 )
 from common.kafka.broker import Partition
-from order.saga.hold import BUSY_MAX_S, HOLD_MAX_S, HOLD_MIN_S, HOLD_OF_LATENESS, SEEN_S, TOGETHER, HeldOrders
+from order.saga.hold import (
+    BUSY_MAX_S,
+    HOLD_MAX_S,
+    HOLD_MIN_S,
+    HOLD_OF_LATENESS,
+    SEEN_S,
+    TOGETHER,
+    UNREAD_MAX_S,
+    HeldOrders,
+)
 
 NOW_S = 1_000.0
 AT = Milliseconds(1)
@@ -284,3 +294,55 @@ def test_one_result_that_came_before_its_order_counts_when_the_other_comes() -> 
     assert held.due(NOW_S) == []
     held.add(stock)
     assert held.due(NOW_S) == [order, stock]
+
+
+def later(event: Event, by_ms: int, offset: int = 0) -> Arrival:
+    """An order that the log got later than the others, or a result of such an order."""
+    at = Milliseconds(AT + by_ms)
+    event = msgspec.structs.replace(event, time=rfc3339(at))
+    return arrival(Record(Partition(event.topic, 0), offset, at, b"c", encode(event)), NOW_S)
+
+
+def test_a_result_waits_for_an_order_that_is_not_read_yet() -> None:
+    held = holding(arrived(cancel(9), 0), later(paid(1), 5), later(reserved(1), 5))
+    assert len(held.due(NOW_S)) == 1
+    held.add(later(cancel(9), 4, 1))
+    assert len(held.due(NOW_S)) == 1
+    held.add(later(placed(1), 5, 2))
+    assert len(held.due(NOW_S)) == 3
+    assert held.held == 0
+
+
+def test_a_result_does_not_wait_when_the_time_of_the_log_goes_back() -> None:
+    held = holding(later(placed(1), 5), later(declined(1), 5), arrived(cancel(9), 1))
+    assert len(held.due(NOW_S)) == 3
+    held.add(later(reserved(1), 5))
+    assert len(held.due(NOW_S)) == 1
+
+
+def test_a_result_does_not_wait_for_an_order_for_ever() -> None:
+    held = holding(arrived(cancel(9), 0), later(paid(1), 5))
+    held.due(NOW_S)
+    assert held.due(NOW_S + 0.999 * UNREAD_MAX_S) == []
+    assert len(held.due(NOW_S + UNREAD_MAX_S)) == 1
+
+
+def test_no_more_results_are_read_while_many_wait_for_orders_that_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("order.saga.hold.HELD_RECORDS_MAX", 12)
+    held = holding(arrived(cancel(9), 0), *(later(paid(n), n, n) for n in range(1, 6)))
+    held.add(later(reserved(1), 1))
+    assert len(held.due(NOW_S)) == 1
+    assert held.ahead == {Partition(PAYMENTS, 0)}
+    for n in range(1, 4):
+        assert held.ahead == {Partition(PAYMENTS, 0)}
+        held.add(later(placed(n), n, n))
+        held.add(later(reserved(n), n, n))
+        held.due(NOW_S)
+    assert held.ahead == set()
+
+
+def test_no_partition_is_lost_and_ahead() -> None:
+    held = HeldOrders()
+    held.ahead = {Partition(PAYMENTS, 0), Partition(PAYMENTS, 1)}
+    held.drop({Partition(PAYMENTS, 0)})
+    assert held.ahead == {Partition(PAYMENTS, 1)}

@@ -83,6 +83,13 @@ class SlowClient(Client):
         self.answer = settings["on_commit"]
         self.commits: list[dict[int, int]] = []
         self.closed = False
+        self.paused: set[int] = set()
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        self.paused |= {tp.partition for tp in partitions}
+
+    def resume(self, partitions: list[TopicPartition]) -> None:
+        self.paused -= {tp.partition for tp in partitions}
 
     def commit(self, *, offsets: list[TopicPartition], asynchronous: bool) -> None:
         assert asynchronous
@@ -111,6 +118,32 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     return joined, client
 
 
+def test_it_pauses_the_partitions_that_are_ahead_until_they_are_not(
+    slow: tuple[Inbox, SlowClient], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined, client = slow
+    first, second, elsewhere = (Partition("orders", number) for number in range(3))
+    arrivals = SimpleNamespace(held=1, ahead=set(), due=lambda _: [], drop=lambda _: None)
+    monkeypatch.setattr(joined, "_arrivals", arrivals)
+    monkeypatch.setattr(joined, "_fill", lambda: None)
+    for ahead, paused in (
+        ({first, elsewhere}, {0}),
+        ({first}, {0}),
+        ({second}, {1}),
+        ({first, second}, {0, 1}),
+        ({second}, {1}),
+    ):
+        arrivals.ahead = ahead
+        joined.next_batch()
+        assert client.paused == paused
+    joined.wait(0.0)
+    assert client.paused == {1}
+    joined._lost(client, [TopicPartition("orders", 1)])  # type: ignore[arg-type]
+    joined.positions[second] = 100
+    joined.wait(0.0)
+    assert client.paused == set()
+
+
 def test_it_reads_no_more_while_too_many_records_are_held(
     slow: tuple[Inbox, SlowClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,7 +151,7 @@ def test_it_reads_no_more_while_too_many_records_are_held(
     monkeypatch.setattr(joined, "_fill", lambda: pytest.fail("it reads on"))
     waited: list[float] = []
     monkeypatch.setattr(joined, "wait", waited.append)
-    monkeypatch.setattr(joined, "_arrivals", SimpleNamespace(held=HELD_RECORDS_MAX + 1, due=lambda _: []))
+    monkeypatch.setattr(joined, "_arrivals", SimpleNamespace(held=HELD_RECORDS_MAX + 1, ahead=set(), due=lambda _: []))
     assert joined.next_batch() == []
     assert waited == [inbox.POLL_S]
 
