@@ -55,55 +55,28 @@ def _of_broker(brokers: Brokers, host: str, port: int) -> list[Folder]:
 
 def read(answer: bytes) -> list[Folder]:
     """The folders in an answer. Raises `Transient` for an error in it, `IndexError` and `struct.error`."""
-    offset = 0
-
-    def take(layout: str) -> int:
-        nonlocal offset
-        [value] = struct.unpack_from(">" + layout, answer, offset)
-        offset += struct.calcsize(">" + layout)
-        return int(value)
-
-    def varint() -> int:
-        value = shift = 0
-        while (byte := take("B")) & 0x80:
-            value |= (byte & 0x7F) << shift
-            shift += 7
-        return value | byte << shift
-
-    def text() -> str:
-        nonlocal offset
-        length = varint() - 1
-        offset += length
-        return answer[offset - length : offset].decode()
-
-    def skip_tags() -> None:
-        nonlocal offset
-        for _ in range(varint()):
-            varint()
-            length = varint()
-            offset += length
-
+    fields = wire.Fields(answer)
     found = []
-    skip_tags()
-    take("i")  # the throttle time
-    if error := take("h"):
+    fields.skip_tags()
+    fields.take("i")  # the throttle time
+    if error := fields.take("h"):
         raise Transient(
             f"a broker does not say how much of its disk the topics take: error {error} of Kafka's protocol"
         )
-    for _ in range(varint() - 1):
-        error, directory = take("h"), text()
+    for _ in fields.each():
+        error, directory = fields.take("h"), fields.text()
         if error:
             raise Transient(f"folder {directory} of a broker cannot be read: error {error} of Kafka's protocol")
         topics: dict[str, int] = {}
-        for _ in range(varint() - 1):
-            name, size = text(), 0
-            for _ in range(varint() - 1):
-                take("i")  # the partition
-                size += take("q")
-                take("q"), take("b")  # how far it is behind, whether it is moving here
-                skip_tags()
+        for _ in fields.each():
+            name, size = fields.text(), 0
+            for _ in fields.each():
+                fields.take("i")  # the partition
+                size += fields.take("q")
+                fields.take("q"), fields.take("b")  # how far it is behind, whether it is moving here
+                fields.skip_tags()
             topics[name] = size
-            skip_tags()
-        found.append(Folder(topics, take("q"), take("q")))
-        skip_tags()
+            fields.skip_tags()
+        found.append(Folder(topics, fields.take("q"), fields.take("q")))
+        fields.skip_tags()
     return found

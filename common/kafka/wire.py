@@ -25,6 +25,51 @@ _SASL_HANDSHAKE: Final = 17
 _SASL_AUTHENTICATE: Final = 36
 
 
+class Fields:
+    """The fields of an answer in a flexible version of Kafka's protocol, one after the other. Its methods raise
+    `IndexError` and `struct.error` when there are no more."""
+
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._at = 0
+
+    def take(self, layout: str) -> int:
+        """A number in a layout of `struct`."""
+        [value] = struct.unpack_from(f">{layout}", self._answer, self._at)
+        self._at += struct.calcsize(f">{layout}")
+        return int(value)
+
+    def varint(self) -> int:
+        value = shift = 0
+        while (byte := self.take("B")) & 0x80:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+        return value | byte << shift
+
+    def each(self) -> range:
+        """For each entry of an array; none for one that is null."""
+        return range(self.varint() - 1)
+
+    def text(self) -> str:
+        """A text; an empty one for null."""
+        return self.skip(max(0, self.varint() - 1)).decode()
+
+    def skip(self, length: int) -> bytes:
+        self._at += length
+        return self._answer[self._at - length : self._at]
+
+    def skip_tags(self) -> None:
+        for _ in range(self.varint()):
+            self.varint()
+            self.skip(self.varint())
+
+
+def text(value: str) -> bytes:
+    """A text of a request, of at most 126 bytes."""
+    encoded = value.encode()
+    return bytes([len(encoded) + 1]) + encoded
+
+
 def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, body: bytes) -> bytes:
     """A broker's answer to one request, without the correlation id. Raises `Transient` when there is none, also when
     the broker refuses the user."""

@@ -19,7 +19,8 @@ from common.kafka.clients import reader_config
 from common.kafka.identity import Consumer
 from common.postgres import CONNECTIONS
 from ops.databases import Database
-from ops.log import Log, members
+from ops.groups import members
+from ops.log import Log
 from ops.log_dirs import Folder, cluster, folders
 from ops.tool import GROUP_OF
 
@@ -159,12 +160,13 @@ class BrokerSampler:
         """`positions` are those of each group in each partition, as last sampled: before the ends, so that a position
         past its end is no record that came in between."""
         ends = self.ends()
-        groups = members(self._log.admin)
+        known = cluster(self._log.admin)
+        nodes = list(known.brokers.values())
+        groups = members(self._log.brokers, nodes, READS)
         counts = {group: len(of_group) for group, of_group in groups.items()}
         assigned: dict[str, list[str]] = {}
         for member in (member for of_group in groups.values() for member in of_group):
-            partitions = member.assignment.topic_partitions if member.assignment else []
-            own = sorted(str(Partition(p.topic, p.partition)) for p in partitions)
+            own = sorted(map(str, member.partitions))
             assigned[member.client_id] = assigned[member.host.lstrip("/")] = own
         first_unread: dict[tuple[str, Partition], Milliseconds] = {}
         for group in READS:
@@ -177,8 +179,7 @@ class BrokerSampler:
             for where, at in positions.items()
             if at.next_offset > ends.get(where[1], 0)
         }
-        known = cluster(self._log.admin)
-        volumes = folders(self._log.brokers, known.brokers.values())
+        volumes = folders(self._log.brokers, nodes)
         return BrokerSample(ends, counts, assigned, volumes, first_unread, past_end, lacking_copies(known))
 
 
