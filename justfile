@@ -203,7 +203,7 @@ crash-matrix *args:
 chaos *args:
     exec python -E -m tests.chaos "$@"
 
-# Break a stack of its own in 16 ways, and check that each raises exactly its alert, in minutes (or name faults)
+# Break stacks of its own in 19 ways, and check that each raises exactly its alert, in minutes (or name faults)
 [group('develop')]
 alerts-drill *args:
     exec python -E -m tests.alerts "$@"

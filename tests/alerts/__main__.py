@@ -7,12 +7,17 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 from dev.observe import MISSING, PROGRAMS, binary
+from dev.servers.quorum import NODES
 from tests.alerts.drill import Drill
-from tests.alerts.faults import FAULTS
+from tests.alerts.faults import FAULTS, Place
 from tests.chaos.disk import Disk
+from tests.pair import Pair
 from tests.servers import Servers
 from tests.stack import Stack
 
@@ -27,7 +32,9 @@ def parser() -> argparse.ArgumentParser:
     described.add_argument(
         "--panels", type=Path, metavar="FILE", help="write what the dashboards show at the end of the soak"
     )
-    described.add_argument("--secure", action="store_true", help="on a stack in which everything is encrypted")
+    described.add_argument(
+        "--secure", action="store_true", help="all of it on a stack in which everything is encrypted"
+    )
     return described
 
 
@@ -44,39 +51,70 @@ def main(arguments: list[str]) -> int:
 
 
 def drilled(directory: Path, faults: list[str], soak_s: float, panels: Path | None, *, secure: bool) -> bool:
-    """Play the faults one after the other; returns whether something was wrong."""
+    """Play the faults one after the other, each where it can happen; returns whether something was wrong."""
+    if secure:
+        return played("secure", directory, [f for f in faults if FAULTS[f].place != "copies"], soak_s, panels)
+    failed = False
+    for place in get_args(Place):
+        if here := [fault for fault in faults if FAULTS[fault].place == place]:
+            failed |= played(place, directory / place, here, soak_s, panels)
+            soak_s, panels = 0.0, None
+    return failed
+
+
+def played(place: Place, directory: Path, faults: list[str], soak_s: float, panels: Path | None) -> bool:
+    """The same on one stack."""
     disk = Disk(directory / "kafka")
-    disk.mount()
-    if not disk.mounted:
-        print("the disk cannot be filled here: that takes the right to mount")
-        faults = [fault for fault in faults if fault != "disk-nearly-full"]
-    if not secure:
-        print("no certificate expires here: that takes --secure")
-        faults = [fault for fault in faults if fault != "certificate-expires"]
-    stack = Stack(directory, servers=Servers(directory, secure=secure), owns_servers=True)
+    if "disk-nearly-full" in faults:
+        disk.mount()
+        if not disk.mounted:
+            print("the disk cannot be filled here: that takes the right to mount")
+            faults = [fault for fault in faults if fault != "disk-nearly-full"]
     failed = False
     try:
+        with serving(place, directory) as stack, logs_of_failed(stack):
+            stack.launch_all()
+            drill = Drill(stack, directory / "observe")
+            with drill.running():
+                if soak_s:
+                    raised = drill.soak(soak_s, panels)
+                    failed |= bool(raised)
+                    print(
+                        f"{'clean soak':<18}  {soak_s:>5.0f} s  {', '.join(sorted(raised)) or 'no alert'}", flush=True
+                    )
+                for fault in faults:
+                    verdict = drill.play(fault, disk)
+                    failed |= not verdict.is_exact
+                    sent = ", ".join(f"{name} after {after:.0f} s" for name, after in verdict.after_s.items())
+                    late = f"{verdict.late_share:.0%} of naps late"
+                    print(f"{fault:<18}  {'ok' if verdict.is_exact else 'WRONG':>7}  {sent}; {late}", flush=True)
+    finally:
+        disk.unmount()
+    return failed
+
+
+@contextmanager
+def serving(place: Place, directory: Path) -> Iterator[Stack]:
+    """A stack whose servers run, without an instance."""
+    if place == "copies":
+        with Pair(directory, synchronous=False, brokers=NODES).stack() as stack:
+            yield stack
+        return
+    stack = Stack(directory, servers=Servers(directory, secure=place == "secure"), owns_servers=True)
+    try:
         stack.start_infrastructure()
-        stack.launch_all()
-        drill = Drill(stack, directory / "observe")
-        with drill.running():
-            if soak_s:
-                raised = drill.soak(soak_s, panels)
-                failed |= bool(raised)
-                print(f"{'clean soak':<18}  {soak_s:>5.0f} s  {', '.join(sorted(raised)) or 'no alert'}", flush=True)
-            for fault in faults:
-                verdict = drill.play(fault, disk)
-                failed |= not verdict.is_exact
-                sent = ", ".join(f"{name} after {after:.0f} s" for name, after in verdict.after_s.items())
-                late = f"{verdict.late_share:.0%} of naps late"
-                print(f"{fault:<18}  {'ok' if verdict.is_exact else 'WRONG':>7}  {sent}; {late}", flush=True)
+        yield stack
+    finally:
+        stack.stop()
+
+
+@contextmanager
+def logs_of_failed(stack: Stack) -> Iterator[None]:
+    try:
+        yield
     except BaseException:
         print(stack.logs(), file=sys.stderr)
         raise
-    finally:
-        stack.stop()
-        disk.unmount()
-    return failed
 
 
 if __name__ == "__main__":

@@ -128,6 +128,7 @@ class Drill:
                 and len(values("group_members")) == 3
                 and all(values("group_members"))
                 and not any(values("parked_events") + values("group_stopped") + values("reader_past_end_records"))
+                and not any(values("partitions_lacking_copies") + values("database_standbys_missing"))
                 and values("proof_violations") == [0.0] * 6
                 and max(values("reader_lag_seconds"), default=99.0) < 1
                 and max(values("proof_age_seconds")) < PROOF_AGE_MAX_S
@@ -190,7 +191,7 @@ class Drill:
         return verdict
 
     def _attempt(self, fault: str, disk: Disk) -> Verdict:
-        act, expected = FAULTS[fault]
+        act, expected, _ = FAULTS[fault]
         self.await_calm()  # the fault before this one was mended a moment ago
         with self.watched():
             self._ending.wait(CALM_S)

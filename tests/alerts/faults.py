@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from confluent_kafka import Producer
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -20,6 +20,7 @@ from common.events import ORDERS
 from common.kafka.clients import client_config
 from tests.chaos.disk import Disk
 from tests.console import RunningConsole
+from tests.pair import Pair
 from tests.stack import Stack
 
 POISONED: Final = "poisoned"
@@ -44,6 +45,16 @@ class Site(NamedTuple):
 
 
 Break = Callable[[Site], AbstractContextManager[None]]
+Place = Literal["plain", "copies", "secure"]
+"""A stack: with one copy of everything, with three brokers and a standby, or with everything encrypted."""
+
+
+class Fault(NamedTuple):
+    """What is broken, the one alert that it must raise, and the stack that can break like this."""
+
+    act: Break
+    alert: str
+    place: Place = "plain"
 
 
 @contextmanager
@@ -223,23 +234,43 @@ def certificate_expires(site: Site) -> Iterator[None]:
     authority.renew("payment", hosts)
 
 
-FAULTS: Final[dict[str, tuple[Break, str]]] = {
-    "consumer-killed": (consumer_killed, "TandemConsumerGone"),
-    "api-killed": (api_killed, "TandemApiDown"),
-    "broker-killed": (broker_killed, "TandemKafkaAway"),
-    "postgres-frozen": (postgres_frozen, "TandemDatabaseAway"),
-    "poison": (poison, "TandemEventsParked"),
-    "group-stopped": (group_stopped, "TandemGroupStopped"),
-    "loss": (loss, "TandemLossDetected"),
-    "idle-loss": (idle_loss, "TandemLossDetected"),
-    "balance-forged": (balance_forged, "TandemViolation"),
-    "ledger-unreadable": (ledger_unreadable, "TandemProofTooOld"),
-    "console-killed": (console_killed, "TandemConsoleDown"),
-    "keys-refused": (keys_refused, "TandemAcceptErrors"),
-    "retention-set": (retention_set, "TandemDegraded"),
-    "broker-stutters": (broker_stutters, "TandemAcceptSlow"),
-    "payments-locked": (payments_locked, "TandemSettleSlow"),
-    "disk-nearly-full": (disk_nearly_full, "TandemDiskFull"),
-    "certificate-expires": (certificate_expires, "TandemCertificateExpires"),
+@contextmanager
+def broker_stopped(site: Site) -> Iterator[None]:
+    """One of three. It gives up what it leads before it ends, so no order waits."""
+    *_, last = site.stack.servers.brokers
+    last.stop()
+    yield
+    last.start()
+
+
+@contextmanager
+def standby_killed(site: Site) -> Iterator[None]:
+    """Nothing waits for it: it is an asynchronous one."""
+    pair = site.stack.servers
+    assert isinstance(pair, Pair)
+    pair.standby.kill()
+    yield
+    pair.standby.start()
+
+
+FAULTS: Final = {
+    "consumer-killed": Fault(consumer_killed, "TandemConsumerGone"),
+    "api-killed": Fault(api_killed, "TandemApiDown"),
+    "broker-killed": Fault(broker_killed, "TandemKafkaAway"),
+    "postgres-frozen": Fault(postgres_frozen, "TandemDatabaseAway"),
+    "poison": Fault(poison, "TandemEventsParked"),
+    "group-stopped": Fault(group_stopped, "TandemGroupStopped"),
+    "loss": Fault(loss, "TandemLossDetected"),
+    "idle-loss": Fault(idle_loss, "TandemLossDetected"),
+    "balance-forged": Fault(balance_forged, "TandemViolation"),
+    "ledger-unreadable": Fault(ledger_unreadable, "TandemProofTooOld"),
+    "console-killed": Fault(console_killed, "TandemConsoleDown"),
+    "keys-refused": Fault(keys_refused, "TandemAcceptErrors"),
+    "retention-set": Fault(retention_set, "TandemDegraded"),
+    "broker-stutters": Fault(broker_stutters, "TandemAcceptSlow"),
+    "payments-locked": Fault(payments_locked, "TandemSettleSlow"),
+    "disk-nearly-full": Fault(disk_nearly_full, "TandemDiskFull"),
+    "standby-killed": Fault(standby_killed, "TandemStandbyMissing", "copies"),
+    "broker-stopped": Fault(broker_stopped, "TandemCopiesMissing", "copies"),
+    "certificate-expires": Fault(certificate_expires, "TandemCertificateExpires", "secure"),
 }
-"""Each fault, and the one alert that it must raise."""

@@ -13,7 +13,7 @@ from dev.servers.member import Member
 from dev.settings import HOST, environment, free_ports
 from tests.audit import assert_consistent, await_rest
 from tests.load import Clients, await_settled_from_now
-from tests.servers import Servers
+from tests.pair import Pair
 from tests.stack import API, Instance, Stack
 from tests.waiting import eventually
 
@@ -25,26 +25,8 @@ PAUSE_S = 0.02
 CONSUMERS = ("payment-1", "inventory-1", "order-saga-1")
 
 
-class Pair(Servers):
-    """Servers whose databases are on a primary with a standby."""
-
-    def __init__(self, directory: Path) -> None:
-        super().__init__(directory)
-        self.folders = (directory / "postgres-1", directory / "postgres-2")
-        self.ports = free_ports(2)
-        self.postgres, self.standby = self.member(0, synchronous=True), self.member(1, synchronous=True)
-        self.postgres_port = self.ports[0]
-
-    def member(self, place: int, *, synchronous: bool) -> Member:
-        return Member(
-            self.folders[place],
-            self.ports[place],
-            self.secrets,
-            other=(self.folders[1 - place], self.ports[1 - place]),
-            synchronous=synchronous,
-            first=place == 0,
-            options={"fsync": "off"},
-        )
+class Failing(Pair):
+    """A pair that fails over."""
 
     def fail_over(self, shop: Stack) -> None:
         """What `just failover` does."""
@@ -63,40 +45,21 @@ class Pair(Servers):
         self.standby = self.member(place, synchronous=False)
         self.standby.start()
 
-    def stop(self) -> None:
-        super().stop()
-        self.standby.kill()
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Failing:
+    return Failing(tmp_path_factory.mktemp("pair"))
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
-    servers = Pair(tmp_path_factory.mktemp("pair"))
-    yield servers
-    servers.stop()
-
-
-@pytest.fixture(scope="module")
-def shop(pair: Pair) -> Iterator[Stack]:
-    stack = Stack(pair.folders[0].parent, servers=pair)
-    stack.variables |= {
-        name: url
-        for name, url in environment(
-            kafka_servers=pair.kafka.brokers().servers, postgres_port=lambda _: pair.ports, folder=pair.secrets
-        ).items()
-        if name.endswith("_URL")
-    }
-    try:
-        stack.start_servers()
-        pair.standby.start()
-        stack.start_infrastructure()
+def shop(pair: Failing) -> Iterator[Stack]:
+    with pair.stack() as stack:
         stack.launch_all()
         stack.product(SKU, price=PRICE, pieces=10**6)
         for number in range(CUSTOMERS):
             stack.account(f"customer-{number}", BALANCE)
         stack.await_orderable(SKU)
         yield stack
-    finally:
-        stack.stop()
 
 
 class Load(Clients):
@@ -137,7 +100,7 @@ def verify(shop: Stack, accepted: list[str], tmp_path: Path) -> None:
     assert_consistent(shop)
 
 
-def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop: Stack, pair: Pair) -> None:
+def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop: Stack, pair: Failing) -> None:
     """As after a failover behind one address, or with a URL that does not say target_session_attrs."""
     settings = environment(kafka_servers=shop.brokers.servers, postgres_port=pair.ports[1], folder=pair.secrets)
     at_standby = {name: url for name, url in settings.items() if name.endswith("_DATABASE_URL")}
@@ -178,7 +141,7 @@ def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop:
         assert not shop.query(database, "SELECT FROM parked_events")
 
 
-def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Pair, tmp_path: Path) -> None:
+def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Failing, tmp_path: Path) -> None:
     with Load(shop) as load:
         load.await_settled("before the failover")
         killed_s = time.monotonic()
@@ -198,7 +161,7 @@ def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair:
 
 
 def test_what_an_asynchronous_standby_lacks_is_noticed_and_brought_back(
-    shop: Stack, pair: Pair, tmp_path: Path
+    shop: Stack, pair: Failing, tmp_path: Path
 ) -> None:
     pair.rejoin()
     known = [shop.place(f"customer-{n}", (SKU, 1)) for n in range(CUSTOMERS)]
@@ -246,7 +209,7 @@ def test_what_an_asynchronous_standby_lacks_is_noticed_and_brought_back(
     verify(shop, [*known, *lost, meanwhile], tmp_path)
 
 
-def has_replayed(shop: Stack, pair: Pair) -> bool:
+def has_replayed(shop: Stack, pair: Failing) -> bool:
     with pair.postgres.connect() as primary, pair.standby.connect() as standby:
         [(written,)] = primary.execute("SELECT pg_current_wal_lsn()").fetchall()
         [(behind,)] = standby.execute("SELECT pg_wal_lsn_diff(%s, pg_last_wal_replay_lsn())", (written,)).fetchall()
