@@ -191,13 +191,13 @@ class Drill:
         return verdict
 
     def _attempt(self, fault: str, disk: Disk) -> Verdict:
-        act, expected, _ = FAULTS[fault]
+        expected = FAULTS[fault].alert
         self.await_calm()  # the fault before this one was mended a moment ago
         with self.watched():
             self._ending.wait(CALM_S)
             assert not self.receiver.fired(), f"before {fault}: {self.receiver.fired()}; {self.alerts()}"
             began = time.monotonic()
-            with act(Site(self.stack, self.console, disk)):
+            with FAULTS[fault].broken(Site(self.stack, self.console, disk)):
                 eventually(lambda: expected in self.receiver.fired(), f"{expected} is sent", last_words=self.alerts)
                 self._ending.wait(CALM_S)
                 fired = self.receiver.fired()
