@@ -139,6 +139,7 @@ def test_an_instance_whose_server_is_a_standby_changes_nothing_and_says_so(shop:
     await_rest(shop, placed)
     for database in ("payment", "order"):
         assert not shop.query(database, "SELECT FROM parked_events")
+    assert_consistent(shop)
 
 
 def test_a_synchronous_standby_that_takes_over_has_everything(shop: Stack, pair: Failing, tmp_path: Path) -> None:
