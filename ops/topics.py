@@ -16,7 +16,8 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -31,6 +32,8 @@ from common.kafka.grants import fetch_drift
 from ops import access, log_dirs, tool
 from ops.log import ANSWER_S, Log, members
 from ops.record import record
+
+T = TypeVar("T")
 
 GROUPS = sorted(READS)
 MISSING = "missing"
@@ -62,11 +65,11 @@ def create(log: Log, partitions: int, replicas: int) -> None:
     if replicas > 1:
         log.committed(GROUPS[0], [Partition(ORDERS, 0)])  # Kafka makes its topic of offsets when it is first asked
         names.append(settings.OFFSETS)
-    drift = settings.fetch_drift(admin, names)
+    drift = _when_known(lambda: settings.fetch_drift(admin, names))
     settings.mend(admin, drift)
     for mended in drift:
         print(f"topics: {mended.topic}: {mended.setting} set to {mended.wanted}, it was {mended.value}")
-    check_made(broker.describe(admin, counts).values(), partitions, replicas)
+    check_made(_when_known(lambda: broker.describe(admin, counts)).values(), partitions, replicas)
 
 
 def check_made(topics: Iterable[Topic], partitions: int, replicas: int) -> None:
@@ -82,6 +85,19 @@ def check_made(topics: Iterable[Topic], partitions: int, replicas: int) -> None:
                 f"topics: {topic.name} has {topic.replicas} copies of each record, TOPIC_REPLICAS is {replicas}: with "
                 "a broker's disk, orders would be lost; Kafka's kafka-reassign-partitions.sh makes further copies"
             )
+
+
+def _when_known(query: Callable[[], T]) -> T:
+    """What a query says of topics that were just made: the broker that answers may not know yet what another one has
+    made. Raises `Transient` with the last answer, after `TIMEOUT_S`, and `Fatal`."""
+    until = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            return query()
+        except Transient:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.1)
 
 
 def _await_leaders(admin: AdminClient, names: Sequence[str]) -> None:

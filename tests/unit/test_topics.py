@@ -10,6 +10,7 @@ from common.config.env import Env
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
 from common.events import PRODUCTS, READS, TOPICS
+from common.kafka import settings
 from common.kafka.broker import Partition, Topic
 from ops import topics
 from ops.log import Log, members
@@ -82,6 +83,35 @@ def test_what_cannot_be_recorded_is_not_trimmed_rewound_or_forgotten() -> None:
         topics.rewind(log, away, "orders")
     with unrecorded:
         topics.forget(log.admin, away, "notify")
+
+
+def test_a_broker_that_does_not_know_a_new_topic_yet_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With three brokers, Kafka's own topic of offsets is made by one, and described by another."""
+    leader = SimpleNamespace(partitions={0: SimpleNamespace(leader=1)})
+    admin = SimpleNamespace(
+        create_topics=lambda made, request_timeout: {},
+        list_topics=lambda timeout: SimpleNamespace(topics=dict.fromkeys(TOPICS, leader)),
+    )
+    log: Any = SimpleNamespace(admin=admin, committed=lambda group, partitions: {})
+    unknown = Transient("topic '__consumer_offsets' cannot be described: Broker: Unknown topic or partition")
+    answers: list[Transient | None] = [unknown, None]
+
+    def fetch_drift(_: object, names: Iterable[str]) -> list[settings.Drift]:
+        assert settings.OFFSETS in names
+        if answer := answers.pop(0):
+            raise answer
+        return []
+
+    monkeypatch.setattr("ops.topics.settings.fetch_drift", fetch_drift)
+    monkeypatch.setattr("ops.topics.broker.describe", lambda admin, names: {})
+    topics.create(log, partitions=6, replicas=3)
+    assert not answers
+
+    monkeypatch.setattr(topics, "TIMEOUT_S", -1.0)
+    monkeypatch.setattr(topics, "_await_leaders", lambda admin, names: None)
+    answers.append(unknown)
+    with pytest.raises(Transient, match="__consumer_offsets"):
+        topics.create(log, partitions=6, replicas=3)
 
 
 @pytest.mark.parametrize(
