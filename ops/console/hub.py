@@ -134,7 +134,8 @@ class Hub:
         try:
             await send({"type": "http.response.start", "status": 200, "headers": _HEADERS})
             await self._feed(client, gone, scope, send)
-            await asyncio.wait_for(send({"type": "http.response.body", "body": b""}), SEND_S)
+            async with asyncio.timeout(SEND_S):
+                await send({"type": "http.response.body", "body": b""})
         except TimeoutError:
             pass  # it reads nothing: the connection is closed
         finally:
@@ -157,5 +158,6 @@ class Hub:
             if not text and now() - sent_at < HEARTBEAT_S:
                 continue
             body = {"type": "http.response.body", "body": text or b": nothing new\n\n", "more_body": True}
-            await asyncio.wait_for(send(body), SEND_S)
+            async with asyncio.timeout(SEND_S):  # `wait_for` makes a task of each message before Python 3.12
+                await send(body)
             sent_at = now()

@@ -82,7 +82,7 @@ export function BreakIt() {
           <p>The slowest reader is <strong>${count(behind)} ${behind === 1 ? "record" : "records"}</strong> and <strong>${seconds(behindS)}</strong> behind.</p>
           <${Picture} flow=${flow} /></section>`}
         <section class="panel"><h2>Statements</h2><${Statements} /></section>
-        <section class="panel"><h2>Lag in records</h2><${Chart} label="Lag in records" points=${points} lines=${LAG} unit=${count} /></section>
+        <section class="panel"><h2>Lag in records</h2><${Chart} label="Lag in records" points=${points} lines=${LAG} unit=${count} whole /></section>
         <section class="panel"><h2>Lag in time</h2><${Chart} label="Lag in seconds" points=${points} lines=${LAG_S} unit=${seconds} /></section>
       </div>
     </div>`;

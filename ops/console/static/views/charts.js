@@ -4,6 +4,9 @@ import { html, useEffect, useLayoutEffect, useReducer, useRef } from "../vendor/
 
 const HEIGHT_PX = 180;
 
+/** What two ticks of whole numbers may be apart. */
+const WHOLE = Array.from({ length: 12 }, (_, power) => [1, 2, 5].map((digit) => digit * 10 ** power)).flat();
+
 /** Dashes tell the lines apart without colour. */
 export const LATENCY_LINES = [
   { name: "p50", field: "p50_ms", colour: "--line-1", dash: [] },
@@ -20,7 +23,7 @@ function times(_, ticks, __, ___, everyS) {
   return ticks.map((s) => new Date(s * 1000).toTimeString().slice(0, everyS < 60 ? 8 : 5));
 }
 
-function options(lines, unit, width) {
+function options(lines, unit, whole, width) {
   const style = getComputedStyle(document.documentElement);
   const of = (name) => style.getPropertyValue(name).trim();
   const axis = { stroke: of("--muted"), grid: { stroke: of("--edge"), width: 1 }, ticks: { stroke: of("--edge"), width: 1 } };
@@ -31,13 +34,13 @@ function options(lines, unit, width) {
     cursor: { show: false },
     scales: { y: { range: (_, __, max) => [0, (max || 1) * 1.1] } },
     axes: [{ ...axis, values: times, space: 70 },
-      { ...axis, size: 70, values: (_, ticks) => ticks.map(unit) }],
+      { ...axis, size: 70, values: (_, ticks) => ticks.map(unit), ...(whole && { incrs: WHOLE }) }],
     series: [{}, ...lines.map((line) => ({ stroke: of(line.colour), width: 2, dash: line.dash, points: { show: false }, spanGaps: false }))],
   };
 }
 
-/** `lines`: `{name, colour, dash, value(point)}`; `unit` writes a value for a person. */
-export function Chart({ label, points, lines, unit }) {
+/** `lines`: `{name, colour, dash, value(point)}`; `unit` writes a value for a person; values that are counts are `whole`. */
+export function Chart({ label, points, lines, unit, whole = false }) {
   const place = useRef();
   const chart = useRef();
   const [theme, redraw] = useReducer((n) => n + 1, 0);
@@ -47,7 +50,7 @@ export function Chart({ label, points, lines, unit }) {
     return () => dark.removeEventListener("change", redraw);
   }, []);
   useLayoutEffect(() => {
-    chart.current = new uPlot(options(lines, unit, place.current.clientWidth), plotted(points, lines), place.current);
+    chart.current = new uPlot(options(lines, unit, whole, place.current.clientWidth), plotted(points, lines), place.current);
     const observer = new ResizeObserver(() => chart.current.setSize({ width: place.current.clientWidth, height: HEIGHT_PX }));
     observer.observe(place.current);
     return () => {
