@@ -39,20 +39,28 @@ class Member(NamedTuple):
 
 
 def members(brokers: Brokers, nodes: Iterable[BrokerMetadata], groups: Iterable[str]) -> dict[str, list[Member]]:
-    """The members of these groups. One that nobody has joined has none. Raises `Transient` when a broker or
-    a coordinator does not answer, or answers with an error."""
+    """The members of these groups. One that nobody has joined has none. Raises `Transient` when no broker, or
+    a coordinator, answers, or one answers with an error."""
     groups = list(groups)
-    node = next(iter(nodes), None)
-    if node is None:
-        raise Transient("no broker is known")
-    at = str(node.host), int(node.port or 0)
-    found = coordinators(_asked(brokers, at, FIND_COORDINATOR, NO_TAGS + GROUP + _names(groups) + NO_TAGS))
+    found = _found(brokers, nodes, groups)
     known: dict[str, list[Member]] = {}
     for coordinator in dict.fromkeys(found.values()):
         its = [group for group in groups if found[group] == coordinator]
         body = NO_TAGS + _names(its) + WITHOUT_RIGHTS + NO_TAGS
         known |= described(_asked(brokers, coordinator, DESCRIBE, body))
     return known
+
+
+def _found(brokers: Brokers, nodes: Iterable[BrokerMetadata], groups: Collection[str]) -> dict[str, tuple[str, int]]:
+    """The coordinators, as the first broker says that answers: one that was just killed is known for some seconds."""
+    failure = Transient("no broker is known")
+    for node in nodes:
+        at = str(node.host), int(node.port or 0)
+        try:
+            return coordinators(_asked(brokers, at, FIND_COORDINATOR, NO_TAGS + GROUP + _names(groups) + NO_TAGS))
+        except Transient as error:
+            failure = error
+    raise failure
 
 
 def _names(groups: Collection[str]) -> bytes:

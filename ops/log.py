@@ -17,6 +17,7 @@ from common.kafka.broker import Partition, Topic, all_partitions, committed_offs
 from common.kafka.clients import client_config, reader_config
 from common.kafka.identity import AdminClient, Consumer
 from common.kafka.settings import Drift, fetch_drift
+from ops.groups import Member, members
 
 ANSWER_S: Final = 10.0
 COORDINATOR_S: Final = 15.0
@@ -53,6 +54,10 @@ class Log:
     def drift(self, names: Sequence[str]) -> list[Drift]:
         """The settings of these topics that are not as they must be."""
         return fetch_drift(self.admin, names)
+
+    def members(self) -> dict[str, list[Member]]:
+        """Who is in each of our groups."""
+        return members(self.brokers, self.admin.list_topics(timeout=ANSWER_S).brokers.values(), READS)
 
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
         """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no
@@ -94,22 +99,6 @@ class Log:
                 "queued.max.messages.kbytes": BUFFER_KIB,
             }
         )
-
-
-def members(admin: AdminClient, timeout_s: float = ANSWER_S) -> dict[str, list[Any]]:
-    """The members of our groups, as `confluent_kafka` describes them. A group that the broker has never seen has none.
-    Raises `KafkaException`, and `Transient` while a coordinator or a group cannot be read.
-
-    Only groups that a coordinator has loaded are described: a description that times out while librdkafka 2.16 looks
-    for the coordinator of a broker that has just come back aborts the process (librdkafka#4605).
-    """
-    listed = admin.list_consumer_groups(request_timeout=timeout_s).result()
-    if listed.errors:
-        raise Transient(f"the consumer groups cannot be read: {listed.errors[0]}")
-    loaded = {group.group_id for group in listed.valid}
-    names = [group for group in READS if group in loaded]
-    described = admin.describe_consumer_groups(names, request_timeout=timeout_s) if names else {}
-    return {group: described[group].result().members if group in described else [] for group in READS}
 
 
 class Tail:

@@ -30,7 +30,7 @@ from common.kafka import broker, settings
 from common.kafka.broker import Partition, Topic
 from common.kafka.grants import fetch_drift
 from ops import access, log_dirs, tool
-from ops.log import ANSWER_S, Log, members
+from ops.log import ANSWER_S, Log
 from ops.record import record
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ def show(log: Log) -> None:
         for strayed in fetch_drift(log.admin):
             print(strayed)
     print()
-    clients = {group: [member.client_id for member in of_group] for group, of_group in members(log.admin).items()}
+    clients = {group: [member.client_id for member in of_group] for group, of_group in log.members().items()}
     rows = []
     for group in GROUPS:
         committed = log.committed(group, bounds)

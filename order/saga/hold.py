@@ -44,7 +44,7 @@ BUSY_MAX_S: Final = 5.0
 TOGETHER: Final = 20
 """How many records of a partition's orders are given out before the results that waited for them. A batch may end
 anywhere in what is given out, and an order that comes without its results is written twice."""
-TOPICS: Final = len(READS[SAGA])
+TOPICS_READ: Final = len(READS[SAGA])
 AHEAD_SHARE: Final = 0.5
 """A partition from which no more is read is read again when it holds this share of what it may."""
 RESULTS_MAX: Final = 40_000
@@ -213,7 +213,7 @@ class HeldOrders:
 
     def _find_those_ahead(self) -> None:
         """Only results: whether orders are read must not depend on how far payment and inventory are."""
-        most = HELD_RECORDS_MAX / (TOPICS * max(1, len(self._results)))
+        most = HELD_RECORDS_MAX / (TOPICS_READ * max(1, len(self._results)))
         for number, results in self._results.items():
             for topic, queue in results.items():
                 if len(queue) > most:

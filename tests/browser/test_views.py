@@ -1,5 +1,6 @@
 """Each view with made-up data: it shows what the server says, is accessible in light and dark, and fits a phone."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, Literal
 
@@ -101,6 +102,20 @@ def test_the_flow_shows_rates_lag_and_who_is_down(page: Page, fake: Fake) -> Non
     fake.tell("flow", made_up.flow())
     expect(behind).to_contain_text("no lag")
     expect(page.locator("[data-box='payment']")).to_contain_text("✓ 1 of 1 ready")
+
+
+def test_a_chart_of_few_records_counts_whole_ones(page: Page, fake: Fake) -> None:
+    points = [made_up.point(number) | {"lag_records": number % 2, "lag_s": 1000.0} for number in range(90)]
+    fake.newest["history"] = fake.newest["history"] | {"points": points}
+    page.add_init_script(
+        "window.drawn = []; const draw = CanvasRenderingContext2D.prototype.fillText;"
+        "CanvasRenderingContext2D.prototype.fillText = function (text, ...at) {"
+        " window.drawn.push(text); return draw.call(this, text, ...at); };"
+    )
+    open_view(page, "break-it")
+    page.wait_for_function("window.drawn.includes('1')")
+    drawn = page.evaluate("window.drawn")
+    assert not [text for text, following in pairwise(drawn) if text == following], drawn
 
 
 def test_what_goes_wrong_is_said_on_every_view(page: Page, fake: Fake) -> None:

@@ -36,6 +36,8 @@ def test_each_coordinator_is_asked_once_for_its_groups(monkeypatch: pytest.Monke
     asked: list[tuple[int, bytes]] = []
 
     def request(_: Brokers, host: str, port: int, key: int, version: int, body: bytes) -> bytes:
+        if port == 0:
+            raise Transient("it was killed")
         if (key, version) == FIND_COORDINATOR:
             return HEAD + b"\x04" + coordinator("payment", 2) + coordinator("inventory", 3) + coordinator("new", 2)
         assert (key, version) == DESCRIBE
@@ -45,7 +47,7 @@ def test_each_coordinator_is_asked_once_for_its_groups(monkeypatch: pytest.Monke
         return HEAD + b"\x03" + group("payment", MEMBER) + group("new", error=NO_SUCH_GROUP)
 
     monkeypatch.setattr(wire, "request", request)
-    nodes: Any = [SimpleNamespace(host="127.0.0.1", port=1)]
+    nodes: Any = [SimpleNamespace(host="127.0.0.1", port=port) for port in (0, 1)]
     found = members(Brokers("127.0.0.1:1"), nodes, ["payment", "inventory", "new"])
     orders = [Partition("orders", 0), Partition("orders", 5)]
     assert found == {"payment": [Member("payment-1", "/127.0.0.1", orders)], "inventory": [], "new": []}
@@ -61,3 +63,13 @@ def test_an_error_of_a_coordinator_is_transient() -> None:
         described(Fields(b"\x02" + group("payment", MEMBER)[:-20]))
     with pytest.raises(Transient, match="no broker is known"):
         members(Brokers("127.0.0.1:1"), [], ["payment"])
+
+
+def test_no_broker_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def request(*_: object) -> bytes:
+        raise Transient("it was killed")
+
+    monkeypatch.setattr(wire, "request", request)
+    nodes: Any = [SimpleNamespace(host="127.0.0.1", port=1)]
+    with pytest.raises(Transient, match="it was killed"):
+        members(Brokers("127.0.0.1:1"), nodes, ["payment"])

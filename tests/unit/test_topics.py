@@ -1,4 +1,4 @@
-"""What `just topics` prints, and who is in the groups."""
+"""What `just topics` prints."""
 
 from collections.abc import Iterable
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from common.events import PRODUCTS, READS, TOPICS
 from common.kafka import settings
 from common.kafka.broker import Partition, Topic
 from ops import topics
-from ops.log import Log, members
+from ops.log import Log
 
 
 def log_with(*existing: str) -> Log:
@@ -22,18 +22,14 @@ def log_with(*existing: str) -> Log:
     def bounds(names: Iterable[str]) -> dict[Partition, tuple[int, int]]:
         return {Partition(name, 0): (0, 0) for name in names}
 
-    admin = SimpleNamespace(
-        list_topics=lambda timeout: SimpleNamespace(topics=existing),
-        list_consumer_groups=lambda request_timeout: SimpleNamespace(
-            result=lambda: SimpleNamespace(valid=[], errors=[])
-        ),
-    )
+    admin = SimpleNamespace(list_topics=lambda timeout: SimpleNamespace(topics=existing))
     return cast(
         Log,
         SimpleNamespace(
             admin=admin,
             brokers=Brokers("127.0.0.1:1"),
             bounds=bounds,
+            members=lambda: dict.fromkeys(READS, ()),
             committed=lambda group, partitions: {},
             drift=lambda names: [],
         ),
@@ -142,28 +138,6 @@ def test_a_topic_that_is_missing_has_no_lag_of_0(capsys: pytest.CaptureFixture[s
     assert any(line.startswith("orders: missing; 'just topics create'") for line in lines)
     lags = [line.split() for line in lines if line.startswith("payment  ")]
     assert lags == [["payment", "0", "orders", "missing", "missing"]]
-
-
-def test_a_group_that_no_coordinator_has_loaded_is_not_described() -> None:
-    """librdkafka aborts the process when such a description times out."""
-    described: list[str] = []
-    payment = SimpleNamespace(client_id="payment-1")
-
-    def describe(groups: list[str], request_timeout: float) -> dict[str, Any]:
-        described.extend(groups)
-        return {group: SimpleNamespace(result=lambda: SimpleNamespace(members=[payment])) for group in groups}
-
-    listed: Any = SimpleNamespace(valid=[SimpleNamespace(group_id="payment")], errors=[])
-    admin: Any = SimpleNamespace(
-        list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed),
-        describe_consumer_groups=describe,
-    )
-    assert members(admin) == {group: [payment] if group == "payment" else [] for group in READS}
-    assert described == ["payment"]
-    listed.errors.append("the coordinator loads")
-    with pytest.raises(Transient, match="the coordinator loads"):
-        members(admin)
-    assert described == ["payment"], "nothing is described while a coordinator loads"
 
 
 def test_copies_that_are_not_in_sync_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
