@@ -41,6 +41,15 @@ confluent_kafka.Uuid = lru_cache(maxsize=TOPIC_IDS_MAX)(confluent_kafka.Uuid)  #
 NO_COORDINATOR_YET: Final = frozenset(
     {KafkaError.NOT_COORDINATOR, KafkaError.COORDINATOR_NOT_AVAILABLE, KafkaError.COORDINATOR_LOAD_IN_PROGRESS}
 )
+NO_LEADER_YET: Final = frozenset(
+    {
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+    }
+)
+"""Brokers and client do not all know yet who leads a partition."""
 
 _LISTENER: Final = re.compile(r"([^:,\s]+)://(\[?)([^,\]]*)\]?:(\d+)")
 """As in `advertised.listeners`: NAME://host:port, where the host may be an IPv6 address in brackets."""
@@ -117,13 +126,20 @@ def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: Offs
     specs = {TopicPartition(*partition): spec for partition in partitions}
     if not specs:
         return {}
+    until, delays = time.monotonic() + REQUEST_TIMEOUT_S, delays_s()
+    looked = False
     with query("the ends of the log cannot be read"):
-        try:
-            return _list_offsets(admin, specs)
-        except KafkaException:
+        while True:
+            try:
+                return _list_offsets(admin, specs)
+            except KafkaException as error:
+                if looked and (error.args[0].code() not in NO_LEADER_YET or time.monotonic() > until):
+                    raise
+            if looked:
+                time.sleep(next(delays))
             # The client goes on asking the leader that it knows, for a quarter of an hour, unless it is told to look.
             admin.list_topics(timeout=LOOK_S)
-            return _list_offsets(admin, specs)
+            looked = True
 
 
 def _list_offsets(admin: AdminClient, specs: dict[TopicPartition, OffsetSpec]) -> dict[Partition, int]:

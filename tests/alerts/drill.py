@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -203,6 +204,10 @@ class Drill:
                 fired = self.receiver.fired()
                 late_share = self._machine.late_share(began)
         return Verdict(fault, expected, {name: at - began for name, at in fired.items()}, late_share)
+
+    def is_slowed(self) -> bool:
+        """Whether other work has kept the machine too busy, in the last minutes, for an alert about speed."""
+        return self._machine.late_share(-inf) > LATE_SHARE_MAX
 
     def await_data(self) -> None:
         """Wait until every expression of the dashboards and every selector of the rules returns data: rates need two

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev.observe import MISSING, PROGRAMS, binary
-from tests.alerts.drill import Drill
+from tests.alerts.drill import OF_SPEED, Drill
 from tests.chaos.disk import Disk
 from tests.stack import Stack
 
@@ -28,7 +28,7 @@ def drill(own_stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def test_every_dashboard_and_rule_has_data_and_promtool_finds_no_fault_in_the_metrics(drill: Drill) -> None:
     with drill.watched():
         drill.await_data()
-        assert drill.receiver.fired() == {}
+        assert set(drill.receiver.fired()) <= (OF_SPEED if drill.is_slowed() else set())
     served = [instance.get("/metrics").text for instance in drill.stack.instances.values()]
     for text in (*served, drill.console.http.get("/metrics").text):
         checked = subprocess.run(["promtool", "check", "metrics"], input=text, text=True)

@@ -127,6 +127,32 @@ def test_the_ends_are_asked_of_the_new_leader_when_there_is_another_one() -> Non
     assert broker.log_ends(Replaced(OFFSET_INVALID), [partition]) == {partition: 17}  # type: ignore[arg-type]
 
 
+class Electing(Replaced):
+    """The new leader has been found, and has not heard of it yet."""
+
+    def __init__(self, refusals: int) -> None:
+        super().__init__()
+        self.refusals = refusals
+
+    def list_offsets(
+        self, specs: dict[TopicPartition, object], **options: object
+    ) -> dict[TopicPartition, "Future[Any]"]:
+        self.refusals -= 1
+        if self.refusals < 0:
+            return super().list_offsets(specs, **options)
+        future: Future[Any] = Future()
+        future.set_exception(KafkaException(KafkaError(KafkaError.UNKNOWN_LEADER_EPOCH)))
+        return dict.fromkeys(specs, future)
+
+
+def test_the_ends_are_asked_again_while_a_leader_is_elected(monkeypatch: pytest.MonkeyPatch) -> None:
+    partition = Partition("orders", 0)
+    assert broker.log_ends(Electing(3), [partition]) == {partition: 17}  # type: ignore[arg-type]
+    monkeypatch.setattr(broker, "REQUEST_TIMEOUT_S", 0.1)
+    with pytest.raises(Transient, match=r"(?i)leader.epoch"):
+        broker.log_ends(Electing(10**6), [partition])  # type: ignore[arg-type]
+
+
 def test_a_broker_that_is_away_is_an_error_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(broker, "REQUEST_TIMEOUT_S", 0.1)
     nobody = AdminClient({"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
