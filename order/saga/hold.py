@@ -193,9 +193,7 @@ class HeldOrders:
         return arrival
 
     def _give_out_results(self, number: int, until_s: float, due: list[Arrival]) -> None:
-        read_until = self._read_until.get(number)
-        # A result's `time` is that of the record in `orders` which led to it, by the same clock.
-        order_read_until = None if read_until is None else rfc3339(read_until)
+        order_read_until = self._order_read_until(number)
         for results in self._results[number].values():
             while results and self._is_result_due(results[0], until_s, order_read_until):
                 due.append(results.popleft())
@@ -203,23 +201,40 @@ class HeldOrders:
     def _is_result_due(self, result: Arrival, until_s: float, order_read_until: str | None) -> bool:
         if result.received is None:
             return True
-        event = result.received.event
-        if event.subject in self._alone:
+        subject = result.received.event.subject
+        if subject in self._alone:
             return result.arrived_s <= until_s
-        if event.subject in self._waiting:
+        if subject in self._waiting:
             return False
-        # Of other instances' orders, before a restart for one, nothing has been read.
-        return order_read_until is None or event.time <= order_read_until or result.arrived_s <= self._unread_until_s
+        return not _is_ahead(result, order_read_until) or result.arrived_s <= self._unread_until_s
 
     def _find_those_ahead(self) -> None:
-        """Only results: whether orders are read must not depend on how far payment and inventory are."""
-        most = HELD_RECORDS_MAX / (TOPICS_READ * max(1, len(self._results)))
-        for number, results in self._results.items():
+        """Only results: whether orders are read must not depend on how far payment and inventory are. And only those
+        whose orders are not read: others wait for results that may be in the same partition."""
+        waiting = {number: results for number, results in self._results.items() if any(results.values())}
+        most = HELD_RECORDS_MAX / (TOPICS_READ * max(1, len(waiting)))
+        ahead = set()
+        for number, results in waiting.items():
+            order_read_until = self._order_read_until(number)
             for topic, queue in results.items():
-                if len(queue) > most:
-                    self.ahead.add(Partition(topic, number))
-                elif len(queue) <= most * AHEAD_SHARE:
-                    self.ahead.discard(Partition(topic, number))
+                partition = Partition(topic, number)
+                enough = most * AHEAD_SHARE if partition in self.ahead else most
+                if len(queue) > enough and _is_ahead(queue[-1], order_read_until):
+                    ahead.add(partition)
+        self.ahead = ahead
+
+    def _order_read_until(self, number: int) -> str | None:
+        """The latest time of a record of `orders`, as a result has it, whose `time` is that of the order's record."""
+        read_until = self._read_until.get(number)
+        return None if read_until is None else rfc3339(read_until)
+
+
+def _is_ahead(result: Arrival, order_read_until: str | None) -> bool:
+    """Whether the order of a result is not read yet. Of other instances' orders, before a restart for one, nothing has
+    been read."""
+    return (
+        result.received is not None and order_read_until is not None and result.received.event.time > order_read_until
+    )
 
 
 def _lateness_s(result: Arrival) -> float:

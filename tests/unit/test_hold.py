@@ -341,6 +341,28 @@ def test_no_more_results_are_read_while_many_wait_for_orders_that_are_not_read(m
     assert held.ahead == set()
 
 
+def test_results_whose_orders_wait_hold_up_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("order.saga.hold.HELD_RECORDS_MAX", 12)
+    orders = [later(placed(n), n, n) for n in range(1, 6)]
+    held = holding(*orders, *(later(paid(n), n, n) for n in range(1, 6)))
+    assert held.due(NOW_S) == []
+    assert held.ahead == set(), "stock decisions may be behind them"
+
+
+def test_all_room_is_for_the_partitions_that_have_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("order.saga.hold.HELD_RECORDS_MAX", 12)
+    elsewhere = [arrived(cancel(8), 0, number=1), arrived(declined(8), 0, number=1)]
+    held = holding(arrived(cancel(9), 0), *elsewhere)
+    assert len(held.due(NOW_S)) == 3
+    for n in range(1, 5):
+        held.add(later(paid(n), n, n))
+    held.due(NOW_S)
+    assert held.ahead == set()
+    held.add(later(paid(5), 5, 5))
+    held.due(NOW_S)
+    assert held.ahead == {Partition(PAYMENTS, 0)}
+
+
 def test_no_partition_is_lost_and_ahead() -> None:
     held = HeldOrders()
     held.ahead = {Partition(PAYMENTS, 0), Partition(PAYMENTS, 1)}
