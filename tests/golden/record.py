@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from common.events import PRODUCTS, READERS
+from common.files import extract_all
 from dev.settings import ROOT, Settings, new_passwords
 from tests.golden.archive import ARCHIVE, FIRST_SEGMENT, Golden, save
 from tests.golden.segments import for_any_broker
@@ -54,7 +55,7 @@ def main(revisions: tuple[str, ...]) -> None:
 def check_out(revision: str, folder: Path) -> None:
     done = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True)
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
-        archive.extractall(folder, filter="data")
+        extract_all(archive, folder)
 
 
 def segments(log: Path) -> Iterator[tuple[str, bytes]]:
