@@ -3,7 +3,6 @@
 import fcntl
 import os
 import resource
-import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -109,11 +108,3 @@ def _replace(path: Path, text: str, mode: int) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def extract_all(files: tarfile.TarFile, folder: Path) -> None:
-    """Extract an archive whose hash was checked. Python has filters since 3.11.4, and Debian 12 has 3.11.2."""
-    if hasattr(tarfile, "data_filter"):
-        files.extractall(folder, filter="data")
-    else:
-        files.extractall(folder)  # noqa: S202

@@ -6,11 +6,11 @@ topic or partition, and `Fatal` when no retry helps.
 
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import confluent_kafka
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
@@ -25,6 +25,8 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
 from common.backoff import delays_s
 from common.errors import Failure, Fatal, LossDetected, Transient, classify
 from common.kafka.identity import refusal
+
+T = TypeVar("T")
 
 REQUEST_TIMEOUT_S: Final = 5.0
 LOOK_S: Final = 2.0
@@ -126,20 +128,17 @@ def _log_offsets(admin: AdminClient, partitions: Iterable[Partition], spec: Offs
     specs = {TopicPartition(*partition): spec for partition in partitions}
     if not specs:
         return {}
-    until, delays = time.monotonic() + REQUEST_TIMEOUT_S, delays_s()
-    looked = False
-    with query("the ends of the log cannot be read"):
-        while True:
-            try:
-                return _list_offsets(admin, specs)
-            except KafkaException as error:
-                if looked and (error.args[0].code() not in NO_LEADER_YET or time.monotonic() > until):
-                    raise
-            if looked:
-                time.sleep(next(delays))
+
+    def ask() -> dict[Partition, int]:
+        try:
+            return _list_offsets(admin, specs)
+        except KafkaException:
             # The client goes on asking the leader that it knows, for a quarter of an hour, unless it is told to look.
             admin.list_topics(timeout=LOOK_S)
-            looked = True
+            return _list_offsets(admin, specs)
+
+    with query("the ends of the log cannot be read"):
+        return _ask_while(NO_LEADER_YET, ask, REQUEST_TIMEOUT_S)
 
 
 def _list_offsets(admin: AdminClient, specs: dict[TopicPartition, OffsetSpec]) -> dict[Partition, int]:
@@ -167,19 +166,26 @@ def committed_offsets(
 
 
 def _committed(consumer: Consumer, partitions: list[TopicPartition], timeout_s: float) -> list[TopicPartition]:
+    def ask() -> list[TopicPartition]:
+        answer = consumer.committed(partitions, timeout_s)
+        if error := next((tp.error for tp in answer if tp.error is not None), None):
+            raise KafkaException(error)
+        return answer
+
+    return _ask_while(NO_COORDINATOR_YET, ask, timeout_s)
+
+
+def _ask_while(passing: Collection[int], ask: Callable[[], T], timeout_s: float) -> T:
+    """The answer; asks again, for `timeout_s`, while an error is one of those that pass by themselves."""
     until, delays = time.monotonic() + timeout_s, delays_s()
     while True:
         try:
-            answer = consumer.committed(partitions, timeout_s)
-            if error := next((tp.error for tp in answer if tp.error is not None), None):
-                raise KafkaException(error)
+            return ask()
         except KafkaException as error:
             delay = next(delays)
-            if error.args[0].code() not in NO_COORDINATOR_YET or time.monotonic() + delay > until:
+            if error.args[0].code() not in passing or time.monotonic() + delay > until:
                 raise
             time.sleep(delay)
-        else:
-            return answer
 
 
 def message_bytes_max(admin: AdminClient, topics: Iterable[str]) -> dict[str, int]:

@@ -13,7 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
-from common.files import extract_all, locked
+from common.files import locked
+from dev.archive import extract_all
 from dev.servers import jars
 from dev.servers.server import StartError
 

@@ -215,11 +215,10 @@ class HeldOrders:
         most = HELD_RECORDS_MAX / (TOPICS_READ * max(1, len(waiting)))
         ahead = set()
         for number, results in waiting.items():
-            order_read_until = self._order_read_until(number)
             for topic, queue in results.items():
                 partition = Partition(topic, number)
                 enough = most * AHEAD_SHARE if partition in self.ahead else most
-                if len(queue) > enough and _is_ahead(queue[-1], order_read_until):
+                if len(queue) > enough and _is_ahead(queue[-1], self._order_read_until(number)):
                     ahead.add(partition)
         self.ahead = ahead
 

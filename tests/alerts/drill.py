@@ -7,7 +7,6 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from math import inf
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -207,7 +206,7 @@ class Drill:
 
     def is_slowed(self) -> bool:
         """Whether other work has kept the machine too busy, in the last minutes, for an alert about speed."""
-        return self._machine.late_share(-inf) > LATE_SHARE_MAX
+        return self._machine.late_share() > LATE_SHARE_MAX
 
     def await_data(self) -> None:
         """Wait until every expression of the dashboards and every selector of the rules returns data: rates need two

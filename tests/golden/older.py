@@ -11,7 +11,7 @@ import tarfile
 from pathlib import Path
 from typing import Final
 
-from common.files import extract_all
+from dev.archive import extract_all
 from dev.settings import ROOT
 
 ARCHIVE: Final = Path(__file__).with_name("older.tar.xz")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from common.events import PRODUCTS, READERS
-from common.files import extract_all
+from dev.archive import extract_all
 from dev.settings import ROOT, Settings, new_passwords
 from tests.golden.archive import ARCHIVE, FIRST_SEGMENT, Golden, save
 from tests.golden.segments import for_any_broker

@@ -1,12 +1,9 @@
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
-import pytest
-
-from common.files import extract_all, locked, stamp
+from common.files import locked, stamp
 
 TRY = """
 import fcntl, os, sys
@@ -33,19 +30,3 @@ def test_a_file_that_was_given_back_its_size_and_time_has_another_stamp(tmp_path
     path.write_text("new")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert stamp(path) != before
-
-
-@pytest.mark.parametrize("has_filters", [True, False])
-def test_an_archive_is_extracted_by_a_python_without_filters(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_filters: bool
-) -> None:
-    (tmp_path / "a").write_text("text")
-    with tarfile.open(tmp_path / "archive.tar", "w") as archive:
-        archive.add(tmp_path / "a", "inner/a")
-    if not has_filters:
-        real = tarfile.TarFile.extractall
-        monkeypatch.delattr(tarfile, "data_filter", raising=False)
-        monkeypatch.setattr(tarfile.TarFile, "extractall", lambda self, path: real(self, path))
-    with tarfile.open(tmp_path / "archive.tar") as archive:
-        extract_all(archive, tmp_path / "out")
-    assert (tmp_path / "out/inner/a").read_text() == "text"
