@@ -18,11 +18,11 @@ from dev.settings import HOST, free_ports
 from ops.observe.dashboards import DASHBOARDS
 from ops.observe.rules import rules
 from tests.alerts.faults import FAULTS, QUIET, Site
+from tests.alerts.machine import LATE_SHARE_MAX, Machine
 from tests.alerts.panels import EXPORTED, Series, table
 from tests.alerts.receiver import Receiver
 from tests.chaos.disk import Disk
 from tests.console import RunningConsole
-from tests.machine import LATE_SHARE_MAX, Machine
 from tests.stack import Stack
 from tests.waiting import eventually
 

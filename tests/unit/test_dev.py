@@ -380,6 +380,14 @@ def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_doe
     assert f"image: locustio/locust:{version('locust')}\n" in compose
 
 
+@pytest.mark.parametrize("file", ["dev/compose-secure.yml", "dev/containers/brokers-secure.yml"])
+def test_a_certificate_that_is_taken_up_leaves_the_broker_threads_for_orders(file: str) -> None:
+    """Each service, the console and a tool may wait for its settings then, with a thread each."""
+    threads = kafka.SECURE["num.io.threads"]
+    assert int(threads) > len(SERVICES) + 2
+    assert f'KAFKA_NUM_IO_THREADS: "{threads}"\n' in (ROOT / file).read_text()
+
+
 def test_the_gateway_bounds_a_request_as_the_services_do() -> None:
     """The behaviour itself needs HAProxy, which not every machine has: decision 10 says how it was tried."""
     lines = [line.partition(" # ")[0].split() for line in (ROOT / "dev/gateway.cfg").read_text().splitlines()]
