@@ -1,4 +1,5 @@
-"""Groups the items of many callers: those that arrive while one piece of work is under way go together into the next.
+"""Groups the items of many callers: those that arrive while one piece of work is under way, or soon after it began, go
+together into the next.
 
 No caller gets an answer that is older than its question.
 """
@@ -16,11 +17,16 @@ R = TypeVar("R")
 class Grouped(Generic[T, R]):
     """Does one piece of work at a time, so that groups grow with the load and a lone item does not wait."""
 
-    def __init__(self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int = sys.maxsize) -> None:
-        """`work` returns a result for each of its items, at most `most` of them, or fails. Call it in the loop."""
+    def __init__(
+        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int = sys.maxsize, apart_s: float = 0.0
+    ) -> None:
+        """`work` returns a result for each of its items, at most `most` of them, or fails. Groups begin at least
+        `apart_s` seconds apart. Call it in the loop."""
         self._loop = asyncio.get_running_loop()  # asking for it every time is a system call
         self._work = work
         self._most = most
+        self._apart_s = apart_s
+        self._next_at_s = 0.0
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._worker: asyncio.Task[None] | None = None
 
@@ -40,6 +46,9 @@ class Grouped(Generic[T, R]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                if (early_s := self._next_at_s - self._loop.time()) > 0:
+                    await asyncio.sleep(early_s)
+                self._next_at_s = self._loop.time() + self._apart_s
                 group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
                 await self._serve(group)
         finally:

@@ -27,9 +27,9 @@ from common.http.problem import ProblemError
 from common.http.protocol import Connection
 from common.kafka.async_publisher import Acknowledged
 from order.api import operations
-from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head, split_credentials
-from order.api.place.single import PlaceOrder
-from tests.unit.order_api import PLACE, Api, FakeLog
+from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head, split_own
+from order.api.place.single import REPLAYED, PlaceOrder
+from tests.unit.order_api import PLACE, Api, FakeLog, FakeRequests
 from tests.unit.principals import ByName, principal
 
 HOST = "127.0.0.1"
@@ -232,6 +232,10 @@ UNUSUAL = {
     "a query": (request(line=b"POST /api/v1/orders?x=1 HTTP/1.1"),),
     "two proxies' words": (request(b"x-forwarded-for: 192.0.2.1", b"x-forwarded-for: 192.0.2.2"),),
     "two keys": (request(b"idempotency-key: a", b"idempotency-key: b"),),
+    "two keys, one of unusual form": (request(b"idempotency-key: a", b"Idempotency-Key:b"),),
+    "a key of unusual form": (request(b"idempotency-key:  a "),),
+    "a key that is empty": (request(b"idempotency-key: "),),
+    "two request ids": (request(b"x-request-id: a", b"X-Request-Id: b"),),
     "a folded header": (request(b"x-long: a", b" b"),),
     "an empty header": (request(b"x-empty:"),),
     "a long head": (request(b"x-long: " + b"a" * HEAD_BYTES_MAX),),
@@ -264,11 +268,38 @@ REFUSED = {
 }
 
 
+KEY = pytest.mark.parametrize("key", [(), (b"idempotency-key: k",)], ids=["unkeyed", "keyed"])
+
+
+@KEY
 @pytest.mark.parametrize("name", REFUSED)
-def test_both_ways_answer_a_failure_alike(name: str) -> None:
-    answer, fast, _ = both(request(), api=REFUSED[name])
+def test_both_ways_answer_a_failure_alike(name: str, key: tuple[bytes, ...]) -> None:
+    answer, fast, _ = both(request(*key), api=REFUSED[name])
     assert fast.ordinary == 0
     assert answer.startswith((b"HTTP/1.1 503 ", b"HTTP/1.1 500 "))
+
+
+def test_both_ways_answer_a_key_alike_whose_database_is_away() -> None:
+    answer, fast, _ = both(request(b"idempotency-key: k"), api=lambda: Api(requests=FakeRequests(away=True)))
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert fast.ordinary == len(fast.api.log.placed) == 0
+
+
+@pytest.mark.parametrize(("body", "status"), [(BODY, 202), (BODY.replace(b"2}", b"3}"), 422)])
+def test_both_ways_answer_a_key_alike_that_came_before(body: bytes, status: int) -> None:
+    async def run() -> None:
+        fast, ordinary = (Served(Api(), fast=each) for each in (True, False))
+        for served in (fast, ordinary):
+            await exchange(served, request(b"idempotency-key: k"))
+        again = request(b"idempotency-key: k", body=body)
+        got = await exchange(fast, again)
+        assert got.startswith(b"HTTP/1.1 %d " % status)
+        assert (b"\r\n%b: %b\r\n" % REPLAYED in got) == (status == 202)
+        assert alike(got) == alike(await exchange(ordinary, again))
+        assert fast.ordinary == 0
+        assert len({event.subject for event in fast.api.log.placed}) == 1
+
+    asyncio.run(run())
 
 
 FORWARDED = b"x-forwarded-for: 192.0.2.%d"
@@ -315,33 +346,44 @@ def test_both_ways_limit_a_principal_alike() -> None:
 
 
 def test_a_head_is_read_the_same_whatever_its_order_and_case() -> None:
-    head = read_head(
-        b"\r\nHost: localhost\r\nContent-Length: 5\r\nX-Request-Id: r\r\nContent-Type: application/json", HOSTS
-    )
-    other = read_head(
-        b"\r\nx-request-id:r\r\ncontent-length: \t5 \r\nhost: localhost\r\ncontent-type: application/json", HOSTS
-    )
-    assert head == other
-    assert head is not None
-    assert (head.length, head.request_id) == (5, b"r")
+    head = read_head(b"\r\nHost: localhost\r\nContent-Length: 5\r\nContent-Type: application/json", HOSTS)
+    other = read_head(b"\r\ncontent-length: \t5 \r\nhost:localhost\r\ncontent-type: application/json", HOSTS)
+    assert head == other == 5
 
 
 @pytest.mark.parametrize(
-    ("lines", "rest", "value"),
+    ("lines", "rest", "own"),
     [
-        (b"\r\nhost: h\r\nauthorization: Bearer a\r\nx: y", b"\r\nhost: h\r\nx: y", b"Bearer a"),
-        (b"\r\nAuthorization: Bearer a\r\nhost: h", b"\r\nhost: h", b"Bearer a"),
-        (b"\r\nhost: h\r\nauthorization: Bearer a", b"\r\nhost: h", b"Bearer a"),
-        (b"\r\nhost: h\r\nx-authorization: Bearer a", b"\r\nhost: h\r\nx-authorization: Bearer a", None),
-        (b"\r\nhost: h\r\nx: authorization: Bearer a", b"\r\nhost: h\r\nx: authorization: Bearer a", None),
-        (b"\r\nauthorization: a\r\nauthorization: b", b"\r\nauthorization: b", b"a"),
-        (b"\r\nAuthorization: a\r\nauthorization: b", b"\r\nAuthorization: a", b"b"),
-        (b"\r\nauthorization:  a \r\nx: y", b"\r\nx: y", b" a "),
-        (b"", b"", None),
+        (b"\r\nhost: h\r\nauthorization: Bearer a\r\nx: y", b"\r\nhost: h\r\nx: y", {b"authorization": b"Bearer a"}),
+        (b"\r\nAuthorization: Bearer a\r\nhost: h", b"\r\nhost: h", {b"authorization": b"Bearer a"}),
+        (b"\r\nhost: h\r\nX-Request-ID: r", b"\r\nhost: h", {b"x-request-id": b"r"}),
+        (
+            b"\r\nidempotency-key: k\r\nhost: h\r\ntraceparent: t\r\nx-forwarded-for: a, b",
+            b"\r\nhost: h",
+            {b"idempotency-key": b"k", b"traceparent": b"t", b"x-forwarded-for": b"a, b"},
+        ),
+        *(
+            (lines, lines, {})
+            for lines in (
+                b"\r\nhost: h\r\nx-authorization: Bearer a",
+                b"\r\nhost: h\r\nx: authorization: Bearer a",
+                b"\r\nauthorization: a\r\nauthorization: b",
+                b"\r\nAuthorization: a\r\nidempotency-key: k\r\nauthorization: b",
+                b"\r\nauthorization:  a\r\nx: y",
+                b"\r\nauthorization: a \r\nx: y",
+                b"\r\nidempotency-key:k",
+                b"\r\nidempotency-key: ",
+                b"\r\nidempotency-key: k\x80",
+                b"\r\nidempotency-key: k\n",
+                b"",
+            )
+        ),
     ],
 )
-def test_credentials_are_taken_out_of_a_head(lines: bytes, rest: bytes, value: bytes | None) -> None:
-    assert split_credentials(lines) == (rest, value)
+def test_what_each_request_has_of_its_own_is_taken_out_of_a_head(
+    lines: bytes, rest: bytes, own: dict[bytes, bytes]
+) -> None:
+    assert split_own(lines) == (rest, own)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +392,6 @@ def test_credentials_are_taken_out_of_a_head(lines: bytes, rest: bytes, value: b
         (b"authorization: Bearer ann", b"Authorization: Bearer shop"),
         (b"authorization: Bearer ann", b"AUTHORIZATION: Bearer ann"),
         (b"authorization:Bearer ann",),
-        (b"AUTHORIZATION: Bearer ann",),
         (b"authorization:  Bearer ann",),
         (b"authorization: Bearer ann ",),
         (b"authorization: Bearer ann\r\n folded",),
@@ -391,9 +432,10 @@ def test_requests_sent_ahead_are_answered_in_turn_and_each_once() -> None:
     asyncio.run(run())
 
 
-def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
+@KEY
+def test_a_server_that_ends_answers_the_requests_it_has_and_closes(key: tuple[bytes, ...]) -> None:
     async def run() -> None:
-        async with order_on_its_way() as (served, log, reader, _):
+        async with order_on_its_way(*key) as (served, log, reader, _):
             [connection] = served.connections
             connection.shutdown()
             log.sent.pop().set_result(PLACE)
@@ -405,9 +447,10 @@ def test_a_server_that_ends_answers_the_requests_it_has_and_closes() -> None:
     asyncio.run(run())
 
 
-def test_a_client_that_closes_its_sending_side_gets_its_answer() -> None:
+@KEY
+def test_a_client_that_closes_its_sending_side_gets_its_answer(key: tuple[bytes, ...]) -> None:
     async def run() -> None:
-        async with order_on_its_way() as (served, log, reader, writer):
+        async with order_on_its_way(*key) as (served, log, reader, writer):
             writer.write_eof()
             await until(lambda: all(connection._closing for connection in served.connections))
             log.sent.pop().set_result(PLACE)
@@ -417,9 +460,10 @@ def test_a_client_that_closes_its_sending_side_gets_its_answer() -> None:
     asyncio.run(run())
 
 
-def test_an_order_stands_although_its_client_has_gone() -> None:
+@KEY
+def test_an_order_stands_although_its_client_has_gone(key: tuple[bytes, ...]) -> None:
     async def run() -> None:
-        async with order_on_its_way() as (served, log, _, writer):
+        async with order_on_its_way(*key) as (served, log, _, writer):
             end: socket.socket = writer.get_extra_info("socket")
             end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
@@ -477,7 +521,7 @@ def remembers() -> Remembers:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("key", [(), (b"idempotency-key: k",)], ids=["unkeyed", "keyed"])
+@KEY
 @pytest.mark.parametrize(
     ("name", "status", "fast"),
     [("ann", 202, True), ("shop", 202, True), ("both", 202, True), ("bob", 403, True), ("auditor", 403, False),

@@ -41,6 +41,39 @@ def test_calls_made_during_a_group_form_the_next_group() -> None:
     asyncio.run(main())
 
 
+def test_groups_begin_apart_and_the_first_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def main() -> None:
+        slept: list[float] = []
+        loop = asyncio.get_running_loop()
+        clock_s = loop.time()
+
+        async def sleep(seconds: float) -> None:
+            nonlocal clock_s
+            slept.append(seconds)
+            late = [grouped.submit(number) for number in (3, 4)] if len(slept) == 1 else []
+            clock_s += seconds
+            later.extend(late)
+
+        monkeypatch.setattr(loop, "time", lambda: clock_s)
+        monkeypatch.setattr(asyncio, "sleep", sleep)
+        later: list[asyncio.Future[int]] = []
+        work = Work()
+        work.may_end.set()
+        grouped = Grouped(work, apart_s=600.0)
+        assert await grouped.submit(1) == 2
+        assert slept == []
+        clock_s += 200.0
+        assert await grouped.submit(2) == 4
+        assert [await future for future in later] == [6, 8]
+        assert slept == [pytest.approx(400.0)]
+        assert work.groups == [[1], [2, 3, 4]]
+        clock_s += 600.0
+        assert await grouped.submit(5) == 10
+        assert len(slept) == 1
+
+    asyncio.run(main())
+
+
 def test_a_failure_affects_only_its_own_group() -> None:
     async def main() -> None:
         work = Work()

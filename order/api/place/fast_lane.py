@@ -11,10 +11,10 @@ A connection serves one request at a time: what arrives early waits, unread beyo
 
 import asyncio
 import re
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from common.auth.authenticator import Authenticator
 from common.auth.principal import Principal
@@ -30,37 +30,36 @@ from common.http.responses import request_id
 from common.kafka.async_publisher import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import ACCESS, OrderDesk, accepted
-from order.api.place.idempotency import KeyedOrders
+from order.api.place.idempotency import Begun, Kept, KeyedOrders
+from order.api.place.keyed_requests import First
 from order.api.place.single import LOCATION, ORDERS_PATH, REPLAYED, accept_seconds, accepted_count, counted_problem
 from order.api.responses import Accepted
 
 HEAD_BYTES_MAX: Final = 2_048
 HEADS_KEPT: Final = 256
-"""Clients of one kind send the same head with almost every request, but for their credentials, so it is parsed once."""
+"""Clients of one kind send the same head with almost every request, but for what `split_own` takes out, so it is parsed
+once."""
 
 REQUEST_LINE: Final = f"POST {ORDERS_PATH} HTTP/1.1\r\n".encode()
 _LINES_FROM: Final = len(REQUEST_LINE) - len(b"\r\n")
 """Where the lines of the head begin, each with the line end before it."""
 _HEAD_END: Final = b"\r\n\r\n"
-_AUTHORIZATION: Final = (b"\r\nauthorization: ", b"\r\nAuthorization: ")
 # RFC 9110 §5.5 and §5.6.2, without obs-text and without empty values.
 _FIELD: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([\x21-\x7e](?:[\t\x20-\x7e]*[\x21-\x7e])?)[ \t]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,6}")
-_ONCE: Final = frozenset(
+# What each request has of its own. Written in another way, it stays among the lines, and is unusual there.
+_OWN: Final = re.compile(
+    rb"\r\n(?i:(authorization|idempotency-key|traceparent|x-request-id|x-forwarded-for)): "
+    rb"([\x21-\x7e]+(?: [\x21-\x7e]+)*)(?=\r\n|\Z)"
+)
+_ONCE: Final = frozenset({b"host", b"content-length", b"content-type", b"connection"})
+_UNUSUAL: Final = frozenset(
     {
-        b"host",
-        b"content-length",
-        b"content-type",
-        b"connection",
+        b"authorization",
         b"idempotency-key",
         b"traceparent",
         b"x-request-id",
         b"x-forwarded-for",
-    }
-)
-_UNUSUAL: Final = frozenset(
-    {
-        b"authorization",
         b"transfer-encoding",
         b"content-encoding",
         b"content-range",
@@ -74,30 +73,19 @@ _PERSISTENT: Final = frozenset({b"keep-alive", b"upgrade", b"http2-settings"})
 """Options of a connection that stays. Java's client offers an upgrade with every request, and an offer is ignored."""
 
 
-class Head(NamedTuple):
-    """What a request's head says, as far as it matters here."""
-
-    length: int
-    request_id: bytes | None
-    traceparent: bytes | None
-    key: str | None
-    forwarded_for: bytes
-
-
-def split_credentials(lines: bytes) -> tuple[bytes, bytes | None]:
-    """The lines of a head but for the first `Authorization`, and its value as it stands there. Written in another way,
-    it stays among the lines. A value that is not as it should be is none that is known."""
-    for name in _AUTHORIZATION:
-        at = lines.find(name)
-        if at >= 0:
-            end = lines.find(b"\r\n", at + len(name))
-            end = end if end >= 0 else len(lines)
-            return lines[:at] + lines[end:], lines[at + len(name) : end]
-    return lines, None
+def split_own(lines: bytes) -> tuple[bytes, Mapping[bytes, bytes]]:
+    """The lines of a head without those that each request has of its own, and the values of these by their names. If
+    one comes twice, all stay among the lines."""
+    parts = _OWN.split(lines)
+    if len(parts) == 1:
+        return lines, {}
+    own = {name.lower(): value for name, value in zip(parts[1::3], parts[2::3], strict=True)}
+    return (b"".join(parts[::3]), own) if len(own) == len(parts) // 3 else (lines, {})
 
 
-def read_head(lines: bytes, hosts: Hosts) -> Head | None:
-    """The header lines of a request that can be served here, or None. Each has its line end before it."""
+def read_head(lines: bytes, hosts: Hosts) -> int | None:
+    """The length of the body, in bytes, if the request can be served here. The lines are those of its head but for its
+    own, each with its line end before it."""
     headers: dict[bytes, bytes] = {}
     for line in lines.split(b"\r\n")[1:]:
         field = _FIELD.fullmatch(line)
@@ -118,17 +106,10 @@ def read_head(lines: bytes, hosts: Hosts) -> Head | None:
         or not options <= _PERSISTENT
     ):
         return None
-    key = headers.get(b"idempotency-key")
-    return Head(
-        int(length),
-        headers.get(b"x-request-id"),
-        headers.get(b"traceparent"),
-        None if key is None else key.decode("latin-1"),
-        headers.get(b"x-forwarded-for", b""),
-    )
+    return int(length)
 
 
-def head_reader(hosts: Hosts) -> Callable[[bytes], Head | None]:
+def head_reader(hosts: Hosts) -> Callable[[bytes], int | None]:
     """`read_head` for these hosts, which remembers what it has read."""
     return lru_cache(HEADS_KEPT)(partial(read_head, hosts=hosts))
 
@@ -152,7 +133,7 @@ class FastLane(Connection):
         desk: OrderDesk,
         keyed: KeyedOrders,
         log: OrdersLog,
-        read_head: Callable[[bytes], Head | None],
+        read_head: Callable[[bytes], int | None],
         auth: Authenticator,
         limiter: Limiter,
         accepted: bytes = accepted_head(),
@@ -178,30 +159,32 @@ class FastLane(Connection):
             return
         if data.startswith(REQUEST_LINE) and self._is_between_requests():
             end = data.find(_HEAD_END, len(REQUEST_LINE), HEAD_BYTES_MAX)
-            lines, authorization = split_credentials(data[_LINES_FROM:end] if end > 0 else b"")
-            head = self._read_head(lines)
-            if head is not None and head.length == len(data) - end - len(_HEAD_END):
+            lines, own = split_own(data[_LINES_FROM:end] if end > 0 else b"")
+            if self._read_head(lines) == len(data) - end - len(_HEAD_END):
                 # Credentials that are not known yet, or no longer good, are judged where all others are.
-                principal = self._auth.known(authorization)
+                principal = self._auth.known(own.get(b"authorization"))
                 if principal is not None and not principal.scopes.isdisjoint(ACCESS.accepted):
                     self._serving = True
                     self._unanswered += 1
                     self._awaiting_since = None
-                    self._serve(head, data[end + len(_HEAD_END) :], principal)
+                    self._serve(own, data[end + len(_HEAD_END) :], principal)
                     return
         super().data_received(data)
 
     def _is_between_requests(self) -> bool:
         return not (self.arriving or self._unanswered or self.flow.write_paused) and self._refusal is None
 
-    def _serve(self, head: Head, body: bytes, principal: Principal) -> None:
-        """Serve a request of this principal, who may place orders."""
+    def _serve(self, own: Mapping[bytes, bytes], body: bytes, principal: Principal) -> None:
+        """Serve a request of this principal, who may place orders. `own` is what `split_own` took out of its head."""
         customer = ACCESS.confinement(principal)
         began = perf_counter()
-        id_ = request_id(head.request_id)
+        id_ = request_id(own.get(b"x-request-id"))
+        traceparent = own.get(b"traceparent")
         try:
             proxies = self._limiter.proxies
-            source = self.source if not proxies else forwarded_source(self.peer, head.forwarded_for, proxies)
+            source = (
+                self.source if not proxies else forwarded_source(self.peer, own.get(b"x-forwarded-for", b""), proxies)
+            )
             refused = (
                 self._limiter.refusal_of_source(source, began)
                 or self._limiter.refusal_of_principal(principal, began)
@@ -209,10 +192,11 @@ class FastLane(Connection):
             )
             if refused is not None:
                 raise ProblemError(refused)
-            if head.key is not None:
-                self._start(self._serve_keyed(head, head.key, body, customer, id_, began))
+            if (key := own.get(b"idempotency-key")) is not None:
+                begun = self._keyed.receive(body, traceparent, key.decode(), customer)
+                begun.first.add_done_callback(partial(self._stored, begun, id_, began))
             else:
-                event, sent = self._desk.send(body, head.traceparent, customer)
+                event, sent = self._desk.send(body, traceparent, customer)
                 sent.add_done_callback(partial(self._acknowledged, event, id_, began))
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), id_))
@@ -227,23 +211,33 @@ class FastLane(Connection):
         else:
             self._answer_accepted(accepted(event), request_id, began)
 
-    async def _serve_keyed(
-        self, head: Head, key: str, body: bytes, customer: str | None, request_id: bytes, began: float
-    ) -> None:
+    def _stored(self, begun: Begun, request_id: bytes, began: float, _: "asyncio.Future[First | None]") -> None:
+        """The request has a key, and the first one under it is known."""
         try:
-            order, repeated = await self._keyed.place(body, head.traceparent, key, customer)
+            kept = self._keyed.stored(begun)
+            if not kept.in_log:
+                sent = self._keyed.send(kept)
+                sent.add_done_callback(partial(self._acknowledged_with_key, kept, request_id, began))
+                return
         except Exception as error:
             self._answer(*raw_problem(counted_problem(error), request_id))
         else:
-            self._answer_accepted(order, request_id, began, REPLAYED if repeated else None)
+            self._answer_kept(kept, request_id, began)
 
-    def _start(self, serving: Coroutine[Any, Any, None]) -> None:
-        """Run a request as a task that the server knows, and so waits for when it ends."""
-        task = self.loop.create_task(serving)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    def _acknowledged_with_key(
+        self, kept: Kept, request_id: bytes, began: float, sent: "asyncio.Future[Acknowledged]"
+    ) -> None:
+        try:
+            self._keyed.fate(kept, sent)
+        except Exception as error:
+            self._answer(*raw_problem(counted_problem(error), request_id))
+        else:
+            self._answer_kept(kept, request_id, began)
 
     # Answers
+
+    def _answer_kept(self, kept: Kept, request_id: bytes, began: float) -> None:
+        self._answer_accepted(kept.accepted, request_id, began, REPLAYED if kept.repeated else None)
 
     def _answer_accepted(
         self, order: Accepted, request_id: bytes, began: float, replayed: tuple[bytes, bytes] | None = None

@@ -11,10 +11,12 @@ References: draft-ietf-httpapi-idempotency-key-header.
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final, NamedTuple
 
 import msgspec
+from confluent_kafka import KafkaException
 from msgspec import UNSET
 from prometheus_client import Counter
 
@@ -25,6 +27,7 @@ from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.http.requests import checked_idempotency_key, idempotency_key_reused
 from common.http.validation import decode_body
+from common.kafka.async_publisher import Acknowledged
 from common.keyed_answers import Answer, Keyed, KeyReused
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders
@@ -79,17 +82,31 @@ class KeyedOrders:
 
         Raises `ProblemError`.
         """
+        kept = await self.kept(self.receive(body, traceparent, key, customer))
+        if not kept.in_log:
+            sent = self.send(kept)
+            with suppress(TimeoutError, KafkaException):
+                await sent
+            self.fate(kept, sent)
+        return kept.accepted, kept.repeated
+
+    def receive(self, body: bytes, traceparent: bytes | None, key: str, customer: str | None) -> Begun:
+        """`begin` with what a client has sent. Raises `ProblemError`."""
         checked_idempotency_key(key)
         request = decode_body(body, order_request_decoder)
         check_name(request, customer)
-        kept = await self.kept(self.begin(request, key, traceparent))
-        if not kept.in_log:
-            try:
-                sent = self._log.send(kept.order_id, kept.customer_id, kept.event)
-                await self._log.acknowledged(kept.order_id, kept.customer_id, sent)
-            except ProblemError as error:
-                raise ProblemError(with_key(error.problem)) from None
-        return kept.accepted, kept.repeated
+        return self.begin(request, key, traceparent)
+
+    def send(self, kept: Kept) -> "asyncio.Future[Acknowledged]":
+        """Send the order to the log. It is accepted once the future has its acknowledgement; see `fate`."""
+        return self._log.send(kept.order_id, kept.customer_id, kept.event)
+
+    def fate(self, kept: Kept, sent: "asyncio.Future[Acknowledged]") -> Acknowledged:
+        """Where the log has the order, now that its future is done. Raises `ProblemError` 503."""
+        try:
+            return self._log.fate(kept.order_id, kept.customer_id, sent)
+        except ProblemError as error:
+            raise ProblemError(with_key(error.problem)) from None
 
     async def came_before(self, key: str, lines: Sequence[bytes], customer: str | None) -> bool:
         """Whether a request of these lines came before under this key. Raises `ProblemError` 422 when others did.
@@ -121,9 +138,15 @@ class KeyedOrders:
         return Begun(key, request.customer_id, hashed, draft, stored)
 
     async def kept(self, begun: Begun) -> Kept:
-        """The second half: the order that the key stands for. Raises `ProblemError`."""
+        """The second half: the order that the key stands for, once that is known. Raises `ProblemError`."""
+        with suppress(DatabaseUnavailable):
+            await begun.first
+        return self.stored(begun)
+
+    def stored(self, begun: Begun) -> Kept:
+        """The second half, now that the future `begun.first` is done. Raises `ProblemError`."""
         try:
-            first = await begun.first
+            first = begun.first.result()
         except DatabaseUnavailable as error:
             raise ProblemError(not_stored(error)) from None
         draft = begun.draft

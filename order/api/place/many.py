@@ -227,7 +227,7 @@ class PlaceMany:
             kept = await self._keyed.kept(draft)
         except ProblemError as error:
             return error.problem
-        sent = None if kept.in_log else self._log.send(kept.order_id, kept.customer_id, kept.event)
+        sent = None if kept.in_log else self._keyed.send(kept)
         return Sent(kept.order_id, kept.customer_id, sent, keyed=True, repeated=kept.repeated)
 
     async def _acknowledged(self, sent: Sent) -> Sent | Problem:
