@@ -65,13 +65,14 @@ def run_main(plan: Plan, meter: Meter, first_burst: Measured) -> Run:
     confirmed_per_s = confirmed.confirmed_per_s
     idle = idle_cpu(system)
     memory = processes.memory(system.layout.pids)
-    ladder = [meter.open(f"{rate:g}/s", rate, plan.low_point_s) for rate in plan.fixed_rates]
-    ladder += [meter.open(f"{share:.0%}", share * confirmed_per_s, plan.point_s) for share in plan.shares]
-    echoes.append(ceilings.echo(plan.echo_s))
+    # Right behind what they are compared with: a machine may become slower within minutes.
     keyed = many = None
     if seconds := plan.variant_s:
         keyed = meter.highest_held("keyed", confirmed_per_s * KEYED_FIRST, seconds, seconds, keyed=True)
         many = meter.highest_held(f"{LINES} a request", confirmed_per_s, seconds, seconds, lines=LINES)
+    ladder = [meter.open(f"{rate:g}/s", rate, plan.low_point_s) for rate in plan.fixed_rates]
+    ladder += [meter.open(f"{share:.0%}", share * confirmed_per_s, plan.point_s) for share in plan.shares]
+    echoes.append(ceilings.echo(plan.echo_s))
     stored = zip(stored_bytes(system), stored_before, strict=True)
     tables, wal, log_bytes = ((now - before) / max(1, meter.orders) for now, before in stored)
     extra: dict[str, Any] = {}
