@@ -74,7 +74,7 @@ CONFIGURATION: Mapping[str, str] = {
 # two show certificates, on listeners that take nothing else.
 SECURE: Mapping[str, str] = {
     # While the broker takes up a certificate (1 to 2 s of CPU), each request for settings waits and keeps its thread.
-    # Each service sends one in 5 s, so two threads would soon be none.
+    # Each instance of a service sends one in 5 s, so two threads would soon be none.
     "num.io.threads": "8",
     "inter.broker.listener.name": "CERTIFICATES",
     "listener.security.protocol.map": "CONTROLLER:SSL,SASL_SSL:SASL_SSL,CERTIFICATES:SSL",

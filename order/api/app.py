@@ -85,6 +85,7 @@ async def serve(settings: Api) -> None:
     async def close() -> None:
         for task in forgetting:
             task.cancel()
+        await requests.close()  # the clients of some may have gone; what is stored is then sent
         await log.close()
         await asyncio.wait(forgetting, timeout=CANCEL_TIMEOUT_S)
         await database.close()

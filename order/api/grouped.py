@@ -8,6 +8,7 @@ import asyncio
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -15,17 +16,24 @@ R = TypeVar("R")
 
 
 class Grouped(Generic[T, R]):
-    """Does one piece of work at a time, so that groups grow with the load and a lone item does not wait."""
+    """Does one piece of work at a time, so that groups grow with the load."""
 
     def __init__(
-        self, work: Callable[[Sequence[T]], Awaitable[Sequence[R]]], most: int = sys.maxsize, apart_s: float = 0.0
+        self,
+        work: Callable[[Sequence[T]], Awaitable[Sequence[R]]],
+        most: int = sys.maxsize,
+        *,
+        apart_s: float = 0.0,
+        plenty: int = 1,
     ) -> None:
         """`work` returns a result for each of its items, at most `most` of them, or fails. Groups begin at least
-        `apart_s` seconds apart. Call it in the loop."""
+        `apart_s` seconds apart, unless `plenty` items wait. Call it in the loop."""
         self._loop = asyncio.get_running_loop()  # asking for it every time is a system call
         self._work = work
         self._most = most
         self._apart_s = apart_s
+        self._plenty = plenty
+        self._plenty_wait = asyncio.Event()
         self._next_at_s = 0.0
         self._waiting: deque[tuple[T, asyncio.Future[R]]] = deque()
         self._worker: asyncio.Task[None] | None = None
@@ -39,15 +47,25 @@ class Grouped(Generic[T, R]):
         """The future ends with the item's result, or with what the work raised."""
         future: asyncio.Future[R] = self._loop.create_future()
         self._waiting.append((item, future))
+        if len(self._waiting) == self._plenty:
+            self._plenty_wait.set()
         if self._worker is None:
             self._worker = asyncio.create_task(self._run())
         return future
 
+    async def close(self, timeout_s: float) -> None:
+        """Wait, so long at most, until there is nothing left to do. Those who await results have been called then."""
+        if self._worker is not None:
+            await asyncio.wait([self._worker], timeout=timeout_s)
+
     async def _run(self) -> None:
         try:
             while self._waiting:
-                if (early_s := self._next_at_s - self._loop.time()) > 0:
-                    await asyncio.sleep(early_s)
+                if len(self._waiting) < self._plenty and self._next_at_s > self._loop.time():
+                    self._plenty_wait.clear()
+                    with suppress(TimeoutError):
+                        async with asyncio.timeout_at(self._next_at_s):
+                            await self._plenty_wait.wait()
                 self._next_at_s = self._loop.time() + self._apart_s
                 group = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
                 await self._serve(group)

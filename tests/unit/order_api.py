@@ -99,10 +99,16 @@ class FakeBacklog(Backlog):
 class FakeRequests(KeyedRequests):
     """The stored requests, in a dictionary that several processes may share."""
 
-    def __init__(self, stored: dict[tuple[str, str], First] | None = None, *, away: bool = False) -> None:
+    pending: "asyncio.Future[First | None]"
+    asked: KeyedRequest
+
+    def __init__(
+        self, stored: dict[tuple[str, str], First] | None = None, *, away: bool = False, slow: bool = False
+    ) -> None:
+        """A slow one leaves the answer to what was `asked` last `pending`."""
         self.stored = {} if stored is None else stored
         self.answers: dict[tuple[str, str], tuple[bytes, Answered]] = {}
-        self.away = away
+        self.away, self.slow = away, slow
 
     async def find(self, keyed: Keyed) -> Answered | None:
         if self.away:
@@ -120,7 +126,10 @@ class FakeRequests(KeyedRequests):
     def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         if self.away:
             raise DatabaseUnavailable("away")
-        answer: asyncio.Future[First | None] = asyncio.get_running_loop().create_future()
+        answer = self.pending = asyncio.get_running_loop().create_future()
+        self.asked = request
+        if self.slow:
+            return answer
         if request.first is not None:
             self.stored.setdefault((request.customer_id, request.key), request.first)
         answer.set_result(self.stored.get((request.customer_id, request.key)))

@@ -380,12 +380,16 @@ def test_compose_configures_the_broker_and_the_databases_as_the_native_stack_doe
     assert f"image: locustio/locust:{version('locust')}\n" in compose
 
 
-@pytest.mark.parametrize("file", ["dev/compose-secure.yml", "dev/containers/brokers-secure.yml"])
-def test_a_certificate_that_is_taken_up_leaves_the_broker_threads_for_orders(file: str) -> None:
-    """Each service, the console and a tool may wait for its settings then, with a thread each."""
+def test_a_certificate_that_is_taken_up_leaves_the_broker_threads_for_orders() -> None:
+    """An instance of each service, the console and a tool may wait for its settings then, with a thread each."""
     threads = kafka.SECURE["num.io.threads"]
     assert int(threads) > len(SERVICES) + 2
-    assert f'KAFKA_NUM_IO_THREADS: "{threads}"\n' in (ROOT / file).read_text()
+    environments: dict[str, dict[str, str]] = {}
+    for file in ("dev/compose-secure.yml", "dev/containers/brokers-secure.yml"):
+        for name, container in yaml.safe_load((ROOT / file).read_text())["services"].items():
+            environments.setdefault(name, {}).update(container.get("environment", {}))
+    of_brokers = {name: environments[name]["KAFKA_NUM_IO_THREADS"] for name in ("kafka", "kafka-2", "kafka-3")}
+    assert set(of_brokers.values()) == {threads}
 
 
 def test_the_gateway_bounds_a_request_as_the_services_do() -> None:

@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 
 from common.auth.authenticator import OPEN, Authenticator, Open
 from common.auth.principal import Principal, Unauthenticated
+from common.database import DatabaseUnavailable
 from common.events import OrderId
 from common.http import problem
 from common.http.app import application
@@ -235,6 +236,10 @@ UNUSUAL = {
     "two keys, one of unusual form": (request(b"idempotency-key: a", b"Idempotency-Key:b"),),
     "a key of unusual form": (request(b"idempotency-key:  a "),),
     "a key that is empty": (request(b"idempotency-key: "),),
+    "two trace contexts": (request(b"traceparent: a", b"traceparent: b"),),
+    "a trace context of unusual form": (
+        request(b"traceparent:00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"),
+    ),
     "two request ids": (request(b"x-request-id: a", b"X-Request-Id: b"),),
     "a folded header": (request(b"x-long: a", b" b"),),
     "an empty header": (request(b"x-empty:"),),
@@ -257,7 +262,8 @@ UNUSUAL = {
 def test_unusual_requests_go_the_ordinary_way(name: str) -> None:
     _, fast, ordinary = both(*UNUSUAL[name])
     assert fast.ordinary == ordinary.ordinary
-    assert len(fast.api.log.placed) == len(ordinary.api.log.placed)
+    for event, other in zip(fast.api.log.placed, ordinary.api.log.placed, strict=True):
+        assert (event.traceparent[:35] == other.traceparent[:35]) == (b"traceparent:00" in UNUSUAL[name][0])
 
 
 REFUSED = {
@@ -283,6 +289,54 @@ def test_both_ways_answer_a_key_alike_whose_database_is_away() -> None:
     answer, fast, _ = both(request(b"idempotency-key: k"), api=lambda: Api(requests=FakeRequests(away=True)))
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert fast.ordinary == len(fast.api.log.placed) == 0
+
+
+def test_both_ways_answer_a_key_alike_that_the_database_could_not_store() -> None:
+    async def run(fast: bool) -> bytes:
+        requests = FakeRequests(slow=True)
+        served = Served(Api(requests=requests), fast=fast)
+        async with served.client() as (reader, writer):
+            writer.write(request(b"idempotency-key: k"))
+            await until(lambda: hasattr(requests, "pending"))
+            requests.pending.set_exception(DatabaseUnavailable("gone"))
+            answered = await answer(reader)
+            assert answered.startswith(b"HTTP/1.1 503 ")
+            assert served.api.log.placed == []
+            return alike(answered)
+
+    assert asyncio.run(run(True)) == asyncio.run(run(False))
+
+
+def test_an_order_that_is_in_the_log_is_not_sent_again() -> None:
+    async def run() -> None:
+        requests = FakeRequests()
+        served = Served(Api(requests=requests), fast=True)
+        first = await exchange(served, request(b"idempotency-key: k"))
+        requests.stored = {key: stored._replace(in_log=True) for key, stored in requests.stored.items()}
+        again = await exchange(served, request(b"idempotency-key: k"))
+        assert first.rpartition(b"\r\n\r\n")[2] == again.rpartition(b"\r\n\r\n")[2]
+        assert len(served.api.log.placed) == 1
+
+    asyncio.run(run())
+
+
+def test_a_head_is_parsed_once_whatever_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed: list[bytes] = []
+
+    def read(lines: bytes, hosts: Hosts) -> int | None:
+        parsed.append(lines)
+        return read_head(lines, hosts)
+
+    monkeypatch.setattr("order.api.place.fast_lane.read_head", read)
+
+    async def run() -> None:
+        served = Served(Api(), fast=True)
+        for number in range(3):
+            own = (b"idempotency-key: %d" % number, b"X-Request-Id: %d" % number)
+            assert (await exchange(served, request(*own))).startswith(b"HTTP/1.1 202 ")
+
+    asyncio.run(run())
+    assert len(parsed) == 1
 
 
 @pytest.mark.parametrize(("body", "status"), [(BODY, 202), (BODY.replace(b"2}", b"3}"), 422)])
@@ -460,16 +514,38 @@ def test_a_client_that_closes_its_sending_side_gets_its_answer(key: tuple[bytes,
     asyncio.run(run())
 
 
+async def leave(served: Served, writer: asyncio.StreamWriter) -> None:
+    """Reset the client's connection, and wait until the server has seen that."""
+    end: socket.socket = writer.get_extra_info("socket")
+    end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+    await until(lambda: not served.connections)
+
+
 @KEY
-def test_an_order_stands_although_its_client_has_gone(key: tuple[bytes, ...]) -> None:
+def test_an_order_stands_although_its_client_has_gone(key: tuple[bytes, ...], caplog: pytest.LogCaptureFixture) -> None:
     async def run() -> None:
         async with order_on_its_way(*key) as (served, log, _, writer):
-            end: socket.socket = writer.get_extra_info("socket")
-            end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            writer.transport.abort()
-            await until(lambda: not served.connections)
+            await leave(served, writer)
             log.sent.pop().set_result(PLACE)
             await asyncio.sleep(0)
+            assert served.state.total_requests == 0  # nothing is written to a connection that is closed
+
+    asyncio.run(run())
+    assert caplog.records == []
+
+
+def test_an_order_whose_key_is_stored_goes_into_the_log_although_its_client_has_gone() -> None:
+    async def run() -> None:
+        requests = FakeRequests(slow=True)
+        served = Served(Api(requests=requests), fast=True)
+        async with served.client() as (_, writer):
+            writer.write(request(b"idempotency-key: k"))
+            await until(lambda: hasattr(requests, "pending"))
+            await leave(served, writer)
+            requests.pending.set_result(requests.asked.first)
+            await asyncio.sleep(0)
+        assert len(served.api.log.placed) == 1
 
     asyncio.run(run())
 

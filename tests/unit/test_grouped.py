@@ -7,6 +7,8 @@ import pytest
 
 from order.api.grouped import Grouped
 
+WAIT_S = 5.0
+
 
 class Work:
     """Doubles numbers, each group when the test allows it."""
@@ -41,35 +43,57 @@ def test_calls_made_during_a_group_form_the_next_group() -> None:
     asyncio.run(main())
 
 
-def test_groups_begin_apart_and_the_first_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_begins_some_time_after_the_one_before() -> None:
     async def main() -> None:
-        slept: list[float] = []
-        loop = asyncio.get_running_loop()
-        clock_s = loop.time()
-
-        async def sleep(seconds: float) -> None:
-            nonlocal clock_s
-            slept.append(seconds)
-            late = [grouped.submit(number) for number in (3, 4)] if len(slept) == 1 else []
-            clock_s += seconds
-            later.extend(late)
-
-        monkeypatch.setattr(loop, "time", lambda: clock_s)
-        monkeypatch.setattr(asyncio, "sleep", sleep)
-        later: list[asyncio.Future[int]] = []
         work = Work()
         work.may_end.set()
-        grouped = Grouped(work, apart_s=600.0)
+        grouped = Grouped(work, apart_s=0.05, plenty=3)
+        loop = asyncio.get_running_loop()
+        began_s = loop.time()
         assert await grouped.submit(1) == 2
-        assert slept == []
-        clock_s += 200.0
-        assert await grouped.submit(2) == 4
-        assert [await future for future in later] == [6, 8]
-        assert slept == [pytest.approx(400.0)]
-        assert work.groups == [[1], [2, 3, 4]]
-        clock_s += 600.0
-        assert await grouped.submit(5) == 10
-        assert len(slept) == 1
+        assert work.groups == [[1]]
+        assert [await future for future in (grouped.submit(2), grouped.submit(3))] == [4, 6]
+        assert loop.time() - began_s >= 0.05
+        assert work.groups == [[1], [2, 3]]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_many_items_do_not_wait_for_more(after: bool) -> None:
+    async def main() -> None:
+        work = Work()
+        work.may_end.set()
+        grouped = Grouped(work, apart_s=3_600.0, plenty=3)
+        await grouped.submit(1)
+        futures = [grouped.submit(2)]
+        while after and work.groups == [[1]] and len(futures) < 20:
+            await asyncio.sleep(0)  # the worker begins to wait
+            futures.append(grouped.submit(2))
+        if not after:
+            futures += [grouped.submit(2), grouped.submit(2)]
+        assert await asyncio.wait_for(asyncio.gather(*futures[:3]), WAIT_S) == [4, 4, 4]
+
+    asyncio.run(main())
+
+
+def test_an_end_waits_for_what_is_left() -> None:
+    async def main() -> None:
+        work = Work()
+        grouped = Grouped(work, most=1)
+        await grouped.close(WAIT_S)
+        futures = [grouped.submit(1), grouped.submit(2)]
+        await work.begun.wait()
+        closing = asyncio.ensure_future(grouped.close(WAIT_S))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not closing.done()
+        work.may_end.set()
+        await closing
+        assert [future.result() for future in futures] == [2, 4]
+        work.may_end.clear()
+        grouped.submit(3)
+        await grouped.close(0.001)  # one that takes too long is left
 
     asyncio.run(main())
 

@@ -16,7 +16,6 @@ from hashlib import sha256
 from typing import Final, NamedTuple
 
 import msgspec
-from confluent_kafka import KafkaException
 from msgspec import UNSET
 from prometheus_client import Counter
 
@@ -84,10 +83,10 @@ class KeyedOrders:
         """
         kept = await self.kept(self.receive(body, traceparent, key, customer))
         if not kept.in_log:
-            sent = self.send(kept)
-            with suppress(TimeoutError, KafkaException):
-                await sent
-            self.fate(kept, sent)
+            try:
+                await self._log.acknowledged(kept.order_id, kept.customer_id, self.send(kept))
+            except ProblemError as error:
+                raise ProblemError(with_key(error.problem)) from None
         return kept.accepted, kept.repeated
 
     def receive(self, body: bytes, traceparent: bytes | None, key: str, customer: str | None) -> Begun:

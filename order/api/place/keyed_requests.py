@@ -25,8 +25,11 @@ FORGET_ROWS_MAX: Final = 1_000
 
 GROUP_MAX: Final = 500
 GROUPS_APART_S: Final = 0.01
-"""A request that comes alone is stored at once. Were there as many statements as the database manages, a keyed order
-would take a quarter more of the api's CPU at 1,500 a second."""
+"""A request that comes alone is stored at once. As many statements as the database manages would take a quarter more of
+the api's CPU, at 1,500 keyed orders a second."""
+GROUP_PLENTY: Final = 50
+"""So many requests are not kept waiting for others."""
+CLOSE_TIMEOUT_S: Final = 5.0
 WAITING_MAX: Final = 2_000
 
 # All processes lock in one order. Two that insert the same keys crosswise would otherwise wait for each other.
@@ -72,8 +75,14 @@ class KeyedRequests:
 
     def __init__(self, pool: DatabasePool) -> None:
         self._pool = pool
-        self._grouped: Grouped[KeyedRequest, First | None] = Grouped(self._store_in_time, GROUP_MAX, GROUPS_APART_S)
+        self._grouped: Grouped[KeyedRequest, First | None] = Grouped(
+            self._store_in_time, GROUP_MAX, apart_s=GROUPS_APART_S, plenty=GROUP_PLENTY
+        )
         metrics.watch_pool("keyed-requests", WAITING_MAX, lambda: self._grouped.waiting)
+
+    async def close(self) -> None:
+        """Wait until what was submitted is stored or has failed, for `CLOSE_TIMEOUT_S` at most."""
+        await self._grouped.close(CLOSE_TIMEOUT_S)
 
     def submit(self, request: KeyedRequest) -> "asyncio.Future[First | None]":
         """The first request under the key, this or an earlier one; None if it was only looked up and there is none.
