@@ -58,7 +58,7 @@ class Calibration(Struct, frozen=True, kw_only=True):
     at: str
     machine: Machine
     echo_us: float
-    """CPU of a request to a bare uvicorn in the same run. Costs on another machine are these by the ratio of echoes."""
+    """CPU of a request to a bare uvicorn in the same run."""
     cores: int
     partitions: int
     idle: dict[str, float]
