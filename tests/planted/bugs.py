@@ -176,6 +176,14 @@ BUGS: Final = (
         ("tests/unit/test_place.py",),
     ),
     Bug(
+        "keyed-accepted-before-acknowledged",
+        "202 is answered to an order with a key before the log has it",
+        "order/api/place/fast_lane.py",
+        "sent.add_done_callback(partial(self._acknowledged_with_key, kept, request_id, began))",
+        "self._answer_kept(kept, request_id, began)",
+        ("tests/unit/test_fast_lane.py",),
+    ),
+    Bug(
         "repriced-event-published",
         "a request that is sent again is published at today's price, under another id",
         "order/api/place/idempotency.py",
