@@ -223,7 +223,8 @@ class HeldOrders:
         self.ahead = ahead
 
     def _order_read_until(self, number: int) -> str | None:
-        """The latest time of a record of `orders`, as a result has it, whose `time` is that of the order's record."""
+        """The time up to which the orders of a partition are read, in the form of a result's `time`, which is that of
+        its order's record. None before the first order."""
         read_until = self._read_until.get(number)
         return None if read_until is None else rfc3339(read_until)
 
