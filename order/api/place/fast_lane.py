@@ -199,7 +199,7 @@ class FastLane(Connection):
                 event, sent = self._desk.send(body, traceparent, customer)
                 sent.add_done_callback(partial(self._acknowledged, event, id_, began))
         except Exception as error:
-            self._answer(*raw_problem(counted_problem(error), id_))
+            self._answer_error(error, id_)
 
     def _acknowledged(
         self, event: OrderPlaced, request_id: bytes, began: float, sent: "asyncio.Future[Acknowledged]"
@@ -207,7 +207,7 @@ class FastLane(Connection):
         try:
             self._log.fate(OrderId(event.subject), event.partitionkey, sent)
         except Exception as error:
-            self._answer(*raw_problem(counted_problem(error), request_id))
+            self._answer_error(error, request_id)
         else:
             self._answer_accepted(accepted(event), request_id, began)
 
@@ -220,7 +220,7 @@ class FastLane(Connection):
                 sent.add_done_callback(partial(self._acknowledged_with_key, kept, request_id, began))
                 return
         except Exception as error:
-            self._answer(*raw_problem(counted_problem(error), request_id))
+            self._answer_error(error, request_id)
         else:
             self._answer_kept(kept, request_id, began)
 
@@ -230,11 +230,14 @@ class FastLane(Connection):
         try:
             self._keyed.fate(kept, sent)
         except Exception as error:
-            self._answer(*raw_problem(counted_problem(error), request_id))
+            self._answer_error(error, request_id)
         else:
             self._answer_kept(kept, request_id, began)
 
     # Answers
+
+    def _answer_error(self, error: Exception, request_id: bytes) -> None:
+        self._answer(*raw_problem(counted_problem(error), request_id))
 
     def _answer_kept(self, kept: Kept, request_id: bytes, began: float) -> None:
         self._answer_accepted(kept.accepted, request_id, began, REPLAYED if kept.repeated else None)

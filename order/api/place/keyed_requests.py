@@ -29,7 +29,8 @@ GROUPS_APART_S: Final = 0.01
 the api's CPU, at 1,500 keyed orders a second."""
 GROUP_PLENTY: Final = 50
 """So many requests are not kept waiting for others."""
-CLOSE_TIMEOUT_S: Final = 5.0
+CLOSE_TIMEOUT_S: Final = 1.0
+"""After the drain (8 s) and before the log's end (10 s): a process is killed after 20 s."""
 WAITING_MAX: Final = 2_000
 
 # All processes lock in one order. Two that insert the same keys crosswise would otherwise wait for each other.
