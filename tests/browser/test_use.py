@@ -133,6 +133,21 @@ def test_orders_are_found_by_customer_status_and_time(page: Page, fake: Fake) ->
     expect(page.get_by_role("heading", level=1)).to_contain_text(made_up.ORDER[:-6])
 
 
+def test_what_somebody_types_stays_when_the_server_says_hello_again(page: Page, fake: Fake) -> None:
+    page.goto("/#/orders?customer_id=cust-1")
+    find = page.get_by_role("form", name="Find orders")
+    typed = {"Order": "01a2", "Customer": "cust-000001", "Placed since": "2026-11-23T04:09"}
+    for label, text in typed.items():
+        find.get_by_label(label).fill(text)
+    find.get_by_label("Status").select_option("rejected")
+    hello = made_up.hello()
+    fake.tell("hello", hello | {"statuses": [*hello["statuses"], "new"]})
+    expect(find.get_by_label("Status").locator("option", has_text="new")).to_be_attached()
+    for label, text in typed.items():
+        expect(find.get_by_label(label)).to_have_value(text)
+    expect(find.get_by_label("Status")).to_have_value("rejected")
+
+
 def test_dead_letters_are_redriven_after_a_dry_run_and_with_a_reason(page: Page, fake: Fake) -> None:
     trial = {"act": "redrive", "results": made_up.results(3, 5), "would_change": 2, "refused": 0}
     fake.answers[ACTS] = (200, trial)

@@ -53,9 +53,10 @@ export function Age({ at }) {
   return html`<span>${ago(at)}</span>`;
 }
 
-export function Field({ label, name, hint, ...input }) {
+/** `value` is what it begins with: what somebody types stays, whatever is drawn again around it. */
+export function Field({ label, name, hint, value, ...input }) {
   return html`
-    <label class="field"><span>${label}${hint && html` <small>${hint}</small>`}</span><input name=${name} autocomplete="off" ...${input} /></label>`;
+    <label class="field"><span>${label}${hint && html` <small>${hint}</small>`}</span><input name=${name} autocomplete="off" defaultValue=${value} ...${input} /></label>`;
 }
 
 export function Choice({ label, name, value, options, ...select }) {
