@@ -24,7 +24,8 @@ def settings(fault: str | None) -> Mapping[str, str]:
 
 def slow_accept() -> None:
     """Slowdown: 5 ms between the log's acknowledgement and the request that waits for it."""
-    from common.kafka.async_publisher import Acknowledged, AsyncPublisher
+    from common.kafka.async_publisher import AsyncPublisher
+    from common.kafka.produce.batch import Acknowledged
 
     send = AsyncPublisher.send
 
@@ -41,7 +42,8 @@ def slow_accept() -> None:
 
 def lose_an_outcome() -> None:
     """Loss: one confirmation never reaches the log, although the saga has stored it."""
-    from common.kafka.publisher import Outgoing, Publisher
+    from common.kafka.produce.batch import Outgoing
+    from common.kafka.publisher import Publisher
 
     publish = Publisher.publish
     lost: list[Outgoing] = []

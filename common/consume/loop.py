@@ -35,7 +35,8 @@ from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
 from common.kafka.holes import offsets_without_record
 from common.kafka.identity import AdminClient
-from common.kafka.publisher import Outgoing, Publisher
+from common.kafka.produce.batch import Outgoing
+from common.kafka.publisher import Publisher
 from common.kafka.settings import SettingsWatch
 from common.postgres import Conn, pipeline, transaction, transaction_of_pipeline
 from common.tracing.live import Tracer
@@ -89,7 +90,6 @@ class Session(Generic[Locked]):
             if self._database.is_promoted:
                 published.check(process.brokers, self._admin, self._database.current, self._handler)
             self._settings = SettingsWatch(self._admin, topics)
-            self._publisher = Publisher(process.brokers, process.instance)
             self._inbox = Inbox(
                 process,
                 self._handler.group,
@@ -102,6 +102,7 @@ class Session(Generic[Locked]):
                 self._handler.phase_s,
                 partial(offsets_without_record, process.brokers, self._admin),
             )
+            self._publisher = Publisher(process.brokers, process.instance)
             try:
                 self._check_limits(topics)
                 while not self._stopping.is_set():
@@ -116,6 +117,7 @@ class Session(Generic[Locked]):
             finally:
                 self._tally.report()
                 self._inbox.close()
+                self._publisher.close()
         finally:
             self._database.close()
 

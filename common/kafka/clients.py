@@ -179,6 +179,7 @@ _REFUSED: Final = frozenset(
 _NOT_TAKEN: Final = frozenset(
     {
         KafkaError._QUEUE_FULL,
+        KafkaError._TIMED_OUT_QUEUE,
         KafkaError._UNKNOWN_TOPIC,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError._PURGE_QUEUE,

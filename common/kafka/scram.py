@@ -7,7 +7,7 @@ import base64
 import hashlib
 import hmac
 import secrets
-from collections.abc import Callable
+from collections.abc import Generator
 from typing import Final
 
 ALGORITHM: Final = "sha512"
@@ -19,12 +19,12 @@ class Refused(Exception):
     """The server does not take the password, or does not know it itself."""
 
 
-def authenticate(username: str, password: str, exchange: Callable[[bytes], bytes]) -> None:
-    """Show the password to a server, and check that the server knows it too. `exchange` sends a message and returns the
-    server's answer. Raises `Refused`, and what `exchange` raises."""
+def authentication(username: str, password: str) -> Generator[bytes, bytes, None]:
+    """Show the password to a server, and check that the server knows it too. Yields each message to send, and takes the
+    server's answer to it. Raises `Refused`."""
     nonce = secrets.token_urlsafe(24)
     first = f"n={username.replace('=', '=3D').replace(',', '=2C')},r={nonce}"
-    answer = exchange(f"n,,{first}".encode()).decode()
+    answer = (yield f"n,,{first}".encode()).decode()
     fields = _fields(answer)
     try:
         server_nonce, salt, iterations = fields["r"], base64.b64decode(fields["s"], validate=True), int(fields["i"])
@@ -38,7 +38,7 @@ def authenticate(username: str, password: str, exchange: Callable[[bytes], bytes
     client_key = _hmac(salted, b"Client Key")
     signature = _hmac(hashlib.new(ALGORITHM, client_key).digest(), signed)
     proof = bytes(a ^ b for a, b in zip(client_key, signature, strict=True))
-    final = _fields(exchange(f"{last},p={base64.b64encode(proof).decode()}".encode()).decode())
+    final = _fields((yield f"{last},p={base64.b64encode(proof).decode()}".encode()).decode())
     expected = base64.b64encode(_hmac(_hmac(salted, b"Server Key"), signed)).decode()
     if not hmac.compare_digest(final.get("v", ""), expected):
         raise Refused(f"it does not know the password: {final.get('e', 'its signature is wrong')}")

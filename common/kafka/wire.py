@@ -6,7 +6,7 @@ References: Kafka's protocol guide, "The Protocol" and "SASL Authentication Sequ
 import socket
 import ssl
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from io import BufferedRWPair
@@ -58,6 +58,12 @@ class Fields:
         self._at += length
         return self._answer[self._at - length : self._at]
 
+    def skips(self, expected: bytes) -> bool:
+        """Whether these bytes are next; then they are skipped."""
+        found = self._answer.startswith(expected, self._at)
+        self._at += len(expected) * found
+        return found
+
     def skip_tags(self) -> None:
         for _ in range(self.varint()):
             self.varint()
@@ -74,7 +80,7 @@ def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, 
     """A broker's answer to one request, without the correlation id. Raises `Transient` when there is none, also when
     the broker refuses the user."""
     refusals = []
-    for password in _passwords(brokers):
+    for password in passwords(brokers):
         try:
             with _connected(brokers, host, port, password) as stream:
                 return _exchange(stream, api_key, version, body)
@@ -85,8 +91,8 @@ def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, 
     raise Transient(f"broker {host}:{port} does not take user {brokers.username!r}: {refusals[0]}") from refusals[0]
 
 
-def _passwords(brokers: Brokers) -> Iterator[str]:
-    """Those to show, one after the other; one, which is empty, where none is asked for. Raises `Fatal`."""
+def passwords(brokers: Brokers) -> Iterator[str]:
+    """The passwords to show, one after the other; one, which is empty, where none is asked for. Raises `Fatal`."""
     if brokers.password_file is None:
         yield ""
         return
@@ -128,22 +134,36 @@ def tls(brokers: Brokers) -> ssl.SSLContext:
     return context
 
 
-def _authenticate(stream: BufferedRWPair, username: str, password: str) -> None:
+def login(username: str, password: str) -> Generator[tuple[int, int, bytes], bytes, None]:
+    """How a connection logs in. Yields each request (its key, version and body), and takes the answer to it. Raises
+    `scram.Refused`, and `struct.error` for an answer that is too short."""
     mechanism = SASL_MECHANISM.encode()
-    answer = _exchange(stream, _SASL_HANDSHAKE, 1, struct.pack(">h", len(mechanism)) + mechanism)
+    answer = yield _SASL_HANDSHAKE, 1, struct.pack(">h", len(mechanism)) + mechanism
     if error := struct.unpack_from(">h", answer)[0]:
         raise scram.Refused(f"it does not speak {SASL_MECHANISM} (error {error} of Kafka's protocol)")
-
-    def exchange(message: bytes) -> bytes:
-        answer = _exchange(stream, _SASL_AUTHENTICATE, 0, struct.pack(">i", len(message)) + message)
+    messages = scram.authentication(username, password)
+    message: bytes | None = next(messages)
+    while message is not None:
+        answer = yield _SASL_AUTHENTICATE, 0, struct.pack(">i", len(message)) + message
         error, length = struct.unpack_from(">hh", answer)
         at = 4 + max(0, length)
         if error:
             raise scram.Refused(answer[4:at].decode(errors="replace") or f"error {error} of Kafka's protocol")
         [size] = struct.unpack_from(">i", answer, at)
-        return answer[at + 4 : at + 4 + size]
+        try:
+            message = messages.send(answer[at + 4 : at + 4 + size])
+        except StopIteration:
+            message = None
 
-    scram.authenticate(username, password, exchange)
+
+def _authenticate(stream: BufferedRWPair, username: str, password: str) -> None:
+    requests = login(username, password)
+    asked: tuple[int, int, bytes] | None = next(requests)
+    while asked is not None:
+        try:
+            asked = requests.send(_exchange(stream, *asked))
+        except StopIteration:
+            asked = None
 
 
 def _exchange(stream: BufferedRWPair, api_key: int, version: int, body: bytes) -> bytes:

@@ -15,7 +15,8 @@ from common.codec import decoded
 from common.config.telemetry import Tracing
 from common.consume.records import Received
 from common.events import Event
-from common.kafka.async_publisher import Acknowledged, OnDelivery
+from common.kafka.async_publisher import OnDelivery
+from common.kafka.produce.batch import Acknowledged
 from common.tracing.export import Background
 from common.tracing.ids import RANDOM, Sampling, Trace, sampling, sent_again_span_id, sent_span_id, trace_of
 from common.tracing.spans import Sent, Span, batch_span, process_span, send_span

@@ -13,6 +13,7 @@ One instance sweeps at a time: the one whose session has the advisory lock.
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from typing import Final
 
 from common.codec import encode
@@ -22,7 +23,8 @@ from common.kafka import broker
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.kafka.identity import AdminClient
-from common.kafka.publisher import Outgoing, Publisher
+from common.kafka.produce.batch import Outgoing
+from common.kafka.publisher import Publisher
 from common.postgres import Conn, connect, lead, transaction
 from common.tracing.live import tracer_of
 from common.worker import Worker
@@ -94,10 +96,12 @@ class DeadlineTimer(Worker):
     def _sweep_until_stopped(self) -> None:
         brokers = self._process.brokers
         admin = AdminClient(client_config(brokers, self._process.instance))
-        publisher = Publisher(brokers, self._process.instance)
         url, name = self._process.database_url, f"{self._process.instance}-deadlines"
         # A frozen process must not keep the lock: its session ends, and another instance sweeps.
-        with connect(url, name, idle_timeout_s=FROZEN_AFTER_S) as connection:
+        with (
+            closing(Publisher(brokers, self._process.instance)) as publisher,
+            connect(url, name, idle_timeout_s=FROZEN_AFTER_S) as connection,
+        ):
             wait_s = self._every_s
             while not self.stopping.wait(wait_s):
                 wait_s = self._every_s if self.sweep(connection, admin, publisher) else BEHIND_EVERY_S

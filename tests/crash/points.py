@@ -41,7 +41,8 @@ class Point:
 
 
 _SESSION: Final = "common.consume.loop:Session"
-_FLUSH: Final = "common.kafka.publisher:Producer.flush"
+_ANSWERED: Final = "common.kafka.produce.producer:Producer._answered"
+"""The log has what was sent, and nobody has seen that it says so."""
 _PUBLISH: Final = "common.kafka.publisher:Publisher.publish"
 _ASYNC_PUBLISHER: Final = "common.kafka.async_publisher:AsyncPublisher"
 _OUTBOX: Final = "common.kafka.outbox:Outbox"
@@ -64,7 +65,7 @@ _ALL: Final = (
     Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
     Point("payment-written", "payment", "before", "common.postgres:queue_commit", 6),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
-    Point("payment-results-sent", "payment", "before", _FLUSH, 7, pause_s=_SENT_S),
+    Point("payment-results-sent", "payment", "before", _ANSWERED, 7),
     Point("payment-offsets-committed", "payment", "after", "common.consume.inbox:Consumer.commit", 4, pause_s=_SENT_S),
     Point("payment-revoked", "payment", "before", "common.consume.inbox:Inbox._revoked", scene="join"),
     Point("payment-parking", "payment", "after", "common.consume.parking:park", scene="poison"),
@@ -77,7 +78,7 @@ _ALL: Final = (
     # Inventory and its relay
     Point("inventory-starts-found", "inventory", "after", "common.consume.positions:starts"),
     Point("inventory-half-copied", "inventory", "after", "inventory.store:insert_reservations", 6),
-    Point("inventory-results-buffered", "inventory", "after", "common.kafka.publisher:Publisher._produce", 7),
+    Point("inventory-results-buffered", "inventory", "before", "common.kafka.produce.producer:Producer._ask", 7),
     Point(
         "inventory-redrive-published", "inventory", "after", f"{_SESSION}._publish", 2,
         following="common.consume.redrive:decode_again", scene="redrive",
@@ -94,7 +95,7 @@ _ALL: Final = (
     Point("saga-decided", "order-saga", "after", "order.saga.consumer:SagaHandler.decide", 12),
     Point("saga-copied", "order-saga", "after", "order.saga.consumer:Batch.store", 10),
     Point("saga-committed", "order-saga", "after", f"{_SESSION}._store", 14),
-    Point("saga-outcomes-sent", "order-saga", "before", _FLUSH, 11, pause_s=_SENT_S),
+    Point("saga-outcomes-sent", "order-saga", "before", _ANSWERED, 11),
     Point("saga-outcomes-acknowledged", "order-saga", "after", _PUBLISH, 13),
     Point("saga-leaving", "order-saga", "before", "common.consume.inbox:Inbox.close", scene="stop"),
     Point("saga-redrive-undecided", "order-saga", "after", "common.consume.redrive:set_state", 2,
@@ -105,10 +106,10 @@ _ALL: Final = (
     Point("api-catalogue-half-read", "order-api", "after", "order.api.log.catalogue:Edition.apply", 500),
     Point("api-key-stored", "order-api", "after", "order.api.place.keyed_requests:_insert", 20),
     Point("api-order-lingering", "order-api", "after", "order.api.log.orders_log:OrdersLog.send", 30),
-    Point("api-order-sent", "order-api", "after", f"{_ASYNC_PUBLISHER}._send_lingering", 30, pause_s=_SENT_S),
+    Point("api-order-sent", "order-api", "before", _ANSWERED, 30),
     Point("api-order-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.fate", 31),
     # The loop sends what was written to a connection when it comes round again.
-    Point("api-order-answered", "order-api", "before", f"{_ASYNC_PUBLISHER}._poll", 32,
+    Point("api-order-answered", "order-api", "before", f"{_ASYNC_PUBLISHER}._send_lingering", 32,
           following="order.api.place.fast_lane:FastLane._answer_accepted"),
     Point("api-cancel-acknowledged", "order-api", "after", "order.api.log.orders_log:OrdersLog.request_cancel", 3),
     Point("api-batch-half-sent", "order-api", "after", "order.api.place.many:PlaceMany._place_chunk"),

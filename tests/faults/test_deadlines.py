@@ -14,7 +14,8 @@ from common.errors import Transient
 from common.events import PAYMENTS, CustomerId, Milliseconds, OrderId, PlacedData, now
 from common.kafka.clients import client_config, producer_config
 from common.kafka.identity import AdminClient
-from common.kafka.publisher import Outgoing, Publisher
+from common.kafka.produce.batch import Outgoing
+from common.kafka.publisher import Publisher
 from common.postgres import Conn, connect, lead
 from order import config
 from order.saga import deadlines, store

@@ -211,9 +211,26 @@ BUGS: Final = (
         "refused-by-the-log-and-accepted",
         "an order that the log refused is answered with 202",
         "common/kafka/async_publisher.py",
-        "            future.set_exception(KafkaException(failure))",
-        "            future.set_result(Acknowledged(-1, -1, Milliseconds(0)))",
+        "            future.set_exception(KafkaException(error))",
+        "            future.set_result(Acknowledged(-1, -1, 0))",
         _delivery("test_an_order_that_the_log_does_not_take_is_not_accepted"),
+    ),
+    # The producer
+    Bug(
+        "silence-taken-for-an-acknowledgement",
+        "a batch counts as stored although the connection ended before the log said so",
+        "common/kafka/produce/partition.py",
+        "        self.batch.perhaps_stored = True\n        self._wait(now_s)",
+        '        self.stored(Result(self.topic, self.number, 0, 0, 0, ""))',
+        ("tests/unit/test_producer.py",),
+    ),
+    Bug(
+        "sent-again-as-another-batch",
+        "a batch that is sent again is a new one to the log, which then has it twice",
+        "common/kafka/produce/producer.py",
+        "            partition.unanswered(now_s)",
+        "            partition.unanswered(now_s)\n            self._identity = None\n            partition._put_back(now_s)",
+        ("tests/unit/test_producer.py",),
     ),
     # The deadline timer
     Bug(

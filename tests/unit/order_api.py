@@ -13,7 +13,7 @@ from common.events import Milliseconds, OrderId, OrderPlaced, ProductData
 from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits
 from common.http.problem import Problem
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from common.keyed_answers import Answer as Answered
 from common.keyed_answers import Keyed, KeyReused
 from order.api.log.backlog import Backlog

@@ -7,7 +7,7 @@ import pytest
 from common.events import OrderCancelRequested
 from common.http import problem
 from common.http.problem import ProblemError
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api.place.cancel import CancelOrder
 from order.api.responses import Status
 from tests.unit.order_api import PLACE, Answer, FakeLog, FakeRequests, call

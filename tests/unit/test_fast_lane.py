@@ -26,7 +26,7 @@ from common.http.limits.limiter import Limiter
 from common.http.limits.settings import RequestLimits
 from common.http.problem import ProblemError
 from common.http.protocol import Connection
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api import operations
 from order.api.place.fast_lane import HEAD_BYTES_MAX, FastLane, accepted_head, head_reader, read_head, split_own
 from order.api.place.single import REPLAYED, PlaceOrder

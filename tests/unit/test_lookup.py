@@ -10,7 +10,7 @@ from common.database import DatabaseUnavailable
 from common.errors import Fatal, Transient
 from common.events import CustomerId, Item, Milliseconds, OrderId, OrderPlaced, PlacedData, make
 from common.http.problem import Problem, ProblemError
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import Recent, RecentOrders
 from order.api.read import lookup

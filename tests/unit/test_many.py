@@ -17,7 +17,7 @@ from common.http.limits.places import Full
 from common.http.limits.settings import RequestLimits
 from common.http.problem import Problem, ProblemError
 from common.http.requests import BODY_BYTES_MAX
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order import config
 from order.api.log.admission import Admission
 from order.api.log.backlog import Backlog

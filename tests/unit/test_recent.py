@@ -2,7 +2,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.events import Milliseconds, OrderId
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api.log.recent import RecentOrders
 
 

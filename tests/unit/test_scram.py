@@ -3,17 +3,28 @@
 import base64
 import hashlib
 import hmac
+from collections.abc import Callable
 
 import pytest
 
 from common.kafka import scram
-from common.kafka.scram import Refused, authenticate
+from common.kafka.scram import Refused, authentication
 
 SALT = b"salt of the user"
 
 
 def mac(key: bytes, message: bytes) -> bytes:
     return hmac.new(key, message, "sha512").digest()
+
+
+def authenticate(username: str, password: str, exchange: Callable[[bytes], bytes]) -> None:
+    messages = authentication(username, password)
+    message: bytes | None = next(messages)
+    while message is not None:
+        try:
+            message = messages.send(exchange(message))
+        except StopIteration:
+            message = None
 
 
 class Server:

@@ -32,8 +32,8 @@ from common.events import (
     StockReserved,
     make,
 )
-from common.kafka.async_publisher import Acknowledged
 from common.kafka.broker import Partition
+from common.kafka.produce.batch import Acknowledged
 from common.tracing import export
 from common.tracing.ids import Sampling, Trace, own_traceparent, sampling, sent_span_id, trace_of
 from common.tracing.live import Tracer

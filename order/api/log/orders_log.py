@@ -21,9 +21,10 @@ from common.events import ORDERS, PRODUCTS, OrderCancelRequested, OrderId
 from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.kafka import broker
-from common.kafka.async_publisher import Acknowledged, AsyncPublisher, OnDelivery
+from common.kafka.async_publisher import AsyncPublisher, OnDelivery
 from common.kafka.clients import DELIVERY_TIMEOUT_MS, Delivery, client_config, delivery_of
 from common.kafka.identity import AdminClient
+from common.kafka.produce.batch import Acknowledged
 from common.kafka.settings import SettingsWatch
 from common.tracing.live import Tracer
 from common.worker import Worker

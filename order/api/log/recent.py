@@ -4,7 +4,7 @@ from typing import Final, NamedTuple
 
 from common.codec import decoder_for
 from common.events import ORDERS, OrderId, OrderPlaced
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 
 RECENT_ORDERS_MAX: Final = 20_000
 """About 20 MB, two seconds of orders at full speed. Normally the saga stores an order within a tenth of a second."""

@@ -18,7 +18,7 @@ from common.events import Item, OrderId, OrderPlaced, PlacedData, ProductData, m
 from common.http import problem
 from common.http.problem import FieldError, Problem, ProblemError, ProblemType
 from common.http.validation import decode_body
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from common.tracing.ids import Sampling
 from order.api.log.backlog import Backlog
 from order.api.log.catalogue import Catalogue

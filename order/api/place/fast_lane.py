@@ -27,7 +27,7 @@ from common.http.problem import ProblemError
 from common.http.protocol import Connection, raw_problem
 from common.http.requests import BODY_BYTES_MAX, JSON, is_of_type
 from common.http.responses import request_id
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import ACCESS, OrderDesk, accepted
 from order.api.place.idempotency import Begun, Kept, KeyedOrders

@@ -26,7 +26,7 @@ from common.http import problem
 from common.http.problem import Problem, ProblemError
 from common.http.requests import checked_idempotency_key, idempotency_key_reused
 from common.http.validation import decode_body
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from common.keyed_answers import Answer, Keyed, KeyReused
 from order.api.log.orders_log import OrdersLog
 from order.api.log.recent import RecentOrders

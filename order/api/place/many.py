@@ -45,7 +45,7 @@ from common.http.requests import (
 )  # fmt: skip
 from common.http.responses import request_id_of
 from common.http.validation import decode_body
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from order.api.log.orders_log import OrdersLog
 from order.api.place.desk import OrderDesk, check_name
 from order.api.place.idempotency import Begun, KeyedOrders, key_of_line, with_key

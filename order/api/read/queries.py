@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from common.codec import decoded, decoder_for
 from common.database import DatabasePool, turn
 from common.events import ORDERS, Item, Milliseconds, OrderId, OrderPlaced, rfc3339
-from common.kafka.async_publisher import Acknowledged
+from common.kafka.produce.batch import Acknowledged
 from common.postgres import READS_SIZE, AsyncConn
 from order.api.requests import PageRequest, cursor_after, order_before
 from order.api.responses import OrderPage, OrderView, Status, TimelineEntry

@@ -1,0 +1,145 @@
+"""What a producer asks of a broker, as bytes, and what it is answered. The versions are those of Kafka 2.4 to 4.x.
+
+References: Kafka's protocol guide, "The Messages": Metadata (key 3, version 9), InitProducerId (22, 4), Produce (0, 9).
+"""
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from common.events import Milliseconds
+from common.kafka.produce.batch import Identity, varint
+from common.kafka.wire import Fields
+
+METADATA: Final = 3, 9
+IDENTITY: Final = 22, 4
+PRODUCE: Final = 0, 9
+
+_NO_TAGS: Final = b"\0"
+_NULL: Final = b"\0"
+_ALL_COPIES: Final = -1
+_RESULT: Final = struct.Struct(">ihqqq")
+_RESULT_END: Final = b"\1\0\0"
+"""No record that is to blame, no message, no tags."""
+
+
+class Topic(NamedTuple):
+    """What a broker says of a topic: an error of the protocol (0 for none), and the leader of each partition, -1 for
+    one that has none now."""
+
+    error: int
+    leaders: dict[int, int]
+
+
+class Metadata(NamedTuple):
+    """The address of each broker, by its id, and the topics that were asked for."""
+
+    brokers: dict[int, tuple[str, int]]
+    topics: dict[str, Topic]
+
+
+class Result(NamedTuple):
+    """What became of one partition's batch: the first offset and the time of its records, if `error` is 0."""
+
+    topic: str
+    partition: int
+    error: int
+    offset: int
+    at: Milliseconds
+    message: str
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return varint(len(encoded) + 1) + encoded
+
+
+def metadata_request(topics: Iterable[str]) -> bytes:
+    """Asks where the partitions of these topics are. No topic is made by it."""
+    names = [_text(topic) + _NO_TAGS for topic in topics]
+    return b"".join([_NO_TAGS, varint(len(names) + 1), *names, b"\0\0\0", _NO_TAGS])
+
+
+def metadata(answer: bytes) -> Metadata:
+    """Raises `IndexError` and `struct.error` for an answer that is too short."""
+    fields = Fields(answer)
+    fields.skip_tags()
+    fields.take("i")
+    brokers = {}
+    for _ in fields.each():
+        node = fields.take("i")
+        brokers[node] = fields.text(), fields.take("i")
+        fields.text()
+        fields.skip_tags()
+    fields.text()
+    fields.take("i")
+    return Metadata(brokers, dict(_topic(fields) for _ in fields.each()))
+
+
+def _topic(fields: Fields) -> tuple[str, Topic]:
+    error, name = fields.take("h"), fields.text()
+    fields.take("b")
+    leaders = {}
+    for _ in fields.each():
+        fields.take("h")
+        number = fields.take("i")
+        leaders[number] = fields.take("i")
+        fields.take("i")
+        for _ in range(3):  # the copies, those in sync, those that are away
+            fields.skip(4 * len(fields.each()))
+        fields.skip_tags()
+    fields.take("i")
+    fields.skip_tags()
+    return name, Topic(error, leaders)
+
+
+def identity_request() -> bytes:
+    """Asks for an identity that nobody has."""
+    return _NO_TAGS + _NULL + struct.pack(">iqh", 0, -1, -1) + _NO_TAGS
+
+
+def identity(answer: bytes) -> tuple[int, Identity]:
+    """An error of the protocol (0 for none), and the identity. Raises `IndexError` and `struct.error`."""
+    fields = Fields(answer)
+    fields.skip_tags()
+    fields.take("i")
+    return fields.take("h"), Identity(fields.take("q"), fields.take("h"))
+
+
+def produce_request(batches: Mapping[str, Sequence[tuple[int, bytes]]], timeout_ms: int) -> bytes:
+    """Asks to store a batch in each partition, by topic and number, and to answer when all copies in sync have them."""
+    parts = [_NO_TAGS, _NULL, struct.pack(">hi", _ALL_COPIES, timeout_ms), varint(len(batches) + 1)]
+    for topic, partitions in batches.items():
+        parts += _text(topic), varint(len(partitions) + 1)
+        for number, batch in partitions:
+            parts += struct.pack(">i", number), varint(len(batch) + 1), batch, _NO_TAGS
+        parts.append(_NO_TAGS)
+    parts.append(_NO_TAGS)
+    return b"".join(parts)
+
+
+def produced(answer: bytes) -> list[Result]:
+    """Raises `IndexError` and `struct.error` for an answer that is too short."""
+    fields = Fields(answer)
+    fields.skip_tags()
+    results = []
+    for _ in fields.each():
+        topic = fields.text()
+        for _ in fields.each():
+            number, error, offset, at_ms, _ = _RESULT.unpack(fields.skip(_RESULT.size))
+            message = "" if fields.skips(_RESULT_END) else _why(fields)
+            results.append(Result(topic, number, error, offset, Milliseconds(at_ms), message))
+        fields.skip_tags()
+    return results
+
+
+def _why(fields: Fields) -> str:
+    """The message of a broker about a batch or its records."""
+    messages = []
+    for _ in fields.each():
+        fields.take("i")
+        messages.append(fields.text())
+        fields.skip_tags()
+    messages.append(fields.text())
+    fields.skip_tags()
+    return "; ".join(filter(None, messages))
