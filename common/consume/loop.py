@@ -82,6 +82,7 @@ class Session(Generic[Locked]):
         process = self._process
         self._report(f"connecting to PostgreSQL, and to Kafka at {process.brokers}")
         self._database = SessionConnection(process, self._handler.group)
+        self._publisher = Publisher(process.brokers, process.instance)
         try:
             self._admin = self._new_client()
             topics = self._describe()
@@ -102,7 +103,6 @@ class Session(Generic[Locked]):
                 self._handler.phase_s,
                 partial(offsets_without_record, process.brokers, self._admin),
             )
-            self._publisher = Publisher(process.brokers, process.instance)
             try:
                 self._check_limits(topics)
                 while not self._stopping.is_set():
@@ -117,8 +117,8 @@ class Session(Generic[Locked]):
             finally:
                 self._tally.report()
                 self._inbox.close()
-                self._publisher.close()
         finally:
+            self._publisher.close()
             self._database.close()
 
     def _describe(self) -> dict[str, Topic]:

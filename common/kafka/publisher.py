@@ -21,8 +21,8 @@ class Publisher:
     """Publishes a batch and waits until the log has all of it. For a consumer's thread; not shared."""
 
     def __init__(self, brokers: Brokers, client_id: str) -> None:
-        self._loop = uvloop.new_event_loop()
-        self._producer = self._loop.run_until_complete(self._new_producer(brokers, client_id))
+        self._runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
+        self._producer = self._runner.run(self._new_producer(brokers, client_id))
 
     @staticmethod
     async def _new_producer(brokers: Brokers, client_id: str) -> Producer:
@@ -32,18 +32,18 @@ class Publisher:
         """Raises `KafkaException` or `Transient` unless every record was acknowledged within the delivery timeout."""
         records = list(records)
         if records:
-            self._loop.run_until_complete(self._publish(records))
+            self._runner.run(self._publish(records))
 
     async def _publish(self, records: list[Outgoing]) -> None:
-        done: asyncio.Future[None] = self._loop.create_future()
-        failed: list[tuple[KafkaError, Outgoing]] = []
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        failed: list[tuple[KafkaError, str, int]] = []  # not the records: see Outgoing
         waiting = len(records)
 
         def delivered(record: Outgoing, _: Acknowledged | None, error: KafkaError | None) -> None:
             nonlocal waiting
             waiting -= 1
             if error is not None:
-                failed.append((error, record))
+                failed.append((error, record.topic, len(record.value)))
             if waiting == 0 and not done.done():
                 done.set_result(None)
 
@@ -56,10 +56,10 @@ class Publisher:
         except TimeoutError:
             raise Transient(f"{waiting} records were not acknowledged within {DELIVERY_TIMEOUT_MS} ms") from None
         if failed:
-            error, unsent = failed[0]
+            error, topic, size = failed[0]
             if delivery_of(error) is Delivery.REFUSED:
                 raise Transient(
-                    f"topic {unsent.topic!r} refuses a record of {len(unsent.value)} bytes: {error.str()}; "
+                    f"topic {topic!r} refuses a record of {size} bytes: {error.str()}; "
                     "'just topics' names settings that are not as they must be"
                 )
             raise KafkaException(error)
@@ -67,5 +67,4 @@ class Publisher:
     def close(self) -> None:
         """End its connections. It publishes nothing any more."""
         self._producer.close()
-        self._loop.run_until_complete(asyncio.sleep(0))  # so that the tasks and connections that end can do so
-        self._loop.close()
+        self._runner.close()

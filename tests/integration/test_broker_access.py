@@ -3,6 +3,7 @@
 Each right is tried, because a list of rights proves nothing. No attempt changes anything that services use.
 """
 
+import asyncio
 import signal
 import ssl
 import subprocess
@@ -42,6 +43,7 @@ from common.kafka import access, grants, holes, wire
 from common.kafka.access import CLUSTER, USERS, Right
 from common.kafka.broker import Partition
 from common.kafka.clients import client_config, producer_config
+from common.kafka.produce.connection import connect
 from common.tls.authority import Authority
 from dev.servers.users import identity
 from dev.settings import HOST, ROOT
@@ -323,6 +325,20 @@ def test_requests_by_hand_are_refused_alike(secure_stack: Stack, others: dict[st
         port = int(brokers.servers.rpartition(":")[2])
         with pytest.raises(Transient, match=r"does not (take user|answer)"):
             wire.request(brokers, HOST, port, log_dirs.API_KEY, log_dirs.API_VERSION, log_dirs.ALL_TOPICS)
+
+
+def test_producers_are_refused_alike_and_the_reason_is_heard(
+    secure_stack: Stack, others: dict[str, Brokers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for who, brokers in others.items():
+        heard: list[KafkaError] = []
+        monkeypatch.setattr("common.kafka.produce.connection.note_refusal", heard.append)
+        port = int(brokers.servers.rpartition(":")[2])
+        with pytest.raises(OSError, match=r"."):
+            asyncio.run(connect(brokers, "test", HOST, port, lambda _: None))
+        # A broker closes the connection of one who does not begin as its listener expects, and says nothing.
+        said_nothing = who in ("without TLS", "a certificate instead of a password")
+        assert bool(heard) is not said_nothing, who
 
 
 def test_a_new_certificate_is_shown_without_a_restart(secure_stack: Stack) -> None:

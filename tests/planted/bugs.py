@@ -229,7 +229,7 @@ BUGS: Final = (
         "a batch that is sent again is a new one to the log, which then has it twice",
         "common/kafka/produce/producer.py",
         "            partition.unanswered(now_s)",
-        "            partition.unanswered(now_s)\n            self._identity = None\n            partition._put_back(now_s)",
+        "            partition._drop_identity()\n            partition._put_back(now_s)",
         ("tests/unit/test_producer.py",),
     ),
     # The deadline timer

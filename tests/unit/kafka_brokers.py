@@ -11,18 +11,23 @@ from confluent_kafka import KafkaError
 from google_crc32c import value as crc32c
 
 from common.kafka.produce import requests
-from common.kafka.wire import API_VERSIONS, Fields
+from common.kafka.wire import Fields
 
 TOPIC: Final = "t"
 AT_MS: Final = 1_700_000_000_000
+ONE_TOPIC: Final = b"\0\2\2t\0\0\0\0\0"
+"""The body of a request for a topic's metadata, which makes none."""
+NO_TOPIC: Final = b"\0\1\0\0\0\0"
 
 
 class Stored(NamedTuple):
     """A batch of the log."""
 
     producer_id: int
+    epoch: int
     sequence: int
     offset: int
+    keys: list[bytes]
     values: list[bytes]
 
 
@@ -30,18 +35,24 @@ def records_of(batch: bytes) -> Stored:
     """What is in a batch; its offset is 0. Fails if it is damaged."""
     _, length, _, magic, checksum = struct.unpack_from(">qiibI", batch)
     assert (length, magic, checksum) == (len(batch) - 12, 2, crc32c(batch[21:]))
-    attributes, last, _, _, producer_id, _, sequence, count = struct.unpack_from(">hiqqqhii", batch, 21)
-    assert (attributes, last) == (0, count - 1)
-    fields, values = Fields(batch[61:]), []
+    attributes, last, first_ms, last_ms, producer_id, epoch, sequence, count = struct.unpack_from(
+        ">hiqqqhii", batch, 21
+    )
+    assert (attributes, last, first_ms) == (0, count - 1, last_ms)
+    assert last_ms > AT_MS - 1
+    fields = Fields(batch[61:])
+    keys: list[bytes] = []
+    values: list[bytes] = []
     for delta in range(count):
         size = fields.varint() >> 1
         record = Fields(fields.skip(size))
         assert record.skip(2) == b"\0\0"
         assert record.varint() >> 1 == delta
-        record.skip(record.varint() >> 1)
+        keys.append(record.skip(record.varint() >> 1))
         values.append(record.skip(record.varint() >> 1))
         assert record.skip(size) == b"\0"  # no headers, and nothing behind
-    return Stored(producer_id, sequence, 0, values)
+    assert not fields.skip(1)
+    return Stored(producer_id, epoch, sequence, 0, keys, values)
 
 
 @dataclass
@@ -59,9 +70,9 @@ class Log:
         """An error of the protocol, and the offset of the first record."""
         own = [stored for stored in self.batches if stored.producer_id == batch.producer_id]
         for stored in own[-5:]:
-            if stored.sequence == batch.sequence:
+            if (stored.sequence, len(stored.values)) == (batch.sequence, len(batch.values)):
                 return 0, stored.offset
-        if own and batch.sequence != own[-1].sequence + len(own[-1].values):
+        if own and batch.sequence != (own[-1].sequence + len(own[-1].values)) % 2**31:
             return KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, -1
         offset = len(self.values)
         self.batches.append(batch._replace(offset=offset))
@@ -74,7 +85,8 @@ CUT_AFTERWARDS: Final = "cut afterwards"
 """The same, and the log has it."""
 NONSENSE: Final = "nonsense"
 """An answer that is none; the log has nothing."""
-Answer = int | str
+Answer = int | str | tuple[int]
+"""In a tuple, an error of a broker that has stored the batch nevertheless."""
 Behaviour = Callable[[int, Stored], Answer]
 """What a broker does with the batch of a partition: store it (0), refuse it by an error, or fail."""
 
@@ -91,8 +103,14 @@ class Brokers:
         self.behaviour: Behaviour = lambda _, __: 0
         self.identities = 0
         self.identity_error = 0
+        self.epoch = 1
+        """The count of the leaders' elections."""
         self.frozen: set[int] = set()
         """Brokers that answer nobody."""
+        self.lagging: dict[int, dict[int, int]] = {}
+        """The leaders that a broker still takes for those of now."""
+        self.connections = 0
+        self.metadata_requests = 0
         self.held: asyncio.Event | None = None
         """Produce requests are answered when it is set."""
         self.ports: dict[int, int] = {}
@@ -112,6 +130,7 @@ class Brokers:
 
     async def start(self, node: int) -> None:
         async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
             self._writers.add(writer)
             try:
                 await self._serve(node, reader, writer)
@@ -141,18 +160,21 @@ class Brokers:
                 await asyncio.Event().wait()
             match (key, version):
                 case requests.METADATA:
-                    answer = self._metadata()
+                    topics = body.skip(100)
+                    assert topics in (ONE_TOPIC, NO_TOPIC)
+                    self.metadata_requests += topics == ONE_TOPIC
+                    answer = self._metadata(node)
                 case requests.IDENTITY:
                     self.identities += 1
+                    assert body.skip(100) == b"\0\0\0\0\0\0" + b"\xff" * 10 + b"\0", "a new one"
                     answer = b"\0" + struct.pack(">ihqh", 0, self.identity_error, 1_000 + self.identities, 0) + b"\0"
                 case requests.PRODUCE:
                     answer = await self._produce(node, body)
                 case other:
-                    assert other == (API_VERSIONS, 0)
-                    answer = b"\0\0\0\0\0\0"
+                    raise AssertionError(f"nobody asks {other}")
             writer.write(struct.pack(">ii", len(answer) + 4, correlation) + answer)
 
-    def _metadata(self) -> bytes:
+    def _metadata(self, node: int) -> bytes:
         brokers = b"".join(
             struct.pack(">i", node) + b"\x0a127.0.0.1" + struct.pack(">i", port) + b"\0\0"
             for node, port in self.ports.items()
@@ -160,11 +182,18 @@ class Brokers:
         topics = b""
         for name, error in self.topics.items():
             leaders = {} if error else {number: log.leader for number, log in self.logs.items()}
+            epochs = dict.fromkeys(leaders, self.epoch)
+            if node in self.lagging:
+                leaders, epochs = self.lagging[node], dict.fromkeys(leaders, 0)
             topics += (
                 struct.pack(">h", error) + bytes([len(name) + 1]) + name.encode() + b"\0" + bytes([len(leaders) + 1])
             )
             for number, leader in leaders.items():
-                topics += struct.pack(">hiii", 0, number, leader, 0) + (b"\2" + struct.pack(">i", leader)) * 2 + b"\1\0"
+                topics += (
+                    struct.pack(">hiii", 0, number, leader, epochs[number])
+                    + (b"\2" + struct.pack(">i", leader)) * 2
+                    + b"\1\0"
+                )
             topics += b"\0\0\0\0\0"
         counts = bytes([len(self.ports) + 1]), bytes([len(self.topics) + 1])
         return b"\0\0\0\0\0" + counts[0] + brokers + b"\0\0\0\0\1" + counts[1] + topics + b"\0\0\0\0\0"
@@ -172,7 +201,7 @@ class Brokers:
     async def _produce(self, node: int, body: Fields) -> bytes:
         body.skip_tags()
         body.varint()
-        assert (body.take("h"), body.take("i")) == (-1, 3_000)
+        assert (body.take("h"), body.take("i")) == (-1, 2_500)
         assert body.varint() == 2, "one topic"
         assert body.text() == TOPIC
         batches = {}
@@ -197,10 +226,10 @@ class Brokers:
         log = self.logs[number]
         if log.leader != node:
             return KafkaError.NOT_LEADER_FOR_PARTITION, -1
-        if answer in (0, CUT_AFTERWARDS):
+        if answer in (0, CUT_AFTERWARDS) or isinstance(answer, tuple):
             stored = log.append(batch)
             if answer == 0:
                 return stored
         if isinstance(answer, str):
             raise ConnectionError(answer)
-        return answer, -1
+        return answer[0] if isinstance(answer, tuple) else answer, -1

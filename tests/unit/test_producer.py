@@ -1,8 +1,11 @@
 """What the producer acknowledges is stored once and in order, by brokers that refuse, move, fall silent and go away."""
 
 import asyncio
+import contextlib
+import gc
+import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
@@ -26,6 +29,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partition, "RETRY_MAX_S", 0.02)
     monkeypatch.setattr(cluster, "RECONNECT_S", 0.005)
     monkeypatch.setattr(cluster, "RECONNECT_MAX_S", 0.02)
+    monkeypatch.setattr(cluster, "REFRESH_AGAIN_S", 0.005)
 
 
 class Sender:
@@ -60,6 +64,7 @@ def told(future: "asyncio.Future[Acknowledged]") -> Callable[[Outgoing, Acknowle
             future.set_result(acknowledged)
         else:
             future.set_exception(KafkaException(error))
+            future.exception()  # whether anybody asks or not
 
     return delivered
 
@@ -180,6 +185,75 @@ def test_a_leader_that_falls_silent_keeps_nobody_else_waiting_and_is_replaced(mo
     run(brokers, story)
 
 
+def test_one_that_is_frozen_keeps_nobody_from_an_identity_or_from_the_metadata() -> None:
+    brokers = Brokers({0: 1, 1: 2, 2: 2, 3: 2})
+
+    async def story(sender: Sender) -> None:
+        await sender.send((0, b"1"), (1, b"1"))
+        brokers.frozen.add(1)
+        brokers.behaviour = first(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER)  # which needs another identity
+        await sender.send((2, b"1"))
+        await sender.send((1, b"2"), (3, b"2"))
+        described = await sender.producer.cluster.describe([TOPIC])
+        assert described.topics[TOPIC].error == 0
+
+    run(brokers, story)
+    assert brokers.identities >= 2
+
+
+def test_one_that_is_frozen_from_the_beginning_is_sent_nothing() -> None:
+    brokers = Brokers({0: 1, 1: 2})
+    brokers.frozen.add(1)
+
+    async def story(sender: Sender) -> None:
+        [waits, other] = sender.begin([(0, b"1"), (1, b"1")])
+        await other
+        assert not sender.producer._partitions[TOPIC, 0].asked
+        brokers.logs[0].leader = 2
+        assert (await waits).offset == 0
+
+    run(brokers, story)
+
+
+def test_a_broker_that_does_not_know_of_an_election_is_not_believed() -> None:
+    brokers = Brokers({0: 1, 1: 2, 2: 3})
+
+    async def story(sender: Sender) -> None:
+        await sender.send((0, b"1"), (1, b"1"), (2, b"1"))
+        brokers.lagging = {1: {0: 1, 1: 2, 2: 3}, 3: {0: 1, 1: 2, 2: 3}}
+        brokers.logs[0].leader, brokers.epoch = 2, 2
+        assert (await sender.send((0, b"2")))[0].offset == 1
+
+    run(brokers, story)
+    assert sum(numbers == [0] for _, numbers in brokers.requests) < 10
+
+
+def test_a_broker_with_another_address_is_found_by_way_of_the_others() -> None:
+    brokers = Brokers({0: 1, 1: 2})
+
+    async def story(sender: Sender) -> None:
+        await sender.send((0, b"1"), (1, b"1"))
+        brokers.stop(1)
+        del brokers.ports[1]
+        await brokers.start(1)
+        assert (await sender.send((0, b"2")))[0].offset == 1
+
+    run(brokers, story)
+
+
+def test_a_connection_that_the_broker_has_closed_meanwhile_is_made_again() -> None:
+    brokers = Brokers({0: 1})
+
+    async def story(sender: Sender) -> None:
+        for offset in range(5):
+            assert (await sender.send((0, b"1")))[0].offset == offset
+            brokers.stop(1)
+            await brokers.start(1)
+
+    run(brokers, story)
+    assert brokers.logs[0].values == [b"1"] * 5
+
+
 def test_who_was_away_at_first_is_found() -> None:
     brokers = Brokers({0: 1})
 
@@ -205,9 +279,11 @@ def test_a_batch_that_is_too_large_is_divided_until_only_the_record_to_blame_fai
         assert (error.code(), error.str()) == (KafkaError.MSG_SIZE_TOO_LARGE, "why")
         assert delivery_of(error) is Delivery.REFUSED
         await sender.send((0, b"6"))
+        await sender.send(*[(0, b"7")] * 5)  # batches are as large as before
 
     run(brokers, story)
-    assert brokers.logs[0].values == [b"1111", b"2222", b"4444", b"5555", b"6"]
+    assert brokers.logs[0].values == [b"1111", b"2222", b"4444", b"5555", b"6"] + [b"7"] * 5
+    assert len(brokers.logs[0].batches[-1].values) == 5
     assert len({batch.producer_id for batch in brokers.logs[0].batches}) == 1  # a refusal takes no number
 
 
@@ -252,6 +328,67 @@ def test_what_is_given_up_is_only_said_not_to_be_stored_if_that_is_certain(
     run(brokers, story)
     # Nobody knows which number the log expects of an identity whose batch may be stored.
     assert brokers.identities == identities
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError.NOT_ENOUGH_REPLICAS_AFTER_APPEND,
+    ],
+)
+def test_what_a_broker_has_stored_before_it_refused_it_is_unknown_and_the_next_is_not_taken_for_it(
+    code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a leader is replaced while it waits for the copies, and one copy is away."""
+    monkeypatch.setattr(producer, "DELIVERY_TIMEOUT_MS", 50)
+    brokers = Brokers({0: 1})
+
+    async def story(sender: Sender) -> None:
+        stored_first: Iterator[Answer] = iter([(code,)])
+        brokers.behaviour = lambda _, __: next(stored_first, KafkaError.NOT_ENOUGH_REPLICAS)
+        [error] = await sender.fails((0, b"1"))
+        assert delivery_of(error) is Delivery.UNKNOWN
+        monkeypatch.setattr(producer, "DELIVERY_TIMEOUT_MS", 10_000)
+        brokers.behaviour = first(0)
+        assert (await sender.send((0, b"2")))[0].offset == 1
+
+    run(brokers, story)
+    assert brokers.logs[0].values == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("code", [KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER])
+def test_a_batch_that_may_be_stored_is_never_sent_as_another_one(code: int) -> None:
+    brokers = Brokers({0: 1})
+
+    async def story(sender: Sender) -> None:
+        answers: Iterator[Answer] = iter([CUT_AFTERWARDS, code])
+        brokers.behaviour = lambda _, __: next(answers, 0)
+        errors = await sender.fails((0, b"1"), (0, b"2"))
+        assert [delivery_of(error) for error in errors] == [Delivery.UNKNOWN] * 2
+        assert (await sender.send((0, b"3")))[0].offset == 2
+
+    run(brokers, story)
+    assert brokers.logs[0].values == [b"1", b"2", b"3"]
+
+
+def test_overdue_records_are_given_up_while_others_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer, "DELIVERY_TIMEOUT_MS", 30)
+    monkeypatch.setattr(producer, "TICK_S", 60.0)
+    brokers = Brokers({0: 1})
+
+    async def story(sender: Sender) -> None:
+        brokers.behaviour = lambda _, __: KafkaError.NOT_ENOUGH_REPLICAS
+        sent = sender.begin([(0, b"1")])
+        while not sent[0].done():
+            sent += sender.begin([(0, b"2")])
+            await asyncio.sleep(0.001)
+        brokers.behaviour = first(0)
+        await asyncio.gather(*sent, return_exceptions=True)
+
+    run(brokers, story)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +490,70 @@ def test_the_loss_of_the_last_connection_is_said() -> None:
         await until(lambda: bool(lost))
 
     run(brokers, story)
+
+
+def test_closing_tells_what_was_under_way_and_leaves_nothing_behind() -> None:
+    brokers = Brokers({0: 1, 1: 2})
+
+    async def story(sender: Sender) -> None:
+        await sender.send((0, b"1"), (1, b"1"))
+        brokers.held = asyncio.Event()
+        under_way = sender.begin([(0, b"2")])
+        await until(lambda: len(brokers.requests) == 3)
+        waiting = sender.begin([(0, b"3")])
+        connections = brokers.connections
+        sender.producer.close()
+        fates = [delivery_of(future.exception().args[0]) for future in under_way + waiting]  # type: ignore[union-attr]
+        assert fates == [Delivery.UNKNOWN, Delivery.NOT_TAKEN]
+        await until(lambda: not any("common/kafka" in repr(task) for task in asyncio.all_tasks()))
+        assert brokers.connections == connections
+
+    run(brokers, story)
+
+
+def test_no_broker_is_pressed_for_an_identity_that_it_does_not_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer, "TICK_S", 60.0)
+    brokers = Brokers({0: 1})
+    brokers.identity_error = KafkaError.COORDINATOR_LOAD_IN_PROGRESS
+
+    async def story(sender: Sender) -> None:
+        sender.begin([(0, b"1")])
+        await until(lambda: brokers.identities == 1)
+        for _ in range(20):
+            sender.begin([(0, b"1")])
+            await asyncio.sleep(0.001)
+
+    run(brokers, story)
+    assert brokers.identities == 1
+
+
+def test_nobody_is_asked_for_leaders_while_nothing_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(producer, "DELIVERY_TIMEOUT_MS", 30)
+    monkeypatch.setattr(cluster, "REFRESH_AGAIN_S", 0.0)
+    brokers = Brokers({0: 1})
+    brokers.topics[TOPIC] = KafkaError.UNKNOWN_TOPIC_OR_PART
+
+    async def story(sender: Sender) -> None:
+        await sender.fails((0, b"1"), (-1, b"1"))
+        asked = brokers.metadata_requests
+        assert asked > 0
+        for _ in range(50):
+            await asyncio.sleep(0.001)
+        assert brokers.metadata_requests <= asked + 1  # one may have been under way
+
+    run(brokers, story)
+
+
+def test_a_failed_publish_keeps_nothing_of_its_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = Publisher(Address("127.0.0.1:1"), "test")
+    value = bytes(1_000)
+    held = sys.getrefcount(value)
+    monkeypatch.setattr(producer, "DELIVERY_TIMEOUT_MS", 30)
+    with contextlib.suppress(KafkaException):  # `pytest.raises` would keep the frames
+        publisher.publish([Outgoing(TOPIC, 0, b"k", value)])
+    publisher.close()
+    gc.collect()
+    assert sys.getrefcount(value) == held
 
 
 def test_a_batch_is_published_when_the_log_has_all_of_it_and_fails_with_the_reason_otherwise() -> None:

@@ -45,7 +45,8 @@ def _nobody(_: "Outgoing", __: Acknowledged | None, ___: KafkaError | None) -> N
 
 
 class Outgoing(Struct, gc=False):
-    """A record to send. `partition` is -1 where its key decides."""
+    """A record to send. `partition` is -1 where its key decides. The garbage collector does not look into it, so what
+    `delivered` holds must not lead back to it."""
 
     topic: str
     partition: int

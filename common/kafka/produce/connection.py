@@ -15,8 +15,10 @@ from common.errors import Fatal
 from common.kafka import scram, wire
 from common.kafka.clients import PRODUCER_SOCKET_TIMEOUT_MS, RECEIVE_BYTES_MAX
 from common.kafka.identity import note_refusal
+from common.kafka.produce import requests
 
 TIMEOUT_S: Final = PRODUCER_SOCKET_TIMEOUT_MS / 1000
+READ_S: Final = 0.02
 Answered = Callable[[bytes | None], None]
 """Called once with the answer to a request, or with None when the connection ended before it."""
 _SIZE: Final = struct.Struct(">i")
@@ -37,6 +39,9 @@ class Connection(asyncio.Protocol):
         self._asked: deque[tuple[int, float, Answered]] = deque()
         """The id of each request that has no answer yet, and when it is given up."""
         self._timer: asyncio.TimerHandle | None = None
+        self._overdue: int | None = None
+        """The request that had no answer when its time was up."""
+        self._error: OSError | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is of no class of asyncio
@@ -49,7 +54,8 @@ class Connection(asyncio.Protocol):
     def request(self, api: tuple[int, int], body: bytes, answered: Answered) -> None:
         """Ask, by the key and version of an API. A body in a flexible version begins with the tags of its header."""
         if not self.is_open:
-            return answered(None)
+            self._loop.call_soon(answered, None)  # never before this returns
+            return
         assert self._transport is not None
         self._correlation = (self._correlation + 1) & 0x7FFFFFFF
         head = struct.pack(">hhi", *api, self._correlation) + self._client
@@ -57,15 +63,15 @@ class Connection(asyncio.Protocol):
         if self._timer is None:
             self._timer = self._loop.call_later(TIMEOUT_S, self._check)
         self._transport.write(b"".join((_SIZE.pack(len(head) + len(body)), head, body)))
-        return None
 
     async def ask(self, api: tuple[int, int], body: bytes) -> bytes:
-        """Raises `ConnectionError` when there is no answer."""
+        """Raises `OSError` when there is no answer; `ssl.SSLError` if the broker does not take our certificate, which
+        it says only after the handshake (RFC 8446)."""
         future: asyncio.Future[bytes | None] = self._loop.create_future()
         self.request(api, body, lambda answer: None if future.done() else future.set_result(answer))
         answer = await future
         if answer is None:
-            raise ConnectionError("the broker has closed the connection, or is silent")
+            raise self._error or ConnectionError("the broker has closed the connection, or is silent")
         return answer
 
     def data_received(self, data: bytes) -> None:
@@ -88,11 +94,15 @@ class Connection(asyncio.Protocol):
     def _check(self) -> None:
         self._timer = None
         if self._asked:
-            left_s = self._asked[0][1] - self._loop.time()
+            correlation, due_s, _ = self._asked[0]
+            left_s = due_s - self._loop.time()
+            if left_s <= 0 and self._overdue == correlation:
+                return self.abort()
             if left_s <= 0:
-                self.abort()
-            else:
-                self._timer = self._loop.call_later(left_s, self._check)
+                # A loop that stood still, or did not run, comes to its timers before it reads: the answer may be here.
+                self._overdue, left_s = correlation, READ_S
+            self._timer = self._loop.call_later(left_s, self._check)
+        return None
 
     def abort(self) -> None:
         """End it at once; what is asked remains unanswered."""
@@ -103,6 +113,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._transport = None
+        self._error = error if isinstance(error, OSError) else None
         asked, self._asked = self._asked, deque()
         for _, _, answered in asked:
             answered(None)
@@ -124,8 +135,8 @@ async def connect(
     except (scram.Refused, Fatal) as error:
         note_refusal(KafkaError(KafkaError._AUTHENTICATION, f"{host}:{port}: {error}"))
         raise ConnectionError(str(error)) from error
-    except struct.error as error:
-        raise ConnectionError(f"{host}:{port} does not answer like a broker: {error}") from error
+    except (struct.error, UnicodeError) as error:
+        raise ConnectionError(f"{host}:{port} is no broker: {error}") from error
 
 
 async def _connect(
@@ -137,8 +148,8 @@ async def _connect(
         try:
             if brokers.protocol == "SASL_SSL":
                 await _login(connection, brokers.username, password)
-            # A broker that is frozen accepts connections too, but answers nobody.
-            await connection.ask((wire.API_VERSIONS, 0), b"")
+            # One that is frozen accepts connections too, and one that wants to know who asks answers some requests.
+            await connection.ask(requests.METADATA, requests.metadata_request([]))
         except BaseException as error:
             connection.abort()
             if not isinstance(error, scram.Refused):
@@ -161,11 +172,11 @@ async def _encrypted(
 
 
 async def _login(connection: Connection, username: str, password: str) -> None:
-    requests = wire.login(username, password)
-    api_key, version, body = next(requests)
+    logging_in = wire.login(username, password)
+    api_key, version, body = next(logging_in)
     while True:
         answer = await connection.ask((api_key, version), body)
         try:
-            api_key, version, body = requests.send(answer)
+            api_key, version, body = logging_in.send(answer)
         except StopIteration:
             return

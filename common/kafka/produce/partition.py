@@ -6,7 +6,7 @@ Delivery").
 """
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from enum import Enum
 from typing import Final
 
@@ -19,8 +19,10 @@ from common.kafka.clients import Delivery, delivery_of
 from common.kafka.produce.batch import BATCH_BYTES_MAX, Acknowledged, Identity, Outgoing, encode
 from common.kafka.produce.requests import Result
 
-RETRY_S: Final = 0.1
+RETRY_S: Final = 0.02
+"""The longest wait before a batch is sent for the second time."""
 RETRY_MAX_S: Final = 1.0
+"""The longest before it is sent again after that."""
 
 
 class Verdict(Enum):
@@ -29,9 +31,9 @@ class Verdict(Enum):
     AGAIN = "again"
     """It may take it in a moment."""
     MOVED = "moved"
-    """Another broker may lead the partition."""
+    """Another broker may lead the partition. This one may have stored it before it ceased to be the leader."""
     ANEW = "anew"
-    """It is not in the log, and does not follow what the log has of this identity: it needs another one."""
+    """It does not follow what the log has of this identity."""
     SMALLER = "smaller"
     """It is too large for the topic; half of it may not be."""
     FAILED = "failed"
@@ -82,9 +84,8 @@ def verdict_of(code: int, records: int) -> Verdict:
 class Batch:
     """Records that are sent together, as often as it takes."""
 
-    def __init__(self, records: list[Outgoing], identity: Identity, encoded: bytes) -> None:
+    def __init__(self, records: list[Outgoing], encoded: bytes) -> None:
         self.records = records
-        self.identity = identity
         self.encoded = encoded
         self.perhaps_stored = False
         """Whether the log may have it: it was sent, and no answer said otherwise."""
@@ -93,7 +94,10 @@ class Batch:
 
 
 class Partition:
-    """The records that wait for a partition, and the batch under way."""
+    """The records that wait for a partition, and the batch under way.
+
+    It keeps the identity that it writes under for as long as it knows which number the log expects of it.
+    """
 
     def __init__(self, topic: str, number: int) -> None:
         self.topic = topic
@@ -107,29 +111,31 @@ class Partition:
         """Before this it is not asked again, on the clock of the event loop."""
         self._delays: Iterator[float] = iter(())
         self._identity: Identity | None = None
+        self._dropped: Identity | None = None
+        """An identity of which nobody knows what the log has."""
         self._sequence = 0
         self._records_max: int | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing to send."""
+        return self.batch is None and not self.waiting
 
     def queue(self, record: Outgoing, size: int) -> None:
         """Let a record wait behind the others."""
         self.waiting.append(record)
         self.waiting_bytes += size
 
-    def leave(self) -> list[Outgoing]:
-        """The records that wait, which do not wait here any longer."""
-        records = list(self.waiting)
-        self.waiting.clear()
-        self.waiting_bytes = 0
-        return records
-
-    def next_batch(self, identity: Identity | None, at_ms: int) -> Batch | None:
-        """The batch to send now: the one under way, or a new one if somebody may write it. None if there is nothing."""
-        if self.batch is not None or identity is None or not self.waiting:
+    def next_batch(self, fresh: Identity | None, at_ms: int) -> Batch | None:
+        """The batch to send now. None if that needs an identity other than the one given, `fresh`."""
+        if self.batch is not None:
             return self.batch
-        if identity != self._identity:
-            self._identity, self._sequence = identity, 0
+        if self._identity is None:
+            if fresh is None or fresh == self._dropped:
+                return None
+            self._identity, self._sequence = fresh, 0
         records = self._take()
-        self.batch = Batch(records, identity, encode(records, identity, self._sequence, at_ms))
+        self.batch = Batch(records, encode(records, self._identity, self._sequence, at_ms))
         self._delays = delays_s(RETRY_MAX_S, RETRY_S)
         return self.batch
 
@@ -148,7 +154,7 @@ class Partition:
     def stored(self, result: Result) -> None:
         """The log has the batch."""
         batch = self._end()
-        self._sequence += len(batch.records)
+        self._sequence = (self._sequence + len(batch.records)) & 0x7FFFFFFF
         self._records_max = None
         number, offset, at = self.number, result.offset, result.at
         for place, record in enumerate(batch.records, offset):
@@ -157,20 +163,18 @@ class Partition:
     def unanswered(self, now_s: float) -> None:
         """The connection has ended before an answer came."""
         assert self.batch is not None
-        self.asked = False
         self.batch.perhaps_stored = True
         self._wait(now_s)
 
-    def refused(self, result: Result, now_s: float) -> tuple[Verdict, bool]:
-        """The broker has not stored the batch, or not all copies have it. Returns what that means, and whether another
-        identity is needed."""
+    def refused(self, result: Result, now_s: float) -> Verdict:
+        """The broker has not stored the batch, or not all copies have it. Returns what that means."""
         batch = self.batch
         assert batch is not None
-        self.asked = False
         batch.error = KafkaError(result.error, result.message or None)
-        batch.perhaps_stored |= result.error in _PERHAPS_STORED
         verdict = verdict_of(result.error, len(batch.records))
-        renew = verdict is Verdict.ANEW
+        if batch.perhaps_stored and verdict in (Verdict.ANEW, Verdict.SMALLER):
+            verdict = Verdict.FAILED  # it may be stored as it was: as part of another one it would be stored twice
+        batch.perhaps_stored |= verdict is Verdict.MOVED or result.error in _PERHAPS_STORED
         match verdict:
             case Verdict.AGAIN | Verdict.MOVED:
                 self._wait(now_s)
@@ -181,15 +185,17 @@ class Partition:
                     topic=self.topic,
                     partition=self.number,
                 )
+                self._drop_identity()
                 self._put_back(now_s)
             case Verdict.SMALLER:
                 self._records_max = len(batch.records) // 2
                 self._put_back(now_s)
             case Verdict.FAILED:
-                renew = self.fail(batch.error)
-        return verdict, renew
+                self.fail(batch.error)
+        return verdict
 
     def _wait(self, now_s: float) -> None:
+        self.asked = False
         self.retry_at_s = now_s + next(self._delays)
 
     def _put_back(self, now_s: float) -> None:
@@ -205,26 +211,36 @@ class Partition:
         self.batch, self.asked = None, False
         return batch
 
-    def fail(self, error: KafkaError) -> bool:
-        """Give the batch up. Returns whether its identity must not be used again: the log may have the batch or not, so
-        that nobody knows which sequence it expects."""
+    def _drop_identity(self) -> None:
+        self._dropped, self._identity = self._identity, None
+
+    def fail(self, error: KafkaError) -> None:
+        """Give the batch up: for this reason, or as unknown if the log may have it."""
         batch = self._end()
         if batch.perhaps_stored:
             error = KafkaError(KafkaError._MSG_TIMED_OUT, error.str())
+        if delivery_of(error) is Delivery.UNKNOWN:
+            self._drop_identity()
         for record in batch.records:
             tell(record, None, error)
-        return delivery_of(error) is Delivery.UNKNOWN
 
-    def expire(self, now_s: float, reason: KafkaError) -> bool:
-        """Give up what is due, for this reason if no broker has said another. Returns the same as `fail`."""
-        renew = False
+    def expire(self, now_s: float, why_unsent: Callable[["Partition"], KafkaError]) -> None:
+        """Give up what is due. A batch ends with the oldest of its records, for the last reason that a broker gave."""
         if self.batch is not None and self.batch.records[0].due_s <= now_s and not self.asked:
-            renew = self.fail(self.batch.error or reason)
+            self.fail(self.batch.error or why_unsent(self))
         while self.batch is None and self.waiting and self.waiting[0].due_s <= now_s:
             record = self.waiting.popleft()
             self.waiting_bytes -= record.size
-            tell(record, None, reason)
-        return renew
+            tell(record, None, why_unsent(self))
+
+    def end(self, error: KafkaError) -> None:
+        """Give everything up."""
+        if self.batch is not None:
+            self.batch.perhaps_stored |= self.asked
+            self.fail(error)
+        while self.waiting:
+            tell(self.waiting.popleft(), None, error)
+        self.waiting_bytes = 0
 
 
 def tell(record: Outgoing, acknowledged: Acknowledged | None, error: KafkaError | None) -> None:

@@ -21,11 +21,12 @@ from common.kafka.produce.cluster import Cluster
 from common.kafka.produce.connection import Connection
 from common.kafka.produce.partition import Partition, Verdict, tell
 
+STORED_WITHIN_MS: Final = PRODUCER_SOCKET_TIMEOUT_MS - 500
+"""A broker that waits for a copy for longer says so, before the connection counts as dead."""
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 """A broker takes requests of up to 100 MiB (`socket.request.max.bytes`)."""
 TICK_S: Final = 0.1
 """How often it looks after what could not be sent, and gives up what is due."""
-_BY_KEY: Final = -1
 
 
 class Producer:
@@ -35,13 +36,17 @@ class Producer:
         self._loop = asyncio.get_running_loop()
         self.cluster = Cluster(brokers, client_id, self._pump)
         self._partitions: dict[tuple[str, int], Partition] = {}
-        """By topic and number. Those of number -1 hold what goes by key into a topic whose partitions are unknown."""
+        """By topic and number."""
+        self._homeless: dict[str, Partition] = {}
+        """What goes by key into a topic whose partitions are not known."""
         self._ready: dict[Partition, None] = {}
-        """Partitions that may have something to send, in the order in which they got it."""
-        self._identity: Identity | None = None
+        """Those that have something to send and wait for no answer, in the order in which they got it."""
+        self._fresh: Identity | None = None
+        """What partitions write under that have no identity of their own yet."""
         self._identifying: asyncio.Task[None] | None = None
         self._identity_error = 0
         self._tick: asyncio.TimerHandle | None = None
+        self._closed = False
 
     def produce(self, records: Iterable[Outgoing]) -> None:
         """Send these as soon as their partitions can take them. Each is told its fate, at the latest
@@ -63,51 +68,70 @@ class Producer:
         self._pump()
 
     def _queue(self, record: Outgoing, size: int) -> None:
-        number = record.partition
-        if number < 0 and (count := len(self.cluster.topic(record.topic).leaders)):
+        topic, number = record.topic, record.partition
+        if number < 0:
+            count = len(self.cluster.topic(topic).leaders)
+            if not count:
+                if topic not in self._homeless:
+                    self._homeless[topic] = Partition(topic, number)
+                return self._homeless[topic].queue(record, size)
             number = partition_of(record.key, count)
-        partition = self._partitions.get((record.topic, number))
+        partition = self._partitions.get((topic, number))
         if partition is None:
-            partition = self._partitions[record.topic, number] = Partition(record.topic, number)
+            partition = self._partitions[topic, number] = Partition(topic, number)
         partition.queue(record, size)
         if not partition.asked:
             self._ready[partition] = None
+        return None
 
     def _pump(self) -> None:
-        """Send whatever can be sent now."""
+        """Send whatever can be sent now, and give up what is due."""
+        if self._closed:
+            return
         now_s = self._loop.time()
+        for topic, homeless in list(self._homeless.items()):
+            self._settle_in(topic, homeless, now_s)
         leaders: dict[Connection, list[Partition]] = {}
+        next_s = now_s + TICK_S
         for partition in list(self._ready):
-            if partition.number == _BY_KEY:
-                self._settle_in(partition)
-            elif partition.batch is None and not partition.waiting:
+            partition.expire(now_s, self._why_unsent)
+            if partition.idle:
                 del self._ready[partition]
-            elif partition.retry_at_s <= now_s and (leader := self.cluster.leader(partition.topic, partition.number)):
+            elif partition.retry_at_s > now_s:
+                next_s = min(next_s, partition.retry_at_s)
+            elif leader := self.cluster.leader(partition.topic, partition.number):
                 leaders.setdefault(leader, []).append(partition)
         for leader, partitions in leaders.items():
             self._send(leader, partitions)
-        if self._ready and self._tick is None:
-            self._tick = self._loop.call_later(TICK_S, self._on_tick)
+        if self._tick is not None:
+            self._tick.cancel()
+            self._tick = None
+        if self._ready or self._homeless:
+            self._tick = self._loop.call_at(next_s, self._pump)
 
-    def _settle_in(self, homeless: Partition) -> None:
+    def _settle_in(self, topic: str, homeless: Partition, now_s: float) -> None:
         """Give each record its partition, if the topic's are known by now."""
-        if self.cluster.topic(homeless.topic).leaders:
-            del self._ready[homeless]
-            for record in homeless.leave():
+        if self.cluster.topic(topic).leaders:
+            del self._homeless[topic]
+            for record in homeless.waiting:
                 self._queue(record, record.size)
+        else:
+            homeless.expire(now_s, self._why_unsent)
+            if homeless.idle:
+                del self._homeless[topic]
 
     def _send(self, leader: Connection, partitions: Iterable[Partition]) -> None:
         """Ask a broker to store the next batches of these partitions."""
-        if self._identity is None and self._identifying is None:
-            self._identifying = self._loop.create_task(self._identify(leader))
         asked: dict[tuple[str, int], Partition] = {}
         batches: dict[str, list[tuple[int, bytes]]] = {}
         size = 0
         at_ms = time.time_ns() // 1_000_000
         for partition in partitions:
-            batch = partition.next_batch(self._identity, at_ms)
+            batch = partition.next_batch(self._fresh, at_ms)
             if batch is None:
-                continue  # until there is an identity
+                if self._identifying is None:
+                    self._identifying = self._loop.create_task(self._identify())
+                continue
             size += len(batch.encoded)
             if asked and size > REQUEST_BYTES_MAX:
                 self._ask(leader, asked, batches)
@@ -126,10 +150,12 @@ class Producer:
         for partition in asked.values():
             partition.asked = True
             del self._ready[partition]
-        body = requests.produce_request(batches, PRODUCER_SOCKET_TIMEOUT_MS)
+        body = requests.produce_request(batches, STORED_WITHIN_MS)
         leader.request(requests.PRODUCE, body, lambda answer: self._answered(leader, asked, answer))
 
     def _answered(self, leader: Connection, asked: dict[tuple[str, int], Partition], answer: bytes | None) -> None:
+        if self._closed:
+            return
         now_s = self._loop.time()
         for result in self._results(leader, answer):
             partition = asked.pop((result.topic, result.partition), None)
@@ -137,17 +163,12 @@ class Producer:
                 continue
             if result.error == 0:
                 partition.stored(result)
-            else:
-                verdict, renew = partition.refused(result, now_s)
-                if verdict is Verdict.MOVED:
-                    self.cluster.refresh()
-                if renew:
-                    self._identity = None
+            elif partition.refused(result, now_s) is Verdict.MOVED:
+                self.cluster.refresh()
             self._go_on(partition)
         for partition in asked.values():
             partition.unanswered(now_s)
             self._go_on(partition)
-            self.cluster.refresh()
         if self._ready:
             self._pump()
 
@@ -162,44 +183,42 @@ class Producer:
             return []
 
     def _go_on(self, partition: Partition) -> None:
-        if partition.batch is not None or partition.waiting:
+        if not partition.idle:
             self._ready[partition] = None
 
-    async def _identify(self, broker: Connection) -> None:
+    async def _identify(self) -> None:
         """Get an identity that nobody has used."""
         try:
-            answer = await broker.ask(requests.IDENTITY, requests.identity_request())
-            self._identity_error, identity = requests.identity(answer)
-            if self._identity_error == 0:
-                self._identity = identity
-        except (OSError, IndexError, struct.error):
-            pass  # the next tick asks again
+            answers = await self.cluster.ask(requests.IDENTITY, requests.identity_request(), requests.identity)
+            for error, identity in answers:
+                self._identity_error = error
+                if error == 0:
+                    self._fresh = identity
+                    return
+            await asyncio.sleep(TICK_S)
+        except OSError:
+            await asyncio.sleep(TICK_S)
         finally:
             self._identifying = None
-        if self._identity is not None:
-            self._pump()
-
-    def _on_tick(self) -> None:
-        self._tick = None
-        now_s = self._loop.time()
-        for partition in list(self._ready):
-            if partition.expire(now_s, self._why_unsent(partition)):
-                self._identity = None
-        self._pump()
+            if self._fresh is not None:
+                self._pump()
 
     def _why_unsent(self, partition: Partition) -> KafkaError:
         """Why nothing was sent to a partition: its topic, our rights, or nobody who could be asked."""
         topic = self.cluster.topic(partition.topic)
         if topic.error or self._identity_error:
             return KafkaError(topic.error or self._identity_error)
-        if topic.leaders and partition.number not in topic.leaders and partition.number != _BY_KEY:
+        if partition.number >= 0 and topic.leaders and partition.number not in topic.leaders:
             return KafkaError(KafkaError._UNKNOWN_PARTITION)
         return KafkaError(KafkaError._TIMED_OUT_QUEUE, "it could not be sent to any broker in time")
 
     def close(self) -> None:
-        """End the connections; what is under way fails."""
+        """End the connections. What is under way fails: as unknown, if the log may have it."""
+        self._closed = True
         if self._tick is not None:
             self._tick.cancel()
         if self._identifying is not None:
             self._identifying.cancel()
+        for partition in [*self._partitions.values(), *self._homeless.values()]:
+            partition.end(KafkaError(KafkaError._PURGE_QUEUE))
         self.cluster.close()

@@ -23,12 +23,21 @@ _RESULT_END: Final = b"\1\0\0"
 """No record that is to blame, no message, no tags."""
 
 
+class Leader(NamedTuple):
+    """Who leads a partition: a broker's id, -1 for nobody, and the count of its elections."""
+
+    node: int
+    epoch: int
+
+
+NO_LEADER: Final = Leader(-1, -1)
+
+
 class Topic(NamedTuple):
-    """What a broker says of a topic: an error of the protocol (0 for none), and the leader of each partition, -1 for
-    one that has none now."""
+    """What a broker says of a topic: an error of the protocol (0 for none), and the leader of each partition."""
 
     error: int
-    leaders: dict[int, int]
+    leaders: dict[int, Leader]
 
 
 class Metadata(NamedTuple):
@@ -83,14 +92,28 @@ def _topic(fields: Fields) -> tuple[str, Topic]:
     for _ in fields.each():
         fields.take("h")
         number = fields.take("i")
-        leaders[number] = fields.take("i")
-        fields.take("i")
+        leaders[number] = Leader(fields.take("i"), fields.take("i"))
         for _ in range(3):  # the copies, those in sync, those that are away
             fields.skip(4 * len(fields.each()))
         fields.skip_tags()
     fields.take("i")
     fields.skip_tags()
     return name, Topic(error, leaders)
+
+
+def newest(answers: Sequence[Metadata]) -> Metadata:
+    """What several brokers say, some of which may lag behind: for each partition, the leader that was elected last."""
+    brokers, topics = dict(answers[0].brokers), dict(answers[0].topics)
+    for answer in answers[1:]:
+        brokers |= answer.brokers
+        for name, topic in answer.topics.items():
+            known = topics.get(name)
+            if known is None or known.error:
+                topics[name] = topic
+            elif not topic.error:
+                for number, leader in topic.leaders.items():
+                    known.leaders[number] = max(known.leaders.get(number, leader), leader, key=lambda one: one.epoch)
+    return Metadata(brokers, topics)
 
 
 def identity_request() -> bytes:
