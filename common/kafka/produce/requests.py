@@ -1,4 +1,4 @@
-"""What a producer asks of a broker, as bytes, and what it is answered. The versions are those of Kafka 2.4 to 4.x.
+"""What a producer asks of a broker, as bytes, and what it is answered. Kafka 4 has these versions.
 
 References: Kafka's protocol guide, "The Messages": Metadata (key 3, version 9), InitProducerId (22, 4), Produce (0, 9).
 """
