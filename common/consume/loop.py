@@ -118,8 +118,8 @@ class Session(Generic[Locked]):
                 self._tally.report()
                 self._inbox.close()
         finally:
-            self._publisher.close()
             self._database.close()
+            self._publisher.close()
 
     def _describe(self) -> dict[str, Topic]:
         """The topics read and published to, as they are now."""

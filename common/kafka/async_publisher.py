@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from functools import partial
 from typing import Final
 
@@ -105,7 +106,7 @@ class AsyncPublisher:
         described = asyncio.run_coroutine_threadsafe(self._producer.cluster.describe([topic]), self._loop)
         try:
             error = described.result(timeout_s).topics[topic].error
-        except (OSError, KeyError):  # also TimeoutError
+        except (OSError, KeyError, CancelledError):  # also TimeoutError; it is cancelled when the loop ends
             described.cancel()
             refused = refusal()
             return f"Kafka cannot be reached: {refused}" if refused else "Kafka cannot be reached"
@@ -121,4 +122,5 @@ class AsyncPublisher:
             await asyncio.sleep(CLOSED_EVERY_S)
         if self._expiry is not None:
             self._expiry.cancel()
+            self._expiry = None
         self._producer.close()

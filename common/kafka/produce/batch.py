@@ -37,7 +37,7 @@ class Acknowledged(NamedTuple):
 
 
 Delivered = Callable[["Outgoing", Acknowledged | None, KafkaError | None], None]
-"""Called once for a record, with its place in the log or the reason why it may not be there."""
+"""Called once for a record, with its place in the log or the reason why it may not be there. It may send others."""
 
 
 def _nobody(_: "Outgoing", __: Acknowledged | None, ___: KafkaError | None) -> None:

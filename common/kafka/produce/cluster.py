@@ -5,6 +5,8 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
+from confluent_kafka import KafkaError
+
 from common.backoff import delays_s
 from common.config.kafka import Brokers
 from common.kafka.produce import requests
@@ -43,7 +45,7 @@ class Cluster:
         """The waits before the next attempts, of each address that was not reached."""
         self._refreshing: asyncio.Task[None] | None = None
         self._next_refresh: asyncio.TimerHandle | None = None
-        self._asked_s = -REFRESH_S
+        self._refreshed_s = -REFRESH_S
         self._closed = False
         self.on_all_lost: Callable[[], None] = lambda: None
         """Called when the last connection has ended."""
@@ -73,7 +75,7 @@ class Cluster:
 
     def refresh(self) -> None:
         """Begin to ask who leads what, unless that is under way or has just been done."""
-        recently = self._loop.time() - self._asked_s < REFRESH_AGAIN_S
+        recently = self._loop.time() - self._refreshed_s < REFRESH_AGAIN_S
         if self._topics and self._refreshing is None and not recently and not self._closed:
             self._refreshing = self._loop.create_task(self._refresh())
 
@@ -84,9 +86,13 @@ class Cluster:
             return  # whoever has something to send will look again
         finally:
             self._refreshing = None
-            self._asked_s = self._loop.time()
+            self._refreshed_s = self._loop.time()
+        known = {name: topic for name, topic in self._topics.items() if name in metadata.topics}
+        gone = {name for name, topic in metadata.topics.items() if topic.error == KafkaError.UNKNOWN_TOPIC_OR_PART}
+        for name in gone:
+            del known[name]  # if it is made anew, its elections are counted anew
         self._addresses = metadata.brokers
-        self._topics |= metadata.topics
+        self._topics |= requests.newest([metadata, Metadata({}, known)]).topics
         if self._next_refresh is not None:
             self._next_refresh.cancel()
         self._next_refresh = self._loop.call_later(REFRESH_S, self.refresh)
@@ -105,10 +111,12 @@ class Cluster:
         async def asked(connection: Connection) -> T:
             try:
                 return decode(await connection.ask(api, body))
-            except (IndexError, struct.error, UnicodeDecodeError) as error:
+            except (IndexError, OverflowError, struct.error, UnicodeDecodeError) as error:
                 connection.abort()
                 raise ConnectionError(f"the broker's answer cannot be read: {error}") from error
 
+        if self._closed:
+            raise ConnectionError("it is closed")
         connections = [connection for connection in self._connections.values() if connection.is_open]
         if not connections:
             connections.append(await self._connect_to_any())
@@ -137,7 +145,7 @@ class Cluster:
     async def _connect_to_any(self) -> Connection:
         """Try all that are known, at the same time."""
         addresses = dict.fromkeys([*self._addresses.values(), *self._bootstrap])
-        attempts = [asyncio.shield(self._begin_to_connect(address)) for address in addresses]
+        attempts = [self._begin_to_connect(address) for address in addresses]
         for attempt in asyncio.as_completed(attempts):
             if (connection := await attempt) is not None and connection.is_open:
                 return connection

@@ -6,7 +6,7 @@ Delivery").
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -33,7 +33,7 @@ class Verdict(Enum):
     MOVED = "moved"
     """Another broker may lead the partition. This one may have stored it before it ceased to be the leader."""
     ANEW = "anew"
-    """It does not follow what the log has of this identity."""
+    """It does not follow what the log has of this identity: its records need another one."""
     SMALLER = "smaller"
     """It is too large for the topic; half of it may not be."""
     FAILED = "failed"
@@ -109,12 +109,17 @@ class Partition:
         """Whether a broker has been asked to store the batch, and has not answered."""
         self.retry_at_s = 0.0
         """Before this it is not asked again, on the clock of the event loop."""
-        self._delays: Iterator[float] = iter(())
+        self._delays = delays_s(RETRY_MAX_S, RETRY_S)
         self._identity: Identity | None = None
         self._dropped: Identity | None = None
         """An identity of which nobody knows what the log has."""
         self._sequence = 0
         self._records_max: int | None = None
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether it has none to write under."""
+        return self._identity is None
 
     @property
     def idle(self) -> bool:
@@ -136,7 +141,6 @@ class Partition:
             self._identity, self._sequence = fresh, 0
         records = self._take()
         self.batch = Batch(records, encode(records, self._identity, self._sequence, at_ms))
-        self._delays = delays_s(RETRY_MAX_S, RETRY_S)
         return self.batch
 
     def _take(self) -> list[Outgoing]:
@@ -154,6 +158,7 @@ class Partition:
     def stored(self, result: Result) -> None:
         """The log has the batch."""
         batch = self._end()
+        self._delays = delays_s(RETRY_MAX_S, RETRY_S)
         self._sequence = (self._sequence + len(batch.records)) & 0x7FFFFFFF
         self._records_max = None
         number, offset, at = self.number, result.offset, result.at
@@ -167,7 +172,7 @@ class Partition:
         self._wait(now_s)
 
     def refused(self, result: Result, now_s: float) -> Verdict:
-        """The broker has not stored the batch, or not all copies have it. Returns what that means."""
+        """The broker has not stored the batch, or has and cannot vouch for the copies. Returns what that means."""
         batch = self.batch
         assert batch is not None
         batch.error = KafkaError(result.error, result.message or None)
@@ -238,9 +243,9 @@ class Partition:
         if self.batch is not None:
             self.batch.perhaps_stored |= self.asked
             self.fail(error)
-        while self.waiting:
-            tell(self.waiting.popleft(), None, error)
-        self.waiting_bytes = 0
+        waiting, self.waiting, self.waiting_bytes = self.waiting, deque(), 0
+        for record in waiting:
+            tell(record, None, error)
 
 
 def tell(record: Outgoing, acknowledged: Acknowledged | None, error: KafkaError | None) -> None:

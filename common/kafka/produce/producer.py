@@ -14,7 +14,13 @@ from confluent_kafka import KafkaError
 from loguru import logger
 
 from common.config.kafka import Brokers
-from common.kafka.clients import DELIVERY_TIMEOUT_MS, PRODUCER_BUFFER_KIB, PRODUCER_SOCKET_TIMEOUT_MS
+from common.kafka.clients import (
+    DELIVERY_TIMEOUT_MS,
+    PRODUCER_BUFFER_KIB,
+    PRODUCER_SOCKET_TIMEOUT_MS,
+    Delivery,
+    delivery_of,
+)
 from common.kafka.produce import requests
 from common.kafka.produce.batch import BATCH_BYTES_MAX, Identity, Outgoing, partition_of
 from common.kafka.produce.cluster import Cluster
@@ -25,6 +31,8 @@ STORED_WITHIN_MS: Final = PRODUCER_SOCKET_TIMEOUT_MS - 500
 """A broker that waits for a copy for longer says so, before the connection counts as dead."""
 REQUEST_BYTES_MAX: Final = 16 * 1024 * 1024
 """A broker takes requests of up to 100 MiB (`socket.request.max.bytes`)."""
+CLOCK_S: Final = 0.001
+"""What the loop's clock counts: uvloop's has whole milliseconds."""
 TICK_S: Final = 0.1
 """How often it looks after what could not be sent, and gives up what is due."""
 
@@ -38,7 +46,7 @@ class Producer:
         self._partitions: dict[tuple[str, int], Partition] = {}
         """By topic and number."""
         self._homeless: dict[str, Partition] = {}
-        """What goes by key into a topic whose partitions are not known."""
+        """What goes by key into a topic whose partitions are not known, and what follows it there."""
         self._ready: dict[Partition, None] = {}
         """Those that have something to send and wait for no answer, in the order in which they got it."""
         self._fresh: Identity | None = None
@@ -46,6 +54,8 @@ class Producer:
         self._identifying: asyncio.Task[None] | None = None
         self._identity_error = 0
         self._tick: asyncio.TimerHandle | None = None
+        self._busy = False
+        """Whether records are being told their fates: what these send meanwhile goes with what comes next."""
         self._closed = False
 
     def produce(self, records: Iterable[Outgoing]) -> None:
@@ -53,12 +63,14 @@ class Producer:
         `DELIVERY_TIMEOUT_MS` from now, or when a broker that was asked until then has been silent for
         `PRODUCER_SOCKET_TIMEOUT_MS`."""
         due_s = self._loop.time() + DELIVERY_TIMEOUT_MS / 1000
-        waiting_bytes = sum(partition.waiting_bytes for partition in self._partitions.values())
+        waiting_bytes = sum(each.waiting_bytes for each in (*self._partitions.values(), *self._homeless.values()))
         free_bytes = PRODUCER_BUFFER_KIB * 1024 - waiting_bytes
         for record in records:
             record.due_s = due_s
             size = record.size
-            if size > BATCH_BYTES_MAX:
+            if self._closed:
+                tell(record, None, KafkaError(KafkaError._PURGE_QUEUE))
+            elif size > BATCH_BYTES_MAX:
                 tell(record, None, KafkaError(KafkaError.MSG_SIZE_TOO_LARGE))
             elif size > free_bytes:
                 tell(record, None, KafkaError(KafkaError._QUEUE_FULL))
@@ -69,11 +81,12 @@ class Producer:
 
     def _queue(self, record: Outgoing, size: int) -> None:
         topic, number = record.topic, record.partition
+        if topic in self._homeless:
+            return self._homeless[topic].queue(record, size)
         if number < 0:
             count = len(self.cluster.topic(topic).leaders)
             if not count:
-                if topic not in self._homeless:
-                    self._homeless[topic] = Partition(topic, number)
+                self._homeless[topic] = Partition(topic, number)
                 return self._homeless[topic].queue(record, size)
             number = partition_of(record.key, count)
         partition = self._partitions.get((topic, number))
@@ -86,18 +99,22 @@ class Producer:
 
     def _pump(self) -> None:
         """Send whatever can be sent now, and give up what is due."""
+        if self._busy:
+            return  # whoever is busy does it
+        now_s = self._loop.time()
+        self._busy = True
+        try:
+            self._give_up(now_s)
+        finally:
+            self._busy = False
         if self._closed:
             return
-        now_s = self._loop.time()
-        for topic, homeless in list(self._homeless.items()):
-            self._settle_in(topic, homeless, now_s)
         leaders: dict[Connection, list[Partition]] = {}
         next_s = now_s + TICK_S
         for partition in list(self._ready):
-            partition.expire(now_s, self._why_unsent)
             if partition.idle:
                 del self._ready[partition]
-            elif partition.retry_at_s > now_s:
+            elif partition.retry_at_s > now_s + CLOCK_S:
                 next_s = min(next_s, partition.retry_at_s)
             elif leader := self.cluster.leader(partition.topic, partition.number):
                 leaders.setdefault(leader, []).append(partition)
@@ -109,16 +126,19 @@ class Producer:
         if self._ready or self._homeless:
             self._tick = self._loop.call_at(next_s, self._pump)
 
-    def _settle_in(self, topic: str, homeless: Partition, now_s: float) -> None:
-        """Give each record its partition, if the topic's are known by now."""
-        if self.cluster.topic(topic).leaders:
-            del self._homeless[topic]
-            for record in homeless.waiting:
-                self._queue(record, record.size)
-        else:
-            homeless.expire(now_s, self._why_unsent)
-            if homeless.idle:
+    def _give_up(self, now_s: float) -> None:
+        """Tell those whose time is over. What goes by key gets its partition, if the topic's are known by now."""
+        for topic, homeless in list(self._homeless.items()):
+            if self.cluster.topic(topic).leaders:
                 del self._homeless[topic]
+                for record in homeless.waiting:
+                    self._queue(record, record.size)
+            else:
+                homeless.expire(now_s, self._why_unsent)
+                if homeless.idle:
+                    self._homeless.pop(topic, None)
+        for partition in list(self._ready):
+            partition.expire(now_s, self._why_unsent)
 
     def _send(self, leader: Connection, partitions: Iterable[Partition]) -> None:
         """Ask a broker to store the next batches of these partitions."""
@@ -154,18 +174,25 @@ class Producer:
         leader.request(requests.PRODUCE, body, lambda answer: self._answered(leader, asked, answer))
 
     def _answered(self, leader: Connection, asked: dict[tuple[str, int], Partition], answer: bytes | None) -> None:
+        now_s = self._loop.time()
+        self._busy = True
+        try:
+            for result in self._results(leader, answer):
+                if (partition := asked.get((result.topic, result.partition))) is None or self._closed:
+                    continue
+                # An acknowledgement without an offset is none.
+                if result.error == 0 and result.offset >= 0:
+                    partition.stored(result)
+                elif result.error == 0:
+                    continue
+                elif partition.refused(result, now_s) is Verdict.MOVED:
+                    self.cluster.refresh()
+                del asked[result.topic, result.partition]
+                self._go_on(partition)
+        finally:
+            self._busy = False
         if self._closed:
             return
-        now_s = self._loop.time()
-        for result in self._results(leader, answer):
-            partition = asked.pop((result.topic, result.partition), None)
-            if partition is None:
-                continue
-            if result.error == 0:
-                partition.stored(result)
-            elif partition.refused(result, now_s) is Verdict.MOVED:
-                self.cluster.refresh()
-            self._go_on(partition)
         for partition in asked.values():
             partition.unanswered(now_s)
             self._go_on(partition)
@@ -177,7 +204,7 @@ class Producer:
             return []
         try:
             return requests.produced(answer)
-        except (IndexError, struct.error, UnicodeDecodeError) as error:
+        except (IndexError, OverflowError, struct.error, UnicodeDecodeError) as error:
             logger.opt(exception=error).error("a broker's answer cannot be read")
             leader.abort()
             return []
@@ -206,11 +233,16 @@ class Producer:
     def _why_unsent(self, partition: Partition) -> KafkaError:
         """Why nothing was sent to a partition: its topic, our rights, or nobody who could be asked."""
         topic = self.cluster.topic(partition.topic)
-        if topic.error or self._identity_error:
-            return KafkaError(topic.error or self._identity_error)
-        if partition.number >= 0 and topic.leaders and partition.number not in topic.leaders:
-            return KafkaError(KafkaError._UNKNOWN_PARTITION)
-        return KafkaError(KafkaError._TIMED_OUT_QUEUE, "it could not be sent to any broker in time")
+        error = KafkaError(KafkaError._TIMED_OUT_QUEUE, "it could not be sent to any broker in time")
+        if topic.error:
+            error = KafkaError(topic.error)
+        elif partition.number >= 0 and topic.leaders and partition.number not in topic.leaders:
+            error = KafkaError(KafkaError._UNKNOWN_PARTITION)
+        elif self._identity_error and partition.needs_identity:
+            error = KafkaError(self._identity_error)
+        if delivery_of(error) is Delivery.UNKNOWN:  # of a record that was sent
+            error = KafkaError(KafkaError._TIMED_OUT_QUEUE, error.str())
+        return error
 
     def close(self) -> None:
         """End the connections. What is under way fails: as unknown, if the log may have it."""

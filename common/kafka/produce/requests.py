@@ -94,7 +94,7 @@ def _topic(fields: Fields) -> tuple[str, Topic]:
         number = fields.take("i")
         leaders[number] = Leader(fields.take("i"), fields.take("i"))
         for _ in range(3):  # the copies, those in sync, those that are away
-            fields.skip(4 * len(fields.each()))
+            fields.skip(4 * max(0, fields.varint() - 1))
         fields.skip_tags()
     fields.take("i")
     fields.skip_tags()
@@ -112,7 +112,9 @@ def newest(answers: Sequence[Metadata]) -> Metadata:
                 topics[name] = topic
             elif not topic.error:
                 for number, leader in topic.leaders.items():
-                    known.leaders[number] = max(known.leaders.get(number, leader), leader, key=lambda one: one.epoch)
+                    known.leaders[number] = max(
+                        known.leaders.get(number, leader), leader, key=lambda one: (one.epoch, one.node >= 0)
+                    )
     return Metadata(brokers, topics)
 
 
