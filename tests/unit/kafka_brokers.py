@@ -15,7 +15,7 @@ from common.kafka.wire import Fields
 
 TOPIC: Final = "t"
 AT_MS: Final = 1_700_000_000_000
-ONE_TOPIC: Final = b"\0\2\2t\0\0\0\0\0"
+ONE_TOPIC: Final = b"\0\2" + bytes(16) + b"\2t\0\0\0\0\0"
 """The body of a request for a topic's metadata, which makes none."""
 NO_TOPIC: Final = b"\0\1\0\0\0\0"
 
@@ -103,6 +103,7 @@ class Brokers:
         self.behaviour: Behaviour = lambda _, __: 0
         self.identities = 0
         self.identity_error = 0
+        self.topic_id = b"i" * 16
         self.epoch = 1
         """The count of the leaders' elections."""
         self.frozen: set[int] = set()
@@ -186,7 +187,11 @@ class Brokers:
             if node in self.lagging:
                 leaders, epochs = self.lagging[node], dict.fromkeys(leaders, 0)
             topics += (
-                struct.pack(">h", error) + bytes([len(name) + 1]) + name.encode() + b"\0" + bytes([len(leaders) + 1])
+                struct.pack(">hb", error, len(name) + 1)
+                + name.encode()
+                + (bytes(16) if error else self.topic_id)
+                + b"\0"
+                + bytes([len(leaders) + 1])
             )
             for number, leader in leaders.items():
                 topics += (

@@ -125,8 +125,21 @@ def test_who_was_elected_last_leads_whatever_others_say() -> None:
 
     late, ahead, lost = says(0, p0=(1, 4), p1=(2, 4)), says(0, p0=(2, 5), p1=(2, 4), p2=(3, 1)), says(3)
     for answers in ([late, ahead, lost], [lost, ahead, late], [ahead, lost, late]):
-        assert newest(answers).topics["t"] == (0, {0: (2, 5), 1: (2, 4), 2: (3, 1)})
+        assert newest(answers).topics["t"].leaders == {0: (2, 5), 1: (2, 4), 2: (3, 1)}
     assert newest([lost]).topics["t"].error == 3
+
+
+def test_a_topic_that_was_made_anew_counts_its_elections_anew() -> None:
+    old = Metadata({}, {"t": Topic(0, {0: Leader(1, 9)}, b"old")})
+    new = Metadata({}, {"t": Topic(0, {0: Leader(2, 0)}, b"new")})
+    assert newest([new, old]).topics == new.topics
+
+
+def test_of_two_words_about_the_same_election_the_one_with_a_leader_counts() -> None:
+    nobody = Metadata({1: ("a", 1)}, {"t": Topic(0, {0: Leader(-1, 4)})})
+    somebody = Metadata({2: ("b", 2)}, {"t": Topic(0, {0: Leader(3, 4)})})
+    for answers in ([nobody, somebody], [somebody, nobody]):
+        assert newest(answers) == ({1: ("a", 1), 2: ("b", 2)}, {"t": (0, {0: (3, 4)}, bytes(16))})
 
 
 class Transport:

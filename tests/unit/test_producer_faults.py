@@ -344,6 +344,19 @@ def test_what_is_known_of_an_election_is_not_forgotten_for_a_broker_that_lags() 
     run(brokers, story)
 
 
+def test_a_topic_that_was_made_anew_is_found_with_its_leaders() -> None:
+    brokers = Brokers({0: 1, 1: 2})
+
+    async def story(sender: Sender) -> None:
+        brokers.epoch = 5
+        await sender.send((0, b"1"), (1, b"1"))
+        brokers.topic_id, brokers.epoch = b"j" * 16, 0
+        brokers.logs = {0: Log(2), 1: Log(1)}
+        assert [place.offset for place in await sender.send((0, b"2"), (1, b"2"))] == [0, 0]
+
+    run(brokers, story)
+
+
 def test_brokers_that_are_away_are_not_pressed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster, "RECONNECT_S", 3_600.0)
     monkeypatch.setattr(cluster, "RECONNECT_MAX_S", 3_600.0)

@@ -5,8 +5,6 @@ import struct
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, TypeVar
 
-from confluent_kafka import KafkaError
-
 from common.backoff import delays_s
 from common.config.kafka import Brokers
 from common.kafka.produce import requests
@@ -87,10 +85,7 @@ class Cluster:
         finally:
             self._refreshing = None
             self._refreshed_s = self._loop.time()
-        known = {name: topic for name, topic in self._topics.items() if name in metadata.topics}
-        gone = {name for name, topic in metadata.topics.items() if topic.error == KafkaError.UNKNOWN_TOPIC_OR_PART}
-        for name in gone:
-            del known[name]  # if it is made anew, its elections are counted anew
+        known = {name: self._topics[name] for name, topic in metadata.topics.items() if not topic.error}
         self._addresses = metadata.brokers
         self._topics |= requests.newest([metadata, Metadata({}, known)]).topics
         if self._next_refresh is not None:

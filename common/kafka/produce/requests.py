@@ -1,6 +1,7 @@
 """What a producer asks of a broker, as bytes, and what it is answered. Kafka 4 has these versions.
 
-References: Kafka's protocol guide, "The Messages": Metadata (key 3, version 9), InitProducerId (22, 4), Produce (0, 9).
+References: Kafka's protocol guide, "The Messages": Metadata (key 3, version 10), InitProducerId (22, 4), Produce
+(0, 9).
 """
 
 import struct
@@ -11,12 +12,13 @@ from common.events import Milliseconds
 from common.kafka.produce.batch import Identity, varint
 from common.kafka.wire import Fields
 
-METADATA: Final = 3, 9
+METADATA: Final = 3, 10
 IDENTITY: Final = 22, 4
 PRODUCE: Final = 0, 9
 
 _NO_TAGS: Final = b"\0"
 _NULL: Final = b"\0"
+_NO_ID: Final = bytes(16)
 _ALL_COPIES: Final = -1
 _RESULT: Final = struct.Struct(">ihqqq")
 _RESULT_END: Final = b"\1\0\0"
@@ -34,10 +36,12 @@ NO_LEADER: Final = Leader(-1, -1)
 
 
 class Topic(NamedTuple):
-    """What a broker says of a topic: an error of the protocol (0 for none), and the leader of each partition."""
+    """What a broker says of a topic: an error of the protocol (0 for none), the leader of each partition, and its id,
+    which is another one when it is made anew."""
 
     error: int
     leaders: dict[int, Leader]
+    topic_id: bytes = _NO_ID
 
 
 class Metadata(NamedTuple):
@@ -65,7 +69,7 @@ def _text(value: str) -> bytes:
 
 def metadata_request(topics: Iterable[str]) -> bytes:
     """Asks where the partitions of these topics are. No topic is made by it."""
-    names = [_text(topic) + _NO_TAGS for topic in topics]
+    names = [_NO_ID + _text(topic) + _NO_TAGS for topic in topics]
     return b"".join([_NO_TAGS, varint(len(names) + 1), *names, b"\0\0\0", _NO_TAGS])
 
 
@@ -86,7 +90,7 @@ def metadata(answer: bytes) -> Metadata:
 
 
 def _topic(fields: Fields) -> tuple[str, Topic]:
-    error, name = fields.take("h"), fields.text()
+    error, name, topic_id = fields.take("h"), fields.text(), fields.skip(len(_NO_ID))
     fields.take("b")
     leaders = {}
     for _ in fields.each():
@@ -98,11 +102,12 @@ def _topic(fields: Fields) -> tuple[str, Topic]:
         fields.skip_tags()
     fields.take("i")
     fields.skip_tags()
-    return name, Topic(error, leaders)
+    return name, Topic(error, leaders, topic_id)
 
 
 def newest(answers: Sequence[Metadata]) -> Metadata:
-    """What several brokers say, some of which may lag behind: for each partition, the leader that was elected last."""
+    """What several brokers say, some of which may lag behind: for each partition, the leader that was elected last. Of
+    a topic that was made anew, what the first of them knows."""
     brokers, topics = dict(answers[0].brokers), dict(answers[0].topics)
     for answer in answers[1:]:
         brokers |= answer.brokers
@@ -110,7 +115,7 @@ def newest(answers: Sequence[Metadata]) -> Metadata:
             known = topics.get(name)
             if known is None or known.error:
                 topics[name] = topic
-            elif not topic.error:
+            elif not topic.error and topic.topic_id == known.topic_id:
                 for number, leader in topic.leaders.items():
                     known.leaders[number] = max(
                         known.leaders.get(number, leader), leader, key=lambda one: (one.epoch, one.node >= 0)
