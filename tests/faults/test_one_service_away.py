@@ -20,7 +20,7 @@ def shop(own_stack: Stack) -> Iterator[Stack]:
     own_stack.product("sku-a", price=100, pieces=10**6)
     for i in range(CUSTOMERS):
         own_stack.account(f"cust-{i}", 10**6)
-    own_stack.await_orderable("sku-a")
+    own_stack.await_settled(own_stack.await_orderable("sku-a"))
     yield own_stack
     await_rest(own_stack, ())
     assert_consistent(own_stack)
