@@ -70,10 +70,20 @@ class Fields:
             self.skip(self.varint())
 
 
+def varint(value: int) -> bytes:
+    """An unsigned number in groups of seven bits, the lowest first."""
+    groups = bytearray()
+    while value > 0x7F:
+        groups.append(value & 0x7F | 0x80)
+        value >>= 7
+    groups.append(value)
+    return bytes(groups)
+
+
 def text(value: str) -> bytes:
-    """A text of a request, of at most 126 bytes."""
+    """A text of a request."""
     encoded = value.encode()
-    return bytes([len(encoded) + 1]) + encoded
+    return varint(len(encoded) + 1) + encoded
 
 
 def request(brokers: Brokers, host: str, port: int, api_key: int, version: int, body: bytes) -> bytes:

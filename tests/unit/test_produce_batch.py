@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.kafka.produce.batch import RECORD_OVERHEAD, Identity, Outgoing, encode, murmur2, partition_of, varint
-from common.kafka.wire import Fields
+from common.kafka.produce.batch import RECORD_OVERHEAD, Identity, Outgoing, encode, murmur2, partition_of
+from common.kafka.wire import Fields, varint
 from tests.unit.kafka_brokers import records_of
 
 

@@ -11,7 +11,7 @@ from common.config.kafka import Brokers as Address
 from common.kafka.async_publisher import AsyncPublisher
 from common.kafka.clients import Delivery, delivery_of
 from common.kafka.produce import cluster, connection, producer
-from common.kafka.produce.batch import Acknowledged, Identity, Outgoing
+from common.kafka.produce.batch import Acknowledged, Delivered, Identity, Outgoing
 from tests.unit.kafka_brokers import CUT, CUT_AFTERWARDS, NONSENSE, TOPIC, Answer, Brokers, Log
 from tests.unit.test_producer import Sender, first, run, soon, until
 
@@ -102,14 +102,21 @@ def ours() -> list[str]:
     return [repr(task) for task in asyncio.all_tasks() if "common/kafka" in repr(task)]
 
 
+def noted() -> tuple[list[bytes], Delivered]:
+    """The values of records whose fate was told, and what notes them."""
+    told: list[bytes] = []
+
+    def note(record: Outgoing, _: Acknowledged | None, __: KafkaError | None) -> None:
+        told.append(record.value)
+
+    return told, note
+
+
 def test_whoever_is_told_may_send_the_next() -> None:
     brokers = Brokers({0: 1, 1: 1})
 
     async def story(sender: Sender) -> None:
-        told: list[bytes] = []
-
-        def note(record: Outgoing, _: Acknowledged | None, __: KafkaError | None) -> None:
-            told.append(record.value)
+        told, note = noted()
 
         def again(record: Outgoing, _: Acknowledged | None, __: KafkaError | None) -> None:
             told.append(record.value)
@@ -128,10 +135,7 @@ def test_whoever_is_told_that_it_is_over_may_send_again(monkeypatch: pytest.Monk
     brokers.behaviour = lambda _, __: KafkaError.NOT_ENOUGH_REPLICAS
 
     async def story(sender: Sender) -> None:
-        told: list[bytes] = []
-
-        def note(record: Outgoing, _: Acknowledged | None, __: KafkaError | None) -> None:
-            told.append(record.value)
+        told, note = noted()
 
         def again(record: Outgoing, _: Acknowledged | None, __: KafkaError | None) -> None:
             brokers.behaviour = first(0)

@@ -13,6 +13,7 @@ from google_crc32c import value as crc32c
 from msgspec import Struct
 
 from common.events import Milliseconds
+from common.kafka.wire import varint
 
 BATCH_BYTES_MAX: Final = 1_000_000
 """Of one partition in one request, and so the largest record. Topics take a little more (`max.message.bytes`)."""
@@ -67,16 +68,6 @@ class Identity(NamedTuple):
 
     producer_id: int
     epoch: int
-
-
-def varint(value: int) -> bytes:
-    """An unsigned number in groups of seven bits, the lowest first."""
-    groups = bytearray()
-    while value > 0x7F:
-        groups.append(value & 0x7F | 0x80)
-        value >>= 7
-    groups.append(value)
-    return bytes(groups)
 
 
 class _Signed(dict[int, bytes]):

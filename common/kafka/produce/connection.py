@@ -18,7 +18,9 @@ from common.kafka.identity import note_refusal
 from common.kafka.produce import requests
 
 TIMEOUT_S: Final = PRODUCER_SOCKET_TIMEOUT_MS / 1000
+"""How long a broker has to answer a request, or to take a connection."""
 READ_S: Final = 0.02
+"""How long a loop that is late has to read an answer that may be there."""
 Answered = Callable[[bytes | None], None]
 """Called once with the answer to a request, or with None when the connection ended before it."""
 _SIZE: Final = struct.Struct(">i")

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from common.events import Milliseconds
-from common.kafka.produce.batch import Identity, varint
-from common.kafka.wire import Fields
+from common.kafka.produce.batch import Identity
+from common.kafka.wire import Fields, text, varint
 
 METADATA: Final = 3, 10
 IDENTITY: Final = 22, 4
@@ -62,14 +62,9 @@ class Result(NamedTuple):
     message: str
 
 
-def _text(value: str) -> bytes:
-    encoded = value.encode()
-    return varint(len(encoded) + 1) + encoded
-
-
 def metadata_request(topics: Iterable[str]) -> bytes:
     """Asks where the partitions of these topics are. No topic is made by it."""
-    names = [_NO_ID + _text(topic) + _NO_TAGS for topic in topics]
+    names = [_NO_ID + text(topic) + _NO_TAGS for topic in topics]
     return b"".join([_NO_TAGS, varint(len(names) + 1), *names, b"\0\0\0", _NO_TAGS])
 
 
@@ -140,7 +135,7 @@ def produce_request(batches: Mapping[str, Sequence[tuple[int, bytes]]], timeout_
     """Asks to store a batch in each partition, by topic and number, and to answer when all copies in sync have them."""
     parts = [_NO_TAGS, _NULL, struct.pack(">hi", _ALL_COPIES, timeout_ms), varint(len(batches) + 1)]
     for topic, partitions in batches.items():
-        parts += _text(topic), varint(len(partitions) + 1)
+        parts += text(topic), varint(len(partitions) + 1)
         for number, batch in partitions:
             parts += struct.pack(">i", number), varint(len(batch) + 1), batch, _NO_TAGS
         parts.append(_NO_TAGS)
