@@ -5,6 +5,7 @@ Runs against the stack that `just up` has started, or with --own-stack on one of
 """
 
 import contextlib
+import os
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ SOAK_DEFAULT = "10m"
 
 
 class Target(NamedTuple):
-    """A stack: the address of its order api, `verify` on it, and the environment that both of them need."""
+    """A stack: the address of its order api, and `verify` on it with the environment that it needs."""
 
     url: str
     verify: list[str]
@@ -45,7 +46,7 @@ def target(directory: Path, *, own_stack: bool) -> Iterator[Target]:
             say(str(broker.warm_up(system)))
             authority = Path(system.layout.authority) if system.layout.authority else None
             url = system.url("order-api", "").removesuffix("/api/v1")
-            yield Target(url, ["ops.verify"], system.environment(), authority=authority)
+            yield Target(url, ["-m", "ops.verify"], system.environment(), authority=authority)
     else:
         settings = Settings.from_environment()
         yield running(State.load(settings.home).remembered(settings), made_token(directory / "token"))
@@ -55,13 +56,14 @@ def running(settings: Settings, token_file: Path) -> Target:
     """The stack that was started with these settings."""
     scheme = "http" if settings.authority is None else "https"
     url = f"{scheme}://{HOST}:{settings.order_api_port}"
-    return Target(url, ["dev", "ops", "verify"], child(), token_file, settings.authority)
+    return Target(url, ["-E", "-m", "dev", "ops", "verify"], os.environ, token_file, settings.authority)
 
 
 def made_token(path: Path) -> Path:
     """A file with a token of the running stack. Raises `CalledProcessError`; the tool then says why."""
-    command = [sys.executable, "-m", "dev", "ops", TOKEN_TOOL, *LOAD_TOKEN]
-    token = subprocess.run(command, cwd=ROOT, env=child(), stdout=subprocess.PIPE, text=True, check=True).stdout
+    command = [sys.executable, "-E", "-m", "dev", "ops", TOKEN_TOOL, *LOAD_TOKEN]
+    # As from the caller's shell: what is in Compose is found by DOCKER_HOST and the like.
+    token = subprocess.run(command, cwd=ROOT, env=os.environ, stdout=subprocess.PIPE, text=True, check=True).stdout
     write(path, token, 0o600)
     return path
 
@@ -75,7 +77,7 @@ def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> in
         command += ["--host", stack.url, "--html", str(report)]
         if shape == "soak":
             command += ["--run-time", run_time]
-        environment = {**stack.variables, "TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)}
+        environment = child({"TANDEM_SHAPE": shape, "TANDEM_ACCEPTED_FILE": str(accepted)})
         if stack.token_file is not None:
             environment["TANDEM_TOKEN_FILE"] = str(stack.token_file)
         if stack.authority is not None:
@@ -83,7 +85,7 @@ def shaped(shape: str, run_time: str, directory: Path, *, own_stack: bool) -> in
         locust = subprocess.run(command, cwd=ROOT, env=environment)
         say(f"Locust's report: {shown(report)}")
         began = time.monotonic()
-        command = [sys.executable, "-m", *stack.verify, "--accepted", str(accepted)]
+        command = [sys.executable, *stack.verify, "--accepted", str(accepted)]
         verified = subprocess.run(command, cwd=ROOT, env=stack.variables)
     orders = len(accepted.read_text().splitlines())
     proof = "NOT PROVED" if verified.returncode else "proved"

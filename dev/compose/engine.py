@@ -8,7 +8,6 @@ from pathlib import Path
 
 from dev.stack import StackError, caller
 
-ACCEPTED_FOLDER = "/accepted"
 TOOLS_CODES = 64
 TELL_TOOLS_CODE = f'"$@" || exit $(($? + {TOOLS_CODES}))'
 """Compose ends with 1 itself when it cannot run the tool, and `verify` when it has found a violation."""
@@ -43,22 +42,23 @@ def acting_user() -> list[str]:
         return []
 
 
-def mounted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The volume from which the container reads the file of `--accepted`, and the arguments with its path there.
+def passed_on(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
+    """The file of `--accepted`, and the arguments with which a container reads it from its standard input: the user in
+    a container may not be allowed to read a file of this machine. Of several, the last one counts.
 
     The tool reports a file that is missing.
     """
-    volumes: list[str] = []
+    given: Path | None = None
     translated: list[str] = []
     for argument in arguments:
         option = "--accepted=" if argument.startswith("--accepted=") else ""
         path = Path(caller(), argument.removeprefix(option)).resolve()
         if (option or translated[-1:] == ["--accepted"]) and path.is_file():
-            volumes += ["-v", f"{path.parent}:{ACCEPTED_FOLDER}:ro"]
-            translated.append(f"{option}{ACCEPTED_FOLDER}/{path.name}")
+            given = path
+            translated.append(f"{option}-")
         else:
             translated.append(argument)
-    return volumes, translated
+    return given, translated
 
 
 def engine_problem() -> str | None:

@@ -6,7 +6,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import IO
 
 from common.config.kafka import Brokers
 from common.files import write
@@ -187,12 +189,17 @@ class ComposeStack(Stack):
         command = arguments[0] if module == "topics" and arguments and self.settings.secure else ""
         if command == "rotate":
             raise StackError("in Compose, Kafka's passwords change with all others: 'just secrets rotate'")
-        terminal = [] if sys.stdout.isatty() else ["-T"]
-        mounts, translated = engine.mounted(arguments)
+        file, translated = engine.passed_on(arguments)
+        terminal = [] if sys.stdout.isatty() and file is None else ["-T"]
         # It alone may write passwords.
         container = "secrets" if command == "allow" else "setup"
         tool = (container, "sh", "-c", engine.TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
-        code = self._run("run", *terminal, "--rm", "--no-deps", *self._caller(module, arguments), *mounts, *tool)
+        asked = ("run", *terminal, "--rm", "--no-deps", *self._caller(module, arguments), *tool)
+        try:
+            with nullcontext() if file is None else file.open("rb") as given:
+                code = self._process(*asked, stdin=given).returncode
+        except OSError as error:
+            raise StackError(f"{module}: {error}") from error
         raise SystemExit(engine.tools_code(code))
 
     def run_tool(self, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -274,10 +281,15 @@ class ComposeStack(Stack):
         return self._process(*arguments).returncode
 
     def _process(
-        self, *arguments: str, stdout: int | None = None, stderr: int | None = None
+        self,
+        *arguments: str,
+        stdin: IO[bytes] | None = None,
+        stdout: int | None = None,
+        stderr: int | None = None,
     ) -> subprocess.CompletedProcess[str]:
         command = [*engine.compose_command(), *self._files(), *arguments]
-        return subprocess.run(command, cwd=ROOT, env=self.environment(), stdout=stdout, stderr=stderr, text=True)
+        environment = self.environment()
+        return subprocess.run(command, cwd=ROOT, env=environment, stdin=stdin, stdout=stdout, stderr=stderr, text=True)
 
     def _files(self) -> list[str]:
         secure, several = bool(self.settings.secure), len(self._brokers()) > 1

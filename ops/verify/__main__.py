@@ -23,12 +23,15 @@ from ops.verify import watch as watching
 from order.api.requests import order_id_in
 
 DEADLINE_S = 3_600
+STANDARD_INPUT = "-"
 
 
 def parser() -> argparse.ArgumentParser:
     described = argparse.ArgumentParser(prog="verify", description=__doc__.splitlines()[0])
     described.add_argument("--json", action="store_true", help="print the report as JSON")
-    described.add_argument("--accepted", type=Path, metavar="FILE", help="ids of acknowledged orders, one a line")
+    described.add_argument(
+        "--accepted", metavar="FILE", help=f"ids of acknowledged orders, one a line ({STANDARD_INPUT}: standard input)"
+    )
     described.add_argument(
         "--settle-within", type=seconds, default=waiting.SETTLE_S, metavar="S",
         help="how long accepted orders may take to settle (%(default)s s)",
@@ -59,10 +62,12 @@ def port(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text!r} is not a port, from 1 to {PORT_MAX}")
 
 
-def accepted_ids(path: Path) -> list[str]:
+def accepted_ids(file: str) -> list[str]:
     """The order ids in a client's list. Raises `Fatal` for a line that is not an order id."""
+    path = "the standard input" if file == STANDARD_INPUT else file
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        given = sys.stdin.buffer.read() if file == STANDARD_INPUT else Path(file).read_bytes()
+        lines = given.decode("utf-8-sig").splitlines()
     except OSError as error:
         raise Fatal(f"verify: {error}") from error
     except UnicodeDecodeError as error:
@@ -98,7 +103,7 @@ def main(arguments: Sequence[str]) -> int:
     accepted: list[str] = []
     if chosen.accepted:
         accepted = accepted_ids(chosen.accepted)
-        notify(f"{len(accepted)} accepted orders are in {chosen.accepted}")
+        notify(f"{len(accepted)} accepted orders are listed")
     report = proof.prove(settings, accepted, notify)
     if chosen.json:
         sys.stdout.buffer.write(report.as_json())

@@ -327,6 +327,18 @@ def test_a_shape_meets_the_stack_as_it_was_started(tmp_path: Path) -> None:
     assert (encrypted.url, encrypted.authority) == ("https://127.0.0.1:7", tmp_path / "secrets" / "ca.pem")
 
 
+def test_a_shape_finds_docker_where_the_caller_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rootless Docker, Colima and a remote engine are found by DOCKER_HOST or DOCKER_CONTEXT."""
+    program = tmp_path / "python"
+    program.write_text('#!/bin/sh\necho "$DOCKER_HOST"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    monkeypatch.setenv("DOCKER_HOST", "unix:///run/user/1000/docker.sock")
+    assert shaped.made_token(tmp_path / "token").read_text() == "unix:///run/user/1000/docker.sock\n"
+    stack = shaped.running(Settings(home=tmp_path), tmp_path / "token")
+    assert stack.variables["DOCKER_HOST"] == "unix:///run/user/1000/docker.sock"
+
+
 def test_the_load_trusts_the_authority_of_the_stack(tmp_path: Path) -> None:
     """The client calls the factory with the authorities of the machine (geventhttpclient's `init_ssl_context`)."""
     authority = Authority(tmp_path).ensure("order-api").authority

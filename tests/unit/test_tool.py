@@ -1,5 +1,6 @@
 """How the operator's tools end, and what they print to a terminal."""
 
+import io
 import os
 import subprocess
 import sys
@@ -98,13 +99,22 @@ def test_every_character_is_printed_in_whatever_encoding() -> None:
 def test_a_list_that_is_not_utf_8_is_named(text: bytes, tmp_path: Path) -> None:
     (tmp_path / "ids").write_bytes(text)
     with pytest.raises(Fatal, match="ids is not UTF-8 text"):
-        accepted_ids(tmp_path / "ids")
+        accepted_ids(str(tmp_path / "ids"))
 
 
 def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     order_id = "01a20698-5702-759d-bf21-11993ae5d7ab"
     (tmp_path / "ids").write_text(f"{order_id}\n", encoding="utf-8-sig")
-    assert accepted_ids(tmp_path / "ids") == [order_id]
+    assert accepted_ids(str(tmp_path / "ids")) == [order_id]
+
+
+def test_a_list_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    order_id = "01a20698-5702-759d-bf21-11993ae5d7ab"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(f"{order_id}\n".encode())))
+    assert accepted_ids("-") == [order_id]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\n")))
+    with pytest.raises(Fatal, match="the standard input, line 1: '' is not an order id"):
+        accepted_ids("-")
 
 
 def test_a_relative_path_begins_where_the_command_was_typed(tmp_path: Path) -> None:
