@@ -41,4 +41,4 @@ def unknown_settings(environ: Iterable[str], dotenv: str = "", *, kind: Kind = "
 def compose_settings() -> frozenset[str]:
     """The settings that have an effect in Compose."""
     passed_on = re.findall(r"\$\{(\w+)", (ROOT / "docker-compose.yml").read_text())
-    return frozenset({"STACK", "TANDEM_HOME", "BROKERS", PROJECT, *passed_on})
+    return frozenset({"STACK", "TANDEM_HOME", "BROKERS", "SECURE", "STANDBYS", PROJECT, *passed_on})
