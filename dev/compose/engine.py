@@ -3,6 +3,7 @@
 import getpass
 import shutil
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,13 @@ def passed_on(arguments: Sequence[str]) -> tuple[Path | None, list[str]]:
         else:
             translated.append(argument)
     return given, translated
+
+
+def terminal(file: Path | None = None) -> list[str]:
+    """The option of Compose without which a container gets a terminal. It gets one when a person types its input, not a
+    `file` or another program, and reads its output: a terminal would end the command, or change what is read."""
+    is_personal = file is None and all(stream and stream.isatty() for stream in (sys.stdin, sys.stdout))
+    return [] if is_personal else ["-T"]
 
 
 def engine_problem() -> str | None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import nullcontext
@@ -173,11 +172,10 @@ class ComposeStack(Stack):
     def psql(self, database: str, arguments: list[str]) -> None:
         if database not in DATABASE_SERVICES:
             raise StackError(f"there is no database {database!r}; there are {', '.join(DATABASE_SERVICES)}")
-        terminal = [] if sys.stdin.isatty() else ["-T"]
         # The container has the superuser's password and no other's; the session becomes the service's role.
         login = ["-e", "PGPASSFILE=/secrets/postgres.pgpass", "-e", f"PGOPTIONS=-c role={database}"]
         client = ["psql", "-U", "postgres", "-h", HOST, database, *arguments]
-        raise SystemExit(self._run("exec", *terminal, *login, DATABASE_SERVICES[database], *client))
+        raise SystemExit(self._run("exec", *engine.terminal(), *login, DATABASE_SERVICES[database], *client))
 
     def rotate_secrets(self) -> None:
         rotate = ("secrets", "python", "-m", "ops.secrets", "rotate", "--folder", "/holders")
@@ -190,11 +188,10 @@ class ComposeStack(Stack):
         if command == "rotate":
             raise StackError("in Compose, Kafka's passwords change with all others: 'just secrets rotate'")
         file, translated = engine.passed_on(arguments)
-        terminal = [] if sys.stdout.isatty() and file is None else ["-T"]
         # It alone may write passwords.
         container = "secrets" if command == "allow" else "setup"
         tool = (container, "sh", "-c", engine.TELL_TOOLS_CODE, "sh", "python", "-m", f"ops.{module}", *translated)
-        asked = ("run", *terminal, "--rm", "--no-deps", *self._caller(module, arguments), *tool)
+        asked = ("run", *engine.terminal(file), "--rm", "--no-deps", *self._caller(module, arguments), *tool)
         try:
             with nullcontext() if file is None else file.open("rb") as given:
                 code = self._process(*asked, stdin=given).returncode

@@ -22,7 +22,7 @@ from common.http import protocol
 from common.kafka.settings import Drift
 from dev import doctor
 from dev.__main__ import main as command_line
-from dev.compose.engine import passed_on
+from dev.compose.engine import passed_on, terminal
 from dev.compose.stack import ComposeStack
 from dev.logs import LogFile, last_lines, readable, show_lines_naming
 from dev.native.programs import Programs
@@ -260,6 +260,25 @@ def test_compose_lets_the_operators_tools_read_a_file_of_this_machine(
     assert "-T" in ran, "what is not a terminal is given as it is"
     assert "LOGNAME=olga" in ran, "acts are recorded as the user's, not as the image's"
     assert " ".join(ran).endswith(" ".join(["ops.verify --json", *written]).format("-"))
+
+
+@pytest.mark.parametrize(
+    ("typed", "shown", "file", "option"),
+    [
+        (True, True, None, []),
+        (True, True, Path("ids"), ["-T"]),
+        (False, True, None, ["-T"]),
+        (True, False, None, ["-T"]),
+        (None, True, None, ["-T"]),
+    ],
+)
+def test_a_container_gets_a_terminal_for_a_person_alone(
+    typed: bool | None, shown: bool, file: Path | None, option: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`just verify --accepted - <ids`, `just psql order -c 'TABLE orders' >file`, and a caller who has closed stdin."""
+    monkeypatch.setattr(sys, "stdin", None if typed is None else SimpleNamespace(isatty=lambda: typed))
+    monkeypatch.setattr(sys, "stdout", SimpleNamespace(isatty=lambda: shown))
+    assert terminal(file) == option
 
 
 def test_the_tool_itself_names_a_missing_file() -> None:
