@@ -4,13 +4,14 @@ import asyncio
 import os
 import socket
 import struct
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import combinations_with_replacement
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import psycopg
 import pytest
@@ -430,11 +431,11 @@ def test_secure_compose_lets_nobody_in_at_kafka_without_a_user_or_a_certificate(
 def test_a_tool_in_compose_is_the_user_that_it_is_natively(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[tuple[str, ...]] = []
 
-    def run(_: ComposeStack, *arguments: str) -> int:
+    def process(_: ComposeStack, *arguments: str, **__: Any) -> "subprocess.CompletedProcess[str]":
         ran.append(arguments)
-        return 0
+        return subprocess.CompletedProcess(arguments, 0)
 
-    monkeypatch.setattr(ComposeStack, "_run", run)
+    monkeypatch.setattr(ComposeStack, "_process", process)
     stack = ComposeStack(Settings(home=tmp_path, secure=True))
     stack.settings = stack.requested  # as once it is up
     for module, arguments in (("verify", []), ("topics", ["list"]), ("topics", ["create"]), ("topics", ["allow", "a"])):
