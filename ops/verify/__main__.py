@@ -101,7 +101,7 @@ def main(arguments: Sequence[str]) -> int:
         hosts = Hosts(env.text("HTTP_HOST", "127.0.0.1"), env.hosts("ALLOWED_HOSTS"))
         watching.watch(settings, every_s=chosen.watch, hosts=hosts, port=chosen.port)
     accepted: list[str] = []
-    if chosen.accepted:
+    if chosen.accepted is not None:
         accepted = accepted_ids(chosen.accepted)
         notify(f"{len(accepted)} accepted orders are listed")
     report = proof.prove(settings, accepted, notify)

@@ -14,9 +14,11 @@ from confluent_kafka import KafkaError, KafkaException
 from common.errors import Fatal
 from common.terminal import printable, width
 from dev.settings import ROOT
+from ops import tool
 from ops.tool import CELL_CHARS, print_table, run
 from ops.topics import strangers
-from ops.verify.__main__ import accepted_ids, parser
+from ops.verify import proof
+from ops.verify.__main__ import accepted_ids, main, parser
 
 # With this variable of the caller, output that cannot be written would fail at once, and not at the end.
 BUFFERED: Final = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -106,6 +108,15 @@ def test_a_list_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     order_id = "01a20698-5702-759d-bf21-11993ae5d7ab"
     (tmp_path / "ids").write_text(f"{order_id}\n", encoding="utf-8-sig")
     assert accepted_ids(str(tmp_path / "ids")) == [order_id]
+
+
+def test_a_list_without_a_name_is_no_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as `--accepted "$IDS"` where IDS is not set."""
+    for name in tool.GROUP_OF:
+        monkeypatch.setenv(f"{name.upper()}_AUDITOR_URL", "postgresql://x")
+    monkeypatch.setattr(proof, "prove", lambda *_: pytest.fail("it proves without the list"))
+    with pytest.raises(Fatal, match="Is a directory"):
+        main(["--accepted", ""])
 
 
 def test_a_list_comes_from_standard_input_too(monkeypatch: pytest.MonkeyPatch) -> None:
