@@ -3,17 +3,17 @@
 All are in autocommit: a transaction is begun explicitly.
 """
 
-import socket
+import itertools
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import psycopg
 from psycopg import Connection
-from psycopg.adapt import Dumper, Loader
+from psycopg.adapt import Dumper, Loader, Transformer
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from psycopg.pq import PipelineStatus, TransactionStatus
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
@@ -44,8 +44,24 @@ RENEW_EVERY_S: Final = 1.0
 stay read-only after the cause is gone: it may lead to a server that is a standby now, or keep a default from when it
 began."""
 
-Conn = Connection[TupleRow]
 AsyncConn = psycopg.AsyncConnection[Any]
+
+
+class Conn(Connection[TupleRow]):
+    """A connection of a thread. psycopg prepares nothing on it, and so never gives up all that is prepared, as it would
+    after a rollback: that belongs to `common.pipeline`."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.prepare_threshold = None
+        self.prepared: Final[dict[str, bytes]] = {}
+        """The names of statements that are prepared in this session."""
+        self.loader: Final = Transformer(self)
+        self._names = itertools.count()
+
+    def new_name(self) -> bytes:
+        """A name for a statement to prepare, which none had before."""
+        return b"batch_%d" % next(self._names)
 
 
 class _UuidAsText(Loader):
@@ -63,10 +79,32 @@ class _ArrayDumper(Dumper):
     """
 
     def dump(self, obj: Any) -> bytes:
-        text = _plain_texts(obj) or f"{{{','.join([_element(value) for value in obj])}}}"
-        if "\0" in text:
-            raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
-        return text.encode()
+        return _array(obj)
+
+
+def text_of(value: str | int | list[Any] | None) -> bytes | None:
+    """A parameter in PostgreSQL's text form. A list is an array, whose elements may be bytes too. Raises
+    `psycopg.DataError` for another type, and for what text cannot hold."""
+    match value:
+        case list():
+            return _array(value)
+        case str():
+            return _without_nul(value).encode()
+        case int():
+            return str(value).encode()
+        case None:
+            return None
+    raise psycopg.DataError(f"cannot send a {type(value).__name__}")
+
+
+def _array(values: list[Any]) -> bytes:
+    return _without_nul(_plain_texts(values) or f"{{{','.join([_element(value) for value in values])}}}").encode()
+
+
+def _without_nul(text: str) -> str:
+    if "\0" in text:
+        raise psycopg.DataError("PostgreSQL text fields cannot contain NUL (0x00) bytes")
+    return text
 
 
 def _plain_texts(values: list[Any]) -> str | None:
@@ -129,7 +167,7 @@ def connect(
     statement. Raises `psycopg.OperationalError` when it cannot."""
 
     def connect_to(known: str) -> Conn:
-        return psycopg.connect(_conninfo(known, instance, statement_timeout_ms, idle_timeout_s), autocommit=True)
+        return Conn.connect(_conninfo(known, instance, statement_timeout_ms, idle_timeout_s), autocommit=True)
 
     connection = connect_by(url, connect_to)
     _adapt(connection)
@@ -246,79 +284,21 @@ def connections(connection: Conn) -> dict[str, int]:
 def transaction(connection: Conn) -> Iterator[None]:
     """Begin; commit at the end, or roll back."""
     with transaction_of_pipeline(connection):
-        connection.execute("BEGIN", prepare=False)
+        connection.execute("BEGIN")
         yield
 
 
 @contextmanager
 def transaction_of_pipeline(connection: Conn) -> Iterator[None]:
-    """Commit at the end, or roll back, the transaction that the first `pipeline` in it begins."""
+    """Commit at the end, or roll back, the transaction that the first `common.pipeline.pipeline` in it begins."""
     try:
         yield
-        connection.commit()
+        if connection.info.transaction_status is not TransactionStatus.IDLE:
+            connection.commit()
     except BaseException:
         with suppress(psycopg.Error):  # the server does it for a session that is gone
             connection.rollback()
         raise
-
-
-@contextmanager
-def pipeline(connection: Conn) -> Iterator[None]:
-    """A pipeline whose statements reach the server together. Begins a transaction if none is open.
-
-    psycopg sends every statement by itself, and waits for the answer to its own BEGIN. For a small batch, that wakes
-    the server's process so often that it costs both sides as much as the statements.
-    """
-    with connection.pipeline(), _corked(connection.fileno()):
-        if connection.info.transaction_status is TransactionStatus.IDLE:
-            connection.execute("BEGIN", prepare=False)
-        yield
-
-
-@contextmanager
-def _corked(descriptor: int) -> Iterator[None]:
-    """Keep what is sent until the end."""
-    _set_cork(descriptor, on=True)
-    try:
-        yield
-    finally:
-        _set_cork(descriptor, on=False)
-
-
-def _set_cork(descriptor: int, *, on: bool) -> None:
-    """Set TCP_CORK, see tcp(7). Does nothing for a Unix socket, or a connection that is lost."""
-    with suppress(OSError), socket.fromfd(descriptor, socket.AF_INET, socket.SOCK_STREAM) as connected:
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, on)
-
-
-def queue_commit(connection: Conn) -> None:
-    """Commit by the pipeline's last statement: `Connection.commit` would wait for an answer of its own. An earlier
-    statement that fails raises at the end of the pipeline, and nothing is committed."""
-    connection.execute("COMMIT", prepare=False)
-
-
-class Table:
-    """A table to insert rows into. The rows have values for the columns given, in that order."""
-
-    def __init__(self, name: str, **types: str) -> None:
-        """`types` are the columns with their PostgreSQL types."""
-        names = ", ".join(f'"{column}"' for column in types)
-        arrays = ", ".join(f"%s::{type_}[]" for type_ in types.values())
-        self._copy = f'COPY "{name}" ({names}) FROM STDIN'.encode()
-        self._insert = f'INSERT INTO "{name}" ({names}) SELECT * FROM unnest({arrays})'.encode()  # noqa: S608 - constants of ours
-
-    def insert(self, connection: Conn, rows: Iterable[Sequence[Any]]) -> None:
-        """Insert rows, at least one, within the current transaction; values are escaped.
-
-        By COPY, which costs least a row, but two round trips, and cannot be in a pipeline. In a pipeline by one INSERT
-        that goes along with the other statements.
-        """
-        if connection.info.pipeline_status is not PipelineStatus.OFF:
-            connection.execute(self._insert, columns(rows))
-            return
-        with connection.cursor().copy(self._copy) as copy:
-            for row in rows:
-                copy.write_row(row)
 
 
 def columns(rows: Iterable[Iterable[Any]]) -> list[list[Any]]:

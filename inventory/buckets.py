@@ -10,12 +10,11 @@ gives it back before it locks all; otherwise two such batches could deadlock.
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Final
-
-import psycopg
+from typing import Final
 
 from common.events import ProductId
-from common.postgres import AsyncConn, Conn, columns, pipeline
+from common.pipeline import Row, Statements, pipeline
+from common.postgres import AsyncConn, Conn, columns
 from inventory.decide import Product
 
 BUCKETS_MAX: Final = 64
@@ -53,20 +52,20 @@ class Buckets:
 
     def lock_one(self, product_ids: Collection[str], partition: int) -> dict[ProductId, Product]:
         """Lock a bucket of each product that is split, by the number of a partition."""
-        with pipeline(self._connection):
-            self._connection.execute("SAVEPOINT no_bucket", prepare=False)
-            rows = self._connection.execute(_LOCK_ONE, (list(product_ids), partition))
-        return self._read(rows)
+        with pipeline(self._connection) as statements:
+            statements.execute("SAVEPOINT no_bucket")
+            buckets = statements.execute(_LOCK_ONE, (list(product_ids), partition))
+        return self._read(buckets.fetchall())
 
     def lock_all(self) -> dict[ProductId, Product]:
         """Give those buckets back, and lock all buckets of the same products."""
         product_ids = list(self._levels)
-        with pipeline(self._connection):
-            self._connection.execute("ROLLBACK TO SAVEPOINT no_bucket", prepare=False)
-            rows = self._connection.execute(_LOCK_ALL, (product_ids,))
-        return self._read(rows)
+        with pipeline(self._connection) as statements:
+            statements.execute("ROLLBACK TO SAVEPOINT no_bucket")
+            buckets = statements.execute(_LOCK_ALL, (product_ids,))
+        return self._read(buckets.fetchall())
 
-    def _read(self, rows: "psycopg.Cursor[Any]") -> dict[ProductId, Product]:
+    def _read(self, rows: Iterable[Row]) -> dict[ProductId, Product]:
         self._levels = {}
         products: dict[ProductId, Product] = {}
         for product_id, bucket, on_hand, active, buckets in rows:
@@ -75,8 +74,8 @@ class Buckets:
             products[product_id] = Product(sum(levels.values()), active, whole=len(levels) == buckets)
         return products
 
-    def update(self, on_hand: Mapping[ProductId, int]) -> None:
-        """Store new levels of products, of those that have buckets locked. Call it in pipeline mode."""
+    def update(self, statements: Statements, on_hand: Mapping[ProductId, int]) -> None:
+        """Store new levels of products, of those that have buckets locked."""
         rows = [
             (product_id, bucket, pieces)
             for product_id, levels in self._levels.items()
@@ -84,7 +83,7 @@ class Buckets:
             for bucket, pieces in shared_out(on_hand[product_id], levels).items()
         ]
         if rows:
-            self._connection.execute(_UPDATE, columns(rows))
+            statements.execute(_UPDATE, columns(rows))
 
     def __contains__(self, product_id: ProductId) -> bool:
         return product_id in self._levels

@@ -8,6 +8,7 @@ from common.consume.handler import InOrderOfArrival, answers, of_kinds
 from common.consume.published import lacking
 from common.consume.records import Received
 from common.events import PUBLISHES, READS, STOCK_EVENTS, Event, OrderId, OrderPlaced, StockData, make
+from common.pipeline import Statements
 from common.postgres import Conn
 from inventory import store
 from inventory.decide import Decisions, Relevant, Reservation, decide
@@ -25,19 +26,19 @@ class Batch:
     stored: dict[OrderId, Reservation]
     records: Sequence[Received]
 
-    def store(self, connection: Conn) -> None:
+    def store(self, statements: Statements) -> None:
         new = [r for order_id, r in self.decisions.reservations.items() if order_id not in self.stored]
         if new:
-            store.insert_reservations(connection, new)
+            store.insert_reservations(statements, new)
         if self.decisions.movements:
-            store.insert_movements(connection, self.decisions.movements)
+            store.insert_movements(statements, self.decisions.movements)
 
-    def update(self, connection: Conn) -> None:
+    def update(self, statements: Statements) -> None:
         revoked = [r for order_id, r in self.decisions.reservations.items() if order_id in self.stored]
         if revoked:
-            store.update_reservations(connection, revoked)
+            store.update_reservations(statements, revoked)
         if self.decisions.on_hand:
-            self.locked.update_stock(connection, self.decisions.on_hand)
+            self.locked.update_stock(statements, self.decisions.on_hand)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         return answers(self.records, self.decisions.reservations, self.stored, answer)
@@ -55,11 +56,11 @@ class InventoryHandler:
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
         return lacking(connection, published, store.states, RANKS, store.RESTOCKED)
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
+    def lock(self, statements: Statements, records: Sequence[Received]) -> store.Locked:
         events = [r.event for r in of_kinds(records, RELEVANT)]
         products = {item.product_id for event in events if isinstance(event, OrderPlaced) for item in event.data.items}
         partition = min((record.partition.number for record in records), default=0)
-        return store.lock(connection, products, {event.data.order_id for event in events}, partition)
+        return store.lock(statements, products, {event.data.order_id for event in events}, partition)
 
     def decide(self, locked: store.Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         products, reservations = locked.read()

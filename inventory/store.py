@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 from msgspec import Struct
-from psycopg.rows import class_row, dict_row
+from psycopg.rows import class_row
 
 from common.audit import table as audit
 from common.audit.entry import Entry as AuditEntry
@@ -18,7 +18,8 @@ from common.codec import encode
 from common.consume.published import EnteredRows
 from common.events import Line, OrderId, ProductId, rfc3339
 from common.keyed_answers import KeyReused
-from common.postgres import AsyncConn, Conn, Table, columns, timestamp
+from common.pipeline import Pipeline, Statements, Table
+from common.postgres import AsyncConn, Conn, columns, timestamp
 from inventory import buckets
 from inventory.buckets import Buckets
 from inventory.decide import Movement, Product, Reservation
@@ -40,7 +41,7 @@ _LOCK_PRODUCTS = """
     ORDER BY product_id FOR UPDATE
 """
 _READ_RESERVATIONS = """
-    SELECT order_id, customer_id, state, reason, items::text AS items,
+    SELECT order_id, customer_id, state, reason, items::text,
       (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,
       (extract(epoch FROM revoked_at) * 1000)::bigint AS revoked_at
     FROM reservations WHERE order_id = ANY(%s::uuid[])
@@ -72,18 +73,29 @@ class Locked:
     The statements of `lock` are in a pipeline; their rows can be read when it has ended.
     """
 
-    def __init__(self, connection: Conn, product_ids: Collection[str], orders: Sequence[str], partition: int) -> None:
+    def __init__(
+        self, statements: Statements, product_ids: Collection[str], orders: Sequence[str], partition: int
+    ) -> None:
         self._product_ids = product_ids
         self._partition = partition
-        self._locked = connection.execute(_LOCK_PRODUCTS, (list(product_ids), orders))
-        self._reservations = connection.cursor(row_factory=dict_row).execute(_READ_RESERVATIONS, (orders,))
-        self._buckets = Buckets(connection)
+        self._locked = statements.execute(_LOCK_PRODUCTS, (list(product_ids), orders))
+        self._reservations = statements.execute(_READ_RESERVATIONS, (orders,))
+        self._buckets = Buckets(statements.connection if isinstance(statements, Pipeline) else statements)
 
     def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
         """The products, and the reservations of the orders. Locks a bucket of products that are split."""
         products = {product_id: Product(on_hand, active) for product_id, on_hand, active in self._locked.fetchall()}
         reservations = [
-            Reservation(lines=_lines.decode(row.pop("items")), **row) for row in self._reservations.fetchall()
+            Reservation(
+                order_id=order_id,
+                customer_id=customer_id,
+                state=state,
+                reason=reason,
+                lines=_lines.decode(items),
+                decided_at=decided_at,
+                revoked_at=revoked_at,
+            )
+            for order_id, customer_id, state, reason, items, decided_at, revoked_at in self._reservations.fetchall()
         ]
         reserved = {line.product_id for r in reservations if r.state == "reserved" for line in r.lines}
         if missing := {*self._product_ids, *reserved} - products.keys():
@@ -95,35 +107,35 @@ class Locked:
         is_whole = all(product.whole for product in products.values())
         return dict(products) if is_whole else {**products, **self._buckets.lock_all()}
 
-    def update_stock(self, connection: Conn, on_hand: Mapping[ProductId, int]) -> None:
-        """Store new levels, in pieces. Call it in pipeline mode."""
-        self._buckets.update(on_hand)
+    def update_stock(self, statements: Statements, on_hand: Mapping[ProductId, int]) -> None:
+        """Store new levels, in pieces."""
+        self._buckets.update(statements, on_hand)
         if unsplit := {product_id: level for product_id, level in on_hand.items() if product_id not in self._buckets}:
-            connection.execute(_UPDATE_STOCK, (list(unsplit), list(unsplit.values())))
+            statements.execute(_UPDATE_STOCK, (list(unsplit), list(unsplit.values())))
 
 
-def lock(connection: Conn, products: Collection[str], orders: Collection[str], partition: int = 0) -> Locked:
-    """Lock these products and those reserved for the orders, then read the reservations. Call it in pipeline mode. The
-    number of a partition chooses among the buckets of products that are split."""
-    return Locked(connection, products, list(orders), partition)
+def lock(statements: Statements, products: Collection[str], orders: Collection[str], partition: int = 0) -> Locked:
+    """Lock these products and those reserved for the orders, then read the reservations. The number of a partition
+    chooses among the buckets of products that are split."""
+    return Locked(statements, products, list(orders), partition)
 
 
-def insert_reservations(connection: Conn, reservations: Iterable[Reservation]) -> None:
+def insert_reservations(statements: Statements, reservations: Iterable[Reservation]) -> None:
     rows = (
         (r.order_id, r.customer_id, r.state, r.reason, encode(r.lines).decode(), rfc3339(r.decided_at),
          timestamp(r.revoked_at))
         for r in reservations
     )  # fmt: skip
-    _RESERVATIONS.insert(connection, rows)
+    _RESERVATIONS.insert(statements, rows)
 
 
-def insert_movements(connection: Conn, movements: Iterable[Movement]) -> None:
-    _MOVEMENTS.insert(connection, ((*m[:-1], rfc3339(m.at)) for m in movements))
+def insert_movements(statements: Statements, movements: Iterable[Movement]) -> None:
+    _MOVEMENTS.insert(statements, ((*m[:-1], rfc3339(m.at)) for m in movements))
 
 
-def update_reservations(connection: Conn, reservations: Sequence[Reservation]) -> None:
+def update_reservations(statements: Statements, reservations: Sequence[Reservation]) -> None:
     rows = ((r.order_id, r.state, r.reason, timestamp(r.revoked_at)) for r in reservations)
-    connection.execute(_UPDATE_RESERVATIONS, columns(rows))
+    statements.execute(_UPDATE_RESERVATIONS, columns(rows))
 
 
 def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:

@@ -142,7 +142,7 @@ def _connect(url: str) -> tuple[Conn, str]:
         refusals = []
         for known in urls_to_try(url):
             try:
-                connection = psycopg.connect(known, autocommit=True, connect_timeout=5, client_encoding="utf8")
+                connection = Conn.connect(known, autocommit=True, connect_timeout=5, client_encoding="utf8")
                 return connection, _of_one_server(known, connection)
             except psycopg.OperationalError as error:
                 refusals.append(error)

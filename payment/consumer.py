@@ -8,6 +8,7 @@ from common.consume.handler import InOrderOfArrival, answers, of_kinds
 from common.consume.published import lacking
 from common.consume.records import Received
 from common.events import PAYMENT_EVENTS, PUBLISHES, READS, Event, OrderId, PaymentData, make
+from common.pipeline import Statements
 from common.postgres import Conn
 from payment import store
 from payment.decide import Decisions, Payment, Relevant, decide
@@ -24,19 +25,19 @@ class Batch:
     stored: dict[OrderId, Payment]
     records: Sequence[Received]
 
-    def store(self, connection: Conn) -> None:
+    def store(self, statements: Statements) -> None:
         new = [p for order_id, p in self.decisions.payments.items() if order_id not in self.stored]
         if new:
-            store.insert_payments(connection, new)
+            store.insert_payments(statements, new)
         if self.decisions.transfers:
-            store.insert_transfers(connection, self.decisions.transfers)
+            store.insert_transfers(statements, self.decisions.transfers)
 
-    def update(self, connection: Conn) -> None:
+    def update(self, statements: Statements) -> None:
         revoked = [p for order_id, p in self.decisions.payments.items() if order_id in self.stored]
         if revoked:
-            store.update_payments(connection, revoked)
+            store.update_payments(statements, revoked)
         if self.decisions.balances:
-            store.update_balances(connection, self.decisions.balances)
+            store.update_balances(statements, self.decisions.balances)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         return answers(self.records, self.decisions.payments, self.stored, answer)
@@ -54,9 +55,9 @@ class PaymentHandler:
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
         return lacking(connection, published, store.states, RANKS, store.DEPOSITED)
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> store.Locked:
+    def lock(self, statements: Statements, records: Sequence[Received]) -> store.Locked:
         orders = [r.event.data for r in of_kinds(records, RELEVANT)]
-        return store.lock(connection, {order.customer_id for order in orders}, {order.order_id for order in orders})
+        return store.lock(statements, {order.customer_id for order in orders}, {order.order_id for order in orders})
 
     def decide(self, locked: store.Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         accounts, payments = locked.read()

@@ -1,9 +1,8 @@
 """All SQL of the payment database: for the consumer's batches, for HTTP, and for the demo."""
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
-import psycopg
 from msgspec import Struct
 from psycopg.rows import class_row
 
@@ -13,7 +12,8 @@ from common.consume.published import EnteredRows
 from common.events import CustomerId, OrderId, rfc3339
 from common.http.responses import Moment, UuidText
 from common.keyed_answers import KeyReused
-from common.postgres import AsyncConn, Conn, Table, columns, timestamp
+from common.pipeline import Rows, Statements, Table
+from common.postgres import AsyncConn, Conn, columns, timestamp
 from payment.decide import Account, Payment, Transfer
 
 # Runs before the payments are read: an instance that waited for this lock then reads what the other one decided.
@@ -49,44 +49,46 @@ _TRANSFERS = Table(
 
 
 class Locked(NamedTuple):
-    """Two queries of a pipeline; their rows can be read when it has ended."""
+    """The answers to two queries. Those of a pipeline can be read when it has ended."""
 
-    accounts: "psycopg.Cursor[Any]"
-    payments: "psycopg.Cursor[Payment]"
+    accounts: Rows
+    payments: Rows
 
     def read(self) -> tuple[dict[CustomerId, Account], dict[OrderId, Payment]]:
         rows = self.accounts.fetchall()  # a row at a time costs three times as much
         accounts = {customer_id: Account(balance, currency) for customer_id, balance, currency in rows}
-        return accounts, {payment.order_id: payment for payment in self.payments.fetchall()}
+        payments = (
+            Payment(**dict(zip(Payment.__struct_fields__, row, strict=True))) for row in self.payments.fetchall()
+        )
+        return accounts, {payment.order_id: payment for payment in payments}
 
 
-def lock(connection: Conn, customers: Collection[str], orders: Collection[str]) -> Locked:
-    """Lock the accounts in the order of their ids, then read the payments. Call it in pipeline mode."""
-    accounts = connection.execute(_LOCK_ACCOUNTS, (sorted(customers),))
-    payments = connection.cursor(row_factory=class_row(Payment)).execute(_READ_PAYMENTS, (list(orders),))
-    return Locked(accounts, payments)
+def lock(statements: Statements, customers: Collection[str], orders: Collection[str]) -> Locked:
+    """Lock the accounts in the order of their ids, then read the payments."""
+    accounts = statements.execute(_LOCK_ACCOUNTS, (sorted(customers),))
+    return Locked(accounts, statements.execute(_READ_PAYMENTS, (list(orders),)))
 
 
-def insert_payments(connection: Conn, payments: Iterable[Payment]) -> None:
+def insert_payments(statements: Statements, payments: Iterable[Payment]) -> None:
     rows = (
         (p.order_id, p.customer_id, p.state, p.reason, p.amount, p.currency, rfc3339(p.decided_at),
          timestamp(p.revoked_at))
         for p in payments
     )  # fmt: skip
-    _PAYMENTS.insert(connection, rows)
+    _PAYMENTS.insert(statements, rows)
 
 
-def insert_transfers(connection: Conn, transfers: Iterable[Transfer]) -> None:
-    _TRANSFERS.insert(connection, ((*t[:-1], rfc3339(t.at)) for t in transfers))
+def insert_transfers(statements: Statements, transfers: Iterable[Transfer]) -> None:
+    _TRANSFERS.insert(statements, ((*t[:-1], rfc3339(t.at)) for t in transfers))
 
 
-def update_payments(connection: Conn, payments: Sequence[Payment]) -> None:
+def update_payments(statements: Statements, payments: Sequence[Payment]) -> None:
     rows = ((p.order_id, p.state, p.reason, timestamp(p.revoked_at)) for p in payments)
-    connection.execute(_UPDATE_PAYMENTS, columns(rows))
+    statements.execute(_UPDATE_PAYMENTS, columns(rows))
 
 
-def update_balances(connection: Conn, balances: dict[CustomerId, int]) -> None:
-    connection.execute(_UPDATE_BALANCES, (list(balances), list(balances.values())))
+def update_balances(statements: Statements, balances: dict[CustomerId, int]) -> None:
+    statements.execute(_UPDATE_BALANCES, (list(balances), list(balances.values())))
 
 
 def states(connection: Conn, order_ids: Sequence[str]) -> dict[str, str]:

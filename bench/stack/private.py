@@ -19,13 +19,13 @@ from typing import Final, Self, TypeVar
 
 import httpx
 import msgspec
-import psycopg
 
 from bench.stack.processes import Running, Window, ended_cpu_s
 from common.config.env import LOOPBACK, Env
 from common.config.kafka import brokers
 from common.files import write
 from common.kafka.access import ADMIN, AUDITOR
+from common.postgres import Conn
 from common.secrets.passwords import write_password
 from common.tls.authority import Authority, Certificate
 from common.tls.client import trusting
@@ -184,10 +184,10 @@ class System:
         """Run a tool of this stack's checkout to its end. Returns what it printed. Raises `StackFailed` with that."""
         return run_tool(self.layout.variables, *arguments, root=self.layout.root)
 
-    def connect(self, service: str) -> "psycopg.Connection[tuple[object, ...]]":
+    def connect(self, service: str) -> Conn:
         """A superuser's connection to a service's database."""
         url = self.layout.variables[f"{service.upper()}_ADMIN_URL"]
-        return psycopg.connect(url, dbname=service, autocommit=True)
+        return Conn.connect(url, dbname=service, autocommit=True)
 
     def __enter__(self) -> Self:
         return self

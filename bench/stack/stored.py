@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, LiteralString
 
-import psycopg
 from psycopg import sql
 
 from common.postgres import Conn
@@ -115,7 +114,7 @@ def without_indexes(connection: Conn) -> Iterator[None]:
 
 def main(service: str, first: int, count: int) -> None:
     url = os.environ[f"{service.upper()}_ADMIN_URL"]  # a service may not drop an index
-    with psycopg.connect(url, dbname=service, autocommit=True) as connection, without_indexes(connection):
+    with Conn.connect(url, dbname=service, autocommit=True) as connection, without_indexes(connection):
         connection.execute(PREPARE.get(service, ""))
         statements = [copying(connection, SETTLED[service], table) for table in TABLES[service]]
         last = first + count - 1

@@ -10,6 +10,7 @@ from common.consume.records import Arrival, Received
 from common.errors import Poison
 from common.events import CustomerId, Event, OrderId
 from common.kafka.broker import Partition
+from common.pipeline import Pipeline, Statements
 from common.postgres import Conn
 
 Locked = TypeVar("Locked")
@@ -84,8 +85,8 @@ class Handler(Protocol[Locked]):
     def arrivals(self) -> Arrivals:
         """Make the place where records wait until they are due."""
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
-        """Queue (the connection is in pipeline mode) the statements that lock, then read, all rows to be touched."""
+    def lock(self, statements: Pipeline, records: Sequence[Received]) -> Locked:
+        """Queue the statements that lock, then read, all rows to be touched."""
 
     def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> "Decided":
         """Decide the fresh records; look up what was decided for the repeats."""
@@ -94,11 +95,11 @@ class Handler(Protocol[Locked]):
 class Decided(Protocol):
     """The outcome of a batch: what to store and what to publish."""
 
-    def store(self, connection: Conn) -> None:
-        """Write new rows: before the pipeline, or in it (`postgres.Table`)."""
+    def store(self, statements: Statements) -> None:
+        """Write new rows: before the pipeline, or in it (`common.pipeline.Table`)."""
 
-    def update(self, connection: Conn) -> None:
-        """Queue (the connection is in pipeline mode) the updates of existing rows."""
+    def update(self, statements: Pipeline) -> None:
+        """Queue the updates of existing rows."""
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The events to publish, each with its partition number."""

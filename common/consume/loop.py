@@ -38,7 +38,8 @@ from common.kafka.identity import AdminClient
 from common.kafka.produce.batch import Outgoing
 from common.kafka.publisher import Publisher
 from common.kafka.settings import SettingsWatch
-from common.postgres import Conn, pipeline, transaction, transaction_of_pipeline
+from common.pipeline import pipeline, queue_commit
+from common.postgres import Conn, transaction_of_pipeline
 from common.tracing.live import Tracer
 from common.worker import Worker
 
@@ -46,7 +47,7 @@ LAG_EVERY_S: Final = 1.0
 OPERATOR_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
 SMALL_BATCH_RECORDS: Final = 150
-"""The rows of batches up to this size go along with the other statements. Larger ones are copied (`postgres.Table`)."""
+"""The rows of batches up to this size go along with the other statements. Larger ones are copied (`pipeline.Table`)."""
 
 Answer = TypeVar("Answer")
 
@@ -218,10 +219,10 @@ class Session(Generic[Locked]):
         `Stopped` when an operator has to resume this consumer."""
         connection, known = self._database.current, self._inbox.positions
         with transaction_of_pipeline(connection):
-            with pipeline(connection):
-                locked_positions = positions.lock(connection, last)
-                queried_guards = parking.query_guards(connection)
-                locked = self._handler.lock(connection, [a.received for a in batch if a.received is not None])
+            with pipeline(connection) as statements:
+                locked_positions = positions.lock(statements, last)
+                queried_guards = parking.query_guards(statements)
+                locked = self._handler.lock(statements, [a.received for a in batch if a.received is not None])
             positions.check_not_superseded(known, positions.fetch(locked_positions), last)
             positions.check_no_gap(known, first)
             guards = parking.fetch_guards(queried_guards)
@@ -236,12 +237,12 @@ class Session(Generic[Locked]):
                     decided.store(connection)
                 if outcome.parked:
                     parking.park(connection, outcome.parked, self._topic_ids)
-                with pipeline(connection):
+                with pipeline(connection) as statements:
                     if is_small:
-                        decided.store(connection)
-                    decided.update(connection)
-                    positions.advance(connection, {p: (record.offset + 1, record.at) for p, record in moved.items()})
-                    postgres.queue_commit(connection)
+                        decided.store(statements)
+                    decided.update(statements)
+                    positions.advance(statements, {p: (record.offset + 1, record.at) for p, record in moved.items()})
+                    queue_commit(statements)
         known.update({partition: record.offset + 1 for partition, record in moved.items()})
         return decided, outcome
 
@@ -308,9 +309,8 @@ class Session(Generic[Locked]):
             self._report("")
 
     def _query(self, query: Callable[[Conn], Answer]) -> Answer:
-        """What a query in a transaction of its own returns."""
-        with transaction(self._database.current):
-            return query(self._database.current)
+        """What a single statement returns, in autocommit."""
+        return query(self._database.current)
 
     # After a failure
 

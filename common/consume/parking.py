@@ -12,11 +12,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-import psycopg
-
 from common.consume.records import Arrival, Received, Record
 from common.events import rfc3339
 from common.kafka.broker import Partition
+from common.pipeline import Answer, Pipeline
 from common.postgres import Conn, columns
 
 STOP_ROOTS_MIN: Final = 100
@@ -120,15 +119,14 @@ class Guards(NamedTuple):
     stopped: str | None
 
 
-def query_guards(connection: Conn) -> "psycopg.Cursor[Any]":
-    """Queue the query in pipeline mode. `fetch_guards` reads its answer."""
-    return connection.execute(_GUARDS)
+def query_guards(statements: Pipeline) -> Answer:
+    """Queue the query whose answer `fetch_guards` reads."""
+    return statements.execute(_GUARDS)
 
 
-def fetch_guards(cursor: "psycopg.Cursor[Any]") -> Guards:
+def fetch_guards(answer: Answer) -> Guards:
     """The answer to `query_guards`, after the pipeline has ended."""
-    row = cursor.fetchone()
-    assert row is not None
+    [row] = answer.fetchall()
     return Guards(*row)
 
 

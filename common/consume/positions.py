@@ -8,9 +8,8 @@ one waits and then finds the position moved.
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
-import psycopg
 from confluent_kafka import Consumer
 from confluent_kafka.admin import AdminClient
 
@@ -19,6 +18,7 @@ from common.errors import LossDetected, Superseded, Transient
 from common.events import Milliseconds, rfc3339
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic
+from common.pipeline import Answer, Pipeline
 from common.postgres import Conn, columns
 
 
@@ -185,14 +185,14 @@ _ADVANCE: Final = """
 """
 
 
-def lock(connection: Conn, partitions: Iterable[Partition]) -> "psycopg.Cursor[Any]":
+def lock(statements: Pipeline, partitions: Iterable[Partition]) -> Answer:
     """Lock the positions for the rest of the transaction. `fetch` reads them after the pipeline has ended."""
     partitions = list(partitions)
-    return connection.execute(_LOCK, ([p.topic for p in partitions], [p.number for p in partitions]))
+    return statements.execute(_LOCK, ([p.topic for p in partitions], [p.number for p in partitions]))
 
 
-def fetch(cursor: "psycopg.Cursor[Any]") -> dict[Partition, int]:
-    return {Partition(topic, number): offset for topic, number, offset in cursor.fetchall()}
+def fetch(answer: Answer) -> dict[Partition, int]:
+    return {Partition(topic, number): offset for topic, number, offset in answer.fetchall()}
 
 
 def read(connection: Conn) -> dict[Partition, int]:
@@ -236,6 +236,6 @@ def check_no_gap(known: Mapping[Partition, int], first: Mapping[Partition, Recor
             raise Superseded(f"{partition}: the batch begins at {record.offset}, the position is {known[partition]}")
 
 
-def advance(connection: Conn, moved: Mapping[Partition, tuple[int, Milliseconds]]) -> None:
+def advance(statements: Pipeline, moved: Mapping[Partition, tuple[int, Milliseconds]]) -> None:
     """Move each position to the given next offset; the time is that of the last record before it."""
-    connection.execute(_ADVANCE, columns((*p, offset, rfc3339(at)) for p, (offset, at) in moved.items()))
+    statements.execute(_ADVANCE, columns((*p, offset, rfc3339(at)) for p, (offset, at) in moved.items()))

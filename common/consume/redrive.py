@@ -19,7 +19,8 @@ from common.consume.records import Received, Record, decode
 from common.errors import Failure, Superseded, classify, describe
 from common.events import ORDERS, OrderDiscarded, StrictRef, make
 from common.kafka.broker import Partition
-from common.postgres import Conn, columns, pipeline, transaction, transaction_of_pipeline
+from common.pipeline import Statements, pipeline
+from common.postgres import Conn, columns, transaction, transaction_of_pipeline
 
 ROWS_MAX: Final = 500
 
@@ -129,9 +130,9 @@ class Redriver(Generic[Locked]):
         partitions = {row.record.partition for row in rows}
         with transaction_of_pipeline(connection):
             events = [(row.state, received) for row in rows if (received := decode_again(row)) is not None]
-            with pipeline(connection):
-                locked_positions = positions.lock(connection, partitions)
-                locked = self._handler.lock(connection, [received for _, received in events])
+            with pipeline(connection) as statements:
+                locked_positions = positions.lock(statements, partitions)
+                locked = self._handler.lock(statements, [received for _, received in events])
             positions.check_not_superseded(known, positions.fetch(locked_positions), partitions)
             decided = decide(
                 self._handler,
@@ -140,14 +141,14 @@ class Redriver(Generic[Locked]):
                 [received for state, received in events if state == "decided"],
             )
             decided.store(connection)
-            with pipeline(connection):
-                decided.update(connection)
-                set_state(connection, rows, "decided")
+            with pipeline(connection) as statements:
+                decided.update(statements)
+                set_state(statements, rows, "decided")
         return decided
 
 
-def set_state(connection: Conn, rows: Sequence[Marked], state: str) -> None:
-    connection.execute(_SET_STATE, (state, *columns(row.row_id for row in rows)))
+def set_state(statements: Statements, rows: Sequence[Marked], state: str) -> None:
+    statements.execute(_SET_STATE, (state, *columns(row.row_id for row in rows)))
 
 
 def park_again(connection: Conn, row: Marked, error: str) -> None:

@@ -15,6 +15,7 @@ import psutil
 import psycopg
 
 from common.files import write
+from common.postgres import Conn
 from common.secrets.change import end_change
 from common.secrets.passwords import connect_by, database_url, password_file, read_password, urls_to_try
 from common.tls.authority import Certificate
@@ -133,11 +134,11 @@ class Cluster(Server):
                 return None
         return lacking
 
-    def connect(self, database: str = "postgres", connect_timeout: int = 10) -> psycopg.Connection:
+    def connect(self, database: str = "postgres", connect_timeout: int = 10) -> Conn:
         """A superuser's connection."""
 
-        def connect(url: str) -> psycopg.Connection:
-            return psycopg.connect(url, connect_timeout=connect_timeout, autocommit=True)
+        def connect(url: str) -> Conn:
+            return Conn.connect(url, connect_timeout=connect_timeout, autocommit=True)
 
         return connect_by(self.url(database), connect)
 

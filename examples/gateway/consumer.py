@@ -7,6 +7,7 @@ from typing import Final
 from common.consume.handler import of_kinds
 from common.consume.records import Received
 from common.events import Event, OrderConfirmed, OrderId, OrderPlaced, PlacedData, Reason
+from common.pipeline import Statements
 from common.postgres import Conn
 from examples.gateway import store
 from examples.gateway.authorise import Answer, Authoriser, HeldForCards
@@ -32,15 +33,15 @@ class CardBatch(Batch):
     confirmed: Sequence[OrderId]
     authoriser: Authoriser
 
-    def update(self, connection: Conn) -> None:
-        Batch.update(self, connection)
+    def update(self, statements: Statements) -> None:
+        Batch.update(self, statements)
         paid = {**self.stored, **self.decisions.payments}
         if self.held:
-            store.hold(connection, self.held.values())
+            store.hold(statements, self.held.values())
         if self.confirmed:
-            store.want(connection, "capture", self.confirmed)
+            store.want(statements, "capture", self.confirmed)
         if unpaid := [order_id for order_id in {*self.held, *self.decisions.payments} if not _is_paid(paid, order_id)]:
-            store.want(connection, "release", unpaid)
+            store.want(statements, "release", unpaid)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The answers. They are stored by now, so nobody asks about these orders again."""
@@ -68,8 +69,8 @@ class CardHandler:
     def arrivals(self) -> HeldForCards:
         return HeldForCards(self._authoriser)
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> Locked:
-        return self._payment.lock(connection, records)
+    def lock(self, statements: Statements, records: Sequence[Received]) -> Locked:
+        return self._payment.lock(statements, records)
 
     def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> CardBatch:
         """Raises `TimeoutError`, which is transient, for an order that was parked and is redriven while the gateway is

@@ -6,7 +6,8 @@ from typing import Literal, NamedTuple
 from psycopg.rows import class_row
 
 from common.events import OrderId, PlacedData
-from common.postgres import AsyncConn, Conn, columns
+from common.pipeline import Statements
+from common.postgres import AsyncConn, columns
 
 Wanted = Literal["hold", "capture", "release"]
 
@@ -40,15 +41,15 @@ class Task(NamedTuple):
     attempts: int
 
 
-def hold(connection: Conn, orders: Iterable[PlacedData]) -> None:
-    """Note that these amounts may be on hold. Call it in pipeline mode."""
+def hold(statements: Statements, orders: Iterable[PlacedData]) -> None:
+    """Note that these amounts may be on hold."""
     rows = ((order.order_id, order.customer_id, order.amount, order.currency) for order in orders)
-    connection.execute(_HOLD, columns(rows))
+    statements.execute(_HOLD, columns(rows))
 
 
-def want(connection: Conn, wanted: Wanted, orders: Collection[OrderId]) -> None:
-    """Have these captured or released. Those without a row have nothing on hold. Call it in pipeline mode."""
-    connection.execute(_WANT, (wanted, list(orders), wanted))
+def want(statements: Statements, wanted: Wanted, orders: Collection[OrderId]) -> None:
+    """Have these captured or released. Those without a row have nothing on hold."""
+    statements.execute(_WANT, (wanted, list(orders), wanted))
 
 
 async def take(connection: AsyncConn, count: int, lease_s: float) -> list[Task]:

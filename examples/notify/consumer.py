@@ -1,14 +1,13 @@
 """A batch in notify: find the mails that exist already, and write the others."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, NamedTuple, get_args
-
-import psycopg
+from typing import Final, NamedTuple, get_args
 
 from common.consume.handler import InOrderOfArrival, of_kinds
 from common.consume.records import Received
 from common.events import ORDERS, Event, Outcome, rfc3339, type_of
-from common.postgres import Conn, Table
+from common.pipeline import Answer, Pipeline, Statements, Table
+from common.postgres import Conn
 
 RELEVANT: Final = frozenset(get_args(Outcome))
 _WRITTEN: Final = "SELECT event_id FROM mails WHERE event_id = ANY(%s::text[])"
@@ -22,11 +21,11 @@ class Batch(NamedTuple):
 
     outcomes: dict[str, Received]
 
-    def store(self, connection: Conn) -> None:
+    def store(self, statements: Statements) -> None:
         if self.outcomes:
-            _MAILS.insert(connection, map(_row, self.outcomes.values()))
+            _MAILS.insert(statements, map(_row, self.outcomes.values()))
 
-    def update(self, connection: Conn) -> None:
+    def update(self, statements: Pipeline) -> None:
         """Mails are written once."""
 
     def results(self) -> Iterable[tuple[int, Event]]:
@@ -48,13 +47,13 @@ class NotifyHandler:
         """It publishes nothing, so nothing can be missing."""
         return []
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> "psycopg.Cursor[Any]":
-        return connection.execute(_WRITTEN, ([r.event.id for r in of_kinds(records, RELEVANT)],))
+    def lock(self, statements: Pipeline, records: Sequence[Received]) -> Answer:
+        return statements.execute(_WRITTEN, ([r.event.id for r in of_kinds(records, RELEVANT)],))
 
-    def decide(self, locked: "psycopg.Cursor[Any]", fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
+    def decide(self, locked: Answer, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         """The saga may publish an outcome twice, with the same id. So the position, which makes each record count once,
         is not enough."""
-        written = {event_id for (event_id,) in locked}
+        written = {event_id for (event_id,) in locked.fetchall()}
         outcomes = {r.event.id: r for r in of_kinds(fresh, RELEVANT)}
         return Batch({event_id: record for event_id, record in outcomes.items() if event_id not in written})
 

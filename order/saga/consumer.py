@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
-
-import psycopg
+from typing import Final
 
 from common import metrics
 from common.consume.published import behind
@@ -25,6 +23,7 @@ from common.events import (
     now,
     type_of,
 )
+from common.pipeline import Rows, Statements
 from common.postgres import Conn
 from order.saga import store
 from order.saga.decide import advance, outcome_of
@@ -57,13 +56,13 @@ class Batch:
     settled: Sequence[Milliseconds]
     """When the orders were placed that are settled now and were not before."""
 
-    def store(self, connection: Conn) -> None:
+    def store(self, statements: Statements) -> None:
         if new := [row for row in self.changed if not row.stored]:
-            store.insert_orders(connection, new)
+            store.insert_orders(statements, new)
 
-    def update(self, connection: Conn) -> None:
+    def update(self, statements: Statements) -> None:
         if stored := [row for row in self.changed if row.stored]:
-            store.update_orders(connection, stored)
+            store.update_orders(statements, stored)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The outcomes. They are stored by now, so reading them back changes nothing."""
@@ -93,10 +92,10 @@ class SagaHandler:
         outcomes = [event for event in published if isinstance(event, Outcome)]
         return behind(outcomes, store.states(connection, [event.subject for event in outcomes]), RANKS)
 
-    def lock(self, connection: Conn, records: Sequence[Received]) -> "psycopg.Cursor[Any]":
-        return store.lock(connection, {r.event.data.order_id for r in records if r.event.id not in self._own_outcomes})
+    def lock(self, statements: Statements, records: Sequence[Received]) -> Rows:
+        return store.lock(statements, {r.event.data.order_id for r in records if r.event.id not in self._own_outcomes})
 
-    def decide(self, locked: "psycopg.Cursor[Any]", fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
+    def decide(self, locked: Rows, fresh: Sequence[Received], repeats: Sequence[Received]) -> Batch:
         rows = store.locked(locked)
         changed: dict[OrderId, Row] = {}
         outcomes: dict[str, tuple[int, Outcome]] = {}

@@ -4,12 +4,12 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import psycopg
 
 from common.codec import encode
 from common.events import Milliseconds, OrderId, PlacedData, rfc3339
 from common.kafka.broker import Partition
-from common.postgres import Conn, Table, columns, timestamp
+from common.pipeline import Rows, Statements, Table
+from common.postgres import Conn, columns, timestamp
 from order.saga.decide import Order
 
 # After the partition, the fields of `Order` in their order.
@@ -64,22 +64,24 @@ class Row(msgspec.Struct, gc=False):
     timeline: list[Entry] = []
 
 
-def lock(connection: Conn, orders: Collection[str]) -> "psycopg.Cursor[Any]":
-    """Queue the query that locks the orders, by id, and reads them. `locked` fetches its rows."""
-    return connection.execute(_LOCK_ORDERS, (sorted(orders),))
+def lock(statements: Statements, orders: Collection[str]) -> Rows:
+    """The query that locks the orders, by id, and reads them. `locked` fetches its rows."""
+    return statements.execute(_LOCK_ORDERS, (sorted(orders),))
 
 
-def locked(cursor: "psycopg.Cursor[Any]") -> dict[OrderId, Row]:
-    rows = cursor.fetchall()  # a row at a time costs three times as much
-    return {order_id: Row(Order(order_id, *fields), partition, stored=True) for order_id, partition, *fields in rows}
+def locked(rows: Rows) -> dict[OrderId, Row]:
+    return {
+        order_id: Row(Order(order_id, *fields), partition, stored=True)
+        for order_id, partition, *fields in rows.fetchall()
+    }
 
 
-def insert_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    _ORDERS.insert(connection, map(_values, rows))
+def insert_orders(statements: Statements, rows: Sequence[Row]) -> None:
+    _ORDERS.insert(statements, map(_values, rows))
 
 
-def update_orders(connection: Conn, rows: Sequence[Row]) -> None:
-    connection.execute(_UPDATE_ORDERS, columns(map(_values, rows)))
+def update_orders(statements: Statements, rows: Sequence[Row]) -> None:
+    statements.execute(_UPDATE_ORDERS, columns(map(_values, rows)))
 
 
 def _values(row: Row) -> tuple[Any, ...]:

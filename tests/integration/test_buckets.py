@@ -10,7 +10,8 @@ from common.config.env import Env
 from common.consume.records import Received
 from common.events import Milliseconds, OrderId, ProductId
 from common.kafka.broker import Partition
-from common.postgres import Conn, connect, pipeline, transaction, transaction_of_pipeline
+from common.pipeline import pipeline
+from common.postgres import Conn, connect, transaction, transaction_of_pipeline
 from inventory import store
 from inventory.buckets import BUCKETS_MAX, Buckets, split
 from inventory.consumer import Batch, InventoryHandler
@@ -96,13 +97,13 @@ def batch_of(connection: Conn, partition: int, event: Relevant) -> Iterator[Batc
     """A batch as the loop runs it: stored and committed at the end."""
     handler, records = InventoryHandler(), received(partition, event)
     with transaction_of_pipeline(connection):
-        with pipeline(connection):
-            locked = handler.lock(connection, records)
+        with pipeline(connection) as statements:
+            locked = handler.lock(statements, records)
         batch = handler.decide(locked, records, [])
         yield batch
-        with pipeline(connection):
-            batch.store(connection)
-            batch.update(connection)
+        with pipeline(connection) as statements:
+            batch.store(statements)
+            batch.update(statements)
 
 
 def state(batch: Batch, number: int) -> str:
@@ -150,8 +151,8 @@ def test_two_batches_that_both_want_all_buckets_take_turns(address: str, first: 
 
     records = received(0, placed(1, items=[(TEA, 20)]))
     with transaction_of_pipeline(first):
-        with pipeline(first):
-            locked = handler.lock(first, records)
+        with pipeline(first) as statements:
+            locked = handler.lock(statements, records)
         products, _ = locked.read()
         assert (products[TEA].on_hand, products[TEA].whole) == (PIECES, False)
         waiting = threading.Thread(target=runs)

@@ -90,7 +90,7 @@ def refused(connection: Conn, statement: sql.SQL | sql.Composed) -> bool:
 def connect(stack: Stack, role: str, database: str) -> Conn:
     """As this role, with its own password. What the auditor's sessions begin with is only a default, and lifted."""
     url = stack.variables["ORDER_AUDITOR_URL" if role == AUDITOR else f"{role.upper()}_DATABASE_URL"]
-    connection = psycopg.connect(url, dbname=database, autocommit=True)
+    connection = Conn.connect(url, dbname=database, autocommit=True)
     connection.execute("SET default_transaction_read_only = off")
     return connection
 

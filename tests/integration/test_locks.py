@@ -12,7 +12,8 @@ from psycopg import errors
 from common.config.env import Env
 from common.consume import positions
 from common.kafka.broker import Partition
-from common.postgres import Conn, connect, pipeline
+from common.pipeline import Pipeline, pipeline
+from common.postgres import connect
 from inventory import store as stock
 from ops import migrate
 from payment import store as money
@@ -53,16 +54,16 @@ def backwards(stack: Stack, database: str, insert: str, table: str, column: str)
             owner.execute(f"DELETE FROM {table} WHERE {column} = ANY(%s)", (list(NAMES),))
 
 
-def lock_accounts(connection: Conn) -> None:
-    money.lock(connection, set(NAMES), [])
+def lock_accounts(statements: Pipeline) -> None:
+    money.lock(statements, set(NAMES), [])
 
 
-def lock_products(connection: Conn) -> None:
-    stock.lock(connection, set(NAMES), [])
+def lock_products(statements: Pipeline) -> None:
+    stock.lock(statements, set(NAMES), [])
 
 
-def lock_positions(connection: Conn) -> None:
-    positions.lock(connection, {Partition(name, 0) for name in NAMES})
+def lock_positions(statements: Pipeline) -> None:
+    positions.lock(statements, {Partition(name, 0) for name in NAMES})
 
 
 @pytest.mark.parametrize(
@@ -99,7 +100,7 @@ def test_rows_are_locked_in_one_order(
     insert: str,
     table: str,
     column: str,
-    lock: Callable[[Conn], None],
+    lock: Callable[[Pipeline], None],
 ) -> None:
     lock_row = f"SELECT FROM {table} WHERE {column} = %s FOR UPDATE NOWAIT"
     with (
@@ -110,8 +111,8 @@ def test_rows_are_locked_in_one_order(
         batch.execute(SCAN)
 
         def take_all() -> None:
-            with pipeline(batch):
-                lock(batch)
+            with pipeline(batch) as statements:
+                lock(statements)
 
         waiting = threading.Thread(target=take_all)
         with holder.transaction():

@@ -8,7 +8,7 @@ from loguru import logger
 
 from common.consume.vacuum import VacuumWatch
 from common.errors import Failure, classify
-from common.postgres import connect, pipeline
+from common.postgres import connect
 from ops.verify.judge import bucket
 from tests.proof import Proof
 from tests.stack import Stack
@@ -64,7 +64,8 @@ def test_a_service_that_froze_within_a_pipeline_loses_its_session_and_retries(st
         session.execute("SET transaction_timeout = '100ms'")
 
         def freeze_in_pipeline() -> None:
-            with pipeline(session):
+            with session.pipeline():  # psycopg's can be stopped halfway
+                session.execute("BEGIN")
                 session.execute("SELECT FROM positions FOR UPDATE").fetchall()  # a Flush, and no Sync
                 eventually(lambda: owner.execute(present).fetchone() == (0,), "PostgreSQL ends the session")
                 session.execute("SELECT 1").fetchall()

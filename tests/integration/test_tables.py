@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from contextlib import suppress
 
-import psycopg
 import pytest
-from psycopg import errors
-from psycopg.pq import TransactionStatus
 
 from common.events import CustomerId, Line, Milliseconds, OrderId, ProductId
-from common.postgres import Conn, connect, pipeline, transaction, transaction_of_pipeline
+from common.pipeline import Statements, pipeline
+from common.postgres import connect, transaction
 from inventory import store as stock
 from inventory.decide import Movement, Reservation
 from order.saga import store as orders
@@ -25,9 +23,9 @@ ROWS = [(OrderId(f"01997c00-0000-7000-8000-{number:012}"), number, text) for num
 IDS = [order_id for order_id, _, _ in ROWS]
 
 
-def insert_payments(connection: Conn) -> None:
+def insert_payments(statements: Statements) -> None:
     money.insert_payments(
-        connection,
+        statements,
         [
             Payment(
                 order_id=order_id,
@@ -43,14 +41,14 @@ def insert_payments(connection: Conn) -> None:
     )
 
 
-def insert_transfers(connection: Conn) -> None:
+def insert_transfers(statements: Statements) -> None:
     rows = [Transfer("capture", order_id, CustomerId(text), number + 1, "EUR", AT) for order_id, number, text in ROWS]
-    money.insert_transfers(connection, rows)
+    money.insert_transfers(statements, rows)
 
 
-def insert_reservations(connection: Conn) -> None:
+def insert_reservations(statements: Statements) -> None:
     stock.insert_reservations(
-        connection,
+        statements,
         [
             Reservation(
                 order_id=order_id,
@@ -64,14 +62,14 @@ def insert_reservations(connection: Conn) -> None:
     )
 
 
-def insert_movements(connection: Conn) -> None:
+def insert_movements(statements: Statements) -> None:
     rows = [Movement("reserve", order_id, ProductId(text), number + 1, AT) for order_id, number, text in ROWS]
-    stock.insert_movements(connection, rows)
+    stock.insert_movements(statements, rows)
 
 
-def insert_orders(connection: Conn) -> None:
+def insert_orders(statements: Statements) -> None:
     orders.insert_orders(
-        connection,
+        statements,
         [
             orders.Row(
                 Order(order_id, CustomerId(text), traceparent=text, payment="completed"),
@@ -95,7 +93,7 @@ def insert_orders(connection: Conn) -> None:
     ],
 )
 def test_an_insert_in_a_pipeline_stores_what_a_copy_stores(
-    stack: Stack, service: str, table: str, insert: Callable[[Conn], None]
+    stack: Stack, service: str, table: str, insert: Callable[[Statements], None]
 ) -> None:
     query = (
         f"SELECT to_jsonb({table}) - 'entry_id' - 'movement_id' FROM {table} WHERE order_id = ANY(%s::uuid[]) "
@@ -108,8 +106,8 @@ def test_an_insert_in_a_pipeline_stores_what_a_copy_stores(
             stored.append(connection.execute(query, (IDS,)).fetchall())
             raise RolledBack
         with suppress(RolledBack), transaction(connection):
-            with pipeline(connection):
-                insert(connection)
+            with pipeline(connection) as statements:
+                insert(statements)
             stored.append(connection.execute(query, (IDS,)).fetchall())
             raise RolledBack
     copied, inserted = stored
@@ -119,43 +117,3 @@ def test_an_insert_in_a_pipeline_stores_what_a_copy_stores(
 
 class RolledBack(Exception):
     """Ends a transaction whose rows nobody else must see."""
-
-
-def test_a_pipeline_begins_the_transaction_that_ends_with_the_block(stack: Stack) -> None:
-    with connect(stack.variables["PAYMENT_DATABASE_URL"], "test") as connection:
-        with transaction_of_pipeline(connection):
-            with pipeline(connection):
-                first = connection.execute("SELECT pg_current_xact_id()::text")
-            with pipeline(connection):
-                second = connection.execute("SELECT pg_current_xact_id()::text")
-            assert first.fetchone() == second.fetchone()
-        assert connection.info.transaction_status is TransactionStatus.IDLE
-
-
-def test_a_statement_that_fails_in_a_pipeline_undoes_those_before_it(stack: Stack) -> None:
-    url = stack.variables["PAYMENT_DATABASE_URL"]
-    with connect(url, "test") as connection:
-
-        def insert_and_fail() -> None:
-            with transaction_of_pipeline(connection), pipeline(connection):
-                insert_payments(connection)
-                connection.execute("SELECT 1 / 0")
-
-        with pytest.raises(errors.DivisionByZero):
-            insert_and_fail()
-        assert connection.info.transaction_status is TransactionStatus.IDLE
-        found = "SELECT count(*) FROM payments WHERE order_id = ANY(%s::uuid[])"
-        assert connection.execute(found, (IDS,)).fetchone() == (0,)
-        with transaction_of_pipeline(connection), pipeline(connection):
-            answer = connection.execute("SELECT 1")
-        assert answer.fetchone() == (1,)
-
-
-def test_a_pipeline_on_a_lost_connection_is_an_operational_error(stack: Stack) -> None:
-    with connect(stack.variables["PAYMENT_DATABASE_URL"], "test") as connection:
-        with stack.postgres.connect("payment") as owner:
-            owner.execute("SELECT pg_terminate_backend(%s)", (connection.info.backend_pid,))
-        with pytest.raises(psycopg.OperationalError), transaction_of_pipeline(connection), pipeline(connection):
-            connection.execute("SELECT 1")
-        with pytest.raises(psycopg.OperationalError), transaction_of_pipeline(connection), pipeline(connection):
-            connection.execute("SELECT 1")
