@@ -29,9 +29,9 @@ class Answer:
         self._rows: list[Row] | None = None
 
     def fetchall(self) -> list[Row]:
-        """The rows. Raises `psycopg.ProgrammingError` while the pipeline has not ended."""
+        """The rows. Raises `psycopg.ProgrammingError` when there are none to fetch."""
         if self._rows is None:
-            raise psycopg.ProgrammingError("the pipeline has not ended")
+            raise psycopg.ProgrammingError("the pipeline has not ended, has failed, or the statement returns no rows")
         return self._rows
 
     def receive(self, rows: list[Row]) -> None:
@@ -46,8 +46,8 @@ class Pipeline:
         self._queued: list[tuple[str, list[bytes | None], Answer]] = []
 
     def execute(self, statement: str, parameters: Iterable[Any] = ()) -> Answer:
-        """Queue a statement, with `%s` for each parameter. `common.postgres.text_of` makes it text, and the statement
-        says of what type it is. Raises `psycopg.DataError` for a value that cannot be sent."""
+        """Queue a statement, with `%s` for each parameter. Parameters are sent as text (`common.postgres.text_of`), and
+        the statement says of what types they are. Raises `psycopg.DataError` for a value that cannot be sent."""
         answer = Answer()
         self._queued.append((statement, [text_of(value) for value in parameters], answer))
         return answer
@@ -57,8 +57,8 @@ class Pipeline:
         `psycopg.Error` is raised."""
         server, prepared = self.connection.pgconn, self.connection.prepared
         names = dict(prepared)
-        server.enter_pipeline_mode()
         try:
+            server.enter_pipeline_mode()
             for statement, parameters, _ in self._queued:
                 if statement not in names:
                     names[statement] = self.connection.new_name()
@@ -66,9 +66,10 @@ class Pipeline:
                 server.send_query_prepared(names[statement], parameters)
             server.pipeline_sync()
             results = iter(_results(self.connection))
-        finally:
-            if server.status == ConnStatus.OK:
-                server.exit_pipeline_mode()
+            server.exit_pipeline_mode()
+        except BaseException:
+            self.connection.close()  # nobody knows how much of this was sent, nor whose the next answer is
+            raise
         for statement, _, answer in self._queued:
             if statement not in prepared:
                 _check(next(results))
@@ -87,10 +88,20 @@ def _numbered(statement: str) -> bytes:
 
 
 def _results(connection: Conn) -> "list[PGresult]":
-    """The results of a pipeline that has been filled, one for each thing that was queued. Raises
-    `psycopg.OperationalError` when the connection is lost."""
-    server = connection.pgconn
+    """The results of a pipeline that has been filled, one for each thing that was queued. When the connection is lost,
+    raises the server's reason, or `psycopg.OperationalError`."""
     results: list[PGresult] = []
+    try:
+        _receive(connection, results)
+    except psycopg.OperationalError:
+        for result in results:
+            _check(result)
+        raise
+    return results
+
+
+def _receive(connection: Conn, results: "list[PGresult]") -> None:
+    server = connection.pgconn
     ready = select.poll()
     ready.register(server.socket, select.POLLIN | select.POLLOUT)
     while server.flush():
@@ -105,10 +116,10 @@ def _results(connection: Conn) -> "list[PGresult]":
         if result is None:  # it separates the results of two statements
             continue
         if result.status == ExecStatus.PIPELINE_SYNC:
-            return results
+            return
         results.append(result)
         if server.status != ConnStatus.OK:
-            _check(result)
+            raise psycopg.OperationalError(server.get_error_message())
 
 
 def _check(result: "PGresult") -> None:
@@ -135,7 +146,7 @@ def queue_commit(statements: Pipeline) -> None:
 Statements = Conn | Pipeline
 """Where statements go: to the server one by one, or together."""
 Rows = Cursor[TupleRow] | Answer
-"""What a statement returns, by `fetchall`."""
+"""What `execute` returns: `fetchall` gives the rows."""
 
 
 class Table:

@@ -7,7 +7,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import psycopg
 from psycopg import Connection
@@ -48,19 +48,28 @@ AsyncConn = psycopg.AsyncConnection[Any]
 
 
 class Conn(Connection[TupleRow]):
-    """A connection of a thread. psycopg prepares nothing on it, and so never gives up all that is prepared, as it would
-    after a rollback: that belongs to `common.pipeline`."""
+    """A connection of a thread. psycopg prepares nothing on it: after a rollback it would deallocate all that is
+    prepared, and so what `common.pipeline` has prepared too."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.prepare_threshold = None
         self.prepared: Final[dict[str, bytes]] = {}
-        """The names of statements that are prepared in this session."""
-        self.loader: Final = Transformer(self)
+        """The names of the statements that are prepared in this session."""
+        self.loader: Final = Transformer(self.adapters)  # with the connection itself it would be a cycle
         self._names = itertools.count()
 
+    @classmethod
+    def connect(cls, conninfo: str = "", **options: Any) -> Self:
+        """Open a connection. Raises `psycopg.OperationalError` when it cannot."""
+        return super().connect(conninfo, **options, prepare_threshold=None)
+
+    @property
+    def connection(self) -> Self:
+        """Itself, as `common.pipeline.Pipeline` has one."""
+        return self
+
     def new_name(self) -> bytes:
-        """A name for a statement to prepare, which none had before."""
+        """A name that no statement has had."""
         return b"batch_%d" % next(self._names)
 
 

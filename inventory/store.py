@@ -18,7 +18,7 @@ from common.codec import encode
 from common.consume.published import EnteredRows
 from common.events import Line, OrderId, ProductId, rfc3339
 from common.keyed_answers import KeyReused
-from common.pipeline import Pipeline, Statements, Table
+from common.pipeline import Statements, Table
 from common.postgres import AsyncConn, Conn, columns, timestamp
 from inventory import buckets
 from inventory.buckets import Buckets
@@ -80,7 +80,7 @@ class Locked:
         self._partition = partition
         self._locked = statements.execute(_LOCK_PRODUCTS, (list(product_ids), orders))
         self._reservations = statements.execute(_READ_RESERVATIONS, (orders,))
-        self._buckets = Buckets(statements.connection if isinstance(statements, Pipeline) else statements)
+        self._buckets = Buckets(statements.connection)
 
     def read(self) -> tuple[dict[ProductId, Product], dict[OrderId, Reservation]]:
         """The products, and the reservations of the orders. Locks a bucket of products that are split."""

@@ -21,6 +21,7 @@ _LOCK_ACCOUNTS = """
     SELECT customer_id, balance, currency FROM accounts
     WHERE customer_id = ANY(%s) ORDER BY customer_id FOR UPDATE
 """
+# The fields of `Payment`, in their order.
 _READ_PAYMENTS = """
     SELECT order_id, customer_id, state, reason, amount, currency,
       (extract(epoch FROM decided_at) * 1000)::bigint AS decided_at,

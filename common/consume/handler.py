@@ -86,7 +86,8 @@ class Handler(Protocol[Locked]):
         """Make the place where records wait until they are due."""
 
     def lock(self, statements: Pipeline, records: Sequence[Received]) -> Locked:
-        """Queue the statements that lock, then read, all rows to be touched."""
+        """Queue the statements that lock, then read, all rows to be touched. The handlers of the three services take a
+        connection too: `just replay` has no pipeline."""
 
     def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> "Decided":
         """Decide the fresh records; look up what was decided for the repeats."""

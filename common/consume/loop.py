@@ -47,9 +47,10 @@ LAG_EVERY_S: Final = 1.0
 OPERATOR_EVERY_S: Final = 1.0
 STOPPED_POLL_S: Final = 1.0
 SMALL_BATCH_RECORDS: Final = 150
-"""The rows of batches up to this size go along with the other statements. Larger ones are copied (`pipeline.Table`)."""
+"""The rows of batches up to this size go along with the other statements, those of larger ones are copied. See
+`common.pipeline.Table`."""
 
-Answer = TypeVar("Answer")
+T = TypeVar("T")
 
 
 class Session(Generic[Locked]):
@@ -308,7 +309,7 @@ class Session(Generic[Locked]):
         if waited:
             self._report("")
 
-    def _query(self, query: Callable[[Conn], Answer]) -> Answer:
+    def _query(self, query: Callable[[Conn], T]) -> T:
         """What a single statement returns, in autocommit."""
         return query(self._database.current)
 

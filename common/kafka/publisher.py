@@ -53,6 +53,8 @@ class Publisher:
             try:
                 self._producer.produce(records)
             except Exception as error:
+                if done.done():
+                    raise
                 done.set_exception(error)
 
         def give_up() -> None:

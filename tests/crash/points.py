@@ -63,7 +63,10 @@ _ALL: Final = (
     Point("payment-connected", "payment", "before", f"{_SESSION}._describe"),
     Point("payment-polled", "payment", "before", f"{_SESSION}._process_batch", 5),
     Point("payment-copied", "payment", "after", "payment.consumer:Batch.store", 9),
-    Point("payment-commit-sent", "payment", "before", "common.pipeline:_results", 12, pause_s=_SENT_S),
+    Point(
+        "payment-commit-sent", "payment", "before", "common.pipeline:_results", 6,
+        following="common.pipeline:queue_commit", pause_s=_SENT_S,
+    ),
     Point("payment-committed", "payment", "after", f"{_SESSION}._store", 8),
     Point("payment-results-sent", "payment", "before", _ANSWERED, 7),
     Point("payment-offsets-committed", "payment", "after", "common.consume.inbox:Consumer.commit", 4, pause_s=_SENT_S),

@@ -26,6 +26,7 @@ from common.events import (
 )
 from common.kafka.broker import Partition
 from common.kafka.clients import producer_config
+from common.pipeline import Answer
 from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.settings import ROOT, Service, environment, free_ports
@@ -53,7 +54,8 @@ def test_an_outcome_that_is_published_twice_is_one_mail() -> None:
         Partition(ORDERS, 0), 14, AT,
         make(OrderDiscarded, OrderRef(order_id=order_id(3), customer_id="cust-1"), at=AT, traceparent=""),
     )  # fmt: skip
-    rows: Any = [(written.event.id,)]
+    rows = Answer()
+    rows.receive([(written.event.id,)])
     batch = NotifyHandler().decide(rows, [confirmed, again, cancelled, written, discarded], [])
     assert [record.event.id for record in batch.outcomes.values()] == [confirmed.event.id, cancelled.event.id]
     assert list(batch.results()) == []

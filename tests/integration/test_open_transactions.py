@@ -8,6 +8,7 @@ from loguru import logger
 
 from common.consume.vacuum import VacuumWatch
 from common.errors import Failure, classify
+from common.pipeline import pipeline
 from common.postgres import connect
 from ops.verify.judge import bucket
 from tests.proof import Proof
@@ -57,18 +58,28 @@ def test_a_proof_ends_its_snapshots_before_it_judges(stack: Stack, monkeypatch: 
     assert set(opened) == {(0,)}
 
 
-def test_a_service_that_froze_within_a_pipeline_loses_its_session_and_retries(stack: Stack) -> None:
+def test_a_service_that_froze_within_a_pipeline_loses_its_session_and_retries(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
     present = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'frozen'"
     with connect(stack.variables["PAYMENT_DATABASE_URL"], "frozen") as session, stack.postgres.connect() as owner:
         assert session.execute("SHOW transaction_timeout").fetchone() == ("30s",)
         session.execute("SET transaction_timeout = '100ms'")
+        names = iter((b"begin", b"lock"))
+
+        def new_name() -> bytes:
+            if name := next(names, None):
+                return name
+            eventually(lambda: owner.execute(present).fetchone() == (0,), "PostgreSQL ends the session")
+            return b"late"
+
+        monkeypatch.setattr(session, "new_name", new_name)
 
         def freeze_in_pipeline() -> None:
-            with session.pipeline():  # psycopg's can be stopped halfway
-                session.execute("BEGIN")
-                session.execute("SELECT FROM positions FOR UPDATE").fetchall()  # a Flush, and no Sync
-                eventually(lambda: owner.execute(present).fetchone() == (0,), "PostgreSQL ends the session")
-                session.execute("SELECT 1").fetchall()
+            with pipeline(session) as statements:
+                # So long that libpq sends it before the rest is there.
+                statements.execute("SELECT FROM positions WHERE topic <> %s FOR UPDATE", ("x" * 100_000,))
+                statements.execute("SELECT 1")
 
         with pytest.raises(psycopg.Error) as raised:
             freeze_in_pipeline()

@@ -66,6 +66,8 @@ def test_a_statement_that_fails_undoes_those_before_it_and_stops_those_behind(co
 
 
 def test_a_statement_is_prepared_once_whatever_becomes_of_its_transaction(connection: Conn) -> None:
+    for _ in range(10):
+        connection.execute("SELECT 1")  # psycopg would prepare it, and deallocate all after a rollback
     for number in (1, 1, 2):
         try:
             with transaction_of_pipeline(connection), pipeline(connection) as statements:
@@ -136,6 +138,22 @@ def test_a_session_that_is_ended_at_work_is_an_operational_error(connection: Con
             statements.execute("SELECT pg_terminate_backend(pg_backend_pid())")
             keep(statements, 1)
 
-    with pytest.raises(psycopg.OperationalError):
+    with pytest.raises(errors.AdminShutdown):
+        run()
+    assert connection.closed
+
+
+def test_a_pipeline_that_is_interrupted_ends_the_connection(connection: Conn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise the next one would take the answers for its own."""
+
+    def interrupted(_: Conn) -> None:
+        raise KeyboardInterrupt
+
+    def run() -> None:
+        with transaction_of_pipeline(connection), pipeline(connection) as statements:
+            keep(statements, 1)
+
+    monkeypatch.setattr("common.pipeline._results", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         run()
     assert connection.closed
