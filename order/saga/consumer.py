@@ -136,7 +136,7 @@ class SagaHandler:
 def _remember(row: Row, record: Received, decided: Sequence[Outcome], at: Milliseconds) -> None:
     """Add the event to the order's timeline, and the outcomes that it led to."""
     number = record.partition.number
-    if isinstance(record.event, OrderPlaced):
+    if type(record.event) is OrderPlaced:
         row.placed = record.event.data
         row.partition = number  # a result that came first may have another
     row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))

@@ -11,14 +11,18 @@ three topics. Within one topic the events of an order arrive in order.
 Rejected and cancelled are never left. A side, payment or stock, only moves forward.
 """
 
-from typing import Final, Literal, get_args
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, get_args
 
 import msgspec
 from msgspec import Struct
 
 from common.events import (
+    PAYMENT_EVENTS,
+    STOCK_EVENTS,
     AnyOrderEvent,
     CustomerId,
+    Event,
     Milliseconds,
     OrderCancelled,
     OrderCancelRequested,
@@ -30,17 +34,11 @@ from common.events import (
     OrderRejected,
     Outcome,
     OutcomeData,
-    PaymentCompleted,
-    PaymentDeclined,
-    PaymentRefunded,
+    PaymentEvent,
     PaymentState,
-    PaymentVoid,
     Reason,
-    StockRejected,
-    StockReleased,
-    StockReserved,
+    StockEvent,
     StockState,
-    StockVoid,
     check_customer,
     make,
 )
@@ -83,7 +81,9 @@ _OUTCOME_EVENT: Final[dict[Status, type[OrderConfirmed] | type[OrderRejected] | 
     "cancelled": OrderCancelled,
 }
 
-_OUTCOMES: Final = get_args(Outcome)  # a tuple: `isinstance` takes five times as long for a union
+# `isinstance` takes 0.1 us for each type of msgspec's that an event is not of: what is done for every event goes by the
+# type itself.
+_OUTCOMES: Final = frozenset(get_args(Outcome))
 
 
 def advance(
@@ -95,28 +95,21 @@ def advance(
     replay comes to the same row. `None` stands for an order that has no row, before and after. Raises `Contradiction`
     for an event that names another customer than the order's.
     """
-    if order is not None and not isinstance(event, OrderDiscarded):
+    if order is not None and type(event) is not OrderDiscarded:
         check_customer(order.order_id, order.customer_id, event.data.customer_id)
     after = _apply(order, event, at)
     if after is None or after is order:
         return after, []
     after = _settle(_join(after, at), at)
     # An outcome that is read back is not published again, nor one that has not changed.
-    if isinstance(event, _OUTCOMES) or (order is not None and order.status == after.status):
+    if type(event) in _OUTCOMES or (order is not None and order.status == after.status):
         return after, []
     return after, outcome_of(after)
 
 
 def _apply(order: Order | None, event: AnyOrderEvent | OrderDiscarded, at: Milliseconds) -> Order | None:
-    match event:
-        case OrderPlaced():
-            return _place(order or _awaiting(event), event, at)
-        case PaymentCompleted() | PaymentDeclined() | PaymentRefunded() | PaymentVoid():
-            return _payment_result(order or _awaiting(event), event.state, event.data.reason)
-        case StockReserved() | StockRejected() | StockReleased() | StockVoid():
-            return _stock_result(order or _awaiting(event), event.state, event.data.reason)
-        case OrderDiscarded():
-            return _discard(order or _awaiting(event), at)
+    if rule := _RULES.get(type(event)):
+        return rule(order or _awaiting(event), event, at)
     # The other events follow the placed one, in the same partition. Without a row there was none.
     if order is None:
         return None
@@ -169,23 +162,32 @@ def _place(order: Order, event: OrderPlaced, at: Milliseconds) -> Order:
     )
 
 
-def _discard(order: Order, at: Milliseconds) -> Order:
+def _discard(order: Order, _: OrderDiscarded, at: Milliseconds) -> Order:
     """Reject an order that could not be processed and was discarded."""
     if order.status != "awaiting_placed":
         return order
     return _decided(msgspec.structs.replace(order, placed_at=at), "rejected", "discarded", at)
 
 
-def _payment_result(order: Order, state: PaymentState, reason: Reason | None) -> Order:
-    if _PROGRESS[state] <= _PROGRESS[order.payment]:
+def _payment_result(order: Order, event: PaymentEvent, _: Milliseconds) -> Order:
+    if _PROGRESS[event.state] <= _PROGRESS[order.payment]:
         return order
-    return msgspec.structs.replace(order, payment=state, payment_reason=reason)
+    return msgspec.structs.replace(order, payment=event.state, payment_reason=event.data.reason)
 
 
-def _stock_result(order: Order, state: StockState, reason: Reason | None) -> Order:
-    if _PROGRESS[state] <= _PROGRESS[order.inventory]:
+def _stock_result(order: Order, event: StockEvent, _: Milliseconds) -> Order:
+    if _PROGRESS[event.state] <= _PROGRESS[order.inventory]:
         return order
-    return msgspec.structs.replace(order, inventory=state, inventory_reason=reason)
+    return msgspec.structs.replace(order, inventory=event.state, inventory_reason=event.data.reason)
+
+
+_RULES: Final[Mapping[type[Event], Callable[[Order, Any, Milliseconds], Order]]] = {
+    OrderPlaced: _place,
+    OrderDiscarded: _discard,
+    **dict.fromkeys(PAYMENT_EVENTS.values(), _payment_result),
+    **dict.fromkeys(STOCK_EVENTS.values(), _stock_result),
+}
+"""What each event does to its order, which may have no row yet."""
 
 
 def _join(order: Order, at: Milliseconds) -> Order:
