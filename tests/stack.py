@@ -13,12 +13,13 @@ from typing import Any, Final, TypeVar
 
 import httpx
 import psycopg
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[attr-defined]
 
 from common.config.env import Env
 from common.config.kafka import Brokers, brokers
 from common.kafka.access import ADMIN
 from common.kafka.clients import client_config
+from common.kafka.settings import Drift, mend
 from common.tls.client import trusting
 from dev.environment import child
 from dev.logs import tail
@@ -254,6 +255,17 @@ class Stack:
     def admin(self) -> AdminClient:
         """A client of the brokers that may do everything."""
         return AdminClient(client_config(self.brokers, "test"))
+
+    def set_topic(self, topic: str, setting: str, value: str) -> None:
+        """Change a setting of a topic, and wait until a broker knows it: it is answered before any does."""
+        mend(self.admin, [Drift(topic, setting, "", value)])
+        resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+
+        def is_known() -> bool:
+            [described] = self.admin.describe_configs([resource]).values()
+            return bool(described.result()[setting].value == value)
+
+        eventually(is_known, f"{setting} of topic {topic!r} is {value}")
 
     # What a client does
 

@@ -8,12 +8,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-)
 
 from common.codec import encode
 from common.events import (
@@ -108,20 +102,12 @@ def refusing(shop: Stack, database: str, table: str) -> Iterator[None]:
 @contextmanager
 def unwritable(shop: Stack, topic: str) -> Iterator[None]:
     """The topic refuses every record as too large. Reads and offset commits still work."""
-    admin = shop.admin
-    usual = message_bytes_max(admin, [topic])[topic]
-    set_message_bytes_max(admin, topic, 1)
+    usual = message_bytes_max(shop.admin, [topic])[topic]
+    shop.set_topic(topic, "max.message.bytes", "1")
     try:
         yield
     finally:
-        set_message_bytes_max(admin, topic, usual)
-
-
-def set_message_bytes_max(admin: AdminClient, topic: str, size: int) -> None:
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    for future in admin.incremental_alter_configs([resource]).values():
-        future.result()
+        shop.set_topic(topic, "max.message.bytes", str(usual))
 
 
 def count_of(shop: Stack, service: str, table: str, order_id: str) -> int:

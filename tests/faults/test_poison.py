@@ -9,11 +9,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-)
 
 from common.codec import encode
 from common.events import ORDERS, PAYMENTS, Item, Milliseconds, OrderPlaced, PlacedData, make
@@ -177,7 +172,7 @@ def test_nothing_that_a_stranger_writes_stops_the_consumers(shop: Stack, log: Pr
 def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: Stack) -> None:
     brokers = shop.brokers
     shop.account("untimely", BALANCE)
-    alter(shop, ORDERS, "message.timestamp.type", "CreateTime")
+    shop.set_topic(ORDERS, "message.timestamp.type", "CreateTime")
     drift = "topic 'orders': message.timestamp.type is CreateTime, must be LogAppendTime"
     for instance in shop.instances.values():
         eventually(lambda i=instance: drift in str(i.get("/readyz").json()["degraded"]), f"{instance.name} names it")  # type: ignore[misc]
@@ -201,23 +196,15 @@ def test_records_without_the_brokers_time_wait_until_the_topic_is_mended(shop: S
     assert shop.await_settled(shop.place("untimely", ("sku-a", 1)))["status"] == "confirmed"
 
 
-def alter(shop: Stack, topic: str, name: str, value: str) -> None:
-    """Set one setting of a topic."""
-    entry = ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
-    for future in shop.admin.incremental_alter_configs([resource]).values():
-        future.result()
-
-
 def test_what_the_log_refuses_is_said_to_be_refused(shop: Stack) -> None:
     shop.account("refused", BALANCE)
-    alter(shop, ORDERS, "max.message.bytes", "100")
+    shop.set_topic(ORDERS, "max.message.bytes", "100")
     answer = shop.post({"customer_id": "refused", "product_id": "sku-a", "quantity": 1})
     assert answer.status_code == 503
     assert "the log refuses this: Broker: Message size too large; this request placed nothing" in answer.text
     assert "order_id" not in answer.json()
-    alter(shop, ORDERS, "max.message.bytes", "1048588")
-    alter(shop, PAYMENTS, "max.message.bytes", "100")
+    shop.set_topic(ORDERS, "max.message.bytes", "1048588")
+    shop.set_topic(PAYMENTS, "max.message.bytes", "100")
     order = shop.place("refused", ("sku-a", 1))
     shop["payment-1"].await_unready("topic 'payments' refuses a record of", "Message size too large", "'just topics'")
     shop.run_tool("ops.topics", "create")
