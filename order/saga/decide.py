@@ -18,12 +18,12 @@ import msgspec
 from msgspec import Struct
 
 from common.events import (
-    PAYMENT_EVENTS,
-    STOCK_EVENTS,
     AnyOrderEvent,
     CustomerId,
     Event,
     Milliseconds,
+    OnInventory,
+    OnPayments,
     OrderCancelled,
     OrderCancelRequested,
     OrderConfirmed,
@@ -184,8 +184,8 @@ def _stock_result(order: Order, event: StockEvent, _: Milliseconds) -> Order:
 _RULES: Final[Mapping[type[Event], Callable[[Order, Any, Milliseconds], Order]]] = {
     OrderPlaced: _place,
     OrderDiscarded: _discard,
-    **dict.fromkeys(PAYMENT_EVENTS.values(), _payment_result),
-    **dict.fromkeys(STOCK_EVENTS.values(), _stock_result),
+    **dict.fromkeys(get_args(OnPayments), _payment_result),
+    **dict.fromkeys(get_args(OnInventory), _stock_result),
 }
 """What each event does to its order, which may have no row yet."""
 
