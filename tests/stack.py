@@ -257,7 +257,7 @@ class Stack:
         return AdminClient(client_config(self.brokers, "test"))
 
     def set_topic(self, topic: str, setting: str, value: str) -> None:
-        """Change a setting of a topic, and wait until a broker knows it: it is answered before any does."""
+        """Change a setting of a topic, and wait until the broker has it. The controller answers before that."""
         mend(self.admin, [Drift(topic, setting, "", value)])
         resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
 

@@ -8,9 +8,9 @@ never depends on the group protocol or on a rebalance callback.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic
 
 from confluent_kafka import Consumer
 from loguru import logger
@@ -39,7 +39,7 @@ from common.kafka.produce.batch import Outgoing
 from common.kafka.publisher import Publisher
 from common.kafka.settings import SettingsWatch
 from common.pipeline import pipeline, queue_commit
-from common.postgres import Conn, transaction_of_pipeline
+from common.postgres import transaction_of_pipeline
 from common.tracing.live import Tracer
 from common.worker import Worker
 
@@ -49,8 +49,6 @@ STOPPED_POLL_S: Final = 1.0
 SMALL_BATCH_RECORDS: Final = 150
 """The rows of batches up to this size go along with the other statements, those of larger ones are copied. See
 `common.pipeline.Table`."""
-
-T = TypeVar("T")
 
 
 class Session(Generic[Locked]):
@@ -147,7 +145,7 @@ class Session(Generic[Locked]):
     def _check_limits(self, topics: Mapping[str, Topic]) -> None:
         limits.check_partitions(self._process.partitions, {t.name: t.partitions for t in topics.values()})
         limits.check_message_size(broker.message_bytes_max(self._admin, self._reads))
-        connections = self._query(postgres.connections)
+        connections = postgres.connections(self._database.current)
         if warning := limits.check_connections(needed=postgres.CONNECTIONS_PER_PROCESS, **connections):
             self._log.warning(warning)
 
@@ -262,7 +260,7 @@ class Session(Generic[Locked]):
     def _stop_group(self) -> None:
         """Too many roots: every instance of the group waits until an operator resumes it."""
         why = f"over {parking.STOP_SHARE_MAX:.0%} of the last events could not be processed"
-        self._query(lambda connection: parking.stop(connection, why))
+        parking.stop(self._database.current, why)
         self._breaker = Breaker()
         self._operator_at_s = 0.0
 
@@ -282,7 +280,7 @@ class Session(Generic[Locked]):
                 self._operator_failed = False
                 self._report("")
             self._vacuum_watch.check_when_due(self._database.current, self._operator_at_s)
-            while rows := self._query(lambda connection: marked(connection, self._inbox.positions)):
+            while rows := marked(self._database.current, self._inbox.positions):
                 self._redriver.redrive(self._database.current, self._inbox.positions, rows)
                 self._inbox.poll_when_due()
         except Exception as error:
@@ -300,7 +298,7 @@ class Session(Generic[Locked]):
 
     def _wait_while_stopped(self) -> None:
         waited = False
-        while (reason := self._query(parking.stopped)) and not self._stopping.is_set():
+        while (reason := parking.stopped(self._database.current)) and not self._stopping.is_set():
             waited = True
             self._report(str(Stopped(reason)))
             self._inbox.wait(STOPPED_POLL_S)
@@ -308,10 +306,6 @@ class Session(Generic[Locked]):
             self._report_lag_when_due()
         if waited:
             self._report("")
-
-    def _query(self, query: Callable[[Conn], T]) -> T:
-        """What a single statement returns, in autocommit."""
-        return query(self._database.current)
 
     # After a failure
 

@@ -65,7 +65,7 @@ class Row(msgspec.Struct, gc=False):
 
 
 def lock(statements: Statements, orders: Collection[str]) -> Rows:
-    """The query that locks the orders, by id, and reads them. `locked` fetches its rows."""
+    """Lock the orders, by id, and read them. `locked` fetches the rows."""
     return statements.execute(_LOCK_ORDERS, (sorted(orders),))
 
 

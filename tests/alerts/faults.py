@@ -8,12 +8,6 @@ from datetime import timedelta
 from typing import Final, Literal, NamedTuple
 
 from confluent_kafka import Producer
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AdminClient,
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-)
 
 from common.config.env import LOOPBACK
 from common.events import ORDERS
@@ -156,11 +150,7 @@ def keys_refused(site: Site) -> Iterator[None]:
 
 
 def retention_set(site: Site) -> Iterator[None]:
-    admin = AdminClient(client_config(site.stack.brokers, "drill"))
-    entry = ConfigEntry("retention.ms", "86400000000", incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ConfigResource.Type.TOPIC, ORDERS, incremental_configs=[entry])
-    for done in admin.incremental_alter_configs([resource]).values():
-        done.result()
+    site.stack.set_topic(ORDERS, "retention.ms", "86400000000")
     yield
     site.stack.run_tool("ops.topics", "create")
 

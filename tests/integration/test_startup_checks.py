@@ -4,15 +4,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
-from confluent_kafka.admin import (  # type: ignore[attr-defined]
-    AlterConfigOpType,
-    ConfigEntry,
-    ConfigResource,
-    ResourceType,
-)
 
 from common.errors import Fatal
 from common.events import ORDERS
+from common.kafka.broker import message_bytes_max
 from common.kafka.clients import MESSAGE_BYTES_MAX
 from dev.logs import tail
 from ops.migrate import ensure_database
@@ -64,20 +59,15 @@ def test_a_consumer_that_was_told_another_partition_count_takes_nothing(stack: S
 def test_a_topic_that_accepts_records_too_large_to_park_is_refused(stack: Stack) -> None:
     too_much = str(MESSAGE_BYTES_MAX + 1)
 
-    def alter(operation: AlterConfigOpType) -> None:
-        entry = ConfigEntry("max.message.bytes", too_much, incremental_operation=operation)
-        resource = ConfigResource(ResourceType.TOPIC, ORDERS, incremental_configs=[entry])
-        for done in stack.admin.incremental_alter_configs([resource]).values():
-            done.result(20)
-
-    alter(AlterConfigOpType.SET)
+    usual = message_bytes_max(stack.admin, [ORDERS])[ORDERS]
+    stack.set_topic(ORDERS, "max.message.bytes", too_much)
     try:
         with started(stack, "inventory", {}) as inventory:
             eventually(
                 lambda: unready(inventory, f"max.message.bytes={too_much}", str(MESSAGE_BYTES_MAX)), "both named"
             )
     finally:
-        alter(AlterConfigOpType.DELETE)
+        stack.set_topic(ORDERS, "max.message.bytes", str(usual))
 
 
 def test_a_database_in_another_encoding_is_refused_and_a_new_one_is_utf8(stack: Stack) -> None:
