@@ -3,7 +3,6 @@
 import threading
 import time
 from collections import deque
-from math import inf
 from types import TracebackType
 from typing import Final, Self
 
@@ -38,7 +37,7 @@ class Machine:
             woke_s = time.monotonic()
             self._naps.append((woke_s, woke_s - began_s - NAP_S))
 
-    def late_share(self, since_s: float = -inf) -> float:
+    def late_share(self, since_s: float) -> float:
         """The share of naps since then, by the monotonic clock, after which a processor was not free in time."""
         late = [late_s > LATE_S for woke_s, late_s in tuple(self._naps) if woke_s > since_s]
         return sum(late) / max(1, len(late))
