@@ -36,8 +36,9 @@ from inventory import catalogue, relay_store
 from inventory.relay_store import Change
 
 NAME: Final = "inventory-relay"
-POLL_S: Final = 0.2
-"""A product can be ordered within a second of its PUT, or two while the catalogue is compared."""
+POLL_S: Final = 0.5
+"""A change that this process is not told of (`wake`) waits so long. So a product can be ordered within a second of its
+PUT, or two while the catalogue is compared."""
 BATCH_ROWS_MAX: Final = 50_000
 """A transaction: a catalogue up to this size becomes visible to a reader of a new topic as a whole."""
 COMPARE_EVERY_S: Final = 60.0

@@ -275,12 +275,12 @@ class Session(Generic[Locked]):
         self._check_topics()
         self._worker.report_no_loss()
         try:
-            self._wait_while_stopped()
+            requested = self._wait_while_stopped()
             if self._operator_failed:
                 self._operator_failed = False
                 self._report("")
             self._vacuum_watch.check_when_due(self._database.current, self._operator_at_s)
-            while rows := marked(self._database.current, self._inbox.positions):
+            while requested.redrive and (rows := marked(self._database.current, self._inbox.positions)):
                 self._redriver.redrive(self._database.current, self._inbox.positions, rows)
                 self._inbox.poll_when_due()
         except Exception as error:
@@ -296,16 +296,17 @@ class Session(Generic[Locked]):
         if self._settings is not None:
             self._settings.check(now_s)
 
-    def _wait_while_stopped(self) -> None:
+    def _wait_while_stopped(self) -> parking.Requested:
         waited = False
-        while (reason := parking.stopped(self._database.current)) and not self._stopping.is_set():
+        while (requested := parking.requested(self._database.current)).stop and not self._stopping.is_set():
             waited = True
-            self._report(str(Stopped(reason)))
+            self._report(str(Stopped(requested.stop)))
             self._inbox.wait(STOPPED_POLL_S)
             self._check_topics()
             self._report_lag_when_due()
         if waited:
             self._report("")
+        return requested
 
     # After a failure
 

@@ -94,10 +94,13 @@ _BLOCKED: Final = """
     FROM parked_events
     WHERE substring(key FOR 64) = ANY(%s::bytea[]) AND state IN ('parked', 'redrive', 'discard') GROUP BY customer
 """
-_STOPPED: Final = "SELECT reason FROM stops WHERE resumed_at IS NULL"
 _GUARDS: Final = """
     SELECT EXISTS (SELECT FROM parked_events WHERE state IN ('parked', 'redrive', 'discard')),
       (SELECT reason FROM stops WHERE resumed_at IS NULL)
+"""
+_REQUESTED: Final = """
+    SELECT (SELECT reason FROM stops WHERE resumed_at IS NULL),
+      EXISTS (SELECT FROM parked_events WHERE state IN ('redrive', 'discard', 'decided'))
 """
 _STOP: Final = "INSERT INTO stops (reason) VALUES (%s) ON CONFLICT DO NOTHING"
 # An operator may have moved a position back over events that were parked before: those that are done are parked anew.
@@ -117,6 +120,13 @@ class Guards(NamedTuple):
 
     any_parked: bool
     stopped: str | None
+
+
+class Requested(NamedTuple):
+    """What an operator wants of the consumer: that it stops, and why; that it redrives events."""
+
+    stop: str | None
+    redrive: bool
 
 
 def query_guards(statements: Pipeline) -> Answer:
@@ -165,7 +175,7 @@ def stop(connection: Conn, reason: str) -> None:
     connection.execute(_STOP, (reason,))
 
 
-def stopped(connection: Conn) -> str:
-    """Why the consumer is stopped: empty when it is not."""
-    row = connection.execute(_STOPPED).fetchone()
-    return str(row[0]) if row else ""
+def requested(connection: Conn) -> Requested:
+    """What an operator wants now."""
+    [row] = connection.execute(_REQUESTED).fetchall()
+    return Requested(*row)

@@ -65,7 +65,7 @@ def rights_of(user: str) -> list[Right]:
             return [
                 *_each(user, "TOPIC", [WARM_UP], "CREATE", "READ", "WRITE", "DELETE"),
                 Right(user, "TOPIC", ORDERS, "DESCRIBE"),
-                Right(user, "GROUP", WARM_UP, "DESCRIBE"),
+                *_each(user, "GROUP", [WARM_UP], "READ", "DELETE"),
             ]
     return list(_of_service(user))
 

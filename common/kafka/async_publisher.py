@@ -16,6 +16,9 @@ from common.kafka.produce.batch import Acknowledged, Outgoing
 from common.kafka.produce.producer import Producer
 
 CLOSED_EVERY_S: Final = 0.1
+GRACE_S: Final = 0.001
+"""How much longer than the linger records wait for one to come, whose arrival wakes the loop anyway: a timer that wakes
+an idle core costs as much as an order."""
 
 OnDelivery = Callable[[Acknowledged | None], None]
 """Called with a record's place in the log, or None when it failed; also after its future has timed out."""
@@ -25,7 +28,7 @@ class AsyncPublisher:
     """Sends single records from an event loop, several together.
 
     A record goes to the producer at once if none has gone there within the last `linger_s`. Otherwise it lingers until
-    then, together with those that follow it.
+    a record comes that need not, or for `GRACE_S` longer, together with those that follow it.
     """
 
     def __init__(self, brokers: Brokers, client_id: str, *, linger_s: float, deadline_s: float) -> None:
@@ -41,6 +44,9 @@ class AsyncPublisher:
         self._lingering: list[Outgoing] = []
         """Records that the producer does not have yet."""
         self._sent_at = 0.0
+        self._sending: asyncio.Handle | None = None
+        """What will send them: in this round of the loop, or in time."""
+        self._is_due = False
         self.in_flight = 0
         """Records whose fate is not known yet."""
         self.acknowledged = 0
@@ -62,14 +68,26 @@ class AsyncPublisher:
         if self._expiry is None:
             self._expiry = self._loop.call_at(now + self._deadline_s, self._expire)
         self.in_flight += 1
-        if not self._lingering:
-            # Even without a delay, the records of this same round of the loop go together.
-            self._loop.call_later(max(0.0, self._sent_at + self.linger_s - now), self._send_lingering)
         self._lingering.append(Outgoing(topic, partition, key, value, partial(self._delivered, future, on_delivery)))
+        if not self._is_due:
+            self._schedule(now)
         return future
+
+    def _schedule(self, now: float) -> None:
+        """Have what lingers sent when it is time."""
+        due_s = self._sent_at + self.linger_s
+        if now >= due_s:
+            # Even without a delay, the records of this same round of the loop go together.
+            self._is_due = True
+            if self._sending is not None:
+                self._sending.cancel()
+            self._sending = self._loop.call_soon(self._send_lingering)
+        elif self._sending is None:
+            self._sending = self._loop.call_at(due_s + GRACE_S, self._send_lingering)
 
     def _send_lingering(self) -> None:
         records, self._lingering = self._lingering, []
+        self._sending, self._is_due = None, False
         self._sent_at = self._loop.time()
         self._producer.produce(records)
 

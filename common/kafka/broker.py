@@ -106,6 +106,11 @@ def _topic(name: str, future: "Future[Any]") -> Topic:
     return Topic(name, str(description.topic_id), len(description.partitions), replicas)
 
 
+def log_starts(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, int]:
+    """The first offset of each partition."""
+    return _log_offsets(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+
+
 def log_ends(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, int]:
     """The offset that the next record of each partition will get."""
     return _log_offsets(admin, partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
@@ -119,7 +124,7 @@ def topic_ends(admin: AdminClient, names: Iterable[str]) -> dict[Partition, int]
 def log_bounds(admin: AdminClient, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, int]]:
     """The first offset of each partition, and its end: two requests for all of them."""
     partitions = list(partitions)
-    starts = _log_offsets(admin, partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+    starts = log_starts(admin, partitions)
     ends = log_ends(admin, partitions)
     return {partition: (start, ends[partition]) for partition, start in starts.items()}
 

@@ -7,6 +7,7 @@ doubles. An archive of an earlier run's profiles (JEP 515) does not help, since 
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final
 
@@ -121,6 +122,7 @@ def warm_up(
     until a request has stopped becoming cheaper. Raises `KafkaException` if the broker cannot be reached.
     """
     value = placed_event()
+    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
     producers = [Producer(producer_config(brokers, NAME, linger_ms=0)) for _ in range(PRODUCERS)]
     windows: list[float] = []
     began = time.monotonic()
@@ -135,8 +137,29 @@ def warm_up(
                 for producer in producers:
                     assert producer.flush(TIMEOUT_S) == 0, "the broker did not take all records"
                 consumer.consume(READ_AT_ONCE, 0)
+                _ask_all_else(consumer, admin)
             windows.append((cost_s() - before_s) / WINDOW_REQUESTS * 1e6)
+    for future in admin.delete_consumer_groups([NAME]).values():
+        _await_gone(future)
     return Warmth(seconds=time.monotonic() - began, cpu_us=windows, warm=is_warm(windows), measured=measured)
+
+
+def _ask_all_else(consumer: Consumer, admin: AdminClient) -> None:
+    """What else a service asks the broker for, now and then. It is compiled by being asked, too."""
+    read = [place for place in consumer.position(consumer.assignment()) if place.offset >= 0]
+    if read:
+        consumer.commit(offsets=read, asynchronous=False)
+        consumer.committed(read, TIMEOUT_S)
+    topic_ends(admin, [NAME])
+
+
+def _await_gone(future: "Future[None]") -> None:
+    """The group is gone, or there was none: nothing was committed."""
+    try:
+        future.result(TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
+            raise
 
 
 def warm_up_until_orders_come(brokers: Brokers, cost_s: Callable[[], float], measured: str = CPU) -> Warmth:

@@ -65,7 +65,9 @@ CONFIGURATION: Mapping[str, str] = {
     "group.initial.rebalance.delay.ms": "0",
     # After a kill -9 the controller refuses the new process until the session of the old one ends (default: 9 s).
     "broker.session.timeout.ms": "4000",
-    "broker.heartbeat.interval.ms": "500",
+    "broker.heartbeat.interval.ms": "1000",
+    # The controller writes a record when it has had nothing to write for so long (default: 500 ms).
+    "metadata.max.idle.interval.ms": "10000",
     # The default of 128 MB is a quarter of the heap below; the compacted topics here are tiny.
     "log.cleaner.dedupe.buffer.size": str(16 * 1024 * 1024),
 }

@@ -25,6 +25,7 @@ def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -
     assert result.cpu_us[0] > 0
     assert not result.warm
     eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
+    assert warmth.NAME not in {group.group_id for group in admin.list_consumer_groups().result().valid}
 
 
 def test_the_topic_that_an_interrupted_warm_up_left_is_used_from_its_end(stack: Stack, admin: AdminClient) -> None:

@@ -8,16 +8,21 @@ from hypothesis import strategies as st
 from order.api.log.admission import (
     BUSY_ORDERS,
     BUSY_SAMPLES_MIN,
+    CALM_SAMPLE_EVERY_S,
+    CALM_SINGLES_MIN,
     EVERYTHING,
     LINGER_MAX_S,
     MANY_SHARE,
+    SAMPLE_EVERY_S,
     SAMPLES_KEPT,
     STANDSTILL_SAMPLES,
     UNSEEN_S,
+    Admission,
     Feed,
     Sample,
     admission,
     linger_s,
+    next_sample_s,
     speed,
     unsettled,
 )
@@ -122,6 +127,22 @@ def test_under_lasting_overload_orders_are_admitted_as_fast_as_they_settle(capac
             most = max(most, waiting)
     assert admitted_late >= 0.95 * capacity * steps / 2 * STEP_S
     assert most <= (within_s + processes * STEP_S) * capacity
+
+
+@pytest.mark.parametrize(
+    ("waiting", "room", "expected"),
+    [
+        (BUSY_ORDERS, MAX, CALM_SAMPLE_EVERY_S),
+        (BUSY_ORDERS + 1, MAX, SAMPLE_EVERY_S),
+        (0.0, CALM_SINGLES_MIN, CALM_SAMPLE_EVERY_S),
+        (0.0, CALM_SINGLES_MIN - 1, SAMPLE_EVERY_S),
+    ],
+)
+def test_samples_are_few_while_no_consumer_is_behind_and_no_limit_is_near(
+    waiting: float, room: float, expected: float
+) -> None:
+    waits = {PAYMENT: 0.0, STOCK: waiting}
+    assert next_sample_s(Sample(0.0, {}, waits, waits), Admission(singles=room)) == expected
 
 
 def test_orders_linger_for_longer_while_they_wait_to_be_settled() -> None:

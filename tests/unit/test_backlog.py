@@ -1,5 +1,6 @@
 """The backlog as the broker reports it: which records of a topic are orders, and how many more are admitted."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -59,13 +60,19 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     """No order is decided without the service, so there is no outcome among the records."""
 
     def committed(group: str, partitions: list[Partition]) -> dict[Partition, int]:
-        return {p: unread if p.topic == ORDERS and group != "payment" else 0 for p in partitions}
+        return {} if group == "payment" else {p: unread if p.topic == ORDERS else 0 for p in partitions}
 
-    def bounds(_: Any, partitions: list[Partition]) -> dict[Partition, tuple[int, int]]:
-        return {p: (0, unread if p.topic == ORDERS else 0) for p in partitions}
+    def starts(_: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:
+        never_committed = dict.fromkeys(partitions, 0)
+        assert {p.topic for p in never_committed} == {ORDERS}  # others are only read by groups that have committed
+        return never_committed
+
+    def ends(_: Any, partitions: list[Partition]) -> dict[Partition, int]:
+        return {p: unread if p.topic == ORDERS else 0 for p in partitions}
 
     monkeypatch.setattr(broker, "committed_offsets", committed)
-    monkeypatch.setattr(broker, "log_bounds", bounds)
+    monkeypatch.setattr(broker, "log_starts", starts)
+    monkeypatch.setattr(broker, "log_ends", ends)
     groups: Any = {group: group for group in READS}
     sample = backlog()._sample(None, groups)  # type: ignore[arg-type]
     assert len(sample.waiting) == sum(map(len, READERS.values()))

@@ -14,7 +14,7 @@ from common.config.kafka import Brokers
 from common.errors import Transient
 from common.events import Milliseconds, ProductData
 from common.kafka import async_publisher
-from common.kafka.async_publisher import AsyncPublisher
+from common.kafka.async_publisher import GRACE_S, AsyncPublisher
 from common.kafka.produce.batch import Acknowledged, Outgoing
 from inventory import relay
 from inventory.relay_store import Change
@@ -95,6 +95,21 @@ def test_records_that_linger_are_sent_together_and_in_order(monkeypatch: pytest.
         await asyncio.gather(*first, *later)
         assert taken.sends == [[b"1", b"2"], [b"3", b"4", b"5"]]
         assert publisher.acknowledged == 5
+
+    run(monkeypatch, story)
+
+
+def test_what_lingers_goes_with_the_first_record_that_need_not_or_soon_after(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def story(publisher: AsyncPublisher, taken: Taken) -> None:
+        await publisher.send("t", b"k", b"1")
+        publisher.send("t", b"k", b"2")
+        await asyncio.sleep(LINGER_S + GRACE_S / 2)
+        assert taken.sends == [[b"1"]]
+        await asyncio.gather(publisher.send("t", b"k", b"3"), publisher.send("t", b"k", b"4"))
+        assert taken.sends == [[b"1"], [b"2", b"3", b"4"]]
+        publisher.send("t", b"k", b"5")
+        await asyncio.sleep(LINGER_S + GRACE_S)
+        assert taken.sends == [[b"1"], [b"2", b"3", b"4"], [b"5"]]
 
     run(monkeypatch, story)
 

@@ -13,6 +13,11 @@ from itertools import pairwise
 from math import ceil, inf
 from typing import Final, NamedTuple
 
+SAMPLE_EVERY_S: Final = 0.25
+CALM_SAMPLE_EVERY_S: Final = 1.0
+"""A sample is five requests to the broker. While hardly an order waits, nothing is decided by it."""
+CALM_SINGLES_MIN: Final = 50_000
+"""More orders than can arrive between two samples."""
 SAMPLES_KEPT: Final = 40
 """Ten seconds. The saga commits in bursts, so the last second says little about its speed."""
 BUSY_ORDERS: Final = 1_000
@@ -82,6 +87,13 @@ def admission(samples: Sequence[Sample], settle_within_s: float, backlog_max: in
             )
         admitted = admitted._replace(wait_s=max(admitted.wait_s, waiting / settled_per_s))
     return admitted
+
+
+def next_sample_s(latest: Sample, admitted: Admission) -> float:
+    """Seconds until the next sample: few while no consumer is behind and no limit is near."""
+    is_behind = any(waiting > BUSY_ORDERS for waiting in latest.waiting.values())
+    is_calm = not is_behind and admitted.singles >= CALM_SINGLES_MIN
+    return CALM_SAMPLE_EVERY_S if is_calm else SAMPLE_EVERY_S
 
 
 def speed(feed: Feed, samples: Sequence[Sample]) -> float:

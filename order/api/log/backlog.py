@@ -1,7 +1,7 @@
 """How many accepted orders are not settled yet, and whether more can be admitted.
 
-A thread asks the broker several times a second where the topics end and what each consumer group has committed: a few
-requests, whatever the load. The event loop only counts.
+A thread asks the broker now and then where the topics end and what each consumer group has committed: a few requests,
+whatever the load. The event loop only counts.
 """
 
 import time
@@ -22,11 +22,20 @@ from common.kafka.broker import Partition
 from common.kafka.clients import client_config
 from common.kafka.identity import AdminClient, Consumer
 from common.worker import Worker
-from order.api.log.admission import EVERYTHING, SAMPLES_KEPT, Admission, Feed, Sample, admission, unsettled
+from order.api.log.admission import (
+    EVERYTHING,
+    SAMPLE_EVERY_S,
+    SAMPLES_KEPT,
+    Admission,
+    Feed,
+    Sample,
+    admission,
+    next_sample_s,
+    unsettled,
+)
 from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
-SAMPLE_EVERY_S: Final = 0.25
 RECORDS_AN_ORDER: Final = Counts(PUBLISHES.values())
 """On `orders` an order is placed and ends. While a service is away hardly any order ends, and each unread record may be
 an order; so for `backlog_max` each counts as one."""
@@ -90,13 +99,17 @@ class Backlog(Worker):
     def _watch(self) -> None:
         admin = AdminClient(self._config)
         consumers = {group: Consumer({**self._config, "group.id": group}) for group in READS}
+        wait_s = SAMPLE_EVERY_S
         try:
-            while not self.stopping.wait(SAMPLE_EVERY_S):
+            while not self.stopping.wait(wait_s):
+                wait_s = SAMPLE_EVERY_S
                 try:
                     self._samples.append(self._sample(admin, consumers))
                     for feed, orders in unsettled(self._samples).items():
                         waiting_orders.labels(str(feed)).set(orders)
-                    self.set(admission(self._samples, self._settings.settle_within_s, self._settings.backlog_max))
+                    admitted = admission(self._samples, self._settings.settle_within_s, self._settings.backlog_max)
+                    self.set(admitted)
+                    wait_s = next_sample_s(self._samples[-1], admitted)
                 except Exception as error:
                     # Without samples no order is refused because of the backlog. Without a broker all are, elsewhere.
                     self._samples.clear()
@@ -113,15 +126,18 @@ class Backlog(Worker):
             group: broker.committed_offsets(consumer, [p for p in partitions if group in READERS[p.topic]])
             for group, consumer in consumers.items()
         }
+        never_committed = {p for p in partitions if any(p not in committed[group] for group in READERS[p.topic])}
+        starts = broker.log_starts(admin, never_committed)
         # After the commits, so that none is ahead of its topic.
-        ends = broker.log_bounds(admin, partitions)
+        ends = broker.log_ends(admin, partitions)
         settled: dict[Feed, float] = {}
         waiting: dict[Feed, float] = {}
         waiting_most: dict[Feed, float] = {}
         for group, offsets in committed.items():
-            for partition, (first, end) in ends.items():
+            for partition, end in ends.items():
                 if group in READERS[partition.topic]:
-                    at, share = offsets.get(partition, first), 1 / RECORDS_AN_ORDER[partition.topic]
+                    at = offsets[partition] if partition in offsets else starts[partition]
+                    share = 1 / RECORDS_AN_ORDER[partition.topic]
                     feed = Feed(group, partition.topic)
                     settled[feed] = settled.get(feed, 0.0) + at * share
                     waiting[feed] = waiting.get(feed, 0.0) + (end - at) * share

@@ -27,7 +27,7 @@ from common.kafka.identity import AdminClient, Consumer
 from common.worker import Worker
 
 _UNREAD: Final = f"topic {PRODUCTS!r} has not been read to its end"
-POLL_S: Final = 0.2
+POLL_S: Final = 0.5
 RECORDS_MAX: Final = 1_000
 STOP_TIMEOUT_S: Final = 10.0
 
