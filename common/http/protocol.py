@@ -78,7 +78,7 @@ class Connection(HttpToolsProtocol):
         self._refusal: Problem | None = None
         self._closing = False
         self._unread = 0
-        self._unread_since = 0.0
+        self._unread_since = self.loop.time()
 
     @property
     def arriving(self) -> bool:
