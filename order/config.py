@@ -37,7 +37,7 @@ def api(env: Env | None = None) -> Api:
         in_flight_max=env.integer("ORDERS_IN_FLIGHT_MAX", 2_000, least=1, most=1_000_000, unit="orders"),
         settle_within_s=env.integer("ORDERS_SETTLE_WITHIN_S", 60, least=1, most=3_600, unit="s"),
         backlog_max=env.integer("ORDERS_BACKLOG_MAX", 1_000_000, least=1, most=10**9, unit="orders"),
-        linger_ms=env.integer("ORDER_LINGER_MS", 5, least=0, most=LINGER_MS_MAX, unit="ms"),
+        linger_ms=env.integer("ORDER_LINGER_MS", 4, least=0, most=LINGER_MS_MAX, unit="ms"),
     )
     if settings.deadline_ms >= DELIVERY_TIMEOUT_MS:
         raise env.error(

@@ -29,7 +29,7 @@ PHASES_S: Final = {
     "saga": SagaHandler.phase_s,
 }
 LINGER_S: Final = 0.004
-"""`ORDER_LINGER_MS` as it was set when the loads were measured."""
+"""`ORDER_LINGER_MS` as it is set."""
 POSTGRES_SHARES: Final = {"payment": 0.25, "inventory": 0.15, "saga": 0.6}
 """How PostgreSQL's cost of an order divides among the three databases, from the drains of the full run."""
 _BEFORE, _BETWEEN, _AFTER = 0.4, 0.3, 0.3
