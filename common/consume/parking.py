@@ -123,7 +123,7 @@ class Guards(NamedTuple):
 
 
 class Requested(NamedTuple):
-    """What an operator wants of the consumer: that it stops, and why; that it redrives events."""
+    """What is asked of the consumer, by an operator or by itself: that it stops, and why; that it redrives events."""
 
     stop: str | None
     redrive: bool
@@ -176,6 +176,6 @@ def stop(connection: Conn, reason: str) -> None:
 
 
 def requested(connection: Conn) -> Requested:
-    """What an operator wants now."""
+    """What is asked of it now."""
     [row] = connection.execute(_REQUESTED).fetchall()
     return Requested(*row)

@@ -40,8 +40,8 @@ from common.tls.listener import TlsListener
 
 TICK_S: Final = 1.0
 """uvicorn's own takes a tenth of it. On an idle core each costs half a millisecond."""
-TICK_EARLY_S: Final = 0.1
-"""A timer may run a millisecond early: so close to the next tick, it is that one."""
+TICK_AT_S: Final = 0.002
+"""When in a second: a timer may run a millisecond early."""
 READY_CHECK_EVERY_S: Final = 0.05
 DRAIN_S: Final = 8
 GC_OBJECTS: Final = 50_000
@@ -83,9 +83,8 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         while not await self.on_tick(0):
             # At whole seconds by the clock, so that the servers of a process wake it once.
-            left_s = TICK_S - time.time() % TICK_S
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), left_s if left_s > TICK_EARLY_S else left_s + TICK_S)
+                await asyncio.wait_for(self._stopping.wait(), TICK_S + TICK_AT_S - time.time() % TICK_S)
 
     async def on_tick(self, counter: int) -> bool:
         now = asyncio.get_running_loop().time()

@@ -13,7 +13,7 @@ from confluent_kafka import KafkaError, KafkaException
 from common.config.kafka import Brokers
 from common.kafka.identity import refusal
 from common.kafka.produce.batch import Acknowledged, Outgoing
-from common.kafka.produce.producer import Producer
+from common.kafka.produce.producer import CLOCK_S, Producer
 
 CLOSED_EVERY_S: Final = 0.1
 GRACE_S: Final = 0.001
@@ -76,7 +76,7 @@ class AsyncPublisher:
     def _schedule(self, now: float) -> None:
         """Have what lingers sent when it is time."""
         due_s = self._sent_at + self.linger_s
-        if now >= due_s:
+        if now >= due_s - CLOCK_S / 2:  # both are whole milliseconds, but for what a float makes of them
             # Even without a delay, the records of this same round of the loop go together.
             self._is_due = True
             if self._sending is not None:

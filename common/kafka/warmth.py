@@ -19,7 +19,7 @@ from common.codec import encode
 from common.config.kafka import Brokers
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.access import WARM_UP
-from common.kafka.broker import topic_ends
+from common.kafka.broker import Partition, committed_offsets, topic_ends
 from common.kafka.clients import client_config, producer_config
 
 NAME: Final = WARM_UP
@@ -119,7 +119,8 @@ def warm_up(
 
     `cost_s` is what the broker has used, and `measured` says of what: seconds of CPU, or of time. Orders would take
     longer, since everything else has to follow. Here every record is a produce request of its own and wakes a fetch,
-    until a request has stopped becoming cheaper. Raises `KafkaException` if the broker cannot be reached.
+    until a request has stopped becoming cheaper. Raises `KafkaException`, `Transient` or `Fatal` if the broker cannot
+    be reached or refuses.
     """
     value = placed_event()
     admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
@@ -146,10 +147,10 @@ def warm_up(
 
 def _ask_all_else(consumer: Consumer, admin: AdminClient) -> None:
     """What else a service asks the broker for, now and then. It is compiled by being asked, too."""
-    read = [place for place in consumer.position(consumer.assignment()) if place.offset >= 0]
-    if read:
+    # This waits for the group's coordinator, which a broker that has just started may not have yet.
+    committed_offsets(consumer, [Partition(NAME, number) for number in range(PARTITIONS)])
+    if read := [place for place in consumer.position(consumer.assignment()) if place.offset >= 0]:
         consumer.commit(offsets=read, asynchronous=False)
-        consumer.committed(read, TIMEOUT_S)
     topic_ends(admin, [NAME])
 
 

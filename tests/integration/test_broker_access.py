@@ -181,7 +181,7 @@ ATTEMPTS: Final[list[tuple[Attempt, str, list[tuple[str, str, str]]]]] = [
     ),
     *(
         (attempt, group, needs)
-        for group in (*READS, STRANGER)
+        for group in (*READS, access.WARM_UP, STRANGER)
         for attempt, needs in (
             (Client.commit, [("GROUP", group, "READ"), ("TOPIC", ORDERS, "READ")]),
             (Client.describe_group, [("GROUP", group, "DESCRIBE")]),

@@ -8,13 +8,14 @@ from hypothesis import strategies as st
 from order.api.log.admission import (
     BUSY_ORDERS,
     BUSY_SAMPLES_MIN,
+    CALM_ROOM_MIN,
     CALM_SAMPLE_EVERY_S,
-    CALM_SINGLES_MIN,
     EVERYTHING,
     LINGER_MAX_S,
     MANY_SHARE,
     SAMPLE_EVERY_S,
     SAMPLES_KEPT,
+    SPEED_S,
     STANDSTILL_SAMPLES,
     UNSEEN_S,
     Admission,
@@ -134,15 +135,27 @@ def test_under_lasting_overload_orders_are_admitted_as_fast_as_they_settle(capac
     [
         (BUSY_ORDERS, MAX, CALM_SAMPLE_EVERY_S),
         (BUSY_ORDERS + 1, MAX, SAMPLE_EVERY_S),
-        (0.0, CALM_SINGLES_MIN, CALM_SAMPLE_EVERY_S),
-        (0.0, CALM_SINGLES_MIN - 1, SAMPLE_EVERY_S),
+        (0.0, CALM_ROOM_MIN, CALM_SAMPLE_EVERY_S),
+        (0.0, CALM_ROOM_MIN - 1, SAMPLE_EVERY_S),
     ],
 )
 def test_samples_are_few_while_no_consumer_is_behind_and_no_limit_is_near(
     waiting: float, room: float, expected: float
 ) -> None:
     waits = {PAYMENT: 0.0, STOCK: waiting}
-    assert next_sample_s(Sample(0.0, {}, waits, waits), Admission(singles=room)) == expected
+    assert next_sample_s(Sample(0.0, {}, waits, waits), Admission(singles=2 * room, many=room)) == expected
+
+
+def test_a_speed_is_forgotten_after_its_time_however_far_apart_the_samples_are() -> None:
+    busy = steady(2 * BUSY_ORDERS, 900.0, count=SAMPLES_KEPT // 2)
+    idle = {PAYMENT: 0.0}
+
+    def calm(seconds: int) -> list[Sample]:
+        last = busy[-1]
+        return [Sample(last.at_s + n + 1, last.settled, idle, idle) for n in range(seconds)]
+
+    assert speed(PAYMENT, [*busy, *calm(5)]) == pytest.approx(900.0)
+    assert speed(PAYMENT, [*busy, *calm(int(SPEED_S))]) == math.inf
 
 
 def test_orders_linger_for_longer_while_they_wait_to_be_settled() -> None:

@@ -12,7 +12,7 @@ from common.events import ORDERS, READERS, READS
 from common.kafka import broker
 from common.kafka.broker import Partition
 from order import config
-from order.api.log.admission import EVERYTHING, Admission, Sample, admission
+from order.api.log.admission import EVERYTHING, SAMPLE_EVERY_S, Admission, Sample, admission
 from order.api.log.backlog import Backlog
 
 LIMIT = 1_000
@@ -94,9 +94,17 @@ def test_each_sample_sets_the_wait_and_a_failed_sample_resets_it(monkeypatch: py
             raise answer
         return answer
 
-    monkeypatch.setattr("order.api.log.backlog.SAMPLE_EVERY_S", 0.0)
     monkeypatch.setattr("order.api.log.backlog.admission", lambda *_: Admission(5.0, 5.0, 2.5))
+    monkeypatch.setattr("order.api.log.backlog.next_sample_s", lambda *_: 7.0)
     monkeypatch.setattr(watching, "_sample", sample)
+    pauses: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return watching.stopping.is_set()
+
+    monkeypatch.setattr(watching.stopping, "wait", wait)
     watching._watch()
     assert waits == [0.0, 2.5, 0.0]
+    assert pauses == [SAMPLE_EVERY_S, 7.0, SAMPLE_EVERY_S]
     assert watching.refusal() is None

@@ -30,6 +30,7 @@ from common.tls.certificate import ServerCertificate
 HOST = "127.0.0.1"
 REQUEST = b"GET /livez HTTP/1.1\r\nhost: localhost\r\n\r\n"
 WAIT_S = 5.0
+ROUNDS = 10
 
 Act = Callable[[_Server, socket.socket], Coroutine[Any, Any, None]]
 
@@ -149,6 +150,18 @@ def test_a_connection_that_stays_idle_is_closed(monkeypatch: Any) -> None:
         client = connect(listener)
         await server.shutdown([listener])
         assert await answer(client) == b""
+
+    with_a_server(act)
+
+
+def test_a_server_that_is_told_to_stop_does_so_at_once() -> None:
+    async def act(server: _Server, _: socket.socket) -> None:
+        serving = asyncio.create_task(server.main_loop())
+        await asyncio.sleep(0)
+        server.stop()
+        for _round in range(ROUNDS):
+            await asyncio.sleep(0)
+        assert serving.done()
 
     with_a_server(act)
 

@@ -15,25 +15,26 @@ from typing import Final, NamedTuple
 
 SAMPLE_EVERY_S: Final = 0.25
 CALM_SAMPLE_EVERY_S: Final = 1.0
-"""A sample is five requests to the broker. While hardly an order waits, nothing is decided by it."""
-CALM_SINGLES_MIN: Final = 50_000
-"""More orders than can arrive between two samples."""
+"""A sample is four requests to the broker. While hardly an order waits, nothing is decided by it."""
+CALM_ROOM_MIN: Final = 50_000
+"""More orders than can arrive between two samples, in all processes."""
 SAMPLES_KEPT: Final = 40
-"""Ten seconds. The saga commits in bursts, so the last second says little about its speed."""
+SPEED_S: Final = 10.0
+"""A consumer's speed is that of so many seconds. The saga commits in bursts: the last second says little."""
 BUSY_ORDERS: Final = 1_000
 """A consumer shows its speed while more orders than this wait for it."""
 BUSY_SAMPLES_MIN: Final = 8
 """Two seconds of work show a consumer's speed; offsets are committed about as often as samples are taken."""
 STANDSTILL_SAMPLES: Final = 12
-"""A group that settles nothing over this many samples is away. The saga may settle nothing for a second: it holds
-orders until their results are there."""
+"""A group that settles nothing over this many samples is away: three seconds, or more while hardly an order waits. The
+saga may settle nothing for a second: it holds orders until their results are there."""
 MANY_SHARE: Final = 0.5
 """Requests with many orders are refused at this share of the limit: single orders come first."""
 LINGER_MAX_S: Final = 0.01
 LINGER_SHARE: Final = 0.08
 """The share of the wait beyond `UNSEEN_S` that orders linger."""
 UNSEEN_S: Final = 0.3
-"""Orders seem to wait this long even when they do not: offsets are committed, and sampled, four times a second."""
+"""Orders seem to wait this long even when they do not: offsets are committed four times a second."""
 
 
 class Feed(NamedTuple):
@@ -92,7 +93,7 @@ def admission(samples: Sequence[Sample], settle_within_s: float, backlog_max: in
 def next_sample_s(latest: Sample, admitted: Admission) -> float:
     """Seconds until the next sample: few while no consumer is behind and no limit is near."""
     is_behind = any(waiting > BUSY_ORDERS for waiting in latest.waiting.values())
-    is_calm = not is_behind and admitted.singles >= CALM_SINGLES_MIN
+    is_calm = not is_behind and admitted.many >= CALM_ROOM_MIN
     return CALM_SAMPLE_EVERY_S if is_calm else SAMPLE_EVERY_S
 
 
@@ -103,7 +104,7 @@ def speed(feed: Feed, samples: Sequence[Sample]) -> float:
     busy = [
         (after.at_s - before.at_s, after.settled[feed] - before.settled[feed])
         for before, after in pairwise(samples)
-        if min(before.waiting[feed], after.waiting[feed]) > BUSY_ORDERS
+        if min(before.waiting[feed], after.waiting[feed]) > BUSY_ORDERS and before.at_s >= samples[-1].at_s - SPEED_S
     ]
     settled = sum(orders for _, orders in busy)
     return settled / sum(seconds for seconds, _ in busy) if len(busy) >= BUSY_SAMPLES_MIN and settled else inf
