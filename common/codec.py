@@ -44,6 +44,7 @@ class TopicDecoder:
 
 decoder_for: Final[dict[str, TopicDecoder | msgspec.json.Decoder[Any]]] = {
     events.ORDERS: TopicDecoder(events.OnOrders),
+    events.OUTCOMES: TopicDecoder(events.Outcome),
     events.PAYMENTS: TopicDecoder(events.OnPayments),
     events.INVENTORY: TopicDecoder(events.OnInventory),
     events.PRODUCTS: msgspec.json.Decoder(events.ProductChanged),

@@ -61,11 +61,11 @@ def run(servers: str, path: str, group: str = "notify-plain") -> None:
             "bootstrap.servers": servers,
             "group.id": group,
             "group.protocol": "consumer",
-            "auto.offset.reset": "earliest",  # a new group begins with the first order, not with the next one
+            "auto.offset.reset": "earliest",  # a new group begins with the first outcome, not with the next one
             "enable.auto.offset.store": False,  # only `store_offsets` says what may be committed
         }
     )
-    consumer.subscribe(["orders"])
+    consumer.subscribe(["outcomes"])
     stopped: list[int] = []
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda number, _: stopped.append(number))

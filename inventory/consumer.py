@@ -49,7 +49,7 @@ class InventoryHandler:
 
     group = "inventory"
     reads = READS[group]
-    publishes = (PUBLISHES[group],)
+    publishes = PUBLISHES[group]
     phase_s = 0.0
     arrivals = InOrderOfArrival
 

@@ -12,7 +12,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, TopicPartition
 from common.codec import decoded, decoder_for
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
-from common.events import READS
+from common.events import OUTCOMES, READS
 from common.kafka.broker import Partition, Topic, all_partitions, committed_offsets, describe, log_bounds
 from common.kafka.clients import client_config, reader_config
 from common.kafka.identity import AdminClient, Consumer
@@ -60,9 +60,9 @@ class Log:
         return members(self.brokers, self.admin.list_topics(timeout=ANSWER_S).brokers.values(), READS)
 
     def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, int]:
-        """What a group has committed in those of these partitions that it reads. Read by a consumer that joins no
+        """What a group has committed in those of these partitions that it may read. Read by a consumer that joins no
         group."""
-        read = [p for p in partitions if group not in READS or p.topic in READS[group]]
+        read = [p for p in partitions if group not in READS or p.topic in (*READS[group], OUTCOMES)]
         consumer = Consumer({**client_config(self.brokers, self._tool), "group.id": group, "enable.auto.commit": False})
         try:
             return committed_offsets(consumer, read, COORDINATOR_S)
@@ -79,6 +79,16 @@ class Log:
                     yield from tail.fetch()
         finally:
             consumer.close()
+
+    def offsets_at(self, bounds: Mapping[Partition, tuple[int, int]], at_ms: int) -> dict[Partition, int]:
+        """The first offset of each partition whose record is not before this time; its end when there is none."""
+        consumer = self.consumer()
+        try:
+            wanted = [TopicPartition(*partition, max(0, at_ms)) for partition in bounds]
+            offsets = {Partition(w.topic, w.partition): w.offset for w in consumer.offsets_for_times(wanted, ANSWER_S)}
+        finally:
+            consumer.close()
+        return {p: end if offsets[p] < 0 else min(max(offsets[p], first), end) for p, (first, end) in bounds.items()}
 
     def events(self, bounds: Mapping[Partition, tuple[int, int]]) -> Iterator[Any]:
         """The events between these bounds. A record that is no event of its topic is left out."""

@@ -16,7 +16,7 @@ import argparse
 import re
 import sys
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from common.config.env import Env
 from common.config.kafka import brokers, topic_partitions
 from common.errors import Fatal, Transient
-from common.events import ORDERS, READERS, READS, TOPICS
+from common.events import ORDERS, OUTCOMES, READERS, READS, SAGA, TOPICS
 from common.kafka import broker, settings
 from common.kafka.broker import Partition, Topic
 from common.kafka.grants import fetch_drift
@@ -43,6 +43,8 @@ START_S = 60.0
 COPIES_WITHIN_S = 180.0
 """A broker that was away may need this long to read what it lacks."""
 SEGMENT_BYTES = int(settings.KEPT["segment.bytes"])
+CLOCKS_MS = 10_000
+"""By how much the clocks of two brokers may differ: one stamps an order, another its outcome."""
 FREED_WITHIN_S = 15.0
 """The broker looks for segments to delete every 10 s, and from 30 s after its start."""
 
@@ -176,13 +178,13 @@ def strangers(group: str, clients: Sequence[str]) -> list[str]:
 
 
 def trim(log: Log, env: Env, *, dry_run: bool) -> None:
-    """Delete what every group that reads it has passed. Raises `Fatal` if one has never read a partition, or if it
-    cannot be recorded."""
-    bounds = log.bounds(list(READERS))
+    """Delete what every group that reads it has passed, and the outcomes of orders that are deleted. Raises `Fatal` if
+    a group has never read a partition, or if it cannot be recorded."""
+    # The outcomes first: each of them then belongs to an order that is within the bounds of the orders.
+    bounds = {**log.bounds([OUTCOMES]), **log.bounds([topic for topic in READERS if topic != OUTCOMES])}
     committed = {group: log.committed(group, bounds) for group in GROUPS}
     others = _others(log, bounds)
-    until: list[TopicPartition] = []
-    records = 0
+    keep_from: dict[Partition, int] = {}
     for partition, (first, end) in bounds.items():
         if first == end:
             continue
@@ -190,10 +192,13 @@ def trim(log: Log, env: Env, *, dry_run: bool) -> None:
         if absent := sorted(group for group, offset in offsets.items() if offset is None):
             raise Fatal(f"topics: {partition} has never been read by {', '.join(absent)}: nothing was deleted")
         offsets |= {group: read.get(partition, first) for group, read in others[partition.topic].items()}
-        keep_from = min(offset for offset in offsets.values() if offset is not None)
-        if keep_from > first:
-            until.append(TopicPartition(*partition, keep_from))
-            records += keep_from - first
+        keep_from[partition] = min((offset for offset in offsets.values() if offset is not None), default=end)
+    for partition, offset in _outcomes_of_kept(log, bounds, keep_from).items():
+        keep_from[partition] = min(keep_from[partition], offset)
+    until = [
+        TopicPartition(*partition, offset) for partition, offset in keep_from.items() if offset > bounds[partition][0]
+    ]
+    records = sum(tp.offset - bounds[Partition(tp.topic, tp.partition)][0] for tp in until)
     if dry_run or not until:
         print(f"topics: {records} records {'would be' if dry_run else 'were'} deleted from {len(until)} partitions")
         return
@@ -207,18 +212,39 @@ def trim(log: Log, env: Env, *, dry_run: bool) -> None:
     _report_freed(before, sizes)
 
 
+def _outcomes_of_kept(
+    log: Log, bounds: Mapping[Partition, tuple[int, int]], keep_from: Mapping[Partition, int]
+) -> dict[Partition, int]:
+    """Where the outcomes of kept orders begin at the earliest, for each partition of `outcomes` that has any: they go
+    by the time of the first order that is kept, since no service of Tandem's reads them."""
+    begin: dict[Partition, int] = {}
+    for partition in keep_from:
+        orders = Partition(ORDERS, partition.number)
+        if partition.topic != OUTCOMES or orders not in keep_from:
+            continue
+        first, end = keep_from[orders], bounds[orders][1]
+        for kept in log.read({orders: (first, end)}):
+            at_ms = kept.timestamp()[1] - CLOCKS_MS
+            begin[partition] = log.offsets_at({partition: bounds[partition]}, at_ms)[partition]
+            break
+    return begin
+
+
 def _others(log: Log, bounds: Collection[Partition]) -> dict[str, dict[str, dict[Partition, int]]]:
-    """By topic: what groups that are not Tandem's have committed there. Services beside it read each record too. Raises
-    `Transient` if the broker does not list all groups: what one of them has yet to read would be deleted."""
+    """By topic: what groups have committed there of which Tandem does not know that they read it. Services beside it
+    read each record too. Raises `Transient` if the broker does not list all groups: what one of them has yet to read
+    would be deleted."""
     listed = log.admin.list_consumer_groups(request_timeout=TIMEOUT_S).result()
     if listed.errors:
         raise Transient(f"topics: not all consumer groups are listed ({listed.errors[0]}): nothing was deleted")
     others: dict[str, dict[str, dict[Partition, int]]] = {topic: {} for topic in READERS}
-    for group in sorted(group.group_id for group in listed.valid if group.group_id not in GROUPS):
+    for group in sorted(group.group_id for group in listed.valid):
         for partition, offset in log.committed(group, bounds).items():
-            others[partition.topic].setdefault(group, {})[partition] = offset
+            if group not in READERS[partition.topic]:
+                others[partition.topic].setdefault(group, {})[partition] = offset
     for group in sorted({group for groups in others.values() for group in groups}):
-        print(f"topics: what {group!r} has not read yet is kept; if it is gone for good: 'just topics forget {group}'")
+        gone = "examples/README.md says how" if group in GROUPS else f"'just topics forget {group}'"
+        print(f"topics: what {group!r} has not read yet is kept; if it is gone for good: {gone}")
     return others
 
 
@@ -319,7 +345,7 @@ def main(arguments: Sequence[str]) -> int:
     commands.add_parser("list")
     commands.add_parser("copies")
     commands.add_parser("trim").add_argument("--dry-run", action="store_true")
-    commands.add_parser("rewind").add_argument("topic", choices=sorted(READERS))
+    commands.add_parser("rewind").add_argument("topic", choices=sorted(READS[SAGA]))
     commands.add_parser("forget").add_argument("group")
     commands.add_parser("allow").add_argument("service", type=service_name)
     chosen = parser.parse_args(arguments)

@@ -48,7 +48,7 @@ class PaymentHandler:
 
     group = "payment"
     reads = READS[group]
-    publishes = (PUBLISHES[group],)
+    publishes = PUBLISHES[group]
     phase_s = 0.0
     arrivals = InOrderOfArrival
 

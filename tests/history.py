@@ -16,6 +16,7 @@ from psycopg import sql
 from common.codec import encode
 from common.events import (
     READERS,
+    TOPICS_OF,
     CustomerId,
     Event,
     Item,
@@ -137,12 +138,13 @@ class History:
                 self._moved[item.product_id] += item.quantity if movement == "release" else -item.quantity
 
     def _produce(self, event: Event, partition: int) -> None:
-        while True:
-            try:
-                self._producer.produce(event.topic, encode(event), event.partitionkey.encode(), partition)
-                return
-            except BufferError:
-                self._producer.poll(0.1)
+        for topic in TOPICS_OF[type(event)]:
+            while True:
+                try:
+                    self._producer.produce(topic, encode(event), event.partitionkey.encode(), partition)
+                    break
+                except BufferError:
+                    self._producer.poll(0.1)
 
     def _open(self) -> None:
         """Open the accounts and products that the orders need."""

@@ -1,6 +1,6 @@
 """What became of the orders, read from the log itself.
 
-While a load runs, only the ends of the topic are queried. Acknowledged orders and records together give the number of
+While a load runs, only the ends of the topics are queried. Acknowledged orders and records together give the number of
 outcomes, for a few microseconds. Afterwards that stretch of the log is read once, and each order is matched by its id:
 when it was placed, how it was decided and when the decision could be read, by the broker's own clock (LogAppendTime).
 With one replica a record can be read as soon as it is appended. That clock has whole milliseconds; each is counted to
@@ -16,14 +16,15 @@ from msgspec import Struct
 from common.backoff import delays_s
 from common.config.kafka import Brokers
 from common.errors import Transient
-from common.events import ORDERS
+from common.events import ORDERS, OUTCOMES
 from common.kafka.broker import Partition, all_partitions, log_ends
-from ops.log import Log
+from ops.log import ANSWER_S, Log
 
 NO_PROGRESS_S: Final = 15.0
 POLL_S: Final = 0.1
 AWAY_S: Final = 30.0
-OUTCOMES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
+PLACED: Final = "order.placed"
+OUTCOME_TYPES: Final = ("order.confirmed", "order.rejected", "order.cancelled")
 
 
 class Event(Struct, frozen=True):
@@ -45,11 +46,17 @@ class Outcome(Struct):
 
 
 class OrdersLog:
-    """A topic of one broker: `orders`, unless another one is named. Its methods raise `Transient`."""
+    """The orders and their outcomes at one broker, or one topic that is named. Its methods raise `Transient`.
 
-    def __init__(self, brokers: Brokers, topic: str = ORDERS) -> None:
+    Revisions before the contract's v3, which `--against` may measure, have no topic of outcomes: these are in `orders`.
+    """
+
+    def __init__(self, brokers: Brokers, topic: str | None = None) -> None:
         self._log = Log(brokers, "bench")
-        self._partitions = all_partitions(self._log.topics([topic]).values())
+        known = self._log.admin.list_topics(timeout=ANSWER_S).topics
+        self._decided_in = OUTCOMES if OUTCOMES in known else ORDERS
+        names = {ORDERS, self._decided_in} if topic is None else {topic}
+        self._partitions = all_partitions(self._log.topics(sorted(names)).values())
         self._decode = msgspec.json.Decoder(Event).decode
 
     def ends(self) -> dict[Partition, int]:
@@ -64,7 +71,7 @@ class OrdersLog:
                 time.sleep(next(delays))
 
     def records(self) -> int:
-        """The number of records in the log."""
+        """The number of records in the log: two an order, and another one if it was refused or cancelled."""
         return sum(self.ends().values())
 
     def await_records(self, count: int) -> tuple[int, float]:
@@ -83,7 +90,9 @@ class OrdersLog:
         """Each order of the log from these offsets on, by id."""
         outcomes: dict[str, Outcome] = {}
         for message in self._log.read({partition: (starts[partition], end) for partition, end in self.ends().items()}):
-            add_event(outcomes, self._decode(message.value() or b""), message.timestamp()[1])
+            event = self._decode(message.value() or b"")
+            if event.type == PLACED or message.topic() == self._decided_in:
+                add_event(outcomes, event, message.timestamp()[1])
         return outcomes
 
 
@@ -92,9 +101,9 @@ def add_event(outcomes: dict[str, Outcome], event: Event, at_ms: int) -> None:
     outcome = outcomes.get(event.subject)
     if outcome is None:
         outcome = outcomes[event.subject] = Outcome()
-    if event.type == "order.placed":
+    if event.type == PLACED:
         outcome.placed_ms = outcome.placed_ms or at_ms
-    elif event.type in OUTCOMES:
+    elif event.type in OUTCOME_TYPES:
         outcome.decisions += 1
         if not outcome.decided_ms:
             outcome.decided_ms = at_ms

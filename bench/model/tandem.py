@@ -286,7 +286,7 @@ class Model:
             return
         for order in orders:
             order.settled_s = simulation.now_s
-        for reader in CONSUMERS:
+        for reader in CONSUMERS:  # as before decision 41, when the loads of `calibration.json` were measured
             self._deliver(reader, orders, ignored=True)
 
 

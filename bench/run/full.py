@@ -24,7 +24,7 @@ TEMPLATE_PER_S: Final = 1_000.0
 TEMPLATE_S: Final = 5.0
 COMMITTED_S: Final = 2.0
 DEPOSIT: Final = 10**12
-_ANSWERS: Final = {"payment": "payments", "inventory": "inventory", "order-saga": "orders"}
+_ANSWERS: Final = {"payment": "payments", "inventory": "inventory", "order-saga": "outcomes"}
 """The topic in which a consumer answers each order of its backlog with one record."""
 
 

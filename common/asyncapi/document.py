@@ -16,13 +16,16 @@ from common.events import (
     DEPOSITS,
     INVENTORY,
     ORDERS,
+    OUTCOMES,
     PAYMENTS,
     PRODUCTS,
     RECEIVES,
     RESTOCKS,
     SENDS,
+    TOPICS_OF,
     Event,
     Identifier,
+    OrderConfirmed,
     type_of,
 )
 from common.http.contract.schemas import Schemas
@@ -33,7 +36,11 @@ CLOUD_EVENT: Final = "application/cloudevents+json"
 _BINDING: Final = {"bindingVersion": "0.5.0"}
 _KEY: Final = Schemas([Identifier]).of(Identifier)
 _CHANNELS: Final[Mapping[str, tuple[str, str]]] = {
-    ORDERS: ("customer", "The orders: placed by the api, decided by the saga."),
+    ORDERS: (
+        "customer",
+        "The orders, what may cancel them, and what tells payment and inventory to undo their parts.",
+    ),
+    OUTCOMES: ("customer", "What became of each order: all that most readers need."),
     PAYMENTS: ("customer", "What payment has done about each order."),
     INVENTORY: ("customer", "What inventory has done about each order."),
     PRODUCTS: ("product", "The catalogue: the last event of a product is the product as it is."),
@@ -41,6 +48,8 @@ _CHANNELS: Final[Mapping[str, tuple[str, str]]] = {
     RESTOCKS: ("product", "The pieces that were restocked over HTTP. Nobody decides by them: they restore stock."),
 }
 """By topic: whose id is the key of its records, and what the topic is for."""
+_FORMERLY: Final = (ORDERS, OrderConfirmed)
+"""What a topic has from versions before the contract's v3, and gets no more."""
 _ABOUT: Final = """\
 The events of Tandem, as the topics have them.
 
@@ -52,7 +61,8 @@ broker's.
 
 An event may come more than once, always with the same `id`: keep the ids, or make what you do idempotent by `subject`.
 Ignore fields that you do not know. The outcomes of an order are `order.confirmed`, `order.rejected` and
-`order.cancelled`; a confirmed order may still be cancelled.
+`order.cancelled`, in the topic `outcomes`; a confirmed order may still be cancelled. `orders` has the last two as
+well, the same events with the same `id`. What was decided before the contract's v3 is in `orders` alone.
 
 Read with a consumer group of your own, named unlike those below. Write to no topic: a record that is not an event of
 its topic is parked, and the later events of its key wait behind it.
@@ -98,7 +108,9 @@ def _channel(topic: str, kinds: Mapping[str, type[Event]]) -> dict[str, Any]:
         "title": topic,
         "description": purpose,
         "messages": {
-            name: {"$ref": f"#/components/messages/{name}"} for name, kind in kinds.items() if kind.topic == topic
+            name: {"$ref": f"#/components/messages/{name}"}
+            for name, kind in kinds.items()
+            if topic in TOPICS_OF[kind] or (topic, kind) == _FORMERLY
         },
         "bindings": {
             "kafka": {
@@ -120,12 +132,14 @@ def _typed(setting: str, text: str) -> object:
 
 def _senders() -> Iterable[tuple[str, str]]:
     return [
-        (service, topic) for service, kinds in SENDS.items() for topic in dict.fromkeys(kind.topic for kind in kinds)
+        (service, topic)
+        for service, kinds in SENDS.items()
+        for topic in dict.fromkeys(topic for kind in kinds for topic in TOPICS_OF[kind])
     ]
 
 
 def _send(service: str, topic: str) -> dict[str, Any]:
-    names = [type_of(kind) for kind in SENDS[service] if kind.topic == topic]
+    names = [type_of(kind) for kind in SENDS[service] if topic in TOPICS_OF[kind]]
     return {
         "action": "send",
         "channel": {"$ref": f"#/channels/{topic}"},

@@ -30,6 +30,7 @@ from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
 from common.consume.vacuum import VacuumWatch
 from common.errors import Failure, Stopped, Superseded, classify, describe
+from common.events import TOPICS_OF
 from common.kafka import broker
 from common.kafka.broker import Partition, Topic, TopicWatch
 from common.kafka.clients import client_config
@@ -250,7 +251,10 @@ class Session(Generic[Locked]):
         if self._tracer is not None:
             results = self._tracer.watched(results)
         outgoing = [
-            Outgoing(event.topic, partition, event.partitionkey.encode(), encode(event)) for partition, event in results
+            Outgoing(topic, partition, key, value)
+            for partition, event in results
+            for key, value in [(event.partitionkey.encode(), encode(event))]
+            for topic in TOPICS_OF[type(event)]
         ]
         self._publisher.publish(outgoing)
         if self._tracer is not None:

@@ -49,6 +49,7 @@ from common.events.kinds import (
     ENTERED,
     INVENTORY,
     ORDERS,
+    OUTCOMES,
     PAYMENT_EVENTS,
     PAYMENTS,
     PRODUCTS,
@@ -86,4 +87,4 @@ from common.events.kinds import (
     product_changed,
     product_restocked,
 )
-from common.events.topics import ENTERS, PUBLISHES, READERS, READS, RECEIVES, SAGA, SENDS, TOPICS
+from common.events.topics import ENTERS, PUBLISHES, READERS, READS, RECEIVES, SAGA, SENDS, TOPICS, TOPICS_OF

@@ -22,6 +22,7 @@ class Event(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"):
     """The CloudEvents envelope. `subject` is the order, `partitionkey` the customer; for a product both are its id."""
 
     topic: ClassVar[str]
+    """The first of its topics: see `TOPICS_OF`."""
     rank: ClassVar[int]
     origin: ClassVar[str]
 

@@ -19,6 +19,7 @@ from common.events.envelope import Event, type_of
 from common.events.fields import Milliseconds, PaymentState, StockState
 
 ORDERS: Final = "orders"
+OUTCOMES: Final = "outcomes"
 PAYMENTS: Final = "payments"
 INVENTORY: Final = "inventory"
 PRODUCTS: Final = "products"
@@ -63,9 +64,10 @@ class OrderDeadlinePassed(OrderEvent, frozen=True, kw_only=True, tag="order.dead
 
 
 class OrderConfirmed(OrderEvent, frozen=True, kw_only=True, tag="order.confirmed"):
-    """An order is paid and its pieces are reserved."""
+    """An order is paid and its pieces are reserved. No service has to do more. Older versions wrote it to `orders`."""
 
     rank = 5
+    topic = OUTCOMES
     data: OutcomeData
 
 

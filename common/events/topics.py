@@ -9,15 +9,18 @@ from common.events.kinds import (
     ENTERED,
     INVENTORY,
     ORDERS,
+    OUTCOMES,
     PAYMENTS,
     PRODUCTS,
     RESTOCKS,
     AccountDeposited,
     OnInventory,
     OnPayments,
+    OrderCancelled,
     OrderCancelRequested,
     OrderDeadlinePassed,
     OrderPlaced,
+    OrderRejected,
     Outcome,
     ProductChanged,
     ProductRestocked,
@@ -31,9 +34,10 @@ READS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """The topics about orders that each consumer group reads."""
 READERS: Final[Mapping[str, tuple[str, ...]]] = {
-    topic: tuple(group for group, topics in READS.items() if topic in topics) for topic in READS[SAGA]
+    topic: tuple(group for group, topics in READS.items() if topic in topics) for topic in (*READS[SAGA], OUTCOMES)
 }
-"""The consumer groups that read each topic about orders."""
+"""The consumer groups that read each topic about orders. The outcomes are for others: no service of Tandem's reads
+them."""
 
 SENDS: Final[Mapping[str, tuple[type[Event], ...]]] = {
     "order-api": (OrderPlaced, OrderCancelRequested),
@@ -48,5 +52,15 @@ TOPICS: Final = (*READERS, PRODUCTS, *ENTERED)
 """All of them."""
 ENTERS: Final[Mapping[str, tuple[str, ...]]] = {"payment": (DEPOSITS,), "inventory": (RESTOCKS,)}
 """The topics to which a service publishes what was entered over HTTP."""
-PUBLISHES: Final[Mapping[str, str]] = {service: kinds[0].topic for service, kinds in SENDS.items()}
-"""The topic to which each service publishes its events about orders."""
+TOPICS_OF: Final[Mapping[type[Event], tuple[str, ...]]] = {
+    **{kind: (kind.topic,) for kinds in SENDS.values() for kind in kinds},
+    OrderRejected: (ORDERS, OUTCOMES),
+    OrderCancelled: (ORDERS, OUTCOMES),
+}
+"""Where each event is published. A refusal and a cancellation are outcomes, and they tell payment and inventory to undo
+their parts."""
+PUBLISHES: Final[Mapping[str, tuple[str, ...]]] = {
+    service: tuple(topic for topic in READERS if any(topic in TOPICS_OF[kind] for kind in kinds))
+    for service, kinds in SENDS.items()
+}
+"""The topics to which each service publishes its events about orders."""

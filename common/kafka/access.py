@@ -9,7 +9,7 @@ References: Kafka's documentation, "Authorization and ACLs": a right to read or 
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
-from common.events import ORDERS, PRODUCTS, READERS, READS, RECEIVES, SENDS, TOPICS
+from common.events import ORDERS, OUTCOMES, PRODUCTS, READERS, READS, RECEIVES, SAGA, SENDS, TOPICS, TOPICS_OF
 
 ADMIN: Final = "admin"
 """Makes topics, users and rights."""
@@ -71,11 +71,13 @@ def rights_of(user: str) -> list[Right]:
 
 
 def _of_service(service: str) -> Iterable[Right]:
-    sends = sorted({kind.topic for kind in SENDS[service]})
+    sends = sorted({topic for kind in SENDS[service] for topic in TOPICS_OF[kind]})
     receives = list(RECEIVES[service])
     if service == "inventory":
         receives.append(PRODUCTS)  # the relay compares it with its database
         yield Right(service, "TRANSACTIONAL_ID", "inventory-", "WRITE", prefixed=True)
+    if service == "payment":
+        receives.append(OUTCOMES)  # payment by card, in its place, captures what is confirmed (decision 26)
     if service in READS:  # after a failover it compares what it published last with its database
         receives += [topic for topic in sends if topic not in receives]
     yield from _each(service, "TOPIC", receives, "READ", "DESCRIBE_CONFIGS")
@@ -85,7 +87,7 @@ def _of_service(service: str) -> Iterable[Right]:
     if service in READS:
         yield Right(service, "GROUP", service, "READ")
     else:  # the api measures how far the others are behind
-        yield from _each(service, "TOPIC", READERS, "DESCRIBE")
+        yield from _each(service, "TOPIC", READS[SAGA], "DESCRIBE")
         yield from _each(service, "GROUP", READS, "DESCRIBE")
 
 

@@ -90,7 +90,7 @@ class Tracer:
         """Make the spans of a batch that has just ended, if it had results of sampled orders: of `records` records,
         those in `received` were processed. `laps` are the seconds that its stages took, in their order.
 
-        A record that led to no result has no span: payment ignores confirmations, the saga waits for a second result.
+        A record that led to no result has no span: the saga waits for a second result.
         """
         if not self._results:
             return

@@ -6,13 +6,14 @@ from typing import Final
 
 from common.consume.handler import of_kinds
 from common.consume.records import Received
-from common.events import Event, OrderConfirmed, OrderId, OrderPlaced, PlacedData, Reason
+from common.events import ORDERS, OUTCOMES, Event, OrderConfirmed, OrderId, OrderPlaced, PlacedData, Reason
 from common.pipeline import Statements
 from common.postgres import Conn
 from examples.gateway import store
 from examples.gateway.authorise import Answer, Authoriser, HeldForCards
+from payment import store as payment_store
 from payment.consumer import RELEVANT, Batch, PaymentHandler
-from payment.decide import Account, Payment, decide, refusal
+from payment.decide import Account, decide, refusal
 from payment.store import Locked
 
 REFUSED: Final[dict[Answer, Reason]] = {
@@ -26,8 +27,8 @@ REFUSED: Final[dict[Answer, Reason]] = {
 
 @dataclass(frozen=True, slots=True)
 class CardBatch(Batch):
-    """A decided batch. `held` are the orders with an amount on hold, which is to be released unless `wanted` says that
-    the order is paid."""
+    """A decided batch. `held` are the orders with an amount on hold. It is captured when the order is confirmed, and
+    released when the order is not paid, or not any more."""
 
     held: dict[OrderId, PlacedData]
     confirmed: Sequence[OrderId]
@@ -35,13 +36,14 @@ class CardBatch(Batch):
 
     def update(self, statements: Statements) -> None:
         Batch.update(self, statements)
-        paid = {**self.stored, **self.decisions.payments}
+        payments = {**self.stored, **self.decisions.payments}
         if self.held:
             store.hold(statements, self.held.values())
         if self.confirmed:
-            store.want(statements, "capture", self.confirmed)
-        if unpaid := [order_id for order_id in {*self.held, *self.decisions.payments} if not _is_paid(paid, order_id)]:
-            store.want(statements, "release", unpaid)
+            store.capture(statements, self.confirmed)
+        # Last, for an order that is confirmed and was cancelled since.
+        if unpaid := [order_id for order_id, payment in payments.items() if payment.state != "completed"]:
+            store.release(statements, unpaid)
 
     def results(self) -> Iterable[tuple[int, Event]]:
         """The answers. They are stored by now, so nobody asks about these orders again."""
@@ -55,7 +57,8 @@ class CardHandler:
     """Payment's part in the batch loop, with cards. See `common.consume.handler.Handler`."""
 
     group = PaymentHandler.group
-    reads = PaymentHandler.reads
+    reads = (ORDERS, OUTCOMES)
+    """Confirmations are in `outcomes`; older versions wrote them to `orders`."""
     publishes = PaymentHandler.publishes
     phase_s = PaymentHandler.phase_s
 
@@ -70,13 +73,16 @@ class CardHandler:
         return HeldForCards(self._authoriser)
 
     def lock(self, statements: Statements, records: Sequence[Received]) -> Locked:
-        return self._payment.lock(statements, records)
+        """Locks the accounts of confirmed orders too: they are in two topics, so another instance may decide about them
+        at the same time."""
+        orders = [r.event.data for r in of_kinds(records, RELEVANT | {OrderConfirmed})]
+        return payment_store.lock(statements, {o.customer_id for o in orders}, {o.order_id for o in orders})
 
     def decide(self, locked: Locked, fresh: Sequence[Received], repeats: Sequence[Received]) -> CardBatch:
         """Raises `TimeoutError`, which is transient, for an order that was parked and is redriven while the gateway is
         down: it was not held by `HeldForCards`."""
         accounts, payments = locked.read()
-        new = of_kinds(fresh, RELEVANT)
+        new, old = _decided_by(fresh), _decided_by(repeats)
         orders: dict[OrderId, PlacedData] = {
             OrderId(r.event.subject): r.event.data
             for r in new
@@ -93,8 +99,10 @@ class CardHandler:
         decisions = decide(accounts, payments, ((r.event, r.at) for r in new), refuse)
         held = {order_id: order for order_id, order in orders.items() if answers[order_id] != "declined"}
         confirmed = [OrderId(r.event.subject) for r in of_kinds(fresh, {OrderConfirmed})]
-        return CardBatch(decisions, payments, [*of_kinds(repeats, RELEVANT), *new], held, confirmed, self._authoriser)
+        return CardBatch(decisions, payments, [*old, *new], held, confirmed, self._authoriser)
 
 
-def _is_paid(payments: dict[OrderId, Payment], order_id: OrderId) -> bool:
-    return order_id in payments and payments[order_id].state == "completed"
+def _decided_by(records: Sequence[Received]) -> list[Received]:
+    """The records that payment decides by. Rejections and cancellations are in `outcomes` as well: there they could
+    overtake their orders, which would then be void."""
+    return [record for record in of_kinds(records, RELEVANT) if record.partition.topic == ORDERS]

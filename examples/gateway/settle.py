@@ -64,15 +64,13 @@ class Settler(Worker):
 async def settle(gateway: Gateway, task: Task) -> str:
     """Do what is wanted; returns the problem, or "" when it is done. Repeating it changes nothing more."""
     try:
+        # Not every gateway is idempotent: an earlier attempt may have had an effect without an answer, or be one that a
+        # restored database does not know of.
+        state = await gateway.state(task.order_id, task.customer_id)
         if task.wanted == "capture":
-            # Not every gateway is idempotent: after an attempt without an answer, what became of it is asked first.
-            attempted = task.attempts > 1
-            state = await gateway.state(task.order_id, task.customer_id) if attempted else None
             if state != "captured":
                 state = await gateway.change(task.order_id, task.customer_id, "capture")
             return "" if state == "captured" else f"it cannot be captured, since it is {state}"
-        # Ask for the state first: an earlier attempt may have had an effect without an answer.
-        state = await gateway.state(task.order_id, task.customer_id)
         if state == "captured":
             state = await gateway.change(task.order_id, task.customer_id, "refund")
         elif state in (None, "authorised"):

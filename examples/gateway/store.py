@@ -13,12 +13,25 @@ Wanted = Literal["hold", "capture", "release"]
 
 _HOLD = """
     INSERT INTO card_payments (order_id, customer_id, amount, currency, wanted)
-    SELECT *, 'hold' FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::text[]) ON CONFLICT DO NOTHING
+    SELECT *, 'hold' FROM unnest(%s::uuid[], %s::text[], %s::bigint[], %s::text[])
+    ON CONFLICT (order_id) DO UPDATE SET next_at = now() WHERE card_payments.next_at = 'infinity'
 """
-# A release is final: the order is not paid, or not paid any more.
-_WANT = """
-    UPDATE card_payments SET wanted = %s, next_at = now(), attempts = 0
-    WHERE order_id = ANY(%s::uuid[]) AND wanted NOT IN (%s, 'release')
+_CAPTURE = """
+    UPDATE card_payments SET wanted = 'capture', next_at = now(), attempts = 0
+    WHERE order_id = ANY(%s::uuid[]) AND wanted = 'hold'
+"""
+# A restored database may read a confirmation before its order: the row waits for `_HOLD`. Before the first replay, a
+# payment without a row was paid from the account alone.
+_CONFIRMED_FIRST = """
+    INSERT INTO card_payments (order_id, customer_id, amount, currency, wanted, next_at)
+    SELECT order_id, customer_id, amount, currency, 'capture', 'infinity' FROM payments
+    WHERE order_id = ANY(%s::uuid[]) AND amount > 0 AND EXISTS (SELECT FROM replays)
+    ON CONFLICT DO NOTHING
+"""
+# It is final: the order is not paid, or not any more.
+_RELEASE = """
+    UPDATE card_payments SET wanted = 'release', next_at = now(), attempts = 0
+    WHERE order_id = ANY(%s::uuid[]) AND wanted <> 'release'
 """
 # Whoever takes a row has it for a while; then another instance takes it. All acts may be repeated.
 _TAKE = """
@@ -47,9 +60,15 @@ def hold(statements: Statements, orders: Iterable[PlacedData]) -> None:
     statements.execute(_HOLD, columns(rows))
 
 
-def want(statements: Statements, wanted: Wanted, orders: Collection[OrderId]) -> None:
-    """Have these captured or released. Those without a row have nothing on hold."""
-    statements.execute(_WANT, (wanted, list(orders), wanted))
+def capture(statements: Statements, orders: Collection[OrderId]) -> None:
+    """Have these captured: now, or when their amounts are on hold."""
+    statements.execute(_CAPTURE, (list(orders),))
+    statements.execute(_CONFIRMED_FIRST, (list(orders),))
+
+
+def release(statements: Statements, orders: Collection[OrderId]) -> None:
+    """Have these released. Those without a row have nothing on hold."""
+    statements.execute(_RELEASE, (list(orders),))
 
 
 async def take(connection: AsyncConn, count: int, lease_s: float) -> list[Task]:

@@ -5,7 +5,7 @@ from typing import Final, NamedTuple, get_args
 
 from common.consume.handler import InOrderOfArrival, of_kinds
 from common.consume.records import Received
-from common.events import ORDERS, Event, Outcome, rfc3339, type_of
+from common.events import OUTCOMES, Event, Outcome, rfc3339, type_of
 from common.pipeline import Answer, Pipeline, Statements, Table
 from common.postgres import Conn
 
@@ -37,7 +37,7 @@ class NotifyHandler:
     """Notify's part in the batch loop. See `common.consume.handler.Handler`."""
 
     group = "notify"
-    reads = (ORDERS,)
+    reads = (OUTCOMES,)
     publishes = ()
     phase_s = 0.03
     """After the saga, which publishes the outcomes."""

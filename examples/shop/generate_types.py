@@ -13,7 +13,7 @@ from typing import Any, Final
 
 GENERATOR: Final = "openapi-typescript@7.13.0"
 TYPES: Final = Path(__file__).with_name("openapi.d.ts")
-CONTRACT: Final = Path(__file__).parents[2] / "docs/contract/v2/order.openapi.json"
+CONTRACT: Final = Path(__file__).parents[2] / "docs/contract/v3/order.openapi.json"
 
 
 def schemas() -> dict[str, Any]:

@@ -12,7 +12,7 @@ import payment.operations
 from common.asyncapi.document import document as asyncapi
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "docs/contract"
-VERSION: Final = "v2"
+VERSION: Final = "v3"
 ASYNCAPI: Final = "asyncapi.json"
 CONTRACTS: Final = {
     "order": order.api.operations.CONTRACT,

@@ -41,7 +41,7 @@ from common.consume import published
 from common.consume.handler import Handler
 from common.consume.positions import Stored, start_offset
 from common.errors import Fatal
-from common.events import READS
+from common.events import OUTCOMES, READS
 from common.kafka.broker import REQUEST_TIMEOUT_S, Partition
 from common.postgres import Conn, connect, transaction
 from inventory.consumer import InventoryHandler
@@ -142,7 +142,7 @@ def positions_behind(connection: Conn, log: Log, group: str) -> dict[Partition, 
 
     Raises `LossDetected` when the log does not reach back to the positions: then the backup is too old for it.
     """
-    names = READS[group]
+    names = (*READS[group], OUTCOMES)  # which payment by card reads, in payment's place
     topics = log.topics(names)
     stored = {
         Partition(topic, number): Stored(topic_id, offset)

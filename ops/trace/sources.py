@@ -4,14 +4,13 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final, cast
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
 from common.errors import TandemError, Transient, describe
 from common.events import READERS
-from common.kafka.broker import Partition
 from ops.databases import Database, Databases, Unreadable
 from ops.dead_letters.parked import RecordId
-from ops.log import ANSWER_S, Log
+from ops.log import Log
 from ops.tool import GROUP_OF, statements
 from ops.trace.rows import EntryRow, MovementRow, PaymentRow, ReservationRow
 from ops.trace.story import UNREADABLE, Found, LogRecord, ParkedEvent, Row, concerns, event_named, partition_of, window
@@ -126,7 +125,7 @@ def _read_log(order_id: str, found: Found, log: Log, records_max: int | None) ->
     number = partition_of(found)
     bounds = {p: within for p, within in log.bounds(TOPICS).items() if number in (None, p.number)}
     start_ms, end_ms = window(order_id, found, MARGIN_MS)
-    starts, ends = _offsets_at(log, bounds, start_ms), _offsets_at(log, bounds, end_ms)
+    starts, ends = ({} if at_ms is None else log.offsets_at(bounds, at_ms) for at_ms in (start_ms, end_ms))
     within = {
         p: (first if start_ms is None else starts[p], end if end_ms is None else ends[p])
         for p, (first, end) in bounds.items()
@@ -144,16 +143,3 @@ def _read_log(order_id: str, found: Found, log: Log, records_max: int | None) ->
             at, place = message.timestamp()[1], (message.topic() or "", message.partition() or 0, message.offset() or 0)
             read.append(LogRecord(*place, at, value, message.key()))
     return read
-
-
-def _offsets_at(log: Log, bounds: Mapping[Partition, tuple[int, int]], at_ms: int | None) -> dict[Partition, int]:
-    """The first offset of each partition whose record is not before this time; its end when there is none."""
-    if at_ms is None:
-        return {}
-    consumer = log.consumer()
-    try:
-        wanted = [TopicPartition(*partition, max(0, at_ms)) for partition in bounds]
-        offsets = {Partition(w.topic, w.partition): w.offset for w in consumer.offsets_for_times(wanted, ANSWER_S)}
-    finally:
-        consumer.close()
-    return {p: end if offsets[p] < 0 else min(max(offsets[p], first), end) for p, (first, end) in bounds.items()}

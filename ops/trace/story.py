@@ -10,10 +10,12 @@ from common.codec import decoded
 from common.events import (
     INVENTORY,
     ORDERS,
+    OUTCOMES,
     PAYMENTS,
     READERS,
     SAGA,
     AnyOrderEvent,
+    OrderConfirmed,
     OrderDiscarded,
     OrderPlaced,
     OrderRef,
@@ -27,7 +29,8 @@ RANKS: Final = {type_of(kind): kind.rank for kind in get_args(AnyOrderEvent)} | 
 }
 PLACED: Final = type_of(OrderPlaced)
 REVOKING: Final = ("order.rejected", "order.cancelled")
-OUTCOMES: Final = ("order.confirmed", *REVOKING)
+CONFIRMED: Final = type_of(OrderConfirmed)
+OUTCOME_TYPES: Final = (CONFIRMED, *REVOKING)
 SENDERS: Final = {PAYMENTS: "payment", INVENTORY: "inventory"}
 BY_API: Final = (PLACED, "order.cancel_requested")
 UNCAUSED: Final = (*BY_API, "order.deadline_passed")
@@ -216,12 +219,14 @@ def tell(order_id: str, found: Found) -> Story:
 def stages(order_id: str, timeline: Sequence[Row], found: Found) -> tuple[Stage, ...]:
     """The stages of an order, in the order of time: of its records, and of its timeline what the log lacks."""
     seen = [_of_record(order_id, record) for record in found.records or ()]
+    undoing = {s.event_id for s in seen if s.topic == ORDERS}  # which `outcomes` has as well
+    seen = [s for s in seen if s.topic != OUTCOMES or s.event_id not in undoing]
     known = {(s.topic, s.partition, s.offset) for s in seen}
     in_log = {s.event for s in seen}
     missing = None if found.records is None else False
     for entry in timeline:
         event, offset = entry["event"], entry["offset"]
-        topic = _topic_of(event)
+        topic = _topic_of(event, offset)
         if (topic, entry["partition"], offset) not in known and not (offset is None and event in in_log):
             event_id = f"{order_id}:{event}:{RANKS.get(event, 0)}"
             seen.append(_Seen(event, event_id, topic, entry["partition"], offset, entry["at"], missing))
@@ -268,7 +273,11 @@ def _unread_by(seen: _Seen, positions: Mapping[tuple[str, str, int], int]) -> tu
     return tuple(group for group, offset in standing.items() if offset is not None and offset <= seen.offset)
 
 
-def _topic_of(event: str) -> str:
+def _topic_of(event: str, offset: int | None) -> str:
+    """Where an entry of the timeline is in the log. A confirmation with an offset is in `orders`, where older versions
+    wrote it."""
+    if event == CONFIRMED and offset is None:
+        return OUTCOMES
     return {"payment": PAYMENTS, "inventory": INVENTORY}.get(event.partition(".")[0], ORDERS)
 
 
@@ -280,11 +289,10 @@ def _sender(event: str, topic: str) -> str:
 
 def _cause(event: str, before: Sequence[_Seen]) -> _Seen | None:
     """The event that led to this one: the last of those that can, before it."""
-    topic = _topic_of(event)
     if event in UNCAUSED or event not in RANKS:
         return None
-    if topic == ORDERS:
-        causes = [s for s in before if s.event not in OUTCOMES and s.event in RANKS]
+    if event.startswith("order."):
+        causes = [s for s in before if s.event not in OUTCOME_TYPES and s.event in RANKS]
     elif RANKS[event] == RANKS["payment.refunded"]:
         causes = [s for s in before if s.event in REVOKING]
     else:

@@ -16,6 +16,8 @@ Why this order raises no false alarm:
   `refunded`, never the other way round. Taken before it, they could lag behind what it knows, and each running order
   would be an alarm. Payment and inventory know nothing of one another, so their order is free.
 - Payment and inventory know of an order only by records of `orders`, never by its row.
+- An outcome that is in `outcomes` before the order database's snapshot was stored before it, unless the database went
+  back: then the saga has committed offsets ahead of its positions, and no outcome counts as stored.
 - Committed offsets are read before the positions, so they are never ahead of them in a healthy system. A record below
   one had its results published before, so they are in the log by the time its ends are read.
 - Balance and ledger, stock and movements are in one snapshot each.
@@ -35,7 +37,7 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from common.errors import Fatal, Transient, describe
-from common.events import DEPOSITS, ENTERED, ORDERS, READERS, RESTOCKS
+from common.events import DEPOSITS, ENTERED, ORDERS, OUTCOMES, READERS, RESTOCKS
 from common.kafka.broker import Partition, check_partition_counts
 from common.kafka.holes import offsets_without_record
 from ops.log import Log
@@ -134,10 +136,11 @@ class _Proof:
         for group in READERS[ORDERS]:
             offsets = self._log.committed(group, starts)
             committed |= {(group, *partition): offset for partition, offset in offsets.items()}
+        published = {partition: end for partition, (_, end) in self._log.bounds([OUTCOMES]).items()}
         with snapshots(self._settings.urls) as databases:
             ends = {partition: end for partition, (_, end) in self._log.bounds(TOPICS).items()}
             problems = mismatches(stored_positions(databases), self._topic_ids, ends)
-            yield databases, progress_of(databases, starts, ends, committed), problems
+            yield databases, progress_of(databases, starts, ends, committed, published), problems
 
     # The first pass
 
@@ -180,6 +183,10 @@ class _Proof:
             for partition, missing in content.gaps:
                 self._check_gap(partition, missing, skipped)
         unlisted = [record for c in contents for record in c.unreadable if progress.unlisted(*record)]
+        if strange := sum(partition.topic == OUTCOMES for c in contents for partition, _ in c.unreadable):
+            self._report.notes.append(
+                f"{strange} records of {OUTCOMES!r} are no outcomes: no service of Tandem's reads them"
+            )
         self._report.checked += trial.checked
         self._report.parked = trial.parked
         self._report.oldest_unsettled_s = trial.oldest_unsettled_s

@@ -9,9 +9,11 @@ from common.consume.published import behind
 from common.consume.records import Received
 from common.events import (
     ORDERS,
+    OUTCOMES,
     PUBLISHES,
     READS,
     SAGA,
+    TOPICS_OF,
     Event,
     Milliseconds,
     OrderCancelled,
@@ -68,7 +70,7 @@ class Batch:
         """The outcomes. They are stored by now, so reading them back changes nothing."""
         at = now()
         settle_seconds.observe_all([(at - placed_at) / 1000 for placed_at in self.settled])
-        self.own_outcomes.update(outcome.id for _, outcome in self.outcomes)
+        self.own_outcomes.update(o.id for _, o in self.outcomes if ORDERS in TOPICS_OF[type(o)])
         return self.outcomes
 
 
@@ -77,15 +79,15 @@ class SagaHandler:
 
     group = SAGA
     reads = READS[SAGA]
-    publishes = (PUBLISHES[SAGA],)
+    publishes = PUBLISHES[SAGA]
     phase_s = 0.018
     """By then payment and inventory have published what they decided in this slot."""
     arrivals = HeldOrders
 
     def __init__(self) -> None:
         self._own_outcomes: set[str] = set()
-        """Ids of outcomes that this process has stored and published and not read back yet: a quarter of all that the
-        saga reads, for which it need not query the database."""
+        """Ids of refusals and cancellations that this process has stored and published and not read back yet: it need
+        not query the database for them."""
 
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
         self._own_outcomes.clear()  # they may be stored no more
@@ -139,6 +141,8 @@ def _remember(row: Row, record: Received, decided: Sequence[Outcome], at: Millis
     if type(record.event) is OrderPlaced:
         row.placed = record.event.data
         row.partition = number  # a result that came first may have another
-    row.timeline.append(Entry(type_of(record.event), record.at, number, record.offset))
+    # Offsets are those of `orders` and of the results; a replay takes confirmations from `outcomes`.
+    offset = None if record.partition.topic == OUTCOMES else record.offset
+    row.timeline.append(Entry(type_of(record.event), record.at, number, offset))
     for outcome in decided:
         row.timeline.append(Entry(type_of(outcome), at, number, None))

@@ -144,7 +144,7 @@ def orders(count: int = 40) -> Json:
 
 STAGES: Final = (
     ("order.placed", "orders", 0, None, 0), ("inventory.reserved", "inventory", 32, 32, 7),
-    ("payment.completed", "payments", 34, 34, 9), ("order.confirmed", "orders", 36, 2, None),
+    ("payment.completed", "payments", 34, 34, 9), ("order.confirmed", "outcomes", 36, 2, None),
 )  # fmt: skip
 
 

@@ -162,7 +162,7 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     open_view(page, ORDER)
     stages = page.get_by_role("table", name="Stages of the order")
     expect(stages.get_by_role("row", name="payment.completed")).to_contain_text("payments/5@9")
-    expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("orders/5")
+    expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("outcomes/5")
     begins = stages.locator("[data-stage='order.confirmed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
     assert float(begins.rstrip("%")) == pytest.approx(100 * 34 / 36, rel=1e-3)
     begins = stages.locator("[data-stage='payment.completed'] .waterfall span").evaluate("bar => bar.style.marginLeft")
@@ -172,7 +172,7 @@ def test_an_order_shows_its_stages_and_what_each_service_did(page: Page) -> None
     expect(page.get_by_text("€9,960.02")).to_be_visible()
     page.get_by_role("button", name="Read them from the log").click()
     expect(page.get_by_label("Record orders/5@0")).to_contain_text('"specversion": "1.0"')
-    expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("orders/5@1")
+    expect(stages.get_by_role("row", name="order.confirmed")).to_contain_text("outcomes/5@1")
     expect(page.get_by_text("movement 77: reserve 2")).to_be_visible()
     expect(page.get_by_text("basket-17")).to_be_visible()
 

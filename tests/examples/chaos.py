@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from common.events import OUTCOMES
 from common.secrets.passwords import write_password
 from dev.environment import child
 from dev.settings import HOST, ROOT, Service, Settings, environment, free_ports
@@ -140,7 +141,7 @@ class RunBeside(Run):
 def outcomes(arena: Beside) -> set[str]:
     """The ids of all outcomes in the log."""
     log = Log(arena.brokers, "test")
-    events = (json.loads(message.value() or b"") for message in log.read(log.bounds(["orders"])))
+    events = (json.loads(message.value() or b"") for message in log.read(log.bounds([OUTCOMES])))
     return {event["id"] for event in events if event["type"] in notify_plain.KINDS}
 
 

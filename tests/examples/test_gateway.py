@@ -9,28 +9,50 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from msgspec import structs
 
-from common.events import PlacedData
+from common.consume.records import Received
+from common.events import (
+    ORDERS,
+    OUTCOMES,
+    Event,
+    Milliseconds,
+    OrderConfirmed,
+    OrderId,
+    PaymentCompleted,
+    PlacedData,
+)
+from common.kafka.broker import Partition
+from common.pipeline import Answer
+from common.postgres import Conn, connect
 from dev.settings import HOST, Service, free_ports
+from examples.gateway import store
 from examples.gateway.authorise import AT_ONCE, Authoriser
 from examples.gateway.breaker import CUSTOMERS_MIN, REST_S, Breaker
 from examples.gateway.client import Gateway, Unanswered
+from examples.gateway.consumer import CardBatch, CardHandler
 from examples.gateway.fake import Book, FakeGateway
 from examples.gateway.settle import settle
 from examples.gateway.store import Task
+from payment.consumer import Batch as PaymentBatch
+from payment.decide import Decisions
+from payment.store import Locked
 from tests.audit import assert_consistent
 from tests.integration.conftest import BALANCE, PRICE, draw
 from tests.proof import Proof
 from tests.stack import Instance, Stack
 from tests.unit import virtual_time
-from tests.unit.orders import placed
+from tests.unit.orders import CUSTOMER, about, cancelled, placed, rejected
 from tests.waiting import eventually
 
 CARDS: Final = Service("payment", ("examples.gateway",), "payment", "", 0, "", lambda _: None)
+ORDER: Final = OrderId(placed().subject)
+CARD: Final = [placed().data]
 
 
 def test_the_breaker_tells_a_slow_card_from_a_gateway_that_is_down() -> None:
@@ -148,7 +170,39 @@ def test_a_capture_whose_answer_was_lost_is_asked_about_before_it_is_repeated() 
     task = Task("order-1", "customer-1", "capture", attempts=1)
     assert asyncio.run(settle(gateway, task)) == "the answer is lost"
     assert asyncio.run(settle(gateway, task._replace(attempts=2))) == ""
+    assert asyncio.run(settle(gateway, task)) == "", "a restored database does not know of the attempts"
     assert gateway.captures == 1
+
+
+class Authorising(Authoriser):
+    """Authorises at once."""
+
+    def ask(self, order: PlacedData) -> "Future[Any]":
+        answer: Future[Any] = Future()
+        answer.set_result("authorised")
+        return answer
+
+
+def decided(*records: tuple[str, Event]) -> CardBatch:
+    """The batch of these records, each an event in a topic, when nothing is stored."""
+    accounts, payments = Answer(), Answer()
+    accounts.receive([(CUSTOMER, 1_000, "EUR")])
+    payments.receive([])
+    fresh = [Received(Partition(topic, 0), n, Milliseconds(n), event) for n, (topic, event) in enumerate(records)]
+    return CardHandler(Authorising("http://nowhere")).decide(Locked(accounts, payments), fresh, [])
+
+
+def test_a_cancellation_in_the_outcomes_does_not_overtake_its_order() -> None:
+    batch = decided((OUTCOMES, cancelled()), (OUTCOMES, rejected(2)), (ORDERS, placed()), (ORDERS, placed(2)))
+    assert [payment.state for payment in batch.decisions.payments.values()] == ["completed", "completed"]
+    assert [type(event) for _, event in PaymentBatch.results(batch)] == [PaymentCompleted, PaymentCompleted]
+    batch = decided((ORDERS, placed()), (ORDERS, cancelled()))
+    assert [payment.state for payment in batch.decisions.payments.values()] == ["refunded"]
+
+
+@pytest.mark.parametrize("topic", [OUTCOMES, ORDERS])
+def test_a_confirmation_is_read_from_both_topics(topic: str) -> None:
+    assert decided((topic, about(OrderConfirmed))).confirmed == [ORDER]
 
 
 class Cards:
@@ -210,6 +264,55 @@ def cards(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ca
         gateway.server_close()
         stack["payment-1"].launch()
         stack["payment-1"].await_ready()
+
+
+@pytest.fixture
+def database(stack: Stack, cards: Cards) -> Iterator[Conn]:
+    """Payment's database, in a transaction that is rolled back."""
+    with connect(stack.variables["PAYMENT_ADMIN_URL"].replace("/postgres?", "/payment?"), "test") as connection:
+        connection.execute("BEGIN")
+        connection.execute("DELETE FROM replays")
+        batch = decided((ORDERS, placed()))
+        batch.store(connection)
+        PaymentBatch.update(batch, connection)
+        yield connection
+        connection.rollback()
+
+
+def card(connection: Conn) -> tuple[str, bool] | None:
+    """What is wanted of the order's card, and whether the settler takes it now."""
+    query = "SELECT wanted, wanted <> done AND next_at <= now() FROM card_payments WHERE order_id = %s"
+    return connection.execute(query, (ORDER,)).fetchone()
+
+
+def test_a_restored_database_captures_an_order_whose_confirmation_it_reads_first(database: Conn) -> None:
+    database.execute("INSERT INTO replays VALUES (1, 'a test', 'it is restored', 0)")
+    store.capture(database, [ORDER])
+    assert card(database) == ("capture", False), "nothing is on hold yet"
+    store.hold(database, CARD)
+    assert card(database) == ("capture", True)
+
+
+def test_a_confirmation_of_an_order_that_was_paid_without_a_card_captures_nothing(database: Conn) -> None:
+    store.capture(database, [ORDER])
+    assert card(database) is None
+
+
+def test_a_card_that_is_to_be_released_is_never_captured(database: Conn) -> None:
+    store.hold(database, CARD)
+    assert card(database) == ("hold", False)
+    store.release(database, [ORDER])
+    store.capture(database, [ORDER])
+    store.hold(database, CARD)
+    assert card(database) == ("release", True)
+
+
+def test_a_cancellation_that_payment_without_cards_has_read_is_not_captured_but_released(database: Conn) -> None:
+    store.hold(database, CARD)
+    [paid] = decided((ORDERS, placed())).decisions.payments.values()
+    refunded = structs.replace(paid, state="refunded")
+    CardBatch(Decisions({}, {}, []), {ORDER: refunded}, [], {}, [ORDER], Authorising("")).update(database)
+    assert card(database) == ("release", True)
 
 
 def test_a_card_is_captured_once_the_order_is_confirmed(stack: Stack, cards: Cards, product: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic  # type: ignore[attr-defined]
 
-from common.events import INVENTORY, ORDERS, PAYMENTS
+from common.events import INVENTORY, ORDERS, OUTCOMES, PAYMENTS
 from common.kafka.broker import Partition, log_bounds
 from common.kafka.clients import client_config
 from common.kafka.settings import KEPT
@@ -154,9 +154,8 @@ def test_a_partition_added_to_a_topic_while_it_is_read(shop: Stack, admin: Admin
     shop["order-saga-1"].stop()
     shop["order-saga-1"].launch()
     shop["order-saga-1"].await_unready("equal partition counts", f"'{PAYMENTS}': {count + 1}", f"'{ORDERS}': {count}")
-    for future in admin.create_partitions(
-        [NewPartitions(ORDERS, count + 1), NewPartitions(INVENTORY, count + 1)]
-    ).values():
+    others = [NewPartitions(topic, count + 1) for topic in (ORDERS, OUTCOMES, INVENTORY)]
+    for future in admin.create_partitions(others).values():
         future.result()
     # The counts are equal again, but customers have changed partition.
     for instance in CONSUMERS:

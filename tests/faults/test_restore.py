@@ -2,6 +2,7 @@
 published is restored, to the order, the reason and the minor unit."""
 
 from itertools import count
+from typing import Any
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, TopicPartition
@@ -9,14 +10,19 @@ from confluent_kafka import ConsumerGroupTopicPartitions, Message, Producer, Top
 from common.codec import encode
 from common.events import (
     ORDERS,
+    TOPICS_OF,
+    DeadlineData,
     Event,
     Item,
     Milliseconds,
     OrderCancelRequested,
+    OrderConfirmed,
+    OrderDeadlinePassed,
     OrderPlaced,
     OrderRejected,
     OutcomeData,
     PlacedData,
+    Reason,
     make,
 )
 from common.kafka.clients import producer_config
@@ -185,24 +191,54 @@ def restock_by_hand(shop: Stack, product_id: str) -> None:
         owner.execute("UPDATE products SET on_hand = on_hand + %s WHERE product_id = %s", (RESTOCK, product_id))
 
 
-def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(shop: Stack) -> None:
+def test_a_refusal_by_the_saga_stands_whatever_it_reads_first_after_a_restore(shop: Stack) -> None:
     """A cancellation reached the log after the saga had decided on a rejection and before it published that. When the
-    log is read again, the cancellation comes first. The test writes the log as the lost database would have left it.
+    log is read again, the cancellation comes first.
     """
-    customer_id, order_id = "overtaken", "01997c5e-0000-7000-8000-000000000001"
+    order_id, customer_id = "01997c5e-0000-7000-8000-000000000001", "overtaken"
+    shop.product("sku-overtaken", price=PRICE, pieces=1)
+    order = replayed(
+        shop,
+        make(OrderPlaced, placed(order_id, customer_id, "sku-overtaken"), at=Milliseconds(0), traceparent=""),
+        make(OrderCancelRequested, outcome(order_id, customer_id, "customer"), at=Milliseconds(1), traceparent=""),
+        make(OrderRejected, outcome(order_id, customer_id, "unknown_account"), at=Milliseconds(2), traceparent=""),
+    )
+    assert (order["status"], order["reason"]) == ("rejected", "unknown_account")
+
+
+def test_a_confirmation_stands_whatever_the_saga_reads_first_after_a_restore(shop: Stack) -> None:
+    """A deadline reached the log after the saga had confirmed the order. When the log is read again, the deadline comes
+    first."""
+    order_id, customer_id = "01997c5e-0000-7000-8000-000000000002", "in-time"
+    shop.product("sku-in-time", price=PRICE, pieces=1)
+    shop.account(customer_id, PRICE)
+    passed = DeadlineData(order_id=order_id, customer_id=customer_id, deadline_ms=0)
+    order = replayed(
+        shop,
+        make(OrderPlaced, placed(order_id, customer_id, "sku-in-time"), at=Milliseconds(0), traceparent=""),
+        make(OrderDeadlinePassed, passed, at=Milliseconds(1), traceparent=""),
+        make(OrderConfirmed, outcome(order_id, customer_id), at=Milliseconds(2), traceparent=""),
+    )
+    assert order["status"] == "confirmed"
+    # An offset would pass for one of `orders`, and name another order's record.
+    assert [entry["offset"] for entry in order["timeline"] if entry["event"] == "order.confirmed"] == [None]
+
+
+def placed(order_id: str, customer_id: str, product_id: str) -> PlacedData:
+    item = Item(product_id, 1, PRICE)
+    return PlacedData(order_id=order_id, customer_id=customer_id, items=(item,), amount=PRICE, currency="EUR")
+
+
+def outcome(order_id: str, customer_id: str, reason: Reason | None = None) -> OutcomeData:
+    return OutcomeData(order_id=order_id, customer_id=customer_id, reason=reason)
+
+
+def replayed(shop: Stack, *events: Event) -> dict[str, Any]:
+    """The settled order of these events, after the database has lost it: the log has what the lost database would have
+    left."""
     shop["order-saga-1"].stop()
     shop["order-api-1"].stop()
-    item = Item("payment-plenty", 1, PRICE)
-    placed = PlacedData(order_id=order_id, customer_id=customer_id, items=(item,), amount=PRICE, currency="EUR")
-    cancellation_data = OutcomeData(order_id=order_id, customer_id=customer_id, reason="customer")
-    rejected = OutcomeData(order_id=order_id, customer_id=customer_id, reason="unknown_account")
-    ends = publish(
-        shop,
-        make(OrderPlaced, placed, at=Milliseconds(0), traceparent=""),
-        make(OrderCancelRequested, cancellation_data, at=Milliseconds(1), traceparent=""),
-        make(OrderRejected, rejected, at=Milliseconds(2), traceparent=""),
-    )
-    rewound = ConsumerGroupTopicPartitions("order-saga", [ends])
+    rewound = ConsumerGroupTopicPartitions("order-saga", [publish(shop, *events)])
     for future in shop.admin.alter_consumer_group_offsets([rewound]).values():
         future.result()
     shop["order-saga-1"].launch()
@@ -210,20 +246,22 @@ def test_a_decision_of_the_saga_stands_whatever_it_reads_first_after_a_restore(s
     shop["order-saga-1"].await_unready("lost transactions")
     assert "1 published decisions" in replay(shop, "order")
     shop.await_ready()
-    order = shop.await_settled(order_id)
-    assert (order["status"], order["reason"]) == ("rejected", "unknown_account")
+    order = shop.await_settled(events[0].subject)
     assert_consistent(shop)
+    return order
 
 
 def publish(shop: Stack, *events: Event) -> TopicPartition:
-    """Write events of one customer into the log; returns the offset after them."""
+    """Write events of one customer into the log; returns the offset after them in `orders`."""
     ends: list[TopicPartition] = []
 
     def delivered(_: object, message: Message) -> None:
-        ends.append(TopicPartition(ORDERS, message.partition() or 0, (message.offset() or 0) + 1))
+        if message.topic() == ORDERS:
+            ends.append(TopicPartition(ORDERS, message.partition() or 0, (message.offset() or 0) + 1))
 
     producer = Producer(producer_config(shop.brokers, "test", linger_ms=0))
     for event in events:
-        producer.produce(ORDERS, encode(event), event.partitionkey.encode(), on_delivery=delivered)
-    producer.flush(30)
+        for topic in TOPICS_OF[type(event)]:
+            producer.produce(topic, encode(event), event.partitionkey.encode(), on_delivery=delivered)
+        producer.flush(30)
     return ends[-1]

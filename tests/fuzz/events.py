@@ -24,10 +24,12 @@ from common.events import (
     IDENTIFIER_PATTERN,
     INVENTORY,
     ORDERS,
+    OUTCOMES,
     PAYMENT_EVENTS,
     PAYMENTS,
     PRODUCTS,
     STOCK_EVENTS,
+    TOPICS_OF,
     UUID_PATTERN,
     Contradiction,
     CustomerId,
@@ -94,7 +96,15 @@ def valid_events(order_id: str, customer_id: str) -> list[Event]:
     return [*events, product_changed(product, at=AT)]
 
 
-_VALID: Final = [(event.topic, encode(event)) for event in valid_events(ORDER_ID, CUSTOMER_ID)]
+def topics_with(event: Event) -> tuple[str, ...]:
+    """The topics that may have such an event. Older versions wrote confirmations to `orders`."""
+    topics = TOPICS_OF[type(event)]
+    return (*topics, ORDERS) if isinstance(event, OrderConfirmed) else topics
+
+
+_VALID: Final = [
+    (topic, encode(event)) for event in valid_events(ORDER_ID, CUSTOMER_ID) for topic in topics_with(event)
+]
 _OTHERS: Final = [value for _, value in _VALID]
 
 
@@ -107,7 +117,7 @@ def draw(seed: int, number: int) -> Record:
     value = mutated_event(drawn, valid)
     key = drawn.choices((CUSTOMER_ID.encode(), None, b"", b"other", b"\xff\xfe", b"k" * 4_000), (20, 1, 1, 1, 1, 1))[0]
     if drawn.random() < 0.05:
-        topic = drawn.choice((ORDERS, PAYMENTS, INVENTORY, PRODUCTS))
+        topic = drawn.choice((ORDERS, OUTCOMES, PAYMENTS, INVENTORY, PRODUCTS))
     return Record(Partition(topic, 0), number, AT, key, value)
 
 

@@ -51,11 +51,12 @@ class Poisoned:
             event = drawn.choice(events.valid_events(new_order_id(), customer_id))
             value = events.mutated_event(drawn, encode(event))
             key = None if self._sent.total() < KEYLESS else customer_id.encode()
-            record = Record(Partition(event.topic, 0), 0, events.AT, key, value)
-            if event.topic in READERS["order"] and _refused(record):
-                self._producer.produce(event.topic, value, key)
-                self._producer.poll(0)
-                self._sent[event.topic] += 1
+            for topic in events.topics_with(event):
+                record = Record(Partition(topic, 0), 0, events.AT, key, value)
+                if topic in READERS["order"] and _refused(record):
+                    self._producer.produce(topic, value, key)
+                    self._producer.poll(0)
+                    self._sent[topic] += 1
         self._producer.flush(30)
 
     def await_parked(self) -> dict[str, tuple[int, int]]:

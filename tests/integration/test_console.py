@@ -61,7 +61,7 @@ def test_an_order_is_placed_found_and_told_from_all_sides(
         ("order.placed", "orders"),
         ("payment.completed", "payments"),
         ("inventory.reserved", "inventory"),
-        ("order.confirmed", "orders"),
+        ("order.confirmed", "outcomes"),
     }
     assert (story["parked"], story["unread"]) == ([], {})
     for search in ({"customer_id": customer}, {"order_id": order_id}, {"order_id": order_id[:23]}):

@@ -52,6 +52,8 @@ class Scenario:
     """A batch is all there is. Otherwise it is that or one record."""
     fine: bool = False
     """Poll, store, publish and commit as four steps. Otherwise two, of which the others can't tell: see `service`."""
+    queue_max: int = 24
+    """More unread records than so few orders can lead to: a service answers answers."""
 
 
 LAST_PIECE: Final = (Wanted(partition=0), Wanted(partition=1))

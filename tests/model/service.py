@@ -14,6 +14,8 @@ disturb may be taken together with its neighbour):
 - Records that every instance of a service has passed and committed are cut off its queue, since they are not read
   again, and records that do not concern a service are not put into it.
 - Zombies are interchangeable, so they are kept sorted.
+- Nobody here reads `outcomes`, so it is a set. Of what a process publishes before it crashes, the set gets nothing: to
+  lack an outcome is the worse case, since more of them change no step.
 
 `Scenario.fine` takes the first two apart again. Bounds, not reductions: a batch, of records or of parked events, is one
 or all there is (records that come meanwhile make sizes in between); a zombie publishes all of its results or none; one
@@ -22,9 +24,9 @@ instance at a time believes to own a partition number, of all its topics, and zo
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
-from common.events import PAYMENTS, Event, OrderDeadlinePassed, OrderPlaced
+from common.events import OUTCOMES, PAYMENTS, TOPICS_OF, Event, OrderDeadlinePassed, OrderPlaced, type_of
 from tests.model.parts import (
     Broken,
     Decided,
@@ -37,9 +39,6 @@ from tests.model.parts import (
     order_name,
 )
 from tests.model.scenarios import Scenario
-
-QUEUE_MAX: Final = 24
-"""More unread records than so few orders can lead to: a service answers answers."""
 
 T = TypeVar("T")
 
@@ -134,6 +133,8 @@ class Service(NamedTuple):
     accepted: tuple[bool, ...]
     """For each order, whether it was ever in the queue."""
     deadline: Deadline | None
+    outcomes: tuple[frozenset[str], ...]
+    """For each order, what `outcomes` has of it; kept by the saga only."""
 
 
 class Step(NamedTuple):
@@ -189,6 +190,7 @@ class Stepper:
             zombies=(),
             accepted=(False,) * orders,
             deadline=Deadline((0,) * orders, (False,) * orders, None) if timed else None,
+            outcomes=(frozenset[str](),) * orders if self._part.role == "saga" else (),
         )
 
     def delivered(self, service: Service, published: Sequence[int]) -> Service:
@@ -197,14 +199,16 @@ class Stepper:
         accepted, deadline = service.accepted, service.deadline
         for number in published:
             event = self._event(number)
-            if event.topic not in self._part.topics or not self._part.concerns(event):
+            read = [topic for topic in TOPICS_OF[type(event)] if topic in self._part.topics]
+            if not read or not self._part.concerns(event):
                 continue
-            queues[self._part.topics.index(event.topic)] += (number,)
+            for topic in read:
+                queues[self._part.topics.index(topic)] += (number,)
             at = self._numbers.index(int(event.subject[-12:], 16))
             if isinstance(event, OrderPlaced):
                 accepted = _put(accepted, at, True)
             if deadline is not None and deadline.marks is None and is_good_result(event):
-                which = 1 if event.topic == PAYMENTS else 2
+                which = 1 if PAYMENTS in read else 2
                 deadline = deadline._replace(good=_put(deadline.good, at, deadline.good[at] | which))
         return service._replace(queues=tuple(queues), accepted=accepted, deadline=deadline)
 
@@ -252,8 +256,9 @@ class Stepper:
             if accepted and not self._part.has(service.tables, number) and not self._waits(service, number):
                 return f"1: {self.name} has passed order {order_name(number)} and knows nothing of it"
         for queue, position in zip(service.queues, service.positions, strict=True):
-            if len(queue) - position > QUEUE_MAX:
-                return f"6: {self.name} has more than {QUEUE_MAX} unread records: a service answers answers"
+            if len(queue) - position > self._scenario.queue_max:
+                most = self._scenario.queue_max
+                return f"6: {self.name} has more than {most} unread records: a service answers answers"
         return self._part.wrong(service.tables)
 
     def _waits(self, service: Service, number: int) -> bool:
@@ -282,6 +287,9 @@ class Stepper:
                 if row is None or row.settled_at is None:
                     state = row and f"{row.status}, payment {row.payment}, stock {row.inventory}"
                     return f"6: order {order_name(number)} is never settled: {state}"
+            for number, row, told in zip(self._numbers, service.tables.rows, service.outcomes, strict=True):
+                if row is not None and f"order.{row.status}" not in told:
+                    return f"6: order {order_name(number)} is {row.status}, and `outcomes` never has it"
         return None
 
     # Steps.
@@ -384,7 +392,7 @@ class Stepper:
         after = stored._replace(active=Instance("stored", until, known, results=results))
         if self._protocol.publish_before_store:
             publishing = f"{does}; publishes {self._names(results)}"
-            done = self._committed(after._replace(active=_idle(after.active)), active.next)
+            done = self._committed(self._told(after, results)._replace(active=_idle(after.active)), active.next)
             yield Step(f"{publishing}; stores; commits offsets", cost, done, decided.on_hand, results)
             if root is None and results:
                 yield Step(
@@ -446,6 +454,7 @@ class Stepper:
 
     def _publishes(self, service: Service, on_hand: int) -> Iterator[Step]:
         active = service.active
+        service = self._told(service, active.results)
         publishing = f"publishes {self._names(active.results)}" if active.results else "has nothing to publish"
         if self._scenario.fine:
             after = service._replace(active=Instance("published", active.next, active.known))
@@ -456,6 +465,14 @@ class Stepper:
         yield Step(f"{publishing}; commits offsets", "", done, on_hand, active.results)
         if done != idle:
             yield Step(f"{publishing}; does not commit", "refusals", idle, on_hand, active.results)
+
+    def _told(self, service: Service, results: Sequence[int]) -> Service:
+        """With these results in `outcomes`, if they belong there."""
+        outcomes = list(service.outcomes)
+        for event in map(self._event, results):
+            if OUTCOMES in TOPICS_OF[type(event)]:
+                outcomes[self._numbers.index(int(event.subject[-12:], 16))] |= {type_of(event)}
+        return service._replace(outcomes=tuple(outcomes))
 
     def _committed(self, service: Service, begin: Offsets) -> Service:
         """With the offsets of the active instance committed. `begin` is where its batch began."""
@@ -489,7 +506,7 @@ class Stepper:
         without = service._replace(zombies=tuple(rest))
         if zombie.phase == "stored":
             publishing = f"(zombie) publishes {self._names(zombie.results)}"
-            yield Step(publishing, "", without, on_hand, zombie.results)
+            yield Step(publishing, "", self._told(without, zombie.results), on_hand, zombie.results)
             return
         if zombie.phase == "looked":
             yield self._zombie_runs(without, zombie, on_hand)
@@ -590,7 +607,7 @@ class Stepper:
 
     def _publishes_redriven(self, service: Service, on_hand: int) -> Step:
         active = service.active
-        done = self._done(service, active.rows)._replace(active=_idle(active))
+        done = self._done(self._told(service, active.results), active.rows)._replace(active=_idle(active))
         return Step(f"publishes {self._names(active.results)}; marks it done", "", done, on_hand, active.results)
 
     def _zombie_runs(self, without: Service, zombie: Instance, on_hand: int) -> Step:

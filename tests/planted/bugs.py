@@ -364,8 +364,8 @@ BUGS: Final = (
         "result-to-its-keys-partition",
         "a result goes to its key's partition, while its order is in another one",
         "common/consume/loop.py",
-        "Outgoing(event.topic, partition, ",
-        "Outgoing(event.topic, -1, ",
+        "Outgoing(topic, partition, ",
+        "Outgoing(topic, -1, ",
         _delivery("test_a_result_goes_to_the_partition_of_its_order_with_its_key"),
     ),
     Bug(

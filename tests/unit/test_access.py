@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient, ConfigResource  # type: ignore[at
 
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
-from common.events import DEPOSITS, PRODUCTS, READERS, RESTOCKS, TOPICS
+from common.events import DEPOSITS, OUTCOMES, PRODUCTS, READERS, RESTOCKS, TOPICS
 from common.kafka import access
 from common.kafka.access import USERS, Right, drift_of, rights, rights_beside, rights_of
 from common.kafka.broker import user_listeners
@@ -29,6 +29,7 @@ def who_may(kind: str, name: str, operation: str) -> list[str]:
 
 def test_each_topic_is_written_by_those_whose_events_it_holds() -> None:
     assert who_may("TOPIC", "orders", "WRITE") == ["order-api", "order-saga"]
+    assert who_may("TOPIC", OUTCOMES, "WRITE") == ["order-saga"]
     assert who_may("TOPIC", "payments", "WRITE") == ["payment"]
     assert who_may("TOPIC", "inventory", "WRITE") == ["inventory"]
     assert who_may("TOPIC", PRODUCTS, "WRITE") == ["inventory"]
@@ -39,6 +40,8 @@ def test_each_topic_is_written_by_those_whose_events_it_holds() -> None:
 def test_each_topic_is_read_by_its_consumers_and_by_those_who_look_on() -> None:
     looking_on = ["auditor", "console", "operator"]
     assert who_may("TOPIC", "orders", "READ") == sorted(["inventory", "order-saga", "payment", *looking_on])
+    # After a failover, the saga reads what it has published last; in payment's place, payment by card reads outcomes.
+    assert who_may("TOPIC", OUTCOMES, "READ") == sorted(["order-saga", "payment", *looking_on])
     for results, service in (("payments", "payment"), ("inventory", "inventory")):
         # After a failover, a service reads what it has published last.
         assert who_may("TOPIC", results, "READ") == sorted(["order-saga", service, *looking_on])
@@ -68,7 +71,8 @@ def test_nobody_alters_topics_users_or_rights() -> None:
 
 def test_a_service_beside_tandem_reads_orders_and_owns_what_bears_its_name() -> None:
     beside = rights_beside("notify")
-    assert {r.name for r in beside if r.kind == "TOPIC" and r.operation == "READ"} == {*READERS, "notify."}
+    read = {OUTCOMES, "orders", "payments", "inventory", "notify."}
+    assert {r.name for r in beside if r.kind == "TOPIC" and r.operation == "READ"} == read
     assert {r.name for r in beside if r.operation in ("WRITE", "CREATE")} == {"notify."}
     assert drift_of([*rights(), *beside]) == []
 

@@ -25,7 +25,6 @@ from order.api.log.admission import (
     linger_s,
     next_sample_s,
     speed,
-    unsettled,
 )
 
 MAX = 1_000_000
@@ -36,8 +35,7 @@ STEP_S = 0.25
 
 def steady(waiting: float, settled_per_s: float, feed: Feed = PAYMENT, count: int = SAMPLES_KEPT) -> list[Sample]:
     """Samples of one consumer that settles at this rate while this number of orders waits."""
-    waits = {feed: waiting}
-    return [Sample(n * STEP_S, {feed: n * STEP_S * settled_per_s}, waits, waits) for n in range(count)]
+    return [Sample(n * STEP_S, {feed: n * STEP_S * settled_per_s}, {feed: waiting}) for n in range(count)]
 
 
 def test_a_burst_is_admitted_while_the_speed_of_the_consumers_is_unknown() -> None:
@@ -64,8 +62,7 @@ def test_past_the_limit_no_order_is_admitted_and_the_client_is_told_when_to_retr
 def test_the_slowest_consumer_counts() -> None:
     fast, slow = steady(20_000.0, 40_000.0), steady(20_000.0, 1_000.0, STOCK)
     both = [
-        Sample(a.at_s, {**a.settled, **b.settled}, {**a.waiting, **b.waiting}, {**a.waiting, **b.waiting})
-        for a, b in zip(fast, slow, strict=True)
+        Sample(a.at_s, {**a.settled, **b.settled}, {**a.waiting, **b.waiting}) for a, b in zip(fast, slow, strict=True)
     ]
     assert admission(both, WITHIN_S, MAX) == admission(slow, WITHIN_S, MAX)
 
@@ -83,18 +80,10 @@ def test_a_service_that_has_just_gone_away_is_no_overload_once_it_stands_still()
     assert speed(PAYMENT, [*before, *still]) == math.inf
 
 
-def test_while_a_service_is_away_every_unread_record_may_be_an_order() -> None:
-    sample = Sample(0.0, {PAYMENT: 0.0}, {PAYMENT: MAX / 2}, {PAYMENT: MAX})
-    assert admission([sample], WITHIN_S, MAX).singles == 0.0
-    assert admission([sample], WITHIN_S, MAX + 10).singles == 10.0
-
-
-def test_two_records_are_an_order_unless_the_reader_is_away() -> None:
-    waiting, most = dict.fromkeys((PAYMENT, STOCK), 5.0), dict.fromkeys((PAYMENT, STOCK), 10.0)
-    settled = [{PAYMENT: 0.0, STOCK: float(n)} for n in range(STANDSTILL_SAMPLES)]
-    samples = [Sample(n * STEP_S, each, waiting, most) for n, each in enumerate(settled)]
-    assert unsettled(samples[1:]) == {PAYMENT: 5.0, STOCK: 5.0}
-    assert unsettled(samples) == {PAYMENT: 10.0, STOCK: 5.0}
+@pytest.mark.parametrize("limit", [MAX, MAX + 10])
+def test_the_log_takes_up_to_its_limit_whether_its_readers_are_away_or_fast(limit: int) -> None:
+    away, fast = Sample(0.0, {PAYMENT: 0.0}, {PAYMENT: MAX}), steady(MAX, 1e6)
+    assert admission([away], WITHIN_S, limit).singles == admission(fast, WITHIN_S, limit).singles == limit - MAX
 
 
 def test_without_a_backlog_orders_are_admitted_up_to_the_limit_of_the_log() -> None:
@@ -121,7 +110,7 @@ def test_under_lasting_overload_orders_are_admitted_as_fast_as_they_settle(capac
         admitted = min(2 * capacity * STEP_S, processes * room)
         done = min(waiting + admitted, capacity * STEP_S)
         waiting, settled = waiting + admitted - done, settled + done
-        samples.append(Sample(step * STEP_S, {PAYMENT: settled}, {PAYMENT: waiting}, {PAYMENT: waiting}))
+        samples.append(Sample(step * STEP_S, {PAYMENT: settled}, {PAYMENT: waiting}))
         room = admission(samples, within_s, MAX).singles
         if step >= steps / 2:
             admitted_late += admitted
@@ -143,7 +132,7 @@ def test_samples_are_few_while_no_consumer_is_behind_and_no_limit_is_near(
     waiting: float, room: float, expected: float
 ) -> None:
     waits = {PAYMENT: 0.0, STOCK: waiting}
-    assert next_sample_s(Sample(0.0, {}, waits, waits), Admission(singles=2 * room, many=room)) == expected
+    assert next_sample_s(Sample(0.0, {}, waits), Admission(singles=2 * room, many=room)) == expected
 
 
 def test_a_speed_is_forgotten_after_its_time_however_far_apart_the_samples_are() -> None:
@@ -152,7 +141,7 @@ def test_a_speed_is_forgotten_after_its_time_however_far_apart_the_samples_are()
 
     def calm(seconds: int) -> list[Sample]:
         last = busy[-1]
-        return [Sample(last.at_s + n + 1, last.settled, idle, idle) for n in range(seconds)]
+        return [Sample(last.at_s + n + 1, last.settled, idle) for n in range(seconds)]
 
     assert speed(PAYMENT, [*busy, *calm(5)]) == pytest.approx(900.0)
     assert speed(PAYMENT, [*busy, *calm(int(SPEED_S))]) == math.inf

@@ -19,6 +19,7 @@ from common.events import (
     COUNT_MAX,
     RECEIVES,
     SENDS,
+    TOPICS_OF,
     AccountDeposited,
     Event,
     ProductChanged,
@@ -31,6 +32,7 @@ from tests.golden.archive import load
 
 ROOT: Final = Path(__file__).parents[2]
 OFFICIAL: Final = ROOT / "tests/unit/vendor/asyncapi-3.0.0.json"
+CHANNELS: Final = document()["channels"]
 MESSAGES: Final = document()["components"]["messages"]
 FOLDERS: Final = {
     "order-api": "order/api",
@@ -106,10 +108,11 @@ def put(event: dict[str, Any], path: tuple[str | int, ...], value: Any) -> Any:
     return changed
 
 
-@pytest.mark.parametrize("name", MESSAGES)
-def test_the_document_takes_what_the_codec_takes(name: str) -> None:
+@pytest.mark.parametrize(
+    ("topic", "name"), [(topic, name) for topic, channel in CHANNELS.items() for name in channel["messages"]]
+)
+def test_the_document_takes_what_the_codec_takes(topic: str, name: str) -> None:
     """The example of each event, and each with one value changed."""
-    topic = next(topic for topic, channel in document()["channels"].items() if name in channel["messages"])
     described = payload_validator(*(MESSAGES[m]["payload"]["$ref"] for m in document()["channels"][topic]["messages"]))
     [example] = MESSAGES[name]["examples"]
     taken = []
@@ -178,9 +181,28 @@ def test_operations_are_those_of_the_services() -> None:
         (name.partition("-sends-to-")[0].partition("-receives-from-")[0], operation["action"], channel(operation))
         for name, operation in document()["operations"].items()
     }
-    sent = {(service, "send", kind.topic) for service, kinds in SENDS.items() for kind in kinds}
+    sent = {(service, "send", topic) for service, kinds in SENDS.items() for kind in kinds for topic in TOPICS_OF[kind]}
     received = {(service, "receive", topic) for service, topics in RECEIVES.items() for topic in topics}
     assert operations == sent | received
+
+
+def test_a_reader_is_told_where_each_event_of_an_order_comes() -> None:
+    """As a person would say it: this is what the readers of `orders` and `outcomes` rely on."""
+    operations = document()["operations"]
+
+    def sent_by(service: str, topic: str) -> set[str]:
+        messages = operations[f"{service}-sends-to-{topic}"]["messages"]
+        return {message["$ref"].rpartition("/")[2] for message in messages}
+
+    undoing = {"order.rejected", "order.cancelled"}
+    assert sent_by("order-api", "orders") == {"order.placed", "order.cancel_requested"}
+    assert sent_by("order-saga", "orders") == {"order.deadline_passed", *undoing}
+    assert sent_by("order-saga", "outcomes") == {"order.confirmed", *undoing}
+    assert set(CHANNELS["outcomes"]["messages"]) == sent_by("order-saga", "outcomes")
+    # Older logs have confirmations there.
+    everything = {"order.confirmed", *sent_by("order-api", "orders"), *sent_by("order-saga", "orders")}
+    assert set(CHANNELS["orders"]["messages"]) == everything
+    assert not [name for name in operations if name.endswith("-receives-from-outcomes")]
 
 
 def channel(operation: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The backlog as the broker reports it: which records of a topic are orders, and how many more are admitted."""
+"""The backlog as the broker reports it: which records wait for whom, and how many more orders are admitted."""
 
 from collections.abc import Iterable
 from dataclasses import replace
@@ -8,11 +8,11 @@ import pytest
 
 from common.config.env import Env
 from common.errors import Transient
-from common.events import ORDERS, READERS, READS
+from common.events import INVENTORY, ORDERS, PAYMENTS, READS
 from common.kafka import broker
 from common.kafka.broker import Partition
 from order import config
-from order.api.log.admission import EVERYTHING, SAMPLE_EVERY_S, Admission, Sample, admission
+from order.api.log.admission import EVERYTHING, SAMPLE_EVERY_S, Admission, Feed, Sample, admission
 from order.api.log.backlog import Backlog
 
 LIMIT = 1_000
@@ -54,12 +54,13 @@ def test_requests_with_many_orders_take_room_from_single_ones_and_may_overdraw_i
 
 
 @pytest.mark.parametrize(("unread", "full"), [(LIMIT - 1, False), (LIMIT, True)])
-def test_while_a_service_is_away_every_unread_record_may_be_an_order(
+def test_every_unread_record_of_a_reader_counts_as_an_order(
     unread: int, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No order is decided without the service, so there is no outcome among the records."""
+    """Payment has never committed. Nobody is asked about the outcomes: no service of Tandem's reads them."""
 
     def committed(group: str, partitions: list[Partition]) -> dict[Partition, int]:
+        assert {p.topic for p in partitions} == set(READS[group])
         return {} if group == "payment" else {p: unread if p.topic == ORDERS else 0 for p in partitions}
 
     def starts(_: Any, partitions: Iterable[Partition]) -> dict[Partition, int]:
@@ -68,6 +69,7 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
         return never_committed
 
     def ends(_: Any, partitions: list[Partition]) -> dict[Partition, int]:
+        assert {p.topic for p in partitions} == {ORDERS, PAYMENTS, INVENTORY}
         return {p: unread if p.topic == ORDERS else 0 for p in partitions}
 
     monkeypatch.setattr(broker, "committed_offsets", committed)
@@ -75,7 +77,9 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
     monkeypatch.setattr(broker, "log_ends", ends)
     groups: Any = {group: group for group in READS}
     sample = backlog()._sample(None, groups)  # type: ignore[arg-type]
-    assert len(sample.waiting) == sum(map(len, READERS.values()))
+    assert sample.waiting == {
+        Feed(group, topic): unread if group == "payment" else 0 for group, topics in READS.items() for topic in topics
+    }
     admitted = admission([sample], 60.0, LIMIT)
     assert (admitted.singles == 0.0) is full
     assert "orders wait for payment on orders" in admitted.reason
@@ -84,7 +88,7 @@ def test_while_a_service_is_away_every_unread_record_may_be_an_order(
 def test_each_sample_sets_the_wait_and_a_failed_sample_resets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     waits: list[float] = []
     watching = Backlog(SETTINGS, waits.append)
-    answers: list[Sample | Exception] = [Sample(0.0, {}, {}, {}), Transient("the broker is away")]
+    answers: list[Sample | Exception] = [Sample(0.0, {}, {}), Transient("the broker is away")]
 
     def sample(*_: Any) -> Sample:
         answer = answers.pop(0)

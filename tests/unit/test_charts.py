@@ -28,6 +28,7 @@ from dev.servers.quorum import REPLICATED
 from dev.settings import ROOT
 from ops import chart
 from ops.console import settings as console
+from ops.contract.documents import VERSION
 from ops.observe import rules
 from ops.observe.scrape import ADMIN_PORT, DATABASE_OF
 from tests.charts import schemas
@@ -342,7 +343,7 @@ def test_the_ingress_publishes_by_tls_what_clients_call_and_nothing_else() -> No
     assert {of["pathType"] for of in rule["http"]["paths"]} == {"Prefix"}
     offered = set()
     for service, document in {"order-api": "order", "payment": "payment", "inventory": "inventory"}.items():
-        contract = yaml.safe_load((ROOT / f"docs/contract/v2/{document}.openapi.json").read_text())
+        contract = yaml.safe_load((ROOT / f"docs/contract/{VERSION}/{document}.openapi.json").read_text())
         prefixes = {"/".join(path.split("/")[:4]) for path in contract["paths"] if path.startswith("/api/")}
         offered |= {(prefix, service) for prefix in prefixes}
     assert {(path, to["name"]) for path, to in backends.items()} == offered

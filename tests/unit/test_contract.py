@@ -14,6 +14,7 @@ from ops.contract.documents import ASYNCAPI, VERSION
 from ops.contract.schemas import Rooted, allowed_only_by
 
 ORDER: Final = "order.openapi.json"
+NEXT: Final = f"v{int(VERSION[1:]) + 1}"
 
 
 def test_the_published_documents_are_those_of_the_code() -> None:
@@ -147,7 +148,7 @@ def event_removed(made: dict[str, Document]) -> None:
 
 
 def event_not_sent(made: dict[str, Document]) -> None:
-    del made[ASYNCAPI]["operations"]["order-saga-sends-to-orders"]["messages"][0]
+    del made[ASYNCAPI]["operations"]["order-saga-sends-to-outcomes"]["messages"][0]
 
 
 def service_removed(made: dict[str, Document]) -> None:
@@ -173,7 +174,7 @@ BREAKS: Final[dict[Plant, str]] = {
     key_changed: "order.placed: the key is",
     compacted: "topic orders: cleanup.policy is ['compact'], it was ['delete']; this breaks readers",
     products_expire: "topic products: retention.ms is 1000, it was None; this breaks readers",
-    event_not_sent: "order-saga-sends-to-orders: no longer sends order.confirmed; this breaks readers",
+    event_not_sent: "order-saga-sends-to-outcomes: no longer sends order.confirmed; this breaks readers",
     service_removed: "payment.openapi.json: is gone; this breaks everyone",
     moved_base: "order.openapi.json: /: has other 'servers', which are not compared; this breaks clients",
     fewer_bytes: "body application/x-ndjson: may have 65536 bytes, it was 4194304; this breaks clients",
@@ -245,16 +246,16 @@ def test_a_new_version_may_break_readers_but_not_the_replay_of_older_logs(
 ) -> None:
     made = documents.made()
     documents.publish(made, tmp_path)
-    monkeypatch.setattr(documents, "VERSION", "v3")
+    monkeypatch.setattr(documents, "VERSION", NEXT)
     removed_answer_field(made)
     new_reason(made)
     assert judge(made, tmp_path, publish=True) == 0
-    assert list(documents.published(tmp_path)) == ["v2", "v3"]
+    assert list(documents.published(tmp_path)) == [VERSION, NEXT]
     capsys.readouterr()
     reason_removed(made)
     assert judge(made, tmp_path, publish=True) == 1
     assert (
-        "v2/asyncapi.json: order.rejected: data.reason: the value 'inactive' is no longer read"
+        f"{VERSION}/asyncapi.json: order.rejected: data.reason: the value 'inactive' is no longer read"
         in capsys.readouterr().out
     )
 
@@ -265,10 +266,10 @@ def test_what_an_old_log_says_keeps_its_meaning_in_every_version(
 ) -> None:
     made = documents.made()
     documents.publish(made, tmp_path)
-    monkeypatch.setattr(documents, "VERSION", "v3")
+    monkeypatch.setattr(documents, "VERSION", NEXT)
     plant(made)
     assert judge(made, tmp_path, publish=True) == 1
-    assert "v2/asyncapi.json: order.deadline_passed: data.deadline_ms" in capsys.readouterr().out
+    assert f"{VERSION}/asyncapi.json: order.deadline_passed: data.deadline_ms" in capsys.readouterr().out
 
 
 SCHEMAS: Final[tuple[tuple[Document, Document, list[str]], ...]] = (

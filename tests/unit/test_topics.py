@@ -1,15 +1,16 @@
 """What `just topics` prints."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import TopicPartition
 
 from common.config.env import Env
 from common.config.kafka import Brokers
 from common.errors import Fatal, Transient
-from common.events import PRODUCTS, READS, TOPICS
+from common.events import ORDERS, OUTCOMES, PRODUCTS, READS, TOPICS
 from common.kafka import settings
 from common.kafka.broker import Partition, Topic
 from ops import topics
@@ -60,6 +61,91 @@ def test_a_trim_keeps_what_a_service_beside_tandem_has_not_read(
     listed.errors.append("a coordinator is away")
     with pytest.raises(Transient, match=r"a coordinator is away.*nothing was deleted"):
         topics.trim(log, Env("topics", {}), dry_run=True)
+
+
+Times = list[int]
+"""When the broker stamped each record of a partition, in s."""
+LATER = 1_000_000
+
+
+def trim_of(
+    orders: Times, outcomes: Times, read: int, others: dict[str, dict[str, int]] | None = None
+) -> dict[str, int]:
+    """Where a trim lets `orders` and `outcomes` begin, each of one partition, if Tandem has read `orders` up to an
+    offset, and groups beside it what they have committed of each topic. Records that are not deleted are left out."""
+    times = {Partition(ORDERS, 0): [*orders], Partition(OUTCOMES, 0): [*outcomes]}
+    committed = {group: {ORDERS: read} for group in READS} | (others or {})
+    listed = SimpleNamespace(valid=[SimpleNamespace(group_id=group) for group in committed], errors=[])
+    deleted: dict[str, int] = {}
+
+    def bounds(names: list[str]) -> dict[Partition, tuple[int, int]]:
+        """As they are at this time. Then another order comes, and its outcome."""
+        found = {p: (0, len(of)) for p, of in times.items() if p.topic in names}
+        for of in times.values():
+            of.append(LATER)
+        return found
+
+    def delete(until: list[TopicPartition], request_timeout: float) -> dict[TopicPartition, Any]:
+        deleted.update({tp.topic: tp.offset for tp in until})
+        return {tp: SimpleNamespace(result=lambda: None) for tp in until}
+
+    def records(bounds: dict[Partition, tuple[int, int]]) -> Iterator[Any]:
+        for partition, (first, end) in bounds.items():
+            yield from (SimpleNamespace(timestamp=lambda s=s: (1, 1_000 * s)) for s in times[partition][first:end])
+
+    def offsets_at(bounds: dict[Partition, tuple[int, int]], at_ms: int) -> dict[Partition, int]:
+        return {p: sum(1_000 * s < at_ms for s in times[p]) for p in bounds}
+
+    log: Any = SimpleNamespace(
+        admin=SimpleNamespace(
+            list_consumer_groups=lambda request_timeout: SimpleNamespace(result=lambda: listed), delete_records=delete
+        ),
+        bounds=bounds,
+        committed=lambda group, partitions: {
+            p: committed[group][p.topic] for p in partitions if p.topic in committed[group]
+        },
+        read=records,
+        offsets_at=offsets_at,
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(topics, "record", lambda *_: None)
+        patch.setattr(topics, "_sizes", lambda _: iter([None, None]))
+        topics.trim(log, Env("topics", {}), dry_run=False)
+    return deleted
+
+
+def test_a_trim_keeps_the_outcomes_of_orders_that_are_kept() -> None:
+    orders = [0, 100, 200, 300]
+    assert trim_of(orders, [1, 101, 201, 301], read=2) == {ORDERS: 2, OUTCOMES: 2}
+    assert trim_of(orders, [101, 201], read=1) == {ORDERS: 1}
+    assert trim_of(orders, [], read=1) == {ORDERS: 1}
+
+
+def test_a_trim_goes_by_the_clocks_of_two_brokers() -> None:
+    """The outcome may bear the time of its order, or an earlier one."""
+    early = topics.CLOCKS_MS // 1_000
+    orders, outcomes = [0, 100], [100 - early - 1, 100 - early, 100, 100]
+    assert trim_of(orders, outcomes, read=1) == {ORDERS: 1, OUTCOMES: 1}
+
+
+@pytest.mark.parametrize("orders", [[0, 100], []], ids=["now", "before"])
+def test_when_all_orders_are_trimmed_so_are_their_outcomes(orders: Times) -> None:
+    deleted = {ORDERS: 2} if orders else {}
+    assert trim_of(orders, [1, 101], read=len(orders)) == {**deleted, OUTCOMES: 2}
+
+
+def test_a_trim_keeps_the_outcomes_that_a_service_beside_tandem_has_not_read() -> None:
+    orders, outcomes = [0, 100, 200, 300], [1, 101, 201, 301]
+    assert trim_of(orders, outcomes, 4, {"notify": {OUTCOMES: 1}}) == {ORDERS: 4, OUTCOMES: 1}
+    assert trim_of(orders, outcomes, 2, {"notify": {OUTCOMES: 4}}) == {ORDERS: 2, OUTCOMES: 2}
+    # Once it read both: what it has not read of the orders keeps their outcomes.
+    assert trim_of(orders, outcomes, 4, {"notify": {ORDERS: 3}}) == {ORDERS: 3, OUTCOMES: 3}
+
+
+def test_a_topic_that_no_service_of_tandem_reads_is_not_rewound(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        topics.main(["rewind", OUTCOMES])
+    assert "invalid choice: 'outcomes'" in capsys.readouterr().err
 
 
 def test_what_cannot_be_recorded_is_not_trimmed_rewound_or_forgotten() -> None:

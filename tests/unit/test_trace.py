@@ -3,6 +3,7 @@
 import argparse
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from common.codec import encode
@@ -13,6 +14,7 @@ from common.events import (
     Event,
     Item,
     Milliseconds,
+    OrderConfirmed,
     OrderDeadlinePassed,
     OrderId,
     OrderPlaced,
@@ -81,8 +83,22 @@ def test_a_record_that_was_trimmed_is_told_from_the_timeline() -> None:
     told = tell(ORDER_ID, Found(order=order_row(status="confirmed", timeline=[placed, outcome]), records=[]))
     assert [(s.event, s.record, s.in_log) for s in told.stages] == [
         ("order.placed", "orders/5@7", False),
-        ("order.confirmed", "orders/5@?", False),
+        ("order.confirmed", "outcomes/5@?", False),
     ]
+
+
+def test_a_confirmation_of_an_older_version_is_told_once() -> None:
+    """It is in `orders`, and a replay has put its offset into the timeline."""
+    in_orders = msgspec.structs.replace(record(OrderConfirmed, OutcomeData(**OF), 9, 1_012), topic="orders")
+    confirmed = {"event": "order.confirmed", "at": 1_012, "partition": 5, "offset": 9}
+    found = Found(order=order_row(status="confirmed", timeline=[confirmed]), records=[in_orders])
+    assert [(s.record, s.in_log, s.repeat) for s in tell(ORDER_ID, found).stages] == [("orders/5@9", True, False)]
+
+
+def test_a_rejection_that_is_in_two_topics_is_told_once() -> None:
+    rejected = next(record for record in REJECTION if b'"order.rejected"' in record.value)
+    copied = [*REJECTION, msgspec.structs.replace(rejected, topic="outcomes", offset=3)]
+    assert tell(ORDER_ID, Found(records=copied)).stages == tell(ORDER_ID, Found(records=REJECTION)).stages
 
 
 def test_nothing_is_called_gone_when_the_log_could_not_be_read() -> None:

@@ -142,7 +142,7 @@ RESERVED = f"{PLACED} > inventory: process orders > inventory: send inventory"
 WAY = sorted(
     [
         PLACED, PAID.rpartition(" > ")[0], PAID, RESERVED.rpartition(" > ")[0], RESERVED,
-        f"{PAID} > order-saga: process payments", f"{PAID} > order-saga: process payments > order-saga: send orders",
+        f"{PAID} > order-saga: process payments", f"{PAID} > order-saga: process payments > order-saga: send outcomes",
     ]
 )  # fmt: skip
 

@@ -18,7 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from common.config.kafka import Brokers
 from common.consume.positions import Stored
 from common.errors import Fatal, Transient
-from common.events import READERS, AnyOrderEvent, type_of
+from common.events import READERS, TOPICS_OF, AnyOrderEvent, type_of
 from common.http.heads import Hosts
 from common.kafka.broker import Partition
 from common.postgres import KEEPALIVES
@@ -27,15 +27,15 @@ from ops.log import Log
 from ops.observe.gauges import ProofGauges
 from ops.verify import proof, watch
 from ops.verify.evidence.buckets import digits_for
-from ops.verify.evidence.kinds import KINDS, KINDS_OF, TOPICS
+from ops.verify.evidence.kinds import KINDS_OF, TOPICS
 from ops.verify.evidence.lines import Evidence, ordered, read
-from ops.verify.evidence.progress import GroupPartition, Progress
+from ops.verify.evidence.progress import HOLDERS, GroupPartition, Progress
 from ops.verify.judge import audit
 from ops.verify.judge.audit import audit_waiting
 from ops.verify.judge.order import is_right, judge
 from ops.verify.judge.states import Verdict
 from ops.verify.report import LINE_CHARS, Report
-from ops.verify.sources.databases import Row, Snapshot, mismatches
+from ops.verify.sources.databases import Row, Snapshot, mismatches, progress_of
 from ops.verify.sources.log import event_of, record_line, salvaged, whole_line
 from ops.verify.statements import Finding, Statement, Unproven
 from ops.verify.waiting import Settings
@@ -56,7 +56,7 @@ def line_of(topic: str, number: int, offset: int, value: bytes) -> str | None:
 
 def progress(behind: Mapping[GroupPartition, int] | None = None, **changed: Any) -> Progress:
     """All readers have read and answered all of partition 0, except those in `behind`."""
-    ends = {(group, topic, 0): END for topic, groups in READERS.items() for group in groups}
+    ends = {(group, topic, 0): END for topic, groups in HOLDERS.items() for group in groups}
     defaults: dict[str, Any] = {
         "starts": {Partition(topic, 0): 0 for topic in TOPICS},
         "ends": {Partition(topic, 0): END for topic in TOPICS},
@@ -70,7 +70,7 @@ CONFIRMED = """
 L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":2,"unit_price":100},{"product_id":"sku-2","quantity":1,"unit_price":100}]
 L|C|0|10|0|cust-1|300|EUR
 L|S|0|10|0|cust-1|sku-1:2,sku-2:1
-L|c|0|11|0|cust-1
+L|k|0|11|0|cust-1
 O|cust-1|0|confirmed|completed|reserved|t|||300|EUR|[{"product_id":"sku-1","quantity":2,"unit_price":100},{"product_id":"sku-2","quantity":1,"unit_price":100}]
 P|cust-1|completed|300|EUR
 G|capture|cust-1|300|EUR
@@ -82,9 +82,10 @@ CANCELLED = """
 L|p|0|10|0||cust-1|300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
 L|C|0|10|0|cust-1|300|EUR
 L|S|0|10|0|cust-1|sku-1:3
-L|c|0|11|0|cust-1
+L|k|0|11|0|cust-1
 L|q|0|12|0|cust-1
 L|x|0|13|0|cust-1
+L|y|0|12|0|cust-1
 L|R|0|11|0|cust-1|300|EUR
 L|L|0|11|0|cust-1|sku-1:3
 O|cust-1|0|cancelled|refunded|released|t|||300|EUR|[{"product_id":"sku-1","quantity":3,"unit_price":100}]
@@ -95,6 +96,8 @@ R|cust-1|released|[{"product_id":"sku-1","quantity":3}]
 M|reserve|sku-1|3
 M|release|sku-1|3
 """
+FORMERLY = [CONFIRMED.replace("L|k", "L|c"), CANCELLED.replace("L|k", "L|c").replace("L|y|0|12|0|cust-1\n", "")]
+"""As older versions wrote them, without the topic of outcomes."""
 
 
 def evidence(text: str) -> Evidence:
@@ -113,12 +116,12 @@ def statements(text: str, readers: Progress | None = None) -> set[int]:
     return {int(finding.statement) for finding in verdict(text, readers).findings}
 
 
-@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
+@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED, *FORMERLY])
 def test_a_settled_order_is_right(history: str) -> None:
     assert verdict(history) == Verdict((), False)
 
 
-@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED])
+@pytest.mark.parametrize("history", [CONFIRMED, CANCELLED, *FORMERLY])
 def test_every_event_may_come_again(history: str) -> None:
     records = [line for line in history.strip().splitlines() if line.startswith("L|")]
     again = [line.replace("|0|1", "|0|2", 1) for line in records]
@@ -137,7 +140,8 @@ def test_every_event_may_come_again(history: str) -> None:
         (CANCELLED, "M|release", {3}),
         (CONFIRMED, "L|p", {1}),
         (CONFIRMED, "L|C", {4, 6}),
-        (CONFIRMED, "L|c", {6}),
+        (CONFIRMED, "L|k", {6}),
+        (FORMERLY[0], "L|c", {6}),
         (CANCELLED, "L|R", {4, 6}),
         (CANCELLED, "L|x", {4, 6}),
     ],
@@ -193,6 +197,8 @@ def test_an_altered_row_or_record_is_noticed(history: str, old: str, new: str, b
         (CONFIRMED, "L|C|0|12|0|cust-1|400|EUR", {5}),
         (CONFIRMED, "L|J|0|12|0|cust-1|", {5}),
         (CONFIRMED, "L|j|0|12|0|cust-1", {4, 5}),
+        (CONFIRMED, "L|n|0|12|0|cust-1", {4, 5}),
+        (CONFIRMED, "L|y|0|12|0|cust-1", {4}),
         (CONFIRMED, 'L|p|0|12|0||cust-1|100|EUR|[{"product_id":"sku-1","quantity":1,"unit_price":100}]', {1}),
         (CONFIRMED, "L|R|0|12|0|cust-1|300|EUR", {5}),
     ],
@@ -222,6 +228,7 @@ def running() -> Iterator[tuple[str, Progress]]:
         progress(
             {
                 ("order-saga", "orders", 0): 12,
+                ("order-saga", "outcomes", 0): 12,
                 ("order-saga", "payments", 0): 11,
                 ("order-saga", "inventory", 0): 11,
                 ("inventory", "orders", 0): 13,
@@ -235,6 +242,42 @@ def test_an_order_at_work_is_waiting_and_not_wrong(history: str, readers: Progre
     assert verdict(history, readers) == Verdict((), True)
 
 
+def test_an_outcome_is_stored_before_it_is_published() -> None:
+    pending = CONFIRMED.replace("O|cust-1|0|confirmed|completed|reserved|t", "O|cust-1|0|pending|||f")
+    unread = {("order-saga", topic, 0): 10 for topic in ("payments", "inventory")}
+    assert statements(pending, progress(unread)) == {4}, "it was in the log before the snapshot"
+    assert statements(pending, progress(unread | {("order-saga", "outcomes", 0): 11})) == set()
+
+
+@pytest.mark.parametrize(("committed", "below"), [(7, 20), (9, 0)])
+def test_no_outcome_counts_as_stored_when_the_database_went_back(committed: int, below: int) -> None:
+    reader = ("order-saga", "orders", 0)
+    order: Any = SimpleNamespace(parked=dict, positions={reader: Stored("id", 8)})
+    bounds = dict.fromkeys((Partition("orders", 0), Partition("outcomes", 0)), 20)
+    found = progress_of([order], dict.fromkeys(bounds, 0), bounds, {reader: committed}, {Partition("outcomes", 0): 20})
+    assert found.positions["order-saga", "outcomes", 0] == below
+
+
+@pytest.mark.parametrize("trimmed", ["orders", "outcomes"])
+def test_a_trim_excuses_no_outcome_of_an_order_that_is_kept(trimmed: str) -> None:
+    assert statements(without(CONFIRMED, "L|k"), progress(starts={Partition(trimmed, 0): 5})) == {6}
+
+
+def test_an_outcome_belongs_to_an_order_whatever_was_trimmed() -> None:
+    trimmed = progress(starts={Partition("orders", 0): 20})
+    assert statements("L|k|0|11|0|cust-1", trimmed) == {1}
+    after_the_snapshot = progress({("order-saga", "outcomes", 0): 11}, starts={Partition("orders", 0): 20})
+    assert statements("L|k|0|11|0|cust-1", after_the_snapshot) == set()
+
+
+def test_an_order_has_one_last_outcome() -> None:
+    assert statements(f"{CANCELLED.strip()}\nL|n|0|20|0|cust-1") == {5}
+
+
+def test_a_record_elsewhere_does_not_move_the_order() -> None:
+    assert statements(f"L|k|1|3|0|cust-1\n{CONFIRMED.strip()}", progress()) == {1}
+
+
 def test_unread_records_do_not_excuse_records_below_the_position() -> None:
     half_read = progress({("order-saga", "orders", 0): 11})
     assert (
@@ -245,7 +288,7 @@ def test_unread_records_do_not_excuse_records_below_the_position() -> None:
 
 def test_an_answer_is_due_only_once_the_offset_is_committed() -> None:
     said_nothing = (
-        without(CONFIRMED, "L|C", "L|c")
+        without(CONFIRMED, "L|C", "L|k")
         .replace("|completed|reserved|t", "||reserved|f")
         .replace("confirmed", "pending")
     )
@@ -319,7 +362,7 @@ def test_an_order_that_the_saga_discarded_keeps_its_row_and_is_undone(old: str, 
 def test_an_order_that_one_reader_has_parked_is_charged_as_it_was_placed() -> None:
     saga = {("order-saga", topic, 0): 5 for topic in ("payments", "inventory")}
     parked = progress(saga, parked={("order-saga", "orders", 0): {10: "p"}})
-    history = without(CONFIRMED, "L|c", "O|")
+    history = without(CONFIRMED, "L|k", "O|")
     assert verdict(history, parked).findings == ()
     assert 4 in statements(history.replace("cust-1|completed|300", "cust-1|completed|999"), parked)
     assert 4 in statements(history.replace("R|cust-1|reserved", "R|cust-2|reserved"), parked)
@@ -342,7 +385,10 @@ def test_an_order_is_cancelled_only_by_a_request_or_a_deadline() -> None:
 def test_an_order_is_rejected_only_if_a_side_refused_it_or_it_was_discarded() -> None:
     """Its own outcome in the log is no reason for it."""
     rejected = (
-        without(CANCELLED, "L|q", "L|c").replace("L|x", "L|j").replace("O|cust-1|0|cancelled", "O|cust-1|0|rejected")
+        without(CANCELLED, "L|q", "L|k")
+        .replace("L|x", "L|j")
+        .replace("L|y", "L|n")
+        .replace("O|cust-1|0|cancelled", "O|cust-1|0|rejected")
     )
     assert statements(rejected) == {4}
     restored = rejected.replace("O|cust-1|0|rejected", "O|cust-1|0|discarded")
@@ -458,7 +504,7 @@ def test_the_event_stored_under_a_key_is_the_one_in_the_log() -> None:
     ("old", "new", "breached"),
     [
         ("O|cust-1|0|", "O|cust-1|1|", {4}),
-        ("L|c|0|11|0|cust-1", "L|c|0|11|0|cust-2", {1}),
+        ("L|k|0|11|0|cust-1", "L|k|0|11|0|cust-2", {1}),
         ("|t|||300|EUR|", "|t|||||", {1}),
         ("O|cust-1|0|confirmed", "O|cust-1|0|", {4}),
     ],
@@ -475,7 +521,7 @@ RECORDS = {
             "order.placed",
             '"items":[{"product_id":"sku-1","quantity":3,"unit_price":100}],"amount":300,"currency":"EUR"',
         ),
-        ("orders", "order.confirmed", '"reason":null'),
+        ("outcomes", "order.confirmed", '"reason":null'),
         ("payments", "payment.completed", '"amount":300,"currency":"EUR","reason":null'),
         ("inventory", "inventory.reserved", '"items":[{"product_id":"sku-1","quantity":3}],"reason":null'),
     ],
@@ -484,6 +530,7 @@ RECORDS["cancelled"] = [
     *RECORDS["confirmed"],
     ("orders", "order.cancel_requested", '"reason":"customer"'),
     ("orders", "order.cancelled", '"reason":"customer"'),
+    ("outcomes", "order.cancelled", '"reason":"customer"'),
     ("payments", "payment.refunded", '"amount":300,"currency":"EUR","reason":"customer"'),
     ("inventory", "inventory.released", '"items":[{"product_id":"sku-1","quantity":3}],"reason":"customer"'),
 ]
@@ -567,8 +614,10 @@ def test_a_log_that_contradicts_itself_is_not_usual(place: int, old: str, new: s
 def test_every_event_about_an_order_is_known_on_its_topic() -> None:
     """`verify` would otherwise take a correct event for one that cannot be read."""
     listed = {(topic, name) for topic, kinds in KINDS_OF.items() for name in kinds}
-    assert listed == {(event.topic, type_of(event)) for event in get_args(AnyOrderEvent)}
-    assert len(set(KINDS.values())) == len(KINDS)  # each type has a letter of its own
+    published = {(topic, type_of(event)) for event in get_args(AnyOrderEvent) for topic in TOPICS_OF[event]}
+    assert listed == published | {("orders", "order.confirmed")}  # as older versions wrote it
+    letters = [letter for kinds in KINDS_OF.values() for letter in kinds.values()]
+    assert len(set(letters)) == len(letters)  # each has one of its own
 
 
 def test_an_accepted_order_must_be_in_the_log() -> None:

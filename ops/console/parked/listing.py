@@ -29,7 +29,7 @@ class Filter(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     service: Service | None = None
     customer: _Text | None = None
-    topic: Literal["orders", "payments", "inventory"] | None = None
+    topic: Literal["orders", "outcomes", "payments", "inventory"] | None = None
     error: _Text | None = None
     root: bool | None = None
     since: Moment | None = None

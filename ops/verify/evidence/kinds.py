@@ -5,9 +5,10 @@ from typing import Final, NamedTuple
 
 from common.events import INVENTORY as INVENTORY_TOPIC
 from common.events import ORDERS
+from common.events import OUTCOMES as OUTCOMES_TOPIC
 from common.events import PAYMENTS as PAYMENTS_TOPIC
 
-TOPICS: Final = (ORDERS, PAYMENTS_TOPIC, INVENTORY_TOPIC)
+TOPICS: Final = (ORDERS, OUTCOMES_TOPIC, PAYMENTS_TOPIC, INVENTORY_TOPIC)
 KINDS: Final = {
     "order.placed": "p",
     "order.cancel_requested": "q",
@@ -24,17 +25,25 @@ KINDS: Final = {
     "inventory.released": "L",
     "inventory.void": "W",
 }
-"""One letter for each type of event."""
-TYPES: Final = {letter: name for name, letter in KINDS.items()}
+"""One letter for each type of event. In `orders`, a confirmation is of an older version."""
+_ANNOUNCED: Final = {"order.confirmed": "k", "order.rejected": "n", "order.cancelled": "y"}
+"""The same for the topic `outcomes`."""
+TYPES: Final = {letter: name for name, letter in (*KINDS.items(), *_ANNOUNCED.items())}
 _TOPIC_OF_PREFIX: Final = {"order": ORDERS, "payment": PAYMENTS_TOPIC, "inventory": INVENTORY_TOPIC}
-TOPIC_OF: Final = {letter: _TOPIC_OF_PREFIX[name.split(".")[0]] for name, letter in KINDS.items()}
-KINDS_OF: Final = {t: {name: letter for name, letter in KINDS.items() if TOPIC_OF[letter] == t} for t in TOPICS}
+TOPIC_OF: Final = {
+    **{letter: _TOPIC_OF_PREFIX[name.split(".")[0]] for name, letter in KINDS.items()},
+    **dict.fromkeys(_ANNOUNCED.values(), OUTCOMES_TOPIC),
+}
+KINDS_OF: Final = {t: {name: letter for letter, name in TYPES.items() if TOPIC_OF[letter] == t} for t in TOPICS}
 
 PLACED: Final = "p"
 CANCEL_REQUESTED: Final = "q"
 DEADLINE_PASSED: Final = "t"
-OUTCOMES: Final = {"confirmed": "c", "rejected": "j", "cancelled": "x"}
+OUTCOMES: Final = {"confirmed": "ck", "rejected": "jn", "cancelled": "xy"}
+"""Each outcome as it is in `orders` and in `outcomes`."""
+ANY_OUTCOME: Final = frozenset("".join(OUTCOMES.values()))
 REVOCATIONS: Final = frozenset("jx")
+"""What tells the two sides to undo their parts. They read it in `orders`."""
 MOVING: Final = "SL"
 """Inventory's events that name products; the others name none."""
 RANK: Final = {"": 0, "C": 1, "D": 1, "R": 2, "V": 2, "S": 1, "J": 1, "L": 2, "W": 2}
@@ -85,7 +94,7 @@ def course_of(kinds: str) -> Course | None:
     decided, settled. Nearly all orders take one of a few courses."""
     if kinds[0] != PLACED or kinds.count(PLACED) != 1:
         return None
-    status = next((s for s in ("cancelled", "rejected", "confirmed") if OUTCOMES[s] in kinds), "")
+    status = next((s for s in ("cancelled", "rejected", "confirmed") if not set(OUTCOMES[s]).isdisjoint(kinds)), "")
     course = Course(status, _furthest(PAYMENT, kinds), _furthest(INVENTORY, kinds))
     return course if course in FINAL else None
 

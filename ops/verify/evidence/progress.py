@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, NamedTuple
 
-from common.events import READERS
+from common.events import OUTCOMES, READERS, SAGA
 from common.kafka.broker import Partition
 from ops.verify.evidence.kinds import TOPICS
 
@@ -26,11 +26,16 @@ REDRIVEN: Final = "r"
 GroupPartition = tuple[str, str, int]
 """A consumer group, a topic, a partition number."""
 
+HOLDERS: Final = {**READERS, OUTCOMES: (SAGA,)}
+"""The groups whose databases hold what a record of each topic says. Those are its readers, and of an outcome the saga,
+which stored it before it published it: its position there is where the topic ended before the snapshot."""
+
 
 class Trimmed(NamedTuple):
     """Which logs no longer reach back to their first record."""
 
     orders: bool
+    outcomes: bool
     payments: bool
     inventory: bool
 
@@ -70,18 +75,18 @@ class Progress:
     def answered(self) -> dict[tuple[str, int], Answered]:
         answered: dict[tuple[str, int], Answered] = {}
         for partition in self.ends:
-            readers = [(group, *partition) for group in READERS[partition.topic]]
+            readers = [(group, *partition) for group in HOLDERS[partition.topic]]
             below = min(min(self.positions.get(r, 0), self.committed.get(r, 0)) for r in readers)
             parked = frozenset().union(*(self.parked.get(r, ()) for r in readers))
             answered[partition] = Answered(below, parked)
         return answered
 
     def of(self, topic: str, number: int, offset: int) -> str:
-        """A letter for each reader of the record's topic: how far it has come with this record."""
+        """A letter for each of the topic's `HOLDERS`: how far it has come with this record."""
         below, parked = self.answered.get((topic, number), _NOTHING_ANSWERED)
         if offset < below and offset not in parked:  # nearly every record
             return _ANSWERED_BY_ALL[topic]
-        return "".join(self._of_reader((group, topic, number), offset) for group in READERS[topic])
+        return "".join(self._of_reader((group, topic, number), offset) for group in HOLDERS[topic])
 
     def _of_reader(self, reader: GroupPartition, offset: int) -> str:
         if offset >= self.positions.get(reader, 0):
@@ -100,7 +105,7 @@ class Progress:
 
     def trimmed(self, number: int | None) -> Trimmed:
         """For one partition number, or for any when it is not known."""
-        return self._trimmed.get(number) or Trimmed(False, False, False)
+        return self._trimmed.get(number) or Trimmed(False, False, False, False)
 
     @cached_property
     def _trimmed(self) -> dict[int | None, Trimmed]:
@@ -122,4 +127,4 @@ class Progress:
 
 
 _NOTHING_ANSWERED: Final = Answered(0, frozenset())
-_ANSWERED_BY_ALL: Final = {topic: ANSWERED * len(groups) for topic, groups in READERS.items()}
+_ANSWERED_BY_ALL: Final = {topic: ANSWERED * len(groups) for topic, groups in HOLDERS.items()}

@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import msgspec
 
-from common.events import READERS
 from ops.verify.evidence.kinds import INVENTORY, OUTCOMES, PAYMENT, PLACED, TYPES
 from ops.verify.evidence.lines import (
     SEPARATOR,
@@ -20,7 +19,7 @@ from ops.verify.evidence.lines import (
     ordered,
     reserved_lines,
 )
-from ops.verify.evidence.progress import ANSWERED, APPLIED, GIVEN_UP, PASSED, UNREAD
+from ops.verify.evidence.progress import ANSWERED, APPLIED, GIVEN_UP, HOLDERS, PASSED, UNREAD
 from ops.verify.statements import DECIDED, MONEY, ONCE, OUTCOME, STOCK, WAITING, Finding
 
 CLOCK_STEP_MS = 60_000
@@ -123,7 +122,7 @@ def _unlisted(evidence: Evidence, fates: Sequence[str]) -> Iterator[Finding]:
     for record, fate in zip(evidence.records, fates, strict=True):
         if record.content == UNREADABLE:
             groups = [
-                group for group, letter in zip(READERS[record.partition.topic], fate, strict=True) if letter in APPLIED
+                group for group, letter in zip(HOLDERS[record.partition.topic], fate, strict=True) if letter in APPLIED
             ]
             if groups:
                 where = f"{record.partition}@{record.offset}"
@@ -154,8 +153,9 @@ def _foreign(evidence: Evidence, taken: list[Record]) -> Iterator[Finding]:
     for movement in evidence.movements:
         if movement.kind not in ("reserve", "release"):
             yield Finding(STOCK, f"there is a {movement.kind} of {movement.quantity} under an order")
-    if evidence.orders and taken and evidence.orders[0].partition != taken[0].number:
-        of, at = evidence.orders[0].partition, taken[0].number
+    numbers = [record.number for record in taken if record.kind == PLACED] or [record.number for record in taken]
+    if evidence.orders and numbers and evidence.orders[0].partition != numbers[0]:
+        of, at = evidence.orders[0].partition, numbers[0]
         yield Finding(OUTCOME, f"its row says partition {of}, the log has it in {at}: later events would go to {of}")
 
 
@@ -165,7 +165,7 @@ def _times(evidence: Evidence) -> Iterator[Finding]:
         placed = [r.at for r in evidence.records if r.kind == PLACED and r.at]
         if placed and row.placed_at and int(row.placed_at) not in placed:
             yield Finding(WAITING, f"its row has it placed at {row.placed_at} ms, the log at {placed[0]} ms")
-        decided = [r.at for r in evidence.records if r.at and r.kind == OUTCOMES.get(row.status)]
+        decided = [r.at for r in evidence.records if r.at and r.kind in OUTCOMES.get(row.status, "")]
         if decided and row.decided_at and int(row.decided_at) > max(decided) + CLOCK_STEP_MS:
             yield Finding(WAITING, f"its row has it decided at {row.decided_at} ms, the log at {max(decided)} ms")
 

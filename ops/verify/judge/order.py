@@ -10,10 +10,9 @@ other order is taken apart and judged piece by piece (`judge`). That makes a mil
 
 from functools import lru_cache
 
-from common.events import READERS
 from ops.verify.evidence.kinds import INVENTORY, PAYMENT, TOPIC_OF, Course, course_of
 from ops.verify.evidence.lines import Evidence, Tag, ordered
-from ops.verify.evidence.progress import ANSWERED, Progress, Trimmed
+from ops.verify.evidence.progress import ANSWERED, HOLDERS, Progress, Trimmed
 from ops.verify.judge.content import judge_content
 from ops.verify.judge.states import Seen, Shape, Verdict, by_topic, judge_states
 
@@ -61,7 +60,7 @@ def _sound_course(kinds: str, is_free: bool, trimmed: Trimmed) -> Course | None:
         return None
     captured = course.payment in (PAYMENT.good, PAYMENT.undone) and not is_free
     shape = Shape(
-        *by_topic(Seen(kind, ANSWERED * len(READERS[TOPIC_OF[kind]])) for kind in kinds),
+        *by_topic(Seen(kind, ANSWERED * len(HOLDERS[TOPIC_OF[kind]])) for kind in kinds),
         row=(course.status, course.payment, course.inventory, "t"),
         payment=course.payment,
         stock=course.inventory,

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from ops.verify.evidence.kinds import (
+    ANY_OUTCOME,
     CANCEL_REQUESTED,
     DEADLINE_PASSED,
     FINAL,
@@ -41,12 +42,16 @@ class Seen(NamedTuple):
     progress: str
 
 
+Records = tuple[Seen, ...]
+
+
 class Shape(NamedTuple):
     """An order without its content."""
 
-    orders: tuple[Seen, ...]
-    payments: tuple[Seen, ...]
-    inventory: tuple[Seen, ...]
+    orders: Records
+    outcomes: Records
+    payments: Records
+    inventory: Records
     row: tuple[str, str, str, str] | None
     """status, payment, inventory, settled"""
     payment: str | None
@@ -62,6 +67,11 @@ class Shape(NamedTuple):
     """Whether its row says that it was rejected because an operator discarded it."""
 
     @property
+    def of_order(self) -> tuple[Seen, ...]:
+        """What the api and the saga have published of it."""
+        return (*self.orders, *self.outcomes)
+
+    @property
     def may_be_rejected(self) -> bool:
         """Whether the log has a refusal, or may have had one. An operator's decision is in no record, and a saga that
         was restored has it from its own outcome."""
@@ -74,13 +84,13 @@ class Shape(NamedTuple):
         return self.claims and self.trimmed.orders
 
 
-def by_topic(seen: Iterable[Seen]) -> tuple[tuple[Seen, ...], tuple[Seen, ...], tuple[Seen, ...]]:
-    """The records of `orders`, those of `payments`, and those of `inventory`."""
+def by_topic(seen: Iterable[Seen]) -> tuple[Records, Records, Records, Records]:
+    """The records of each of `TOPICS`."""
     records: dict[str, list[Seen]] = {topic: [] for topic in TOPICS}
     for record in seen:
         records[TOPIC_OF[record.kind]].append(record)
-    orders, payments, inventory = map(tuple, records.values())
-    return orders, payments, inventory
+    orders, outcomes, payments, inventory = map(tuple, records.values())
+    return orders, outcomes, payments, inventory
 
 
 @lru_cache(65_536)
@@ -101,16 +111,17 @@ def judge_states(shape: Shape) -> Verdict:
 
 def _log_alone(shape: Shape) -> Iterator[Finding]:
     """What the log says of the order must not contradict itself."""
-    kinds = {kind for kind, _ in shape.orders}
+    kinds = {kind for kind, _ in shape.of_order}
     # A record that no reader has processed is on the operator's list, whatever order it names.
-    taken = any(set(progress) != {PARKED} for _, progress in (*shape.orders, *shape.payments, *shape.inventory))
+    taken = any(set(progress) != {PARKED} for _, progress in (*shape.of_order, *shape.payments, *shape.inventory))
     if PLACED not in kinds and taken and not shape.trimmed.orders:
-        if kinds & set(OUTCOMES.values()):
+        if kinds & ANY_OUTCOME:
             yield Finding(DECIDED, "the log has its outcome, but not the order")
         elif shape.payments or shape.inventory:
             yield Finding(DECIDED, "the log has a decision about it, but not the order")
-    if {"c", "j"} <= kinds:
-        yield Finding(ONCE, "the log has it confirmed and rejected")
+    for other in ("confirmed", "cancelled"):  # a confirmed order may be cancelled
+        if all(kinds.intersection(OUTCOMES[status]) for status in (other, "rejected")):
+            yield Finding(ONCE, f"the log has it {other} and rejected")
     for side, seen in ((PAYMENT, shape.payments), (INVENTORY, shape.inventory)):
         published = {TYPES[kind] for kind, _ in seen}
         families = (
@@ -208,13 +219,13 @@ def _ledger(shape: Shape) -> Iterator[Finding]:
 def _saga(shape: Shape) -> Iterator[Finding]:
     """The order's row against the records which the saga has passed."""
     placed = [progress[0] for kind, progress in shape.orders if kind == PLACED]
-    applied = [kind for kind, progress in shape.orders if progress[0] in APPLIED]
+    applied = [kind for kind, progress in shape.of_order if progress[0] in APPLIED]
     decisions = {
         "payment": [kind for kind, progress in shape.payments if progress in APPLIED],
         "inventory": [kind for kind, progress in shape.inventory if progress in APPLIED],
     }
     is_given_up = bool(GIVEN_UP & set(placed))
-    if is_given_up and set(placed) <= GIVEN_UP and any(kind == "c" for kind, _ in shape.orders):
+    if is_given_up and set(placed) <= GIVEN_UP and any(kind in OUTCOMES["confirmed"] for kind, _ in shape.of_order):
         yield Finding(OUTCOME, "the saga discarded it without processing it, and the log has it confirmed")
     if shape.row is None:
         if is_given_up:
@@ -223,10 +234,10 @@ def _saga(shape: Shape) -> Iterator[Finding]:
             yield Finding(DECIDED, "the saga has passed the order and has no row for it")
         elif decisions["payment"] or decisions["inventory"]:
             yield Finding(DECIDED, "the saga has passed a decision about it and has no row for it")
-        elif (
-            placed and any(k in OUTCOMES.values() and p[0] != UNREAD for k, p in shape.orders) and UNREAD not in placed
-        ):
+        elif placed and any(k in ANY_OUTCOME and p[0] != UNREAD for k, p in shape.of_order) and UNREAD not in placed:
             yield Finding(DECIDED, "the log has its outcome, and the saga claims that it never processed the order")
+        elif any(progress[0] in APPLIED for _, progress in shape.outcomes):
+            yield Finding(DECIDED, "the log has its outcome, and the order database does not have the order")
         return
     if not any(shape.trimmed) and PLACED not in applied and not is_given_up and not any(decisions.values()):
         yield Finding(DECIDED, "there is a row for an order that is not in the part of the log the saga has read")
@@ -243,7 +254,7 @@ def _saga(shape: Shape) -> Iterator[Finding]:
             read = ", ".join(sorted(TYPES[kind] for kind in ranks)) or "nothing"
             yield Finding(OUTCOME, f"the saga has read {read} from {side.topic}, and its row says {state or 'nothing'}")
     if is_given_up:
-        is_published = any(kind == OUTCOMES.get(status) for kind, _ in shape.orders)
+        is_published = any(kind in OUTCOMES.get(status, "") for kind, _ in shape.of_order)
         if set(placed) <= GIVEN_UP and status != "rejected" and not is_published and not shape.is_repeated:
             yield Finding(OUTCOME, f"the saga has discarded it, and its row says {status}")
     elif placed and not shape.is_repeated and (problem := _status_problem(status, payment, stock, applied)):
@@ -254,11 +265,12 @@ def _saga(shape: Shape) -> Iterator[Finding]:
         if not shape.claims and status != "awaiting_placed":
             yield Finding(DECIDED, "there is a row for it, and it names no record that was trimmed from the log")
         return
-    everything = [*shape.orders, *shape.payments, *shape.inventory]
-    if status in OUTCOMES and not shape.trimmed.orders:
-        kinds = {kind for kind, _ in shape.orders}
-        reads = [progress[0] for _, progress in everything]
-        if OUTCOMES[status] not in kinds and all(p in (ANSWERED, UNREAD, DISCARDED) for p in reads):
+    # An order that is kept has its outcome kept, whatever was trimmed.
+    if status in OUTCOMES and (not shape.trimmed.orders or (placed and not shape.is_repeated)):
+        kinds = {kind for kind, _ in shape.of_order}
+        reads = [progress[0] for _, progress in (*shape.orders, *shape.payments, *shape.inventory)]
+        published = kinds & (ANY_OUTCOME if status == "confirmed" else REVOCATIONS) & set(OUTCOMES[status])
+        if not published and all(p in (ANSWERED, UNREAD, DISCARDED) for p in reads):
             yield Finding(WAITING, f"the saga has decided {status}, and the log has no order.{status}")
 
 
@@ -271,17 +283,18 @@ def _status_problem(status: str, payment: str, stock: str, applied: list[str]) -
         case "awaiting_placed":
             return "the saga has read order.placed, and its row still awaits it"
         case "pending":
-            if types := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *OUTCOMES.values()}):
-                return f"the saga has read {', '.join(types)}, and it is still pending"
+            if types := sorted({TYPES[kind] for kind in after & {CANCEL_REQUESTED, *ANY_OUTCOME}}):
+                return f"the saga has taken in {', '.join(types)}, and it is still pending"
             if payment == "declined" or stock == "rejected" or (payment, stock) == ("completed", "reserved"):
                 return f"payment is {payment or 'open'}, inventory {stock or 'open'}, and it is still pending"
         case "confirmed":
-            if types := sorted(TYPES[kind] for kind in after & {CANCEL_REQUESTED, *REVOCATIONS}):
-                return f"the saga has read {', '.join(types)}, and it is confirmed"
-            if (payment, stock) != ("completed", "reserved") and "c" not in after:
+            revoked = {*OUTCOMES["rejected"], *OUTCOMES["cancelled"]}
+            if types := sorted({TYPES[kind] for kind in after & {CANCEL_REQUESTED, *revoked}}):
+                return f"the saga has taken in {', '.join(types)}, and it is confirmed"
+            if (payment, stock) != ("completed", "reserved") and after.isdisjoint(OUTCOMES["confirmed"]):
                 return f"it is confirmed with payment {payment or 'open'} and inventory {stock or 'open'}"
         case "rejected":
-            if payment != "declined" and stock != "rejected" and "j" not in after:
+            if payment != "declined" and stock != "rejected" and after.isdisjoint(OUTCOMES["rejected"]):
                 sides = f"payment {payment or 'open'}, inventory {stock or 'open'}"
                 return f"it is rejected, and neither side refused it: {sides}"
         case "cancelled":
@@ -294,8 +307,7 @@ def _status_problem(status: str, payment: str, stock: str, applied: list[str]) -
 
 def _outcome(shape: Shape) -> Iterator[Finding]:
     """The order's row against the two sides. Their snapshots are later: they may be ahead of it, never behind."""
-    kinds = {kind for kind, _ in shape.orders}
-    if "c" in kinds:
+    if any(kind in OUTCOMES["confirmed"] for kind, _ in shape.of_order):
         for side, state in ((PAYMENT, shape.payment), (INVENTORY, shape.stock)):
             if state in (side.bad, side.void):
                 yield Finding(OUTCOME, f"the log has it confirmed, and {side.name} is {state}")

@@ -14,14 +14,14 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from common.consume.positions import Stored
-from common.events import READERS
+from common.events import READERS, SAGA
 from common.kafka.broker import Partition
 from common.postgres import KEEPALIVES
 from common.secrets.passwords import connect_by
 from ops.tool import GROUP_OF, statements
 from ops.verify.evidence.kinds import PLACED, TOPICS, TYPES
 from ops.verify.evidence.lines import SEPARATOR, Evidence
-from ops.verify.evidence.progress import DISCARDED, DISCARDING, PARKED, REDRIVEN, GroupPartition, Progress
+from ops.verify.evidence.progress import DISCARDED, DISCARDING, HOLDERS, PARKED, REDRIVEN, GroupPartition, Progress
 from ops.verify.statements import Unproven
 from order.api.requests import is_order_id
 
@@ -170,13 +170,18 @@ def progress_of(
     starts: Mapping[Partition, int],
     ends: Mapping[Partition, int],
     committed: Mapping[GroupPartition, int],
+    published: Mapping[Partition, int],
 ) -> Progress:
+    """`published` is where the outcomes ended before the snapshots were taken. If the order database went back, it may
+    lack any of them."""
     parked: dict[GroupPartition, dict[int, str]] = {}
     for snapshot in databases:
         for reader, rows in snapshot.parked().items():
             parked[reader] = {offset: row.fate for offset, row in rows.items()}
     positions = {reader: stored.next_offset for reader, stored in stored_positions(databases).items()}
-    return Progress(starts, ends, positions, committed, parked)
+    went_back = any(committed.get(reader, 0) > at for reader, at in positions.items() if reader[0] == SAGA)
+    stored_before = {(SAGA, *partition): 0 if went_back else end for partition, end in published.items()}
+    return Progress(starts, ends, positions | stored_before, {**committed, **stored_before}, parked)
 
 
 def skipped_by_all(databases: Sequence[Snapshot]) -> set[tuple[Partition, int]]:
@@ -185,7 +190,7 @@ def skipped_by_all(databases: Sequence[Snapshot]) -> set[tuple[Partition, int]]:
     return {
         (partition, offset)
         for partition, offset in set().union(*skipped.values())
-        if all((partition, offset) in skipped[group] for group in READERS[partition.topic])
+        if all((partition, offset) in skipped[group] for group in HOLDERS[partition.topic])
     }
 
 
@@ -237,7 +242,7 @@ def about_order(order_id: str, evidence: Evidence, progress: Progress, databases
             "at": f"{record.partition}@{record.offset}",
             "says": record.content,
             "read": dict(
-                zip(READERS[record.partition.topic], progress.of(*record.partition, record.offset), strict=True)
+                zip(HOLDERS[record.partition.topic], progress.of(*record.partition, record.offset), strict=True)
             ),
         }
         for record in evidence.records

@@ -1,11 +1,11 @@
 """Reading the log: every record between two bounds, written to the buckets by order.
 
-All records of an order are at one partition number of the three topics. These are read side by side in the order of
+All records of an order are at one partition number of the four topics. These are read side by side in the order of
 time, one number after the other: then the records of an order meet in a small window, and leave it as one line. Orders
 that take another course leave it record by record, and are put together later.
 
 A record is decoded as far as the judgement needs it. One that cannot be decoded is reported by its offset, since every
-reader must have parked it.
+reader must have parked it. Nobody reads `outcomes`, so nothing in there can be parked.
 """
 
 import re
@@ -23,7 +23,7 @@ from common.codec import UNDECODABLE, decoded
 from common.config.kafka import Brokers
 from common.consume.records import within_range
 from common.errors import describe
-from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, PAYMENTS, StrictRef
+from common.events import IDENTIFIER_PATTERN, INVENTORY, ORDERS, OUTCOMES, PAYMENTS, StrictRef
 from common.kafka.broker import Partition
 from common.kafka.identity import Consumer
 from ops.log import Log, Tail
@@ -112,7 +112,7 @@ def record_line(order_id: str, number: int, seen: _Seen) -> str | None:
     head = f"{digested}|" if kind == PLACED else ""
     try:
         line = f"{order_id}|{Tag.RECORD}|{kind}|{number}|{offset}|{at}|{head}{_content(kind, data)}"
-        separators = {PLACED: 10}.get(kind, {ORDERS: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
+        separators = {PLACED: 10}.get(kind, {ORDERS: 6, OUTCOMES: 6, PAYMENTS: 8, INVENTORY: 7}[TOPIC_OF[kind]])
         if line.count("|") == separators and line.isprintable():
             return line
     except UNDECODABLE:
@@ -208,7 +208,7 @@ class _Part(Tail):
 
 
 class _Reader:
-    """Reads the log, one partition number of the three topics after the other."""
+    """Reads the log, one partition number of the four topics after the other."""
 
     def __init__(self, answered: Mapping[tuple[str, int], Answered], with_digests: bool, writer: Writer) -> None:
         self.contents = Contents()
@@ -245,7 +245,7 @@ class _Reader:
                 contents.parked[partition, offset] = digest((message.key() or b"") + value)
             event = event_of(kinds, value)
             if event is None:
-                if (line := salvaged(topic, number, offset, message.key(), value)) is None:
+                if topic == OUTCOMES or (line := salvaged(topic, number, offset, message.key(), value)) is None:
                     self._give_up(partition, offset)
                 else:
                     self._writer.write(line)

@@ -48,13 +48,12 @@ class Feed(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """The backlog at one time (monotonic, in s): for each feed the orders settled so far, and those that wait, about
-    and at most."""
+    """The backlog at one time (monotonic, in s): for each feed the orders settled so far, and those that wait. Each
+    record counts as an order, so one that was refused or cancelled counts twice on `orders`."""
 
     at_s: float
     settled: Mapping[Feed, float]
     waiting: Mapping[Feed, float]
-    waiting_most: Mapping[Feed, float]
 
 
 class Admission(NamedTuple):
@@ -78,7 +77,7 @@ def admission(samples: Sequence[Sample], settle_within_s: float, backlog_max: in
     admitted = EVERYTHING
     for feed, waiting in latest.waiting.items():
         settled_per_s = speed(feed, samples)
-        limit = min(backlog_max - latest.waiting_most[feed] + waiting, settle_within_s * settled_per_s)
+        limit = min(float(backlog_max), settle_within_s * settled_per_s)
         if limit - waiting < admitted.singles:
             admitted = admitted._replace(
                 singles=max(0.0, limit - waiting),
@@ -108,15 +107,6 @@ def speed(feed: Feed, samples: Sequence[Sample]) -> float:
     ]
     settled = sum(orders for _, orders in busy)
     return settled / sum(seconds for seconds, _ in busy) if len(busy) >= BUSY_SAMPLES_MIN and settled else inf
-
-
-def unsettled(samples: Sequence[Sample]) -> dict[Feed, float]:
-    """Orders that each consumer has yet to settle. While it is away, each unread record counts as one of them."""
-    latest = samples[-1]
-    return {
-        feed: latest.waiting_most[feed] if _stands_still(feed, samples) else orders
-        for feed, orders in latest.waiting.items()
-    }
 
 
 def _stands_still(feed: Feed, samples: Sequence[Sample]) -> bool:

@@ -5,7 +5,6 @@ whatever the load. The event loop only counts.
 """
 
 import time
-from collections import Counter as Counts
 from collections import deque
 from collections.abc import Callable
 from typing import Final
@@ -14,7 +13,7 @@ from loguru import logger
 from prometheus_client import Counter, Gauge
 
 from common.errors import Transient
-from common.events import PUBLISHES, READERS, READS
+from common.events import READERS, READS, SAGA
 from common.http import problem
 from common.http.problem import Problem
 from common.kafka import broker
@@ -31,14 +30,10 @@ from order.api.log.admission import (
     Sample,
     admission,
     next_sample_s,
-    unsettled,
 )
 from order.api.responses import PLACED_NOTHING
 from order.config import Api
 
-RECORDS_AN_ORDER: Final = Counts(PUBLISHES.values())
-"""On `orders` an order is placed and ends. While a service is away hardly any order ends, and each unread record may be
-an order; so for `backlog_max` each counts as one."""
 STOP_TIMEOUT_S: Final = 5.0
 
 waiting_orders: Final = Gauge("tandem_backlog_orders", "Accepted orders that a reader has yet to settle.", ["reader"])
@@ -105,7 +100,7 @@ class Backlog(Worker):
                 wait_s = SAMPLE_EVERY_S
                 try:
                     self._samples.append(self._sample(admin, consumers))
-                    for feed, orders in unsettled(self._samples).items():
+                    for feed, orders in self._samples[-1].waiting.items():
                         waiting_orders.labels(str(feed)).set(orders)
                     admitted = admission(self._samples, self._settings.settle_within_s, self._settings.backlog_max)
                     self.set(admitted)
@@ -121,7 +116,7 @@ class Backlog(Worker):
                 consumer.close()
 
     def _sample(self, admin: AdminClient, consumers: dict[str, Consumer]) -> Sample:
-        partitions = [Partition(topic, number) for topic in READERS for number in range(self._partitions)]
+        partitions = [Partition(topic, number) for topic in READS[SAGA] for number in range(self._partitions)]
         committed = {
             group: broker.committed_offsets(consumer, [p for p in partitions if group in READERS[p.topic]])
             for group, consumer in consumers.items()
@@ -132,14 +127,11 @@ class Backlog(Worker):
         ends = broker.log_ends(admin, partitions)
         settled: dict[Feed, float] = {}
         waiting: dict[Feed, float] = {}
-        waiting_most: dict[Feed, float] = {}
         for group, offsets in committed.items():
             for partition, end in ends.items():
                 if group in READERS[partition.topic]:
                     at = offsets[partition] if partition in offsets else starts[partition]
-                    share = 1 / RECORDS_AN_ORDER[partition.topic]
                     feed = Feed(group, partition.topic)
-                    settled[feed] = settled.get(feed, 0.0) + at * share
-                    waiting[feed] = waiting.get(feed, 0.0) + (end - at) * share
-                    waiting_most[feed] = waiting_most.get(feed, 0.0) + end - at
-        return Sample(time.monotonic(), settled, waiting, waiting_most)
+                    settled[feed] = settled.get(feed, 0.0) + at
+                    waiting[feed] = waiting.get(feed, 0.0) + end - at
+        return Sample(time.monotonic(), settled, waiting)

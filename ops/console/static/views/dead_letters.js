@@ -10,7 +10,7 @@ import { Windowed } from "../windowed.js";
 import { Act } from "./act.js";
 
 const SERVICES = [["", "any"], ["order"], ["payment"], ["inventory"]];
-const TOPICS = [["", "any"], ["orders"], ["payments"], ["inventory"]];
+const TOPICS = [["", "any"], ["orders"], ["outcomes"], ["payments"], ["inventory"]];
 const STATES = [["", "not done"], ["parked"], ["redrive"], ["discard"], ["decided"], ["done"]];
 const ROLES = [["", "both"], ["true", "roots"], ["false", "followers"]];
 const nameOf = (event) => `${event.service} ${event.record}`;
