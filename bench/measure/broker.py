@@ -48,7 +48,7 @@ def rates(system: System, records: int) -> Rates:
     def read_clocks() -> None:
         clocks.append((time.perf_counter(), cpu_s(system)))
 
-    with own_topic(system.brokers, TOPIC) as consumer:
+    with own_topic(system.brokers, TOPIC) as [consumer]:
         read_clocks()
         for number in range(records):
             while True:

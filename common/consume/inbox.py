@@ -38,8 +38,8 @@ HOLES_EVERY_S: Final = 2.0
 # slots of all consumers begin at the same moments by the clock, so that the saga, a phase later, finds the results of
 # both sides. Where clocks differ, orders settle later, by a slot at most.
 SLOT_S: Final = 0.045
-FETCH_S: Final = 0.004
-"""Time for one more fetch by the client, which takes some milliseconds."""
+FETCH_S: Final = 0.006
+"""Time for one more fetch by the client, which looks every 4 ms whether its queue is empty."""
 ARRIVE_S: Final = 0.001
 """Time for the partitions of a fetch to arrive one after the other."""
 

@@ -96,8 +96,8 @@ def consumer_config(brokers: Brokers, client_id: str, group: str) -> dict[str, A
         "auto.offset.reset": "error",
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
         "socket.timeout.ms": SOCKET_TIMEOUT_MS,
-        # The default second of waiting when the local queue is full stalls a fast consumer.
-        "fetch.queue.backoff.ms": 2,
+        # How often the client looks whether its queue is still full. Its default of a second stalls a fast consumer.
+        "fetch.queue.backoff.ms": 4,
         "queued.min.messages": 1,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": CONSUMER_BUFFER_KIB,

@@ -1,17 +1,24 @@
 """The warm-up of a broker that has just started: by itself, while nobody waits.
 
-A JVM gets warm by the requests it handles, not by time or records: its compilers need tens of thousands of calls and
-about 7 s of CPU, and until then a request costs up to ten times as much. If the first orders have to do that, their CPU
+A JVM gets warm by the requests it handles, not by time or records: its compilers need thousands of calls and several
+seconds of CPU, and until then a request costs up to ten times as much. If the first orders have to do that, their CPU
 doubles. An archive of an earlier run's profiles (JEP 515) does not help, since the compilers' work remains.
+
+What is compiled rests on what was seen: C2 leaves out branches that were never taken, and compiles a method anew when
+one is. So this sends what services send: requests for one or several partitions, from several clients, that wake the
+fetches of several readers. And it begins again and again, with a new topic, new clients and a new group.
 """
 
+import asyncio
+import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+import uvloop
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from msgspec import Struct
 
@@ -19,8 +26,9 @@ from common.codec import encode
 from common.config.kafka import Brokers
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.access import WARM_UP
+from common.kafka.async_publisher import AsyncPublisher
 from common.kafka.broker import Partition, committed_offsets, topic_ends
-from common.kafka.clients import client_config, producer_config
+from common.kafka.clients import client_config
 
 NAME: Final = WARM_UP
 PARTITIONS: Final = 12
@@ -29,13 +37,16 @@ TIMEOUT_S: Final = 60.0
 READ_AT_ONCE: Final = 10_000
 
 SECONDS_MAX: Final = 60.0
-PRODUCERS: Final = 3
-ROUNDS_A_WINDOW: Final = 110
-WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PRODUCERS * PARTITIONS
-REQUESTS_MIN: Final = 28_000
+PUBLISHERS: Final = 3
+READERS: Final = 3
+RECORDS: Final = (1, 1, 2, 3, 6, 30)
+"""How many records go together to random partitions: few as from the api, many as from a consumer."""
+ROUNDS_A_WINDOW: Final = 800
+WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PUBLISHERS
+ASK_EVERY_ROUNDS: Final = 4
+REQUESTS_MIN: Final = 12_000
 """Before this, two windows may agree by chance while much of the broker is not compiled yet."""
 ALIKE: Final = 0.15
-
 
 CPU: Final = "the broker's CPU"
 
@@ -76,8 +87,8 @@ def placed_event() -> bytes:
 
 
 @contextmanager
-def own_topic(brokers: Brokers, topic: str) -> Iterator[Consumer]:
-    """A topic that exists for a load only, and a consumer that reads it from its end.
+def own_topic(brokers: Brokers, topic: str, readers: int = 1) -> Iterator[list[Consumer]]:
+    """A topic that exists for a load only, and consumers that each read all of it from its end.
 
     If an earlier load was interrupted, its topic is used. Raises `KafkaException` and `Transient`.
     """
@@ -90,20 +101,21 @@ def own_topic(brokers: Brokers, topic: str) -> Iterator[Consumer]:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
         starts = {partition.number: end for partition, end in topic_ends(admin, [topic]).items()}
-    consumer = Consumer(
-        {
-            **client_config(brokers, NAME),
-            "group.id": topic,
-            "enable.auto.commit": False,
-            "auto.offset.reset": "error",
-            "fetch.queue.backoff.ms": 2,
-        }
-    )
+    config = {
+        **client_config(brokers, NAME),
+        "group.id": topic,
+        "enable.auto.commit": False,
+        "auto.offset.reset": "error",
+        "fetch.queue.backoff.ms": 2,
+    }
+    consumers = [Consumer(config) for _ in range(readers)]
     try:
-        consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
-        yield consumer
+        for consumer in consumers:
+            consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+        yield consumers
     finally:
-        consumer.close()
+        for consumer in consumers:
+            consumer.close()
         admin.delete_topics([topic])[topic].result(TIMEOUT_S)
 
 
@@ -118,31 +130,50 @@ def warm_up(
     """Send small requests until the broker is warm, is not to be warmed any more (`wanted`), or for `seconds_max`.
 
     `cost_s` is what the broker has used, and `measured` says of what: seconds of CPU, or of time. Orders would take
-    longer, since everything else has to follow. Here every record is a produce request of its own and wakes a fetch,
-    until a request has stopped becoming cheaper. Raises `KafkaException`, `Transient` or `Fatal` if the broker cannot
-    be reached or refuses.
+    longer, since everything else has to follow. It ends when a request has stopped becoming cheaper. Raises
+    `KafkaException`, `Transient` or `Fatal` if the broker cannot be reached or refuses.
     """
-    value = placed_event()
     admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
-    producers = [Producer(producer_config(brokers, NAME, linger_ms=0)) for _ in range(PRODUCERS)]
     windows: list[float] = []
     began = time.monotonic()
-    with own_topic(brokers, NAME) as consumer:
-        while time.monotonic() - began < seconds_max and wanted() and not is_warm(windows):
+
+    def goes_on() -> bool:
+        return time.monotonic() - began < seconds_max and wanted()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        while not is_warm(windows):
             before_s = cost_s()
-            for _ in range(ROUNDS_A_WINDOW):
-                # A partition's next record is sent when its last one is acknowledged, so no two share a request.
-                for producer in producers:
-                    for partition in range(PARTITIONS):
-                        producer.produce(NAME, value, partition=partition)
-                for producer in producers:
-                    assert producer.flush(TIMEOUT_S) == 0, "the broker did not take all records"
-                consumer.consume(READ_AT_ONCE, 0)
-                _ask_all_else(consumer, admin)
+            if not runner.run(_window(brokers, admin, goes_on)):
+                break
             windows.append((cost_s() - before_s) / WINDOW_REQUESTS * 1e6)
-    for future in admin.delete_consumer_groups([NAME]).values():
-        _await_gone(future)
     return Warmth(seconds=time.monotonic() - began, cpu_us=windows, warm=is_warm(windows), measured=measured)
+
+
+async def _window(brokers: Brokers, admin: AdminClient, goes_on: Callable[[], bool]) -> bool:
+    """Send and read the records of one window. Whether all of it was done before it was to end."""
+    value, chosen = placed_event(), random.Random(0)
+    with own_topic(brokers, NAME, READERS) as readers:
+        publishers = [AsyncPublisher(brokers, NAME, linger_s=0.0, deadline_s=TIMEOUT_S) for _ in range(PUBLISHERS)]
+        try:
+            for number in range(ROUNDS_A_WINDOW):
+                if number % ASK_EVERY_ROUNDS == 0:
+                    if not goes_on():
+                        return False
+                    _ask_all_else(readers[0], admin)
+                sent = [
+                    publisher.send(NAME, b"", value, chosen.randrange(PARTITIONS))
+                    for publisher in publishers
+                    for _ in range(chosen.choice(RECORDS))
+                ]
+                await asyncio.gather(*sent)
+                for reader in readers:
+                    reader.consume(READ_AT_ONCE, 0)
+        finally:
+            for publisher in publishers:
+                await publisher.close()
+            for future in admin.delete_consumer_groups([NAME]).values():
+                _await_gone(future)
+    return True
 
 
 def _ask_all_else(consumer: Consumer, admin: AdminClient) -> None:

@@ -18,7 +18,8 @@ def admin(stack: Stack) -> AdminClient:
 
 
 def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
-    wanted = iter([True, False])
+    checks = warmth.ROUNDS_A_WINDOW // warmth.ASK_EVERY_ROUNDS
+    wanted = iter([True] * checks + [False])
     broker = broker_process(stack.kafka.port)
     result = warmth.warm_up(stack.brokers, lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
     assert len(result.cpu_us) == 1
@@ -34,7 +35,7 @@ def test_the_topic_that_an_interrupted_warm_up_left_is_used_from_its_end(stack: 
     for number in range(warmth.PARTITIONS):  # which also waits until every partition has its leader
         producer.produce(warmth.NAME, b"left", partition=number)
     assert producer.flush(30) == 0
-    with warmth.own_topic(stack.brokers, warmth.NAME) as consumer:
+    with warmth.own_topic(stack.brokers, warmth.NAME) as [consumer]:
         assert [p.offset for p in consumer.assignment()] == [1] * warmth.PARTITIONS
     eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
 
