@@ -5,7 +5,7 @@ pulled towards a backlog worth `TARGET_S` seconds, so it settles where as many o
 (Accepting orders takes CPU from settling them, so a flood would show a lower rate than the highest one.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import linear_regression
 from typing import Final
 
@@ -17,6 +17,8 @@ STEP_MAX: Final = 1.25
 GROWTH_MAX: Final = 0.01
 JITTER_S: Final = 0.25
 BACKLOG_MAX_S: Final = 2.0
+HOLD_STEP: Final = 0.95
+HOLD_TRIES: Final = 8
 
 
 def next_rate(rate: float, settled_per_s: float, backlog: float, *, rising: bool) -> tuple[float, bool]:
@@ -44,3 +46,23 @@ def why_not_held(rate: float, times_s: Sequence[float], backlog: Sequence[float]
     if backlog and backlog[-1] > BACKLOG_MAX_S * rate:
         return f"{backlog[-1]:.0f} orders were waiting at the end, over {BACKLOG_MAX_S:.0f} s worth"
     return ""
+
+
+def highest_held(first_rate: float, why_not: Callable[[float], str]) -> tuple[float, str]:
+    """The highest rate that is held, to 5 %, and a warning, if there is one.
+
+    `why_not` tries a rate. The first rate is raised while it is held, or else lowered until it is.
+    """
+    rate, tried, held, why = first_rate, first_rate, 0.0, ""
+    for _ in range(HOLD_TRIES):
+        tried, why = rate, why_not(rate)
+        if why and held:
+            return held, ""
+        if why:
+            rate *= HOLD_STEP
+        elif tried < first_rate:
+            return tried, ""
+        else:
+            held = tried
+            rate /= HOLD_STEP
+    return (held, "no higher rate was tried") if held else (tried, f"not held: {why}")

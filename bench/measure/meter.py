@@ -22,8 +22,6 @@ from common.kafka.warmth import SECONDS_MAX, Warmth
 CONNECTIONS_MAX: Final = 2_000
 CONNECTIONS_CLOSED: Final = 128
 FIRST_RATE: Final = 500.0
-HOLD_TRIES: Final = 5
-HOLD_STEP: Final = 0.95
 
 Say = Callable[[str], None]
 Tick = Callable[[Board, float], None]
@@ -77,22 +75,23 @@ class Meter:
         return self._measure(name, spec, "governed", governing)
 
     def highest_held(self, name: str, first_rate: float, govern_s: float, hold_s: float, **options: Any) -> Measured:
-        """The highest rate that is held without a growing backlog, to 5 %.
+        """The load at the highest rate that is held without a growing backlog, to 5 %. See `bench.load.governor`.
 
-        The governor's rate is lowered until it is held. If no rate is held, the last try is returned with a warning.
+        The governor's rate is tried first. If no rate is held, the last try is returned with a warning.
         """
         lines = max(1, options.get("lines", 0))
         governed = self.governed(f"{name}, governed", max(FIRST_RATE, first_rate) / lines, govern_s, **options)
-        rate = governed.settled_late_per_s
-        tries = 0
-        while True:
-            held = self.open(f"{name}, {rate:.0f}/s", rate / lines, hold_s, **options)
-            why, tries = held.why_not_held(), tries + 1
-            if why and tries == HOLD_TRIES:
-                held.warnings.append(f"not held: {why}")
-            if not why or tries == HOLD_TRIES:
-                return held
-            rate *= HOLD_STEP
+        tried: dict[float, Measured] = {}
+
+        def why_not(rate: float) -> str:
+            tried[rate] = self.open(f"{name}, {rate:.0f}/s", rate / lines, hold_s, **options)
+            return tried[rate].why_not_held()
+
+        rate, warning = governor.highest_held(governed.settled_late_per_s, why_not)
+        held = tried[rate]
+        if warning:
+            held.warnings.append(warning)
+        return held
 
     def _spec(self, mode: Literal["open", "closed"], duration_s: float, **options: Any) -> Spec:
         self._count += 1

@@ -26,7 +26,7 @@ class Plan(Struct, frozen=True, kw_only=True):
     govern_s: float = 10
     """How long the governor looks for the rate that is then held."""
     hold_s: float = 15
-    fixed_rates: tuple[float, ...] = (10.0, REFERENCE_PER_S, 100.0, 700.0, 1_500.0)
+    fixed_rates: tuple[float, ...] = (10.0, REFERENCE_PER_S, 100.0, 700.0, 1_500.0, 2_500.0)
     shares: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0, 2.0)
     """Rates to offer, as shares of the confirmed rate."""
     low_point_s: float = 12
@@ -59,7 +59,7 @@ QUICK: Final = Plan(
     accept_s=2,
     govern_s=5,
     hold_s=5,
-    fixed_rates=(100.0, 700.0, 1_500.0),
+    fixed_rates=(100.0, 700.0, 1_500.0, 2_500.0),
     shares=(0.5, 1.0, 2.0),
     low_point_s=5,
     point_s=3,

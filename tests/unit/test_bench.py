@@ -242,6 +242,30 @@ class TestHeld:
             offered.append(rate)
         assert sum(offered[-20:]) / 20 == pytest.approx(capacity, rel=0.05)
 
+    @pytest.mark.parametrize("first_rate", [3_300, 4_000, 4_001, 5_200])
+    def test_the_highest_rate_is_found_from_below_and_from_above(self, first_rate: float) -> None:
+        tried: list[float] = []
+
+        def why_not(rate: float) -> str:
+            tried.append(rate)
+            return "the backlog grew" if rate > 4_000 else ""
+
+        rate, warning = governor.highest_held(first_rate, why_not)
+        assert rate in tried
+        assert 4_000 * governor.HOLD_STEP <= rate <= 4_000
+        assert not warning
+
+    @pytest.mark.parametrize(("capacity", "warning"), [(1e9, "no higher rate was tried"), (0, "not held: it grew")])
+    def test_a_search_ends_with_a_warning(self, capacity: float, warning: str) -> None:
+        tried: list[float] = []
+
+        def why_not(rate: float) -> str:
+            tried.append(rate)
+            return "it grew" if rate > capacity else ""
+
+        assert governor.highest_held(1_000, why_not) == (tried[-1], warning)
+        assert len(tried) == governor.HOLD_TRIES
+
 
 class TestLost:
     def test_an_order_that_the_log_does_not_have_is_lost(self) -> None:
