@@ -17,7 +17,7 @@ from common.kafka import broker
 from common.kafka.broker import REQUEST_TIMEOUT_S
 from common.kafka.clients import MESSAGE_BYTES_MAX
 
-CHECK_EVERY_S: Final = 30.0
+CHECK_EVERY_S: Final = 10.0
 """To answer, the broker collects some thirty settings of each topic. Every 5 minutes it looks for what to delete."""
 OFFSETS: Final = "__consumer_offsets"
 """Kafka's own topic of committed offsets. Its other topics are made with the copies that an acknowledgement needs."""
