@@ -218,7 +218,7 @@ planted-bugs *args:
 fuzz *args:
     exec python -E -m tests.fuzz "$@"
 
-# Measure speed and cost on a stack of its own, in about 7 minutes (--quick: 2, --full: 35, --against REV)
+# Measure speed and cost on a stack of its own, in about 9 minutes (--quick: 3, --full: 40, --against REV)
 [group('measure')]
 bench *args:
     exec python -E -m bench "$@"

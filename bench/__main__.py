@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
         dest="plan",
         const=QUICK,
         default=DEFAULT,
-        help="about two minutes instead of seven",
+        help="about three minutes instead of nine",
     )
     how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about half an hour")
     options.add_argument(

@@ -53,16 +53,13 @@ def highest_held(first_rate: float, why_not: Callable[[float], str]) -> tuple[fl
 
     `why_not` tries a rate. The first rate is raised while it is held, or else lowered until it is.
     """
-    rate, tried, held, why = first_rate, first_rate, 0.0, ""
-    for _ in range(HOLD_TRIES):
-        tried, why = rate, why_not(rate)
-        if why and held:
-            return held, ""
-        if why:
-            rate *= HOLD_STEP
-        elif tried < first_rate:
-            return tried, ""
-        else:
-            held = tried
-            rate /= HOLD_STEP
-    return (held, "no higher rate was tried") if held else (tried, f"not held: {why}")
+    rate, why = first_rate, why_not(first_rate)
+    step = HOLD_STEP if why else 1 / HOLD_STEP
+    for _ in range(HOLD_TRIES - 1):
+        following = why_not(rate * step)
+        if why and not following:
+            return rate * step, ""
+        if following and not why:
+            return rate, ""
+        rate, why = rate * step, following
+    return rate, f"not held: {why}" if why else "held, and no higher rate was tried: it may be higher"

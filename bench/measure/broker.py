@@ -10,7 +10,7 @@ from bench.stack import processes
 from bench.stack.private import System
 from common.kafka import warmth
 from common.kafka.clients import producer_config
-from common.kafka.warmth import READ_AT_ONCE, SECONDS_MAX, TIMEOUT_S, Warmth, own_topic, placed_event
+from common.kafka.warmth import READ_AT_ONCE, SECONDS_MAX, TIMEOUT_S, Warmth, own_topic, placed_event, read
 
 TOPIC: Final = "bench"
 LINGER_MS: Final = 5
@@ -61,9 +61,9 @@ def rates(system: System, records: int) -> Rates:
         read_clocks()
         left = records
         while left > 0:
-            messages = consumer.consume(min(READ_AT_ONCE, left), TIMEOUT_S)
-            assert messages, f"{left} of {records} records did not arrive"
-            left -= len(messages)
+            arrived = read(consumer, min(READ_AT_ONCE, left), TIMEOUT_S)
+            assert arrived, f"{left} of {records} records did not arrive"
+            left -= arrived
         read_clocks()
     (began, cpu), (produced, produced_cpu), (consumed, consumed_cpu) = clocks
     return Rates(

@@ -81,6 +81,8 @@ class Meter:
         """
         lines = max(1, options.get("lines", 0))
         governed = self.governed(f"{name}, governed", max(FIRST_RATE, first_rate) / lines, govern_s, **options)
+        if not governed.settled_late_per_s:
+            raise NoResult(f"{governed.name}: nothing was settled")
         tried: dict[float, Measured] = {}
 
         def why_not(rate: float) -> str:

@@ -1,4 +1,4 @@
-"""How long each part of a run takes: two minutes, seven minutes or half an hour, with the starts of the stacks."""
+"""How long each part of a run takes: three minutes, nine minutes or forty, with the starts of the stacks."""
 
 from typing import Final
 
@@ -52,7 +52,7 @@ QUICK: Final = Plan(
     name="quick",
     burst_orders=10_000,
     first_minute_orders=2_000,
-    warm_s_max=20,
+    warm_s_max=30,
     warm_up_s=4,
     echo_s=1.5,
     broker_records=60_000,

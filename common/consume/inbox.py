@@ -21,7 +21,7 @@ from common.consume.reading import Reading, WithoutRecord
 from common.consume.records import Arrival, arrival_of
 from common.errors import LossDetected
 from common.kafka.broker import Partition, query
-from common.kafka.clients import consumer_config
+from common.kafka.clients import FETCH_QUEUE_BACKOFF_MS, consumer_config
 from common.kafka.identity import Consumer, note_refusal
 
 BATCH_RECORDS_MAX: Final = 2_000
@@ -38,8 +38,8 @@ HOLES_EVERY_S: Final = 2.0
 # slots of all consumers begin at the same moments by the clock, so that the saga, a phase later, finds the results of
 # both sides. Where clocks differ, orders settle later, by a slot at most.
 SLOT_S: Final = 0.045
-FETCH_S: Final = 0.006
-"""Time for one more fetch by the client, which looks every 4 ms whether its queue is empty."""
+FETCH_S: Final = FETCH_QUEUE_BACKOFF_MS / 1000 + 0.002
+"""Time for one more fetch by the client, which first has to see that its queue is empty."""
 ARRIVE_S: Final = 0.001
 """Time for the partitions of a fetch to arrive one after the other."""
 

@@ -24,6 +24,8 @@ CONSUMER_BUFFER_KIB: Final = 16 * 1024
 FETCH_BYTES: Final = 256 * 1024
 """Of each partition at a time, about 450 events. With the client's 1 MiB, a saga that was behind got 11,000 orders
 before the first of their results."""
+FETCH_QUEUE_BACKOFF_MS: Final = 4
+"""How often a consumer looks whether its queue is still full. The client's default of a second stalls a fast one."""
 MESSAGE_BYTES_MAX: Final = 128 * 1024 * 1024
 """The largest record that can be read and parked. Its bytes travel to PostgreSQL as hex, in a row of at most 1 GB."""
 RECEIVE_BYTES_MAX: Final = 2 * MESSAGE_BYTES_MAX
@@ -96,8 +98,7 @@ def consumer_config(brokers: Brokers, client_id: str, group: str) -> dict[str, A
         "auto.offset.reset": "error",
         "max.poll.interval.ms": MAX_POLL_INTERVAL_MS,
         "socket.timeout.ms": SOCKET_TIMEOUT_MS,
-        # How often the client looks whether its queue is still full. Its default of a second stalls a fast consumer.
-        "fetch.queue.backoff.ms": 4,
+        "fetch.queue.backoff.ms": FETCH_QUEUE_BACKOFF_MS,
         "queued.min.messages": 1,
         "fetch.wait.max.ms": 50,
         "queued.max.messages.kbytes": CONSUMER_BUFFER_KIB,

@@ -18,7 +18,8 @@ from common.kafka.broker import REQUEST_TIMEOUT_S
 from common.kafka.clients import MESSAGE_BYTES_MAX
 
 CHECK_EVERY_S: Final = 10.0
-"""To answer, the broker collects some thirty settings of each topic. Every 5 minutes it looks for what to delete."""
+"""To answer, the broker collects some thirty settings of each topic. The check warns, it does not protect: what another
+retention makes too old is deleted within 10 s as well."""
 OFFSETS: Final = "__consumer_offsets"
 """Kafka's own topic of committed offsets. Its other topics are made with the copies that an acknowledgement needs."""
 MESSAGE_BYTES: Final = "max.message.bytes"

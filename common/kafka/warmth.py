@@ -13,9 +13,8 @@ import asyncio
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager
-from typing import Final
+from contextlib import AsyncExitStack, ExitStack, contextmanager, suppress
+from typing import Any, Final
 
 import uvloop
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
@@ -24,11 +23,12 @@ from msgspec import Struct
 
 from common.codec import encode
 from common.config.kafka import Brokers
+from common.errors import Transient
 from common.events import ORDERS, Item, Milliseconds, OrderPlaced, PlacedData, make
 from common.kafka.access import WARM_UP
 from common.kafka.async_publisher import AsyncPublisher
-from common.kafka.broker import Partition, committed_offsets, topic_ends
-from common.kafka.clients import client_config
+from common.kafka.broker import REQUEST_TIMEOUT_S, Partition, committed_offsets, topic_ends
+from common.kafka.clients import ADMIN, FETCH_QUEUE_BACKOFF_MS, client_config
 
 NAME: Final = WARM_UP
 PARTITIONS: Final = 12
@@ -40,11 +40,12 @@ SECONDS_MAX: Final = 60.0
 PUBLISHERS: Final = 3
 READERS: Final = 3
 RECORDS: Final = (1, 1, 2, 3, 6, 30)
-"""How many records go together to random partitions: few as from the api, many as from a consumer."""
+"""How many records a publisher sends together, to random partitions: few as the api, many as a consumer."""
 ROUNDS_A_WINDOW: Final = 800
-WINDOW_REQUESTS: Final = ROUNDS_A_WINDOW * PUBLISHERS
+SENDS_A_WINDOW: Final = ROUNDS_A_WINDOW * PUBLISHERS
+"""Without a linger, what is sent together is one request to each leader of its partitions."""
 ASK_EVERY_ROUNDS: Final = 4
-REQUESTS_MIN: Final = 12_000
+SENDS_MIN: Final = 12_000
 """Before this, two windows may agree by chance while much of the broker is not compiled yet."""
 ALIKE: Final = 0.15
 
@@ -56,21 +57,24 @@ class Warmth(Struct, frozen=True, kw_only=True):
 
     seconds: float
     cpu_us: list[float]
-    """What a request costs, in windows of `WINDOW_REQUESTS`: the broker's CPU, or the time it takes."""
+    """What a send and all that follows from it costs, in windows of `SENDS_A_WINDOW`: the broker's CPU, or the time it
+    takes."""
     warm: bool
     measured: str = CPU
 
     def __str__(self) -> str:
+        if not self.cpu_us:
+            return f"ended after {self.seconds:.0f} s, before {SENDS_A_WINDOW:,} sends"
         windows = ", ".join(f"{us:.0f}" for us in self.cpu_us)
         return (
-            f"{len(self.cpu_us) * WINDOW_REQUESTS:,} small requests in {self.seconds:.0f} s; "
-            f"{self.measured} by {WINDOW_REQUESTS:,} of them: {windows} us each"
+            f"{len(self.cpu_us) * SENDS_A_WINDOW:,} small sends in {self.seconds:.0f} s; "
+            f"{self.measured} by {SENDS_A_WINDOW:,} of them: {windows} us each"
         )
 
 
 def is_warm(windows: Sequence[float]) -> bool:
-    """Whether enough requests were handled, and the last two windows differ by less than `ALIKE`."""
-    enough = len(windows) * WINDOW_REQUESTS >= REQUESTS_MIN
+    """Whether enough was sent, and the last two windows differ by less than `ALIKE`."""
+    enough = len(windows) * SENDS_A_WINDOW >= SENDS_MIN
     return enough and abs(windows[-1] / windows[-2] - 1) < ALIKE
 
 
@@ -92,11 +96,12 @@ def own_topic(brokers: Brokers, topic: str, readers: int = 1) -> Iterator[list[C
 
     If an earlier load was interrupted, its topic is used. Raises `KafkaException` and `Transient`.
     """
-    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
+    admin = _admin(brokers)
     starts = dict.fromkeys(range(PARTITIONS), 0)
     copies = len(admin.list_topics(timeout=TIMEOUT_S).brokers)
+    new = NewTopic(topic, PARTITIONS, copies, config={"file.delete.delay.ms": "1000"})
     try:
-        admin.create_topics([NewTopic(topic, PARTITIONS, copies)])[topic].result(TIMEOUT_S)
+        admin.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic].result()
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
@@ -106,17 +111,25 @@ def own_topic(brokers: Brokers, topic: str, readers: int = 1) -> Iterator[list[C
         "group.id": topic,
         "enable.auto.commit": False,
         "auto.offset.reset": "error",
-        "fetch.queue.backoff.ms": 2,
+        "fetch.queue.backoff.ms": FETCH_QUEUE_BACKOFF_MS,
     }
-    consumers = [Consumer(config) for _ in range(readers)]
-    try:
-        for consumer in consumers:
-            consumer.assign([TopicPartition(topic, number, start) for number, start in starts.items()])
+    with ExitStack() as opened:
+        opened.enter_context(_afterwards(lambda: _delete_topic(admin, topic)))
+        consumers = []
+        for _ in range(readers):
+            consumers.append(Consumer(config))
+            opened.callback(consumers[-1].close)
+            consumers[-1].assign([TopicPartition(topic, number, start) for number, start in starts.items()])
         yield consumers
-    finally:
-        for consumer in consumers:
-            consumer.close()
-        admin.delete_topics([topic])[topic].result(TIMEOUT_S)
+
+
+def read(consumer: Consumer, records: int, timeout_s: float) -> int:
+    """How many records came, of so many at most. Raises `KafkaException` if one cannot be read."""
+    messages = consumer.consume(records, timeout_s)
+    for message in messages:
+        if (error := message.error()) is not None:
+            raise KafkaException(error)
+    return len(messages)
 
 
 def warm_up(
@@ -130,10 +143,9 @@ def warm_up(
     """Send small requests until the broker is warm, is not to be warmed any more (`wanted`), or for `seconds_max`.
 
     `cost_s` is what the broker has used, and `measured` says of what: seconds of CPU, or of time. Orders would take
-    longer, since everything else has to follow. It ends when a request has stopped becoming cheaper. Raises
+    longer, since everything else has to follow. It ends when a send has stopped becoming cheaper. Raises
     `KafkaException`, `Transient` or `Fatal` if the broker cannot be reached or refuses.
     """
-    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
     windows: list[float] = []
     began = time.monotonic()
 
@@ -142,53 +154,83 @@ def warm_up(
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         while not is_warm(windows):
-            before_s = cost_s()
-            if not runner.run(_window(brokers, admin, goes_on)):
+            window_s = runner.run(_window(brokers, cost_s, goes_on))
+            if window_s is None:
                 break
-            windows.append((cost_s() - before_s) / WINDOW_REQUESTS * 1e6)
+            windows.append(window_s / SENDS_A_WINDOW * 1e6)
     return Warmth(seconds=time.monotonic() - began, cpu_us=windows, warm=is_warm(windows), measured=measured)
 
 
-async def _window(brokers: Brokers, admin: AdminClient, goes_on: Callable[[], bool]) -> bool:
-    """Send and read the records of one window. Whether all of it was done before it was to end."""
+async def _window(brokers: Brokers, cost_s: Callable[[], float], goes_on: Callable[[], bool]) -> float | None:
+    """Send and read the records of one window. Returns what it has cost, or None if it was to end before.
+
+    Between two rounds nothing is in flight, so what blocks then keeps nothing waiting.
+    """
+    # The same rounds in every window, so that these can be compared.
     value, chosen = placed_event(), random.Random(0)
-    with own_topic(brokers, NAME, READERS) as readers:
+    admin = _admin(brokers)
+    received = [0] * READERS
+    async with AsyncExitStack() as opened:
+        opened.enter_context(_afterwards(lambda: _delete_group(admin)))
+        readers = opened.enter_context(own_topic(brokers, NAME, READERS))
         publishers = [AsyncPublisher(brokers, NAME, linger_s=0.0, deadline_s=TIMEOUT_S) for _ in range(PUBLISHERS)]
-        try:
-            for number in range(ROUNDS_A_WINDOW):
-                if number % ASK_EVERY_ROUNDS == 0:
-                    if not goes_on():
-                        return False
-                    _ask_all_else(readers[0], admin)
-                sent = [
-                    publisher.send(NAME, b"", value, chosen.randrange(PARTITIONS))
-                    for publisher in publishers
-                    for _ in range(chosen.choice(RECORDS))
-                ]
-                await asyncio.gather(*sent)
-                for reader in readers:
-                    reader.consume(READ_AT_ONCE, 0)
-        finally:
-            for publisher in publishers:
-                await publisher.close()
-            for future in admin.delete_consumer_groups([NAME]).values():
-                _await_gone(future)
-    return True
+        for publisher in publishers:
+            opened.push_async_callback(publisher.close)
+        before_s = cost_s()
+        for number in range(ROUNDS_A_WINDOW):
+            sent = [
+                publisher.send(NAME, b"", value, chosen.randrange(PARTITIONS))
+                for publisher in publishers
+                for _ in range(chosen.choice(RECORDS))
+            ]
+            await asyncio.gather(*sent)
+            for index, reader in enumerate(readers):
+                received[index] += read(reader, READ_AT_ONCE, 0)
+            # Not before the first round, when not every broker may know the topic yet.
+            if number % ASK_EVERY_ROUNDS == 0:
+                if not goes_on():
+                    return None
+                _ask_all_else(readers[0], admin)
+        cost = cost_s() - before_s
+    if not all(received):
+        raise Transient(f"a reader of topic {NAME!r} got no record")
+    return cost
 
 
 def _ask_all_else(consumer: Consumer, admin: AdminClient) -> None:
-    """What else a service asks the broker for, now and then. It is compiled by being asked, too."""
+    """Some of what else a service asks the broker for, now and then. It is compiled by being asked, too."""
     # This waits for the group's coordinator, which a broker that has just started may not have yet.
     committed_offsets(consumer, [Partition(NAME, number) for number in range(PARTITIONS)])
-    if read := [place for place in consumer.position(consumer.assignment()) if place.offset >= 0]:
-        consumer.commit(offsets=read, asynchronous=False)
+    if positions := [place for place in consumer.position(consumer.assignment()) if place.offset >= 0]:
+        consumer.commit(offsets=positions, asynchronous=False)
     topic_ends(admin, [NAME])
 
 
-def _await_gone(future: "Future[None]") -> None:
-    """The group is gone, or there was none: nothing was committed."""
+def _admin(brokers: Brokers) -> AdminClient:
+    config: dict[str, Any] = {**client_config(brokers, NAME), **ADMIN, "log_level": 0}
+    return AdminClient(config)
+
+
+@contextmanager
+def _afterwards(clean_up: Callable[[], None]) -> Iterator[None]:
+    """Clean up at the end. If something has failed before, that is raised, and not what fails because of it."""
     try:
-        future.result(TIMEOUT_S)
+        yield
+    except BaseException:
+        with suppress(KafkaException):
+            clean_up()
+        raise
+    clean_up()
+
+
+def _delete_topic(admin: AdminClient, topic: str) -> None:
+    admin.delete_topics([topic], request_timeout=REQUEST_TIMEOUT_S)[topic].result()
+
+
+def _delete_group(admin: AdminClient) -> None:
+    """Delete the group, if there is one: it is made by the first offset that is committed."""
+    try:
+        admin.delete_consumer_groups([NAME], request_timeout=REQUEST_TIMEOUT_S)[NAME].result()
     except KafkaException as error:
         if error.args[0].code() != KafkaError.GROUP_ID_NOT_FOUND:
             raise
@@ -196,7 +238,7 @@ def _await_gone(future: "Future[None]") -> None:
 
 def warm_up_until_orders_come(brokers: Brokers, cost_s: Callable[[], float], measured: str = CPU) -> Warmth:
     """The same, but end when the log gets orders: they warm the broker themselves, and want the cores."""
-    admin = AdminClient({**client_config(brokers, NAME), "log_level": 0})
+    admin = _admin(brokers)
 
     def records() -> int:
         return sum(topic_ends(admin, [ORDERS]).values())

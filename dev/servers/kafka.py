@@ -76,7 +76,7 @@ CONFIGURATION: Mapping[str, str] = {
 # two show certificates, on listeners that take nothing else.
 SECURE: Mapping[str, str] = {
     # While the broker takes up a certificate (1 to 2 s of CPU), each request for settings waits and keeps its thread.
-    # Each instance of a service sends one in 5 s, so two threads would soon be none.
+    # Each instance of a service sends one in 10 s, so two threads would soon be none.
     "num.io.threads": "8",
     "inter.broker.listener.name": "CERTIFICATES",
     "listener.security.protocol.map": "CONTROLLER:SSL,SASL_SSL:SASL_SSL,CERTIFICATES:SSL",
@@ -100,7 +100,7 @@ SECURE: Mapping[str, str] = {
 JVM = (
     # A heap this small does not need a concurrent collector: G1, with the targets of Kafka's start script, takes the
     # same CPU a request and a fifth more memory. Both compilers are needed: with C1 alone the broker is warm after
-    # 6,000 requests instead of 30,000, but takes twice the CPU a request from then on.
+    # a fifth of the requests, but takes twice the CPU for each from then on.
     "-Xms256m",
     "-Xmx512m",
     "-XX:+UseSerialGC",

@@ -1,5 +1,8 @@
 """The warm-up of a broker stops when orders arrive, and leaves nothing behind."""
 
+import math
+from typing import Final
+
 import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
@@ -17,13 +20,18 @@ def admin(stack: Stack) -> AdminClient:
     return stack.admin
 
 
-def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient) -> None:
-    checks = warmth.ROUNDS_A_WINDOW // warmth.ASK_EVERY_ROUNDS
-    wanted = iter([True] * checks + [False])
+CHECKS_A_WINDOW: Final = warmth.ROUNDS_A_WINDOW // warmth.ASK_EVERY_ROUNDS
+
+
+@pytest.mark.parametrize(("checks", "windows"), [(10, 0), (CHECKS_A_WINDOW + 10, 1)])
+def test_it_ends_when_it_is_no_longer_wanted(stack: Stack, admin: AdminClient, checks: int, windows: int) -> None:
+    wanted = iter([True] * checks)
     broker = broker_process(stack.kafka.port)
-    result = warmth.warm_up(stack.brokers, lambda: sum(broker.cpu_times()[:2]), wanted=lambda: next(wanted))
-    assert len(result.cpu_us) == 1
-    assert result.cpu_us[0] > 0
+    result = warmth.warm_up(
+        stack.brokers, lambda: sum(broker.cpu_times()[:2]), math.inf, wanted=lambda: next(wanted, False)
+    )
+    assert len(result.cpu_us) == windows
+    assert all(cost > 0 for cost in result.cpu_us)
     assert not result.warm
     eventually(lambda: warmth.NAME not in topic_names(admin), "the topic is deleted")
     assert warmth.NAME not in {group.group_id for group in admin.list_consumer_groups().result().valid}

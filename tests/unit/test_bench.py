@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
 from bench import drive, shaped
 from bench.load import governor, runner, shapes, wire
@@ -129,6 +130,15 @@ class TestWarmUp:
 
     def test_windows_that_agree_early_do_not_count(self) -> None:
         assert not warmth.is_warm([900.0, 890.0])
+
+    def test_an_error_is_not_hidden_by_what_fails_because_of_it(self) -> None:
+        def clean_up() -> None:
+            raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
+
+        with pytest.raises(LookupError), warmth._afterwards(clean_up):
+            raise LookupError
+        with pytest.raises(KafkaException), warmth._afterwards(clean_up):
+            pass
 
 
 class TestGenerator:
@@ -255,7 +265,10 @@ class TestHeld:
         assert 4_000 * governor.HOLD_STEP <= rate <= 4_000
         assert not warning
 
-    @pytest.mark.parametrize(("capacity", "warning"), [(1e9, "no higher rate was tried"), (0, "not held: it grew")])
+    @pytest.mark.parametrize(
+        ("capacity", "warning"),
+        [(1e9, "held, and no higher rate was tried: it may be higher"), (0, "not held: it grew")],
+    )
     def test_a_search_ends_with_a_warning(self, capacity: float, warning: str) -> None:
         tried: list[float] = []
 
