@@ -99,9 +99,8 @@ def own_topic(brokers: Brokers, topic: str, readers: int = 1) -> Iterator[list[C
     admin = _admin(brokers)
     starts = dict.fromkeys(range(PARTITIONS), 0)
     copies = len(admin.list_topics(timeout=TIMEOUT_S).brokers)
-    new = NewTopic(topic, PARTITIONS, copies, config={"file.delete.delay.ms": "1000"})
     try:
-        admin.create_topics([new], request_timeout=REQUEST_TIMEOUT_S)[topic].result()
+        admin.create_topics([NewTopic(topic, PARTITIONS, copies)], request_timeout=REQUEST_TIMEOUT_S)[topic].result()
     except KafkaException as error:
         if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
             raise
