@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         default=DEFAULT,
         help="about three minutes instead of nine",
     )
-    how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about half an hour")
+    how_long.add_argument("--full", action="store_const", dest="plan", const=FULL, help="about forty minutes")
     options.add_argument(
         "--against",
         metavar="REV",

@@ -67,7 +67,7 @@ class Shape(NamedTuple):
     """Whether its row says that it was rejected because an operator discarded it."""
 
     @property
-    def of_order(self) -> tuple[Seen, ...]:
+    def of_order(self) -> Records:
         """What the api and the saga have published of it."""
         return (*self.orders, *self.outcomes)
 
