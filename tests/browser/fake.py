@@ -35,6 +35,9 @@ class Fake:
         self.queried: list[tuple[str, dict[str, str]]] = []
         """Path and query of each GET below /api, without the stream."""
         self.jobs: dict[str, Json] = {}
+        self.held: dict[str, threading.Event] = {}
+        """Paths whose next GET waits for the event before it is answered as it would have been at once. It is taken out
+        when it waits."""
         self.streams: list[queue.Queue[tuple[str, Json] | None]] = []
         self.refuses_streams = False
         self.session: Json | None = made_up.session()
@@ -107,7 +110,10 @@ def handler(fake: Fake) -> type[BaseHTTPRequestHandler]:
             if address.path == "/api/stream":
                 self.stream()
             elif address.path.startswith("/api/"):
-                self.answer_json(*fake.get(address.path, dict(parse_qsl(address.query))))
+                answer = fake.get(address.path, dict(parse_qsl(address.query)))
+                if held := fake.held.pop(address.path, None):
+                    held.wait()
+                self.answer_json(*answer)
             else:
                 name = "index.html" if address.path == "/" else address.path.removeprefix("/static/")
                 try:

@@ -136,9 +136,10 @@ def row(number: int = 0, **more: Any) -> Json:
     }  # fmt: skip
 
 
-def orders(count: int = 40) -> Json:
+def orders(count: int = 40, *, first: int = 0) -> Json:
     return {
-        "orders": [row(number) for number in range(count)], "next": None, "searched": count, "searched_to": NOW,
+        "orders": [row(number) for number in range(first, first + count)],
+        "next": None, "searched": count, "searched_to": NOW,
     }  # fmt: skip
 
 

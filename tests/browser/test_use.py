@@ -1,6 +1,7 @@
 """The page in use: forms, filters, acts, the keyboard, and long lists."""
 
 import re
+import threading
 
 from playwright.sync_api import Page, Route, expect
 
@@ -207,6 +208,38 @@ def test_dead_letters_are_discarded_by_filter(page: Page, fake: Fake) -> None:
     assert fake.posted[-1][1] == {"act": "discard", "events": shown, "why": "sent by mistake", "dry_run": False}
 
 
+def test_an_answer_that_comes_late_does_not_take_the_results_back(page: Page, fake: Fake) -> None:
+    ended: list[str] = []
+    page.on("requestfinished", lambda request: ended.append(request.url))
+    page.on("requestfailed", lambda request: ended.append(request.url))
+    job = made_up.job("act", title="discard 2 events", done=1, total=2)
+    trial = {"act": "discard", "results": made_up.results(3, 5), "would_change": 2, "refused": 0}
+    fake.answers[ACTS] = (200, trial)
+    fake.jobs["act-1"] = job | {"results": made_up.results(3)}
+    fake.held["/api/jobs/act-1"] = first = threading.Event()
+    page.goto("/#/dead-letters?service=payment")
+    page.get_by_role("button", name="Discard all that match").click()
+    page.get_by_role("button", name="Dry run").click()
+    page.get_by_label("Why").fill("sent by mistake")
+    fake.answers[ACTS] = (202, job)
+    page.get_by_role("button", name="Discard now").click()
+    eventually(lambda: not fake.held, "the results are asked for")
+
+    fake.jobs["act-1"] = job | {"state": "done", "done": 2, "results": made_up.results(3, 5)}
+    fake.tell("job", job | {"state": "done", "done": 2})
+    rows = page.get_by_role("table", name="Results").get_by_role("row")
+    expect(rows).to_have_count(3)
+    first.set()
+
+    def both() -> bool:
+        page.wait_for_timeout(0)
+        return sum(url.endswith("/api/jobs/act-1") for url in ended) == 2
+
+    eventually(both, "both requests have ended")
+    page.evaluate("new Promise((done) => setTimeout(done))")
+    expect(rows).to_have_count(3)
+
+
 def test_a_part_is_killed_scaled_and_put_under_load(page: Page, fake: Fake) -> None:
     fake.answers["/api/break"] = (202, made_up.job("drill", title="kill payment"))
     fake.answers["/api/load"] = (202, made_up.job("load", title="the load shape"))
@@ -259,8 +292,7 @@ def test_further_pages_are_read_when_their_rows_come_near(page: Page, fake: Fake
     fake.order_page = made_up.orders(200) | {"next": "cursor-2"}
     page.goto("/#/orders")
     expect(page.get_by_text("200 orders so far.")).to_be_visible()
-    fake.order_page = made_up.orders(200) | {"next": None}
-    fake.order_page["orders"] = [made_up.row(number) for number in range(200, 250)]
+    fake.order_page = made_up.orders(50, first=200)
     page.get_by_role("region", name="Orders", exact=True).focus()
 
     def end() -> bool:
@@ -268,8 +300,25 @@ def test_further_pages_are_read_when_their_rows_come_near(page: Page, fake: Fake
         page.keyboard.press("End")
         return page.get_by_text("250 orders.").is_visible()
 
-    eventually(end, "the next page is read")
+    eventually(end, "the next page is read", last_words=page.get_by_role("main").get_by_role("status").all_inner_texts)
     await_query(fake, "/api/orders", {"after": "cursor-2", "limit": "200"})
+
+
+def test_a_page_that_is_asked_for_twice_is_read_once(page: Page, fake: Fake) -> None:
+    # The page learns only at its next paint that it is reading. Here none comes before the second click.
+    page.add_init_script("window.requestAnimationFrame = () => 0")
+    fake.order_page = made_up.orders(3) | {"next": "cursor-2"}
+    page.goto("/#/orders")
+    expect(page.get_by_text("3 orders so far.")).to_be_visible()
+    fake.order_page = made_up.orders(3, first=3)
+    page.get_by_role("button", name="Search further back").evaluate("""async (button) => {
+        button.click();
+        await new Promise((done) => setTimeout(done));
+        button.click();
+    }""")
+    expect(page.get_by_text("6 orders.")).to_be_visible()
+    pages = [query.get("after") for path, query in fake.queried if path == "/api/orders"]
+    assert pages == [None, "cursor-2"]
 
 
 def test_the_keyboard_reaches_the_content_the_views_and_a_dialog(page: Page, fake: Fake) -> None:

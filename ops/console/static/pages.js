@@ -33,7 +33,9 @@ export function usePages(path, filter, rowsOf) {
   }, [wanted]);
   const stale = list.key !== key; // it belongs to the filter before
   const next = stale ? null : list.page?.next;
-  const more = useCallback(() => next && !loading && setWanted(({ round }) => ({ key, after: next, round: round + 1 })), [next, loading, key]);
+  // `loading` is true only after the next paint, and until then more may be asked for again: a page that is wanted is not wanted twice.
+  const more = useCallback(() => next && !loading && setWanted((wanted) =>
+    wanted.key === key && wanted.after === next ? wanted : { key, after: next, round: wanted.round + 1 }), [next, loading, key]);
   const refresh = () => setWanted(({ round }) => ({ key, after: undefined, round: round + 1 }));
   const further = next && !error ? more : undefined;
   const full = !stale && list.page && rowsOf(list.page).length >= PAGE;

@@ -29,7 +29,10 @@ function Outcome({ id, first }) {
   const [results, setResults] = useState([]);
   const [error, setError] = useState();
   useEffect(() => {
-    get(`/api/jobs/${encodeURIComponent(id)}`).then((answer) => setResults(answer.results ?? []), setError);
+    const gone = new AbortController();
+    get(`/api/jobs/${encodeURIComponent(id)}`, gone.signal).then((answer) => setResults(answer.results ?? []),
+      (refusal) => refusal.name !== "AbortError" && setError(refusal));
+    return () => gone.abort();
   }, [job.state, job.done]);
   return html`<ul class="jobs"><${Job} job=${job} /></ul><${Refused} error=${error} /><${Results} label="Results" results=${results} />`;
 }
