@@ -50,7 +50,7 @@ class InventoryHandler:
     group = "inventory"
     reads = READS[group]
     publishes = PUBLISHES[group]
-    phase_s = 0.0
+    phase = 0.0
     arrivals = InOrderOfArrival
 
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:

@@ -1,7 +1,7 @@
 """Tandem as a model: the api lingers, the log, three consumers that keep the timetable, and their databases.
 
-What the model knows of the code are its constants: slots and phases (decision 22), the linger, the largest batch. What
-it knows of a machine are the costs of a batch, a request and an order (`bench.model.costs`), which were measured. From
+What the model knows of the code are its timetable (decisions 22 and 43), the linger and the largest batch. What it
+knows of a machine are the costs of a batch, a request and an order (`bench.model.costs`), which were measured. From
 both follow the size of batches, how long everything waits for everything else, and the CPU of an order.
 
 Orders come at even intervals, as from the bench's generator, for customers in all partitions alike. Every order is
@@ -16,17 +16,18 @@ from typing import Final
 from msgspec import Struct
 
 from bench.model.engine import Cores, Lock, Process, Signal, Simulation
-from common.consume.inbox import ARRIVE_S, BATCH_RECORDS_MAX, FETCH_S, SLOT_S
+from common.consume.inbox import ARRIVE_S, BATCH_RECORDS_MAX, FETCH_S
+from common.consume.timetable import Timetable
 from inventory.consumer import InventoryHandler
 from order.saga.consumer import SagaHandler
 from payment.consumer import PaymentHandler
 
 GROUPS: Final = ("api", "saga", "payment", "inventory", "broker", "postgres")
 CONSUMERS: Final = ("payment", "inventory", "saga")
-PHASES_S: Final = {
-    "payment": PaymentHandler.phase_s,
-    "inventory": InventoryHandler.phase_s,
-    "saga": SagaHandler.phase_s,
+PHASES: Final = {
+    "payment": PaymentHandler.phase,
+    "inventory": InventoryHandler.phase,
+    "saga": SagaHandler.phase,
 }
 LINGER_S: Final = 0.004
 """`ORDER_LINGER_MS` as it is set."""
@@ -36,7 +37,7 @@ _BEFORE, _BETWEEN, _AFTER = 0.4, 0.3, 0.3
 """The shares of a consumer's work on a batch before the lock, between lock and commit, and after."""
 _LOCKING = 0.4
 """The share of PostgreSQL's work on a batch up to the lock."""
-WARM_UP_S: Final = 1.0
+WARM_UP_S: Final = 2.0
 SIMULATED_PER_S: Final = 6_000
 
 
@@ -119,9 +120,15 @@ class Consumer:
     def __init__(self, service: str) -> None:
         self.service = service
         self.waiting: deque[Order | None] = deque()
-        """None is a record that it reads and ignores."""
+        """None is an order that has no results yet."""
         self.signal = Signal()
+        self.timetable = Timetable(PHASES[service])
         self.next_slot_s = 0.0
+
+    def begin(self, now_s: float) -> None:
+        """A batch has been read and decoded."""
+        self.timetable.began(now_s)
+        self.next_slot_s = now_s + self.timetable.until_next_slot_s(now_s)
 
     def add(self, records: Sequence[Order | None]) -> None:
         if records:
@@ -218,6 +225,7 @@ class Model:
             order.accepted_s = self.simulation.now_s
         for service in ("payment", "inventory"):
             self._deliver(service, orders)
+        self._deliver("saga", orders, placed=True)  # which stores them, and decides when it has both results
 
     def _append(self, orders: Sequence[Order], requests: int, count: int) -> Process:
         """Send records to the log and wait until it has them, on all copies."""
@@ -229,19 +237,19 @@ class Model:
             yield (broker if copy == 0 else self._brokers[(orders[0].partition + copy) % shape.brokers]).use(cpu_s)
         self.cpu_s["broker"] += cpu_s * (shape.copies - 1)
 
-    def _deliver(self, service: str, records: Sequence[Order], *, ignored: bool = False) -> None:
+    def _deliver(self, service: str, records: Sequence[Order], *, placed: bool = False) -> None:
         shape, consumers = self._shape, self._consumers[service]
         shares: list[list[Order | None]] = [[] for _ in consumers]
         for order in records:
             # The range assignor gives an instance neighbouring partitions.
             owner = order.partition * shape.instances // shape.partitions
-            shares[owner].append(None if ignored else order)
+            shares[owner].append(None if placed else order)
         for consumer, share in zip(consumers, shares, strict=True):
             consumer.add(share)
 
     def _consume(self, consumer: Consumer, cores: Cores) -> Process:
         """A consumer: it begins one batch in each slot at most."""
-        simulation, phase_s = self.simulation, PHASES_S[consumer.service]
+        simulation = self.simulation
         while True:
             if not consumer.waiting:
                 yield consumer.signal.wait()
@@ -250,12 +258,13 @@ class Model:
                 yield simulation.sleep(wait_s + FETCH_S / 2 + ARRIVE_S)
             count = min(len(consumer.waiting), BATCH_RECORDS_MAX // self._shape.lot)
             batch = [consumer.waiting.popleft() for _ in range(count)]
-            consumer.next_slot_s = simulation.now_s + SLOT_S - (simulation.now_s - phase_s) % SLOT_S
-            yield from self._process(consumer.service, [order for order in batch if order is not None], cores)
+            orders = [order for order in batch if order is not None]
+            yield from self._process(consumer, orders, cores)
+            consumer.timetable.ended(simulation.now_s)
 
-    def _process(self, service: str, orders: list[Order], cores: Cores) -> Process:
+    def _process(self, consumer: Consumer, orders: list[Order], cores: Cores) -> Process:
         """A batch: lock, decide, store, commit, publish."""
-        simulation, hop_s = self.simulation, self._costs.hop_s
+        simulation, hop_s, service = self.simulation, self._costs.hop_s, consumer.service
         requests = len({order.partition for order in orders})
         database = self._databases[service]
         # The broker answers a fetch or two for each batch, and now and then commits its offsets.
@@ -263,6 +272,7 @@ class Model:
         work_s = self._spend(service, 1, requests, len(orders))
         stored_s = self._spend("postgres", batches=1, orders=len(orders) * POSTGRES_SHARES[service])
         yield cores.use(work_s * _BEFORE * self._vary())
+        consumer.begin(simulation.now_s)
         yield simulation.sleep(hop_s)
         exclusive = service == "inventory" and not self._shape.is_split
         if exclusive:
@@ -286,8 +296,6 @@ class Model:
             return
         for order in orders:
             order.settled_s = simulation.now_s
-        for reader in CONSUMERS:  # as before decision 41, when the loads of `calibration.json` were measured
-            self._deliver(reader, orders, ignored=True)
 
 
 def run(shape: Shape, costs: Costs, seed: int = 1) -> Outcome:

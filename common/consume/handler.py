@@ -76,8 +76,8 @@ class Handler(Protocol[Locked]):
         """The topics that its results go to, if there are any."""
 
     @property
-    def phase_s(self) -> float:
-        """How long after the start of a slot its batches begin. See `common.consume.inbox`."""
+    def phase(self) -> float:
+        """When in a slot its batches begin, as a share of the slot. See `common.consume.timetable`."""
 
     def lacking(self, connection: Conn, published: Sequence[Event]) -> list[Event]:
         """Those of the events that say more than the database has. Called after a failover, in a transaction."""

@@ -19,6 +19,7 @@ from common.consume.handler import HELD_RECORDS_MAX, Arrivals
 from common.consume.positions import Start
 from common.consume.reading import Reading, WithoutRecord
 from common.consume.records import Arrival, arrival_of
+from common.consume.timetable import Timetable
 from common.errors import LossDetected
 from common.kafka.broker import Partition, query
 from common.kafka.clients import FETCH_QUEUE_BACKOFF_MS, consumer_config
@@ -33,11 +34,6 @@ POLL_AT_LEAST_EVERY_S: Final = 10.0
 HOLES_EVERY_S: Final = 2.0
 """While no record comes: how often the ends of partitions are checked for offsets without a record."""
 
-# A batch costs nearly the same whatever its size. So time is divided into slots, and a consumer begins one batch in
-# each: a record that comes after an idle slot is processed at once, and the more come, the larger the batches are. The
-# slots of all consumers begin at the same moments by the clock, so that the saga, a phase later, finds the results of
-# both sides. Where clocks differ, orders settle later, by a slot at most.
-SLOT_S: Final = 0.045
 FETCH_S: Final = FETCH_QUEUE_BACKOFF_MS / 1000 + 0.002
 """Time for one more fetch by the client, which first has to see that its queue is empty."""
 ARRIVE_S: Final = 0.001
@@ -49,17 +45,12 @@ _LOG_BROKEN: Final = frozenset(
 """The client's errors, under `auto.offset.reset=error`, when the log no longer has the offset to read."""
 
 
-def until_next_slot_s(at_s: float, phase_s: float) -> float:
-    """Seconds until the next slot begins, at `at_s` by the clock."""
-    return SLOT_S - (at_s - phase_s) % SLOT_S
-
-
 class Inbox:
     """One membership in a consumer group. Belongs to one thread; after an error a new one is made.
 
     `find_starts` returns where to begin in partitions just assigned. It is also called with `everything`, all
     partitions, before joining. `report` is called with the reason why no records come, or "". `arrivals` decides
-    which records are due, and `phase_s` when in a slot a batch begins.
+    which records are due, and `timetable` when a batch begins.
     """
 
     def __init__(
@@ -72,7 +63,7 @@ class Inbox:
         everything: Sequence[Partition],
         report: Callable[[str], None],
         arrivals: Arrivals,
-        phase_s: float,
+        timetable: Timetable,
         without_record: WithoutRecord,
     ) -> None:
         self.positions: dict[Partition, int] = {}
@@ -92,7 +83,7 @@ class Inbox:
         self._paused: set[Partition] = set()
         self._due: list[Arrival] = []
         self._broker_away = False
-        self._phase_s = phase_s
+        self._timetable = timetable
         self._next_slot_at = 0.0
         self._full = False
         self._polled_at = time.monotonic()
@@ -120,7 +111,11 @@ class Inbox:
         report("joining the group")
 
     def next_batch(self) -> list[Arrival]:
-        """The records to process next, possibly none. Raises `LossDetected` for a gap, `KafkaException`."""
+        """The records to process next, possibly none. Raises `LossDetected` for a gap, `KafkaException`.
+
+        The batch before has been processed by now.
+        """
+        self._timetable.ended(time.monotonic())
         if self._arrivals.held > HELD_RECORDS_MAX:
             self.wait(POLL_S)
         elif len(self._due) < BATCH_RECORDS_MAX:
@@ -136,7 +131,9 @@ class Inbox:
         batch, self._due = self._due[:count], self._due[count:]
         self._full = count >= BATCH_RECORDS_MAX or size >= BATCH_BYTES_MAX
         if batch:
-            self._next_slot_at = time.monotonic() + until_next_slot_s(time.time(), self._phase_s)
+            began_at = time.monotonic()
+            self._timetable.began(began_at)
+            self._next_slot_at = began_at + self._timetable.until_next_slot_s(time.time())
         return batch
 
     def wait(self, delay_s: float) -> None:

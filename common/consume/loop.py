@@ -28,7 +28,7 @@ from common.consume.positions import Start, WentBack
 from common.consume.records import Arrival, Record, ranges
 from common.consume.redrive import Redriver, marked
 from common.consume.tally import Stopwatch, Tally
-from common.consume.vacuum import VacuumWatch
+from common.consume.timetable import Timetable
 from common.errors import Failure, Stopped, Superseded, classify, describe
 from common.events import TOPICS_OF
 from common.kafka import broker
@@ -42,6 +42,7 @@ from common.kafka.settings import SettingsWatch
 from common.pipeline import pipeline, queue_commit
 from common.postgres import transaction_of_pipeline
 from common.tracing.live import Tracer
+from common.vacuum import VacuumWatch
 from common.worker import Worker
 
 LAG_EVERY_S: Final = 1.0
@@ -101,7 +102,7 @@ class Session(Generic[Locked]):
                 broker.all_partitions(topics[name] for name in self._reads),
                 self._report,
                 self._handler.arrivals(),
-                self._handler.phase_s,
+                Timetable(self._handler.phase),
                 partial(offsets_without_record, process.brokers, self._admin),
             )
             try:

@@ -60,7 +60,7 @@ class CardHandler:
     reads = (ORDERS, OUTCOMES)
     """Confirmations are in `outcomes`; older versions wrote them to `orders`."""
     publishes = PaymentHandler.publishes
-    phase_s = PaymentHandler.phase_s
+    phase = PaymentHandler.phase
 
     def __init__(self, authoriser: Authoriser) -> None:
         self._authoriser = authoriser

@@ -39,7 +39,7 @@ class NotifyHandler:
     group = "notify"
     reads = (OUTCOMES,)
     publishes = ()
-    phase_s = 0.03
+    phase = 0.7
     """After the saga, which publishes the outcomes."""
     arrivals = InOrderOfArrival
 

@@ -80,7 +80,7 @@ class SagaHandler:
     group = SAGA
     reads = READS[SAGA]
     publishes = PUBLISHES[SAGA]
-    phase_s = 0.018
+    phase = 0.4
     """By then payment and inventory have published what they decided in this slot."""
     arrivals = HeldOrders
 

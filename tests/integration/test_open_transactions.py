@@ -6,10 +6,10 @@ import psycopg
 import pytest
 from loguru import logger
 
-from common.consume.vacuum import VacuumWatch
 from common.errors import Failure, classify
 from common.pipeline import pipeline
 from common.postgres import connect
+from common.vacuum import VacuumWatch
 from ops.verify.judge import bucket
 from tests.proof import Proof
 from tests.stack import Stack
@@ -21,7 +21,7 @@ OPEN = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'verify' 
 def test_a_service_sees_whose_transaction_is_open_though_it_may_not_see_sessions(
     stack: Stack, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("common.consume.vacuum.SNAPSHOT_OLD_S", -1.0)
+    monkeypatch.setattr("common.vacuum.SNAPSHOT_OLD_S", -1.0)
     lines: list[str] = []
     sink = logger.add(lines.append, format="{message}")
     with (

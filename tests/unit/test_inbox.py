@@ -11,33 +11,24 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 from common.codec import encode
 from common.config.env import Env
 from common.config.process import process_settings
 from common.consume import commits, inbox
 from common.consume.handler import HELD_RECORDS_MAX, InOrderOfArrival
-from common.consume.inbox import SLOT_S, Inbox, until_next_slot_s
+from common.consume.inbox import Inbox
 from common.consume.parking import sort
 from common.consume.positions import Start
 from common.consume.reading import Reading
 from common.consume.records import TIME_MAX, Arrival
+from common.consume.timetable import LONG_SLOT_S, SLOT_S, Timetable
 from common.errors import Failure, LossDetected, TandemError, classify
 from common.events import Milliseconds, rfc3339
 from common.kafka.broker import Partition
 from tests.unit.orders import placed
 
 PARTITION = Partition("orders", 0)
-
-
-@given(st.floats(0, 1e10), st.sampled_from([0.0, 0.018]))
-def test_the_next_slot_begins_within_a_slot_and_at_the_same_moment_for_all(at_s: float, phase_s: float) -> None:
-    until_s = until_next_slot_s(at_s, phase_s)
-    assert 0 < until_s <= SLOT_S
-    slots = (at_s + until_s - phase_s) / SLOT_S
-    assert slots == pytest.approx(round(slots), abs=1e-3)
 
 
 class Client:
@@ -69,7 +60,7 @@ def test_an_error_in_a_callback_is_raised_by_the_poll(monkeypatch: pytest.Monkey
     process = process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), find_starts, everything, lambda _: None, InOrderOfArrival(),
-        0.0, lambda *_: {},
+        Timetable(0.0), lambda *_: {},
     )  # fmt: skip
     with pytest.raises(KafkaException):
         joined.next_batch()
@@ -111,7 +102,7 @@ def slow(monkeypatch: pytest.MonkeyPatch) -> tuple[Inbox, SlowClient]:
     process = process_settings(Env("payment", {"DB": "postgresql://x", "AUTH": "off"}), database="DB", port=8082)
     joined = Inbox(
         process, "payment", ["orders"], threading.Event(), lambda *_: [], [], lambda _: None, InOrderOfArrival(),
-        0.0, lambda *_: {},
+        Timetable(0.0), lambda *_: {},
     )  # fmt: skip
     joined.positions = {Partition("orders", number): 100 for number in range(2)}
     client: Any = joined._consumer
@@ -154,6 +145,29 @@ def test_it_reads_no_more_while_too_many_records_are_held(
     monkeypatch.setattr(joined, "_arrivals", SimpleNamespace(held=HELD_RECORDS_MAX + 1, ahead=set(), due=lambda _: []))
     assert joined.next_batch() == []
     assert waited == [inbox.POLL_S]
+
+
+@pytest.mark.parametrize(("batch_s", "slot_s"), [(0.005, SLOT_S), (0.02, LONG_SLOT_S)])
+def test_a_busy_consumer_waits_for_long_slots(
+    slow: tuple[Inbox, SlowClient], monkeypatch: pytest.MonkeyPatch, batch_s: float, slot_s: float
+) -> None:
+    joined, _ = slow
+    clock = SimpleNamespace(at_s=1_000.0)
+    monkeypatch.setattr(inbox, "time", SimpleNamespace(monotonic=lambda: clock.at_s, time=lambda: clock.at_s))
+    monkeypatch.setattr(joined, "_fill", lambda: None)
+    due = [SimpleNamespace(record=SimpleNamespace(value=b""))]
+    monkeypatch.setattr(joined, "_arrivals", SimpleNamespace(held=0, ahead=set(), due=lambda _: due))
+    waits = []
+    for _ in range(100):
+        due = [SimpleNamespace(record=SimpleNamespace(value=b""))]
+        assert joined.next_batch()
+        waits.append(joined._next_slot_at - clock.at_s)
+        clock.at_s += batch_s
+        due = []
+        assert joined.next_batch() == []  # what comes later is not the batch's time
+        clock.at_s = joined._next_slot_at + 0.005
+        assert joined.next_batch() == []
+    assert waits[-1] == pytest.approx(slot_s - 0.005)
 
 
 def test_a_refused_commit_is_retried_with_its_own_offsets(slow: tuple[Inbox, SlowClient]) -> None:

@@ -14,7 +14,7 @@ from bench.model.sizes import ALONE_PER_S, FILLED, size, table
 from bench.model.tandem import GROUPS, LINGER_S, Costs, Shape, run
 from bench.simulate import check, highest, main
 from bench.stack.machine import Machine
-from common.consume.inbox import SLOT_S
+from common.consume.timetable import SLOT_S
 from dev.settings import ROOT
 
 SERVICE_S: Final = 0.01

@@ -1,6 +1,6 @@
 import pytest
 
-from common.consume.vacuum import SNAPSHOT_OLD_S, TRANSACTIONS_AGE_MAX, VacuumState, warnings
+from common.vacuum import SNAPSHOT_OLD_S, TRANSACTIONS_AGE_MAX, VacuumState, warnings
 
 FINE = VacuumState(SNAPSHOT_OLD_S, "session 7 of postgres (pg_dump)", True, TRANSACTIONS_AGE_MAX)
 
